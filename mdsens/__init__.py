@@ -1,0 +1,70 @@
+"""mdsens: from a structure and an interatomic potential to the derivative of its equilibrium, in one call.
+
+Everything a user needs is listed below and loaded on first use, so that `import mdsens` costs what `import jax` costs.
+"""
+
+import importlib
+
+import jax
+
+# The one global that JAX forces on us: equilibria polished to 1e-12 need 64-bit numbers.
+jax.config.update("jax_enable_x64", True)
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    # structures and potentials
+    "System": "mdsens.system",
+    "read": "mdsens.system",
+    "Potential": "mdsens.potentials",
+    "PairPotential": "mdsens.potentials",
+    "SitePotential": "mdsens.potentials",
+    "SoftSphere": "mdsens.potentials",
+    "LennardJones": "mdsens.potentials",
+    "StillingerWeber": "mdsens.potentials",
+    "JaxMD": "mdsens.potentials",
+    "static": "mdsens.potentials",
+    # equilibria
+    "FIRE": "mdsens.solvers",
+    "Newton": "mdsens.solvers",
+    "Status": "mdsens.solvers",
+    "relax": "mdsens.equilibrium",
+    "Equilibrium": "mdsens.equilibrium",
+    "equilibrium_positions": "mdsens.equilibrium",
+    # derivatives
+    "Sensitivity": "mdsens.sensitivity",
+    "Certificate": "mdsens.certificate",
+    "sensitivity": "mdsens.sensitivity",
+    "gradient": "mdsens.sensitivity",
+    "value_and_gradient": "mdsens.sensitivity",
+    "jacobian": "mdsens.sensitivity",
+    "jvp": "mdsens.sensitivity",
+    # files
+    "save": "mdsens.store",
+    "load": "mdsens.store",
+    # what can go wrong
+    "MdsensError": "mdsens.errors",
+    "InputError": "mdsens.errors",
+    "ConvergenceError": "mdsens.errors",
+    "LinearSolveError": "mdsens.errors",
+    "StoreError": "mdsens.errors",
+}
+_MODULES = ("implicit", "observables", "plot", "potentials", "solvers")
+
+__all__ = ["__version__", *_PUBLIC, *_MODULES]
+
+
+def __getattr__(name):
+    if name in _PUBLIC:
+        value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"mdsens.{name}")
+    else:
+        raise AttributeError(f"module 'mdsens' has no attribute {name!r}")
+    # A submodule's import binds its own name here; `sensitivity` is both a module and a function, the function wins.
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted(__all__)

@@ -1,0 +1,31 @@
+"""What mdsens raises. Every message is a sentence for the user: what was wrong, and what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class MdsensError(Exception):
+    """Base class of every error that mdsens raises on purpose."""
+
+
+class InputError(MdsensError, ValueError):
+    """What was given cannot be used as it is."""
+
+
+class ConvergenceError(MdsensError, RuntimeError):
+    """An equilibrium was not reached, or the state reached is not what was asked for."""
+
+
+class LinearSolveError(MdsensError, RuntimeError):
+    """A linear system could not be solved to its tolerance."""
+
+
+class StoreError(MdsensError, OSError):
+    """A file could not be read or written."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`" Did you mean 'sigma'?"`, or the list of what exists when nothing is near."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else f" There are: {', '.join(known)}."

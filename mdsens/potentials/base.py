@@ -1,0 +1,315 @@
+"""`Potential`: an energy model that is a pytree of its own parameters.
+
+A subclass says what its atoms' energies are (`atom_energies`); energy, forces and stress follow from that one
+definition by differentiation, and so does everything that `mdsens.stiffness` and `mdsens.sensitivity` derive.
+"""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mdsens.errors import InputError
+from mdsens.neighbors import SKIN, Neighbors, displacements, find_neighbors
+from mdsens.system import System, as_float_array, is_concrete
+
+TRACED_RANGE_MARGIN = 1.1
+"""Share by which a list is made longer when the range is known only from the values that a potential was built with."""
+
+
+def static(default=dataclasses.MISSING) -> Any:
+    """A field of a potential that is no parameter: a cutoff, an integer exponent, the name of a switch."""
+    return eqx.field(static=True, default=default) if default is not dataclasses.MISSING else eqx.field(static=True)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _BuiltRange:
+    """The interaction range [Å] of the values that a potential was built with.
+
+    Inside `jit` the parameters have no values, but the host still needs a radius to list neighbours. All instances are
+    equal, so that it never makes two potentials differ; the range of the traced values is held against the list there.
+    """
+
+    value: float | None
+
+    def __eq__(self, other):
+        return isinstance(other, _BuiltRange)
+
+    def __hash__(self):
+        return hash(_BuiltRange)
+
+
+class Atom(eqx.Module):
+    """The handle of an atom in `pair_energy` and `site_energy`: its index and the code of its species."""
+
+    index: Array
+    code: Array
+    labels: tuple[str, ...] = eqx.field(static=True)
+    n_atoms: int = eqx.field(static=True)
+
+
+class Potential(eqx.Module):
+    """Base class. Array fields are parameters; fields declared with `mdsens.static` are not.
+
+    Numbers become float64 arrays. A parameter that depends on the species is a dict keyed by the label (`"A"`), the
+    unordered pair (`"A-B"`, either order) or the ordered triplet (`"Si-C-C"`).
+
+    Raises:
+        InputError: a field that is neither numbers nor static, keys that do not fit together.
+    """
+
+    built_range: _BuiltRange = eqx.field(static=True, init=False, repr=False)
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if not field.metadata.get("static", False):
+                value = _as_parameter(getattr(self, field.name), f"{type(self).__name__}.{field.name}")
+                object.__setattr__(self, field.name, value)
+        object.__setattr__(self, "built_range", _BuiltRange(None))
+        if is_concrete(self):
+            object.__setattr__(self, "built_range", _BuiltRange(float(self.range)))
+
+    # What a subclass says.
+
+    @property
+    def range(self) -> Float[Array, ""]:
+        """Distance beyond which two atoms do not see each other [Å]; by default the field `cutoff`."""
+        return jnp.asarray(float(self.cutoff))
+
+    @property
+    def smoothness(self) -> float:
+        """How many derivatives of the energy are continuous everywhere."""
+        return np.inf
+
+    def atom_energies(self, system: System) -> Float[Array, " atoms"]:
+        """Each atom's share of the energy, from `system.neighbors`; pure JAX."""
+        raise NotImplementedError
+
+    def check(self, system: System) -> None:
+        """Refuse a system that this potential has no parameters for.
+
+        Raises:
+            InputError: naming the species or pair that is missing.
+        """
+        pairs = {_canonical_key(f"{a}-{b}") for a in system.labels for b in system.labels}
+        for name, parameter in self.parameters().items():
+            if not isinstance(parameter, dict):
+                continue
+            needed = {1: set(system.labels), 2: pairs}.get(next(iter(parameter)).count("-") + 1, set())
+            if missing := sorted(needed - set(parameter)):
+                raise InputError(
+                    f"{type(self).__name__}.{name} has no entry {missing[0]!r}, but the system has the species "
+                    f"{', '.join(system.labels)}: add {name}[{missing[0]!r}]."
+                )
+        if self.dtype is not None and self.dtype != system.positions.dtype:
+            raise InputError(
+                f"The potential is {self.dtype} and the system {system.positions.dtype}: "
+                "bring both to one precision with .astype(...)."
+            )
+
+    # What follows.
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters by name, as they are in this tree (leaves may be numbers, derivatives or None)."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if not field.metadata.get("static", False)
+        }
+
+    @property
+    def dtype(self):
+        """The parameters' precision, None without parameters."""
+        leaves = jax.tree.leaves(self)
+        return jnp.result_type(*leaves) if leaves else None
+
+    def astype(self, dtype) -> "Potential":
+        """The same potential in another precision. The way to ask for float32."""
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), self)
+
+    def find_neighbors(self, system: System, *, skin: float | None = None) -> Neighbors:
+        """The padded neighbour list of a concrete system [host]; `skin` defaults to a tenth of the range.
+
+        Raises:
+            InputError: positions that are not finite or coincide, a range that cannot be known.
+        """
+        if not is_concrete(system.positions, system.cell):
+            raise InputError(
+                "The positions are traced by JAX and the system carries no neighbour list: "
+                "attach one outside, system = system.with_neighbors(potential)."
+            )
+        reach = self._host_range()
+        return find_neighbors(
+            system.positions, system.cell, system.pbc, radius=reach, skin=SKIN * reach if skin is None else skin
+        )
+
+    def _host_range(self) -> float:
+        # The range follows from static fields alone for some potentials, and then tracers do not hide it.
+        value = self.range
+        if is_concrete(value):
+            return float(value)
+        if self.built_range.value is None:
+            raise InputError(
+                f"The range of this {type(self).__name__} depends on traced parameters: build it outside the "
+                "transformed function, or attach a list to the system, system.with_neighbors(potential)."
+            )
+        return TRACED_RANGE_MARGIN * self.built_range.value
+
+    def prepared(self, system: System) -> System:
+        """The system with a neighbour list that is right for this potential, checked."""
+        self.check(system)
+        if not is_concrete(system.positions, system.cell):
+            if system.neighbors is None:
+                self.find_neighbors(system)  # says what is missing
+            return system
+        return system.with_neighbors(self)
+
+    def energy(self, system: System) -> Float[Array, ""]:
+        """Potential energy [eV] at the given state."""
+        return _energy(self, self.prepared(system))
+
+    def energies(self, system: System) -> Float[Array, " atoms"]:
+        """Each atom's share of the energy [eV]."""
+        return _energies(self, self.prepared(system))
+
+    def forces(self, system: System) -> Float[Array, "atoms dim"]:
+        """Forces [eV/Å], on frozen atoms too."""
+        return _forces(self, self.prepared(system))
+
+    def stress(self, system: System) -> Float[Array, " voigt"]:
+        """Stress in Voigt order (xx, yy, zz, yz, xz, xy; in 2-D xx, yy, xy) [eV/Å³, in 2-D eV/Å²].
+
+        Raises:
+            InputError: the system has no cell, or the cell no volume.
+        """
+        volume = system.volume
+        if is_concrete(volume) and float(volume) == 0.0:
+            raise InputError("The cell has a vector of length zero and so no volume: stress and pressure need one.")
+        return _stress(self, self.prepared(system))
+
+
+def total_energy(potential: Potential, system: System) -> Float[Array, ""]:
+    """Energy from `system.neighbors` as it is, without a check: for code that owns the list. Pure JAX."""
+    return jnp.sum(potential.atom_energies(system))
+
+
+_energy = eqx.filter_jit(total_energy)
+
+
+@eqx.filter_jit
+def _energies(potential, system):
+    return potential.atom_energies(system)
+
+
+@eqx.filter_jit
+def _forces(potential, system):
+    return -jax.grad(lambda x: total_energy(potential, system.with_positions(x)))(system.positions)
+
+
+@eqx.filter_jit
+def _stress(potential, system):
+    def strained(strain):
+        deformation = jnp.eye(system.dim) + 0.5 * (strain + strain.T)
+        moved = eqx.tree_at(
+            lambda s: (s.positions, s.cell), system, (system.positions @ deformation, system.cell @ deformation)
+        )
+        return total_energy(potential, moved)
+
+    dim = system.dim
+    tensor = jax.grad(strained)(jnp.zeros((dim, dim), system.positions.dtype)) / system.volume
+    voigt = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)) if dim == 3 else ((0, 1, 0), (0, 1, 1))
+    return tensor[voigt]
+
+
+def neighbor_vectors(system: System, reach) -> tuple[Array, Array]:
+    """`(d, inside)`: vectors to the listed neighbours, and which of them lie within `reach`.
+
+    Vectors that are not inside are replaced by a harmless one, so that no derivative of theirs can be NaN. A list too
+    short for `reach` (parameters may have grown since it was made) gives NaN rather than a wrong number.
+    """
+    neighbors = system.neighbors
+    d = displacements(system.positions, system.cell, neighbors)
+    reach = jax.lax.stop_gradient(reach).astype(d.dtype)
+    inside = neighbors.mask & (jnp.sum(d * d, axis=-1) < reach**2)
+    harmless = jnp.zeros(system.dim, d.dtype).at[0].set(0.5 * reach)
+    d = jnp.where(inside[..., None], d, harmless)
+    return jnp.where(reach <= neighbors.radius, d, jnp.nan), inside
+
+
+def handles(system: System) -> tuple[Atom, Atom]:
+    """Handles of each atom `(N,)` and of its listed neighbours `(N, capacity)`."""
+    index, n = system.neighbors.index, len(system)
+    centre = Atom(jnp.arange(n), system.species, system.labels, n)
+    return centre, Atom(index, system.species[index], system.labels, n)
+
+
+def lookup_pair(parameter, i: Atom, j: Atom):
+    """The value of a pair's parameter: one for all, or keyed by the unordered pair of labels."""
+    if not isinstance(parameter, dict):
+        return parameter
+    labels = i.labels
+    if len(labels) == 1:
+        return parameter[_canonical_key(f"{labels[0]}-{labels[0]}")]
+    table = jnp.stack([jnp.stack([parameter[_canonical_key(f"{a}-{b}")] for b in labels]) for a in labels])
+    return table[i.code, j.code]
+
+
+def lookup_one(parameter, i: Atom):
+    """The value of one atom's parameter: one for all, keyed by the label, or one per atom, shape `(N,)`."""
+    if isinstance(parameter, dict):
+        return jnp.stack([parameter[label] for label in i.labels])[i.code]
+    if parameter.ndim == 0:
+        return parameter
+    if parameter.shape[0] != i.n_atoms:
+        raise InputError(f"A parameter with one value per atom has {parameter.shape[0]} values for {i.n_atoms} atoms.")
+    return parameter[i.index]
+
+
+def parameter_paths(potential: Potential) -> list[str]:
+    """Names of a potential's parameters: `"sigma"`, or `"epsilon.A-B"` where they depend on the species."""
+    return [_path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(potential)]
+
+
+def _path_name(path) -> str:
+    keys = [str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path]
+    # A container that only holds a wrapped energy's parameters is no part of their name.
+    return ".".join(key for key in keys if key != "values") or ".".join(keys)
+
+
+def _as_parameter(value, what: str):
+    if isinstance(value, dict):
+        return _canonical_dict({key: _as_parameter(entry, f"{what}[{key!r}]") for key, entry in value.items()}, what)
+    if isinstance(value, eqx.Module | list | tuple) or callable(value):
+        if any(not eqx.is_inexact_array(leaf) for leaf in jax.tree.leaves(value)):
+            raise InputError(f"{what} holds something that is no number: declare the field with mdsens.static().")
+        return value
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.inexact) and not is_concrete(value):
+        return value
+    if value is None or isinstance(value, str | bool):
+        raise InputError(f"{what} is {value!r}, not a number: give a number, or declare the field with mdsens.static().")
+    array = as_float_array(value, what)
+    if is_concrete(array) and not np.isfinite(array).all():
+        raise InputError(f"{what} is not finite: {value!r:.80}.")
+    return array
+
+
+def _canonical_key(key: str) -> str:
+    parts = key.split("-")
+    return "-".join(sorted(parts)) if len(parts) == 2 else key
+
+
+def _canonical_dict(entries: dict, what: str) -> dict:
+    if bad := [key for key in entries if not isinstance(key, str)]:
+        raise InputError(f'{what} has the key {bad[0]!r}: keys are labels ("A"), pairs ("A-B") or triplets ("A-B-B").')
+    if len({key.count("-") for key in entries}) > 1:
+        raise InputError(f"{what} mixes labels, pairs and triplets as keys: {', '.join(entries)}.")
+    result = {}
+    for key in sorted(entries, key=_canonical_key):
+        if (name := _canonical_key(key)) in result:
+            raise InputError(f"{what} has the pair {name!r} twice, in both orders: give it once.")
+        result[name] = entries[key]
+    return result

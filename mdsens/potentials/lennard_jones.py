@@ -1,0 +1,31 @@
+"""The Lennard-Jones potential."""
+
+from jaxtyping import Array, Float
+
+from mdsens.potentials.base import static
+from mdsens.potentials.pair import PairPotential
+
+
+class LennardJones(PairPotential):
+    """φ(r) = 4 ε [(σ/r)¹² - (σ/r)⁶] S(r), for one or several species.
+
+    Args:
+        epsilon: well depth ε [eV], a number or `{"A-A": ..., "A-B": ..., "B-B": ...}`.
+        sigma: distance σ where φ = 0 [Å], likewise.
+        cutoff: [Å], the same for all pairs; no parameter.
+        onset: where the switch S begins [Å]; not used by `"shifted_force"` and `"truncated"`.
+        switch: `"quintic"` (C2), `"xplor"` (C1), `"shifted_force"` (C1) or `"truncated"`.
+
+    J. E. Lennard-Jones, Proc. R. Soc. Lond. A 106, 463 (1924), doi:10.1098/rspa.1924.0082.
+    """
+
+    epsilon: Float[Array, ""] | dict[str, Float[Array, ""]]
+    sigma: Float[Array, ""] | dict[str, Float[Array, ""]]
+    cutoff: float = static()
+    onset: float | None = static(None)
+    switch: str = static("quintic")
+
+    def pair_energy(self, r, i, j):
+        epsilon, sigma = self.pair(self.epsilon, i, j), self.pair(self.sigma, i, j)
+        s6 = (sigma / r) ** 6
+        return 4.0 * epsilon * s6 * (s6 - 1.0)

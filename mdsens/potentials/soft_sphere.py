@@ -1,0 +1,56 @@
+"""Soft (harmonic, Hertzian) repulsive spheres."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mdsens.errors import InputError
+from mdsens.potentials.base import Atom, static
+from mdsens.potentials.pair import PairPotential
+from mdsens.system import is_concrete
+
+
+class SoftSphere(PairPotential):
+    """φ(r) = (ε/α) (1 - r/s)^α for r < s = (D_i + D_j)/2, else 0.
+
+    Args:
+        diameter: D [Å]: a number, `{"A": ..., "B": ...}`, or one value per particle, shape `(N,)`.
+        epsilon: energy scale ε [eV], a number or keyed by the pair.
+        alpha: exponent, static: 2 for harmonic, 2.5 for Hertzian spheres. Its integer part decides the smoothness:
+            with α = 2 the second derivative jumps where a contact opens or closes.
+
+    C. S. O'Hern, L. E. Silbert, A. J. Liu, S. R. Nagel, Phys. Rev. E 68, 011306 (2003), doi:10.1103/PhysRevE.68.011306.
+    """
+
+    diameter: Float[Array, "*particles"] | dict[str, Float[Array, ""]]
+    epsilon: Float[Array, ""] | dict[str, Float[Array, ""]]
+    alpha: float = static(2.0)
+
+    def __check_init__(self):
+        if not self.alpha > 1:
+            raise InputError(f"SoftSphere's alpha must be larger than 1, for a continuous force, not {self.alpha}.")
+        diameters = jax.tree.leaves(self.diameter)
+        if is_concrete(diameters) and not all((np.asarray(d) > 0).all() for d in diameters):
+            raise InputError("SoftSphere's diameters must be positive.")
+
+    @property
+    def range(self):
+        return jnp.max(jnp.stack([jnp.max(d) for d in jax.tree.leaves(self.diameter)]))
+
+    @property
+    def smoothness(self) -> float:
+        return int(np.ceil(self.alpha)) - 1
+
+    def _contact(self, i: Atom, j: Atom):
+        return 0.5 * (self.one(self.diameter, i) + self.one(self.diameter, j))
+
+    def kinks(self, i, j):
+        return (self._contact(i, j),) if self.smoothness < 2 else ()
+
+    def pair_energy(self, r, i, j):
+        contact = self._contact(i, j)
+        touching = r < contact
+        overlap = jnp.where(touching, 1.0 - r / contact, 0.5)
+        exponent = int(self.alpha) if float(self.alpha).is_integer() else self.alpha
+        return jnp.where(touching, self.pair(self.epsilon, i, j) / self.alpha * overlap**exponent, 0.0)

@@ -1,0 +1,307 @@
+"""`System`: a structure as a pytree, from and to ASE."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from mdsens.errors import InputError
+
+_LABELS = "mdsens_label"
+
+
+def is_concrete(*values) -> bool:
+    """False if any leaf of the values is being traced by JAX."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+def as_float_array(value, what: str, dtype=None) -> Float[Array, "..."]:
+    """`value` in 64 bits, or in `dtype`; 32-bit input must be asked for by name.
+
+    Raises:
+        InputError: no numbers, or 32-bit floats without `dtype`.
+    """
+    if dtype is None:
+        if not jax.config.jax_enable_x64:
+            raise InputError(
+                "JAX's 64-bit mode was switched off after mdsens was imported: "
+                "remove jax.config.update('jax_enable_x64', False), or ask for float32 by name with astype('float32')."
+            )
+        if getattr(value, "dtype", None) in (np.float16, np.float32, jnp.bfloat16):
+            raise InputError(
+                f"{what} is {value.dtype}, in which a relaxed structure is good to about 1e-4 only: "
+                "give float64, or ask for it by name with dtype='float32' or .astype('float32')."
+            )
+        dtype = jnp.float64
+    if isinstance(value, jax.core.Tracer):
+        return value.astype(dtype)
+    try:
+        return jnp.asarray(np.asarray(value, dtype=dtype))
+    except (TypeError, ValueError):
+        raise InputError(f"{what} must be numbers, not {value!r:.80}.") from None
+
+
+class System(eqx.Module):
+    """Atoms: where they are, of which species, in which cell. A pytree.
+
+    Attributes:
+        positions: `(N, dim)` [Å], dim 2 or 3; never wrapped into the cell.
+        cell: rows are the cell vectors, `(dim, dim)` [Å], or None.
+        pbc: periodicity along each cell vector.
+        species: `(N,)` codes into `labels`.
+        labels: the species' names, sorted.
+        masses: `(N,)` [amu]; 1 where a label is no chemical element.
+        frozen: `(N,)`, True for atoms that never move.
+        neighbors: the padded list of the last relaxation, or None.
+
+    Raises:
+        InputError: shapes that do not fit, positions that are not finite, a cell that is singular, left-handed or given
+            without `pbc`, labels with a "-", or 32-bit positions without `dtype="float32"`.
+    """
+
+    positions: Float[Array, "atoms dim"]
+    cell: Float[Array, "dim dim"] | None
+    species: Int[Array, " atoms"]
+    masses: Float[Array, " atoms"]
+    frozen: Bool[Array, " atoms"]
+    neighbors: Any
+    pbc: tuple[bool, ...] = eqx.field(static=True)
+    labels: tuple[str, ...] = eqx.field(static=True)
+
+    def __init__(self, positions, *, cell=None, pbc=None, species="A", masses=None, frozen=None, dtype=None):
+        positions = as_float_array(positions, "positions", dtype)
+        if positions.ndim != 2 or positions.shape[1] not in (2, 3) or positions.shape[0] == 0:
+            raise InputError(f"positions must have shape (N, 2) or (N, 3) with N > 0, not {positions.shape}.")
+        if is_concrete(positions) and not np.isfinite(positions).all():
+            atom = int(np.argmin(np.isfinite(positions).all(axis=1)))
+            raise InputError(f"The position of atom {atom} is not finite ({positions[atom]}): check the structure.")
+        n, dim = positions.shape
+        self.positions = positions
+        self.pbc = _check_pbc(pbc, cell, dim)
+        self.cell = _check_cell(cell, self.pbc, dim, dtype)
+        self.labels, self.species = _encode(species, n)
+        self.masses = as_float_array(_default_masses(self) if masses is None else masses, "masses", dtype)
+        frozen = np.zeros(n, dtype=bool) if frozen is None else np.asarray(frozen)
+        if frozen.dtype != bool:
+            raise InputError("frozen must be a mask of N True or False, not indices: use mask[indices] = True.")
+        self.frozen = jnp.asarray(frozen)
+        for name in ("masses", "frozen"):
+            if getattr(self, name).shape != (n,):
+                raise InputError(f"{name} must have shape ({n},), one for each atom, not {getattr(self, name).shape}.")
+        self.neighbors = None
+
+    def __len__(self) -> int:
+        return self.positions.shape[0]
+
+    @property
+    def dim(self) -> int:
+        return self.positions.shape[1]
+
+    @property
+    def symbols(self) -> list[str]:
+        """The species' name of each atom."""
+        return [self.labels[code] for code in np.asarray(self.species)]
+
+    @property
+    def volume(self) -> Float[Array, ""]:
+        """Volume of the cell [Å³] (area in 2-D).
+
+        Raises:
+            InputError: there is no cell.
+        """
+        if self.cell is None:
+            raise InputError("A system without a cell has no volume: stress and pressure need a cell.")
+        return jnp.abs(jnp.linalg.det(self.cell))
+
+    def with_positions(self, positions: Float[Array, "atoms dim"]) -> "System":
+        """The same system elsewhere; its neighbour list is kept, and checked where it is used."""
+        return eqx.tree_at(lambda s: s.positions, self, positions)
+
+    def with_neighbors(self, potential, *, skin: float | None = None) -> "System":
+        """The same system with the neighbour list that `potential` needs, complete while atoms move up to `skin / 2`."""
+        return eqx.tree_at(
+            lambda s: s.neighbors, self, potential.find_neighbors(self, skin=skin), is_leaf=lambda leaf: leaf is None
+        )
+
+    def astype(self, dtype) -> "System":
+        """The same system in another precision, without its neighbour list. The way to ask for float32."""
+        return System(
+            self.positions,
+            cell=self.cell,
+            pbc=self.pbc,
+            species=self.symbols,
+            masses=self.masses,
+            frozen=self.frozen,
+            dtype=dtype,
+        )
+
+    @classmethod
+    def from_ase(cls, atoms) -> "System":
+        """From `ase.Atoms`: positions, cell, pbc, species, masses; `FixAtoms` becomes `frozen`.
+
+        Raises:
+            InputError: a constraint other than `FixAtoms`, or a cell mdsens refuses.
+        """
+        from ase.constraints import FixAtoms
+
+        frozen = np.zeros(len(atoms), dtype=bool)
+        for constraint in atoms.constraints:
+            if not isinstance(constraint, FixAtoms):
+                raise InputError(
+                    f"The ASE constraint {type(constraint).__name__} is not supported, only FixAtoms: "
+                    "remove it with atoms.set_constraint()."
+                )
+            frozen[constraint.index] = True
+        cell = atoms.cell.array if atoms.cell.array.any() else None
+        labels = atoms.arrays.get(_LABELS, atoms.get_chemical_symbols())
+        return cls(
+            atoms.positions,
+            cell=cell,
+            pbc=atoms.pbc if cell is not None or atoms.pbc.any() else None,
+            species=[str(label) for label in labels],
+            masses=atoms.get_masses(),
+            frozen=frozen,
+        )
+
+    def to_ase(self):
+        """To `ase.Atoms`. Labels that are no elements become "X" with their name in the array `mdsens_label`;
+        a 2-D system lies in the plane z = 0."""
+        from ase import Atoms
+        from ase.constraints import FixAtoms
+
+        n, dim = self.positions.shape
+        positions, cell = np.zeros((n, 3)), np.zeros((3, 3))
+        positions[:, :dim] = self.positions
+        if self.cell is not None:
+            cell[:dim, :dim] = self.cell
+        elements = _are_elements(self.labels)
+        atoms = Atoms(
+            self.symbols if elements else ["X"] * n,
+            positions=positions,
+            cell=cell,
+            pbc=[*self.pbc, *[False] * (3 - dim)],
+            masses=np.asarray(self.masses),
+        )
+        if not elements:
+            atoms.set_array(_LABELS, np.array(self.symbols))
+        if self.frozen.any():
+            atoms.set_constraint(FixAtoms(mask=np.asarray(self.frozen)))
+        return atoms
+
+
+def read(path, *, species: Sequence[str] | None = None, **options) -> System:
+    """Read a structure file of any format that ASE knows.
+
+    Args:
+        path: the file.
+        species: names of the atom types 1, 2, ... of a LAMMPS data file, which may not name them itself.
+        options: passed to `ase.io.read` (`index`, `format`, ...).
+
+    Raises:
+        InputError: no such file, no structure in it, more than one structure, or a LAMMPS data file without species.
+    """
+    import ase.io
+    from ase.data import atomic_numbers
+    from ase.io.formats import UnknownFileTypeError, filetype
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"There is no file {str(path)!r}.")
+    if path.stat().st_size == 0:
+        raise InputError(f"The file {str(path)!r} is empty.")
+    try:
+        file_format = options.get("format") or filetype(str(path))
+        if file_format == "lammps-data":
+            if species is None:
+                raise InputError(
+                    f"{str(path)!r} is a LAMMPS data file, whose atom types are numbers: "
+                    'name them, for instance ms.read(path, species=["Si", "C"]).'
+                )
+            unknown = [label for label in species if label not in atomic_numbers]
+            if unknown:
+                raise InputError(f"{unknown[0]!r} is not a chemical element: give one symbol for each LAMMPS type.")
+            options["Z_of_type"] = {code + 1: atomic_numbers[label] for code, label in enumerate(species)}
+        elif species is not None:
+            raise InputError(f"species= is for LAMMPS data files; {str(path)!r} ({file_format}) names its own.")
+        atoms = ase.io.read(path, **options)
+    except InputError:
+        raise
+    except UnknownFileTypeError:
+        raise InputError(f"{str(path)!r} is not a structure file that ASE knows: give format=..., or convert it.") from None
+    except Exception as error:  # ASE's readers raise whatever their parsing stumbles over
+        raise InputError(
+            f"{str(path)!r} could not be read as a structure; it may be cut off or of another format "
+            f"({type(error).__name__}: {str(error)[:200]})."
+        ) from error
+    if not isinstance(atoms, ase.Atoms):
+        raise InputError(f"{str(path)!r} holds {len(atoms)} structures where one is wanted: give index=, say index=-1.")
+    if len(atoms) == 0:
+        raise InputError(f"{str(path)!r} holds no atoms.")
+    return System.from_ase(atoms)
+
+
+def _check_pbc(pbc, cell, dim) -> tuple[bool, ...]:
+    if pbc is None:
+        if cell is not None:
+            raise InputError("A cell was given without pbc: say pbc=True, or pbc=False for a cluster in a box.")
+        return (False,) * dim
+    flags = (bool(pbc),) * dim if np.ndim(pbc) == 0 else tuple(bool(flag) for flag in pbc)
+    if len(flags) != dim:
+        raise InputError(f"pbc must be one flag or {dim} of them, not {len(flags)}.")
+    if any(flags) and cell is None:
+        raise InputError("pbc=True needs a cell: give cell=, its rows being the cell vectors.")
+    return flags
+
+
+def _check_cell(cell, pbc, dim, dtype):
+    if cell is None:
+        return None
+    cell = as_float_array(cell, "cell", dtype)
+    if cell.ndim == 1 and cell.shape == (dim,):
+        cell = jnp.diag(cell)
+    if cell.shape != (dim, dim):
+        raise InputError(f"cell must have shape ({dim}, {dim}), its rows being the cell vectors, not {cell.shape}.")
+    if not is_concrete(cell):
+        return cell
+    vectors = np.asarray(cell, dtype=float)
+    if not np.isfinite(vectors).all():
+        raise InputError(f"The cell is not finite: {vectors.tolist()}.")
+    lengths = np.linalg.norm(vectors, axis=1)
+    if any(periodic and length == 0 for periodic, length in zip(pbc, lengths, strict=True)):
+        raise InputError("The cell is singular: a periodic direction has a vector of length zero.")
+    used = vectors[lengths > 0] / lengths[lengths > 0, None]
+    if len(used) and np.linalg.svd(used, compute_uv=False).min() < 1e-8:
+        raise InputError("The cell is singular: its vectors are linearly dependent.")
+    if len(used) == dim and np.linalg.det(vectors) < 0:
+        raise InputError("The cell is left-handed (negative determinant): swap two cell vectors, or reverse one.")
+    return cell
+
+
+def _encode(species, n) -> tuple[tuple[str, ...], Array]:
+    names = [species] * n if isinstance(species, str) else [str(label) for label in species]
+    if len(names) != n:
+        raise InputError(f"species must be one label or {n} of them, one for each atom, not {len(names)}.")
+    labels = tuple(sorted(set(names)))
+    if bad := [label for label in labels if "-" in label or not label]:
+        raise InputError(f"The species label {bad[0]!r} is empty or has a '-', which separates labels of a pair.")
+    codes = {label: code for code, label in enumerate(labels)}
+    return labels, jnp.asarray(np.array([codes[name] for name in names], dtype=np.int32))
+
+
+def _are_elements(labels) -> bool:
+    from ase.data import atomic_numbers
+
+    return all(label in atomic_numbers for label in labels)
+
+
+def _default_masses(system) -> np.ndarray:
+    from ase.data import atomic_masses, atomic_numbers
+
+    if not _are_elements(system.labels):
+        return np.ones(len(system))
+    return np.array([atomic_masses[atomic_numbers[label]] for label in system.symbols])
