@@ -78,7 +78,7 @@ class Potential(eqx.Module):
     @property
     def range(self) -> Float[Array, ""]:
         """Distance beyond which two atoms do not see each other [Å]; by default the field `cutoff`."""
-        return jnp.asarray(float(self.cutoff))
+        return np.asarray(float(self.cutoff))
 
     @property
     def smoothness(self) -> float:

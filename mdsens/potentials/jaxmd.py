@@ -57,7 +57,7 @@ class JaxMDEnergy(Potential):
 
     @property
     def range(self):
-        return jnp.asarray(np.inf)
+        return np.asarray(np.inf)
 
     @property
     def smoothness(self) -> float:

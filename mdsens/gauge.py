@@ -1,0 +1,99 @@
+"""Motions that cost no energy: rigid motions, frozen atoms, rattlers. The known null space of an equilibrium's Hessian.
+
+Translations always; rotations as far as the periodicity allows (three for a cluster, one about the axis of a wire, one
+for a 2-D cluster); all of them only as far as they leave frozen atoms in place, and only if they move anything (a linear
+molecule has two rotations).
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from mdsens.system import System
+
+_NEGLIGIBLE = 1e-6
+
+
+class RigidMotions(eqx.Module):
+    """The free rigid motions: combinations `(generators, m)` of translations and of rotations about `origin`."""
+
+    combinations: Float[Array, "generators m"]
+    axes: Float[Array, "rotations dim"]
+    origin: Float[Array, " dim"]
+    names: tuple[str, ...] = eqx.field(static=True)
+
+    def basis(self, positions: Float[Array, "atoms dim"], active: Bool[Array, "atoms dim"]) -> Float[Array, "n m"]:
+        """Orthonormal displacements, raveled, zero where not active."""
+        motions = _generators(positions, self.axes, self.origin, jnp) @ self.combinations
+        motions = jnp.where(active.ravel()[:, None], motions, 0.0)
+        return jnp.linalg.qr(motions)[0]
+
+
+def rigid_motions(system: System) -> RigidMotions:
+    """The rigid motions that `system` is free to make [host]."""
+    positions = np.asarray(system.positions)
+    dim, free = system.dim, ~np.asarray(system.frozen)
+    axes = _rotation_axes(system)
+    origin = positions.mean(axis=0)
+    generators = _generators(positions, axes, origin, np)
+    scale = np.linalg.norm(generators, axis=0)
+    scale[scale < _NEGLIGIBLE] = 1.0
+    generators = generators / scale
+    rows = np.repeat(free, dim)
+    combinations = np.eye(generators.shape[1])
+    if not free.all():
+        combinations = _null_space(generators[~rows])
+    if combinations.shape[1]:
+        _, singular, right = np.linalg.svd(generators[rows] @ combinations, full_matrices=False)
+        if (singular > _NEGLIGIBLE).sum() < combinations.shape[1]:
+            combinations = combinations @ right[singular > _NEGLIGIBLE].T
+    names = [f"translation {'xyz'[k]}" for k in range(dim)] + [f"rotation {k + 1}" for k in range(len(axes))]
+    if combinations.shape != (len(names), len(names)):
+        names = [f"rigid motion {k + 1}" for k in range(combinations.shape[1])]
+    dtype = system.positions.dtype
+    return RigidMotions(
+        jnp.asarray(combinations / scale[:, None], dtype),
+        jnp.asarray(axes, dtype),
+        jnp.asarray(origin, dtype),
+        tuple(names),
+    )
+
+
+def coupled_atoms(hessian_product, positions) -> Bool[Array, " atoms"]:
+    """False for rattlers: atoms without a contact, whose displacement changes no force and is changed by none.
+
+    A random displacement of all atoms gives such an atom, and only such an atom, a change of force that is exactly zero.
+    """
+    probe = jax.random.normal(jax.random.key(0), positions.shape, positions.dtype)
+    return jnp.any(hessian_product(probe) != 0.0, axis=-1)
+
+
+def _generators(positions, axes, origin, xp):
+    n, dim = positions.shape
+    columns = [xp.tile(row, (n, 1)) for row in xp.eye(dim, dtype=positions.dtype)]
+    arm = positions - origin
+    if dim == 2 and len(axes):
+        columns.append(xp.stack([-arm[:, 1], arm[:, 0]], axis=1))
+    elif dim == 3:
+        columns.extend(xp.cross(axis, arm) for axis in axes)
+    return xp.stack([column.ravel() for column in columns], axis=1)
+
+
+def _rotation_axes(system) -> np.ndarray:
+    periodic, dim = sum(system.pbc), system.dim
+    if dim == 2:
+        return np.zeros((1 if periodic == 0 else 0, 2))
+    if periodic == 0:
+        return np.eye(3)
+    if periodic == 1:
+        axis = np.asarray(system.cell)[system.pbc.index(True)]
+        return (axis / np.linalg.norm(axis))[None]
+    return np.zeros((0, 3))
+
+
+def _null_space(matrix) -> np.ndarray:
+    _, singular, right = np.linalg.svd(matrix, full_matrices=True)
+    rank = int((singular > _NEGLIGIBLE * max(1.0, singular.max(initial=0.0))).sum())
+    return right[rank:].T

@@ -1,0 +1,168 @@
+"""The driver that all solvers share: loop, convergence, stale data, progress, status.
+
+A solver is a frozen dataclass of settings with
+
+    init(problem, z, data) -> state          the state is a pytree with fields `z` and `residual` = F(z, data)
+    step(problem, state, data) -> state      pure JAX; a state may have a field `failed`, which ends the solve
+
+The driver runs chunks of steps compiled; between chunks the host shows progress and renews what went stale.
+"""
+
+import dataclasses
+import enum
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from mdsens.implicit.linear import Gauge
+from mdsens.solvers.status import Status
+
+CHUNK_SECONDS = 0.5
+FIRST_CHUNK = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What is solved. Its functions are compared by identity, so module-level ones find their compiled code again.
+
+    Attributes:
+        residual: F(z, data), of the structure of z; for a minimisation the gradient.
+        norm: size of a residual, the number that is held against the tolerance.
+        is_stale: whether `data` is no longer right at z.
+        gauge: known null space of ∂F/∂z, for solvers that solve linear systems.
+    """
+
+    residual: Callable
+    norm: Callable = lambda residual: jnp.max(jnp.stack([jnp.max(jnp.abs(r)) for r in jax.tree.leaves(residual)]))
+    is_stale: Callable = lambda z, data: jnp.asarray(False)
+    gauge: Callable = lambda z, data: Gauge()
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Where a solve ended: the point, the data that is right there, the norm of the residual, steps taken, status."""
+
+    z: Any
+    data: Any
+    norm: float
+    steps: int
+    status: Status
+
+
+class _Stop(enum.IntEnum):
+    LIMIT = 0
+    CONVERGED = 1
+    NOT_FINITE = 2
+    FAILED = 3
+    STALE = 4
+
+
+class _Run(NamedTuple):
+    state: Any
+    norm: Any
+    steps: Any
+    stale: Any
+
+
+def _failed(state):
+    return getattr(state, "failed", jnp.asarray(False))
+
+
+def _run(problem, solver, state, data, tolerance, limit) -> _Run:
+    """Step until converged, not finite, failed, stale or at the limit. A step that made `data` stale is taken back."""
+
+    def go_on(run):
+        return (run.steps < limit) & (run.norm > tolerance) & ~run.stale & ~_failed(run.state)
+
+    def step(run):
+        new = solver.step(problem, run.state, data)
+        stale = problem.is_stale(new.z, data)
+        kept = jax.tree.map(lambda old, fresh: jnp.where(stale, old, fresh), run.state, new)
+        return _Run(kept, problem.norm(kept.residual), run.steps + jnp.where(stale, 0, 1), stale)
+
+    start = _Run(state, problem.norm(state.residual), jnp.asarray(0), jnp.asarray(False))
+    return jax.lax.while_loop(go_on, step, start)
+
+
+def _reason(run, tolerance):
+    return jnp.select(
+        [run.norm <= tolerance, ~jnp.isfinite(run.norm), run.stale, _failed(run.state)],
+        [_Stop.CONVERGED, _Stop.NOT_FINITE, _Stop.STALE, _Stop.FAILED],
+        _Stop.LIMIT,
+    )
+
+
+@eqx.filter_jit
+def _init(problem, solver, z, data):
+    state = solver.init(problem, z, data)
+    return state, problem.norm(state.residual)
+
+
+@eqx.filter_jit
+def _chunk(problem, solver, state, data, tolerance, limit):
+    run = _run(problem, solver, state, data, tolerance, limit)
+    return run, _reason(run, tolerance)
+
+
+def solve(
+    problem: Problem,
+    solver,
+    z,
+    data,
+    *,
+    tolerance: float,
+    max_steps: int,
+    refresh: Callable | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> Result:
+    """Drive a solver on the host.
+
+    Args:
+        refresh: `refresh(z, data, wider) -> data`, called when `data` went stale at z; `wider` says that it must reach
+            farther than before, since not even one step fitted.
+        progress: called with the steps taken and the norm of the residual, about twice a second.
+    """
+    state, norm = _init(problem, solver, z, data)
+    if norm <= tolerance:
+        return Result(state.z, data, float(norm), 0, Status.CONVERGED)
+    tolerance = jnp.asarray(tolerance)
+    steps, chunk = 0, FIRST_CHUNK
+    while True:
+        began = time.monotonic()
+        run, reason = _chunk(problem, solver, state, data, tolerance, jnp.asarray(min(chunk, max_steps - steps)))
+        state, taken, norm = run.state, int(run.steps), float(run.norm)
+        reason = _Stop(int(reason))
+        steps += taken
+        if progress is not None:
+            progress(steps, norm)
+        if reason is _Stop.CONVERGED:
+            return Result(state.z, data, norm, steps, Status.CONVERGED)
+        if reason is _Stop.NOT_FINITE:
+            return Result(state.z, data, norm, steps, Status.NOT_FINITE)
+        if reason is _Stop.FAILED:
+            return Result(state.z, data, norm, steps, Status.STALLED)
+        if reason is _Stop.STALE:
+            data = refresh(state.z, data, taken == 0)
+        elif steps >= max_steps:
+            return Result(state.z, data, norm, steps, Status.MAX_STEPS)
+        elif time.monotonic() - began < 0.5 * CHUNK_SECONDS:
+            chunk *= 2
+
+
+def solve_traced(problem: Problem, solver, z, data, *, tolerance, max_steps: int):
+    """The same inside a traced function: `(z, norm, status code)`. Data that went stale cannot be renewed there."""
+    run = _run(problem, solver, solver.init(problem, z, data), data, tolerance, max_steps)
+    reason = _reason(run, tolerance)
+    statuses = {
+        _Stop.LIMIT: Status.MAX_STEPS,
+        _Stop.CONVERGED: Status.CONVERGED,
+        _Stop.NOT_FINITE: Status.NOT_FINITE,
+        _Stop.FAILED: Status.STALLED,
+        _Stop.STALE: Status.STALE_NEIGHBORS,
+    }
+    codes = jnp.asarray([statuses[stop].code for stop in sorted(statuses)])
+    return run.state.z, run.norm, codes[reason]

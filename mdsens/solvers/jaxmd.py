@@ -1,0 +1,63 @@
+"""jax-md's minimisers as solvers."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mdsens.errors import InputError
+
+
+class JaxMDState(NamedTuple):
+    z: Any
+    residual: Any
+    inner: Any
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class JaxMD:
+    """Any routine of the form of `jax_md.minimize`: `minimizer(force, shift, **settings) -> (init, apply)`.
+
+        ms.relax(system, potential, solver=ms.solvers.JaxMD(jax_md.minimize.fire_descent, dt_start=0.1))
+
+    It drives any potential, ours too; the driver watches convergence and neighbour lists.
+    """
+
+    minimizer: Callable
+    settings: tuple[tuple[str, Any], ...]
+
+    def __init__(self, minimizer: Callable, **settings):
+        if not callable(minimizer):
+            raise InputError("solvers.JaxMD wants a function such as jax_md.minimize.fire_descent.")
+        object.__setattr__(self, "minimizer", minimizer)
+        object.__setattr__(self, "settings", tuple(sorted(settings.items())))
+
+    def _functions(self, problem):
+        def force(z, data, **_):
+            return jax.tree.map(jnp.negative, problem.residual(z, data))
+
+        def shift(z, dz, **_):
+            return jax.tree.map(jnp.add, z, dz)
+
+        return self.minimizer(force, shift, **dict(self.settings))
+
+    def _state(self, problem, inner, data):
+        # A minimiser without momentum carries the bare positions; one with forces has just computed them.
+        z = getattr(inner, "position", inner)
+        force = getattr(inner, "force", None)
+        residual = problem.residual(z, data) if force is None else jax.tree.map(jnp.negative, force)
+        return JaxMDState(z, residual, inner)
+
+    def init(self, problem, z, data) -> JaxMDState:
+        init, _ = self._functions(problem)
+        inner = init(z, data=data)
+        # jax-md starts from narrow constants; a loop needs the types that a step returns.
+        stepped = jax.eval_shape(lambda state: self.step(problem, state, data), self._state(problem, inner, data)).inner
+        inner = jax.tree.map(lambda leaf, shape: jnp.asarray(leaf, shape.dtype), inner, stepped)
+        return self._state(problem, inner, data)
+
+    def step(self, problem, state: JaxMDState, data) -> JaxMDState:
+        _, apply = self._functions(problem)
+        return self._state(problem, apply(state.inner, data=data), data)

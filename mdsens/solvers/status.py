@@ -1,0 +1,37 @@
+"""`Status`: how a solve ended, in the words that the user reads."""
+
+import enum
+
+
+class Status(enum.Enum):
+    """The value of a member is its message and the remedy."""
+
+    CONVERGED = "converged"
+    MAX_STEPS = (
+        "not converged within the allowed number of steps: raise max_steps, loosen fmax, or start from a better structure"
+    )
+    NOT_FINITE = (
+        "the energy or a force became NaN or infinite: atoms came too close or the potential's parameters make no "
+        "sense; start from a better structure or use a smaller max_step"
+    )
+    STALLED = (
+        "the residual stopped decreasing above the tolerance: ask for a looser fmax (forces have a rounding noise), or "
+        "check that the potential is smooth where the atoms are"
+    )
+    STALE_NEIGHBORS = (
+        "an atom moved farther than the neighbour list allows inside a compiled solve: start nearer to the equilibrium "
+        "(relax first), or attach a list with a larger skin, system.with_neighbors(potential, skin=...)"
+    )
+    SADDLE = (
+        "the forces vanish, but a curvature is negative: this is a saddle point, not a minimum; displace the atoms a "
+        "little (atoms.rattle(0.01)) and relax again"
+    )
+
+    @property
+    def code(self) -> int:
+        """A number for arrays and files; 0 is converged."""
+        return list(Status).index(self)
+
+    @classmethod
+    def from_code(cls, code: int) -> "Status":
+        return list(cls)[int(code)]

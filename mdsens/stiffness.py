@@ -1,0 +1,138 @@
+"""The second derivatives of the energy at a state: A = ∂²U/∂z² as an operator, and its lowest curvature."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mdsens.gauge import RigidMotions, coupled_atoms
+from mdsens.implicit.linear import Gauge
+from mdsens.potentials.base import Potential, total_energy
+from mdsens.system import System
+
+DENSE_LIMIT = 1500
+"""Degrees of freedom up to which all curvatures are computed from the assembled matrix."""
+
+LANCZOS_STEPS = 120
+NEGATIVE = 1e-7
+"""Share of the largest curvature below minus which a curvature counts as negative."""
+
+FLOPPY = 1e-9
+"""Share of the largest curvature within which a curvature counts as zero."""
+
+
+class Frame(eqx.Module):
+    """What stays fixed while positions and parameters vary: the system with its neighbour list, and its gauge."""
+
+    system: System
+    motions: RigidMotions
+
+
+def gradient(positions, data) -> Float[Array, "atoms dim"]:
+    """∂U/∂positions at `data = (frame, potential)`, zero on frozen atoms: the condition of an equilibrium. Pure JAX."""
+    frame, potential = data
+    slope = jax.grad(lambda x: total_energy(potential, frame.system.with_positions(x)))(positions)
+    return jnp.where(frame.system.frozen[:, None], 0.0, slope)
+
+
+def rigid_gauge(positions, data) -> Gauge:
+    """The null space that forces respect by themselves: frozen atoms and free rigid motions."""
+    frame, _ = data
+    return _gauge(positions, frame, ~frame.system.frozen)
+
+
+def gauge(positions, data) -> Gauge:
+    """The known null space of the Hessian at a state: rattlers too, on which a general right-hand side may act."""
+    frame, _ = data
+    coupled = coupled_atoms(lambda v: hessian_product(positions, data, v), positions)
+    return _gauge(positions, frame, ~frame.system.frozen & coupled)
+
+
+def _gauge(positions, frame, active):
+    active = jnp.repeat(active[:, None], positions.shape[1], axis=1)
+    return Gauge(active.ravel(), frame.motions.basis(positions, active))
+
+
+def hessian_product(positions, data, v) -> Float[Array, "atoms dim"]:
+    """A v, matrix-free (forward over reverse)."""
+    return jax.jvp(lambda x: gradient(x, data), (positions,), (v,))[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Curvature:
+    """The spectrum's ends outside the known null space [eV/Å²].
+
+    Attributes:
+        lowest: lowest eigenvalue of the Hessian; from `exact = False` (large systems) an upper bound by Lanczos.
+        highest: largest eigenvalue, or its estimate from below.
+        floppy: how many eigenvalues vanish beyond the known ones (as far as they were computed).
+        rattlers: atoms without contact, which were left out.
+    """
+
+    lowest: float
+    highest: float
+    floppy: int
+    rattlers: tuple[int, ...]
+    exact: bool
+
+    @property
+    def negative(self) -> bool:
+        return self.lowest < -NEGATIVE * self.highest
+
+
+def curvature(positions, frame: Frame, potential: Potential) -> Curvature:
+    """The lowest and highest curvature of a state [host]: exact up to `DENSE_LIMIT` degrees of freedom, else by Lanczos."""
+    exact = positions.size <= DENSE_LIMIT
+    null, matrix = (_dense if exact else _lanczos)(positions, frame, potential)
+    matrix = np.asarray(matrix)
+    active, basis = np.asarray(null.active), np.asarray(null.basis)
+    loose = ~active.reshape(positions.shape).any(axis=1) & ~np.asarray(frame.system.frozen)
+    rattlers = tuple(int(atom) for atom in np.flatnonzero(loose))
+    free = np.flatnonzero(active)
+    if free.size <= basis.shape[1]:
+        return Curvature(np.inf, 0.0, 0, rattlers, True)
+    if exact:
+        matrix, null = matrix[np.ix_(free, free)], basis[free]
+        top = np.abs(matrix).sum(axis=1).max()
+        values = np.linalg.eigvalsh(0.5 * (matrix + matrix.T) + 2.0 * top * (null @ null.T))
+        values = values[: free.size - null.shape[1]]
+    else:
+        values = np.linalg.eigvalsh(matrix)
+    highest = float(np.abs(values).max())
+    floppy = int((np.abs(values) <= FLOPPY * highest).sum())
+    return Curvature(float(values.min()), highest, floppy, rattlers, exact)
+
+
+@eqx.filter_jit
+def _dense(positions, frame, potential):
+    """`(gauge, matrix)` with the whole Hessian `(n, n)`."""
+    size = positions.size
+    _, product = jax.linearize(lambda x: gradient(x, (frame, potential)), positions)
+    null = _gauge(positions, frame, ~frame.system.frozen & coupled_atoms(product, positions))
+    identity = jnp.eye(size, dtype=positions.dtype).reshape(size, *positions.shape)
+    return null, jax.lax.map(product, identity, batch_size=64).reshape(size, size)
+
+
+@eqx.filter_jit
+def _lanczos(positions, frame, potential):
+    """`(gauge, matrix)`, tridiagonal, of Lanczos steps with full reorthogonalisation outside the known null space."""
+    steps = LANCZOS_STEPS
+    _, product = jax.linearize(lambda x: gradient(x, (frame, potential)), positions)
+    null = _gauge(positions, frame, ~frame.system.frozen & coupled_atoms(product, positions))
+    start = null.project(jax.random.normal(jax.random.key(1), (positions.size,), positions.dtype))
+
+    def step(k, carry):
+        vectors, diagonal, off = carry
+        w = null.project(product(vectors[k].reshape(positions.shape)).ravel())
+        diagonal = diagonal.at[k].set(vectors[k] @ w)
+        for _ in range(2):
+            w = w - vectors.T @ (vectors @ w)
+        length = jnp.linalg.norm(w)
+        return vectors.at[k + 1].set(w / length), diagonal, off.at[k].set(length)
+
+    vectors = jnp.zeros((steps + 1, positions.size), positions.dtype).at[0].set(start / jnp.linalg.norm(start))
+    _, diagonal, off = jax.lax.fori_loop(0, steps, step, (vectors, jnp.zeros(steps), jnp.zeros(steps)))
+    return null, jnp.diag(diagonal) + jnp.diag(off[:-1], 1) + jnp.diag(off[:-1], -1)
