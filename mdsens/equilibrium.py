@@ -8,11 +8,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from mdsens.errors import ConvergenceError, InputError
 from mdsens.gauge import rigid_motions
 from mdsens.implicit import CG, differentiable_solution
+from mdsens.neighbors import SKIN
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.progress import residual_bar
 from mdsens.solvers import FIRE, Newton, Problem, Status, solve, solve_traced
@@ -21,6 +22,9 @@ from mdsens.system import System, is_concrete
 
 HANDOVER = 1e-2
 """Size of the largest force [eV/Å] at which Newton's method is first tried."""
+
+NEWTON_STEPS = 50
+"""Newton steps after one hand-over, at most; a handful is usual."""
 
 TIGHT_SKIN = 0.01
 """Skin of an equilibrium's list, as a share of the range: derivatives at the state need only its own pairs."""
@@ -43,8 +47,8 @@ def _is_stale(positions, data):
 PROBLEM = Problem(residual=gradient, norm=_force_norm, is_stale=_is_stale, gauge=rigid_gauge)
 """Positions at which no force is left: the problem that all solvers are given."""
 
-LINEAR_SOLVER = CG(rtol=1e-12, atol=1e-13)
-"""For derivatives; right-hand sides below atol are rounding of the forces (dX/dε at a fixed cell is exactly zero)."""
+LINEAR_SOLVER = CG(rtol=1e-12)
+"""For derivatives."""
 
 
 class Equilibrium(eqx.Module):
@@ -128,35 +132,20 @@ def _descend(frame, potential, solver, fmax, max_steps, polish, progress):
         frame, potential = data
         standing = frame.system.with_positions(z)
         reach = np.asarray(potential.range)
-        skin = 0.1 * widening * float(reach) if np.isfinite(reach) else None
+        skin = SKIN * widening * float(reach) if np.isfinite(reach) else None
         return Frame(standing.with_neighbors(potential, skin=skin), frame.motions), potential
 
     polish = polish and not isinstance(solver, Newton)
     handover, steps = (max(fmax, HANDOVER) if polish else fmax), 0
+    run = functools.partial(solve, PROBLEM, refresh=refresh)
     with residual_bar(fmax, progress) as show:
         while True:
-            run = functools.partial(solve, PROBLEM, refresh=refresh)
-            seen = steps
-            result = run(
-                solver,
-                z,
-                data,
-                tolerance=handover,
-                max_steps=max_steps - steps,
-                progress=lambda taken, norm: show(seen + taken, norm),
-            )
+            result = run(solver, z, data, tolerance=handover, max_steps=max_steps - steps, progress=show.after(steps))
             z, data, steps = result.z, result.data, steps + result.steps
             if result.status is not Status.CONVERGED or result.norm <= fmax:
                 break
-            seen = steps
-            result = run(
-                Newton(),
-                z,
-                data,
-                tolerance=fmax,
-                max_steps=max(1, min(50, max_steps - steps)),
-                progress=lambda taken, norm: show(seen + taken, norm),
-            )
+            limit = max(1, min(NEWTON_STEPS, max_steps - steps))
+            result = run(Newton(), z, data, tolerance=fmax, max_steps=limit, progress=show.after(steps))
             steps += result.steps
             if result.status is Status.CONVERGED:
                 z, data = result.z, result.data
@@ -290,7 +279,7 @@ def _descend_traced(frame, potential, settings):
     def descend(carry, tolerance):
         z, code = carry
         z, _, code = solve_traced(PROBLEM, settings.solver, z, data, tolerance=tolerance, max_steps=steps)
-        polished, _, arrived = solve_traced(PROBLEM, Newton(), z, data, tolerance=settings.fmax, max_steps=50)
+        polished, _, arrived = solve_traced(PROBLEM, Newton(), z, data, tolerance=settings.fmax, max_steps=NEWTON_STEPS)
         return (jnp.where(arrived == Status.CONVERGED.code, polished, z), code), None
 
     # Where Newton refuses after the first hand-over, the solver goes on to the end; else the second round has no work.

@@ -7,31 +7,35 @@ DELAY = 1.0
 """Seconds before a bar appears."""
 
 
+class _Residual:
+    """A residual that has to fall to `goal`, shown on a logarithmic scale."""
+
+    def __init__(self, bar, goal):
+        self._bar, self._goal, self._first = bar, goal, None
+
+    def after(self, steps_before: int):
+        """`show(steps, residual)` for a solver that starts when others have taken `steps_before` steps."""
+        return lambda steps, residual: self._show(steps_before + steps, residual)
+
+    def _show(self, steps, residual):
+        if self._bar is None or not (residual > 0.0 and math.isfinite(residual)):
+            return
+        self._first = max(residual, self._first or self._goal)
+        decades = math.log(self._first / self._goal)
+        if decades > 0.0:
+            self._bar.n = max(self._bar.n, min(math.log(self._first / max(residual, self._goal)) / decades, 1.0))
+        self._bar.set_postfix_str(f"{steps} steps, fmax {residual:.1e}")
+
+
 @contextlib.contextmanager
 def residual_bar(goal: float, wanted: bool | None):
-    """A bar for a residual that has to fall to `goal`, on a logarithmic scale; yields `show(steps, residual)`."""
+    """A bar for a residual; by default only at a terminal."""
     if wanted is False:
-        yield lambda steps, residual: None
+        yield _Residual(None, goal)
         return
     from tqdm import tqdm
 
-    with tqdm(
-        total=1.0,
-        desc="relax",
-        delay=DELAY,
-        disable=None if wanted is None else False,
-        bar_format="{desc} |{bar:30}| {postfix}",
-        leave=False,
-    ) as bar:
-        first = None
-
-        def show(steps, residual):
-            nonlocal first
-            if not residual > 0.0 or not math.isfinite(residual):
-                return
-            first = max(residual, goal) if first is None else max(first, residual)
-            done = math.log(first / max(residual, goal)) / max(math.log(first / goal), 1e-12)
-            bar.n = max(bar.n, min(done, 1.0))
-            bar.set_postfix_str(f"{steps} steps, fmax {residual:.1e}")
-
-        yield show
+    disable = None if wanted is None else False
+    form = "{desc} |{bar:30}| {postfix}"
+    with tqdm(total=1.0, desc="relax", delay=DELAY, disable=disable, bar_format=form, leave=False) as bar:
+        yield _Residual(bar, goal)

@@ -51,6 +51,11 @@ def gauge(positions, data) -> Gauge:
     return _gauge(positions, frame, ~frame.system.frozen & coupled)
 
 
+def known_gauge(positions, frame: Frame, rattlers: tuple[int, ...]) -> Gauge:
+    """The same as `gauge` where the rattlers are known already."""
+    return _gauge(positions, frame, (~frame.system.frozen).at[np.array(rattlers, dtype=int)].set(False))
+
+
 def _gauge(positions, frame, active):
     active = jnp.repeat(active[:, None], positions.shape[1], axis=1)
     return Gauge(active.ravel(), frame.motions.basis(positions, active))

@@ -1,7 +1,6 @@
 """`SitePotential`: a many-body energy, written as the energy of one site with its neighbours."""
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mdsens.potentials.base import Atom, Potential, handles, lookup_one, lookup_pair, neighbor_vectors

@@ -1,0 +1,351 @@
+"""Derivatives of an equilibrium with respect to every parameter of its potential.
+
+Forward: dX/dθ = -A⁻¹B, one solve a parameter. Adjoint: dg/dθ = ∂g/∂θ - (A⁻¹ ∂g/∂X)ᵀB, one solve for all parameters.
+A = ∂²U/∂X², B = ∂²U/∂X∂θ; motions that cost no energy are projected out (`mdsens.gauge`).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from mdsens import stiffness
+from mdsens.certificate import Certificate, certify
+from mdsens.equilibrium import LINEAR_SOLVER, Equilibrium
+from mdsens.errors import ConvergenceError, InputError, LinearSolveError, did_you_mean
+from mdsens.implicit import Gauge, root_jvp, root_vjp
+from mdsens.potentials.base import Potential, parameter_paths
+from mdsens.solvers import Status
+
+BATCH = 32
+"""Right-hand sides solved together."""
+
+MAX_BYTES = 4e9
+"""Size of a full sensitivity above which it is refused unless a larger one is asked for."""
+
+Observable = Callable[[Any, Potential], Any]
+
+
+class Sensitivity(eqx.Module):
+    """dX/dθ for the parameters θ of a potential.
+
+    Attributes:
+        positions: a tree of the potential's shape whose leaves are dX/dθ, `(N, dim, *θ.shape)` [Å per unit of θ]; None
+            for parameters that were not asked for.
+        cell: the same for the cell; None, since the cell is fixed.
+        certificate: how far to trust it.
+        potential: the parameters θ.
+    """
+
+    positions: Potential
+    cell: None
+    certificate: Certificate = eqx.field(static=True)
+    potential: Potential
+
+    def scaled(self) -> "Sensitivity":
+        """θ dX/dθ [Å], the form in which parameters compare: the displacement by a change of θ of 100 %, to first order."""
+        scaled = jax.tree.map(
+            lambda theta, dx: None if dx is None else theta * dx,
+            self.potential,
+            self.positions,
+            is_leaf=lambda leaf: leaf is None,
+        )
+        return Sensitivity(scaled, self.cell, self.certificate, self.potential)
+
+
+def sensitivity(
+    eq: Equilibrium,
+    *,
+    wrt: Sequence[str] | None = None,
+    linear_solver: Any = None,
+    max_bytes: float = MAX_BYTES,
+    throw: bool = True,
+    progress: bool | None = None,
+) -> Sensitivity:
+    """dX/dθ of relaxed positions for every parameter θ, or for those in `wrt`.
+
+    Args:
+        wrt: names or paths: `["sigma", "epsilon.A-B"]`.
+        linear_solver: `implicit.CG(...)` (default), `implicit.Direct()`.
+        max_bytes: refuse an answer larger than this.
+        throw: raise if a linear system failed; otherwise its columns are NaN and the certificate says so.
+        progress: show a bar over the parameters; by default only at a terminal and for long work.
+
+    Raises:
+        ConvergenceError: the state did not converge or is no minimum.
+        InputError: a name in `wrt` that does not exist, or an answer that would not fit.
+        LinearSolveError: with the residual, if `throw`.
+    """
+    found, how = _usable(eq, linear_solver)
+    moving, resting = _select(eq.potential, wrt)
+    flat, _ = ravel_pytree(moving)
+    size = flat.size * eq.system.positions.nbytes
+    if size > max_bytes:
+        raise InputError(
+            f"The sensitivity of {len(eq.system)} atoms to {flat.size} parameter values would take {size / 1e9:.3g} GB: "
+            "choose parameters with wrt=, or ask for gradient(g, eq) or jvp(eq, direction), which cost one solve; "
+            f"or allow it with max_bytes={1.1 * size:.1e}."
+        )
+    columns, residuals, errors = [], [], []
+    for directions in _batches(flat.size, progress):
+        dx, residual, error = _columns(eq.system.positions, eq.frame, moving, resting, directions, how)
+        kept = slice(0, min(BATCH, flat.size - len(columns) * BATCH))
+        columns.append(dx[kept])
+        residuals.append(residual[kept])
+        errors.append(error[kept])
+    residual = float(jnp.max(jnp.concatenate(residuals)))
+    error = float(jnp.max(jnp.abs(flat) * jnp.concatenate(errors)))
+    _check_residual(residual, found, throw, how)
+    stacked = jnp.moveaxis(jnp.concatenate(columns), 0, -1)
+    positions = _split_last(stacked, moving)
+    return Sensitivity(positions, None, certify(eq, found, residual, error), eq.potential)
+
+
+def value_and_gradient(g: Observable, eq: Equilibrium, *, linear_solver: Any = None) -> tuple[Array, Potential]:
+    """An observable and its total derivative with respect to every parameter, by one adjoint solve.
+
+    Args:
+        g: `g(system, potential)` → a real scalar, made of `jax.numpy`.
+
+    Returns:
+        `(value, dg)`, dg being potential-shaped: `dg.sigma`.
+
+    Raises:
+        InputError: g is not scalar (see `jacobian`), not real, not finite or not differentiable.
+        ConvergenceError, LinearSolveError: as for `sensitivity`.
+    """
+    found, how = _usable(eq, linear_solver)
+    shape = _observable_shape(g, eq)
+    if shape.shape != ():
+        raise InputError(f"The observable has shape {shape.shape}, not (): use jacobian(g, eq) for arrays.")
+    value, total, residual = _adjoint(g, eq.system.positions, eq.frame, eq.potential, how)
+    if not np.isfinite(value):
+        raise InputError(f"The observable is {value} at the equilibrium: it must be finite.")
+    _check_residual(float(residual), found, True, how)
+    return value, total
+
+
+def gradient(g: Observable, eq: Equilibrium, *, linear_solver: Any = None) -> Potential:
+    """Total derivative of a scalar observable with respect to every parameter; see `value_and_gradient`."""
+    return value_and_gradient(g, eq, linear_solver=linear_solver)[1]
+
+
+def jacobian(g: Observable, eq: Equilibrium, *, linear_solver: Any = None) -> Potential:
+    """Total derivative of an array-valued observable; leaves have shape `(*g.shape, *θ.shape)`.
+
+    Forward (one solve a parameter) or adjoint (one solve a component of g), whichever needs fewer solves.
+
+    Raises:
+        as `value_and_gradient`.
+    """
+    found, how = _usable(eq, linear_solver)
+    shape = _observable_shape(g, eq)
+    flat, _ = ravel_pytree(eq.potential)
+    forward = flat.size <= shape.size
+    product = _forward_rows if forward else _adjoint_rows
+    count = flat.size if forward else shape.size
+    rows, residuals = [], []
+    for directions in _batches(count, None):
+        row, residual = product(g, eq.system.positions, eq.frame, eq.potential, directions, how)
+        kept = slice(0, min(BATCH, count - len(rows) * BATCH))
+        rows.append(row[kept])
+        residuals.append(residual[kept])
+    _check_residual(float(jnp.max(jnp.concatenate(residuals))), found, True, how)
+    matrix = jnp.concatenate(rows)
+    matrix = jnp.moveaxis(matrix, 0, -1) if forward else matrix.reshape(*shape.shape, flat.size)
+    return _split_last(matrix, eq.potential)
+
+
+def jvp(eq: Equilibrium, direction: Potential, *, linear_solver: Any = None) -> Float[Array, "atoms dim"]:
+    """dX along one direction in parameter space (potential-shaped; None leaves do not move), by one solve [Å].
+
+    Raises:
+        InputError: a direction that is not of the potential's shape.
+        ConvergenceError, LinearSolveError: as for `sensitivity`.
+    """
+    found, how = _usable(eq, linear_solver)
+    try:
+        direction = jax.tree.map(
+            lambda theta, step: (
+                jnp.zeros_like(theta) if step is None else jnp.asarray(step, theta.dtype).reshape(theta.shape)
+            ),
+            eq.potential,
+            direction,
+            is_leaf=lambda leaf: leaf is None,
+        )
+    except (ValueError, TypeError):
+        raise InputError(
+            "The direction must have the potential's shape: jax.tree.map(jnp.zeros_like, potential), then set leaves."
+        ) from None
+    dx, residual = _along(eq.system.positions, eq.frame, eq.potential, direction, how)
+    _check_residual(float(residual), found, True, how)
+    return dx
+
+
+def _condition(positions, frame, potential):
+    return stiffness.gradient(positions, (frame, potential))
+
+
+class _Solve(eqx.Module):
+    """How the linear systems of a state are solved: the solver, and the null space found with its curvature."""
+
+    solver: Any = eqx.field(static=True)
+    null: Gauge
+
+    @property
+    def options(self):
+        return {"symmetric": True, "linear_solver": self.solver, "gauge": self.null}
+
+
+@eqx.filter_jit
+def _columns(positions, frame, moving, resting, directions, how):
+    """dX/dθ along each direction, the relative residual and the absolute one."""
+    _, unravel = ravel_pytree(moving)
+    options = how.options
+
+    def condition(x, selected):
+        return _condition(x, frame, eqx.combine(selected, resting))
+
+    def column(direction):
+        tangent = unravel(direction)
+        dx, residual = root_jvp(condition, positions, (moving,), (tangent,), **options)
+        _, b = jax.jvp(lambda selected: condition(positions, selected), (moving,), (tangent,))
+        size = jnp.linalg.norm(how.null.project(b.ravel()))
+        return dx, residual, residual * jnp.maximum(size, how.solver.atol)
+
+    return jax.vmap(column)(directions)
+
+
+@eqx.filter_jit
+def _along(positions, frame, potential, direction, how):
+    options = how.options
+    return root_jvp(lambda x, p: _condition(x, frame, p), positions, (potential,), (direction,), **options)
+
+
+def _observe(g, frame):
+    return lambda positions, potential: jnp.asarray(g(frame.system.with_positions(positions), potential))
+
+
+@eqx.filter_jit
+def _adjoint(g, positions, frame, potential, how):
+    value, pullback = jax.vjp(_observe(g, frame), positions, potential)
+    slope, explicit = pullback(jnp.ones_like(value))
+    (implicit,), residual = root_vjp(lambda x, p: _condition(x, frame, p), positions, (potential,), slope, **how.options)
+    return value, jax.tree.map(jnp.add, explicit, implicit), residual
+
+
+@eqx.filter_jit
+def _adjoint_rows(g, positions, frame, potential, directions, how):
+    value, pullback = jax.vjp(_observe(g, frame), positions, potential)
+    options = how.options
+
+    def row(direction):
+        slope, explicit = pullback(direction.reshape(value.shape))
+        (implicit,), residual = root_vjp(lambda x, p: _condition(x, frame, p), positions, (potential,), slope, **options)
+        return ravel_pytree(jax.tree.map(jnp.add, explicit, implicit))[0], residual
+
+    return jax.vmap(row)(directions)
+
+
+@eqx.filter_jit
+def _forward_rows(g, positions, frame, potential, directions, how):
+    _, unravel = ravel_pytree(potential)
+    options = how.options
+
+    def row(direction):
+        tangent = unravel(direction)
+        dx, residual = root_jvp(lambda x, p: _condition(x, frame, p), positions, (potential,), (tangent,), **options)
+        return jax.jvp(_observe(g, frame), (positions, potential), (dx, tangent))[1], residual
+
+    return jax.vmap(row)(directions)
+
+
+def _observable_shape(g, eq) -> jax.ShapeDtypeStruct:
+    try:
+        shape = jax.eval_shape(_observe(g, eq.frame), eq.system.positions, eq.potential)
+    except (jax.errors.JAXTypeError, TypeError) as error:
+        raise InputError(
+            "The observable cannot be traced: write it with jax.numpy, as g(system, potential) -> array, without float(), "
+            f"NumPy functions or `if` on values ({str(error).splitlines()[0][:160]})."
+        ) from error
+    if not jnp.issubdtype(shape.dtype, jnp.floating):
+        raise InputError(f"The observable is {shape.dtype}: it must be real floating-point numbers to be differentiated.")
+    return shape
+
+
+def _batches(count: int, progress):
+    """One-hot directions, `BATCH` at a time; the last batch is filled up with zeros."""
+    from tqdm import tqdm
+
+    batch = min(BATCH, count)
+    starts = range(0, count, batch)
+    disable = True if progress is False or len(starts) == 1 else (None if progress is None else False)
+    for start in tqdm(
+        starts, desc="sensitivity", unit_scale=batch, unit="parameter", disable=disable, delay=1.0, leave=False
+    ):
+        rows = np.arange(start, start + batch)
+        yield jnp.asarray(rows[:, None] == np.arange(count)[None, :], jnp.float64)
+
+
+def _split_last(stacked, tree):
+    """The last axis, over all values of a tree, cut into leaves of shape `(..., *leaf.shape)`."""
+    leaves, structure = jax.tree.flatten(tree)
+    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+    parts = jnp.split(stacked, ends, axis=-1)
+    shaped = [part.reshape(*stacked.shape[:-1], *leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+    return jax.tree.unflatten(structure, shaped)
+
+
+def _select(potential, wrt):
+    """The potential split into the parameters that are asked for and the rest, each None where the other has them."""
+    paths = parameter_paths(potential)
+    if wrt is None:
+        chosen = [True] * len(paths)
+    else:
+        names = [wrt] if isinstance(wrt, str) else list(wrt)
+        known = dict.fromkeys([*(path.split(".")[0] for path in paths), *paths])
+        for name in names:
+            if name not in known:
+                raise InputError(f"{type(potential).__name__} has no parameter {name!r}.{did_you_mean(name, known)}")
+        chosen = [any(path == name or path.startswith(f"{name}.") for name in names) for path in paths]
+    if not any(chosen):
+        raise InputError("No parameter was asked for: leave wrt= out for all of them.")
+    leaves, structure = jax.tree.flatten(potential)
+    return (
+        jax.tree.unflatten(structure, [leaf if keep else None for leaf, keep in zip(leaves, chosen, strict=True)]),
+        jax.tree.unflatten(structure, [None if keep else leaf for leaf, keep in zip(leaves, chosen, strict=True)]),
+    )
+
+
+def _usable(eq: Equilibrium, linear_solver):
+    """The curvature of a state that has a derivative, and how its linear systems are solved.
+
+    Raises:
+        ConvergenceError: it has none.
+    """
+    if not eq.converged:
+        raise ConvergenceError(f"This state has no derivative that means anything: {eq.status.value}.")
+    if not jax.tree.leaves(eq.potential):
+        raise InputError("The potential has no parameters, so there is nothing to differentiate in.")
+    found = eq.curvature
+    if found is None:
+        found = stiffness.curvature(eq.system.positions, eq.frame, eq.potential)
+    if found.negative:
+        raise ConvergenceError(f"The lowest curvature is {found.lowest:.1e} eV/Å²: {Status.SADDLE.value}.")
+    null = stiffness.known_gauge(eq.system.positions, eq.frame, found.rattlers)
+    return found, _Solve(LINEAR_SOLVER if linear_solver is None else linear_solver, null)
+
+
+def _check_residual(residual, found, throw, how):
+    if throw and not residual <= how.solver.fail_rtol:
+        loose = f"; {found.floppy} mode(s) beyond the known zero modes cost no energy" if found.floppy else ""
+        raise LinearSolveError(
+            f"The linear system of the derivative was solved to a relative residual of {residual:.1e} only "
+            f"(lowest curvature {found.lowest:.1e} eV/Å²{loose}): relax further, or ask with throw=False and look at "
+            "the certificate."
+        )
