@@ -157,8 +157,7 @@ def _descend(frame, potential, solver, fmax, max_steps, polish, progress):
 def _finish(z, frame, potential, norm, steps, status, solver, check_minimum, throw):
     system, found = frame.system.with_positions(z), None
     if status is not Status.NOT_FINITE:
-        reach = float(np.asarray(potential.range))
-        system = system.with_neighbors(potential, skin=TIGHT_SKIN * reach if np.isfinite(reach) else None)
+        system = listed_tightly(system, potential)
         frame = Frame(system, rigid_motions(system))
         if status is Status.CONVERGED and check_minimum:
             found = curvature(z, frame, potential)
@@ -177,6 +176,12 @@ def _finish(z, frame, potential, norm, steps, status, solver, check_minimum, thr
     if throw and not state.converged:
         raise ConvergenceError(f"The structure after {steps} steps (fmax {norm:.1e} eV/Å): {status.value}.")
     return state
+
+
+def listed_tightly(system: System, potential: Potential) -> System:
+    """The system with the list that an equilibrium keeps; a function of positions and range alone."""
+    reach = float(np.asarray(potential.range))
+    return system.with_neighbors(potential, skin=TIGHT_SKIN * reach if np.isfinite(reach) else None)
 
 
 _energy = eqx.filter_jit(total_energy)

@@ -1,0 +1,336 @@
+"""HDF5 in and out: one file a result, H5MD 1.1 (de Buyl, Colberg, Höfling, Comput. Phys. Commun. 185, 1546 (2014)).
+
+    /h5md                               version, creator
+    /particles/atoms/position           step, time, value (1, N, dim)
+    /particles/atoms/{species,mass,frozen,box}
+    /parameters/potential/<parameter>   a group where a parameter depends on the species
+    /observables/{potential_energy,maximum_force}
+    /equilibrium                        attributes: status, steps, solver, curvature
+    /sensitivity/positions/<parameter>  (N, dim, *θ.shape); the certificate as attributes of /sensitivity
+    /provenance                         attributes: versions, platform, settings
+
+A file is complete or absent: it is built in memory, written beside its place, synced and renamed.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+import equinox as eqx
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import mdsens
+from mdsens.certificate import Certificate
+from mdsens.equilibrium import Equilibrium, listed_tightly
+from mdsens.errors import InputError, StoreError
+from mdsens.potentials import SHIPPED, Potential
+from mdsens.potentials.base import parameter_paths
+from mdsens.sensitivity import Sensitivity
+from mdsens.solvers import Status
+from mdsens.stiffness import Curvature
+from mdsens.system import System
+
+FORMAT = 1
+"""Version of the layout, raised when old files can no longer be read as they are."""
+
+
+def save(path, eq: Equilibrium, sensitivity: Sensitivity | None = None, *, overwrite: bool = False) -> Path:
+    """Write an equilibrium, and its sensitivity if there is one, to an HDF5 file.
+
+    Raises:
+        StoreError: the file exists (`overwrite=True` replaces it), its folder doesn't, or it cannot be written.
+        InputError: what was given is no equilibrium and sensitivity.
+    """
+    path = Path(path)
+    if not isinstance(eq, Equilibrium) or not (sensitivity is None or isinstance(sensitivity, Sensitivity)):
+        raise InputError("save wants an Equilibrium and a Sensitivity: ms.save(path, eq, S).")
+    check_writable(path, overwrite=overwrite)
+    with h5py.File(f"image-{id(eq)}", "w", driver="core", backing_store=False) as file:
+        _write(file, eq, sensitivity)
+        file.flush()
+        image = file.id.get_file_image()
+    _write_whole(path, image, overwrite)
+    return path
+
+
+def load(path, *, potential: Potential | None = None) -> tuple[Equilibrium, Sensitivity | None]:
+    """Read what `save` wrote, bit for bit.
+
+    Args:
+        potential: one of the class that was saved, for a class that is not mdsens's own; its parameters' values are
+            taken from the file.
+
+    Returns:
+        `(equilibrium, sensitivity)`; the sensitivity is None if none was saved.
+
+    Raises:
+        StoreError: no such file, not one of mdsens's, damaged, or one that needs `potential`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise StoreError(f"There is no file {str(path)!r}.")
+    try:
+        with h5py.File(path, "r") as file:
+            _check_ours(file, path)
+            return _read(file, path, potential)
+    except StoreError:
+        raise
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        # h5py's errors for damaged files are of all these kinds.
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise StoreError(f"{str(path)!r} is not a readable HDF5 file of mdsens; it may be damaged or cut off ({reason}).") from error
+
+
+def check_writable(path: Path, *, overwrite: bool) -> None:
+    """Refuse, before any long work, a place that a result cannot be written to.
+
+    Raises:
+        StoreError: the file exists or the folder is missing or read-only.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise StoreError(f"{str(path)!r} is a folder: give the name of a file.")
+    if path.exists() and not overwrite:
+        raise StoreError(f"{str(path)!r} exists already: choose another name, or allow it with overwrite (--overwrite).")
+    if not path.parent.is_dir():
+        raise StoreError(f"The folder {str(path.parent)!r} does not exist: make it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise StoreError(f"The folder {str(path.parent)!r} cannot be written to.")
+
+
+def _write_whole(path: Path, image: bytes, overwrite: bool) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(image)
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite:
+            part.replace(path)
+        else:
+            # Unlike a rename, a link never replaces a file that appeared in the meantime.
+            os.link(part, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except FileExistsError:
+        raise StoreError(f"{str(path)!r} appeared while the result was computed: choose another name.") from None
+    except OSError as error:
+        raise StoreError(f"{str(path)!r} could not be written ({error.strerror or error}); nothing was left behind.") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+# Writing
+
+
+def _write(file, eq, sensitivity):
+    _write_h5md(file)
+    _write_particles(file, eq.system)
+    group = file.create_group("parameters/potential")
+    group.attrs["class"] = type(eq.potential).__name__
+    group.attrs["static"] = json.dumps(_static_fields(eq.potential), sort_keys=True)
+    _write_tree(group, eq.potential)
+    for name, value, unit in (("potential_energy", eq.energy, "eV"), ("maximum_force", eq.fmax, "eV Angstrom-1")):
+        _write_element(file, f"observables/{name}", np.array([value]), unit)
+    state = file.create_group("equilibrium")
+    state.attrs.update({"status": eq.status.name, "message": eq.status.value, "steps": eq.steps, "solver": eq.solver})
+    if eq.curvature is not None:
+        _write_record(state.create_group("curvature"), eq.curvature)
+    if sensitivity is not None:
+        group = file.create_group("sensitivity")
+        _write_tree(group.create_group("positions"), sensitivity.positions)
+        _write_record(group, sensitivity.certificate)
+    _write_provenance(file)
+
+
+def _write_h5md(file):
+    group = file.create_group("h5md")
+    group.attrs["version"] = np.array([1, 1], dtype=np.int32)
+    group.create_group("author").attrs["name"] = os.environ.get("USER", "unknown")
+    group.create_group("creator").attrs.update({"name": "mdsens", "version": mdsens.__version__, "format": FORMAT})
+
+
+def _write_particles(file, system):
+    atoms = file.create_group("particles/atoms")
+    _write_element(atoms, "position", np.asarray(system.positions)[None], "Angstrom")
+    box = atoms.create_group("box")
+    box.attrs["dimension"] = system.dim
+    box.attrs["boundary"] = ["periodic" if flag else "none" for flag in system.pbc]
+    if system.cell is not None:
+        _write_element(box, "edges", np.asarray(system.cell)[None], "Angstrom")
+    species = atoms.create_dataset("species", data=np.asarray(system.species))
+    species.attrs["labels"] = list(system.labels)
+    atoms.create_dataset("mass", data=np.asarray(system.masses)).attrs["unit"] = "u"
+    atoms.create_dataset("frozen", data=np.asarray(system.frozen).astype(np.int8))
+
+
+def _write_element(group, name, value, unit):
+    element = group.create_group(name)
+    element.create_dataset("value", data=value, fletcher32=True, chunks=value.shape).attrs["unit"] = unit
+    element.create_dataset("step", data=np.array([0], dtype=np.int64))
+    element.create_dataset("time", data=np.array([0.0])).attrs["unit"] = "ps"
+
+
+def _write_tree(group, tree):
+    for path, leaf in zip(parameter_paths(tree), jax.tree.leaves(tree), strict=True):
+        group.create_dataset(path.replace(".", "/"), data=np.asarray(leaf))
+
+
+def _write_record(group, record):
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        if isinstance(value, tuple):
+            value = np.array(value, dtype=h5py.string_dtype() if value and isinstance(value[0], str) else np.int64)
+        group.attrs[field.name] = value
+
+
+def _write_provenance(file):
+    import ase
+    import jaxlib
+    import scipy
+
+    versions = {module.__name__: module.__version__ for module in (mdsens, jax, jaxlib, np, scipy, ase, h5py, eqx)}
+    file.create_group("provenance").attrs.update(
+        {
+            "versions": json.dumps({**versions, "python": platform.python_version()}),
+            "platform": platform.platform(),
+            "devices": ", ".join(str(device) for device in jax.devices()),
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        }
+    )
+
+
+def _static_fields(potential) -> dict:
+    fields = {f.name: getattr(potential, f.name) for f in dataclasses.fields(potential) if f.metadata.get("static") and f.init}
+    # What is no plain value (a function, say) is only named: `load` needs a potential then.
+    return {
+        name: value if isinstance(value, int | float | str | bool | None) else f"<{type(value).__name__}>"
+        for name, value in fields.items()
+    }
+
+
+# Reading
+
+
+def _check_ours(file, path):
+    creator = file["h5md/creator"].attrs.get("name") if "h5md/creator" in file else None
+    if creator != "mdsens":
+        by = f"; its creator is {creator!r}" if creator else ""
+        raise StoreError(f"{str(path)!r} is an HDF5 file of another program{by}: mdsens reads its own only.")
+    if (version := int(file["h5md/creator"].attrs["format"])) > FORMAT:
+        raise StoreError(f"{str(path)!r} has layout {version}, newer than this mdsens knows ({FORMAT}): upgrade mdsens.")
+    _check_harmless(file, path.stat().st_size, path)
+
+
+def _check_harmless(group, limit, path):
+    """Only hard links, and no dataset larger than the file (external, virtual, filled-in)."""
+    for name in group:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise StoreError(f"{str(path)!r} has a link to elsewhere at {group.name}/{name}, which mdsens does not follow.")
+        item = group[name]
+        if isinstance(item, h5py.Group):
+            _check_harmless(item, limit, path)
+        elif item.is_virtual or item.external or item.nbytes > limit:
+            raise StoreError(f"{str(path)!r} has data from elsewhere, or more than it can hold, at {item.name}.")
+
+
+def _read(file, path, template):
+    system = _read_system(file["particles/atoms"])
+    potential = _read_potential(file["parameters/potential"], path, template)
+    state = file["equilibrium"].attrs
+    curvature = _read_record(Curvature, file["equilibrium/curvature"]) if "curvature" in file["equilibrium"] else None
+    eq = Equilibrium(
+        listed_tightly(system, potential),
+        potential,
+        float(file["observables/potential_energy/value"][0]),
+        float(file["observables/maximum_force/value"][0]),
+        int(state["steps"]),
+        Status[state["status"]],
+        curvature,
+        str(state["solver"]),
+    )
+    if "sensitivity" not in file:
+        return eq, None
+    group = file["sensitivity"]
+    derivative = [
+        jnp.asarray(group["positions"][name][()]) if (name := leaf.replace(".", "/")) in group["positions"] else None
+        for leaf in parameter_paths(potential)
+    ]
+    positions = jax.tree.unflatten(jax.tree.structure(potential), derivative)
+    return eq, Sensitivity(positions, None, _read_record(Certificate, group), potential)
+
+
+def _read_system(atoms):
+    box, species = atoms["box"], atoms["species"]
+    labels = [str(label) for label in species.attrs["labels"]]
+    positions = atoms["position/value"][0]
+    return System(
+        positions,
+        cell=box["edges/value"][0] if "edges" in box else None,
+        pbc=[str(boundary) == "periodic" for boundary in box.attrs["boundary"]],
+        species=[labels[code] for code in species[()]],
+        masses=atoms["mass"][()],
+        frozen=atoms["frozen"][()].astype(bool),
+        dtype=positions.dtype,
+    )
+
+
+def _read_potential(group, path, template):
+    name, static = str(group.attrs["class"]), json.loads(group.attrs["static"])
+    if template is None:
+        if name not in SHIPPED:
+            raise StoreError(
+                f"{str(path)!r} was made with the potential {name}, which is not mdsens's own: "
+                f"give one, load(path, potential={name}(...)); its parameters are then taken from the file."
+            )
+        potential = SHIPPED[name](**_read_parameters(group), **static)
+        dtypes = {leaf.dtype for leaf in _datasets(group)}
+        return potential if dtypes <= {np.dtype(np.float64)} else potential.astype(dtypes.pop())
+    if type(template).__name__ != name or _static_fields(template) != static:
+        raise StoreError(
+            f"{str(path)!r} was made with a {name} of the settings {static}, "
+            f"not with a {type(template).__name__} of the settings {_static_fields(template)}."
+        )
+    try:
+        leaves = [jnp.asarray(group[leaf.replace(".", "/")][()]) for leaf in parameter_paths(template)]
+    except KeyError:
+        raise StoreError(f"{str(path)!r} has other parameters than the {name} given.") from None
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def _read_parameters(group) -> dict:
+    return {
+        name: _read_parameters(item) if isinstance(item, h5py.Group) else item[()].astype(np.float64)
+        for name, item in group.items()
+    }
+
+
+def _datasets(group):
+    for item in group.values():
+        if isinstance(item, h5py.Group):
+            yield from _datasets(item)
+        else:
+            yield item
+
+
+def _read_record(kind, group):
+    values = {}
+    for field in dataclasses.fields(kind):
+        value = group.attrs[field.name]
+        if isinstance(value, np.ndarray):
+            value = tuple(entry if isinstance(entry, str) else int(entry) for entry in value)
+        elif isinstance(value, np.generic):
+            value = value.item()
+        values[field.name] = value
+    return kind(**values)
