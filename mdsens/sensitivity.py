@@ -171,9 +171,7 @@ def jvp(eq: Equilibrium, direction: Potential, *, linear_solver: Any = None) -> 
     found, how = _usable(eq, linear_solver)
     try:
         direction = jax.tree.map(
-            lambda theta, step: (
-                jnp.zeros_like(theta) if step is None else jnp.asarray(step, theta.dtype).reshape(theta.shape)
-            ),
+            lambda theta, step: jnp.zeros_like(theta) if step is None else jnp.asarray(step, theta.dtype).reshape(theta.shape),
             eq.potential,
             direction,
             is_leaf=lambda leaf: leaf is None,
@@ -285,9 +283,7 @@ def _batches(count: int, progress):
     batch = min(BATCH, count)
     starts = range(0, count, batch)
     disable = True if progress is False or len(starts) == 1 else (None if progress is None else False)
-    for start in tqdm(
-        starts, desc="sensitivity", unit_scale=batch, unit="parameter", disable=disable, delay=1.0, leave=False
-    ):
+    for start in tqdm(starts, desc="sensitivity", unit_scale=batch, unit="parameter", disable=disable, delay=1.0, leave=False):
         rows = np.arange(start, start + batch)
         yield jnp.asarray(rows[:, None] == np.arange(count)[None, :], jnp.float64)
 

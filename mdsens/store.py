@@ -85,7 +85,9 @@ def load(path, *, potential: Potential | None = None) -> tuple[Equilibrium, Sens
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         # h5py's errors for damaged files are of all these kinds.
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise StoreError(f"{str(path)!r} is not a readable HDF5 file of mdsens; it may be damaged or cut off ({reason}).") from error
+        raise StoreError(
+            f"{str(path)!r} is not a readable HDF5 file of mdsens; it may be damaged or cut off ({reason})."
+        ) from error
 
 
 def check_writable(path: Path, *, overwrite: bool) -> None:

@@ -116,9 +116,7 @@ class Potential(eqx.Module):
     def parameters(self) -> dict[str, Any]:
         """The parameters by name, as they are in this tree (leaves may be numbers, derivatives or None)."""
         return {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if not field.metadata.get("static", False)
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if not field.metadata.get("static", False)
         }
 
     @property
@@ -214,9 +212,7 @@ def _forces(potential, system):
 def _stress(potential, system):
     def strained(strain):
         deformation = jnp.eye(system.dim) + 0.5 * (strain + strain.T)
-        moved = eqx.tree_at(
-            lambda s: (s.positions, s.cell), system, (system.positions @ deformation, system.cell @ deformation)
-        )
+        moved = eqx.tree_at(lambda s: (s.positions, s.cell), system, (system.positions @ deformation, system.cell @ deformation))
         return total_energy(potential, moved)
 
     dim = system.dim

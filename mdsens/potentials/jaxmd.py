@@ -73,9 +73,7 @@ class JaxMDEnergy(Potential):
         cell = system.cell if all(system.pbc) else None
         listed = self.neighbor_fn.allocate(_wrapped(system.positions, cell))
         if bool(listed.cell_size_too_small) or bool(listed.malformed_box):
-            raise InputError(
-                "jax-md refuses this box for its neighbour list: its cell list is too coarse or the box malformed."
-            )
+            raise InputError("jax-md refuses this box for its neighbour list: its cell list is too coarse or the box malformed.")
         return JaxMDNeighbors(listed, cell)
 
     def atom_energies(self, system):

@@ -53,9 +53,7 @@ class PairPotential(Potential):
         if cutoff is not None and not (np.isscalar(cutoff) and 0 < cutoff < np.inf):
             raise InputError(f"{name}'s cutoff must be a positive length in Å, not {cutoff!r}.")
         if switch in ("quintic", "xplor") and (onset is None or not 0 <= onset < cutoff):
-            raise InputError(
-                f"{name}'s onset must lie between 0 and the cutoff {cutoff} for the {switch} switch, not {onset!r}."
-            )
+            raise InputError(f"{name}'s onset must lie between 0 and the cutoff {cutoff} for the {switch} switch, not {onset!r}.")
 
     def atom_energies(self, system):
         d, inside = neighbor_vectors(system, self.range)

@@ -74,8 +74,7 @@ class StillingerWeber(SitePotential):
         super().check(system)
         if len(system.labels) > 1:
             raise InputError(
-                f"StillingerWeber is for one species, but the system has {', '.join(system.labels)}: "
-                "use a system of one species."
+                f"StillingerWeber is for one species, but the system has {', '.join(system.labels)}: use a system of one species."
             )
 
     def site_energy(self, d, i, j, mask):

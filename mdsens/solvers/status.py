@@ -7,9 +7,7 @@ class Status(enum.Enum):
     """The value of a member is its message and the remedy."""
 
     CONVERGED = "converged"
-    MAX_STEPS = (
-        "not converged within the allowed number of steps: raise max_steps, loosen fmax, or start from a better structure"
-    )
+    MAX_STEPS = "not converged within the allowed number of steps: raise max_steps, loosen fmax, or start from a better structure"
     NOT_FINITE = (
         "the energy or a force became NaN or infinite: atoms came too close or the potential's parameters make no "
         "sense; start from a better structure or use a smaller max_step"

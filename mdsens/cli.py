@@ -1,0 +1,177 @@
+"""The command line. What goes wrong is one sentence; a traceback only with --debug."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mdsens.errors import InputError, MdsensError, StoreError
+
+app = typer.Typer(
+    name="mdsens",
+    help="From a structure and an interatomic potential to the derivative of its equilibrium.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ResultFile = Annotated[Path, typer.Argument(help="A file that mdsens wrote.", show_default=False)]
+
+
+@app.callback()
+def _options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False):
+    if debug:
+        os.environ["MDSENS_DEBUG"] = "1"
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder to write into; by default a fresh mdsens-demo.", show_default=False),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist in the folder.")] = False,
+):
+    """The main job on shipped data: relax, differentiate, store, draw. Under a minute."""
+    folder = _demo_folder(output, overwrite)
+    from tqdm import tqdm
+
+    from mdsens import demo as work
+
+    with tqdm(total=4, desc="starting", bar_format="{desc:<24} |{bar:30}| {n_fmt}/{total_fmt} {elapsed}", file=sys.stderr) as bar:
+        begun = False
+
+        def step(name):
+            nonlocal begun
+            if begun:
+                bar.update()
+            begun = True
+            bar.set_description_str(name)
+
+        lines = []
+        work.run(folder, lines.append, step)
+    typer.echo("\n".join(lines))
+
+
+@app.command()
+def show(file: ResultFile):
+    """A stored result as a table."""
+    from mdsens.show import describe
+    from mdsens.store import load
+
+    for line in describe(*load(file)):
+        typer.echo(line)
+
+
+@app.command()
+def plot(
+    file: ResultFile,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the PNG files; by default beside the file.", show_default=False),
+    ] = None,
+    parameter: Annotated[
+        str | None, typer.Option("--parameter", "-p", help="Whose derivative to draw; by default the most influential.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace pictures that exist.")] = False,
+):
+    """Pictures of a stored result."""
+    from mdsens.show import pictures
+    from mdsens.store import check_writable, load
+
+    eq, sensitivity = load(file)
+    if sensitivity is None:
+        raise InputError(f"{str(file)!r} holds no sensitivity to draw: store one with ms.save(path, eq, S).")
+    folder = file.parent if output is None else output
+    if output is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    drawn = pictures(eq, sensitivity, parameter)
+    paths = {folder / f"{file.stem}_{name}.png": ax for name, ax in drawn.items()}
+    for path in paths:
+        check_writable(path, overwrite=overwrite)
+    for path, ax in paths.items():
+        ax.figure.savefig(path, dpi=150)
+        typer.echo(path)
+
+
+@app.command()
+def verify(file: ResultFile):
+    """Hold a stored sensitivity against finite differences of structures relaxed again. Exit 1 if they disagree."""
+    from tqdm import tqdm
+
+    from mdsens.store import load
+    from mdsens.verify import TOLERANCE, check_sensitivity
+
+    eq, sensitivity = load(file)
+    if sensitivity is None:
+        raise InputError(f"{str(file)!r} holds no sensitivity to verify.")
+    typer.echo(f"Error of θ dX/dθ against central differences, on the scale of the largest (at most {TOLERANCE:g}):")
+    checks = []
+    for check in tqdm(check_sensitivity(eq, sensitivity), desc="relaxing again", leave=False, disable=None):
+        verdict = "agrees" if check.agrees else (check.note or "DISAGREES")
+        tqdm.write(f"  {check.parameter:<24} {check.error:9.1e}  {verdict}", file=sys.stdout)
+        checks.append(check)
+    failed = [check for check in checks if not check.agrees]
+    if failed:
+        typer.echo(f"{len(failed)} of {len(checks)} do not agree.")
+        raise typer.Exit(1)
+    typer.echo(f"All {len(checks)} agree.")
+
+
+@app.command()
+def doctor():
+    """Versions, precision, devices, and whether this JAX computes correctly. Exit 1 if something is wrong."""
+    from mdsens.doctor import report
+
+    fine = True
+    for what, finding, good in report():
+        typer.echo(f"  {what:<20} {finding}{'' if good else '   <-- problem'}")
+        fine &= good
+    typer.echo("Everything is in order." if fine else "Something is not in order; see above.")
+    if not fine:
+        raise typer.Exit(1)
+
+
+def _demo_folder(output: Path | None, overwrite: bool) -> Path:
+    if output is None:
+        names = (Path(f"mdsens-demo{suffix}") for suffix in ["", *(f"-{k}" for k in range(2, 10_000))])
+        output = next(path for path in names if not path.exists())
+    elif output.is_dir() and any(output.iterdir()):
+        if not overwrite:
+            raise StoreError(f"The folder {str(output)!r} is not empty: choose another one, or allow it with --overwrite.")
+    elif output.exists() and not output.is_dir():
+        raise StoreError(f"{str(output)!r} is a file: give the name of a folder.")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"The folder {str(output)!r} cannot be made ({error.strerror}).") from error
+    return output
+
+
+def main() -> None:
+    """The entry point: errors become one sentence and an exit status (1; 130 after Ctrl-C)."""
+    try:
+        app()
+    except (MdsensError, KeyboardInterrupt, Exception) as error:
+        if os.environ.get("MDSENS_DEBUG"):
+            raise
+        if isinstance(error, KeyboardInterrupt):
+            typer.echo("mdsens: interrupted; what was written is complete.", err=True)
+            raise SystemExit(130) from None
+        sentence = str(error) if isinstance(error, MdsensError) else _unexpected(error)
+        typer.echo(f"mdsens: {sentence}", err=True)
+        raise SystemExit(1) from None
+
+
+def _unexpected(error) -> str:
+    if isinstance(error, OSError):
+        return f"{error.strerror or error} ({error.filename})." if error.filename else f"{error}."
+    first = str(error).splitlines()[0] if str(error) else "no message"
+    return f"an unexpected {type(error).__name__}: {first} (run with --debug before the command for the whole story)."
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""The main job on shipped data: the paper's packing and a silicon vacancy, relaxed, differentiated, stored, drawn."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mdsens import observables, plot
+from mdsens.equilibrium import Equilibrium, relax
+from mdsens.errors import InputError
+from mdsens.potentials import SoftSphere, StillingerWeber
+from mdsens.potentials.base import parameter_paths
+from mdsens.sensitivity import Sensitivity, jacobian, sensitivity
+from mdsens.store import save
+from mdsens.structures import random_packing
+from mdsens.system import System, read
+
+FMAX = 1e-12
+CHANGE = 0.01
+"""Relative change of σ that the first-order prediction is tried on."""
+
+Say = Callable[[str], None]
+
+
+def data_file(name: str) -> Path:
+    """A file shipped with mdsens.
+
+    Raises:
+        InputError: it is missing, so the installation is broken.
+    """
+    here = Path(__file__).parent
+    for folder in (here / "_data", here.parent / "data"):
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(f"The data file {name!r} is missing from this installation: install mdsens again.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """The experiment of Blondel et al. 2021, section 4.4."""
+
+    eq: Equilibrium
+    sensitivity: Sensitivity
+
+
+def packing(seed: int = 0, n: int = 128) -> Packing:
+    """Soft spheres of diameters 1 and θ = 0.6 in a periodic box, relaxed by jax-md's `fire_descent`; ∂x*/∂θ."""
+    import jax_md.minimize
+
+    from mdsens.solvers import JaxMD
+
+    diameters = {"A": 1.0, "B": 0.6}
+    system = random_packing(n, diameters, packing_fraction=1.0, seed=seed)
+    eq = relax(system, SoftSphere(diameter=diameters, epsilon=1.0), solver=JaxMD(jax_md.minimize.fire_descent), fmax=FMAX)
+    return Packing(eq, sensitivity(eq, wrt=["diameter.B"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Vacancy:
+    """A silicon vacancy: its equilibrium, sensitivity, and three observables with their derivatives θ d/dθ.
+
+    Attributes:
+        place: where the missing atom was [Å].
+        values: mean distance of the four neighbours [Å], pressure [GPa], formation energy [eV].
+        scaled: by parameter, θ d(values)/dθ, in the same order.
+        predicted, found: the values after σ grew by `CHANGE`, to first order and relaxed again.
+        moved, off: largest displacement by that change, and largest error of its prediction [Å].
+    """
+
+    eq: Equilibrium
+    sensitivity: Sensitivity
+    place: np.ndarray
+    values: np.ndarray
+    scaled: dict[str, np.ndarray]
+    predicted: np.ndarray
+    found: np.ndarray
+    moved: float
+    off: float
+
+
+def vacancy(repeat: int = 3) -> Vacancy:
+    """A vacancy in `repeat`³ cubic cells of silicon with the Stillinger-Weber potential."""
+    atoms = read(data_file("silicon.cif")).to_ase() * repeat
+    potential = StillingerWeber.silicon()
+    bulk = relax(System.from_ase(atoms), potential, fmax=FMAX)
+    middle = int(np.argmin(np.linalg.norm(atoms.positions - atoms.cell.array.sum(axis=0) / 2.0, axis=1)))
+    place = atoms.positions[middle].copy()
+    del atoms[middle]
+    near = np.argsort(np.linalg.norm(atoms.positions - place, axis=1))[:4]
+    pairs = [(int(a), int(b)) for k, a in enumerate(near) for b in near[k + 1 :]]
+
+    eq = relax(System.from_ase(atoms), potential, fmax=FMAX)
+    derivative = sensitivity(eq)
+
+    lengths, formation = observables.distances(pairs), observables.formation_energy(bulk)
+
+    def observed(system, potential):
+        return jnp.stack(
+            [
+                jnp.mean(lengths(system, potential)),
+                observables.pressure(system, potential),
+                formation(system, potential),
+            ]
+        )
+
+    names = parameter_paths(potential)
+    rows = zip(names, jax.tree.leaves(potential), jax.tree.leaves(jacobian(observed, eq)), strict=True)
+    scaled = {name: np.asarray(theta * slope) for name, theta, slope in rows}
+    values = np.asarray(observed(eq.system, potential))
+
+    larger = eqx.tree_at(lambda p: p.sigma, potential, (1.0 + CHANGE) * potential.sigma)
+    again = relax(eq.system, larger, fmax=FMAX)
+    # The reference's atoms sit on symmetric sites, so at a fixed cell it is relaxed for every σ.
+    listed = eqx.tree_at(lambda f: f.reference.system, formation, bulk.system.with_neighbors(larger))
+    found = np.asarray(
+        [jnp.mean(lengths(again.system, larger)), observables.pressure(again.system, larger), listed(again.system, larger)]
+    )
+    displacement = np.asarray(again.system.positions - eq.system.positions)
+    error = displacement - CHANGE * np.asarray(derivative.scaled().positions.sigma)
+    return Vacancy(
+        eq,
+        derivative,
+        place,
+        values,
+        scaled,
+        values + CHANGE * scaled["sigma"],
+        found,
+        float(np.linalg.norm(displacement, axis=1).max()),
+        float(np.linalg.norm(error, axis=1).max()),
+    )
+
+
+def run(folder: Path, say: Say, step: Callable[[str], None]) -> None:
+    """Do both, write the files into `folder` (which exists and is empty), and say what a physicist wants to know.
+
+    Args:
+        say: takes each line of the report.
+        step: called as each piece of work begins, with its name.
+    """
+    step("the paper's packing")
+    first = packing()
+    step("storing and drawing it")
+    written = [save(folder / "packing.h5", first.eq, first.sensitivity)]
+    arrows = first.sensitivity.positions.diameter["B"]
+    written.append(_picture(plot.packing(first.eq, arrows), folder / "packing.png"))
+
+    step("a silicon vacancy")
+    second = vacancy()
+    step("storing and drawing it")
+    written.append(save(folder / "silicon_vacancy.h5", second.eq, second.sensitivity))
+    scaled = second.sensitivity.scaled().positions
+    largest = {name: _largest(leaf) for name, leaf in zip(second.scaled, jax.tree.leaves(scaled), strict=True)}
+    near = plot.crystal(second.eq, scaled.costheta0, centre=second.place, radius=5.0, parameter="cos θ₀ dX/d(cos θ₀)")
+    written.append(_picture(near, folder / "silicon_vacancy.png"))
+    bars = plot.influence(largest, label="influence on the positions, max |θ dX/dθ| [Å]")
+    written.append(_picture(bars, folder / "silicon_influence.png"))
+    step("done")
+    for line in [*_about_packing(first), "", *_about_vacancy(second, largest), "", *_about_files(written)]:
+        say(line)
+
+
+def _largest(leaf) -> float:
+    return float(np.linalg.norm(np.asarray(leaf), axis=1).max())
+
+
+def _picture(ax, path: Path) -> Path:
+    ax.figure.savefig(path, dpi=150)
+    return path
+
+
+def _about_packing(result: Packing):
+    eq, certificate = result.eq, result.sensitivity.certificate
+    dx = np.asarray(result.sensitivity.positions.diameter["B"])
+    yield "The packing of Blondel et al. 2021: 128 soft spheres in 2-D, diameters 1 and θ = 0.6, packing fraction 1.0"
+    yield f"  relaxed by jax-md's fire_descent   {eq.steps} steps, fmax {eq.fmax:.1e}, lowest curvature {eq.curvature.lowest:.3f}"
+    yield f"  ∂x*/∂θ                             L1 norm {np.abs(dx).sum():.2f}, longest arrow {_largest(dx):.3f}"
+    rattlers = ", ".join(map(str, certificate.rattlers)) or "none"
+    yield f"  zero modes projected out           {len(certificate.zero_modes)} (rattlers: {rattlers})"
+    yield f"  {_trust(certificate)}"
+
+
+def _about_vacancy(result: Vacancy, largest: dict[str, float]):
+    eq = result.eq
+    distance, pressure, formation = result.values
+    yield f"A silicon vacancy: {len(eq.system)} atoms, Stillinger-Weber, cell fixed"
+    yield f"  distance between its neighbours {distance:.4f} Å, pressure {pressure:.4f} GPa, formation energy {formation:.4f} eV"
+    yield ""
+    yield f"  {'θ':<10} {'value':>10} {'max|θ dX/dθ|':>14} {'θ d(dist)/dθ':>14} {'θ dP/dθ':>12} {'θ dE_f/dθ':>12}"
+    yield f"  {'':<10} {'':>10} {'[Å]':>14} {'[Å]':>14} {'[GPa]':>12} {'[eV]':>12}"
+    for name, theta in zip(result.scaled, jax.tree.leaves(eq.potential), strict=True):
+        d, p, e = (_zeroed(value, scale) for value, scale in zip(result.scaled[name], _scales(result), strict=True))
+        x = _zeroed(largest[name], max(largest.values()))
+        yield f"  {name:<10} {float(theta):>10.4f} {x:>14.5f} {d:>14.5f} {p:>12.4f} {e:>12.4f}"
+    yield ""
+    yield f"  σ + {CHANGE:.0%}: predicted to first order against relaxed again"
+    for name, unit, before, told, seen in zip(
+        ("distance", "pressure", "formation energy"),
+        ("Å", "GPa", "eV"),
+        result.values,
+        result.predicted,
+        result.found,
+        strict=True,
+    ):
+        yield f"    {name:<17} {before:>10.4f} → predicted {told:>9.4f}, found {seen:>9.4f} {unit}"
+    yield f"    {'positions':<17} moved by up to {result.moved:.4f} Å, prediction off by up to {result.off:.4f} Å"
+    yield f"  {_trust(result.sensitivity.certificate)}"
+
+
+def _scales(result):
+    return np.abs(np.array(list(result.scaled.values()))).max(axis=0)
+
+
+def _zeroed(value, scale):
+    """Rounding noise of what is zero by symmetry reads as zero."""
+    return 0.0 if abs(value) < 1e-9 * scale else value
+
+
+def _trust(certificate):
+    if certificate.trusted:
+        return f"trusted: residual {certificate.residual:.0e}, error of θ dX/dθ below {certificate.error_bound:.0e} Å"
+    return "not trusted: " + "; ".join(certificate.reasons)
+
+
+def _about_files(written):
+    yield "Written:"
+    for path in written:
+        yield f"  {path}"

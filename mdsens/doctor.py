@@ -1,0 +1,64 @@
+"""What this installation is, and whether its JAX computes correctly."""
+
+import importlib.metadata
+import platform
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PACKAGES = ("mdsens", "jax", "jaxlib", "jax-md", "equinox", "numpy", "scipy", "ase", "vesin", "h5py", "matplotlib")
+BAD_JAX = {
+    "0.10.2": "miscompiles on the CPU (jax issue 39103)",
+    "0.11.0": "miscompiles on the CPU",
+    "0.11.1": "miscompiles on the CPU",
+}
+
+
+def report() -> Iterator[tuple[str, str, bool]]:
+    """`(what, finding, fine)`, one at a time."""
+    yield "python", platform.python_version(), True
+    for name in PACKAGES:
+        try:
+            yield name, importlib.metadata.version(name), True
+        except importlib.metadata.PackageNotFoundError:
+            yield name, "not installed", False
+    if jax.__version__ in BAD_JAX:
+        yield "jax version", f"{jax.__version__} {BAD_JAX[jax.__version__]}: install another one", False
+    yield "devices", ", ".join(str(device) for device in jax.devices()), True
+    wide = jnp.asarray(1.0).dtype == jnp.float64
+    yield "precision", "float64" if wide else "float32: 64-bit mode was switched off after importing mdsens", wide
+    yield ("compiled products", *_products())
+    yield ("jax-md", *_jax_md())
+    yield ("implicit derivative", *_derivative())
+
+
+def _products():
+    # jax issue 39103: wrong from 16,385 rows on.
+    rows = 20_000
+    matrices = np.random.default_rng(0).normal(size=(rows, 3, 3))
+    vectors = np.random.default_rng(1).normal(size=(rows, 3))
+    compiled = jax.jit(lambda m, v: jnp.sum(jax.vmap(jnp.matmul)(m, v), axis=0))
+    error = np.abs(np.asarray(compiled(matrices, vectors)) - np.einsum("nij,nj->i", matrices, vectors)).max()
+    if error > 1e-8:
+        return f"wrong by {error:.1e} (the miscompilation of jax issue 39103): install another jax", False
+    return f"right to {error:.0e}", True
+
+
+def _jax_md():
+    try:
+        import jax_md.minimize  # noqa: F401
+    except Exception as error:  # whatever its many imports stumble over
+        return f"cannot be imported ({type(error).__name__}: {error}); mdsens works without it", False
+    return "can be imported", True
+
+
+def _derivative():
+    from mdsens import LennardJones, System, equilibrium_positions
+
+    pair = System([[0.0, 0.0, 0.0], [1.2, 0.0, 0.0]])
+    potential = LennardJones(epsilon=1.0, sigma=1.0, cutoff=3.0, switch="truncated")
+    length = jax.grad(lambda p: jnp.linalg.norm(jnp.diff(equilibrium_positions(pair, p, fmax=1e-12), axis=0)))(potential)
+    error = abs(float(length.sigma) - 2.0 ** (1.0 / 6.0))
+    return f"of a dimer, right to {error:.0e}", error < 1e-10

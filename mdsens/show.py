@@ -1,0 +1,99 @@
+"""A result in words and in pictures, for the command line."""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from mdsens import plot
+from mdsens.equilibrium import Equilibrium
+from mdsens.errors import InputError, did_you_mean
+from mdsens.potentials.base import parameter_paths
+from mdsens.sensitivity import Sensitivity
+
+
+def describe(eq: Equilibrium, sensitivity: Sensitivity | None) -> Iterator[str]:
+    """A table that a person reads, line by line."""
+    system = eq.system
+    counts = ", ".join(f"{np.sum(np.array(system.symbols) == label)} {label}" for label in system.labels)
+    yield f"System       {len(system)} atoms in {system.dim}-D ({counts}), {int(system.frozen.sum())} frozen"
+    periodic = "".join(name for name, flag in zip("xyz", system.pbc, strict=False) if flag) or "no direction"
+    yield f"Cell         {_cell(system)}, periodic along {periodic}"
+    yield f"Potential    {type(eq.potential).__name__}"
+    yield f"Equilibrium  {eq.status.name}: energy {eq.energy:.10g} eV, fmax {eq.fmax:.1e} eV/Å, {eq.steps} steps"
+    if eq.curvature is not None:
+        rattlers = ", ".join(map(str, eq.curvature.rattlers)) or "none"
+        yield f"Curvature    lowest {eq.curvature.lowest:.4g}, highest {eq.curvature.highest:.4g} eV/Å², rattlers: {rattlers}"
+    yield ""
+    derived = sensitivity is not None
+    yield f"  {'parameter':<22} {'value':>14}" + (f" {'max |dX/dθ|':>14} {'max |θ dX/dθ| [Å]':>19}" if derived else "")
+    yield from _rows(eq, sensitivity)
+    if derived:
+        certificate = sensitivity.certificate
+        yield ""
+        yield (
+            f"Certificate  {'trusted' if certificate.trusted else 'NOT TRUSTED'}: residual {certificate.residual:.1e}, "
+            + (
+                f"error of θ dX/dθ at most {certificate.error_bound:.1e} Å, {len(certificate.zero_modes)} zero modes projected out"
+            )
+        )
+        for reason in certificate.reasons:
+            yield f"             - {reason}"
+
+
+def pictures(eq: Equilibrium, sensitivity: Sensitivity, parameter: str | None) -> dict[str, object]:
+    """Axes by name: `sensitivity` and `influence`.
+
+    Raises:
+        InputError: a parameter that is not there.
+    """
+    largest = {name: values.max() for name, values in _sizes(sensitivity).items()}
+    if parameter is None:
+        parameter = max(largest, key=largest.get)
+    if parameter not in largest:
+        raise InputError(f"There is no derivative with respect to {parameter!r}.{did_you_mean(parameter, largest)}")
+    derivative = np.asarray(_by_name(sensitivity)[parameter])
+    if derivative.ndim > 2:
+        # An array-valued parameter: the value that moves the atoms most.
+        flat = derivative.reshape(*derivative.shape[:2], -1)
+        entry = int(np.abs(flat).max(axis=(0, 1)).argmax())
+        derivative, parameter = flat[..., entry], f"{parameter}[{entry}]"
+    draw = plot.packing if eq.system.dim == 2 else plot.crystal
+    name = parameter if draw is plot.packing else f"dX/d{parameter}"
+    return {
+        "sensitivity": draw(eq, derivative, parameter=name),
+        "influence": plot.influence(largest, label="max |θ dX/dθ| [Å]"),
+    }
+
+
+def _by_name(sensitivity):
+    leaves = jax.tree.leaves(sensitivity.positions, is_leaf=lambda leaf: leaf is None)
+    named = zip(parameter_paths(sensitivity.potential), leaves, strict=True)
+    return {name: leaf for name, leaf in named if leaf is not None}
+
+
+def _sizes(sensitivity):
+    """|θ dX/dθ| of each atom, by parameter."""
+    values = dict(zip(parameter_paths(sensitivity.potential), jax.tree.leaves(sensitivity.potential), strict=True))
+    return {
+        name: np.linalg.norm(np.asarray(values[name] * leaf).reshape(*leaf.shape[:2], -1), axis=1)
+        for name, leaf in _by_name(sensitivity).items()
+    }
+
+
+def _rows(eq, sensitivity):
+    derivatives = {} if sensitivity is None else _by_name(sensitivity)
+    sizes = {} if sensitivity is None else _sizes(sensitivity)
+    for name, theta in zip(parameter_paths(eq.potential), jax.tree.leaves(eq.potential), strict=True):
+        value = f"{float(theta):>14.6g}" if theta.ndim == 0 else f"{f'array {theta.shape}':>14}"
+        row = f"  {name:<22} {value}"
+        if name in derivatives:
+            plain = np.linalg.norm(np.asarray(derivatives[name]).reshape(*derivatives[name].shape[:2], -1), axis=1)
+            row += f" {plain.max():>14.4e} {sizes[name].max():>19.4e}"
+        yield row
+
+
+def _cell(system):
+    if system.cell is None:
+        return "none"
+    return " x ".join(f"{length:.4f}" for length in np.linalg.norm(np.asarray(system.cell), axis=1)) + " Å"

@@ -1,0 +1,100 @@
+"""Sensitivities held against what they predict: finite differences of structures relaxed again."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mdsens import stiffness
+from mdsens.equilibrium import Equilibrium, relax
+from mdsens.errors import ConvergenceError
+from mdsens.potentials.base import parameter_paths
+from mdsens.sensitivity import Sensitivity
+
+STEP = 1e-4
+"""Relative change of a parameter; differences are Richardson's, over one and two steps."""
+
+FMAX = 1e-12
+"""Force to which structures are relaxed again [eV/Å]."""
+
+TOLERANCE = 1e-6
+"""Largest |θ Δ| relative to the largest |θ dX/dθ| of all parameters."""
+
+ENTRIES = 4
+"""Values of an array-valued parameter that are looked at: those with the largest derivatives."""
+
+CURVED = 0.1
+"""Share of the displacement by a step that its second-order part may have; beyond it the step left the basin."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One parameter value: `error` is |θ Δ| / max |θ dX/dθ|; `note` says why there is none."""
+
+    parameter: str
+    error: float
+    note: str
+
+    @property
+    def agrees(self) -> bool:
+        return not self.note and self.error <= TOLERANCE
+
+
+def check_sensitivity(eq: Equilibrium, sensitivity: Sensitivity, *, step: float = STEP) -> Iterator[Check]:
+    """Check each parameter of a sensitivity, one at a time, by relaxing from the stored state."""
+    scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(sensitivity.scaled().positions))
+    for position, entry, name in _entries(sensitivity):
+        theta = float(np.asarray(jax.tree.leaves(eq.potential)[position])[entry])
+        change = step * (abs(theta) or 1.0)
+        column = np.asarray(_leaf(sensitivity.positions, position))[(..., *entry)]
+        try:
+            difference, note = _difference(eq, position, entry, change)
+        except ConvergenceError as error:
+            yield Check(name, np.nan, f"a structure did not relax again: {error}")
+            continue
+        error = float(np.abs(difference - column).max()) * (abs(theta) or 1.0) / (scale or 1.0)
+        yield Check(name, error, note)
+
+
+def _difference(eq, position, entry, change):
+    """dX/dθ by Richardson's central differences, and a note if a step left the basin."""
+    moved = {k: _relaxed_at(eq, position, entry, k * change) for k in (-2, -1, 1, 2)}
+    start = np.asarray(eq.system.positions)
+    linear, curved = moved[2] - moved[-2], moved[2] + moved[-2] - 2.0 * start
+    noise = 1e3 * FMAX
+    note = ""
+    if np.abs(curved).max() > CURVED * np.abs(linear).max() + noise:
+        note = "a step left the basin of the equilibrium, or changed a contact: the difference means nothing"
+    return (8.0 * (moved[1] - moved[-1]) - linear) / (12.0 * change), note
+
+
+def _relaxed_at(eq, position, entry, change):
+    leaves, structure = jax.tree.flatten(eq.potential)
+    leaves[position] = leaves[position].at[entry].add(change)
+    potential = jax.tree.unflatten(structure, leaves)
+    again = relax(eq.system, potential, fmax=FMAX, check_minimum=False, progress=False)
+    null = stiffness.known_gauge(eq.system.positions, eq.frame, eq.curvature.rattlers if eq.curvature else ())
+    displacement = null.project((again.system.positions - eq.system.positions).ravel())
+    return np.asarray(eq.system.positions) + np.asarray(displacement).reshape(eq.system.positions.shape)
+
+
+def _leaf(tree, position):
+    return jax.tree.leaves(tree, is_leaf=lambda leaf: leaf is None)[position]
+
+
+def _entries(sensitivity):
+    """`(position of the leaf, index within it, name)` of every value that is looked at."""
+    names = parameter_paths(sensitivity.potential)
+    for position, (name, theta) in enumerate(zip(names, jax.tree.leaves(sensitivity.potential), strict=True)):
+        derivative = _leaf(sensitivity.positions, position)
+        if derivative is None:
+            continue
+        if theta.ndim == 0:
+            yield position, (), name
+            continue
+        size = np.abs(np.asarray(derivative)).max(axis=(0, 1)).ravel()
+        for flat in np.argsort(-size)[:ENTRIES]:
+            entry = tuple(int(k) for k in np.unravel_index(flat, theta.shape))
+            yield position, entry, f"{name}[{', '.join(map(str, entry))}]"
