@@ -100,7 +100,7 @@ def relax(
     """Find the nearest minimum of the energy.
 
     Args:
-        solver: `FIRE()` (default), `Newton()`, `solvers.JaxMD(minimizer)`.
+        solver: `FIRE()`, `Newton()`, `solvers.JaxMD(minimizer)`; by default FIRE where Newton cannot do it alone.
         fmax: largest force that may be left on an atom [eV/Å].
         cell: `"fixed"`; other cells are not available yet. pressure: [GPa], 0 with a fixed cell.
         max_steps: steps of all solvers together.
@@ -113,16 +113,21 @@ def relax(
         InputError: the system does not fit the potential, coinciding atoms, a setting out of its range.
         ConvergenceError: the state did not converge, is not finite, or is a saddle point.
     """
+    potential.check(system)
     _check_settings(system, fmax, cell, pressure, max_steps)
-    solver = FIRE() if solver is None else solver
     system = potential.prepared(system)
     frame = Frame(system, rigid_motions(system))
-    z, frame, norm, steps, status = _descend(frame, potential, solver, fmax, max_steps, polish, progress)
+    hasty = solver is None and polish
+    solver = FIRE() if solver is None else solver
+    z, frame, norm, steps, status = _descend(frame, potential, solver, fmax, max_steps, polish, hasty, progress)
     return _finish(z, frame, potential, norm, steps, status, solver, check_minimum, throw)
 
 
-def _descend(frame, potential, solver, fmax, max_steps, polish, progress):
-    """The solver down to a hand-over, Newton from there; when Newton refuses, the solver goes on to a lower one."""
+def _descend(frame, potential, solver, fmax, max_steps, polish, hasty, progress):
+    """The solver down to a hand-over, Newton from there; when Newton refuses, the solver goes on to a lower one.
+
+    `hasty` tries Newton at once: near an equilibrium it arrives in a few steps, far from one it refuses in the first.
+    """
     z, data = frame.system.positions, (frame, potential)
     widening = 1.0
 
@@ -140,17 +145,20 @@ def _descend(frame, potential, solver, fmax, max_steps, polish, progress):
     run = functools.partial(solve, PROBLEM, refresh=refresh)
     with residual_bar(fmax, progress) as show:
         while True:
-            result = run(solver, z, data, tolerance=handover, max_steps=max_steps - steps, progress=show.after(steps))
-            z, data, steps = result.z, result.data, steps + result.steps
-            if result.status is not Status.CONVERGED or result.norm <= fmax:
-                break
+            if not hasty:
+                result = run(solver, z, data, tolerance=handover, max_steps=max_steps - steps, progress=show.after(steps))
+                z, data, steps = result.z, result.data, steps + result.steps
+                if result.status is not Status.CONVERGED or result.norm <= fmax:
+                    break
             limit = max(1, min(NEWTON_STEPS, max_steps - steps))
             result = run(Newton(), z, data, tolerance=fmax, max_steps=limit, progress=show.after(steps))
             steps += result.steps
             if result.status is Status.CONVERGED:
                 z, data = result.z, result.data
                 break
-            handover = max(fmax, 0.01 * handover)
+            if not hasty:
+                handover = max(fmax, 0.01 * handover)
+            hasty = False
     return z, data[0], result.norm, steps, result.status
 
 
@@ -243,8 +251,8 @@ def equilibrium_positions(
         InputError: a traced system, or what `relax` refuses.
         ConvergenceError: outside `jit` and `vmap`, as `relax`.
     """
-    _check_settings(system, fmax, "fixed", 0.0, max_steps)
     potential.check(system)
+    _check_settings(system, fmax, "fixed", 0.0, max_steps)
     settings = _Settings(FIRE() if solver is None else solver, fmax, max_steps)
     solution = differentiable_solution(
         lambda _, potential: _find(system, potential, settings),

@@ -4,6 +4,8 @@ A full list (each pair seen from both sides) with the cell shift of each image, 
 than the cutoff, mixed periodicity and 2-D need nothing special: `d = x[index] - x + shift @ cell`.
 """
 
+import math
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +37,10 @@ class Neighbors(eqx.Module):
         """True where an atom moved so far that a pair could be missing (works on tracers)."""
         moved = jnp.sum((positions - self.reference) ** 2, axis=-1)
         return ~(jnp.max(moved) <= (0.5 * self.skin) ** 2)
+
+    def reaches(self, interaction_range) -> Bool[Array, ""]:
+        """True if the list holds every pair within this range (at its reference positions; works on tracers)."""
+        return interaction_range <= self.radius
 
 
 def displacements(positions, cell, neighbors: Neighbors) -> Float[Array, "atoms capacity dim"]:
@@ -76,7 +82,7 @@ def find_neighbors(positions, cell, pbc, *, radius: float, skin: float) -> Neigh
     order = np.lexsort((*shift.T[::-1], j, i))
     i, j, shift = i[order].astype(np.int64), j[order].astype(np.int32), shift[order, :dim]
     counts = np.bincount(i, minlength=n)
-    capacity = max(4, -(-int(counts.max(initial=0)) // 4) * 4)
+    capacity = _capacity(int(counts.max(initial=0)))
     column = np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts)
     index = np.repeat(np.arange(n, dtype=np.int32)[:, None], capacity, axis=1)
     shifts = np.zeros((n, capacity, dim), dtype=np.int32)
@@ -90,3 +96,9 @@ def find_neighbors(positions, cell, pbc, *, radius: float, skin: float) -> Neigh
         radius=jnp.asarray(reach),
         skin=jnp.asarray(float(skin)),
     )
+
+
+def _capacity(most: int) -> int:
+    """Places for an atom's neighbours: one of a few sizes, about a quarter apart, so that compiled code is found again."""
+    step = 4 if most <= 16 else 2 ** max(3, math.ceil(math.log2(most)) - 3)
+    return max(4, step * math.ceil(most / step))

@@ -1,5 +1,7 @@
 """Pictures. Each function draws into `ax` (or makes one), says what its colours and scales mean, and returns its axes."""
 
+import itertools
+
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -24,27 +26,25 @@ def packing(eq, derivative: Float[Array, "atoms 2"] | None = None, *, parameter:
     from matplotlib.collections import EllipseCollection
 
     system = eq.system
-    if system.dim != 2:
-        raise InputError("plot.packing draws 2-D systems; for a crystal use plot.crystal.")
+    if system.dim != 2 or system.cell is None:
+        raise InputError("plot.packing draws 2-D systems with a cell; for a crystal use plot.crystal.")
     ax = _axes(ax)
-    positions, shift = _wrapped(system)
-    sizes = _diameters(eq)
-    codes = np.asarray(system.species)
-    for code, label in enumerate(system.labels):
+    positions, sizes, codes = _wrapped(system), _diameters(eq), np.asarray(system.species)
+    for code in range(len(system.labels)):
         chosen = codes == code
+        places, widths = _with_images(positions[chosen], sizes[chosen], system)
         discs = EllipseCollection(
-            sizes[chosen],
-            sizes[chosen],
+            widths,
+            widths,
             0.0,
             units="xy",
-            offsets=positions[chosen],
+            offsets=places,
             offset_transform=ax.transData,
             facecolors=COLOURS[code % len(COLOURS)],
             edgecolors="white",
             linewidths=0.8,
             alpha=0.55,
         )
-        discs.set_label(f"{label} (diameter {sizes[chosen].mean():.3g})")
         ax.add_collection(discs)
     if derivative is not None:
         arrows = np.asarray(derivative)
@@ -53,10 +53,11 @@ def packing(eq, derivative: Float[Array, "atoms 2"] | None = None, *, parameter:
         factor = ARROW_SHARE * spacing * 2.0 / longest if longest > 0.0 else 1.0
         ax.quiver(*positions.T, *(factor * arrows).T, angles="xy", scale_units="xy", scale=1.0, width=0.004, zorder=3)
         ax.set_title(f"∂x*/∂{parameter}, longest arrow {longest:.2f}")
-    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]) @ np.asarray(system.cell) + shift
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]) @ np.asarray(system.cell)
     ax.plot(*corners.T, color="0.6", linewidth=0.8)
     ax.set_aspect("equal")
-    ax.autoscale_view()
+    ax.set_xlim(corners[:, 0].min(), corners[:, 0].max())
+    ax.set_ylim(corners[:, 1].min(), corners[:, 1].max())
     ax.set_xlabel("x")
     ax.set_ylabel("y")
     handles = [
@@ -149,11 +150,16 @@ def _patch(colour, label):
 
 
 def _wrapped(system):
-    """Positions in the cell, and where the cell begins."""
-    positions, cell = np.asarray(system.positions), np.asarray(system.cell)
-    fractional = positions @ np.linalg.inv(cell)
-    fractional -= np.floor(fractional) * np.asarray(system.pbc)
-    return fractional @ cell, np.zeros(system.dim)
+    cell = np.asarray(system.cell)
+    fractional = np.asarray(system.positions) @ np.linalg.inv(cell)
+    return (fractional - np.floor(fractional) * np.asarray(system.pbc)) @ cell
+
+
+def _with_images(positions, sizes, system):
+    """Discs with their periodic images around the cell."""
+    steps = [(-1, 0, 1) if flag else (0,) for flag in system.pbc]
+    shifts = np.array(list(itertools.product(*steps))) @ np.asarray(system.cell)
+    return (positions[:, None] + shifts).reshape(-1, system.dim), np.repeat(sizes, len(shifts))
 
 
 def _diameters(eq):

@@ -92,7 +92,7 @@ def sensitivity(
             f"or allow it with max_bytes={1.1 * size:.1e}."
         )
     columns, residuals, errors = [], [], []
-    for directions in _batches(flat.size, progress):
+    for directions in _batches(flat.size, flat.dtype, progress):
         dx, residual, error = _columns(eq.system.positions, eq.frame, moving, resting, directions, how)
         kept = slice(0, min(BATCH, flat.size - len(columns) * BATCH))
         columns.append(dx[kept])
@@ -150,7 +150,7 @@ def jacobian(g: Observable, eq: Equilibrium, *, linear_solver: Any = None) -> Po
     product = _forward_rows if forward else _adjoint_rows
     count = flat.size if forward else shape.size
     rows, residuals = [], []
-    for directions in _batches(count, None):
+    for directions in _batches(count, flat.dtype, None):
         row, residual = product(g, eq.system.positions, eq.frame, eq.potential, directions, how)
         kept = slice(0, min(BATCH, count - len(rows) * BATCH))
         rows.append(row[kept])
@@ -276,7 +276,7 @@ def _observable_shape(g, eq) -> jax.ShapeDtypeStruct:
     return shape
 
 
-def _batches(count: int, progress):
+def _batches(count: int, dtype, progress):
     """One-hot directions, `BATCH` at a time; the last batch is filled up with zeros."""
     from tqdm import tqdm
 
@@ -285,7 +285,7 @@ def _batches(count: int, progress):
     disable = True if progress is False or len(starts) == 1 else (None if progress is None else False)
     for start in tqdm(starts, desc="sensitivity", unit_scale=batch, unit="parameter", disable=disable, delay=1.0, leave=False):
         rows = np.arange(start, start + batch)
-        yield jnp.asarray(rows[:, None] == np.arange(count)[None, :], jnp.float64)
+        yield jnp.asarray(rows[:, None] == np.arange(count)[None, :], dtype)
 
 
 def _split_last(stacked, tree):

@@ -33,9 +33,7 @@ def describe(eq: Equilibrium, sensitivity: Sensitivity | None) -> Iterator[str]:
         yield ""
         yield (
             f"Certificate  {'trusted' if certificate.trusted else 'NOT TRUSTED'}: residual {certificate.residual:.1e}, "
-            + (
-                f"error of θ dX/dθ at most {certificate.error_bound:.1e} Å, {len(certificate.zero_modes)} zero modes projected out"
-            )
+            + (f"error of θ dX/dθ at most {certificate.error_bound:.1e} Å, {len(certificate.zero_modes)} zero modes taken out")
         )
         for reason in certificate.reasons:
             yield f"             - {reason}"

@@ -192,7 +192,16 @@ class Potential(eqx.Module):
 
 def total_energy(potential: Potential, system: System) -> Float[Array, ""]:
     """Energy from `system.neighbors` as it is, without a check: for code that owns the list. Pure JAX."""
-    return jnp.sum(potential.atom_energies(system))
+    return jnp.sum(listed_energies(potential, system))
+
+
+def listed_energies(potential: Potential, system: System) -> Float[Array, " atoms"]:
+    """Each atom's share of the energy from `system.neighbors` as it is; NaN where the list is too short. Pure JAX."""
+    # Parameters may have grown since the list was made. The factor stands on both sides of the masks inside, which
+    # would otherwise hide it from the energy (if it stood before them) or from the forces (if behind).
+    sound = system.neighbors.reaches(jax.lax.stop_gradient(potential.range))
+    factor = jnp.where(sound, 1.0, jnp.nan).astype(system.positions.dtype)
+    return factor * potential.atom_energies(system.with_positions(factor * system.positions))
 
 
 _energy = eqx.filter_jit(total_energy)
@@ -200,7 +209,7 @@ _energy = eqx.filter_jit(total_energy)
 
 @eqx.filter_jit
 def _energies(potential, system):
-    return potential.atom_energies(system)
+    return listed_energies(potential, system)
 
 
 @eqx.filter_jit
@@ -224,16 +233,14 @@ def _stress(potential, system):
 def neighbor_vectors(system: System, reach) -> tuple[Array, Array]:
     """`(d, inside)`: vectors to the listed neighbours, and which of them lie within `reach`.
 
-    Vectors that are not inside are replaced by a harmless one, so that no derivative of theirs can be NaN. A list too
-    short for `reach` (parameters may have grown since it was made) gives NaN rather than a wrong number.
+    Vectors that are not inside are replaced by a harmless one, so that no derivative of theirs can be NaN.
     """
     neighbors = system.neighbors
     d = displacements(system.positions, system.cell, neighbors)
     reach = jax.lax.stop_gradient(reach).astype(d.dtype)
     inside = neighbors.mask & (jnp.sum(d * d, axis=-1) < reach**2)
     harmless = jnp.zeros(system.dim, d.dtype).at[0].set(0.5 * reach)
-    d = jnp.where(inside[..., None], d, harmless)
-    return jnp.where(reach <= neighbors.radius, d, jnp.nan), inside
+    return jnp.where(inside[..., None], d, harmless), inside
 
 
 def handles(system: System) -> tuple[Atom, Atom]:

@@ -96,6 +96,9 @@ class AllPairs(eqx.Module):
     def is_stale(self, positions):
         return jnp.asarray(False)
 
+    def reaches(self, interaction_range):
+        return True
+
 
 class JaxMDNeighbors(eqx.Module):
     """A jax-md list, updated by jax-md's own rule wherever it is used; what can go wrong silently is its overflow."""
@@ -108,6 +111,9 @@ class JaxMDNeighbors(eqx.Module):
 
     def is_stale(self, positions):
         return self.updated(positions).did_buffer_overflow.astype(bool)
+
+    def reaches(self, interaction_range):
+        return True  # jax-md's list was made for the energy's own range
 
 
 def _wrapped(positions, cell):

@@ -1,0 +1,57 @@
+"""Structures and differences that several tests share."""
+
+import numpy as np
+import pytest
+from ase.build import bulk, make_supercell
+
+import mdsens as ms
+from mdsens.structures import random_packing
+
+
+@pytest.fixture(scope="session")
+def silicon():
+    return ms.StillingerWeber.silicon()
+
+
+@pytest.fixture(scope="session")
+def silicon_vacancy(silicon):
+    """215 atoms, rattled before relaxing so that nothing hides behind the ideal lattice."""
+    atoms = bulk("Si", cubic=True) * 3
+    del atoms[100]
+    return ms.relax(ms.System.from_ase(atoms), silicon, fmax=1e-12)
+
+
+@pytest.fixture(scope="session")
+def soft_packing():
+    """The packing of Blondel et al. 2021, section 4.4."""
+    diameters = {"A": 1.0, "B": 0.6}
+    system = random_packing(128, diameters, seed=1)
+    return ms.relax(system, ms.SoftSphere(diameter=diameters, epsilon=1.0), fmax=1e-12)
+
+
+@pytest.fixture(scope="session")
+def argon_vacancy():
+    """An fcc crystal with a vacancy, Lennard-Jones in reduced units, lattice constant near that at zero pressure."""
+    atoms = make_supercell(bulk("Ar", "fcc", a=1.55), 3 * np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]]))
+    del atoms[50]
+    potential = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5, onset=2.0)
+    return ms.relax(ms.System.from_ase(atoms), potential, fmax=1e-12)
+
+
+@pytest.fixture(scope="session")
+def glass():
+    """A binary Lennard-Jones glass of Kob and Andersen's parameters, quenched from random places."""
+    rng = np.random.default_rng(3)
+    n, density = 80, 1.2
+    side = (n / density) ** (1 / 3)
+    # A soft repulsion first takes the overlaps out of the random start.
+    species = ["A"] * 64 + ["B"] * 16
+    start = ms.System(rng.uniform(0, side, (n, 3)), cell=np.eye(3) * side, pbc=True, species=species)
+    spread = ms.relax(start, ms.SoftSphere(diameter=1.0, epsilon=10.0), fmax=1e-3, throw=False, check_minimum=False)
+    potential = ms.LennardJones(
+        epsilon={"A-A": 1.0, "A-B": 1.5, "B-B": 0.5},
+        sigma={"A-A": 1.0, "A-B": 0.8, "B-B": 0.88},
+        cutoff=2.5,
+        onset=2.0,
+    )
+    return ms.relax(start.with_positions(spread.system.positions), potential, fmax=1e-12)

@@ -1,0 +1,68 @@
+"""Derivatives of re-relaxed structures by central differences: the independent proof of every sensitivity."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import mdsens as ms
+from mdsens import stiffness
+from mdsens.potentials.base import handles, neighbor_vectors, parameter_paths
+
+FMAX = 1e-12
+STEP = 1e-4
+
+
+def at(potential, name, change):
+    """The potential with one scalar parameter changed."""
+    leaves, structure = jax.tree.flatten(potential)
+    k = parameter_paths(potential).index(name)
+    return jax.tree.unflatten(structure, [leaf + change if n == k else leaf for n, leaf in enumerate(leaves)])
+
+
+def contacts(eq):
+    """Pairs that touch (soft spheres) or lie within the potential's reach, as a set that two states can be compared by."""
+    system = eq.system.with_neighbors(eq.potential, skin=0.0)
+    d, inside = neighbor_vectors(system, eq.potential.range)
+    if isinstance(eq.potential, ms.SoftSphere):
+        i, j = handles(system)
+        energies = jax.vmap(jax.vmap(eq.potential.pair_energy, in_axes=(0, None, 0)))(jnp.linalg.norm(d, axis=-1), i, j)
+        inside = inside & (energies > 0.0)
+    rows, columns = np.nonzero(np.asarray(inside))
+    other = np.asarray(system.neighbors.index)[rows, columns]
+    shift = np.asarray(system.neighbors.shift)[rows, columns]
+    return set(map(tuple, np.column_stack([rows, other, shift]).tolist()))
+
+
+def relaxed(eq, name, change):
+    """Relaxed again from `eq` with a changed parameter, with rigid motions taken out of the displacement."""
+    again = ms.relax(eq.system, at(eq.potential, name, change), fmax=FMAX, check_minimum=False)
+    null = stiffness.known_gauge(eq.system.positions, eq.frame, eq.curvature.rattlers)
+    shift = np.asarray(null.project((again.system.positions - eq.system.positions).ravel()))
+    return again, shift.reshape(eq.system.positions.shape)
+
+
+def richardson(eq, name, *, same_contacts=True, observable=None, step=STEP):
+    """d/dθ of the relaxed positions, or of `observable(equilibrium)`, by central differences over h and 2h.
+
+    With h = 1e-4 θ the truncation error is about h⁴ and the rounding error about 1e-12 / h.
+    """
+    theta = float(jax.tree.leaves(eq.potential)[parameter_paths(eq.potential).index(name)])
+    h = step * (abs(theta) or 1.0)
+    values = {}
+    for k in (-2, -1, 1, 2):
+        again, displacement = relaxed(eq, name, k * h)
+        if same_contacts:
+            assert contacts(again) == contacts(eq), f"{name}: a contact changed, the difference proves nothing"
+        values[k] = displacement if observable is None else np.asarray(observable(again))
+    return (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12 * h)
+
+
+def scaled_errors(eq, sensitivity, *, same_contacts=True, step=STEP):
+    """|θ Δ| of each parameter, relative to the largest |θ dX/dθ|."""
+    scaled = jax.tree.leaves(sensitivity.scaled().positions)
+    scale = max(float(np.abs(np.asarray(leaf)).max()) for leaf in scaled)
+    errors = {}
+    for name, theta, leaf in zip(parameter_paths(eq.potential), jax.tree.leaves(eq.potential), scaled, strict=True):
+        difference = float(theta) * richardson(eq, name, same_contacts=same_contacts, step=step)
+        errors[name] = float(np.abs(difference - np.asarray(leaf)).max()) / scale
+    return errors

@@ -1,0 +1,205 @@
+"""The implicit core on problems with known answers; no atom in sight."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mdsens as ms
+from mdsens import implicit
+
+rng = np.random.default_rng(0)
+X, Y = jnp.asarray(rng.normal(size=(20, 5))), jnp.asarray(rng.normal(size=20))
+
+
+def ridge(penalty):
+    return jnp.linalg.solve(X.T @ X + penalty * jnp.eye(5), X.T @ Y)
+
+
+def ridge_condition(w, args):
+    return {"w": X.T @ (X @ w["w"] - Y) + args["penalty"] * w["w"]}
+
+
+def implicit_ridge(**options):
+    @implicit.custom_root(ridge_condition, **options)
+    def solve(w0, args):
+        return jax.lax.stop_gradient({"w": ridge(args["penalty"])})
+
+    # A static leaf and an integer array ride along in the arguments.
+    return lambda penalty: solve({"w": jnp.zeros(5)}, {"penalty": penalty, "name": "ridge", "count": jnp.arange(3)})["w"]
+
+
+OPTIONS = {
+    "cg": {"symmetric": True},
+    "automatic": {},
+    "direct": {"linear_solver": implicit.Direct()},
+    "gmres": {"linear_solver": implicit.GMRES()},
+}
+DERIVATIVES = {
+    "jacfwd": jax.jacfwd,
+    "jacrev": jax.jacrev,
+    "hessian": jax.hessian,
+    "reverse over reverse": lambda f: jax.jacrev(jax.jacrev(f)),
+    "third": lambda f: jax.jacfwd(jax.hessian(f)),
+    "checkpoint": lambda f: jax.jacrev(jax.checkpoint(f)),
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("derivative", ["jacfwd", "jacrev", "hessian"])
+def test_ridge_regression_in_every_mode_and_solver(options, derivative):
+    d = DERIVATIVES[derivative]
+    np.testing.assert_allclose(d(implicit_ridge(**options))(0.7), d(ridge)(0.7), atol=1e-12)
+
+
+@pytest.mark.parametrize("derivative", ["reverse over reverse", "third", "checkpoint"])
+def test_ridge_regression_to_third_order(derivative):
+    d = DERIVATIVES[derivative]
+    np.testing.assert_allclose(d(implicit_ridge(symmetric=True))(0.7), d(ridge)(0.7), atol=1e-12)
+
+
+def test_jit_vmap_and_linearize():
+    f = implicit_ridge(symmetric=True)
+    penalties = jnp.array([0.1, 0.5, 2.0])
+    expected = jax.vmap(jax.grad(lambda p: ridge(p).sum()))(penalties)
+    np.testing.assert_allclose(jax.jit(jax.vmap(jax.grad(lambda p: f(p).sum())))(penalties), expected, atol=1e-13)
+    value, product = jax.linearize(f, 0.7)
+    np.testing.assert_allclose(value, ridge(0.7), atol=1e-14)
+    np.testing.assert_allclose(product(2.0), 2.0 * jax.jacfwd(ridge)(0.7), atol=1e-13)
+
+
+def test_an_asymmetric_root_in_both_modes():
+    def condition(z, theta):
+        return jnp.array([z[0] ** 3 + theta[0] * z[1] - 2.0, z[1] ** 2 * z[0] + theta[1] - z[0]])
+
+    @implicit.custom_root(condition)
+    def solve(z0, theta):
+        z = z0
+        for _ in range(60):
+            z = z - jnp.linalg.solve(jax.jacfwd(condition)(z, theta), condition(z, theta))
+        return z
+
+    theta = jnp.array([0.5, 0.3])
+    start = jnp.array([1.0, 0.8])
+    z = solve(start, theta)
+    A, B = jax.jacfwd(condition)(z, theta), jax.jacfwd(condition, argnums=1)(z, theta)
+    exact = -jnp.linalg.solve(A, B)
+    np.testing.assert_allclose(jax.jacfwd(solve, argnums=1)(start, theta), exact, atol=1e-13)
+    np.testing.assert_allclose(jax.jacrev(solve, argnums=1)(start, theta), exact, atol=1e-13)
+    np.testing.assert_array_equal(jax.jacrev(solve)(start, theta), jnp.zeros((2, 2)))
+    tangent, residual = implicit.root_jvp(condition, z, (theta,), (jnp.array([1.0, 0.0]),))
+    np.testing.assert_allclose(tangent, exact[:, 0], atol=1e-13)
+    (cotangent,), _ = implicit.root_vjp(condition, z, (theta,), jnp.array([0.0, 1.0]))
+    np.testing.assert_allclose(cotangent, exact[1], atol=1e-13)
+    assert residual < 1e-12
+
+
+def test_a_fixed_point():
+    # Kepler's equation E = M + e sin E: dE/dM = 1 / (1 - e cos E).
+    @implicit.custom_fixed_point(lambda E, M, e: M + e * jnp.sin(E))
+    def anomaly(start, M, e):
+        return jax.lax.fori_loop(0, 200, lambda _, E: M + e * jnp.sin(E), start)
+
+    E = anomaly(1.0, 1.0, 0.3)
+    np.testing.assert_allclose(jax.grad(anomaly, argnums=1)(1.0, 1.0, 0.3), 1 / (1 - 0.3 * jnp.cos(E)), rtol=1e-13)
+    np.testing.assert_allclose(jax.grad(anomaly, argnums=2)(1.0, 1.0, 0.3), jnp.sin(E) / (1 - 0.3 * jnp.cos(E)), rtol=1e-13)
+
+
+def singular(n=6):
+    """A symmetric matrix with a known null vector, and a positive spectrum otherwise."""
+    basis, _ = np.linalg.qr(rng.normal(size=(n, n)))
+    values = np.array([0.0, 0.1, 1.0, 2.0, 5.0, 9.0])
+    return jnp.asarray(basis @ np.diag(values) @ basis.T), jnp.asarray(basis[:, :1])
+
+
+@pytest.mark.parametrize("solver", [implicit.CG(), implicit.Direct(), implicit.GMRES()], ids=["cg", "direct", "gmres"])
+def test_a_known_null_space_gives_the_minimum_norm_answer(solver):
+    A, null = singular()
+    b = jnp.asarray(rng.normal(size=6))
+    u, residual = implicit.linear_solve(lambda v: A @ v, b, solver=solver, symmetric=True, gauge=implicit.Gauge(basis=null))
+    np.testing.assert_allclose(u, jnp.linalg.pinv(A, rtol=1e-10) @ b, atol=1e-11)
+    assert residual < 1e-11
+
+
+def test_second_derivatives_keep_the_null_space_out():
+    # The minimum-norm answer of A(t) u = b, where the null vector is the same for every t.
+    A, null = singular()
+    b = jnp.asarray(rng.normal(size=6))
+    gauge = implicit.Gauge(basis=null)
+
+    def answer(t):
+        matrix = A + t * (A @ A)
+        return implicit.linear_solve(lambda v: matrix @ v, b, symmetric=True, gauge=gauge)[0]
+
+    def exact(t):
+        shifted = A + t * (A @ A) + null @ null.T
+        return jnp.linalg.solve(shifted, b - null[:, 0] * (null[:, 0] @ b))
+
+    for d in (jax.jacfwd, jax.jacrev, jax.hessian):
+        np.testing.assert_allclose(d(answer)(0.2), d(exact)(0.2), atol=1e-10)
+
+
+def test_components_held_at_zero_stay_exactly_zero():
+    A, _ = singular()
+    A = A + jnp.eye(6)
+    active = jnp.array([True, True, False, True, True, False])
+    b = jnp.asarray(rng.normal(size=6))
+    u, _ = implicit.linear_solve(lambda v: A @ v, b, symmetric=True, gauge=implicit.Gauge(active=active))
+    assert (u[~active] == 0.0).all()
+    np.testing.assert_allclose(u[active], jnp.linalg.solve(A[active][:, active], b[active]), atol=1e-12)
+
+
+def test_an_indefinite_or_singular_system_gives_nan_and_a_residual():
+    A, _ = singular()
+    b = jnp.asarray(rng.normal(size=6))
+    u, _ = implicit.linear_solve(lambda v: (A - 3.0 * jnp.eye(6)) @ v, b, symmetric=True)
+    assert jnp.isnan(u).all()
+    u, residual = implicit.linear_solve(lambda v: A @ v, b, symmetric=True)
+    assert jnp.isnan(u).all() and not residual < 1e-6
+
+
+def test_a_bad_member_of_a_batch_leaves_the_others_alone():
+    A, _ = singular()
+    shifts = jnp.array([1.0, -3.0, 2.0])
+    b = jnp.asarray(rng.normal(size=6))
+    solve = jax.vmap(lambda s: implicit.linear_solve(lambda v: A @ v + s * v, b, symmetric=True)[0])
+    u = solve(shifts)
+    assert jnp.isnan(u[1]).all()
+    for k in (0, 2):
+        np.testing.assert_allclose(u[k], jnp.linalg.solve(A + shifts[k] * jnp.eye(6), b), atol=1e-12)
+
+
+def test_preconditioning_changes_the_road_and_not_the_answer():
+    scales = jnp.asarray(10.0 ** np.linspace(0, 4, 40))
+    A = jnp.diag(scales) + 0.1 * jnp.ones((40, 40))
+    b = jnp.asarray(rng.normal(size=40))
+    few = implicit.CG(max_steps=15)
+    _, plain_residual = implicit.linear_solve(lambda v: A @ v, b, solver=few, symmetric=True)
+    u, residual = implicit.linear_solve(lambda v: A @ v, b, solver=few, symmetric=True, precondition=lambda r: r / scales)
+    assert residual < 1e-11 < plain_residual
+    np.testing.assert_allclose(u, jnp.linalg.solve(A, b), rtol=1e-10)
+
+
+def test_a_condition_of_another_shape_is_refused():
+    solve = implicit.custom_root(lambda z, a: z[:2])(lambda z0, a: jnp.ones(3))
+    with pytest.raises(ms.InputError, match="must return what the unknown looks like"):
+        jax.jacfwd(solve, argnums=1)(jnp.zeros(3), 1.0)
+
+
+def test_cg_wants_symmetry_declared():
+    with pytest.raises(ms.InputError, match="symmetric=True"):
+        implicit.linear_solve(lambda v: v, jnp.ones(3), solver=implicit.CG())
+
+
+def test_float32_stays_float32():
+    def condition(z, a):
+        return z**3 - a
+
+    @implicit.custom_root(condition)
+    def cube_root(z0, a):
+        return jnp.cbrt(a)
+
+    a = jnp.asarray([8.0, 27.0], jnp.float32)
+    slope = jax.jacrev(cube_root, argnums=1)(a, a)
+    assert slope.dtype == jnp.float32
+    np.testing.assert_allclose(jnp.diag(slope), 1 / (3 * jnp.cbrt(a) ** 2), rtol=1e-6)
