@@ -32,13 +32,13 @@ _PUBLIC = {
     "Equilibrium": "mdsens.equilibrium",
     "equilibrium_positions": "mdsens.equilibrium",
     # derivatives
-    "Sensitivity": "mdsens.sensitivity",
+    "Sensitivity": "mdsens.derivatives",
     "Certificate": "mdsens.certificate",
-    "sensitivity": "mdsens.sensitivity",
-    "gradient": "mdsens.sensitivity",
-    "value_and_gradient": "mdsens.sensitivity",
-    "jacobian": "mdsens.sensitivity",
-    "jvp": "mdsens.sensitivity",
+    "sensitivity": "mdsens.derivatives",
+    "gradient": "mdsens.derivatives",
+    "value_and_gradient": "mdsens.derivatives",
+    "jacobian": "mdsens.derivatives",
+    "jvp": "mdsens.derivatives",
     # files
     "save": "mdsens.store",
     "load": "mdsens.store",
@@ -61,7 +61,6 @@ def __getattr__(name):
         value = importlib.import_module(f"mdsens.{name}")
     else:
         raise AttributeError(f"module 'mdsens' has no attribute {name!r}")
-    # A submodule's import binds its own name here; `sensitivity` is both a module and a function, the function wins.
     globals()[name] = value
     return value
 

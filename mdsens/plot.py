@@ -73,7 +73,7 @@ def crystal(eq, derivative: Float[Array, "atoms 3"], *, centre=None, radius: flo
 
     Args:
         derivative: dX/dθ of one parameter [Å per unit of θ], or θ dX/dθ.
-        centre: the point, a vacancy say [Å]; by default the atom that moves most.
+        centre: the point, a vacancy say [Å], drawn as a dashed circle; by default the atom that moves most.
         radius: of what is shown around it [Å].
         parameter: name for the colour bar.
 
@@ -87,7 +87,10 @@ def crystal(eq, derivative: Float[Array, "atoms 3"], *, centre=None, radius: flo
     derivative = np.asarray(derivative)
     size = np.linalg.norm(derivative, axis=1)
     positions = np.asarray(system.positions)
-    centre = positions[size.argmax()] if centre is None else np.asarray(centre)
+    if centre is None:
+        centre = positions[size.argmax()]
+    else:
+        ax.scatter(0, 0, 0, s=160, facecolors="none", edgecolors="0.4", linestyles="dashed", label="centre")
     offset = positions - centre
     if any(system.pbc):
         cell = np.asarray(system.cell)

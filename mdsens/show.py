@@ -6,10 +6,10 @@ import jax
 import numpy as np
 
 from mdsens import plot
+from mdsens.derivatives import Sensitivity
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, did_you_mean
 from mdsens.potentials.base import parameter_paths
-from mdsens.sensitivity import Sensitivity
 
 
 def describe(eq: Equilibrium, sensitivity: Sensitivity | None) -> Iterator[str]:

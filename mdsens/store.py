@@ -28,11 +28,11 @@ import numpy as np
 
 import mdsens
 from mdsens.certificate import Certificate
+from mdsens.derivatives import Sensitivity
 from mdsens.equilibrium import Equilibrium, listed_tightly
 from mdsens.errors import InputError, StoreError
 from mdsens.potentials import SHIPPED, Potential
 from mdsens.potentials.base import parameter_paths
-from mdsens.sensitivity import Sensitivity
 from mdsens.solvers import Status
 from mdsens.stiffness import Curvature
 from mdsens.system import System

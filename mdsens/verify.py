@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdsens import stiffness
+from mdsens.derivatives import Sensitivity
 from mdsens.equilibrium import Equilibrium, relax
 from mdsens.errors import ConvergenceError
 from mdsens.potentials.base import parameter_paths
-from mdsens.sensitivity import Sensitivity
 
 STEP = 1e-4
 """Relative change of a parameter; differences are Richardson's, over one and two steps."""

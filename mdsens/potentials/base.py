@@ -1,7 +1,7 @@
 """`Potential`: an energy model that is a pytree of its own parameters.
 
 A subclass says what its atoms' energies are (`atom_energies`); energy, forces and stress follow from that one
-definition by differentiation, and so does everything that `mdsens.stiffness` and `mdsens.sensitivity` derive.
+definition by differentiation, and so does everything that `mdsens.stiffness` and `mdsens.derivatives` derive.
 """
 
 import dataclasses

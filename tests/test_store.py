@@ -1,0 +1,182 @@
+"""HDF5 files: the same equilibrium and sensitivity back bit for bit, whole or absent, and nothing from strangers."""
+
+import errno
+import os
+import pathlib
+
+import equinox as eqx
+import h5py
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mdsens as ms
+
+
+@pytest.fixture(scope="module")
+def dimer():
+    potential = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=3.0, onset=2.5)
+    system = ms.System([[0.0, 0, 0], [1.2, 0.1, 0]], species=["A", "A"])
+    eq = ms.relax(system, potential, fmax=1e-12)
+    return eq, ms.sensitivity(eq)
+
+
+def same(a, b):
+    return bool(eqx.tree_equal(a, b))
+
+
+@pytest.mark.parametrize("state", ["silicon_vacancy", "glass", "soft_packing"])
+def test_a_loaded_file_is_equal_bit_for_bit(state, request, tmp_path):
+    eq = request.getfixturevalue(state)
+    S = ms.sensitivity(eq)
+    ms.save(tmp_path / "a.h5", eq, S)
+    eq2, S2 = ms.load(tmp_path / "a.h5")
+    assert same(eq, eq2) and same(S, S2)
+    assert same(ms.sensitivity(eq2), S)
+    ms.save(tmp_path / "b.h5", eq)
+    assert ms.load(tmp_path / "b.h5")[1] is None
+
+
+def test_frozen_atoms_partial_sensitivities_and_single_precision_survive(tmp_path):
+    potential = ms.LennardJones(epsilon={"A-A": 1.0, "A-B": 1.5, "B-B": 0.5}, sigma=1.0, cutoff=3.0, switch="shifted_force")
+    system = ms.System(
+        [[0.0, 0], [1.2, 0.1], [0.5, 1.0]], species=["B", "A", "B"], frozen=[True, False, False], masses=[1, 2, 3.5]
+    )
+    eq = ms.relax(system, potential, fmax=1e-12)
+    S = ms.sensitivity(eq, wrt=["epsilon.A-B"])
+    ms.save(tmp_path / "a.h5", eq, S)
+    eq2, S2 = ms.load(tmp_path / "a.h5")
+    assert same(eq, eq2) and same(S, S2) and S2.positions.sigma is None
+    short = ms.relax(eq.system.astype("float32"), potential.astype("float32"), fmax=1e-3)
+    ms.save(tmp_path / "b.h5", short)
+    back, _ = ms.load(tmp_path / "b.h5")
+    assert same(short, back) and back.system.positions.dtype == jnp.float32
+
+
+def test_the_layout_is_h5md(dimer, tmp_path):
+    ms.save(tmp_path / "a.h5", *dimer)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert list(file["h5md"].attrs["version"]) == [1, 1]
+        assert file["h5md/creator"].attrs["name"] == "mdsens"
+        position = file["particles/atoms/position"]
+        assert position["value"].shape == (1, 2, 3) and position["value"].attrs["unit"] == "Angstrom"
+        assert position["step"].shape == position["time"].shape == (1,)
+        assert file["particles/atoms/box"].attrs["dimension"] == 3
+        assert list(file["particles/atoms/box"].attrs["boundary"]) == ["none"] * 3
+        assert file["parameters/potential/sigma"][()] == 1.0
+        assert file["sensitivity/positions/sigma"].shape == (2, 3)
+        assert file["sensitivity"].attrs["trusted"] and file["sensitivity"].attrs["residual"] < 1e-10
+        assert "jax" in file["provenance"].attrs["versions"]
+
+
+def test_a_potential_of_one_s_own_is_given_back_by_the_user(tmp_path):
+    class Spring(ms.PairPotential):
+        stiffness: float
+        length: float
+        cutoff: float = ms.static(5.0)
+
+        def pair_energy(self, r, i, j):
+            return 0.5 * self.stiffness * (r - self.length) ** 2
+
+    eq = ms.relax(ms.System([[0.0, 0], [1.2, 0.1]]), Spring(2.0, 1.0), fmax=1e-12)
+    S = ms.sensitivity(eq, wrt=["length"])
+    ms.save(tmp_path / "a.h5", eq, S)
+    with pytest.raises(ms.StoreError, match=r"potential=Spring"):
+        ms.load(tmp_path / "a.h5")
+    eq2, S2 = ms.load(tmp_path / "a.h5", potential=Spring(7.0, 7.0))
+    assert same(eq, eq2) and same(S, S2)
+    with pytest.raises(ms.StoreError, match="settings"):
+        ms.load(tmp_path / "a.h5", potential=Spring(2.0, 1.0, cutoff=4.0))
+
+
+def test_an_existing_file_is_kept_unless_told_otherwise(dimer, tmp_path):
+    path = tmp_path / "a.h5"
+    ms.save(path, *dimer)
+    before = path.read_bytes()
+    with pytest.raises(ms.StoreError, match="exists already"):
+        ms.save(path, dimer[0])
+    assert path.read_bytes() == before
+    ms.save(path, dimer[0], overwrite=True)
+    assert ms.load(path)[1] is None
+
+
+def test_places_that_cannot_be_written_are_refused(dimer, tmp_path):
+    with pytest.raises(ms.StoreError, match="does not exist"):
+        ms.save(tmp_path / "missing" / "a.h5", *dimer)
+    with pytest.raises(ms.StoreError, match="is a folder"):
+        ms.save(tmp_path, *dimer)
+    with pytest.raises(ms.InputError, match=r"ms\.save"):
+        ms.save(tmp_path / "a.h5", dimer[1])
+
+
+@pytest.mark.parametrize(
+    "failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=["full", "Ctrl-C"]
+)
+def test_a_full_disk_or_an_interrupt_leaves_nothing_behind(dimer, tmp_path, monkeypatch, failure):
+    path = tmp_path / "a.h5"
+    ms.save(path, dimer[0])
+    before = path.read_bytes()
+
+    def fail(_):
+        raise failure
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises((ms.StoreError, KeyboardInterrupt)) as error:
+        ms.save(path, *dimer, overwrite=True)
+    if isinstance(failure, OSError):
+        assert "No space left" in str(error.value)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_strange_and_damaged_files_are_refused_in_a_sentence(dimer, tmp_path):
+    good = tmp_path / "good.h5"
+    ms.save(good, *dimer)
+    bytes_ = good.read_bytes()
+    cases = {"missing.h5": None, "empty.h5": b"", "text.h5": b"no HDF5 at all", "cut.h5": bytes_[: len(bytes_) // 2]}
+    for name, content in cases.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(ms.StoreError, match=name):
+            ms.load(tmp_path / name)
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = np.arange(3)
+    with pytest.raises(ms.StoreError, match="another program"):
+        ms.load(tmp_path / "other.h5")
+
+
+def test_data_from_elsewhere_is_not_followed(dimer, tmp_path):
+    def hostile(name, change):
+        path = tmp_path / name
+        ms.save(path, *dimer)
+        with h5py.File(path, "a") as file:
+            change(file)
+        with pytest.raises(ms.StoreError, match=r"elsewhere|damaged"):
+            ms.load(path)
+
+    secret = tmp_path / "secret.bin"
+    secret.write_bytes(b"\0" * 4096)
+
+    def external_link(file):
+        file["observables/x"] = h5py.ExternalLink("good.h5", "/")
+
+    def soft_link(file):
+        file["observables/x"] = h5py.SoftLink("/h5md")
+
+    def external_data(file):
+        del file["particles/atoms/mass"]
+        file.create_dataset("particles/atoms/mass", shape=(2,), dtype="f8", external=[(str(secret), 0, 16)])
+
+    def giant(file):
+        file.create_dataset("observables/giant", shape=(10**9,), dtype="f8")
+
+    for change in (external_link, soft_link, external_data, giant):
+        hostile(f"{change.__name__}.h5", change)
+
+
+def test_a_newer_layout_says_so(dimer, tmp_path):
+    ms.save(tmp_path / "a.h5", *dimer)
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["h5md/creator"].attrs["format"] = 99
+    with pytest.raises(ms.StoreError, match="upgrade mdsens"):
+        ms.load(pathlib.Path(tmp_path / "a.h5"))
