@@ -18,6 +18,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+INTERRUPTED = 130
+
 ResultFile = Annotated[Path, typer.Argument(help="A file that mdsens wrote.", show_default=False)]
 
 
@@ -153,16 +155,17 @@ def _demo_folder(output: Path | None, overwrite: bool) -> Path:
 
 def main() -> None:
     """The entry point: errors become one sentence and an exit status (1; 130 after Ctrl-C)."""
+    os.environ.setdefault("MPLBACKEND", "agg")  # pictures go to files; no display is needed
     try:
         app()
-    except (MdsensError, KeyboardInterrupt, Exception) as error:
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # what typer makes of Ctrl-C
+            typer.echo("mdsens: interrupted; every file that was written is complete.", err=True)
+        raise
+    except Exception as error:
         if os.environ.get("MDSENS_DEBUG"):
             raise
-        if isinstance(error, KeyboardInterrupt):
-            typer.echo("mdsens: interrupted; what was written is complete.", err=True)
-            raise SystemExit(130) from None
-        sentence = str(error) if isinstance(error, MdsensError) else _unexpected(error)
-        typer.echo(f"mdsens: {sentence}", err=True)
+        typer.echo(f"mdsens: {error if isinstance(error, MdsensError) else _unexpected(error)}", err=True)
         raise SystemExit(1) from None
 
 

@@ -141,9 +141,9 @@ def influence(values: dict[str, float], *, label: str, ax=None):
 def _axes(ax, **options):
     if ax is not None:
         return ax
-    from matplotlib.figure import Figure
+    import matplotlib.pyplot as plt
 
-    return Figure(figsize=(6.4, 5.6), layout="constrained").add_subplot(**options)
+    return plt.figure(figsize=(6.4, 5.6), layout="constrained").add_subplot(**options)
 
 
 def _patch(colour, label):

@@ -125,14 +125,10 @@ def test_help_and_unknown_commands():
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_an_interrupt_leaves_no_half_file(tmp_path):
+    # A suite started in the background hands down that Ctrl-C is ignored.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from mdsens.cli import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-m", "mdsens.cli", "demo"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A suite started in the background inherits that Ctrl-C is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        [sys.executable, "-c", program, "demo"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     while not (tmp_path / "mdsens-demo").exists():
         time.sleep(0.1)
