@@ -16,6 +16,9 @@ from mdsens.system import System
 DENSE_LIMIT = 1500
 """Degrees of freedom up to which all curvatures are computed from the assembled matrix."""
 
+COLUMNS = 64
+"""Columns of the assembled matrix that are computed together."""
+
 LANCZOS_STEPS = 120
 NEGATIVE = 1e-7
 """Share of the largest curvature below minus which a curvature counts as negative."""
@@ -117,8 +120,10 @@ def _dense(positions, frame, potential):
     size = positions.size
     _, product = jax.linearize(lambda x: gradient(x, (frame, potential)), positions)
     null = _gauge(positions, frame, ~frame.system.frozen & coupled_atoms(product, positions))
-    identity = jnp.eye(size, dtype=positions.dtype).reshape(size, *positions.shape)
-    return null, jax.lax.map(product, identity, batch_size=64).reshape(size, size)
+    # Filled up to whole batches: a remainder would compile everything twice.
+    padded = -(-size // COLUMNS) * COLUMNS
+    identity = jnp.eye(padded, size, dtype=positions.dtype).reshape(-1, COLUMNS, *positions.shape)
+    return null, jax.lax.map(jax.vmap(product), identity).reshape(padded, size)[:size]
 
 
 @eqx.filter_jit

@@ -256,10 +256,10 @@ def soft_sphere_arguments(jax_md):
 def test_soft_spheres_agree_with_jax_md(alpha, jax_md):
     displacement, _ = soft_sphere_arguments(jax_md)
     system = packing()
+    sizes = jnp.array([[1.0, 0.8], [0.8, 0.6]])
     # Bare numbers, even jnp.asarray(1.7), jax-md would round to single precision.
-    energy = jax_md.energy.soft_sphere_pair(
-        displacement, species=system.species, sigma=jnp.array([[1.0, 0.8], [0.8, 0.6]]), epsilon=jnp.asarray(1.7, jnp.float64), alpha=alpha
-    )
+    strength = jnp.asarray(1.7, jnp.float64)
+    energy = jax_md.energy.soft_sphere_pair(displacement, species=system.species, sigma=sizes, epsilon=strength, alpha=alpha)
     potential = ms.SoftSphere(diameter={"A": 1.0, "B": 0.6}, epsilon=1.7, alpha=alpha)
     # The same few hundred terms: rounding.
     assert deviation(potential.energy(system), energy(system.positions)) < 1e-12
@@ -421,10 +421,10 @@ def test_a_switch_is_as_smooth_as_declared_and_no_smoother(switch, edge):
     assert jumps[-1] > 1.0
 
 
-@pytest.mark.parametrize(("switch", "value"), [(quintic, (1.0, 0.0)), (xplor, (1.0, 0.0))])
-def test_a_switch_goes_from_one_to_zero(switch, value):
+@pytest.mark.parametrize("switch", [quintic, xplor])
+def test_a_switch_goes_from_one_to_zero(switch):
     ends = [float(switch(jnp.asarray(r), ONSET, CUTOFF)) for r in (0.9 * ONSET, ONSET, CUTOFF, 1.1 * CUTOFF)]
-    np.testing.assert_allclose(ends, np.repeat(value, 2), atol=1e-14)
+    np.testing.assert_allclose(ends, [1.0, 1.0, 0.0, 0.0], atol=1e-14)  # rounding of numbers of order 10
     between = switch(jnp.linspace(ONSET, CUTOFF, 101), ONSET, CUTOFF)
     assert (np.diff(between) < 0).all()
 
@@ -586,6 +586,20 @@ BAD_FILES = {
 
 @pytest.mark.parametrize(("spoil", "words"), BAD_FILES.values(), ids=BAD_FILES)
 def test_a_spoilt_sw_file_is_refused(spoil, words, silicon, write_sw):
+    path = write_sw(spoil(sw_entry(silicon)))
+    refused(lambda: ms.StillingerWeber.from_file(path), *words)
+
+
+FILES_NOT_REFUSED_YET = {
+    "the same entry twice": (lambda good: f"{good}\n{good.replace('21.0', '22.0')}", ["Si-Si-Si", "twice"]),
+    "kcal/mol, as its first line says": (lambda good: f"# DATE: 2015-01-01 UNITS: real\n{good}", ["real", "metal"]),
+    "no element by itself": (lambda good: good.replace("Si Si Si", "Si C C"), ["Si-C-C"]),
+}
+
+
+@pytest.mark.xfail(strict=True, reason="accepted as it is, or refused with an empty list of elements")
+@pytest.mark.parametrize(("spoil", "words"), FILES_NOT_REFUSED_YET.values(), ids=FILES_NOT_REFUSED_YET)
+def test_more_spoilt_sw_files_are_refused(spoil, words, silicon, write_sw):
     path = write_sw(spoil(sw_entry(silicon)))
     refused(lambda: ms.StillingerWeber.from_file(path), *words)
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from mdsens.errors import InputError
+from mdsens.system import is_concrete
 
 
 class distances(eqx.Module):
@@ -29,19 +30,21 @@ class distances(eqx.Module):
         self.pairs = pairs
 
     def __call__(self, system, potential):
-        if (self.pairs.shape[0] and isinstance(self.pairs, np.ndarray)) and not (
-            -len(system) <= self.pairs.min() and self.pairs.max() < len(system)
-        ):
-            raise InputError(f"distances names an atom beyond the {len(system)} of the system.")
-        d = system.positions[self.pairs[:, 1]] - system.positions[self.pairs[:, 0]]
-        if any(system.pbc):
-            # Rounding brings a vector near its shortest image, and for a skewed cell a neighbouring one may be shorter.
-            periodic = jnp.asarray(system.pbc)
-            fractional = jnp.where(periodic, d @ jnp.linalg.pinv(system.cell), 0.0)
-            d = d - jnp.round(fractional) @ system.cell
-            steps = [(-1, 0, 1) if flag else (0,) for flag in system.pbc]
-            images = jnp.asarray(list(itertools.product(*steps)), d.dtype) @ system.cell
-            candidates = d[:, None, :] + images
-            nearest = jnp.argmin(jnp.sum(candidates**2, axis=-1), axis=1)
-            d = jnp.take_along_axis(candidates, nearest[:, None, None], axis=1)[:, 0]
-        return jnp.sqrt(jnp.sum(d * d, axis=-1))
+        n = len(system)
+        if is_concrete(self.pairs) and not (-n <= np.min(self.pairs) and np.max(self.pairs) < n):
+            raise InputError(f"distances names an atom beyond the {n} of the system.")
+        return _lengths(self.pairs, system.positions, system.cell, system.pbc)
+
+
+@eqx.filter_jit
+def _lengths(pairs, positions, cell, pbc):
+    d = positions[pairs[:, 1]] - positions[pairs[:, 0]]
+    if any(pbc):
+        # Rounding brings a vector near its shortest image; for a skewed cell a neighbouring one may be shorter.
+        fractional = jnp.where(jnp.asarray(pbc), d @ jnp.linalg.pinv(cell), 0.0)
+        d = d - jnp.round(fractional) @ cell
+        steps = [(-1, 0, 1) if flag else (0,) for flag in pbc]
+        candidates = d[:, None, :] + jnp.asarray(list(itertools.product(*steps)), d.dtype) @ cell
+        nearest = jnp.argmin(jnp.sum(candidates**2, axis=-1), axis=1)
+        d = jnp.take_along_axis(candidates, nearest[:, None, None], axis=1)[:, 0]
+    return jnp.sqrt(jnp.sum(d * d, axis=-1))
