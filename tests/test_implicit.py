@@ -32,6 +32,7 @@ def implicit_ridge(**options):
 OPTIONS = {
     "cg": {"symmetric": True},
     "automatic": {},
+    "preconditioned cg": {"symmetric": True, "precondition": lambda w, args: lambda r: r / (20.0 + args["penalty"])},
     "direct": {"linear_solver": implicit.Direct()},
     "gmres": {"linear_solver": implicit.GMRES()},
 }

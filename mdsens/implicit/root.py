@@ -109,6 +109,7 @@ def differentiable_solution(
     symmetric: bool = False,
     linear_solver: LinearSolver | None = None,
     gauge: Callable | None = None,
+    precondition: Callable | None = None,
 ) -> Callable:
     """Make a solver's answer differentiable by its optimality condition; `custom_root` is the common form of it.
 
@@ -117,6 +118,7 @@ def differentiable_solution(
             has no derivative (a neighbour list, an active set).
         optimality: F(z, witness, *args).
         gauge: `gauge(z, witness, *args) -> Gauge`, the null space of ∂F/∂z at the answer.
+        precondition: `precondition(z, witness, *args) -> (r ↦ M r)` on z raveled, M near (∂F/∂z)⁻¹.
 
     Returns:
         a function of `(z0, *args)` that gives `(z, witness)`, for `jvp`, `vjp`, `jacfwd`, `jacrev`, `hessian`, `jit`, `vmap`.
@@ -141,7 +143,7 @@ def differentiable_solution(
             _, values = eqx.combine(primal, static)
             moving = jax.tree.map(lambda a, t: t if eqx.is_inexact_array(a) else None, primal[1], tangents[0][1])
             options = {"symmetric": symmetric, "linear_solver": linear_solver}
-            z_dot = _tangent(optimality, gauge, z, (witness, *values), (None, *moving), options)
+            z_dot = _tangent(optimality, gauge, precondition, z, (witness, *values), (None, *moving), options)
             return (z, witness), (z_dot, jax.tree.map(_no_tangent, witness))
 
         return answer(arrays)
@@ -150,9 +152,13 @@ def differentiable_solution(
 
 
 @eqx.filter_jit
-def _tangent(optimality, gauge, z, args, tangents, options):
-    null = None if gauge is None else jax.lax.stop_gradient(gauge(jax.lax.stop_gradient(z), *args))
-    return root_jvp(optimality, z, args, tangents, gauge=null, **options)[0]
+def _tangent(optimality, gauge, precondition, z, args, tangents, options):
+    # What only helps the solve is held fixed: second derivatives are those of the linear system alone.
+    fixed_z, fixed_args = jax.lax.stop_gradient((z, eqx.filter(args, eqx.is_array)))
+    fixed_args = eqx.combine(fixed_args, args)
+    null = None if gauge is None else gauge(fixed_z, *fixed_args)
+    helper = None if precondition is None else precondition(fixed_z, *fixed_args)
+    return root_jvp(optimality, z, args, tangents, gauge=null, precondition=helper, **options)[0]
 
 
 def custom_root(
@@ -161,6 +167,7 @@ def custom_root(
     symmetric: bool = False,
     linear_solver: LinearSolver | None = None,
     null_space: Callable | None = None,
+    precondition: Callable | None = None,
 ) -> Callable:
     """Decorate a solver `solve(z0, *args)` of `optimality(z, *args) == 0`, so that its answer is differentiable in `args`.
 
@@ -172,6 +179,7 @@ def custom_root(
         symmetric: whether ∂F/∂z is, as for the minimum of an energy; CG is used then.
         linear_solver: `CG()`, `GMRES()`, `Direct()`; None chooses by symmetry and size.
         null_space: `null_space(z, *args) -> Gauge`, the known null space of ∂F/∂z; the derivative has no component there.
+        precondition: `precondition(z, *args) -> (r ↦ M r)` on z raveled, M near (∂F/∂z)⁻¹, symmetric positive for CG.
 
     Blondel et al. 2021, section 2.1 (`@custom_root`).
     """
@@ -183,6 +191,7 @@ def custom_root(
             symmetric=symmetric,
             linear_solver=linear_solver,
             gauge=None if null_space is None else _WithoutWitness(null_space),
+            precondition=None if precondition is None else _WithoutWitness(precondition),
         )
         return functools.wraps(solve)(lambda z0, *args: solution(z0, *args)[0])
 
