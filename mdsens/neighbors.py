@@ -34,13 +34,14 @@ class Neighbors(eqx.Module):
     skin: Float[Array, ""]
 
     def is_stale(self, positions: Float[Array, "atoms dim"]) -> Bool[Array, ""]:
-        """True where an atom moved so far that a pair could be missing (works on tracers)."""
+        """True where an atom moved so far, in the same cell, that a pair could be missing (works on tracers)."""
         moved = jnp.sum((positions - self.reference) ** 2, axis=-1)
         return ~(jnp.max(moved) <= (0.5 * self.skin) ** 2)
 
     def reaches(self, interaction_range) -> Bool[Array, ""]:
         """True if the list holds every pair within this range (at its reference positions; works on tracers)."""
-        return interaction_range <= self.radius
+        # A range in 32 bits may be rounded up.
+        return interaction_range <= self.radius * (1.0 + 1e-6)
 
 
 def displacements(positions, cell, neighbors: Neighbors) -> Float[Array, "atoms capacity dim"]:
@@ -59,6 +60,8 @@ def find_neighbors(positions, cell, pbc, *, radius: float, skin: float) -> Neigh
     """
     from vesin import NeighborList
 
+    if not (np.isfinite(skin) and skin >= 0.0):
+        raise InputError(f"The skin of a neighbour list must be zero or a positive length in Å, not {skin!r}.")
     positions = np.asarray(positions)
     n, dim = positions.shape
     points = np.zeros((n, 3))

@@ -1,5 +1,6 @@
 """`System`: a structure as a pytree, from and to ASE."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ def as_float_array(value, what: str, dtype=None) -> Float[Array, "..."]:
     Raises:
         InputError: no numbers, or 32-bit floats without `dtype`.
     """
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+        raise InputError(f"dtype must be float64 or float32, not {dtype!r}.")
     if dtype is None:
         if not jax.config.jax_enable_x64:
             raise InputError(
@@ -41,8 +44,13 @@ def as_float_array(value, what: str, dtype=None) -> Float[Array, "..."]:
     if isinstance(value, jax.core.Tracer):
         return value.astype(dtype)
     try:
-        return jnp.asarray(np.asarray(value, dtype=dtype))
-    except (TypeError, ValueError):
+        array = np.asarray(value)
+        if np.iscomplexobj(array):
+            raise InputError(f"{what} must be real numbers, not complex ones.")
+        return jnp.asarray(array.astype(dtype))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{what} must be numbers, not {value!r:.80}.") from None
 
 
@@ -55,7 +63,7 @@ class System(eqx.Module):
         pbc: periodicity along each cell vector.
         species: `(N,)` codes into `labels`.
         labels: the species' names, sorted.
-        masses: `(N,)` [amu]; 1 where a label is no chemical element.
+        masses: `(N,)` [amu]; by default the elements' if all labels are elements, else 1.
         frozen: `(N,)`, True for atoms that never move.
         neighbors: the padded list of the last relaxation, or None.
 
@@ -84,8 +92,12 @@ class System(eqx.Module):
         self.positions = positions
         self.pbc = _check_pbc(pbc, cell, dim)
         self.cell = _check_cell(cell, self.pbc, dim, dtype)
-        self.labels, self.species = _encode(species, n)
-        self.masses = as_float_array(_default_masses(self) if masses is None else masses, "masses", dtype)
+        names = _names(species, n)
+        self.labels = tuple(sorted(set(names)))
+        self.species = jnp.asarray(np.array([self.labels.index(name) for name in names], dtype=np.int32))
+        self.masses = as_float_array(_default_masses(names) if masses is None else masses, "masses", dtype)
+        if is_concrete(self.masses) and not (np.isfinite(self.masses).all() and (np.asarray(self.masses) >= 0.0).all()):
+            raise InputError("masses must be finite and not negative, in amu.")
         frozen = np.zeros(n, dtype=bool) if frozen is None else np.asarray(frozen)
         if frozen.dtype != bool:
             raise InputError("frozen must be a mask of N True or False, not indices: use mask[indices] = True.")
@@ -147,8 +159,11 @@ class System(eqx.Module):
         Raises:
             InputError: a constraint other than `FixAtoms`, or a cell mdsens refuses.
         """
+        from ase import Atoms
         from ase.constraints import FixAtoms
 
+        if not isinstance(atoms, Atoms):
+            raise InputError(f"from_ase wants ase.Atoms, not {type(atoms).__name__}; mdsens.read(path) reads files.")
         frozen = np.zeros(len(atoms), dtype=bool)
         for constraint in atoms.constraints:
             if not isinstance(constraint, FixAtoms):
@@ -169,8 +184,10 @@ class System(eqx.Module):
         )
 
     def to_ase(self):
-        """To `ase.Atoms`. Labels that are no elements become "X" with their name in the array `mdsens_label`;
-        a 2-D system lies in the plane z = 0."""
+        """To `ase.Atoms`. Labels that are no elements become "X" with their name in the array `mdsens_label`.
+
+        A 2-D system lies in the plane z = 0, and stays 3-D when it comes back.
+        """
         from ase import Atoms
         from ase.constraints import FixAtoms
 
@@ -206,43 +223,53 @@ def read(path, *, species: Sequence[str] | None = None, **options) -> System:
         InputError: no such file, no structure in it, more than one structure, or a LAMMPS data file without species.
     """
     import ase.io
-    from ase.data import atomic_numbers
-    from ase.io.formats import UnknownFileTypeError, filetype
+    from ase.io.formats import UnknownFileTypeError
 
     path = Path(path)
     if not path.is_file():
         raise InputError(f"There is no file {str(path)!r}.")
     if path.stat().st_size == 0:
         raise InputError(f"The file {str(path)!r} is empty.")
+    if options.setdefault("format", "lammps-data" if _looks_like_lammps_data(path) else None) == "lammps-data":
+        options["Z_of_type"] = _lammps_types(species, path)
+    elif species is not None:
+        raise InputError(f"species= is for LAMMPS data files, and {str(path)!r} does not look like one: leave it out.")
     try:
-        file_format = options.get("format") or filetype(str(path))
-        if file_format == "lammps-data":
-            if species is None:
-                raise InputError(
-                    f"{str(path)!r} is a LAMMPS data file, whose atom types are numbers: "
-                    'name them, for instance ms.read(path, species=["Si", "C"]).'
-                )
-            unknown = [label for label in species if label not in atomic_numbers]
-            if unknown:
-                raise InputError(f"{unknown[0]!r} is not a chemical element: give one symbol for each LAMMPS type.")
-            options["Z_of_type"] = {code + 1: atomic_numbers[label] for code, label in enumerate(species)}
-        elif species is not None:
-            raise InputError(f"species= is for LAMMPS data files; {str(path)!r} ({file_format}) names its own.")
-        atoms = ase.io.read(path, **options)
-    except InputError:
-        raise
+        images = ase.io.read(path, **{"index": slice(None), **options})
     except UnknownFileTypeError:
         raise InputError(f"{str(path)!r} is not a structure file that ASE knows: give format=..., or convert it.") from None
     except Exception as error:  # ASE's readers raise whatever their parsing stumbles over
+        reason = f"{type(error).__name__}: {str(error)[:200]}" if str(error) else type(error).__name__
         raise InputError(
-            f"{str(path)!r} could not be read as a structure; it may be cut off or of another format "
-            f"({type(error).__name__}: {str(error)[:200]})."
+            f"{str(path)!r} could not be read as a structure; it may be cut off or of another format ({reason})."
         ) from error
-    if not isinstance(atoms, ase.Atoms):
-        raise InputError(f"{str(path)!r} holds {len(atoms)} structures where one is wanted: give index=, say index=-1.")
+    if isinstance(images, list) and not images:
+        raise InputError(f"{str(path)!r} holds no structure; it may be cut off.")
+    if isinstance(images, list) and len(images) > 1:
+        raise InputError(f"{str(path)!r} holds {len(images)} structures where one is wanted: give index=, say index=-1.")
+    atoms = images[0] if isinstance(images, list) else images
     if len(atoms) == 0:
         raise InputError(f"{str(path)!r} holds no atoms.")
     return System.from_ase(atoms)
+
+
+def _looks_like_lammps_data(path) -> bool:
+    """By its header: ASE goes by the name alone, and takes `.lmp` and `.data` for other programs' files."""
+    head = path.open("rb").read(4096).decode("utf-8", errors="replace")
+    return all(re.search(rf"^\s*\d+\s+{what}\s*(#|$)", head, re.MULTILINE) for what in ("atoms", "atom types"))
+
+
+def _lammps_types(species, path) -> dict[int, int]:
+    from ase.data import atomic_numbers
+
+    if species is None:
+        raise InputError(
+            f"{str(path)!r} is a LAMMPS data file, whose atom types are numbers: "
+            'name them, for instance ms.read(path, species=["Si", "C"]).'
+        )
+    if unknown := [label for label in species if label not in atomic_numbers]:
+        raise InputError(f"{unknown[0]!r} is not a chemical element: give one symbol for each LAMMPS type.")
+    return {code + 1: atomic_numbers[label] for code, label in enumerate(species)}
 
 
 def _check_pbc(pbc, cell, dim) -> tuple[bool, ...]:
@@ -282,15 +309,15 @@ def _check_cell(cell, pbc, dim, dtype):
     return cell
 
 
-def _encode(species, n) -> tuple[tuple[str, ...], Array]:
+def _names(species, n) -> list[str]:
+    if species is None:
+        raise InputError('species must be a label, or one for each atom; leave it out for "A".')
     names = [species] * n if isinstance(species, str) else [str(label) for label in species]
     if len(names) != n:
         raise InputError(f"species must be one label or {n} of them, one for each atom, not {len(names)}.")
-    labels = tuple(sorted(set(names)))
-    if bad := [label for label in labels if "-" in label or not label]:
+    if bad := [label for label in names if "-" in label or not label]:
         raise InputError(f"The species label {bad[0]!r} is empty or has a '-', which separates labels of a pair.")
-    codes = {label: code for code, label in enumerate(labels)}
-    return labels, jnp.asarray(np.array([codes[name] for name in names], dtype=np.int32))
+    return names
 
 
 def _are_elements(labels) -> bool:
@@ -299,9 +326,9 @@ def _are_elements(labels) -> bool:
     return all(label in atomic_numbers for label in labels)
 
 
-def _default_masses(system) -> np.ndarray:
+def _default_masses(names) -> np.ndarray:
     from ase.data import atomic_masses, atomic_numbers
 
-    if not _are_elements(system.labels):
-        return np.ones(len(system))
-    return np.array([atomic_masses[atomic_numbers[label]] for label in system.symbols])
+    if not _are_elements(names):  # "A" and "B" are no boron
+        return np.ones(len(names))
+    return np.array([atomic_masses[atomic_numbers[name]] for name in names])

@@ -78,6 +78,8 @@ class Potential(eqx.Module):
     @property
     def range(self) -> Float[Array, ""]:
         """Distance beyond which two atoms do not see each other [Å]; by default the field `cutoff`."""
+        if not hasattr(self, "cutoff"):
+            raise InputError(f"{type(self).__name__} says nothing of its range: give it a field cutoff = mdsens.static(...).")
         return np.asarray(float(self.cutoff))
 
     @property
@@ -95,6 +97,8 @@ class Potential(eqx.Module):
         Raises:
             InputError: naming the species or pair that is missing.
         """
+        if not isinstance(system, System):
+            raise InputError(f"A mdsens.System is wanted, not {type(system).__name__}: System.from_ase(atoms) makes one.")
         pairs = {_canonical_key(f"{a}-{b}") for a in system.labels for b in system.labels}
         for name, parameter in self.parameters().items():
             if not isinstance(parameter, dict):
@@ -110,6 +114,34 @@ class Potential(eqx.Module):
                 f"The potential is {self.dtype} and the system {system.positions.dtype}: "
                 "bring both to one precision with .astype(...)."
             )
+
+    def pair(self, parameter, i: Atom, j: Atom):
+        """The value of a parameter for a pair of atoms: one number for all, or a dict keyed by the unordered pair of labels."""
+        if not isinstance(parameter, dict):
+            if jnp.ndim(parameter):
+                raise InputError(f"{self._named(parameter)} is an array: a parameter of a pair is one number or a dict by pairs.")
+            return parameter
+        rows = [[self._entry(parameter, _canonical_key(f"{a}-{b}")) for b in i.labels] for a in i.labels]
+        return rows[0][0] if len(rows) == 1 else jnp.stack([jnp.stack(row) for row in rows])[i.code, j.code]
+
+    def one(self, parameter, i: Atom):
+        """The value of a parameter for one atom: one number for all, a dict by label, or one value per atom, shape `(N,)`."""
+        if isinstance(parameter, dict):
+            return jnp.stack([self._entry(parameter, label) for label in i.labels])[i.code]
+        if parameter.ndim == 0:
+            return parameter
+        if parameter.shape[0] != i.n_atoms:
+            raise InputError(f"{self._named(parameter)} has {parameter.shape[0]} values for {i.n_atoms} atoms.")
+        return parameter[i.index]
+
+    def _entry(self, parameter, key):
+        if key not in parameter:
+            raise InputError(f"{self._named(parameter)} has no entry {key!r}; it has {', '.join(map(repr, parameter))}.")
+        return parameter[key]
+
+    def _named(self, parameter) -> str:
+        names = [name for name, value in self.parameters().items() if value is parameter]
+        return f"{type(self).__name__}.{names[0] if names else '<parameter>'}"
 
     # What follows.
 
@@ -204,17 +236,27 @@ def listed_energies(potential: Potential, system: System) -> Float[Array, " atom
     return factor * potential.atom_energies(system.with_positions(factor * system.positions))
 
 
-_energy = eqx.filter_jit(total_energy)
+def _sound(system: System) -> System:
+    """The system, its positions NaN where the list went stale: nobody else looks at the list of traced positions."""
+    stale = system.neighbors.is_stale(jax.lax.stop_gradient(system.positions))
+    return system.with_positions(jnp.where(stale, jnp.nan, 1.0).astype(system.positions.dtype) * system.positions)
+
+
+@eqx.filter_jit
+def _energy(potential, system):
+    return jnp.sum(_energies(potential, system))
 
 
 @eqx.filter_jit
 def _energies(potential, system):
-    return listed_energies(potential, system)
+    stale = system.neighbors.is_stale(jax.lax.stop_gradient(system.positions))
+    energies = listed_energies(potential, _sound(system))
+    return jnp.where(stale, jnp.nan, 1.0).astype(energies.dtype) * energies
 
 
 @eqx.filter_jit
 def _forces(potential, system):
-    return -jax.grad(lambda x: total_energy(potential, system.with_positions(x)))(system.positions)
+    return -jax.grad(lambda x: total_energy(potential, system.with_positions(x)))(_sound(system).positions)
 
 
 @eqx.filter_jit
@@ -250,28 +292,6 @@ def handles(system: System) -> tuple[Atom, Atom]:
     return centre, Atom(index, system.species[index], system.labels, n)
 
 
-def lookup_pair(parameter, i: Atom, j: Atom):
-    """The value of a pair's parameter: one for all, or keyed by the unordered pair of labels."""
-    if not isinstance(parameter, dict):
-        return parameter
-    labels = i.labels
-    if len(labels) == 1:
-        return parameter[_canonical_key(f"{labels[0]}-{labels[0]}")]
-    table = jnp.stack([jnp.stack([parameter[_canonical_key(f"{a}-{b}")] for b in labels]) for a in labels])
-    return table[i.code, j.code]
-
-
-def lookup_one(parameter, i: Atom):
-    """The value of one atom's parameter: one for all, keyed by the label, or one per atom, shape `(N,)`."""
-    if isinstance(parameter, dict):
-        return jnp.stack([parameter[label] for label in i.labels])[i.code]
-    if parameter.ndim == 0:
-        return parameter
-    if parameter.shape[0] != i.n_atoms:
-        raise InputError(f"A parameter with one value per atom has {parameter.shape[0]} values for {i.n_atoms} atoms.")
-    return parameter[i.index]
-
-
 def parameter_paths(potential: Potential) -> list[str]:
     """Names of a potential's parameters: `"sigma"`, or `"epsilon.A-B"` where they depend on the species."""
     return [_path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(potential)]
@@ -286,6 +306,8 @@ def _path_name(path) -> str:
 def _as_parameter(value, what: str):
     if isinstance(value, dict):
         return _canonical_dict({key: _as_parameter(entry, f"{what}[{key!r}]") for key, entry in value.items()}, what)
+    if isinstance(value, list | tuple) and not any(eqx.is_array(leaf) for leaf in value):
+        value = np.asarray(value)
     if isinstance(value, eqx.Module | list | tuple) or callable(value):
         if any(not eqx.is_inexact_array(leaf) for leaf in jax.tree.leaves(value)):
             raise InputError(f"{what} holds something that is no number: declare the field with mdsens.static().")
@@ -306,6 +328,8 @@ def _canonical_key(key: str) -> str:
 
 
 def _canonical_dict(entries: dict, what: str) -> dict:
+    if not entries:
+        raise InputError(f"{what} is an empty dict: give at least one entry.")
     if bad := [key for key in entries if not isinstance(key, str)]:
         raise InputError(f'{what} has the key {bad[0]!r}: keys are labels ("A"), pairs ("A-B") or triplets ("A-B-B").')
     if len({key.count("-") for key in entries}) > 1:

@@ -1,5 +1,6 @@
 """Reading potential files. Nothing in a file is ever evaluated as code."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def read_text(path) -> str:
     if path.stat().st_size > MAX_BYTES:
         raise InputError(f"{str(path)!r} has {path.stat().st_size} bytes, too many for a potential file.")
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{str(path)!r} is not a text file.") from None
 
@@ -32,7 +33,11 @@ def read_sw(path, element: str | None = None) -> dict:
 
     An entry is three elements and eleven numbers, over one or several lines; `#` starts a comment.
     """
-    words = [word for line in read_text(path).splitlines() for word in line.split("#")[0].split()]
+    text = read_text(path)
+    units = re.search(r"UNITS:\s*(\w+)", text)
+    if units and units[1] != "metal":
+        raise InputError(f"{str(path)!r} is in LAMMPS's units {units[1]}, and mdsens reads units metal (eV, Å): convert it.")
+    words = [word for line in text.splitlines() for word in line.split("#")[0].split()]
     size = 3 + len(_SW_COLUMNS)
     if not words or len(words) % size:
         raise InputError(
@@ -48,8 +53,12 @@ def read_sw(path, element: str | None = None) -> dict:
             raise InputError(f"{str(path)!r}, entry {'-'.join(triplet)}: {' '.join(numbers)!r} are not numbers.") from None
         if not np.isfinite(values).all():
             raise InputError(f"{str(path)!r}, entry {'-'.join(triplet)}: a number is not finite.")
+        if triplet in entries:
+            raise InputError(f"{str(path)!r} has the entry {'-'.join(triplet)} twice: remove one.")
         entries[triplet] = dict(zip(_SW_COLUMNS, values, strict=True))
     elements = [triplet[0] for triplet in entries if len(set(triplet)) == 1]
+    if not elements:
+        raise InputError(f"{str(path)!r} has no entry of one element, only {', '.join(map('-'.join, entries))}.")
     if element is None:
         if len(elements) != 1:
             raise InputError(f"{str(path)!r} has the elements {', '.join(elements)}: choose one with element=.")

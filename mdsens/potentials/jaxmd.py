@@ -18,7 +18,8 @@ def JaxMD(energy_fn: Callable, *, neighbor_fn=None, **values) -> "JaxMDEnergy":
     Args:
         energy_fn: `energy_fn(R, **values)`, or `energy_fn(R, neighbor=list, **values)` with `neighbor_fn`. It carries its
             own geometry (jax-md's displacement function, for real-space positions); of the system's cell mdsens
-            knows nothing more than that positions are wrapped into it before jax-md's cell lists see them.
+            knows nothing more than that positions are wrapped into it before jax-md's cell lists see them. Numbers that
+            were given to jax-md and not here may be rounded to 32 bits by it.
         neighbor_fn: jax-md's neighbour-list functions, if the energy wants a list.
         values: the parameters, numbers or arrays that `energy_fn` takes by keyword: `sigma=...`, `epsilon=...`.
 
@@ -32,7 +33,7 @@ def JaxMD(energy_fn: Callable, *, neighbor_fn=None, **values) -> "JaxMDEnergy":
             "JaxMD wants an energy function; jax-md's *_neighbor_list functions return (neighbor_fn, energy_fn): "
             "give JaxMD(energy_fn, neighbor_fn=neighbor_fn, ...)."
         )
-    return JaxMDEnergy(values, energy_fn, neighbor_fn)
+    return JaxMDEnergy(values or {}, energy_fn, neighbor_fn)
 
 
 class JaxMDEnergy(Potential):

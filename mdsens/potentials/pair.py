@@ -1,12 +1,14 @@
 """`PairPotential`: a plain sum over pairs, written as the energy of one pair."""
 
+from numbers import Real
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from mdsens.errors import InputError, did_you_mean
-from mdsens.potentials.base import Atom, Potential, handles, lookup_one, lookup_pair, neighbor_vectors
+from mdsens.potentials.base import Atom, Potential, handles, neighbor_vectors
 from mdsens.potentials.switching import SMOOTHNESS, quintic, xplor
 
 
@@ -37,22 +39,14 @@ class PairPotential(Potential):
     def _switch(self) -> str:
         return getattr(self, "switch", "quintic" if hasattr(self, "onset") else "truncated")
 
-    def pair(self, parameter, i: Atom, j: Atom):
-        """The value of a parameter for the pair: a scalar as it is, a dict by the pair's labels."""
-        return lookup_pair(parameter, i, j)
-
-    def one(self, parameter, i: Atom):
-        """The value of a parameter for one atom: scalar, dict by label, or one value per atom, shape `(N,)`."""
-        return lookup_one(parameter, i)
-
     def __check_init__(self):
         switch, onset, cutoff = self._switch, getattr(self, "onset", None), getattr(self, "cutoff", None)
         name = type(self).__name__
         if switch not in SMOOTHNESS:
             raise InputError(f"{name} has no switch {switch!r}.{did_you_mean(str(switch), SMOOTHNESS)}")
-        if cutoff is not None and not (np.isscalar(cutoff) and 0 < cutoff < np.inf):
+        if cutoff is not None and not (isinstance(cutoff, Real) and 0 < cutoff < np.inf):
             raise InputError(f"{name}'s cutoff must be a positive length in Å, not {cutoff!r}.")
-        if switch in ("quintic", "xplor") and (onset is None or not 0 <= onset < cutoff):
+        if switch in ("quintic", "xplor") and not (isinstance(onset, Real) and 0 <= onset < cutoff):
             raise InputError(f"{name}'s onset must lie between 0 and the cutoff {cutoff} for the {switch} switch, not {onset!r}.")
 
     def atom_energies(self, system):

@@ -3,7 +3,7 @@
 import jax
 from jaxtyping import Array, Bool, Float
 
-from mdsens.potentials.base import Atom, Potential, handles, lookup_one, lookup_pair, neighbor_vectors
+from mdsens.potentials.base import Atom, Potential, handles, neighbor_vectors
 
 
 class SitePotential(Potential):
@@ -17,14 +17,6 @@ class SitePotential(Potential):
         Places where `mask` is False hold a harmless vector and must not count.
         """
         raise NotImplementedError
-
-    def pair(self, parameter, i: Atom, j: Atom):
-        """The value of a parameter for the pair: a scalar as it is, a dict by the pair's labels."""
-        return lookup_pair(parameter, i, j)
-
-    def one(self, parameter, i: Atom):
-        """The value of a parameter for one atom: scalar, dict by label, or one value per atom, shape `(N,)`."""
-        return lookup_one(parameter, i)
 
     def atom_energies(self, system):
         d, inside = neighbor_vectors(system, self.range)

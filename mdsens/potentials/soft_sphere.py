@@ -1,5 +1,7 @@
 """Soft (harmonic, Hertzian) repulsive spheres."""
 
+from numbers import Real
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,9 +30,11 @@ class SoftSphere(PairPotential):
     alpha: float = static(2.0)
 
     def __check_init__(self):
-        if not self.alpha > 1:
-            raise InputError(f"SoftSphere's alpha must be larger than 1, for a continuous force, not {self.alpha}.")
+        if not (isinstance(self.alpha, Real) and self.alpha > 1):
+            raise InputError(f"SoftSphere's alpha must be a number larger than 1, for a continuous force, not {self.alpha!r}.")
         diameters = jax.tree.leaves(self.diameter)
+        if any(np.ndim(d) > 1 or np.size(d) == 0 for d in diameters):
+            raise InputError("SoftSphere's diameter must be one number, a dict by labels, or one value per particle.")
         if is_concrete(diameters) and not all((np.asarray(d) > 0).all() for d in diameters):
             raise InputError("SoftSphere's diameters must be positive.")
 

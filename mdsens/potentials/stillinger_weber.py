@@ -38,10 +38,15 @@ class StillingerWeber(SitePotential):
     q: float = static(0)
 
     def __check_init__(self):
+        self._check_scalars()
         for name in ("sigma", "a"):
-            value = getattr(self, name)
-            if is_concrete(value) and not (np.ndim(value) == 0 and value > 0):
-                raise InputError(f"StillingerWeber's {name} must be one positive number, not {value}.")
+            if is_concrete(value := getattr(self, name)) and not value > 0:
+                raise InputError(f"StillingerWeber's {name} must be positive, not {value}.")
+
+    def _check_scalars(self):
+        for name, value in self.parameters().items():
+            if np.ndim(value) != 0:
+                raise InputError(f"StillingerWeber's {name} must be one number, not an array of shape {np.shape(value)}.")
 
     @classmethod
     def silicon(cls) -> "StillingerWeber":
@@ -72,6 +77,7 @@ class StillingerWeber(SitePotential):
 
     def check(self, system):
         super().check(system)
+        self._check_scalars()
         if len(system.labels) > 1:
             raise InputError(
                 f"StillingerWeber is for one species, but the system has {', '.join(system.labels)}: use a system of one species."
@@ -79,6 +85,8 @@ class StillingerWeber(SitePotential):
 
     def site_energy(self, d, i, j, mask):
         r = jnp.sqrt(jnp.sum(d * d, axis=-1))
+        # Rounding may bring a bond at the cutoff onto it, where the exponents have their pole.
+        mask = mask & (r < self.range)
         reduced = self.sigma / r
         decay = self.sigma / jnp.where(mask, r - self.range, -1.0)
         two_body = self.A * self.epsilon * (self.B * _power(reduced, self.p) - _power(reduced, self.q)) * jnp.exp(decay)

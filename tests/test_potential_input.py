@@ -1,0 +1,157 @@
+"""Parameter files, and what potentials refuse: each time in one sentence that names it."""
+
+import dataclasses
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import refused, sw_entry
+
+import mdsens as ms
+
+ONSET, CUTOFF = 2.0, 2.5
+SIGMA = {"A-A": 1.0, "A-B": 0.9, "B-B": 0.95}
+
+
+# Files of Stillinger-Weber parameters
+
+
+@pytest.fixture
+def write_sw(tmp_path):
+    def write(content, name="Si.sw"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def loads(path, silicon, **options):
+    found = ms.StillingerWeber.from_file(path, **options)
+    return all(
+        float(getattr(found, field.name)) == float(getattr(silicon, field.name))
+        for field in dataclasses.fields(ms.StillingerWeber)
+        if field.name != "built_range"
+    )
+
+
+def test_a_sw_file_gives_the_parameters_that_were_written(silicon, write_sw):
+    entry = sw_entry(silicon)
+    assert loads(write_sw(entry), silicon)
+    words = entry.split()
+    first, rest = " ".join(words[:6]), "\n  ".join(words[6:])
+    several_lines = f"# a comment of 14 words is no entry\n\n{first}  # epsilon to a\n\t{rest}\n#"
+    assert loads(write_sw(several_lines), silicon)
+    assert loads(write_sw(several_lines.replace("\n", "\r\n")), silicon)
+
+
+def test_one_element_of_several_is_chosen_by_name(silicon, write_sw):
+    carbon = eqx.tree_at(lambda p: p.sigma, silicon, jnp.asarray(1.4))
+    entries = [sw_entry(carbon, "C"), sw_entry(silicon, "C", ("Si", "Si"), lam=0.0), sw_entry(silicon)]
+    path = write_sw("\n".join(entries), "SiC.sw")
+    assert loads(path, silicon, element="Si") and loads(path, carbon, element="C")
+    refused(lambda: ms.StillingerWeber.from_file(path), "C, Si", "element=")
+    refused(lambda: ms.StillingerWeber.from_file(path, element="Ge"), "'Ge'", "C, Si")
+
+
+BAD_FILES = {
+    "cut off": (lambda good: good[:-40], ["cut off", "14"]),
+    "cut off in the second entry": (lambda good: good + "\nSi Si", ["cut off"]),
+    "empty": (lambda good: "", ["cut off"]),
+    "only a comment": (lambda good: "# nothing here\n", ["cut off"]),
+    "not a number": (lambda good: good.replace("21.0", "nan"), ["Si-Si-Si", "not finite"]),
+    "infinite": (lambda good: good.replace("21.0", "inf"), ["Si-Si-Si", "not finite"]),
+    "a word among the numbers": (lambda good: good.replace("21.0", "many"), ["Si-Si-Si", "not numbers"]),
+    "code": (lambda good: good.replace("21.0", "exit()"), ["Si-Si-Si", "not numbers"]),
+    "negative length": (lambda good: good.replace("2.0951", "-2.0951"), ["sigma", "positive"]),
+    "another cutoff": (lambda good: good.removesuffix("0.0") + "0.1", ["tol"]),
+    "not text": (lambda good: b"\xff\xfe\x00\x80" * 50, ["not a text file"]),
+    "the same entry twice": (lambda good: f"{good}\n{good.replace('21.0', '22.0')}", ["Si-Si-Si", "twice"]),
+    "kcal/mol, as its first line says": (lambda good: f"# DATE: 2015-01-01 UNITS: real\n{good}", ["real", "metal"]),
+    "no element by itself": (lambda good: good.replace("Si Si Si", "Si C C"), ["Si-C-C"]),
+}
+
+
+@pytest.mark.parametrize(("spoil", "words"), BAD_FILES.values(), ids=BAD_FILES)
+def test_a_spoilt_sw_file_is_refused(spoil, words, silicon, write_sw):
+    path = write_sw(spoil(sw_entry(silicon)))
+    refused(lambda: ms.StillingerWeber.from_file(path), *words)
+
+
+def test_a_missing_sw_file_is_refused(tmp_path):
+    refused(lambda: ms.StillingerWeber.from_file(tmp_path / "none.sw"), "There is no file", "none.sw")
+    refused(lambda: ms.StillingerWeber.from_file(tmp_path), "There is no file")
+
+
+# What is refused
+
+
+def lj(**changed):
+    return ms.LennardJones(**{"epsilon": 1.0, "sigma": 1.0, "cutoff": CUTOFF, "onset": ONSET, **changed})
+
+
+TWO = [[0.0, 0, 0], [1.1, 0, 0]]
+
+BAD_INPUT = {
+    "a pair is missing": (
+        lambda: lj(epsilon={"A-A": 1.0, "A-B": 1.0}).energy(ms.System(TWO, species=["A", "B"])),
+        ["LennardJones.epsilon", "'B-B'", "A, B"],
+    ),
+    "a species nobody knows": (lambda: lj(sigma=SIGMA).energy(ms.System(TWO, species=["A", "C"])), ["sigma", "'A-C'"]),
+    "a diameter is missing": (
+        lambda: ms.SoftSphere(diameter={"A": 1.0}, epsilon=1.0).energy(ms.System(TWO, species=["A", "B"])),
+        ["SoftSphere.diameter", "'B'"],
+    ),
+    "two species in silicon": (
+        lambda: ms.StillingerWeber.silicon().energy(ms.System(TWO, species=["Si", "C"])),
+        ["one species", "C, Si"],
+    ),
+    "negative cutoff": (lambda: lj(cutoff=-1.0, onset=None, switch="truncated"), ["cutoff", "positive", "-1.0"]),
+    "no cutoff at all": (lambda: lj(cutoff=np.inf, switch="truncated"), ["cutoff", "inf"]),
+    "cutoff that is not a number": (lambda: lj(cutoff=np.nan), ["cutoff", "nan"]),
+    "onset beyond the cutoff": (lambda: lj(onset=3.0), ["onset", "2.5", "3.0"]),
+    "onset at the cutoff": (lambda: lj(onset=CUTOFF), ["onset"]),
+    "negative onset": (lambda: lj(onset=-0.1), ["onset", "-0.1"]),
+    "onset forgotten": (lambda: lj(onset=None), ["onset", "quintic", "None"]),
+    "a switch nobody knows": (lambda: lj(switch="quintc"), ["'quintc'", "Did you mean 'quintic'?"]),
+    "a switch far from any": (lambda: lj(switch="none"), ["'none'", "quintic, xplor, shifted_force, truncated"]),
+    "single precision": (lambda: lj(epsilon=np.float32(1.0)), ["LennardJones.epsilon", "float32"]),
+    "single precision for a pair": (lambda: lj(sigma={"A-A": jnp.float32(1.0)}), ["sigma", "'A-A'", "float32"]),
+    "a word": (lambda: lj(epsilon="1.0"), ["LennardJones.epsilon", "'1.0'", "not a number"]),
+    "nothing": (lambda: lj(epsilon=None), ["LennardJones.epsilon", "None"]),
+    "true": (lambda: lj(sigma=True), ["LennardJones.sigma", "True"]),
+    "not finite": (lambda: lj(sigma={"A-A": np.nan}), ["sigma", "'A-A'", "not finite"]),
+    "both orders of a pair": (lambda: lj(epsilon={"A-A": 1, "A-B": 1, "B-A": 1}), ["'A-B'", "both orders"]),
+    "labels and pairs": (lambda: lj(epsilon={"A": 1.0, "A-B": 1.0}), ["mixes", "A, A-B"]),
+    "keys that are no labels": (lambda: lj(epsilon={("A", "A"): 1.0}), ["key", "('A', 'A')"]),
+    "spheres without size": (lambda: ms.SoftSphere(diameter={"A": 0.0}, epsilon=1.0), ["diameters", "positive"]),
+    "spheres without a continuous force": (lambda: ms.SoftSphere(diameter=1.0, epsilon=1.0, alpha=1.0), ["alpha", "1"]),
+    "diameters for other particles": (
+        lambda: ms.SoftSphere(diameter=np.ones(3), epsilon=1.0).energy(ms.System(TWO)),
+        ["3 values", "2 atoms"],
+    ),
+    "stress without a cell": (lambda: lj().stress(ms.System(TWO)), ["cell", "stress"]),
+    "stress of a sheet": (
+        lambda: lj().stress(ms.System(TWO, cell=np.diag([3.0, 3.0, 0.0]), pbc=[True, True, False])),
+        ["zero", "stress"],
+    ),
+    "a label where a pair is due": (lambda: lj(epsilon={"A": 1.0}).energy(ms.System(TWO)), ["epsilon", "'A-A'"]),
+    "a pair where a label is due": (
+        lambda: ms.SoftSphere(diameter={"A-A": 1.0}, epsilon=1.0).energy(ms.System(TWO)),
+        ["diameter", "'A'"],
+    ),
+    "no entries": (lambda: lj(epsilon={}).energy(ms.System(TWO)), ["epsilon"]),
+    "one well depth for each atom": (lambda: lj(epsilon=np.ones(2)).energy(ms.System(TWO)), ["epsilon"]),
+    "two values of λ": (
+        lambda: eqx.tree_at(lambda p: p.lam, ms.StillingerWeber.silicon(), np.ones(2)).energy(ms.System(TWO, species="Si")),
+        ["lam"],
+    ),
+    "cutoff in words": (lambda: lj(cutoff="2.5"), ["cutoff", "'2.5'"]),
+    "onset in words": (lambda: lj(onset="2.0"), ["onset", "'2.0'"]),
+}
+
+
+@pytest.mark.parametrize(("call", "words"), BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_input_is_refused_with_a_sentence_that_names_it(call, words):
+    refused(call, *words)
