@@ -23,6 +23,9 @@ FMAX = 1e-12
 CHANGE = 0.01
 """Relative change of σ that the first-order prediction is tried on."""
 
+INWARD = 0.4
+"""How far the vacancy's neighbours are moved towards it before relaxing [Å]."""
+
 Say = Callable[[str], None]
 
 
@@ -93,6 +96,9 @@ def vacancy(repeat: int = 3) -> Vacancy:
     place = atoms.positions[middle].copy()
     del atoms[middle]
     near = np.argsort(np.linalg.norm(atoms.positions - place, axis=1))[:4]
+    # In the ideal lattice the neighbours sit in a metastable place, where no force is; the vacancy's ground state is inward.
+    outward = atoms.positions[near] - place
+    atoms.positions[near] -= INWARD * outward / np.linalg.norm(outward, axis=1, keepdims=True)
     pairs = [(int(a), int(b)) for k, a in enumerate(near) for b in near[k + 1 :]]
 
     eq = relax(System.from_ase(atoms), potential, fmax=FMAX)

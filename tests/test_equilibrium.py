@@ -97,10 +97,11 @@ def test_twelve_digits_are_ordinary(silicon_vacancy, glass, argon_vacancy, soft_
 
 
 def test_the_centre_of_mass_stays(silicon_vacancy):
-    atoms = bulk("Si", cubic=True) * 3
-    del atoms[100]
-    drift = np.asarray(silicon_vacancy.system.positions).mean(axis=0) - atoms.positions.mean(axis=0)
-    np.testing.assert_allclose(drift, 0.0, atol=1e-11)
+    start = silicon_vacancy.system.with_positions(
+        silicon_vacancy.system.positions + 0.02 * jnp.cos(jnp.arange(645.0)).reshape(-1, 3)
+    )
+    end = ms.relax(start, silicon_vacancy.potential, fmax=1e-12).system
+    np.testing.assert_allclose(jnp.mean(end.positions - start.positions, axis=0), 0.0, atol=1e-11)
 
 
 def test_lists_are_renewed_while_atoms_travel():

@@ -16,7 +16,7 @@ class JaxMDState(NamedTuple):
     inner: Any
 
 
-@dataclasses.dataclass(frozen=True, init=False)
+@dataclasses.dataclass(frozen=True, init=False, repr=False)
 class JaxMD:
     """Any routine of the form of `jax_md.minimize`: `minimizer(force, shift, **settings) -> (init, apply)`.
 
@@ -33,6 +33,11 @@ class JaxMD:
             raise InputError("solvers.JaxMD wants a function such as jax_md.minimize.fire_descent.")
         object.__setattr__(self, "minimizer", minimizer)
         object.__setattr__(self, "settings", tuple(sorted(settings.items())))
+
+    def __repr__(self):
+        # A function's own repr has an address, which no stored result should depend on.
+        settings = "".join(f", {name}={value!r}" for name, value in self.settings)
+        return f"JaxMD({getattr(self.minimizer, '__name__', type(self.minimizer).__name__)}{settings})"
 
     def _functions(self, problem):
         def force(z, data, **_):
