@@ -16,7 +16,8 @@ from jaxtyping import Array, Float
 
 from mdsens import stiffness
 from mdsens.certificate import Certificate, certify
-from mdsens.equilibrium import LINEAR_SOLVER, Equilibrium
+from mdsens.equilibrium import Equilibrium
+from mdsens.equilibrium import linear_solver as default_solver
 from mdsens.errors import ConvergenceError, InputError, LinearSolveError, did_you_mean
 from mdsens.implicit import Gauge, root_jvp, root_vjp
 from mdsens.potentials.base import Potential, parameter_paths
@@ -334,7 +335,7 @@ def _usable(eq: Equilibrium, linear_solver):
     if found.negative:
         raise ConvergenceError(f"The lowest curvature is {found.lowest:.1e} eV/Å²: {Status.SADDLE.value}.")
     null = stiffness.known_gauge(eq.system.positions, eq.frame, found.rattlers)
-    return found, _Solve(LINEAR_SOLVER if linear_solver is None else linear_solver, null)
+    return found, _Solve(default_solver(eq.system.positions.dtype) if linear_solver is None else linear_solver, null)
 
 
 def _check_residual(residual, found, throw, how):

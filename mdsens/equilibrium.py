@@ -13,7 +13,7 @@ from jaxtyping import Array
 from mdsens.errors import ConvergenceError, InputError
 from mdsens.gauge import rigid_motions
 from mdsens.implicit import CG, differentiable_solution
-from mdsens.neighbors import SKIN
+from mdsens.neighbors import SKIN, Neighbors
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.progress import residual_bar
 from mdsens.solvers import FIRE, Newton, Problem, Status, solve, solve_traced
@@ -47,8 +47,10 @@ def _is_stale(positions, data):
 PROBLEM = Problem(residual=gradient, norm=_force_norm, is_stale=_is_stale, gauge=rigid_gauge)
 """Positions at which no force is left: the problem that all solvers are given."""
 
-LINEAR_SOLVER = CG(rtol=1e-12)
-"""For derivatives."""
+
+def linear_solver(dtype) -> CG:
+    """The default for derivatives, as tight as the precision allows."""
+    return CG(rtol=1e-12) if dtype == jnp.float64 else CG(rtol=1e-5, fail_rtol=1e-3)
 
 
 class Equilibrium(eqx.Module):
@@ -242,7 +244,8 @@ def equilibrium_positions(
 
     Differentiable in the potential to any order, forward and reverse, and works under `jit` and `vmap`. With concrete
     values it is `relax`. Under `jit` and `vmap` a compiled solver runs on a list of fixed size, built from the concrete
-    system with a margin: where it does not converge, or an atom moves beyond the margin, the positions are NaN.
+    system with a margin (or on the list attached by `system.with_neighbors(potential, skin=...)`): where it does not
+    converge, or an atom moves beyond the margin, the positions are NaN.
 
     Args:
         return_status: return `(positions, code)`, with `Status.from_code(code)` saying how it ended.
@@ -253,12 +256,12 @@ def equilibrium_positions(
     """
     potential.check(system)
     _check_settings(system, fmax, "fixed", 0.0, max_steps)
-    settings = _Settings(FIRE() if solver is None else solver, fmax, max_steps)
+    settings = _Settings(solver, fmax, max_steps)
     solution = differentiable_solution(
         lambda _, potential: _find(system, potential, settings),
         _condition,
         symmetric=True,
-        linear_solver=LINEAR_SOLVER,
+        linear_solver=linear_solver(system.positions.dtype),
         gauge=_condition_gauge,
     )
     positions, witness = solution((), potential)
@@ -279,7 +282,7 @@ def _find(system, potential, settings):
         return eq.system.positions, _Witness(eq.frame, jnp.asarray(eq.status.code))
     # The list and the gauge are made from concrete values on the host, though a trace is under way.
     with jax.ensure_compile_time_eval():
-        if system.neighbors is None:
+        if system.neighbors is None or _is_tight(system.neighbors):
             system = system.with_neighbors(potential, skin=_traced_skin(system, potential))
         frame = Frame(system, rigid_motions(system))
     return _descend_traced(frame, potential, settings)
@@ -287,19 +290,27 @@ def _find(system, potential, settings):
 
 def _descend_traced(frame, potential, settings):
     data = (frame, potential)
-    steps = settings.max_steps
+    steps, solver = settings.max_steps, FIRE() if settings.solver is None else settings.solver
 
     def descend(carry, tolerance):
         z, code = carry
-        z, _, code = solve_traced(PROBLEM, settings.solver, z, data, tolerance=tolerance, max_steps=steps)
+        z, _, code = solve_traced(PROBLEM, solver, z, data, tolerance=tolerance, max_steps=steps)
         polished, _, arrived = solve_traced(PROBLEM, Newton(), z, data, tolerance=settings.fmax, max_steps=NEWTON_STEPS)
         return (jnp.where(arrived == Status.CONVERGED.code, polished, z), code), None
 
-    # Where Newton refuses after the first hand-over, the solver goes on to the end; else the second round has no work.
+    # As on the host: Newton at once, unless a solver was asked for; else the solver to a hand-over, and Newton; where it
+    # refuses there too, the solver to the end. A round that finds itself at the end has no work.
     start = (frame.system.positions, jnp.asarray(Status.MAX_STEPS.code))
-    handovers = jnp.asarray([max(settings.fmax, 1e-2 * HANDOVER), settings.fmax])
-    (z, status), _ = jax.lax.scan(descend, start, handovers)
+    handovers = [max(settings.fmax, 1e-2 * HANDOVER), settings.fmax]
+    if settings.solver is None:
+        handovers = [np.inf, *handovers]
+    (z, status), _ = jax.lax.scan(descend, start, jnp.asarray(handovers))
     return jnp.where(status == Status.CONVERGED.code, z, jnp.nan), _Witness(frame, status)
+
+
+def _is_tight(neighbors) -> bool:
+    """Whether a list is the one that an equilibrium keeps, in which atoms have no room to move."""
+    return isinstance(neighbors, Neighbors) and bool(neighbors.skin <= 1.01 * TIGHT_SKIN * (neighbors.radius - neighbors.skin))
 
 
 def _traced_skin(system, potential) -> float | None:

@@ -253,9 +253,18 @@ def test_a_compiled_solve_that_fails_is_nan_with_a_status(small):
     solve = jax.jit(lambda p: ms.equilibrium_positions(far, p, max_steps=3, return_status=True))
     x, code = solve(small.potential)
     assert np.isnan(x).all() and Status.from_code(code) is Status.MAX_STEPS
-    tight = far.with_neighbors(small.potential, skin=0.01)
+    tight = far.with_neighbors(small.potential, skin=0.02)
     x, code = jax.jit(lambda p: ms.equilibrium_positions(tight, p, return_status=True))(small.potential)
     assert np.isnan(x).all() and Status.from_code(code) is Status.STALE_NEIGHBORS
+
+
+def test_the_list_of_an_equilibrium_leaves_room_to_move_under_jit(small):
+    # Ten per cent of the small diameter rearranges the packing by far more than the list of the equilibrium allows.
+    grown = jax.tree.map(lambda leaf: leaf * (1.1 if leaf is small.potential.diameter["B"] else 1.0), small.potential)
+    x = jax.jit(lambda p: ms.equilibrium_positions(small.system, p, fmax=1e-10))(grown)
+    assert float(jnp.abs(x - small.system.positions).max()) > 0.01
+    moved = small.system.with_positions(x)
+    assert float(jnp.abs(grown.forces(moved)).max()) < 1e-9
 
 
 def test_a_range_that_outgrew_the_compiled_list_is_nan(small):
