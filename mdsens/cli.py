@@ -54,7 +54,7 @@ def demo(
             bar.set_description_str(name)
 
         lines = []
-        work.run(folder, lines.append, step)
+        work.run(folder, lines.append, step, overwrite=overwrite)
     typer.echo("\n".join(lines))
 
 
@@ -82,7 +82,7 @@ def plot(
 ):
     """Pictures of a stored result."""
     from mdsens.show import pictures
-    from mdsens.store import check_writable, load
+    from mdsens.store import check_writable, load, save_picture
 
     eq, sensitivity = load(file)
     if sensitivity is None:
@@ -95,8 +95,7 @@ def plot(
     for path in paths:
         check_writable(path, overwrite=overwrite)
     for path, ax in paths.items():
-        ax.figure.savefig(path, dpi=150)
-        typer.echo(path)
+        typer.echo(save_picture(ax, path, overwrite=overwrite))
 
 
 @app.command()

@@ -15,7 +15,7 @@ from mdsens.equilibrium import Equilibrium, relax
 from mdsens.errors import InputError
 from mdsens.potentials import SoftSphere, StillingerWeber
 from mdsens.potentials.base import parameter_paths
-from mdsens.store import save
+from mdsens.store import check_writable, save, save_picture
 from mdsens.structures import random_packing
 from mdsens.system import System, read
 
@@ -107,7 +107,7 @@ def vacancy(repeat: int = 3) -> Vacancy:
     lengths, formation = observables.distances(pairs), observables.formation_energy(bulk)
 
     @eqx.filter_jit
-    def observed(system, potential, formation=formation):
+    def observed(system, potential):
         pressure = observables.pressure(system, potential)
         return jnp.stack([jnp.mean(lengths(system, potential)), pressure, formation(system, potential)])
 
@@ -119,8 +119,7 @@ def vacancy(repeat: int = 3) -> Vacancy:
     larger = eqx.tree_at(lambda p: p.sigma, potential, (1.0 + CHANGE) * potential.sigma)
     again = relax(eq.system, larger, fmax=FMAX, check_minimum=False)
     # The reference's atoms sit on symmetric sites, so at a fixed cell it is relaxed for every σ.
-    listed = eqx.tree_at(lambda f: f.reference.system, formation, bulk.system.with_neighbors(larger))
-    found = np.asarray(observed(again.system, larger, listed))
+    found = np.asarray(observed(again.system, larger))
     displacement = np.asarray(again.system.positions - eq.system.positions)
     error = displacement - CHANGE * np.asarray(derivative.scaled().positions.sigma)
     return Vacancy(
@@ -136,30 +135,32 @@ def vacancy(repeat: int = 3) -> Vacancy:
     )
 
 
-def run(folder: Path, say: Say, step: Callable[[str], None]) -> None:
-    """Do both, write the files into `folder` (which exists and is empty), and say what a physicist wants to know.
+def run(folder: Path, say: Say, step: Callable[[str], None], *, overwrite: bool = False) -> None:
+    """Do both, write the files into `folder`, which exists, and say what a physicist wants to know.
 
     Args:
         say: takes each line of the report.
         step: called as each piece of work begins, with its name.
     """
+    for name in ("packing.h5", "packing.png", "silicon_vacancy.h5", "silicon_vacancy.png", "silicon_influence.png"):
+        check_writable(folder / name, overwrite=overwrite)
     step("the paper's packing")
     first = packing()
     step("storing and drawing it")
-    written = [save(folder / "packing.h5", first.eq, first.sensitivity)]
+    written = [save(folder / "packing.h5", first.eq, first.sensitivity, overwrite=overwrite)]
     arrows = first.sensitivity.positions.diameter["B"]
-    written.append(_picture(plot.packing(first.eq, arrows), folder / "packing.png"))
+    written.append(save_picture(plot.packing(first.eq, arrows), folder / "packing.png", overwrite=overwrite))
 
     step("a silicon vacancy")
     second = vacancy()
     step("storing and drawing it")
-    written.append(save(folder / "silicon_vacancy.h5", second.eq, second.sensitivity))
+    written.append(save(folder / "silicon_vacancy.h5", second.eq, second.sensitivity, overwrite=overwrite))
     scaled = second.sensitivity.scaled().positions
     largest = {name: _largest(leaf) for name, leaf in zip(second.scaled, jax.tree.leaves(scaled), strict=True)}
     near = plot.crystal(second.eq, scaled.costheta0, centre=second.place, radius=5.0, parameter="cos θ₀ dX/d(cos θ₀)")
-    written.append(_picture(near, folder / "silicon_vacancy.png"))
+    written.append(save_picture(near, folder / "silicon_vacancy.png", overwrite=overwrite))
     bars = plot.influence(largest, label="influence on the positions, max |θ dX/dθ| [Å]")
-    written.append(_picture(bars, folder / "silicon_influence.png"))
+    written.append(save_picture(bars, folder / "silicon_influence.png", overwrite=overwrite))
     step("done")
     for line in [*_about_packing(first), "", *_about_vacancy(second, largest), "", *_about_files(written)]:
         say(line)
@@ -167,11 +168,6 @@ def run(folder: Path, say: Say, step: Callable[[str], None]) -> None:
 
 def _largest(leaf) -> float:
     return float(np.linalg.norm(np.asarray(leaf), axis=1).max())
-
-
-def _picture(ax, path: Path) -> Path:
-    ax.figure.savefig(path, dpi=150)
-    return path
 
 
 def _about_packing(result: Packing):

@@ -125,8 +125,7 @@ def value_and_gradient(g: Observable, eq: Equilibrium, *, linear_solver: Any = N
     if shape.shape != ():
         raise InputError(f"The observable has shape {shape.shape}, not (): use jacobian(g, eq) for arrays.")
     value, total, residual = _adjoint(g, eq.system.positions, eq.frame, eq.potential, how)
-    if not np.isfinite(value):
-        raise InputError(f"The observable is {value} at the equilibrium: it must be finite.")
+    _check_finite(value, *jax.tree.leaves(total), residual=float(residual), how=how)
     _check_residual(float(residual), found, True, how)
     return value, total
 
@@ -156,8 +155,9 @@ def jacobian(g: Observable, eq: Equilibrium, *, linear_solver: Any = None) -> Po
         kept = slice(0, min(BATCH, count - len(rows) * BATCH))
         rows.append(row[kept])
         residuals.append(residual[kept])
-    _check_residual(float(jnp.max(jnp.concatenate(residuals))), found, True, how)
-    matrix = jnp.concatenate(rows)
+    matrix, residual = jnp.concatenate(rows), float(jnp.max(jnp.concatenate(residuals)))
+    _check_finite(matrix, residual=residual, how=how)
+    _check_residual(residual, found, True, how)
     matrix = jnp.moveaxis(matrix, 0, -1) if forward else matrix.reshape(*shape.shape, flat.size)
     return _split_last(matrix, eq.potential)
 
@@ -336,6 +336,15 @@ def _usable(eq: Equilibrium, linear_solver):
         raise ConvergenceError(f"The lowest curvature is {found.lowest:.1e} eV/Å²: {Status.SADDLE.value}.")
     null = stiffness.known_gauge(eq.system.positions, eq.frame, found.rattlers)
     return found, _Solve(default_solver(eq.system.positions.dtype) if linear_solver is None else linear_solver, null)
+
+
+def _check_finite(*arrays, residual, how):
+    """NaN behind a solver that did not fail came in from the observable."""
+    solver_failed = np.isfinite(residual) and residual > how.solver.fail_rtol
+    if not solver_failed and not all(np.isfinite(a).all() for a in arrays):
+        raise InputError(
+            "The observable or its derivative is not finite at the equilibrium: it must be finite and differentiable there."
+        )
 
 
 def _check_residual(residual, found, throw, how):

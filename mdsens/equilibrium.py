@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mdsens.errors import ConvergenceError, InputError
+from mdsens.errors import CoincidingAtoms, ConvergenceError, InputError
 from mdsens.gauge import rigid_motions
 from mdsens.implicit import CG, differentiable_solution
 from mdsens.neighbors import SKIN, Neighbors
@@ -41,7 +41,8 @@ def _force_norm(slope):
 
 
 def _is_stale(positions, data):
-    return data[0].system.neighbors.is_stale(positions)
+    frame, potential = data
+    return frame.system.neighbors.is_stale(positions, potential.range)
 
 
 PROBLEM = Problem(residual=gradient, norm=_force_norm, is_stale=_is_stale, gauge=rigid_gauge)
@@ -117,12 +118,18 @@ def relax(
     """
     potential.check(system)
     _check_settings(system, fmax, cell, pressure, max_steps)
-    system = potential.prepared(system)
-    frame = Frame(system, rigid_motions(system))
     hasty = solver is None and polish
     solver = FIRE() if solver is None else solver
-    z, frame, norm, steps, status = _descend(frame, potential, solver, fmax, max_steps, polish, hasty, progress)
-    return _finish(z, frame, potential, norm, steps, status, solver, check_minimum, throw)
+    try:
+        system = potential.prepared(system)
+        frame = Frame(system, rigid_motions(system))
+        z, frame, norm, steps, status = _descend(frame, potential, solver, fmax, max_steps, polish, hasty, progress)
+        return _finish(z, frame, potential, norm, steps, status, solver, check_minimum, throw)
+    except CoincidingAtoms as error:
+        if throw:
+            raise
+        there = system.with_positions(jnp.asarray(error.positions))
+        return Equilibrium(there, potential, np.nan, np.nan, 0, Status.COINCIDING, None, repr(solver))
 
 
 def _descend(frame, potential, solver, fmax, max_steps, polish, hasty, progress):
@@ -245,7 +252,8 @@ def equilibrium_positions(
     Differentiable in the potential to any order, forward and reverse, and works under `jit` and `vmap`. With concrete
     values it is `relax`. Under `jit` and `vmap` a compiled solver runs on a list of fixed size, built from the concrete
     system with a margin (or on the list attached by `system.with_neighbors(potential, skin=...)`): where it does not
-    converge, or an atom moves beyond the margin, the positions are NaN.
+    converge, or an atom moves beyond the margin, the positions are NaN. Curvatures are not looked at there: only `relax`
+    tells a saddle point from a minimum (their derivative at a saddle point is NaN where the solve meets it).
 
     Args:
         return_status: return `(positions, code)`, with `Status.from_code(code)` saying how it ended.

@@ -12,6 +12,14 @@ class InputError(MdsensError, ValueError):
     """What was given cannot be used as it is."""
 
 
+class CoincidingAtoms(InputError):
+    """Two atoms are at the same place; `positions` are those in which they are."""
+
+    def __init__(self, positions, message: str):
+        super().__init__(message)
+        self.positions = positions
+
+
 class ConvergenceError(MdsensError, RuntimeError):
     """An equilibrium was not reached, or the state reached is not what was asked for."""
 

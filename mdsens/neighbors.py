@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from mdsens.errors import InputError
+from mdsens.errors import CoincidingAtoms, InputError
 
 SKIN = 0.1
 """Default skin as a share of the interaction range."""
@@ -33,10 +33,14 @@ class Neighbors(eqx.Module):
     radius: Float[Array, ""]
     skin: Float[Array, ""]
 
-    def is_stale(self, positions: Float[Array, "atoms dim"]) -> Bool[Array, ""]:
-        """True where an atom moved so far, in the same cell, that a pair could be missing (works on tracers)."""
+    def is_stale(self, positions: Float[Array, "atoms dim"], interaction_range) -> Bool[Array, ""]:
+        """True where an atom moved so far, in the same cell, that a pair within the range could be missing.
+
+        Works on tracers. Positions that are not finite are not stale but worse, which their energy says.
+        """
+        room = jnp.maximum(0.5 * (self.radius - interaction_range), 0.0)
         moved = jnp.sum((positions - self.reference) ** 2, axis=-1)
-        return ~(jnp.max(moved) <= (0.5 * self.skin) ** 2)
+        return jnp.max(moved) > room**2
 
     def reaches(self, interaction_range) -> Bool[Array, ""]:
         """True if the list holds every pair within this range (at its reference positions; works on tracers)."""
@@ -60,6 +64,8 @@ def find_neighbors(positions, cell, pbc, *, radius: float, skin: float) -> Neigh
     """
     from vesin import NeighborList
 
+    if not (np.isfinite(radius) and radius > 0.0):
+        raise InputError(f"The range of a potential must be a positive length in Å, not {radius}.")
     if not (np.isfinite(skin) and skin >= 0.0):
         raise InputError(f"The skin of a neighbour list must be zero or a positive length in Å, not {skin!r}.")
     positions = np.asarray(positions)
@@ -77,9 +83,10 @@ def find_neighbors(positions, cell, pbc, *, radius: float, skin: float) -> Neigh
         points=points, box=box, periodic=[*pbc, *[False] * (3 - dim)], quantities="ijSd"
     )
     if distance.size and (nearest := int(distance.argmin())) >= 0 and distance[nearest] < COINCIDENT * radius:
-        raise InputError(
+        raise CoincidingAtoms(
+            positions,
             f"Atoms {i[nearest]} and {j[nearest]} coincide (distance {distance[nearest]:.1e}): "
-            "remove one of them or move them apart."
+            "remove one of them or move them apart.",
         )
     # A fixed order makes the list, and so every sum over it, reproducible bit for bit.
     order = np.lexsort((*shift.T[::-1], j, i))

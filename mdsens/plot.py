@@ -13,7 +13,7 @@ ARROW_SHARE = 0.6
 
 
 def packing(eq, derivative: Float[Array, "atoms 2"] | None = None, *, parameter: str = "θ", ax=None):
-    """A 2-D packing as discs at their true size, with dX/dθ as arrows.
+    """A 2-D packing as discs at their true size (soft spheres; others at half their range), with dX/dθ as arrows.
 
     Args:
         eq: an equilibrium of soft spheres in 2-D.
@@ -170,7 +170,8 @@ def _diameters(eq):
     if isinstance(diameter, dict):
         return np.array([float(diameter[label]) for label in eq.system.symbols])
     if diameter is None:
-        return np.full(len(eq.system), 0.5 * float(eq.potential.range))
+        spacing = np.sqrt(abs(np.linalg.det(np.asarray(eq.system.cell))) / len(eq.system))
+        return np.full(len(eq.system), min(0.5 * float(eq.potential.range), spacing))
     return np.broadcast_to(np.asarray(diameter), len(eq.system)).astype(float)
 
 

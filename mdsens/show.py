@@ -30,10 +30,11 @@ def describe(eq: Equilibrium, sensitivity: Sensitivity | None) -> Iterator[str]:
     yield from _rows(eq, sensitivity)
     if derived:
         certificate = sensitivity.certificate
+        bound = "at most" if certificate.curvature_exact else "about"
         yield ""
         yield (
             f"Certificate  {'trusted' if certificate.trusted else 'NOT TRUSTED'}: residual {certificate.residual:.1e}, "
-            + (f"error of θ dX/dθ at most {certificate.error_bound:.1e} Å, {len(certificate.zero_modes)} zero modes taken out")
+            + (f"error of θ dX/dθ {bound} {certificate.error_bound:.1e} Å, {len(certificate.zero_modes)} zero modes taken out")
         )
         for reason in certificate.reasons:
             yield f"             - {reason}"

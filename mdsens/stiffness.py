@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mdsens.errors import InputError
 from mdsens.gauge import RigidMotions, coupled_atoms
 from mdsens.implicit.linear import Gauge
 from mdsens.potentials.base import Potential, total_energy
@@ -92,9 +93,13 @@ class Curvature:
 
 
 def curvature(positions, frame: Frame, potential: Potential) -> Curvature:
-    """The lowest and highest curvature of a state [host]: exact up to `DENSE_LIMIT` degrees of freedom, else by Lanczos."""
+    """The lowest and highest curvature of a state [host]: exact up to `DENSE_LIMIT` degrees of freedom, else by Lanczos.
+
+    Raises:
+        InputError: a rigid motion that should cost nothing does, so the energy has a geometry of its own.
+    """
     exact = positions.size <= DENSE_LIMIT
-    null, matrix = (_dense if exact else _lanczos)(positions, frame, potential)
+    null, cost, matrix = (_dense if exact else _lanczos)(positions, frame, potential)
     matrix = np.asarray(matrix)
     active, basis = np.asarray(null.active), np.asarray(null.basis)
     loose = ~active.reshape(positions.shape).any(axis=1) & ~np.asarray(frame.system.frozen)
@@ -110,25 +115,48 @@ def curvature(positions, frame: Frame, potential: Potential) -> Curvature:
     else:
         values = np.linalg.eigvalsh(matrix)
     highest = float(np.abs(values).max())
+    _check_rigid(np.asarray(cost), highest, positions, frame, potential)
     floppy = int((np.abs(values) <= FLOPPY * highest).sum())
     return Curvature(float(values.min()), highest, floppy, rattlers, exact)
 
 
+def _rigid_cost(product, null, positions):
+    """‖A q‖ of each rigid motion q."""
+    motions = null.basis.T.reshape(-1, *positions.shape)
+    return jnp.linalg.norm(jax.vmap(product)(motions).reshape(len(motions), -1), axis=1)
+
+
+def _check_rigid(cost, highest, positions, frame, potential):
+    # A rotation of unit length changes forces by at most their own size; rounding grows with the root of the precision.
+    rounding = 10.0 * np.sqrt(np.finfo(positions.dtype).eps) * highest
+    forces = np.linalg.norm(np.asarray(gradient(positions, (frame, potential))))
+    for name, size in zip(frame.motions.names, cost, strict=True):
+        if size > rounding + 10.0 * forces:
+            raise InputError(
+                f"The energy changes under a rigid motion of all atoms ({name}, by {size:.1e} eV/Å²): "
+                "give the system the cell and pbc that the energy itself uses, or freeze an atom."
+            )
+
+
 @eqx.filter_jit
 def _dense(positions, frame, potential):
-    """`(gauge, matrix)` with the whole Hessian `(n, n)`."""
+    """`(gauge, cost of rigid motions, matrix)` with the whole Hessian `(n, n)`."""
     size = positions.size
     _, product = jax.linearize(lambda x: gradient(x, (frame, potential)), positions)
     null = _gauge(positions, frame, ~frame.system.frozen & coupled_atoms(product, positions))
     # Filled up to whole batches: a remainder would compile everything twice.
     padded = -(-size // COLUMNS) * COLUMNS
     identity = jnp.eye(padded, size, dtype=positions.dtype).reshape(-1, COLUMNS, *positions.shape)
-    return null, jax.lax.map(jax.vmap(product), identity).reshape(padded, size)[:size]
+    matrix = jax.lax.map(jax.vmap(product), identity).reshape(padded, size)[:size]
+    return null, _rigid_cost(product, null, positions), matrix
 
 
 @eqx.filter_jit
 def _lanczos(positions, frame, potential):
-    """`(gauge, matrix)`, tridiagonal, of Lanczos steps with full reorthogonalisation outside the known null space."""
+    """`(gauge, cost of rigid motions, matrix)`, tridiagonal, of Lanczos steps outside the known null space.
+
+    With full reorthogonalisation.
+    """
     steps = LANCZOS_STEPS
     _, product = jax.linearize(lambda x: gradient(x, (frame, potential)), positions)
     null = _gauge(positions, frame, ~frame.system.frozen & coupled_atoms(product, positions))
@@ -145,4 +173,4 @@ def _lanczos(positions, frame, potential):
 
     vectors = jnp.zeros((steps + 1, positions.size), positions.dtype).at[0].set(start / jnp.linalg.norm(start))
     _, diagonal, off = jax.lax.fori_loop(0, steps, step, (vectors, jnp.zeros(steps), jnp.zeros(steps)))
-    return null, jnp.diag(diagonal) + jnp.diag(off[:-1], 1) + jnp.diag(off[:-1], -1)
+    return null, _rigid_cost(product, null, positions), jnp.diag(diagonal) + jnp.diag(off[:-1], 1) + jnp.diag(off[:-1], -1)

@@ -7,12 +7,14 @@
     /observables/{potential_energy,maximum_force}
     /equilibrium                        attributes: status, steps, solver, curvature
     /sensitivity/positions/<parameter>  (N, dim, *θ.shape); the certificate as attributes of /sensitivity
-    /provenance                         attributes: versions, platform, settings
+    /provenance                         attributes: versions, platform, devices, time, command
 
 A file is complete or absent: it is built in memory, written beside its place, synced and renamed.
 """
 
 import dataclasses
+import errno
+import io
 import json
 import os
 import platform
@@ -56,7 +58,7 @@ def save(path, eq: Equilibrium, sensitivity: Sensitivity | None = None, *, overw
         _write(file, eq, sensitivity)
         file.flush()
         image = file.id.get_file_image()
-    _write_whole(path, image, overwrite)
+    write_whole(path, image, overwrite=overwrite)
     return path
 
 
@@ -107,7 +109,17 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
         raise StoreError(f"The folder {str(path.parent)!r} cannot be written to.")
 
 
-def _write_whole(path: Path, image: bytes, overwrite: bool) -> None:
+def save_picture(ax, path: Path, *, overwrite: bool = False) -> Path:
+    """Write the figure of some axes as PNG, whole or not at all; raises as `save`."""
+    check_writable(path, overwrite=overwrite)
+    image = io.BytesIO()
+    ax.figure.savefig(image, format="png", dpi=150)
+    write_whole(path, image.getvalue(), overwrite=overwrite)
+    return path
+
+
+def write_whole(path: Path, image: bytes, *, overwrite: bool) -> None:
+    """Write a file so that, whenever the process dies, it is there whole or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
@@ -117,8 +129,7 @@ def _write_whole(path: Path, image: bytes, overwrite: bool) -> None:
         if overwrite:
             part.replace(path)
         else:
-            # Unlike a rename, a link never replaces a file that appeared in the meantime.
-            os.link(part, path)
+            _link(part, path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -130,6 +141,18 @@ def _write_whole(path: Path, image: bytes, overwrite: bool) -> None:
         raise StoreError(f"{str(path)!r} could not be written ({error.strerror or error}); nothing was left behind.") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _link(part: Path, path: Path) -> None:
+    """Unlike a rename, a link never replaces a file that appeared in the meantime; some filesystems have none."""
+    try:
+        os.link(part, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise
+        if path.exists():
+            raise FileExistsError(path) from None
+        part.replace(path)
 
 
 # Writing
@@ -150,7 +173,7 @@ def _write(file, eq, sensitivity):
         _write_record(state.create_group("curvature"), eq.curvature)
     if sensitivity is not None:
         group = file.create_group("sensitivity")
-        _write_tree(group.create_group("positions"), sensitivity.positions)
+        _write_tree(group.create_group("positions"), sensitivity.positions, "Angstrom")
         _write_record(group, sensitivity.certificate)
     _write_provenance(file)
 
@@ -183,9 +206,13 @@ def _write_element(group, name, value, unit):
     element.create_dataset("time", data=np.array([0.0])).attrs["unit"] = "ps"
 
 
-def _write_tree(group, tree):
+def _write_tree(group, tree, per=None):
+    """The leaves of a potential-shaped tree, with the parameters' units, or `per` over them, where they are known."""
     for path, leaf in zip(parameter_paths(tree), jax.tree.leaves(tree), strict=True):
-        group.create_dataset(path.replace(".", "/"), data=np.asarray(leaf))
+        dataset = group.create_dataset(path.replace(".", "/"), data=np.asarray(leaf))
+        unit = tree.units.get(path.split(".")[0])
+        if unit is not None:
+            dataset.attrs["unit"] = unit if per is None else f"{per} ({unit})-1" if unit else per
 
 
 def _write_record(group, record):
@@ -294,7 +321,8 @@ def _read_potential(group, path, template):
         if name not in SHIPPED:
             raise StoreError(
                 f"{str(path)!r} was made with the potential {name}, which is not mdsens's own: "
-                f"give one, load(path, potential={name}(...)); its parameters are then taken from the file."
+                f"give one, load(path, potential={'ms.JaxMD' if name == 'JaxMDEnergy' else name}(...)); "
+                "its parameters' values are then taken from the file."
             )
         potential = SHIPPED[name](**_read_parameters(group), **static)
         dtypes = {leaf.dtype for leaf in _datasets(group)}

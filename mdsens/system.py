@@ -69,7 +69,7 @@ class System(eqx.Module):
 
     Raises:
         InputError: shapes that do not fit, positions that are not finite, a cell that is singular, left-handed or given
-            without `pbc`, labels with a "-", or 32-bit positions without `dtype="float32"`.
+            without `pbc`, labels with a "-", "." or "/", or 32-bit positions without `dtype="float32"`.
     """
 
     positions: Float[Array, "atoms dim"]
@@ -230,6 +230,11 @@ def read(path, *, species: Sequence[str] | None = None, **options) -> System:
         raise InputError(f"There is no file {str(path)!r}.")
     if path.stat().st_size == 0:
         raise InputError(f"The file {str(path)!r} is empty.")
+    if _is_dump_of_types(path):
+        raise InputError(
+            f"{str(path)!r} is a LAMMPS dump without elements, whose types are numbers: "
+            "write it with `dump_modify ... element`, or read its data file with species=."
+        )
     if options.setdefault("format", "lammps-data" if _looks_like_lammps_data(path) else None) == "lammps-data":
         options["Z_of_type"] = _lammps_types(species, path)
     elif species is not None:
@@ -257,6 +262,12 @@ def _looks_like_lammps_data(path) -> bool:
     """By its header: ASE goes by the name alone, and takes `.lmp` and `.data` for other programs' files."""
     head = path.open("rb").read(4096).decode("utf-8", errors="replace")
     return all(re.search(rf"^\s*\d+\s+{what}\s*(#|$)", head, re.MULTILINE) for what in ("atoms", "atom types"))
+
+
+def _is_dump_of_types(path) -> bool:
+    """ASE takes the types of such a dump for atomic numbers."""
+    columns = re.search(r"^ITEM: ATOMS (.*)$", path.open("rb").read(4096).decode("utf-8", errors="replace"), re.MULTILINE)
+    return columns is not None and "element" not in columns[1].split()
 
 
 def _lammps_types(species, path) -> dict[int, int]:
@@ -315,8 +326,8 @@ def _names(species, n) -> list[str]:
     names = [species] * n if isinstance(species, str) else [str(label) for label in species]
     if len(names) != n:
         raise InputError(f"species must be one label or {n} of them, one for each atom, not {len(names)}.")
-    if bad := [label for label in names if "-" in label or not label]:
-        raise InputError(f"The species label {bad[0]!r} is empty or has a '-', which separates labels of a pair.")
+    if bad := [label for label in names if not label or set(label) & set("-./")]:
+        raise InputError(f"The species label {bad[0]!r} is empty or has a '-', '.' or '/', which separate labels and paths.")
     return names
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from mdsens import stiffness
 from mdsens.derivatives import Sensitivity
 from mdsens.equilibrium import Equilibrium, relax
-from mdsens.errors import ConvergenceError
+from mdsens.errors import ConvergenceError, InputError
 from mdsens.potentials.base import parameter_paths
 
 STEP = 1e-4
@@ -43,7 +43,13 @@ class Check:
 
 
 def check_sensitivity(eq: Equilibrium, sensitivity: Sensitivity, *, step: float = STEP) -> Iterator[Check]:
-    """Check each parameter of a sensitivity, one at a time, by relaxing from the stored state."""
+    """Check each parameter of a sensitivity, one at a time, by relaxing from the stored state.
+
+    Raises:
+        InputError: a sensitivity in 32 bits, which differences of 1e-12 cannot verify.
+    """
+    if eq.system.positions.dtype != jnp.float64:
+        raise InputError(f"A sensitivity in {eq.system.positions.dtype} is too coarse to verify: compute it in float64.")
     scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(sensitivity.scaled().positions))
     for position, entry, name in _entries(sensitivity):
         theta = float(np.asarray(jax.tree.leaves(eq.potential)[position])[entry])
@@ -60,9 +66,8 @@ def check_sensitivity(eq: Equilibrium, sensitivity: Sensitivity, *, step: float 
 
 def _difference(eq, position, entry, change):
     """dX/dθ by Richardson's central differences, and a note if a step left the basin."""
-    moved = {k: _relaxed_at(eq, position, entry, k * change) for k in (-2, -1, 1, 2)}
-    start = np.asarray(eq.system.positions)
-    linear, curved = moved[2] - moved[-2], moved[2] + moved[-2] - 2.0 * start
+    moved = {k: _relaxed_at(eq, position, entry, k * change) for k in (-2, -1, 0, 1, 2)}
+    linear, curved = moved[2] - moved[-2], moved[2] + moved[-2] - 2.0 * moved[0]
     noise = 1e3 * FMAX
     note = ""
     if np.abs(curved).max() > CURVED * np.abs(linear).max() + noise:

@@ -54,6 +54,11 @@ def test_demo_takes_a_fresh_folder_and_never_replaces_by_itself(demo_folder):
     assert "Traceback" not in done.stderr
 
 
+def test_demo_replaces_when_told(demo_folder):
+    folder, text = demo_folder
+    assert run("demo", "-o", folder, "--overwrite", check=0).stdout.replace(str(folder), "mdsens-demo") == text
+
+
 def test_show_prints_a_table(demo_folder):
     text = run("show", demo_folder[0] / "silicon_vacancy.h5", check=0).stdout
     assert "215 atoms in 3-D (215 Si)" in text and "StillingerWeber" in text and "trusted" in text

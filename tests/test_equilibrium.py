@@ -162,6 +162,24 @@ def test_settings_out_of_range_are_refused(crystal, silicon, options, sentence):
         ms.relax(crystal, silicon, **options)
 
 
+def test_coinciding_atoms_are_a_status_where_nothing_is_thrown(silicon):
+    state = ms.relax(ms.System([[0.0, 0, 0], [0, 0, 0]], species="Si"), silicon, throw=False)
+    assert state.status is Status.COINCIDING and not state.converged
+
+
+def test_an_energy_with_a_hidden_geometry_is_not_taken_for_a_cluster():
+    import jax_md.energy
+    import jax_md.space
+
+    # The box is in jax-md's displacement alone: to mdsens this looks like a cluster, which could turn freely.
+    system = random_packing(32, DIAMETERS, seed=4)
+    displacement, _ = jax_md.space.periodic(float(system.cell[0, 0]))
+    sizes = jnp.array([[1.0, 0.8], [0.8, 0.6]])
+    energy = jax_md.energy.soft_sphere_pair(displacement, species=np.asarray(system.species), sigma=sizes)
+    with pytest.raises(ms.InputError, match="rigid motion"):
+        ms.relax(ms.System(system.positions, species=system.symbols), ms.JaxMD(energy, sigma=sizes), fmax=1e-10)
+
+
 def test_coinciding_and_unknown_atoms_are_refused_before_any_work(silicon):
     with pytest.raises(ms.InputError, match="coincide"):
         ms.relax(ms.System([[0.0, 0, 0], [0, 0, 0]], species="Si"), silicon)
@@ -265,6 +283,15 @@ def test_the_list_of_an_equilibrium_leaves_room_to_move_under_jit(small):
     assert float(jnp.abs(x - small.system.positions).max()) > 0.01
     moved = small.system.with_positions(x)
     assert float(jnp.abs(grown.forces(moved)).max()) < 1e-9
+
+
+def test_a_list_serves_motion_and_a_longer_range_together(small):
+    # Within the list's radius 2, a range of 1.5 leaves atoms a quarter of the room that a range of 1 does.
+    listed = small.system.with_neighbors(small.potential, skin=1.0)
+    neighbors, positions = listed.neighbors, listed.positions
+    moved = positions.at[0, 0].add(0.4)
+    assert not neighbors.is_stale(moved, 1.0) and neighbors.is_stale(moved, 1.5)
+    assert not neighbors.is_stale(positions * jnp.nan, 1.0)
 
 
 def test_a_range_that_outgrew_the_compiled_list_is_nan(small):

@@ -502,6 +502,13 @@ def test_parameters_that_outgrow_a_list_give_no_number_rather_than_a_wrong_one(s
     assert np.isfinite(longer.energy(system))
 
 
+def test_positions_that_are_not_finite_give_no_number_under_jit():
+    system = ms.System([[0.0, 0, 0], [1.1, 0, 0]]).with_neighbors(lennard_jones("quintic", "A"))
+    potential = lennard_jones("quintic", "A")
+    assert np.isnan(jax.jit(lambda x: potential.energy(system.with_positions(x)))(system.positions * jnp.nan))
+    assert np.isnan(jax.jit(lambda x: potential.forces(system.with_positions(x)))(system.positions * jnp.nan)).all()
+
+
 def test_positions_that_outran_their_list_give_no_number_rather_than_a_wrong_one():
     potential = lennard_jones("quintic", "A")
     system = ms.System([[0.0, 0, 0], [1.1, 0, 0], [4.0, 0, 0]]).with_neighbors(potential)

@@ -64,7 +64,9 @@ def test_the_layout_is_h5md(dimer, tmp_path):
         assert file["particles/atoms/box"].attrs["dimension"] == 3
         assert list(file["particles/atoms/box"].attrs["boundary"]) == ["none"] * 3
         assert file["parameters/potential/sigma"][()] == 1.0
+        assert file["parameters/potential/sigma"].attrs["unit"] == "Angstrom"
         assert file["sensitivity/positions/sigma"].shape == (2, 3)
+        assert file["sensitivity/positions/epsilon"].attrs["unit"] == "Angstrom (eV)-1"
         assert file["sensitivity"].attrs["trusted"] and file["sensitivity"].attrs["residual"] < 1e-10
         assert "jax" in file["provenance"].attrs["versions"]
 

@@ -4,8 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from mdsens.equilibrium import Equilibrium
-from mdsens.errors import InputError
-from mdsens.potentials.base import total_energy
+from mdsens.errors import ConvergenceError, InputError
 
 EV_PER_CUBIC_ANGSTROM = 160.21766208
 """1 eV/Å³ in GPa (CODATA 2014, as in `ase.units`)."""
@@ -40,9 +39,11 @@ class formation_energy(eqx.Module):
     def __check_init__(self):
         if len(self.reference.system.labels) != 1:
             raise InputError("formation_energy wants a reference of one species: with several the composition matters.")
+        if not self.reference.converged:
+            raise ConvergenceError(f"The reference of a formation energy is no equilibrium: {self.reference.status.value}.")
 
     def __call__(self, system, potential):
         bulk = self.reference.system
         if system.labels != bulk.labels:
             raise InputError(f"The reference has the species {bulk.labels[0]}, the structure {', '.join(system.labels)}.")
-        return potential.energy(system) - len(system) / len(bulk) * total_energy(potential, bulk)
+        return potential.energy(system) - len(system) / len(bulk) * potential.energy(bulk)

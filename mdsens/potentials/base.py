@@ -5,7 +5,7 @@ definition by differentiation, and so does everything that `mdsens.stiffness` an
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -62,6 +62,9 @@ class Potential(eqx.Module):
         InputError: a field that is neither numbers nor static, keys that do not fit together.
     """
 
+    units: ClassVar[dict[str, str]] = {}
+    """Units of the parameters by name, for files; "" for pure numbers, absent where unknown."""
+
     built_range: _BuiltRange = eqx.field(static=True, init=False, repr=False)
 
     def __post_init__(self):
@@ -69,6 +72,8 @@ class Potential(eqx.Module):
             if not field.metadata.get("static", False):
                 value = _as_parameter(getattr(self, field.name), f"{type(self).__name__}.{field.name}")
                 object.__setattr__(self, field.name, value)
+            elif isinstance(value := getattr(self, field.name, None), np.generic):
+                object.__setattr__(self, field.name, value.item())
         object.__setattr__(self, "built_range", _BuiltRange(None))
         if is_concrete(self):
             object.__setattr__(self, "built_range", _BuiltRange(float(self.range)))
@@ -84,8 +89,8 @@ class Potential(eqx.Module):
 
     @property
     def smoothness(self) -> float:
-        """How many derivatives of the energy are continuous everywhere."""
-        return np.inf
+        """How many derivatives of the energy are continuous everywhere; -1 where nothing is known."""
+        return -1
 
     def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         """Each atom's share of the energy, from `system.neighbors`; pure JAX."""
@@ -229,17 +234,19 @@ def total_energy(potential: Potential, system: System) -> Float[Array, ""]:
 
 def listed_energies(potential: Potential, system: System) -> Float[Array, " atoms"]:
     """Each atom's share of the energy from `system.neighbors` as it is; NaN where the list is too short. Pure JAX."""
-    # Parameters may have grown since the list was made. The factor stands on both sides of the masks inside, which
-    # would otherwise hide it from the energy (if it stood before them) or from the forces (if behind).
+    # Parameters may have grown since the list was made, and pairs of positions that are NaN lie nowhere. The factor stands
+    # on both sides of the masks inside, which would otherwise hide it from the energy (if it stood before them) or from
+    # the forces (if behind).
     sound = system.neighbors.reaches(jax.lax.stop_gradient(potential.range))
+    sound = sound & jnp.all(jnp.isfinite(jax.lax.stop_gradient(system.positions)))
     factor = jnp.where(sound, 1.0, jnp.nan).astype(system.positions.dtype)
     return factor * potential.atom_energies(system.with_positions(factor * system.positions))
 
 
-def _sound(system: System) -> System:
-    """The system, its positions NaN where the list went stale: nobody else looks at the list of traced positions."""
-    stale = system.neighbors.is_stale(jax.lax.stop_gradient(system.positions))
-    return system.with_positions(jnp.where(stale, jnp.nan, 1.0).astype(system.positions.dtype) * system.positions)
+def _freshness(potential: Potential, system: System) -> Float[Array, ""]:
+    """1, or NaN where the list went stale: nobody else looks at the list of traced positions."""
+    stale = system.neighbors.is_stale(*jax.lax.stop_gradient((system.positions, potential.range)))
+    return jnp.where(stale, jnp.nan, 1.0).astype(system.positions.dtype)
 
 
 @eqx.filter_jit
@@ -249,14 +256,15 @@ def _energy(potential, system):
 
 @eqx.filter_jit
 def _energies(potential, system):
-    stale = system.neighbors.is_stale(jax.lax.stop_gradient(system.positions))
-    energies = listed_energies(potential, _sound(system))
-    return jnp.where(stale, jnp.nan, 1.0).astype(energies.dtype) * energies
+    fresh = _freshness(potential, system)
+    return fresh * listed_energies(potential, system.with_positions(fresh * system.positions))
 
 
 @eqx.filter_jit
 def _forces(potential, system):
-    return -jax.grad(lambda x: total_energy(potential, system.with_positions(x)))(_sound(system).positions)
+    return -jax.grad(lambda x: total_energy(potential, system.with_positions(x)))(
+        _freshness(potential, system) * system.positions
+    )
 
 
 @eqx.filter_jit
@@ -330,6 +338,8 @@ def _canonical_key(key: str) -> str:
 def _canonical_dict(entries: dict, what: str) -> dict:
     if not entries:
         raise InputError(f"{what} is an empty dict: give at least one entry.")
+    if bad := [key for key in entries if isinstance(key, str) and set(key) & set("./")]:
+        raise InputError(f"{what} has the key {bad[0]!r}: a '.' or '/' cannot be told from a path.")
     if bad := [key for key in entries if not isinstance(key, str)]:
         raise InputError(f'{what} has the key {bad[0]!r}: keys are labels ("A"), pairs ("A-B") or triplets ("A-B-B").')
     if len({key.count("-") for key in entries}) > 1:

@@ -94,7 +94,7 @@ class JaxMDEnergy(Potential):
 class AllPairs(eqx.Module):
     """No list: the energy looks at all pairs itself."""
 
-    def is_stale(self, positions):
+    def is_stale(self, positions, interaction_range):
         return jnp.asarray(False)
 
     def reaches(self, interaction_range):
@@ -110,7 +110,7 @@ class JaxMDNeighbors(eqx.Module):
     def updated(self, positions):
         return self.listed.update(jax.lax.stop_gradient(_wrapped(positions, self.cell)))
 
-    def is_stale(self, positions):
+    def is_stale(self, positions, interaction_range):
         return self.updated(positions).did_buffer_overflow.astype(bool)
 
     def reaches(self, interaction_range):

@@ -1,5 +1,7 @@
 """The Lennard-Jones potential."""
 
+from typing import ClassVar
+
 from jaxtyping import Array, Float
 
 from mdsens.potentials.base import static
@@ -18,6 +20,8 @@ class LennardJones(PairPotential):
 
     J. E. Lennard-Jones, Proc. R. Soc. Lond. A 106, 463 (1924), doi:10.1098/rspa.1924.0082.
     """
+
+    units: ClassVar = {"epsilon": "eV", "sigma": "Angstrom"}
 
     epsilon: Float[Array, ""] | dict[str, Float[Array, ""]]
     sigma: Float[Array, ""] | dict[str, Float[Array, ""]]

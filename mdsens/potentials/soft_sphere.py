@@ -1,6 +1,7 @@
 """Soft (harmonic, Hertzian) repulsive spheres."""
 
 from numbers import Real
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,8 @@ class SoftSphere(PairPotential):
 
     C. S. O'Hern, L. E. Silbert, A. J. Liu, S. R. Nagel, Phys. Rev. E 68, 011306 (2003), doi:10.1103/PhysRevE.68.011306.
     """
+
+    units: ClassVar = {"epsilon": "eV", "diameter": "Angstrom"}
 
     diameter: Float[Array, "*particles"] | dict[str, Float[Array, ""]]
     epsilon: Float[Array, ""] | dict[str, Float[Array, ""]]

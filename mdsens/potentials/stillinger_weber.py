@@ -1,5 +1,7 @@
 """The Stillinger-Weber potential for one species."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -25,6 +27,8 @@ class StillingerWeber(SitePotential):
 
     F. H. Stillinger, T. A. Weber, Phys. Rev. B 31, 5262 (1985), doi:10.1103/PhysRevB.31.5262.
     """
+
+    units: ClassVar = {"epsilon": "eV", "sigma": "Angstrom"} | dict.fromkeys(("a", "lam", "gamma", "costheta0", "A", "B"), "")
 
     epsilon: Float[Array, ""]
     sigma: Float[Array, ""]
@@ -74,6 +78,10 @@ class StillingerWeber(SitePotential):
     @property
     def range(self):
         return self.a * self.sigma
+
+    @property
+    def smoothness(self) -> float:
+        return np.inf
 
     def check(self, system):
         super().check(system)

@@ -84,14 +84,14 @@ def _run(problem, solver, state, data, tolerance, limit) -> _Run:
         kept = jax.tree.map(lambda old, fresh: jnp.where(stale, old, fresh), run.state, new)
         return _Run(kept, problem.norm(kept.residual), run.steps + jnp.where(stale, 0, 1), stale)
 
-    start = _Run(state, problem.norm(state.residual), jnp.asarray(0), jnp.asarray(False))
+    start = _Run(state, problem.norm(state.residual), jnp.asarray(0), problem.is_stale(state.z, data))
     return jax.lax.while_loop(go_on, step, start)
 
 
 def _reason(run, tolerance):
     return jnp.select(
-        [run.norm <= tolerance, ~jnp.isfinite(run.norm), run.stale, _failed(run.state)],
-        [_Stop.CONVERGED, _Stop.NOT_FINITE, _Stop.STALE, _Stop.FAILED],
+        [run.stale, run.norm <= tolerance, ~jnp.isfinite(run.norm), _failed(run.state)],
+        [_Stop.STALE, _Stop.CONVERGED, _Stop.NOT_FINITE, _Stop.FAILED],
         _Stop.LIMIT,
     )
 

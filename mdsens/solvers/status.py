@@ -20,6 +20,7 @@ class Status(enum.Enum):
         "an atom moved farther than the neighbour list allows inside a compiled solve: start nearer to the equilibrium "
         "(relax first), or attach a list with a larger skin, system.with_neighbors(potential, skin=...)"
     )
+    COINCIDING = "two atoms are at the same place: remove one of them or move them apart, and check the potential's repulsion"
     SADDLE = (
         "the forces vanish, but a curvature is negative: this is a saddle point, not a minimum; displace the atoms a "
         "little (atoms.rattle(0.01)) and relax again"
