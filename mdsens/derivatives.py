@@ -151,12 +151,12 @@ def jacobian(g: Observable, eq: Equilibrium, *, linear_solver: Any = None) -> Po
     count = flat.size if forward else shape.size
     rows, residuals = [], []
     for directions in _batches(count, flat.dtype, None):
-        row, residual = product(g, eq.system.positions, eq.frame, eq.potential, directions, how)
+        row, residual, value = product(g, eq.system.positions, eq.frame, eq.potential, directions, how)
         kept = slice(0, min(BATCH, count - len(rows) * BATCH))
         rows.append(row[kept])
         residuals.append(residual[kept])
     matrix, residual = jnp.concatenate(rows), float(jnp.max(jnp.concatenate(residuals)))
-    _check_finite(matrix, residual=residual, how=how)
+    _check_finite(value, matrix, residual=residual, how=how)
     _check_residual(residual, found, True, how)
     matrix = jnp.moveaxis(matrix, 0, -1) if forward else matrix.reshape(*shape.shape, flat.size)
     return _split_last(matrix, eq.potential)
@@ -248,7 +248,7 @@ def _adjoint_rows(g, positions, frame, potential, directions, how):
         (implicit,), residual = root_vjp(lambda x, p: _condition(x, frame, p), positions, (potential,), slope, **options)
         return ravel_pytree(jax.tree.map(jnp.add, explicit, implicit))[0], residual
 
-    return jax.vmap(row)(directions)
+    return *jax.vmap(row)(directions), value
 
 
 @eqx.filter_jit
@@ -261,7 +261,7 @@ def _forward_rows(g, positions, frame, potential, directions, how):
         dx, residual = root_jvp(lambda x, p: _condition(x, frame, p), positions, (potential,), (tangent,), **options)
         return jax.jvp(_observe(g, frame), (positions, potential), (dx, tangent))[1], residual
 
-    return jax.vmap(row)(directions)
+    return *jax.vmap(row)(directions), _observe(g, frame)(positions, potential)
 
 
 def _observable_shape(g, eq) -> jax.ShapeDtypeStruct:

@@ -122,8 +122,11 @@ def curvature(positions, frame: Frame, potential: Potential) -> Curvature:
 
 def _rigid_cost(product, null, positions):
     """‖A q‖ of each rigid motion q."""
-    motions = null.basis.T.reshape(-1, *positions.shape)
-    return jnp.linalg.norm(jax.vmap(product)(motions).reshape(len(motions), -1), axis=1)
+    count = null.basis.shape[1]
+    if count == 0:
+        return jnp.zeros(0, positions.dtype)
+    motions = null.basis.T.reshape(count, *positions.shape)
+    return jnp.linalg.norm(jax.vmap(product)(motions).reshape(count, -1), axis=1)
 
 
 def _check_rigid(cost, highest, positions, frame, potential):
