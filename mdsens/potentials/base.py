@@ -108,6 +108,8 @@ class Potential(eqx.Module):
         for name, parameter in self.parameters().items():
             if not isinstance(parameter, dict):
                 continue
+            if not parameter:
+                raise InputError(f"{type(self).__name__}.{name} is an empty dict: give at least one entry.")
             needed = {1: set(system.labels), 2: pairs}.get(next(iter(parameter)).count("-") + 1, set())
             if missing := sorted(needed - set(parameter)):
                 raise InputError(
@@ -336,8 +338,6 @@ def _canonical_key(key: str) -> str:
 
 
 def _canonical_dict(entries: dict, what: str) -> dict:
-    if not entries:
-        raise InputError(f"{what} is an empty dict: give at least one entry.")
     if bad := [key for key in entries if isinstance(key, str) and set(key) & set("./")]:
         raise InputError(f"{what} has the key {bad[0]!r}: a '.' or '/' cannot be told from a path.")
     if bad := [key for key in entries if not isinstance(key, str)]:

@@ -33,7 +33,7 @@ def JaxMD(energy_fn: Callable, *, neighbor_fn=None, **values) -> "JaxMDEnergy":
             "JaxMD wants an energy function; jax-md's *_neighbor_list functions return (neighbor_fn, energy_fn): "
             "give JaxMD(energy_fn, neighbor_fn=neighbor_fn, ...)."
         )
-    return JaxMDEnergy(values or {}, energy_fn, neighbor_fn)
+    return JaxMDEnergy(values, energy_fn, neighbor_fn)
 
 
 class JaxMDEnergy(Potential):
