@@ -26,7 +26,9 @@ _PUBLIC = {
     "static": "mdsens.potentials",
     # equilibria
     "FIRE": "mdsens.solvers",
+    "LBFGS": "mdsens.solvers",
     "Newton": "mdsens.solvers",
+    "TruncatedNewton": "mdsens.solvers",
     "Status": "mdsens.solvers",
     "relax": "mdsens.equilibrium",
     "Equilibrium": "mdsens.equilibrium",

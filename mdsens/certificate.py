@@ -26,8 +26,10 @@ class Certificate:
 
     Attributes:
         residual: largest relative residual ‖A u - b‖/‖b‖ of its linear systems, recomputed from the answers.
-        error_bound: bound by the linear systems' residuals on the error of θ dX/dθ, in the 2-norm over all atoms [Å]:
-            max over θ of |θ| ‖A u - b‖ / lowest curvature.
+        error_bound: bound on the error of θ dX/dθ, in the 2-norm over all atoms, the largest over θ [Å]: what the linear
+            solves, the distance of the state from the true equilibrium and rounding can amount to
+            (`mdsens.implicit.bound`); inf where the state is too far from the equilibrium for a bound.
+        linear_solver: what solved the linear systems.
         lowest_curvature: lowest eigenvalue of the Hessian outside the zero modes [eV/Å²].
         curvature_exact: whether it comes from the whole spectrum; otherwise it is an upper bound by Lanczos, and
             error_bound an estimate.
@@ -43,6 +45,7 @@ class Certificate:
 
     residual: float
     error_bound: float
+    linear_solver: str
     lowest_curvature: float
     curvature_exact: bool
     zero_modes: tuple[str, ...]
@@ -54,12 +57,13 @@ class Certificate:
     reasons: tuple[str, ...]
 
 
-def certify(eq, curvature, residual: float, error: float) -> Certificate:
-    """The certificate of derivatives at `eq`, from the residuals of their linear systems.
+def certify(eq, curvature, solver, residual: float, error: float) -> Certificate:
+    """The certificate of derivatives at `eq`.
 
     Args:
-        residual: largest relative residual.
-        error: max over θ of |θ| ‖A u - b‖.
+        solver: of their linear systems.
+        residual: largest relative residual of these.
+        error: bound on the error of θ dX/dθ, the largest over θ [Å].
     """
     lowest = curvature.lowest
     displacement = float(np.sqrt(len(eq.system)) * eq.fmax / lowest) if lowest > 0.0 else np.inf
@@ -80,6 +84,8 @@ def certify(eq, curvature, residual: float, error: float) -> Certificate:
         reasons.append(
             f"with fmax {eq.fmax:.1e} eV/Å the positions may be {displacement:.1e} Å from the equilibrium: relax further"
         )
+    if not np.isfinite(error):
+        reasons.append("the state is too far from the equilibrium, or too soft, for a bound on the error: relax further")
     if kink < KINK * float(eq.potential.range):
         reasons.append(
             f"a pair is {kink:.1e} Å from a point where the potential's second derivative jumps: "
@@ -89,7 +95,8 @@ def certify(eq, curvature, residual: float, error: float) -> Certificate:
         reasons.append(f"the numbers are {precision}, so derivatives are good to about 1e-3")
     return Certificate(
         residual=residual,
-        error_bound=error / lowest if lowest > 0.0 else np.inf,
+        error_bound=error,
+        linear_solver=repr(solver),
         lowest_curvature=lowest,
         curvature_exact=curvature.exact,
         zero_modes=(*motions, *(f"rattler {atom}" for atom in curvature.rattlers)),

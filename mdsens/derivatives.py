@@ -17,9 +17,10 @@ from jaxtyping import Array, Float
 from mdsens import stiffness
 from mdsens.certificate import Certificate, certify
 from mdsens.equilibrium import Equilibrium
-from mdsens.equilibrium import linear_solver as default_solver
 from mdsens.errors import ConvergenceError, InputError, LinearSolveError, did_you_mean
-from mdsens.implicit import Gauge, root_jvp, root_vjp
+from mdsens.implicit import CG, Gauge, root_jvp, root_vjp
+from mdsens.implicit.bound import error_bound, probe_displacement
+from mdsens.implicit.system import LinearSolver
 from mdsens.potentials.base import Potential, parameter_paths
 from mdsens.solvers import Status
 
@@ -92,19 +93,46 @@ def sensitivity(
             "choose parameters with wrt=, or ask for gradient(g, eq) or jvp(eq, direction), which cost one solve; "
             f"or allow it with max_bytes={1.1 * size:.1e}."
         )
-    columns, residuals, errors = [], [], []
-    for directions in _batches(flat.size, flat.dtype, progress):
-        dx, residual, error = _columns(eq.system.positions, eq.frame, moving, resting, directions, how)
-        kept = slice(0, min(BATCH, flat.size - len(columns) * BATCH))
+    columns, residuals = [], []
+    # The column behind those of the parameters is the Newton step to the true equilibrium.
+    for directions in _batches(flat.size + 1, flat.dtype, progress):
+        dx, residual = _columns(eq.system.positions, eq.frame, moving, resting, directions, how)
+        kept = slice(0, min(BATCH, flat.size + 1 - len(columns) * BATCH))
         columns.append(dx[kept])
         residuals.append(residual[kept])
-        errors.append(error[kept])
-    residual = float(jnp.max(jnp.concatenate(residuals)))
-    error = float(jnp.max(jnp.abs(flat) * jnp.concatenate(errors)))
+    columns, residual = jnp.concatenate(columns), float(jnp.max(jnp.concatenate(residuals)[:-1]))
     _check_residual(residual, found, throw, how)
-    stacked = jnp.moveaxis(jnp.concatenate(columns), 0, -1)
-    positions = _split_last(stacked, moving)
-    return Sensitivity(positions, None, certify(eq, found, residual, error), eq.potential)
+    errors = _errors(eq, moving, resting, columns[:-1], columns[-1], found, how)
+    certificate = certify(eq, found, how.solver, residual, float(np.max(np.abs(flat) * errors)))
+    return Sensitivity(_split_last(jnp.moveaxis(columns[:-1], 0, -1), moving), None, certificate, eq.potential)
+
+
+def _errors(eq, moving, resting, columns, step, found, how):
+    """Bounds on ‖dX/dθ - dX*/dθ‖, one for each column [host]: what `implicit.jacobian_bound` does, for all together."""
+    positions, frame = eq.system.positions, eq.frame
+
+    def defects(point):
+        norms = []
+        for k, directions in enumerate(_batches(len(columns), columns.dtype, False)):
+            part = columns[k * BATCH : (k + 1) * BATCH]
+            filled = jnp.concatenate([part, jnp.zeros((len(directions) - len(part), *part.shape[1:]), part.dtype)])
+            norm, left = _defects(point, frame, moving, resting, directions, filled, how)
+            norms.append(norm[: len(part)])
+        return np.concatenate(norms), float(left)
+
+    probe, length = probe_displacement(positions.ravel(), step.ravel(), how.null)
+    defect, left = defects(positions + step)
+    return error_bound(
+        defect,
+        float(jnp.linalg.norm(step)),
+        left,
+        lambda: defects(positions + step + probe.reshape(positions.shape))[0] / length,
+        probe_length=length,
+        lowest=found.lowest,
+        highest=found.highest,
+        size=np.linalg.norm(columns.reshape(len(columns), -1), axis=1),
+        eps=float(jnp.finfo(positions.dtype).eps),
+    )
 
 
 def value_and_gradient(g: Observable, eq: Equilibrium, *, linear_solver: Any = None) -> tuple[Array, Potential]:
@@ -195,29 +223,48 @@ class _Solve(eqx.Module):
 
     solver: Any = eqx.field(static=True)
     null: Gauge
+    fail_rtol: float = eqx.field(static=True)
 
     @property
     def options(self):
-        return {"symmetric": True, "linear_solver": self.solver, "gauge": self.null}
+        return {"symmetric": True, "linear_solver": self.solver, "gauge": self.null, "project": True}
+
+    @property
+    def adjoint_options(self):
+        return {key: value for key, value in self.options.items() if key != "project"}
 
 
 @eqx.filter_jit
 def _columns(positions, frame, moving, resting, directions, how):
-    """dX/dθ along each direction, the relative residual and the absolute one."""
+    """dX along each direction, with the residual. The last component of a direction moves along -F, by a Newton step."""
     _, unravel = ravel_pytree(moving)
-    options = how.options
+    rest = jax.lax.stop_gradient(_condition(positions, frame, eqx.combine(moving, resting)))
+
+    def condition(x, selected, share):
+        return _condition(x, frame, eqx.combine(selected, resting)) + share * rest
+
+    def column(direction):
+        args = (moving, jnp.zeros((), positions.dtype))
+        return root_jvp(condition, positions, args, (unravel(direction[:-1]), direction[-1]), **how.options)
+
+    return jax.vmap(column)(directions)
+
+
+@eqx.filter_jit
+def _defects(positions, frame, moving, resting, directions, columns, how):
+    """`(‖A dX + B dθ‖ of each column, ‖F‖)` outside the null space."""
+    _, unravel = ravel_pytree(moving)
 
     def condition(x, selected):
         return _condition(x, frame, eqx.combine(selected, resting))
 
-    def column(direction):
-        tangent = unravel(direction)
-        dx, residual = root_jvp(condition, positions, (moving,), (tangent,), **options)
-        _, b = jax.jvp(lambda selected: condition(positions, selected), (moving,), (tangent,))
-        size = jnp.linalg.norm(how.null.project(b.ravel()))
-        return dx, residual, residual * jnp.maximum(size, how.solver.atol)
+    def size(vector):
+        return jnp.linalg.norm(how.null.project(vector.ravel()))
 
-    return jax.vmap(column)(directions)
+    def defect(dx, direction):
+        return size(jax.jvp(condition, (positions, moving), (dx, unravel(direction)))[1])
+
+    return jax.vmap(defect)(columns, directions), size(condition(positions, moving))
 
 
 @eqx.filter_jit
@@ -234,14 +281,14 @@ def _observe(g, frame):
 def _adjoint(g, positions, frame, potential, how):
     value, pullback = jax.vjp(_observe(g, frame), positions, potential)
     slope, explicit = pullback(jnp.ones_like(value))
-    (implicit,), residual = root_vjp(lambda x, p: _condition(x, frame, p), positions, (potential,), slope, **how.options)
+    (implicit,), residual = root_vjp(lambda x, p: _condition(x, frame, p), positions, (potential,), slope, **how.adjoint_options)
     return value, jax.tree.map(jnp.add, explicit, implicit), residual
 
 
 @eqx.filter_jit
 def _adjoint_rows(g, positions, frame, potential, directions, how):
     value, pullback = jax.vjp(_observe(g, frame), positions, potential)
-    options = how.options
+    options = how.adjoint_options
 
     def row(direction):
         slope, explicit = pullback(direction.reshape(value.shape))
@@ -335,12 +382,15 @@ def _usable(eq: Equilibrium, linear_solver):
     if found.negative:
         raise ConvergenceError(f"The lowest curvature is {found.lowest:.1e} eV/Å²: {Status.SADDLE.value}.")
     null = stiffness.known_gauge(eq.system.positions, eq.frame, found.rattlers)
-    return found, _Solve(default_solver(eq.system.positions.dtype) if linear_solver is None else linear_solver, null)
+    solver = CG() if linear_solver is None else linear_solver
+    if not isinstance(solver, LinearSolver):
+        raise InputError(f"linear_solver must be one of mdsens.implicit's, such as implicit.CG(), not {solver!r}.")
+    return found, _Solve(solver, null, solver.tolerances(eq.system.positions.dtype)[1])
 
 
 def _check_finite(*arrays, residual, how):
     """NaN behind a solver that did not fail came in from the observable."""
-    solver_failed = np.isfinite(residual) and residual > how.solver.fail_rtol
+    solver_failed = np.isfinite(residual) and residual > how.fail_rtol
     if not solver_failed and not all(np.isfinite(a).all() for a in arrays):
         raise InputError(
             "The observable or its derivative is not finite at the equilibrium: it must be finite and differentiable there."
@@ -348,7 +398,7 @@ def _check_finite(*arrays, residual, how):
 
 
 def _check_residual(residual, found, throw, how):
-    if throw and not residual <= how.solver.fail_rtol:
+    if throw and not residual <= how.fail_rtol:
         loose = f"; {found.floppy} mode(s) beyond the known zero modes cost no energy" if found.floppy else ""
         raise LinearSolveError(
             f"The linear system of the derivative was solved to a relative residual of {residual:.1e} only "

@@ -45,13 +45,8 @@ def _is_stale(positions, data):
     return frame.system.neighbors.is_stale(positions, potential.range)
 
 
-PROBLEM = Problem(residual=gradient, norm=_force_norm, is_stale=_is_stale, gauge=rigid_gauge)
+PROBLEM = Problem(residual=gradient, norm=_force_norm, is_stale=_is_stale, gauge=rigid_gauge, symmetric=True)
 """Positions at which no force is left: the problem that all solvers are given."""
-
-
-def linear_solver(dtype) -> CG:
-    """The default for derivatives, as tight as the precision allows."""
-    return CG(rtol=1e-12) if dtype == jnp.float64 else CG(rtol=1e-5, fail_rtol=1e-3)
 
 
 class Equilibrium(eqx.Module):
@@ -269,8 +264,9 @@ def equilibrium_positions(
         lambda _, potential: _find(system, potential, settings),
         _condition,
         symmetric=True,
-        linear_solver=linear_solver(system.positions.dtype),
+        linear_solver=CG(),
         gauge=_condition_gauge,
+        project=True,
     )
     positions, witness = solution((), potential)
     return (positions, witness.status) if return_status else positions

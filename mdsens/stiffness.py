@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.gauge import RigidMotions, coupled_atoms
-from mdsens.implicit.linear import Gauge
+from mdsens.implicit.system import Gauge
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.system import System
 

@@ -1,8 +1,8 @@
 """Linear systems A u = b with a known null space, differentiable to any order.
 
-The null space is a border, never a shift: with an orthonormal basis Q of it,
+The null space is a border, never a shift: with orthonormal bases Q of it and L of that of Aᵀ,
 
-    [ A   Q ] [ u ]   [ b ]
+    [ A   L ] [ u ]   [ b ]
     [ Qᵀ  0 ] [ λ ] = [ 0 ]
 
 has one answer, the u without a component along Q, and λ takes up what part of b no u can balance. A shift of the
@@ -10,216 +10,183 @@ diagonal would change u (by half its size for a soft solid). `lax.custom_linear_
 system, so that derivatives do not go through the iterations.
 """
 
-import dataclasses
-from collections.abc import Callable
-
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from mdsens.errors import InputError
+from mdsens.errors import InputError, LinearSolveError
+from mdsens.implicit.direct import Direct
+from mdsens.implicit.krylov import GMRES, MINRES
+from mdsens.implicit.system import Gauge, LinearSolver, Matvec, linear_system
 
-REFINEMENTS = 2
-"""How often a solver is asked: rounding lets the true residual drift from the one that an iteration carries along."""
+SMALL = 100
+"""Unknowns up to which a symmetric operator is assembled and factorised without being asked."""
 
 DIRECT_LIMIT = 1000
-"""Unknowns up to which an operator without symmetry is assembled and factorised."""
-
-Matvec = Callable[[Float[Array, " n"]], Float[Array, " n"]]
-
-
-class Gauge(eqx.Module):
-    """What is known of an operator's null space.
-
-    Attributes:
-        active: `(n,)`, False for components that are held at zero; None if there are none.
-        basis: `(n, m)`, orthonormal columns that span the rest of the null space, zero where not active; or None.
-    """
-
-    active: Bool[Array, " n"] | None = None
-    basis: Float[Array, "n m"] | None = None
-
-    def project(self, vector: Float[Array, " n"]) -> Float[Array, " n"]:
-        """The part of a vector outside the null space."""
-        if self.active is not None:
-            vector = jnp.where(self.active, vector, 0.0)
-        if self.basis is not None:
-            # Twice is enough (Kahan, Parlett): once leaves rounding of the size of what was taken away.
-            for _ in range(2):
-                vector = vector - self.basis @ (self.basis.T @ vector)
-        return vector
-
-
-@dataclasses.dataclass(frozen=True)
-class CG:
-    """Conjugate gradients for a symmetric operator, positive outside its known null space; preconditioned.
-
-    Attributes:
-        rtol: residual aimed at, relative to the right-hand side.
-        atol: residual that is good enough whatever the right-hand side.
-        fail_rtol: relative residual above which the answer is NaN.
-        max_steps: iterations, at most; None for 10 n + 100.
-
-    M. R. Hestenes, E. Stiefel, J. Res. Natl. Bur. Stand. 49, 409 (1952). Departures: every vector stays outside the known
-    null space, and at a direction of no positive curvature the iteration stops.
-    """
-
-    rtol: float = 1e-12
-    atol: float = 0.0
-    fail_rtol: float = 1e-6
-    max_steps: int | None = None
-    symmetric = True
-
-    def solve(self, matvec: Matvec, b, goal, project, precondition=None) -> tuple[Array, Array]:
-        """`(u, indefinite)`: u with ‖b - A u‖ <= goal, and whether a direction of no positive curvature was met."""
-        limit = 10 * b.size + 100 if self.max_steps is None else self.max_steps
-        smoothed = project if precondition is None else (lambda r: project(precondition(r)))
-
-        def go_on(carry):
-            _, r, _, _, step, indefinite = carry
-            return (jnp.linalg.norm(r) > goal) & (step < limit) & ~indefinite
-
-        def iterate(carry):
-            u, r, p, rho, step, _ = carry
-            q = project(matvec(p))
-            curvature = jnp.vdot(p, q)
-            indefinite = ~(curvature > 0)
-            alpha = jnp.where(indefinite, 0.0, rho / jnp.where(indefinite, 1.0, curvature))
-            u, r = u + alpha * p, r - alpha * q
-            z = smoothed(r)
-            new_rho = jnp.vdot(r, z)
-            p = z + new_rho / jnp.where(rho == 0.0, 1.0, rho) * p
-            return u, r, p, new_rho, step + 1, indefinite
-
-        z = smoothed(b)
-        start = (jnp.zeros_like(b), b, z, jnp.vdot(b, z), 0, jnp.asarray(False))
-        u, *_, indefinite = jax.lax.while_loop(go_on, iterate, start)
-        return u, indefinite
-
-
-@dataclasses.dataclass(frozen=True)
-class GMRES:
-    """Restarted GMRES for any invertible operator (`jax.scipy.sparse.linalg.gmres`)."""
-
-    rtol: float = 1e-12
-    atol: float = 0.0
-    fail_rtol: float = 1e-6
-    max_steps: int | None = None
-    restart: int = 50
-    symmetric = False
-
-    def solve(self, matvec: Matvec, b, goal, project, precondition=None) -> tuple[Array, Array]:
-        u, _ = jax.scipy.sparse.linalg.gmres(
-            lambda v: project(matvec(v)),
-            b,
-            tol=0.0,
-            atol=goal,
-            restart=min(self.restart, b.size),
-            maxiter=self.max_steps,
-            M=None if precondition is None else (lambda r: project(precondition(r))),
-        )
-        return u, jnp.asarray(False)
-
-
-@dataclasses.dataclass(frozen=True)
-class Direct:
-    """LU factorisation of the assembled operator: small systems, with or without symmetry."""
-
-    rtol: float = 1e-12
-    atol: float = 0.0
-    fail_rtol: float = 1e-6
-    symmetric = False
-
-    def solve(self, matvec: Matvec, b, goal, project, precondition=None) -> tuple[Array, Array]:
-        identity = jnp.eye(b.size, dtype=b.dtype)
-        projected = jax.vmap(project)(identity)
-        matrix = jax.vmap(lambda column: project(matvec(column)), out_axes=1)(projected)
-        # On the null space itself any multiple of the identity serves: b has no component there.
-        matrix = matrix + (identity - projected)
-        return project(jnp.linalg.solve(matrix, b)), jnp.asarray(False)
-
-
-LinearSolver = CG | GMRES | Direct
+"""The same for an operator without symmetry, for which iterations are less sure."""
 
 
 def automatic(n: int, symmetric: bool) -> LinearSolver:
-    """CG where the operator is symmetric (never its normal equations, which square the condition number); otherwise
-    LU up to `DIRECT_LIMIT` unknowns and GMRES beyond."""
-    if symmetric:
-        return CG()
-    return Direct() if n <= DIRECT_LIMIT else GMRES()
+    """The solver taken where none was asked for.
+
+    Small systems are factorised (`Direct`). Beyond, `MINRES` where the operator is symmetric, since it needs no positive
+    curvature, and `GMRES` where it is not; never normal equations, which square the condition number.
+    """
+    if n <= (SMALL if symmetric else DIRECT_LIMIT):
+        return Direct()
+    return MINRES() if symmetric else GMRES()
 
 
 def linear_solve(
     matvec: Matvec,
-    b: Float[Array, " n"],
+    b: Float[Array, " n"] | Float[Array, "n k"],
     *,
     solver: LinearSolver | None = None,
     symmetric: bool = False,
     gauge: Gauge | None = None,
     precondition: Matvec | None = None,
-) -> tuple[Float[Array, " n"], Float[Array, ""]]:
+    start: Float[Array, " n"] | Float[Array, "n k"] | None = None,
+    project: bool = True,
+    throw: bool = True,
+) -> tuple[Float[Array, "*b"], Float[Array, "*k"]]:
     """Solve A u = b outside the known null space of A.
 
     Args:
         matvec: u ↦ A u, linear, on vectors `(n,)`.
+        b: one right-hand side, or k of them as columns, for which a direct solver factorises once.
         solver: None for `automatic`.
         symmetric: whether A is.
-        gauge: the null space; u has no component along it, and b's component along it is dropped.
-        precondition: r ↦ M r with M near A⁻¹, symmetric positive for CG.
+        gauge: the null spaces; u has no component along the right one, and b's along the left one is dropped.
+        precondition: r ↦ M r with M near A⁻¹, linear; symmetric positive for `CG` and `MINRES`. A transposed solve uses Mᵀ.
+        start: a guess of u. It changes the road only.
+        project: False if what is dropped of b should count as residual, since no u balances it.
+        throw: raise where the solver failed and the values are concrete; u is NaN there otherwise.
 
     Returns:
-        `(u, residual)`: u is NaN where the solver failed; the residual ‖A u - b‖/‖b‖ is recomputed from u (for b = 0 it
-        is 0, for b below the solver's `atol` it is relative to that).
+        `(u, residual)`: the residual ‖A u - b‖/‖b‖ is recomputed from u (for b = 0 it is 0, for b below the solver's
+        `atol` it is relative to that). A singular but compatible system has the answer of least norm, as far as the
+        solver can tell: MINRES, NormalCG and the direct ones can.
 
     Raises:
-        InputError: CG for an operator that is not declared symmetric.
+        InputError: a solver for symmetric operators and one that is not declared so; shapes that do not fit.
+        LinearSolveError: with the residual, if `throw`.
     """
     gauge = Gauge() if gauge is None else gauge
-    solver = automatic(b.size, symmetric) if solver is None else solver
-    if solver.symmetric and not symmetric:
-        raise InputError("CG is for symmetric operators: declare symmetric=True, or choose GMRES or Direct.")
+    b = jnp.asarray(b)
+    _check(b, start, symmetric, solver, gauge)
+    solver = automatic(b.shape[0], symmetric) if solver is None else solver
+    start = None if start is None else jax.lax.stop_gradient(jnp.asarray(start, b.dtype))
 
-    active = None if gauge.active is None else gauge.active.astype(b.dtype)
-    basis = jnp.zeros((b.size, 0), b.dtype) if gauge.basis is None else gauge.basis
+    def column(b, start):
+        return _solve_one(matvec, b, start, solver, symmetric, gauge, precondition, project)
 
-    n = b.size
+    if b.ndim == 2:
+        column = jax.vmap(column, in_axes=(1, None if start is None else 1), out_axes=(1, 0))
+    u, residual = column(b, start)
+    if throw and not isinstance(residual, jax.core.Tracer):
+        worst, limit = float(jnp.max(residual)), solver.tolerances(b.dtype)[1]
+        if not (worst <= limit and jnp.isfinite(u).all()):
+            raise LinearSolveError(
+                f"{type(solver).__name__} left a relative residual of {worst:.1e} where {limit:.0e} is allowed: the operator is "
+                "singular beyond its known null space, not as definite as the solver needs, or too ill-conditioned; "
+                "try Direct(), give the null space, or a preconditioner."
+            )
+    return u, residual
+
+
+def _solve_one(matvec, b, start, solver, symmetric, gauge, precondition, project):
+    n, dtype = b.size, b.dtype
+    rtol, fail_rtol = solver.tolerances(dtype)
+    active = None if gauge.active is None else gauge.active.astype(dtype)
+    right = jnp.zeros((n, 0), dtype) if gauge.basis is None else gauge.basis
+    left = right if gauge.left is None else gauge.left
 
     def bordered(unknown):
         u, multiplier = unknown[:n], unknown[n:]
         image = matvec(u) if active is None else active * matvec(active * u) + (1.0 - active) * u
-        return jnp.concatenate([image + basis @ multiplier, basis.T @ u])
+        return jnp.concatenate([image + left @ multiplier, right.T @ u])
 
-    def solve(operator, right_hand_side):
-        def image(u):
-            return operator(jnp.concatenate([u, jnp.zeros_like(basis[0])]))[:n]
+    def solve_with(gauge, precondition, start, project):
+        # Seen from the transposed operator left and right change places.
+        right = jnp.zeros((n, 0), dtype) if gauge.basis is None else gauge.basis
+        left = right if gauge.left is None else gauge.left
 
-        b_u, b_border = right_hand_side[:n], right_hand_side[n:]
-        scale = jnp.maximum(jnp.linalg.norm(gauge.project(b_u)), solver.atol)
-        goal = jnp.maximum(solver.rtol * jnp.linalg.norm(gauge.project(b_u)), solver.atol)
+        def solve(operator, right_hand_side):
+            def image(u):
+                return operator(jnp.concatenate([u, jnp.zeros_like(right[0])]))[:n]
 
-        def ask(round_, carry):
-            u, _, _, indefinite = carry
-            left = b_u - image(u)
-            projected = gauge.project(left)
-            # The last round only recomputes the residual.
-            aim = jnp.where(round_ < REFINEMENTS, goal, jnp.inf)
-            correction, met = solver.solve(image, projected, aim, gauge.project, precondition)
-            return u + correction, left, jnp.linalg.norm(projected), indefinite | met
+            def transpose(v):
+                return image(v) if symmetric else jax.linear_transpose(image, b)(v)[0]
 
-        # b_border is zero for the question asked; a derivative of the answer may ask with another one.
-        start = (basis @ b_border, b_u, scale, jnp.asarray(False))
-        u, left, error, indefinite = jax.lax.fori_loop(0, REFINEMENTS + 1, ask, start)
-        residual = error / jnp.where(scale > 0.0, scale, 1.0)
-        failed = indefinite | ~(residual <= solver.fail_rtol)
-        return jnp.concatenate([jnp.where(failed, jnp.nan, u), basis.T @ left]), residual
+            b_u, b_border = right_hand_side[:n], right_hand_side[n:]
+            ask = solver.prepare(linear_system(image, transpose, precondition, gauge, b_u))
+            whole = jnp.linalg.norm(gauge.project_equations(b_u) if project else b_u)
+            scale = jnp.maximum(whole, solver.atol)
+            # b_border is zero for the question asked; a derivative of the answer may ask with another one.
+            u = right @ b_border
+            if start is not None:
+                u = u + gauge.project(start)
+            u, rest, failed = _refined(ask, solver, image, gauge, b_u, u, jnp.maximum(rtol * whole, solver.atol))
+            error = jnp.linalg.norm(gauge.project_equations(rest) if project else rest)
+            residual = error / jnp.where(scale > 0.0, scale, 1.0)
+            failed = failed | ~(residual <= fail_rtol)
+            return jnp.concatenate([jnp.where(failed, jnp.nan, u), left.T @ rest]), residual
+
+        return solve
 
     if active is not None:
-        b = active * b
+        b = jnp.where(gauge.active, b, 0.0)
+    transposed = precondition
+    if precondition is not None and not symmetric:
+        transposed = lambda r: jax.linear_transpose(precondition, b)(r)[0]  # noqa: E731
     # One vector, not a pair: JAX transposes the solve only if all of the right-hand side depends on what is transposed.
-    bordered_b = jnp.concatenate([b, jnp.zeros_like(basis[0])])
     solution, residual = jax.lax.custom_linear_solve(
-        bordered, bordered_b, solve, transpose_solve=solve, symmetric=symmetric, has_aux=True
+        bordered,
+        jnp.concatenate([b, jnp.zeros_like(right[0])]),
+        solve_with(gauge, precondition, start, project),
+        # A cotangent may well lie along the null space: the answer has no component there, whatever it is.
+        transpose_solve=solve_with(gauge.transposed, transposed, None, True),
+        symmetric=symmetric,
+        has_aux=True,
     )
     return solution[:n], jax.lax.stop_gradient(residual)
+
+
+def _refined(ask, solver, image, gauge, b, u, goal):
+    """`(u, b - A u, failed)` by a few rounds of asking for what is left."""
+
+    def round_(u, aim):
+        rest = b - image(u)
+        correction, failed = ask(gauge.project_equations(rest), aim)
+        return u + correction, rest, failed
+
+    if solver.iterative:
+        # The last round only recomputes the residual: an aim that is met at once.
+        def body(k, carry):
+            u, rest, failed = round_(carry[0], jnp.where(k < solver.rounds, goal, jnp.inf))
+            return u, rest, failed | carry[2]
+
+        return jax.lax.fori_loop(0, solver.rounds + 1, body, (u, b, jnp.asarray(False)))
+    for _ in range(solver.rounds):
+        u, _, failed = round_(u, goal)
+    return u, b - image(u), failed
+
+
+def _check(b, start, symmetric, solver, gauge):
+    if b.ndim not in (1, 2) or b.shape[0] == 0:
+        raise InputError(f"linear_solve wants a right-hand side of shape (n,) or (n, k), not {b.shape}.")
+    if not jnp.issubdtype(b.dtype, jnp.floating):
+        raise InputError(f"linear_solve wants a real floating-point right-hand side, not {b.dtype}.")
+    if start is not None and jnp.shape(start) != b.shape:
+        raise InputError(f"The start has shape {jnp.shape(start)}, the right-hand side {b.shape}: they must be the same.")
+    if solver is not None and not isinstance(solver, LinearSolver):
+        raise InputError(f"solver must be one of mdsens.implicit's linear solvers, such as CG() or Direct(), not {solver!r}.")
+    if solver is not None and solver.symmetric and not symmetric:
+        raise InputError(
+            f"{type(solver).__name__} is for symmetric operators: declare symmetric=True, or choose GMRES or Direct."
+        )
+    for name, part in (("active", gauge.active), ("basis", gauge.basis)):
+        if part is not None and part.shape[0] != b.shape[0]:
+            raise InputError(f"The gauge's {name} has {part.shape[0]} rows for {b.shape[0]} unknowns.")
+    if symmetric and gauge.left is not None:
+        raise InputError("A symmetric operator has one null space for both sides: leave the gauge's left out.")

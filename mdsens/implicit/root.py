@@ -1,35 +1,33 @@
 """Derivatives of a solution z of F(z, θ) = 0, whatever found it: dz/dθ = -A⁻¹B with A = ∂F/∂z, B = ∂F/∂θ.
 
-Blondel et al. 2021, section 2: eq. (4) for the Jacobian, "root_jvp" and "root_vjp" for its products.
+Blondel et al. 2021, section 2.1: eq. (2) for the Jacobian; "root_jvp" and "root_vjp" for its products.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from mdsens.errors import InputError
-from mdsens.implicit.linear import Gauge, LinearSolver, linear_solve
+from mdsens.errors import InputError, LinearSolveError
+from mdsens.implicit.auxiliary import refused_tangent
+from mdsens.implicit.checks import check_answer, check_closures, check_condition, check_root, is_root, is_traced
+from mdsens.implicit.linear import linear_solve
+from mdsens.implicit.system import Gauge, LinearSolver
 
 PyTree = Any
+
+ROOT_TOL = 1e-3
+"""‖F‖ relative to the terms it is made of, above which an answer is no root at all: a net for gross errors."""
 
 
 def _linearised(optimality, z, args):
     """`(A, unravel)`: u ↦ A u on flat vectors, and the way back to z's structure."""
     flat, unravel = ravel_pytree(z)
-    condition = jax.eval_shape(lambda unknown: optimality(unknown, *args), z)
-    if jax.tree.structure(condition) != jax.tree.structure(z) or [leaf.shape for leaf in jax.tree.leaves(condition)] != [
-        leaf.shape for leaf in jax.tree.leaves(z)
-    ]:
-        raise InputError(
-            "The optimality condition must return what the unknown looks like: "
-            f"the unknown is {jax.tree.map(jnp.shape, z)}, the condition {jax.tree.map(lambda leaf: leaf.shape, condition)}."
-        )
+    check_condition(jax.eval_shape(lambda unknown: optimality(unknown, *args), z), z)
     _, product = jax.linearize(lambda v: ravel_pytree(optimality(unravel(v), *args))[0], flat)
     return product, unravel
 
@@ -44,6 +42,8 @@ def root_jvp(
     linear_solver: LinearSolver | None = None,
     gauge: Gauge | None = None,
     precondition: Callable | None = None,
+    project: bool = False,
+    throw: bool = True,
 ) -> tuple[PyTree, jax.Array]:
     """`(dz, residual)`: how the root z of `optimality(z, *args) == 0` moves when `args` moves along `tangents`.
 
@@ -51,24 +51,47 @@ def root_jvp(
         optimality: F(z, *args), of the structure of z.
         tangents: like `args`, None for leaves that do not move.
         symmetric: whether ∂F/∂z is (z minimises an energy).
-        linear_solver, gauge, precondition: as for `linear_solve`, on z raveled.
+        linear_solver, gauge, precondition, throw: as for `linear_solve`, on z raveled.
+        project: drop what of B lies along the left null space. Otherwise, where it is more than rounding, no motion of z
+            keeps F = 0, and that is an error.
 
     Returns:
         the tangent of z, and the relative residual of the linear system.
+
+    Raises:
+        InputError: structures that do not fit.
+        LinearSolveError: a failed solve, if `throw` and the values are concrete; dz is NaN there otherwise.
     """
-    moving = jax.tree.map(lambda t, a: None if t is None else a, tangents, args, is_leaf=lambda leaf: leaf is None)
-    resting = jax.tree.map(lambda t, a: a if t is None else None, tangents, args, is_leaf=lambda leaf: leaf is None)
+    _check_args(args)
+    if jax.tree.structure(tangents, is_leaf=_is_none) != jax.tree.structure(args, is_leaf=_is_none) and len(tangents) != len(
+        args
+    ):
+        raise InputError(f"tangents must be a tuple like args, one entry for each of {len(args)}, not {len(tangents)}.")
+    moving = jax.tree.map(lambda t, a: None if t is None else a, tangents, args, is_leaf=_is_none)
+    resting = jax.tree.map(lambda t, a: a if t is None else None, tangents, args, is_leaf=_is_none)
     product, unravel = _linearised(optimality, z, args)
     _, change = jax.jvp(lambda m: optimality(z, *eqx.combine(m, resting)), (moving,), (tangents,))
-    flat, residual = linear_solve(
-        product,
-        -ravel_pytree(change)[0],
-        solver=linear_solver,
-        symmetric=symmetric,
-        gauge=gauge,
-        precondition=precondition,
-    )
+    b = -ravel_pytree(change)[0]
+    options = {"solver": linear_solver, "symmetric": symmetric, "gauge": gauge, "precondition": precondition}
+    flat, residual = linear_solve(product, b, **options, project=True, throw=throw)
+    if gauge is not None and not project:
+        lost = _unreachable(product, ravel_pytree(z)[0], b, gauge)
+        flat, residual = _poisoned(lost > 0.0, flat), jnp.maximum(residual, lost)
+        if throw and not is_traced(lost) and lost > 0.0:
+            raise LinearSolveError(
+                f"A share of {float(lost):.1e} of the right-hand side lies along the left null space, which no motion of the "
+                "unknown balances: the null space is not that of this condition, or the root does not move smoothly."
+            )
     return unravel(flat), residual
+
+
+def _unreachable(product, z, b, gauge):
+    """Share of b along the left null space, zero where it is rounding beside the terms of F."""
+    eps = jnp.finfo(b.dtype).eps
+    size, lost = jnp.linalg.norm(b), jnp.linalg.norm(b - gauge.project_equations(b))
+    rounding = jnp.sqrt(eps) * size + 1e3 * eps * jnp.linalg.norm(product(z))
+    share = jnp.where(lost > rounding, lost / jnp.where(size > 0.0, size, 1.0), 0.0)
+    return jax.lax.stop_gradient(share)
 
 
 def root_vjp(
@@ -77,29 +100,82 @@ def root_vjp(
     args: tuple,
     cotangent: PyTree,
     *,
+    argnums: int | Sequence[int] | None = None,
     symmetric: bool = False,
     linear_solver: LinearSolver | None = None,
     gauge: Gauge | None = None,
     precondition: Callable | None = None,
+    throw: bool = True,
 ) -> tuple[tuple, jax.Array]:
     """`(dargs, residual)`: the gradient in `args` of a function of the root z whose gradient in z is `cotangent`.
 
-    One solve with Aᵀ serves all arguments. Leaves of `args` that are no floating-point arrays give None. Arguments as for
-    `root_jvp`.
+    One solve with Aᵀ serves all arguments. Leaves of `args` that are no floating-point arrays give None.
+
+    Args:
+        argnums: which of `args`, as for `jax.grad`: an integer for one gradient, several for a tuple; None for all.
+        precondition: M near A⁻¹, not transposed.
+        others: as for `root_jvp`. The part of the cotangent along the null space has no effect, since z does not move there.
+
+    Raises:
+        as `root_jvp`.
     """
+    _check_args(args)
+    chosen = _chosen(argnums, len(args))
+    if jax.tree.structure(cotangent) != jax.tree.structure(z):
+        raise InputError(
+            f"The cotangent must look like the unknown, {jax.tree.structure(z)}, not {jax.tree.structure(cotangent)}."
+        )
     product, unravel = _linearised(optimality, z, args)
     flat = ravel_pytree(cotangent)[0]
-    if symmetric:
-        transposed = product
-    else:
-        transpose = jax.linear_transpose(product, flat)
-        transposed = lambda v: transpose(v)[0]  # noqa: E731
+    helper, null = precondition, gauge
+    transposed = product
+    if not symmetric:
+        transposed = _transposed(product, flat)
+        helper = None if precondition is None else _transposed(precondition, flat)
+        null = None if gauge is None else gauge.transposed
     w, residual = linear_solve(
-        transposed, flat, solver=linear_solver, symmetric=symmetric, gauge=gauge, precondition=precondition
+        transposed,
+        flat,
+        solver=linear_solver,
+        symmetric=symmetric,
+        gauge=null,
+        precondition=helper,
+        project=True,
+        throw=throw,
     )
-    moving, resting = eqx.partition(args, eqx.is_inexact_array)
+    moving, resting = eqx.partition(args, tuple(eqx.is_inexact_array if k in chosen else False for k in range(len(args))))
     _, pullback = jax.vjp(lambda m: optimality(z, *eqx.combine(m, resting)), moving)
-    return pullback(unravel(-w))[0], residual
+    slopes = pullback(unravel(-w))[0]
+    if argnums is None:
+        return slopes, residual
+    return (slopes[chosen[0]] if isinstance(argnums, int) else tuple(slopes[k] for k in chosen)), residual
+
+
+def _poisoned(bad, tangent):
+    """NaN where bad, in reverse mode too: a `where` would send a zero back."""
+    return jnp.where(bad, jnp.nan, 1.0).astype(tangent.dtype) * tangent
+
+
+def _transposed(product, like):
+    transpose = jax.linear_transpose(product, like)
+    return lambda v: transpose(v)[0]
+
+
+def _is_none(leaf):
+    return leaf is None
+
+
+def _check_args(args):
+    if not isinstance(args, tuple):
+        raise InputError(f"args must be the tuple of the condition's arguments behind the unknown, not a {type(args).__name__}.")
+
+
+def _chosen(argnums, count) -> list[int]:
+    numbers = range(count) if argnums is None else [argnums] if isinstance(argnums, int) else list(argnums)
+    for number in numbers:
+        if not -count <= number < count:
+            raise InputError(f"argnums has {number}, but the condition has {count} argument(s) behind the unknown, from 0.")
+    return [number % count for number in numbers]
 
 
 def differentiable_solution(
@@ -110,6 +186,9 @@ def differentiable_solution(
     linear_solver: LinearSolver | None = None,
     gauge: Callable | None = None,
     precondition: Callable | None = None,
+    project: bool = False,
+    root_tol: float | None = None,
+    report: bool = False,
 ) -> Callable:
     """Make a solver's answer differentiable by its optimality condition; `custom_root` is the common form of it.
 
@@ -119,6 +198,10 @@ def differentiable_solution(
         optimality: F(z, witness, *args).
         gauge: `gauge(z, witness, *args) -> Gauge`, the null space of ∂F/∂z at the answer.
         precondition: `precondition(z, witness, *args) -> (r ↦ M r)` on z raveled, M near (∂F/∂z)⁻¹.
+        project: as for `root_jvp`.
+        root_tol: as for `custom_root`; None for solvers that see to their convergence themselves.
+        report: the witness is for the user: its floating-point leaves refuse to be differentiated, where those of a witness
+            that only serves the condition count as constants.
 
     Returns:
         a function of `(z0, *args)` that gives `(z, witness)`, for `jvp`, `vjp`, `jacfwd`, `jacrev`, `hessian`, `jit`, `vmap`.
@@ -126,6 +209,7 @@ def differentiable_solution(
     """
 
     def solution(z0, *args):
+        check_closures(solver=solve, condition=optimality, null_space=gauge, preconditioner=precondition)
         arrays, static = eqx.partition((z0, args), eqx.is_array)
 
         @jax.custom_jvp
@@ -142,9 +226,12 @@ def differentiable_solution(
             witness = jax.lax.stop_gradient(witness)
             _, values = eqx.combine(primal, static)
             moving = jax.tree.map(lambda a, t: t if eqx.is_inexact_array(a) else None, primal[1], tangents[0][1])
-            options = {"symmetric": symmetric, "linear_solver": linear_solver}
+            options = {"symmetric": symmetric, "linear_solver": linear_solver, "project": project}
             z_dot = _tangent(optimality, gauge, precondition, z, (witness, *values), (None, *moving), options)
-            return (z, witness), (z_dot, jax.tree.map(_no_tangent, witness))
+            if root_tol is not None:
+                z_dot = _at_root(optimality, z, (witness, *values), root_tol, z_dot)
+            resting = functools.partial(refused_tangent, tangents=moving) if report else _no_tangent
+            return (z, witness), (z_dot, jax.tree.map(resting, witness))
 
         return answer(arrays)
 
@@ -161,13 +248,34 @@ def _tangent(optimality, gauge, precondition, z, args, tangents, options):
     return root_jvp(optimality, z, args, tangents, gauge=null, precondition=helper, **options)[0]
 
 
+def _at_root(optimality, z, args, tolerance, z_dot):
+    """The tangent if z is a root; an error, or NaN where the values are traced, if it is none."""
+    error, scale = jax.lax.stop_gradient(_root_error(optimality, z, args))
+    if not is_traced(error, scale):
+        check_root(float(error), float(scale), tolerance)
+        return z_dot
+    return jax.tree.map(functools.partial(_poisoned, ~is_root(error, scale, tolerance)), z_dot)
+
+
+@eqx.filter_jit
+def _root_error(optimality, z, args):
+    """`(‖F‖, ‖A z‖ + ‖B θ‖)`: the condition beside the terms that have to cancel in it."""
+    moving, resting = eqx.partition(args, eqx.is_inexact_array)
+    value, along_z = jax.jvp(lambda unknown: optimality(unknown, *args), (z,), (z,))
+    _, along_args = jax.jvp(lambda m: optimality(z, *eqx.combine(m, resting)), (moving,), (moving,))
+    norms = [jnp.linalg.norm(ravel_pytree(part)[0]) for part in (value, along_z, along_args)]
+    return norms[0], norms[1] + norms[2]
+
+
 def custom_root(
     optimality: Callable,
     *,
+    has_aux: bool = False,
     symmetric: bool = False,
     linear_solver: LinearSolver | None = None,
     null_space: Callable | None = None,
     precondition: Callable | None = None,
+    root_tol: float | None = ROOT_TOL,
 ) -> Callable:
     """Decorate a solver `solve(z0, *args)` of `optimality(z, *args) == 0`, so that its answer is differentiable in `args`.
 
@@ -176,24 +284,43 @@ def custom_root(
 
     Args:
         optimality: F(z, *args), of the structure of z, zero at the answer.
-        symmetric: whether ∂F/∂z is, as for the minimum of an energy; CG is used then.
-        linear_solver: `CG()`, `GMRES()`, `Direct()`; None chooses by symmetry and size.
+        has_aux: the solver returns `(z, aux)`, and so does the decorated one. What it reports (a status, an error) has no
+            derivative: asking for that of a floating-point one is refused in reverse mode, and NaN in forward mode. What
+            should be differentiated is computed from z, outside.
+        symmetric: whether ∂F/∂z is, as for the minimum of an energy.
+        linear_solver: `CG()`, `MINRES()`, `GMRES()`, `Direct()`, ...; None for `automatic`.
         null_space: `null_space(z, *args) -> Gauge`, the known null space of ∂F/∂z; the derivative has no component there.
         precondition: `precondition(z, *args) -> (r ↦ M r)` on z raveled, M near (∂F/∂z)⁻¹, symmetric positive for CG.
+        root_tol: refuse to differentiate where ‖F‖ exceeds this, absolutely and as a share of the terms that F is made of,
+            ‖A z‖ + ‖B θ‖; None to look away.
+
+    Raises, when called:
+        InputError: an answer that is no pytree of floating-point arrays (or no pair), a condition of another structure, a
+            function that closes over a value traced by JAX.
+        ConvergenceError, when differentiated: the answer is no root, or not finite (NaN where the values are traced).
+        LinearSolveError, in forward mode on concrete values: a failed linear solve; NaN otherwise.
 
     Blondel et al. 2021, section 2.1 (`@custom_root`).
     """
 
     def decorate(solve):
         solution = differentiable_solution(
-            lambda z0, *args: (solve(z0, *args), ()),
+            _Answering(solve, has_aux),
             _WithoutWitness(optimality),
             symmetric=symmetric,
             linear_solver=linear_solver,
             gauge=None if null_space is None else _WithoutWitness(null_space),
             precondition=None if precondition is None else _WithoutWitness(precondition),
+            root_tol=root_tol,
+            report=True,
         )
-        return functools.wraps(solve)(lambda z0, *args: solution(z0, *args)[0])
+
+        @functools.wraps(solve)
+        def decorated(z0, *args):
+            z, aux = solution(z0, *args)
+            return (z, aux) if has_aux else z
+
+        return decorated
 
     return decorate
 
@@ -201,32 +328,52 @@ def custom_root(
 def custom_fixed_point(fixed_point: Callable, **options) -> Callable:
     """Decorate a solver `solve(z0, *args)` of `z == fixed_point(z, *args)`; options as for `custom_root`.
 
+    Args:
+        fixed_point: T(z, *args), or an entry of `implicit.optimality` that has one.
+
     Blondel et al. 2021, eq. (3): the root condition is F(z, θ) = T(z, θ) - z.
     """
-
-    def optimality(z, *args):
-        return jax.tree.map(jnp.subtract, fixed_point(z, *args), z)
-
-    return custom_root(optimality, **options)
+    return custom_root(_Difference(getattr(fixed_point, "map", fixed_point)), **options)
 
 
-class _WithoutWitness:
-    """`f(z, *args)` as `f(z, witness, *args)`; equal for the same f, so that compiled code is found again."""
+class _Wrapper:
+    """A function seen differently; equal for the same function, so that compiled code is found again."""
 
     def __init__(self, function):
         self.function = function
 
+    def __eq__(self, other):
+        return type(self) is type(other) and self.function == other.function
+
+    def __hash__(self):
+        return hash((type(self), self.function))
+
+
+class _WithoutWitness(_Wrapper):
+    """`f(z, *args)` as `f(z, witness, *args)`."""
+
     def __call__(self, z, witness, *args):
         return self.function(z, *args)
 
-    def __eq__(self, other):
-        return isinstance(other, _WithoutWitness) and self.function == other.function
 
-    def __hash__(self):
-        return hash(self.function)
+class _Difference(_Wrapper):
+    """T(z, *args) - z."""
+
+    def __call__(self, z, *args):
+        image = self.function(z, *args)
+        check_condition(jax.eval_shape(lambda: image), z)
+        return jax.tree.map(jnp.subtract, image, z)
+
+
+class _Answering:
+    """A solver whose answer is looked at before anyone relies on it."""
+
+    def __init__(self, solve, has_aux):
+        self.solve, self.has_aux = solve, has_aux
+
+    def __call__(self, z0, *args):
+        return check_answer(self.solve(z0, *args), self.has_aux)
 
 
 def _no_tangent(leaf):
-    if jnp.issubdtype(leaf.dtype, jnp.inexact):
-        return jnp.zeros_like(leaf)
-    return np.zeros(leaf.shape, jax.dtypes.float0)
+    return refused_tangent(leaf, ())

@@ -18,7 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from mdsens.implicit.linear import Gauge
+from mdsens.implicit.system import Gauge
 from mdsens.solvers.status import Status
 
 CHUNK_SECONDS = 0.5
@@ -34,12 +34,14 @@ class Problem:
         norm: size of a residual, the number that is held against the tolerance.
         is_stale: whether `data` is no longer right at z.
         gauge: known null space of ∂F/∂z, for solvers that solve linear systems.
+        symmetric: whether ∂F/∂z is.
     """
 
     residual: Callable
     norm: Callable = lambda residual: jnp.max(jnp.stack([jnp.max(jnp.abs(r)) for r in jax.tree.leaves(residual)]))
     is_stale: Callable = lambda z, data: jnp.asarray(False)
     gauge: Callable = lambda z, data: Gauge()
+    symmetric: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

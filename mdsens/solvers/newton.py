@@ -1,4 +1,4 @@
-"""Newton's method near a minimum, each step a linear solve of the implicit core."""
+"""Newton's method: each step a linear solve of the implicit core."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -8,7 +8,10 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from mdsens.errors import InputError
-from mdsens.implicit.linear import CG, linear_solve
+from mdsens.implicit.krylov import CG
+from mdsens.implicit.linear import linear_solve
+from mdsens.implicit.system import LinearSolver, linear_system
+from mdsens.solvers.line_search import descend
 
 
 class NewtonState(NamedTuple):
@@ -17,40 +20,105 @@ class NewtonState(NamedTuple):
     failed: Any
 
 
+def _linearised(problem, z, data):
+    flat, unravel = ravel_pytree(z)
+    _, product = jax.linearize(lambda v: ravel_pytree(problem.residual(unravel(v), data))[0], flat)
+    return flat, unravel, product
+
+
 @dataclasses.dataclass(frozen=True)
 class Newton:
-    """z ← z - A⁻¹F(z), outside the known null space. For the last stretch: from fmax 1e-3 to 1e-12 in a few steps.
+    """z ← z - A⁻¹F(z), outside the known null space, for any condition F.
 
-    A step is given back, and the solve fails, if it moves a component by more than `max_step`, meets a negative
-    curvature, or does not lower the norm of the residual; then another solver must come nearer first.
+    A step is halved up to `backtracks` times, and then given back, which fails the solve, if it moves a component by more
+    than `max_step`, meets a negative curvature (of a symmetric problem), or does not lower the norm of the residual. With
+    the default of no halving it is for the last stretch: from fmax 1e-3 to 1e-12 in a few steps.
 
     Attributes:
         rtol: tolerance of a step's linear system; the residual falls by about this factor each step.
-        max_step: [Å].
+        max_step: [Å]; None for no limit.
+        backtracks: halvings of a step.
+        linear_solver: by default CG where the problem is symmetric, else `implicit.automatic`.
     """
 
     rtol: float = 1e-5
-    max_step: float = 0.1
+    max_step: float | None = 0.1
+    backtracks: int = 0
+    linear_solver: LinearSolver | None = None
 
     def __post_init__(self):
-        if not (0.0 < self.rtol < 1.0 and self.max_step > 0.0):
-            raise InputError(f"Newton needs 0 < rtol < 1 and max_step > 0, not {self.rtol} and {self.max_step}.")
+        if not (0.0 < self.rtol < 1.0 and (self.max_step is None or self.max_step > 0.0) and self.backtracks >= 0):
+            raise InputError(
+                f"Newton needs 0 < rtol < 1, a positive max_step (or None) and backtracks >= 0, not {self.rtol}, "
+                f"{self.max_step} and {self.backtracks}."
+            )
 
     def init(self, problem, z, data) -> NewtonState:
         return NewtonState(z, problem.residual(z, data), jnp.asarray(False))
 
     def step(self, problem, state: NewtonState, data) -> NewtonState:
-        flat, unravel = ravel_pytree(state.z)
-        _, product = jax.linearize(lambda v: ravel_pytree(problem.residual(unravel(v), data))[0], flat)
+        flat, unravel, product = _linearised(problem, state.z, data)
+        solver = self.linear_solver
+        if solver is None and problem.symmetric:
+            solver = CG(rtol=self.rtol, fail_rtol=0.5)
         move, _ = linear_solve(
             product,
             -ravel_pytree(state.residual)[0],
-            solver=CG(rtol=self.rtol, fail_rtol=0.5),
-            symmetric=True,
+            solver=solver,
+            symmetric=problem.symmetric,
             gauge=problem.gauge(state.z, data),
+            throw=False,
         )
-        z = unravel(flat + move)
-        residual = problem.residual(z, data)
-        good = (jnp.max(jnp.abs(move)) <= self.max_step) & (problem.norm(residual) < problem.norm(state.residual))
+        before = problem.norm(state.residual)
+
+        def at(share):
+            z = unravel(flat + share * move)
+            residual = problem.residual(z, data)
+            good = problem.norm(residual) < before
+            if self.max_step is not None:
+                good = good & (share * jnp.max(jnp.abs(move)) <= self.max_step)
+            return z, residual, good
+
+        share = jnp.ones((), flat.dtype)
+        trial = (share, *at(share), 0)
+        if self.backtracks:
+            trial = jax.lax.while_loop(
+                lambda c: ~c[3] & (c[4] < self.backtracks), lambda c: (0.5 * c[0], *at(0.5 * c[0]), c[4] + 1), trial
+            )
+        _, z, residual, good, _ = trial
         kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), (z, residual), (state.z, state.residual))
         return NewtonState(*kept, ~good)
+
+
+@dataclasses.dataclass(frozen=True)
+class TruncatedNewton:
+    """Minimisation by Newton steps whose conjugate gradients stop early: at a curvature that is not positive, or as soon
+    as the step is good enough for its place. From rough starts too, and quadratic at the end.
+
+    R. S. Dembo, T. Steihaug, Math. Program. 26, 190 (1983); Nocedal, Wright, "Numerical Optimization", algorithm 7.1, with
+    a line search on slopes (`line_search.descend`).
+
+    Attributes:
+        max_step: largest change of a component in one step [Å]; None for no limit.
+    """
+
+    max_step: float | None = 0.2
+
+    def __post_init__(self):
+        if self.max_step is not None and not self.max_step > 0.0:
+            raise InputError(f"TruncatedNewton's max_step must be positive, or None for no limit, not {self.max_step}.")
+
+    def init(self, problem, z, data) -> NewtonState:
+        return NewtonState(z, problem.residual(z, data), jnp.asarray(False))
+
+    def step(self, problem, state: NewtonState, data) -> NewtonState:
+        flat, _, product = _linearised(problem, state.z, data)
+        gauge, downhill = problem.gauge(state.z, data), -ravel_pytree(state.residual)[0]
+        downhill = gauge.project(downhill)
+        size = jnp.linalg.norm(downhill)
+        # The forcing term of superlinear convergence, in the units of the condition at hand.
+        goal = jnp.minimum(0.5, jnp.sqrt(problem.norm(state.residual))) * size
+        move, _ = CG().prepare(linear_system(product, product, None, gauge, flat))(downhill, goal)
+        direction = jnp.where(jnp.any(move != 0.0), move, downhill)
+        new = descend(problem, state.z, state.residual, direction, data, max_step=self.max_step, tries=20)
+        return NewtonState(new.z, new.residual, ~new.accepted)

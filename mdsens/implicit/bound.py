@@ -1,0 +1,259 @@
+"""How far a derivative of a root can be off, from what can be computed at the iterate itself.
+
+Theorem 1 of Blondel et al. 2021: at an iterate ẑ near the root z*, the derivative J = -A⁻¹B taken there obeys
+
+    ‖J(ẑ) - J(z*)‖ <= C ‖ẑ - z*‖,    C = β/α + γR/α²,
+
+with α the lowest singular value of A, β and γ the Lipschitz constants of B and A, and R >= ‖B‖. Its constants are worst
+cases over a ball. Here the same two steps are taken with what is known at ẑ (a posteriori): a Newton step δ gives z⁺ = ẑ + δ,
+so near to z* that
+
+    ‖J - J(z⁺)‖ <= ‖A(z⁺) J + B(z⁺)‖ / α        holds for any J whatever: an inexact iterate, an inexact linear solve,
+    ‖J(z⁺) - J(z*)‖ <= C ‖z⁺ - z*‖,  ‖z⁺ - z*‖ ≈ ‖F(z⁺)‖ / α,
+
+and C is the change of A J + B seen along δ, over α. The first line is a theorem; the second is small of second order.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from mdsens.errors import InputError
+from mdsens.implicit.checks import is_traced
+from mdsens.implicit.linear import linear_solve
+from mdsens.implicit.root import root_jvp
+from mdsens.implicit.system import Gauge, LinearSolver, assembled, linear_system
+
+DENSE_LIMIT = 1500
+"""Unknowns up to which the singular values are those of the assembled matrix."""
+
+PROBE = 1e-6
+"""Length, as a share of z, over which the Lipschitz constant is seen where the Newton step is shorter."""
+
+CONTRACTION = 0.5
+"""What a Newton step may leave of the distance to the root; beyond, ẑ is too far off for any bound."""
+
+ROUNDING = 10.0
+"""Rounding error of A J in units of ε ‖A‖ ‖J‖."""
+
+TRUSTED_SHARE = 1e-2
+"""Bound, as a share of the derivative, up to which a derivative is trusted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class JacobianBound:
+    """What is known about the error of dz, the tangent of a root.
+
+    Attributes:
+        error: bound on ‖dz - dz*‖ in the 2-norm; inf where none can be given.
+        distance: ‖ẑ - z*‖ to first order, the length of the Newton step.
+        lowest, highest: singular values of A outside the null spaces (the lowest is α).
+        size: ‖dz‖.
+        trusted: whether the bound is below a hundredth of the size.
+        reason: why not, in a sentence; empty where trusted.
+    """
+
+    error: float
+    distance: float
+    lowest: float
+    highest: float
+    size: float
+
+    @property
+    def trusted(self) -> bool:
+        return not self.reason
+
+    @property
+    def reason(self) -> str:
+        if not self.lowest > ROUNDING * np.finfo(float).eps * self.highest:
+            return (
+                f"the lowest singular value {self.lowest:.1e} is rounding beside the largest {self.highest:.1e}: "
+                "the condition is singular beyond its known null space"
+            )
+        if not np.isfinite(self.error):
+            return f"the iterate is about {self.distance:.1e} from the root, too far for a bound: let the solver converge"
+        if self.error > TRUSTED_SHARE * self.size + np.finfo(float).tiny:
+            return f"the derivative, of size {self.size:.1e}, may be off by {self.error:.1e}"
+        return ""
+
+
+def jacobian_bound(
+    optimality: Callable,
+    z: Any,
+    args: tuple,
+    tangents: tuple,
+    dz: Any,
+    *,
+    symmetric: bool = False,
+    linear_solver: LinearSolver | None = None,
+    gauge: Gauge | None = None,
+) -> JacobianBound:
+    """Bound the error of `dz`, a tangent of the root of `optimality(z, *args) == 0` computed at the iterate z.
+
+    Args:
+        tangents, symmetric, linear_solver, gauge: as for `root_jvp`.
+        dz: what `root_jvp` gave, or anything else that claims to be the tangent (an unrolled derivative, say).
+
+    Raises:
+        InputError: traced values, since the singular values are found on the host.
+        LinearSolveError: the Newton step cannot be solved for.
+    """
+    if is_traced(z, args, dz):
+        raise InputError("jacobian_bound works on concrete values: call it outside jit, vmap and grad.")
+    gauge = Gauge() if gauge is None else gauge
+    flat, unravel = ravel_pytree(z)
+    direction = ravel_pytree(dz)[0]
+    step, residual = _newton_step(optimality, z, args, symmetric, linear_solver, gauge)
+    if not np.isfinite(residual):
+        step = jnp.full_like(flat, jnp.nan)
+    nearer = unravel(flat + step)
+    lowest, highest = singular_values(optimality, nearer, args, symmetric=symmetric, linear_solver=linear_solver, gauge=gauge)
+
+    def defect(point):
+        return float(_defect(optimality, point, args, tangents, direction, gauge))
+
+    probe, length = probe_displacement(flat, step, gauge)
+    error = error_bound(
+        defect(nearer),
+        float(jnp.linalg.norm(step)),
+        float(_size_of_condition(optimality, nearer, args, gauge)),
+        lambda: defect(unravel(flat + step + probe)) / length,
+        probe_length=length,
+        lowest=lowest,
+        highest=highest,
+        size=float(jnp.linalg.norm(direction)),
+        eps=float(jnp.finfo(flat.dtype).eps),
+    )
+    return JacobianBound(error, float(jnp.linalg.norm(step)), lowest, highest, float(jnp.linalg.norm(direction)))
+
+
+def error_bound(defect, step, left, slope, *, probe_length, lowest, highest, size, eps):
+    """The bound from its ingredients [host]; `defect`, `slope()` and `size` may be arrays over several derivatives.
+
+    Args:
+        defect: ‖A J + B‖ at z⁺.
+        step: ‖δ‖, the Newton step from ẑ to z⁺.
+        left: ‖F(z⁺)‖.
+        slope: () -> change of ‖A J + B‖ per length, seen over `probe_length`; only called where the step is shorter.
+        lowest, highest: curvatures or singular values of A.
+        size: ‖J‖.
+    """
+    alpha = lowest - ROUNDING * eps * highest
+    if not (alpha > 0.0 and np.isfinite(step)):
+        return np.inf * np.ones_like(defect)
+    defect = defect + ROUNDING * eps * highest * size
+    if step >= probe_length:
+        share = left / alpha / step
+        return defect / alpha / (1.0 - share) if share < CONTRACTION else np.inf * np.ones_like(defect)
+    return (defect + slope() * left / alpha) / alpha
+
+
+def probe_displacement(flat, step, gauge):
+    """A displacement along the Newton step (at random where there is none) long enough to see A and B change."""
+    length = PROBE * float(jnp.max(jnp.abs(flat)) if jnp.any(flat != 0.0) else 1.0)
+    along = jnp.where(jnp.linalg.norm(step) > 0.0, step, jax.random.normal(jax.random.key(0), flat.shape, flat.dtype))
+    along = gauge.project(along)
+    return length * along / jnp.linalg.norm(along), length
+
+
+@eqx.filter_jit
+def _newton_step(optimality, z, args, symmetric, linear_solver, gauge):
+    """-A⁻¹F, as the tangent of the root of F(z) + s F(ẑ) in s."""
+    value = optimality(z, *args)
+
+    def shifted(unknown, s):
+        return jax.tree.map(lambda f, constant: f + s * constant, optimality(unknown, *args), value)
+
+    options = {"symmetric": symmetric, "linear_solver": linear_solver, "gauge": gauge, "project": True}
+    zero = jnp.zeros((), ravel_pytree(z)[0].dtype)
+    step, residual = root_jvp(shifted, z, (zero,), (jnp.ones_like(zero),), **options)
+    return ravel_pytree(step)[0], residual
+
+
+@eqx.filter_jit
+def _defect(optimality, z, args, tangents, direction, gauge):
+    """‖A dz + B dθ‖ outside the null space."""
+    _, unravel = ravel_pytree(z)
+    moving = jax.tree.map(lambda t, a: None if t is None else a, tangents, args, is_leaf=lambda leaf: leaf is None)
+    resting = jax.tree.map(lambda t, a: a if t is None else None, tangents, args, is_leaf=lambda leaf: leaf is None)
+    both = lambda unknown, m: optimality(unknown, *eqx.combine(m, resting))  # noqa: E731
+    _, change = jax.jvp(both, (z, moving), (unravel(direction), tangents))
+    return jnp.linalg.norm(gauge.project_equations(ravel_pytree(change)[0]))
+
+
+@eqx.filter_jit
+def _size_of_condition(optimality, z, args, gauge):
+    return jnp.linalg.norm(gauge.project_equations(ravel_pytree(optimality(z, *args))[0]))
+
+
+def singular_values(
+    optimality: Callable,
+    z: Any,
+    args: tuple,
+    *,
+    symmetric: bool = False,
+    linear_solver: LinearSolver | None = None,
+    gauge: Gauge | None = None,
+) -> tuple[float, float]:
+    """`(lowest, highest)` singular value of ∂F/∂z outside its known null spaces [host].
+
+    From the assembled matrix up to `DENSE_LIMIT` unknowns, else by Lanczos iterations on the inverse and on the operator
+    (then the lowest is an upper bound, good to about a hundredth).
+    """
+    gauge = Gauge() if gauge is None else gauge
+    size = ravel_pytree(z)[0].size
+    held = 0 if gauge.active is None else int(np.sum(~np.asarray(gauge.active)))
+    known = held + (0 if gauge.basis is None else gauge.basis.shape[1])
+    if size <= known:
+        return np.inf, 0.0
+    if size <= DENSE_LIMIT:
+        values = np.linalg.svd(np.asarray(_matrix(optimality, z, args, gauge)), compute_uv=False)
+        return float(values[size - known - 1]), float(values[0])
+    return _lanczos(optimality, z, args, symmetric, linear_solver, gauge)
+
+
+def _system(optimality, z, args, gauge):
+    flat, unravel = ravel_pytree(z)
+    _, product = jax.linearize(lambda v: ravel_pytree(optimality(unravel(v), *args))[0], flat)
+    transpose = jax.linear_transpose(product, flat)
+    return linear_system(product, lambda v: transpose(v)[0], None, gauge, flat)
+
+
+@eqx.filter_jit
+def _matrix(optimality, z, args, gauge):
+    system = _system(optimality, z, args, gauge)
+    return assembled(system.matvec, system.size, system.dtype)
+
+
+def _lanczos(optimality, z, args, symmetric, linear_solver, gauge):
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
+    @eqx.filter_jit
+    def normal(v, optimality, z, args):
+        system = _system(optimality, z, args, gauge)
+        return system.transpose(system.matvec(v))
+
+    @eqx.filter_jit
+    def inverse(v, optimality, z, args):
+        system = _system(optimality, z, args, gauge)
+        options = {"solver": linear_solver, "symmetric": symmetric}
+        w, _ = linear_solve(system.transpose, v, gauge=gauge.transposed, **options)
+        return linear_solve(system.matvec, w, gauge=gauge, **options)[0]
+
+    flat, _ = ravel_pytree(z)
+    ends = []
+    start = np.asarray(gauge.project(jax.random.normal(jax.random.key(1), flat.shape, flat.dtype)))
+    for product in (inverse, normal):
+        operator = LinearOperator(
+            (flat.size, flat.size),
+            matvec=lambda v, p=product: np.asarray(p(jnp.asarray(v), optimality, z, args)),
+            dtype=flat.dtype,
+        )
+        ends.append(float(eigsh(operator, k=1, which="LA", v0=start, tol=1e-2, return_eigenvectors=False)[0]))
+    return float(1.0 / np.sqrt(ends[0])), float(np.sqrt(ends[1]))

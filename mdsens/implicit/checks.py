@@ -1,0 +1,143 @@
+"""What is refused before a derivative is computed: closures over traced values, answers that are no answers."""
+
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mdsens.errors import ConvergenceError, InputError
+
+
+def is_traced(*trees) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def check_closures(**functions) -> None:
+    """Refuse functions that reach for traced values behind the back of their arguments.
+
+    The rule of differentiation knows arguments only: a value that JAX traces would leak out of its transformation, or
+    have its derivative left out.
+
+    Raises:
+        InputError: naming the variable.
+    """
+    for role, function in functions.items():
+        if function is not None and (name := _traced_variable(function, set())):
+            raise InputError(
+                f"The {role} uses the variable {name!r}, which is being traced by JAX (by jit, grad or vmap), without getting "
+                f"it as an argument: make it one, solve(z0, ..., {name}), so that its derivative is known."
+            )
+
+
+def _traced_variable(value, seen, name="") -> str | None:
+    """The name under which a tracer is reached from a function's closure, defaults, bound arguments or attributes."""
+    if isinstance(value, jax.core.Tracer):
+        return name or "<unnamed>"
+    if id(value) in seen or isinstance(value, type | types.ModuleType | str | bytes | np.ndarray | jax.Array):
+        return None
+    seen.add(id(value))
+    for inner, part in _parts(value, name):
+        if found := _traced_variable(part, seen, inner):
+            return found
+    return None
+
+
+def _parts(value, name):
+    """What a value holds, with the names that its user knows."""
+    if isinstance(value, functools.partial):
+        yield from ((name, part) for part in (value.func, *value.args, *value.keywords.values()))
+    elif isinstance(value, types.MethodType):
+        yield from ((name, part) for part in (value.__self__, value.__func__))
+    elif isinstance(value, types.FunctionType):
+        for variable, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
+            try:
+                yield variable, cell.cell_contents
+            except ValueError:  # a variable that is not bound yet
+                continue
+        yield from ((name, part) for part in (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()))
+    elif callable(value):
+        yield from ((name or key, part) for key, part in getattr(value, "__dict__", {}).items())
+        yield name, getattr(value, "__wrapped__", None)
+    else:
+        leaves = jax.tree.leaves(value)
+        if not (len(leaves) == 1 and leaves[0] is value):
+            yield from ((name, leaf) for leaf in leaves)
+
+
+def check_answer(answer, has_aux: bool):
+    """`(z, aux)` as arrays, from what a solver returned.
+
+    Raises:
+        InputError: no pair where one was promised, leaves that are no arrays, an unknown that is not floating-point.
+    """
+    if has_aux:
+        if not (isinstance(answer, tuple) and len(answer) == 2):
+            raise InputError(f"With has_aux=True the solver must return a pair (answer, auxiliary output), not {_named(answer)}.")
+        z, aux = answer
+    else:
+        z, aux = answer, ()
+    leaves = jax.tree.leaves(z)
+    if not leaves:
+        raise InputError("The solver returned no unknown: it must return the root as a pytree of floating-point arrays.")
+    for leaf in leaves:
+        if not _is_array(leaf) or not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise InputError(
+                f"The solver's answer holds {_named(leaf)}: every leaf of the unknown must be a real floating-point array "
+                "(has_aux=True is for what is returned beside it)."
+            )
+    for leaf in jax.tree.leaves(aux):
+        if not _is_array(leaf):
+            raise InputError(f"The solver's auxiliary output holds {_named(leaf)}: only arrays and numbers can leave it.")
+    return jax.tree.map(jnp.asarray, z), jax.tree.map(jnp.asarray, aux)
+
+
+def _is_array(leaf) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float)
+
+
+def _named(value) -> str:
+    if hasattr(value, "dtype"):
+        return f"an array of {value.dtype}"
+    return f"a tuple of {len(value)}" if isinstance(value, tuple) else f"a {type(value).__name__}"
+
+
+def check_condition(condition, z) -> None:
+    """Refuse a condition (its shapes, by `jax.eval_shape`) that does not look like the unknown.
+
+    Raises:
+        InputError: with both shapes.
+    """
+
+    def outline(tree):
+        return jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", tree)
+
+    expected, found = outline(z), outline(condition)
+    if jax.tree.structure(condition) != jax.tree.structure(z) or found != expected:
+        raise InputError(
+            f"The optimality condition must return what the unknown looks like: the unknown is {expected}, the condition {found}."
+        )
+
+
+def check_root(error: float, scale: float, tolerance: float) -> None:
+    """Refuse to differentiate where there is no root.
+
+    Raises:
+        ConvergenceError: with the size of the condition.
+    """
+    if not np.isfinite(error):
+        raise ConvergenceError(
+            "The optimality condition is not finite at the solver's answer, so there is nothing to differentiate: "
+            "look at the answer, and at the condition's value there."
+        )
+    if not is_root(error, scale, tolerance):
+        raise ConvergenceError(
+            f"The solver's answer is no root: the condition has norm {error:.1e} beside terms of size {scale:.1e}. Let the "
+            "solver converge, check that the condition is that of this solver, or allow it with root_tol=None."
+        )
+
+
+def is_root(error, scale, tolerance):
+    """Whether a condition of norm `error` counts as zero beside terms of size `scale`."""
+    return (error <= tolerance * scale) | (error <= tolerance)

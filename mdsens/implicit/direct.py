@@ -1,0 +1,128 @@
+"""Direct linear solvers: the operator is assembled by n products and factorised once for all right-hand sides.
+
+A matrix that turns out singular to working precision is no reason for a random answer: then the answer of least norm is
+found (`NormalCG`), if there is one.
+"""
+
+import dataclasses
+import warnings
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mdsens.implicit.krylov import NormalCG
+from mdsens.implicit.system import LinearSolver, LinearSystem, assembled
+
+PIVOT_ROUNDING = 100.0
+"""Pivots below so many n ε of the largest count as zero."""
+
+
+def _matrix(system: LinearSystem):
+    """A + `pair`, the pair scaled to A so that it does not spoil the condition number."""
+    matrix = assembled(system.matvec, system.size, system.dtype)
+    if system.gauge.active is None and system.gauge.basis is None:
+        return matrix
+    scale = jnp.max(jnp.abs(matrix))
+    return matrix + jnp.where(scale > 0.0, scale, 1.0) * assembled(system.pair, system.size, system.dtype)
+
+
+def _is_singular(pivots, xp=jnp):
+    sizes = xp.abs(pivots)
+    smallest, largest = xp.min(sizes, axis=-1), xp.max(sizes, axis=-1)
+    return ~(smallest > PIVOT_ROUNDING * sizes.shape[-1] * xp.finfo(sizes.dtype).eps * largest)
+
+
+def _least_norm(system: LinearSystem, matrix, singular, u, b, goal):
+    """u, or the answer of least norm where the factorisation was of no use; costs nothing elsewhere, under vmap too."""
+    dense = system._replace(matvec=lambda v: matrix @ v, transpose=lambda v: matrix.T @ v, precondition=None)
+    found, _ = NormalCG().prepare(dense)(b, jnp.where(singular, goal, jnp.inf))
+    return jnp.where(singular, found, u)
+
+
+@dataclasses.dataclass(frozen=True)
+class Direct(LinearSolver):
+    """LU factorisation of the dense matrix: up to some thousand unknowns, with or without symmetry."""
+
+    def prepare(self, system: LinearSystem):
+        matrix = _matrix(system)
+        factors = jax.scipy.linalg.lu_factor(matrix)
+        singular = _is_singular(jnp.diagonal(factors[0]))
+
+        def solve(b, goal):
+            u = jax.scipy.linalg.lu_solve(factors, b)
+            return _least_norm(system, matrix, singular, u, b, goal), jnp.asarray(False)
+
+        return solve
+
+
+@dataclasses.dataclass(frozen=True)
+class Cholesky(LinearSolver):
+    """Cholesky factorisation of the dense matrix of a symmetric operator, positive outside its known null space."""
+
+    symmetric: ClassVar[bool] = True
+
+    def prepare(self, system: LinearSystem):
+        matrix = _matrix(system)
+        factor = jnp.linalg.cholesky(0.5 * (matrix + matrix.T))
+        singular = _is_singular(jnp.diagonal(factor) ** 2)
+
+        def solve(b, goal):
+            u = jax.scipy.linalg.cho_solve((factor, True), b)
+            return _least_norm(system, matrix, singular, u, b, goal), jnp.asarray(False)
+
+        return solve
+
+
+@dataclasses.dataclass(frozen=True)
+class SparseDirect(LinearSolver):
+    """LU factorisation of the sparse matrix on the host (`scipy.sparse.linalg.splu`), also from inside `jit` and `vmap`.
+
+    Entries that are exactly zero are left out; the matrix is dense for a moment while it is assembled, 8 n² bytes.
+    """
+
+    rounds: ClassVar[int] = 1  # each would factorise again; the host refines by itself
+
+    def prepare(self, system: LinearSystem):
+        matrix = _matrix(system)
+
+        def solve(b, goal):
+            shapes = (jax.ShapeDtypeStruct(b.shape, b.dtype), jax.ShapeDtypeStruct((), bool))
+            # Matrices that are the same for the whole batch come with a leading 1 and are factorised once.
+            u, singular = jax.pure_callback(_solve_on_host, shapes, matrix, b, vmap_method="expand_dims")
+            return _least_norm(system, matrix, singular, u, b, goal), jnp.asarray(False)
+
+        return solve
+
+
+def _solve_on_host(matrices, vectors):
+    """NumPy and SciPy only: JAX inside a callback dead-locks on the CPU."""
+    matrices, vectors = np.asarray(matrices), np.asarray(vectors)
+    batch = np.broadcast_shapes(matrices.shape[:-2], vectors.shape[:-1])
+    n = vectors.shape[-1]
+    right = np.broadcast_to(vectors, (*batch, n)).reshape(-1, n)
+    left = matrices.reshape(-1, n, n)
+    answers, singular = np.empty_like(right), np.empty(len(right), dtype=bool)
+    shared = len(left) == 1
+    for k, matrix in enumerate(left):
+        rows = slice(None) if shared else slice(k, k + 1)
+        answers[rows], singular[rows] = _factorise_and_solve(matrix, right[rows])
+    return answers.reshape(*batch, n), singular.reshape(batch)
+
+
+def _factorise_and_solve(matrix, rows):
+    import scipy.sparse
+
+    if not np.isfinite(matrix).all():
+        return np.full_like(rows, np.nan), False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", scipy.sparse.linalg.MatrixRankWarning)
+        sparse, columns = scipy.sparse.csc_matrix(matrix), np.ascontiguousarray(rows.T)
+        try:
+            factors = scipy.sparse.linalg.splu(sparse)
+        except RuntimeError:  # a pivot that is exactly zero
+            return np.zeros_like(rows), True
+    answers = factors.solve(columns)
+    answers = answers + factors.solve(columns - sparse @ answers)
+    return answers.T, _is_singular(factors.U.diagonal(), np)

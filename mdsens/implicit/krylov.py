@@ -1,0 +1,284 @@
+"""Iterative linear solvers: products with A only.
+
+GMRES and BiCGSTAB are JAX's own, which report nothing: `linear_solve` recomputes every residual.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from mdsens.errors import InputError
+from mdsens.implicit.system import LinearSolver, LinearSystem
+
+
+@dataclasses.dataclass(frozen=True)
+class _Iterative(LinearSolver):
+    """Attributes:
+    max_steps: iterations, at most; None for 10 n + 100.
+    """
+
+    max_steps: int | None = None
+
+    iterative: ClassVar[bool] = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.max_steps is not None and self.max_steps < 1:
+            raise InputError(f"{type(self).__name__}'s max_steps must be at least 1, not {self.max_steps}.")
+
+    def _limit(self, system):
+        return 10 * system.size + 100 if self.max_steps is None else self.max_steps
+
+
+def _identity(vector):
+    return vector
+
+
+@dataclasses.dataclass(frozen=True)
+class CG(_Iterative):
+    """Conjugate gradients for a symmetric operator, positive outside its known null space; preconditioned.
+
+    At a direction of no positive curvature the iteration stops, and the solve has failed: for indefinite operators take
+    `MINRES`.
+
+    M. R. Hestenes, E. Stiefel, J. Res. Natl. Bur. Stand. 49, 409 (1952).
+    """
+
+    symmetric: ClassVar[bool] = True
+
+    def prepare(self, system: LinearSystem):
+        limit, smoothed = self._limit(system), system.precondition or _identity
+
+        def go_on(carry):
+            _, r, _, _, step, goal, indefinite = carry
+            return (jnp.linalg.norm(r) > goal) & (step < limit) & ~indefinite
+
+        def iterate(carry):
+            u, r, p, rho, step, goal, _ = carry
+            q = system.matvec(p)
+            curvature = jnp.vdot(p, q)
+            indefinite = ~(curvature > 0)
+            alpha = jnp.where(indefinite, 0.0, rho / jnp.where(indefinite, 1.0, curvature))
+            u, r = u + alpha * p, r - alpha * q
+            z = smoothed(r)
+            new_rho = jnp.vdot(r, z)
+            p = z + new_rho / jnp.where(rho == 0.0, 1.0, rho) * p
+            return u, r, p, new_rho, step + 1, goal, indefinite
+
+        def solve(b, goal):
+            z = smoothed(b)
+            start = (jnp.zeros_like(b), b, z, jnp.vdot(b, z), 0, goal, jnp.asarray(False))
+            u, *_, indefinite = jax.lax.while_loop(go_on, iterate, start)
+            return u, indefinite
+
+        return solve
+
+
+@dataclasses.dataclass(frozen=True)
+class MINRES(_Iterative):
+    """Minimal residuals for a symmetric operator, positive or not: saddle points, Lagrange multipliers.
+
+    A preconditioner must be symmetric positive all the same. Of a singular compatible system it finds the answer of least
+    norm.
+
+    C. C. Paige, M. A. Saunders, SIAM J. Numer. Anal. 12, 617 (1975); names of the scalars as in their code.
+    """
+
+    symmetric: ClassVar[bool] = True
+
+    def prepare(self, system: LinearSystem):
+        limit, smoothed = self._limit(system), system.precondition or _identity
+
+        def go_on(carry):
+            return (carry["phibar"] > carry["goal"]) & (carry["step"] < limit) & ~carry["done"]
+
+        def iterate(c):
+            v = c["y"] / c["beta"]
+            y = system.matvec(v)
+            y = y - c["beta"] / c["oldb"] * c["r1"]
+            alfa = jnp.vdot(v, y)
+            y = y - alfa / c["beta"] * c["r2"]
+            r1, r2 = c["r2"], y
+            y = smoothed(r2)
+            beta = jnp.sqrt(jnp.maximum(jnp.vdot(r2, y), 0.0))
+
+            delta = c["cs"] * c["dbar"] + c["sn"] * alfa
+            gbar = c["sn"] * c["dbar"] - c["cs"] * alfa
+            size = jnp.sqrt(c["size"] ** 2 + alfa**2 + beta**2 + c["beta"] ** 2 * (c["step"] > 0))
+            gamma = jnp.maximum(jnp.hypot(gbar, beta), jnp.finfo(y.dtype).tiny)
+            cs, sn = gbar / gamma, beta / gamma
+            phi, phibar = cs * c["phibar"], sn * c["phibar"]
+            w = (v - c["epsln"] * c["w1"] - delta * c["w2"]) / gamma
+
+            # No gradient of the residual is left (a singular system), or the space is exhausted.
+            rounding = 10.0 * jnp.finfo(y.dtype).eps * size
+            exhausted = jnp.hypot(gbar, c["cs"] * beta) <= rounding
+            takes = gamma > rounding
+            return {
+                "u": jnp.where(takes, c["u"] + phi * w, c["u"]),
+                "r1": r1,
+                "r2": r2,
+                "y": y,
+                "w1": c["w2"],
+                "w2": w,
+                "oldb": c["beta"],
+                "beta": jnp.where(beta > 0.0, beta, 1.0),
+                "dbar": -c["cs"] * beta,
+                "epsln": c["sn"] * beta,
+                "cs": cs,
+                "sn": sn,
+                "phibar": phibar,
+                "size": size,
+                "goal": c["goal"],
+                "step": c["step"] + 1,
+                "done": exhausted | (beta <= rounding),
+            }
+
+        def solve(b, goal):
+            zeros, one = jnp.zeros_like(b), jnp.ones((), b.dtype)
+            y = smoothed(b)
+            beta = jnp.sqrt(jnp.maximum(jnp.vdot(b, y), 0.0))
+            size = jnp.linalg.norm(b)
+            # Preconditioned, the iteration knows its residual in the preconditioner's norm.
+            goal = jnp.asarray(goal * jnp.where(size > 0.0, beta / jnp.where(size > 0.0, size, 1.0), 1.0), b.dtype)
+            start = {
+                "u": zeros,
+                "r1": zeros,
+                "r2": b,
+                "y": y,
+                "w1": zeros,
+                "w2": zeros,
+                "oldb": one,
+                "beta": jnp.where(beta > 0.0, beta, 1.0),
+                "dbar": 0.0 * one,
+                "epsln": 0.0 * one,
+                "cs": -one,
+                "sn": 0.0 * one,
+                "phibar": beta,
+                "size": 0.0 * one,
+                "goal": goal,
+                "step": 0,
+                "done": jnp.asarray(False),
+            }
+            return jax.lax.while_loop(go_on, iterate, start)["u"], jnp.asarray(False)
+
+        return solve
+
+
+@dataclasses.dataclass(frozen=True)
+class NormalCG(_Iterative):
+    """Conjugate gradients on AᵀA u = Aᵀb, in the form that keeps b - A u (CGLS). For any operator, but it squares the
+    condition number: the last resort, and what finds the answer of least norm of a singular compatible system.
+
+    A. Björck, "Numerical Methods for Least Squares Problems", SIAM 1996, algorithm 7.4.1.
+    """
+
+    def prepare(self, system: LinearSystem):
+        limit, smoothed = self._limit(system), system.precondition or _identity
+
+        def go_on(carry):
+            _, r, _, gamma, first, step, goal = carry
+            # Aᵀr at rounding: the rest of r is what no u can balance.
+            return (jnp.linalg.norm(r) > goal) & (step < limit) & (gamma > (0.01 * jnp.finfo(r.dtype).eps) ** 2 * first)
+
+        def solve(b, goal):
+            # The preconditioner stands on the right: A M y = b, u = M y.
+            across = jax.linear_transpose(smoothed, b)
+
+            def gradient(r):
+                return across(system.transpose(r))[0]
+
+            def iterate(carry):
+                y, r, p, gamma, first, step, goal = carry
+                q = system.matvec(smoothed(p))
+                alpha = gamma / jnp.maximum(jnp.vdot(q, q), jnp.finfo(r.dtype).tiny)
+                y, r = y + alpha * p, r - alpha * q
+                s = gradient(r)
+                new = jnp.vdot(s, s)
+                return y, r, s + new / gamma * p, new, first, step + 1, goal
+
+            s = gradient(b)
+            gamma = jnp.vdot(s, s)
+            start = (jnp.zeros_like(b), b, s, gamma, gamma, 0, jnp.asarray(goal, b.dtype))
+            return smoothed(jax.lax.while_loop(go_on, iterate, start)[0]), jnp.asarray(False)
+
+        return solve
+
+
+@dataclasses.dataclass(frozen=True)
+class GMRES(_Iterative):
+    """Restarted GMRES for any invertible operator (`jax.scipy.sparse.linalg.gmres`).
+
+    Attributes:
+        restart: size of the Krylov space, so many vectors of memory.
+        max_steps: restarts, at most; None for 10 n.
+    """
+
+    restart: int = 50
+
+    def prepare(self, system: LinearSystem):
+        def solve(b, goal):
+            u, _ = jax.scipy.sparse.linalg.gmres(
+                system.complete,
+                b,
+                tol=0.0,
+                atol=goal,
+                restart=min(self.restart, system.size),
+                maxiter=self.max_steps,
+                M=system.precondition,
+            )
+            return u, jnp.asarray(False)
+
+        return solve
+
+
+@dataclasses.dataclass(frozen=True)
+class BiCGSTAB(_Iterative):
+    """Stabilised bi-conjugate gradients for any invertible operator (`jax.scipy.sparse.linalg.bicgstab`)."""
+
+    def prepare(self, system: LinearSystem):
+        def solve(b, goal):
+            u, _ = jax.scipy.sparse.linalg.bicgstab(
+                system.complete, b, tol=0.0, atol=goal, maxiter=self._limit(system), M=system.precondition
+            )
+            return u, jnp.asarray(False)
+
+        return solve
+
+
+@dataclasses.dataclass(frozen=True)
+class Lineax(_Iterative):
+    """Any solver of lineax, on the same terms: `implicit.Lineax(lineax.GMRES(rtol=1e-12, atol=0.0))`.
+
+    lineax is not what `linear_solve` stands on, since in it (0.1) a known null space has no place and singular operators
+    give wrong gradients or NaN (issues 18, 122), MINRES is missing, and a transposed solve loses its preconditioner
+    (issues 160, 162).
+
+    Attributes:
+        method: the solver, with its own tolerances.
+    """
+
+    method: object = None
+
+    def prepare(self, system: LinearSystem):
+        try:
+            import lineax
+        except ImportError:
+            raise InputError("implicit.Lineax needs lineax: pip install lineax.") from None
+
+        # lineax wants to be told what `linear_solve` was told.
+        tags = lineax.positive_semidefinite_tag if isinstance(self.method, lineax.CG) else ()
+
+        def solve(b, goal):
+            def operator(function):
+                return lineax.FunctionLinearOperator(function, jax.ShapeDtypeStruct(b.shape, b.dtype), tags)
+
+            # The round that only recomputes the residual asks for nothing.
+            wanted = jnp.where(jnp.isinf(goal), jnp.zeros_like(b), b)
+            options = {} if system.precondition is None else {"preconditioner": operator(system.precondition)}
+            answer = lineax.linear_solve(operator(system.complete), wanted, self.method, options=options, throw=False)
+            return answer.value, jnp.asarray(False)
+
+        return solve

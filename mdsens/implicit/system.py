@@ -1,0 +1,157 @@
+"""What a linear solver is given and what it is: the operator between the complements of its null spaces; settings."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from mdsens.errors import InputError
+
+COLUMNS = 64
+"""Columns of an assembled matrix that are computed together."""
+
+DEFAULT_RTOL = {"float64": 1e-12, "float32": 1e-6}
+FAIL_RTOL = {"float64": 1e-6, "float32": 1e-3}
+
+Matvec = Callable[[Float[Array, " n"]], Float[Array, " n"]]
+
+
+class Gauge(eqx.Module):
+    """What is known of an operator's null space.
+
+    Attributes:
+        active: `(n,)`, False for components that are held at zero; None if there are none.
+        basis: `(n, m)`, orthonormal columns Q that span the rest of the null space, A Q = 0, zero where not active; or None.
+        left: `(n, m)`, orthonormal columns L with Aᵀ L = 0; None where L = Q, as for every symmetric operator.
+    """
+
+    active: Bool[Array, " n"] | None = None
+    basis: Float[Array, "n m"] | None = None
+    left: Float[Array, "n m"] | None = None
+
+    def __check_init__(self):
+        if self.left is not None and (self.basis is None or jnp.shape(self.left) != jnp.shape(self.basis)):
+            raise InputError(
+                "A gauge's left null space must have as many columns as its basis: a square operator has as many of both."
+            )
+
+    def project(self, vector: Float[Array, " n"]) -> Float[Array, " n"]:
+        """The part of an unknown outside the null space."""
+        return _outside(vector, self.active, self.basis)
+
+    def project_equations(self, vector: Float[Array, " n"]) -> Float[Array, " n"]:
+        """The part of a right-hand side outside the left null space: the part that A u can reach."""
+        return _outside(vector, self.active, self.basis if self.left is None else self.left)
+
+    @property
+    def transposed(self) -> "Gauge":
+        """The gauge of Aᵀ."""
+        return self if self.left is None else Gauge(self.active, self.left, self.basis)
+
+
+def _outside(vector, active, basis):
+    if active is not None:
+        vector = jnp.where(active, vector, 0.0)
+    if basis is not None:
+        # Twice is enough (Kahan, Parlett): once leaves rounding of the size of what was taken away.
+        for _ in range(2):
+            vector = vector - basis @ (basis.T @ vector)
+    return vector
+
+
+class LinearSystem(NamedTuple):
+    """A between the complement of its null space and that of its left null space, where it is invertible.
+
+    Attributes:
+        matvec, transpose: u ↦ A u and v ↦ Aᵀ v, outside the null spaces on both sides.
+        precondition: r ↦ M r with M near A⁻¹, outside the null spaces; or None.
+        gauge: the null spaces.
+        size, dtype: of a vector.
+    """
+
+    matvec: Matvec
+    transpose: Matvec
+    precondition: Matvec | None
+    gauge: Gauge
+    size: int
+    dtype: jnp.dtype
+
+    def pair(self, vector):
+        """The null space carried onto the left one. Added to A it makes A invertible and changes no answer."""
+        gauge, rest = self.gauge, vector - self.gauge.project(vector)
+        if gauge.left is None:
+            return rest
+        moved = gauge.left @ (gauge.basis.T @ vector)
+        return moved if gauge.active is None else jnp.where(gauge.active, moved, rest)
+
+    def complete(self, vector):
+        """A + `pair`: one invertible operator for solvers that know of no null space."""
+        return self.matvec(vector) + self.pair(vector)
+
+
+def linear_system(matvec: Matvec, transpose: Matvec, precondition: Matvec | None, gauge: Gauge, b) -> LinearSystem:
+    """Keep an operator and its preconditioner outside the null spaces."""
+    inside, reached = gauge.project, gauge.project_equations
+    return LinearSystem(
+        lambda u: reached(matvec(inside(u))),
+        lambda v: inside(transpose(reached(v))),
+        None if precondition is None else (lambda r: inside(precondition(reached(r)))),
+        gauge,
+        b.size,
+        b.dtype,
+    )
+
+
+def assembled(matvec: Matvec, n: int, dtype) -> Float[Array, "n n"]:
+    """The matrix of u ↦ A u, by n products."""
+    # Filled up to whole batches: a remainder would compile everything twice.
+    batch = min(COLUMNS, n)
+    padded = -(-n // batch) * batch
+    identity = jnp.eye(padded, n, dtype=dtype).reshape(-1, batch, n)
+    return jax.lax.map(jax.vmap(matvec), identity).reshape(padded, n)[:n].T
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearSolver:
+    """Settings of a linear solver; a subclass is one method.
+
+    Attributes:
+        rtol: residual aimed at, relative to the right-hand side; None for 1e-12 in float64 and 1e-6 in float32.
+        atol: residual that is good enough whatever the right-hand side.
+        fail_rtol: relative residual above which the answer is NaN or an error; None for 1e-6 and 1e-3.
+    """
+
+    rtol: float | None = None
+    atol: float = 0.0
+    fail_rtol: float | None = None
+
+    symmetric: ClassVar[bool] = False
+    """Whether it is for symmetric operators only."""
+
+    iterative: ClassVar[bool] = False
+    """Whether it comes as near as it is asked to, rather than as near as it can."""
+
+    rounds: ClassVar[int] = 2
+    """How often it is asked: rounding lets the true residual drift from the one that an iteration carries along."""
+
+    def __post_init__(self):
+        for name in ("rtol", "atol", "fail_rtol"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0.0:
+                raise InputError(f"{type(self).__name__}'s {name} must not be negative, not {value!r}.")
+
+    def prepare(self, system: LinearSystem) -> Callable:
+        """`solve(b, goal) -> (u, failed)`: ‖b - A u‖ <= goal, or a sign that the method does not apply. Pure JAX."""
+        raise NotImplementedError
+
+    def tolerances(self, dtype) -> tuple[float, float]:
+        """`(rtol, fail_rtol)` in a precision."""
+        name = str(jnp.dtype(dtype))
+        return (
+            DEFAULT_RTOL.get(name, 1e-3) if self.rtol is None else self.rtol,
+            FAIL_RTOL.get(name, 1e-1) if self.fail_rtol is None else self.fail_rtol,
+        )

@@ -1,0 +1,35 @@
+"""Gradient descent, the plainest minimiser."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+
+from mdsens.errors import InputError
+
+
+class DescentState(NamedTuple):
+    z: Any
+    residual: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientDescent:
+    """z ← z - η F(z): converges where η is below two over the largest curvature, slowly where curvatures differ.
+
+    Attributes:
+        step_size: η [Å² / eV].
+    """
+
+    step_size: float = 0.01
+
+    def __post_init__(self):
+        if not self.step_size > 0.0:
+            raise InputError(f"GradientDescent's step_size must be positive, not {self.step_size}.")
+
+    def init(self, problem, z, data) -> DescentState:
+        return DescentState(z, problem.residual(z, data))
+
+    def step(self, problem, state: DescentState, data) -> DescentState:
+        z = jax.tree.map(lambda x, slope: x - self.step_size * slope, state.z, state.residual)
+        return DescentState(z, problem.residual(z, data))

@@ -1,0 +1,103 @@
+"""L-BFGS, a quasi-Newton minimiser with a short memory."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from mdsens.errors import InputError
+from mdsens.solvers.line_search import descend
+
+
+class LBFGSState(NamedTuple):
+    z: Any
+    residual: Any
+    moves: Any
+    changes: Any
+    step: Any
+    failed: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class LBFGS:
+    """Minimisation with the inverse Hessian as the last few steps show it.
+
+    J. Nocedal, Math. Comput. 35, 773 (1980); Nocedal, Wright, "Numerical Optimization", algorithm 7.4. The line search
+    knows slopes only (`line_search.descend`), and pairs of no positive curvature are left out. If a direction doesn't lead
+    downhill the memory is forgotten.
+
+    Attributes:
+        memory: pairs kept.
+        max_step: largest change of a component in one step [Å]; None for no limit.
+        first_step: largest change of a component in the first step [Å].
+    """
+
+    memory: int = 20
+    max_step: float | None = 0.2
+    first_step: float = 0.01
+
+    def __post_init__(self):
+        if not (self.memory >= 1 and self.first_step > 0.0 and (self.max_step is None or self.max_step > 0.0)):
+            raise InputError(
+                "LBFGS needs memory >= 1 and positive first_step and max_step (or None for no limit), not "
+                f"{self.memory}, {self.first_step} and {self.max_step}."
+            )
+
+    def init(self, problem, z, data) -> LBFGSState:
+        residual = problem.residual(z, data)
+        flat = ravel_pytree(z)[0]
+        empty = jnp.zeros((self.memory, flat.size), flat.dtype)
+        return LBFGSState(z, residual, empty, empty, jnp.asarray(0), jnp.asarray(False))
+
+    def step(self, problem, state: LBFGSState, data) -> LBFGSState:
+        gradient = ravel_pytree(state.residual)[0]
+        farthest = jnp.max(jnp.abs(gradient))
+        rough = -gradient * jnp.minimum(1.0, self.first_step / jnp.where(farthest > 0.0, farthest, 1.0))
+        quasi = -_two_loops(gradient, state.moves, state.changes, state.step)
+        known = jnp.any(state.changes != 0.0) & (jnp.vdot(quasi, gradient) < 0.0)
+        direction = jnp.where(known, quasi, rough)
+        new = descend(problem, state.z, state.residual, direction, data, max_step=self.max_step, tries=20)
+
+        move = ravel_pytree(new.z)[0] - ravel_pytree(state.z)[0]
+        change = ravel_pytree(new.residual)[0] - gradient
+        # A pair without positive curvature would spoil the metric; a step that failed leaves nothing to learn from.
+        curved = jnp.vdot(move, change) > jnp.finfo(move.dtype).eps * jnp.vdot(change, change)
+        place = state.step % self.memory
+        kept = jnp.where(known | ~jnp.any(state.changes != 0.0), 1.0, 0.0)
+        moves = (kept * state.moves).at[place].set(jnp.where(curved, move, 0.0))
+        changes = (kept * state.changes).at[place].set(jnp.where(curved, change, 0.0))
+        # One more try from scratch before giving up.
+        forget = ~new.accepted & known
+        moves, changes = jax.tree.map(lambda a: jnp.where(forget, 0.0, a), (moves, changes))
+        return LBFGSState(new.z, new.residual, moves, changes, state.step + 1, ~new.accepted & ~known)
+
+
+def _two_loops(gradient, moves, changes, step):
+    """H g by the two-loop recursion over a ring of pairs; empty pairs count as none."""
+    memory = len(moves)
+    products = jnp.sum(moves * changes, axis=1)
+    rho = jnp.where(products > 0.0, 1.0 / jnp.where(products > 0.0, products, 1.0), 0.0)
+
+    def backwards(k, carry):
+        q, alphas = carry
+        place = (step - 1 - k) % memory
+        alpha = rho[place] * jnp.vdot(moves[place], q)
+        return q - alpha * changes[place], alphas.at[place].set(alpha)
+
+    q, alphas = jax.lax.fori_loop(0, memory, backwards, (gradient, jnp.zeros(memory, gradient.dtype)))
+    last = (step - 1) % memory
+    length = jnp.vdot(changes[last], changes[last])
+    # Where the last pair was left out, the mean of those that are there.
+    lengths = jnp.sum(changes * changes)
+    scale = jnp.where(length > 0.0, products[last] / jnp.where(length > 0.0, length, 1.0), 0.0)
+    mean = jnp.sum(products) / jnp.where(lengths > 0.0, lengths, 1.0)
+    q = jnp.where(length > 0.0, scale, mean) * q
+
+    def forwards(k, q):
+        place = (step + k) % memory
+        beta = rho[place] * jnp.vdot(changes[place], q)
+        return q + (alphas[place] - beta) * moves[place]
+
+    return jax.lax.fori_loop(0, memory, forwards, q)

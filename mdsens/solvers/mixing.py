@@ -1,0 +1,94 @@
+"""Solvers of z = T(z), for residuals of the form F = T(z) - z."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from mdsens.errors import InputError
+
+
+def _check_damping(solver):
+    if not 0.0 < solver.damping <= 1.0:
+        raise InputError(f"{type(solver).__name__}'s damping must lie above 0 and not above 1, not {solver.damping}.")
+
+
+class PicardState(NamedTuple):
+    z: Any
+    residual: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Picard:
+    """z ← z + β (T(z) - z): converges where T contracts, at the rate of its spectral radius.
+
+    Attributes:
+        damping: β, 1 for the plain iteration; smaller values tame a map whose eigenvalues lie below -1.
+    """
+
+    damping: float = 1.0
+
+    def __post_init__(self):
+        _check_damping(self)
+
+    def init(self, problem, z, data) -> PicardState:
+        return PicardState(z, problem.residual(z, data))
+
+    def step(self, problem, state: PicardState, data) -> PicardState:
+        z = jax.tree.map(lambda x, change: x + self.damping * change, state.z, state.residual)
+        return PicardState(z, problem.residual(z, data))
+
+
+class AndersonState(NamedTuple):
+    z: Any
+    residual: Any
+    moves: Any
+    changes: Any
+    step: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Anderson:
+    """Anderson mixing: the combination of the last few iterates whose residuals cancel best, then a damped step.
+
+    D. G. Anderson, J. ACM 12, 547 (1965), in the form of H. F. Walker, P. Ni, SIAM J. Numer. Anal. 49, 1715 (2011), with
+    the least-squares problem in differences, by singular values. It converges for many maps that do not contract.
+
+    Attributes:
+        memory: iterates combined.
+        damping: β of the step that follows.
+        rcond: singular values of the differences below this share of the largest are left out.
+    """
+
+    memory: int = 5
+    damping: float = 1.0
+    rcond: float = 1e-10
+
+    def __post_init__(self):
+        _check_damping(self)
+        if self.memory < 1:
+            raise InputError(f"Anderson's memory must be at least 1, not {self.memory}.")
+
+    def init(self, problem, z, data) -> AndersonState:
+        flat = ravel_pytree(z)[0]
+        empty = jnp.zeros((self.memory, flat.size), flat.dtype)
+        return AndersonState(z, problem.residual(z, data), empty, empty, jnp.asarray(0))
+
+    def step(self, problem, state: AndersonState, data) -> AndersonState:
+        flat, unravel = ravel_pytree(state.z)
+        residual = ravel_pytree(state.residual)[0]
+        weights = jnp.linalg.lstsq(state.changes.T, residual, rcond=self.rcond)[0]
+        mixed = residual - weights @ state.changes
+        move = self.damping * mixed - weights @ state.moves
+        z = unravel(flat + move)
+        new = problem.residual(z, data)
+        place = state.step % self.memory
+        return AndersonState(
+            z,
+            new,
+            state.moves.at[place].set(move),
+            state.changes.at[place].set(ravel_pytree(new)[0] - residual),
+            state.step + 1,
+        )

@@ -1,0 +1,37 @@
+"""Optax's optimisers as solvers."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+
+from mdsens.errors import InputError
+
+
+class OptaxState(NamedTuple):
+    z: Any
+    residual: Any
+    inner: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Optax:
+    """Any gradient transformation of optax, fed with the residual as the gradient: `Optax(optax.adam(1e-2))`.
+
+    Attributes:
+        transformation: an `optax.GradientTransformation` that needs nothing but gradients (and parameters).
+    """
+
+    transformation: Any
+
+    def __post_init__(self):
+        if not (hasattr(self.transformation, "init") and hasattr(self.transformation, "update")):
+            raise InputError("Optax wants a gradient transformation, such as optax.adam(1e-2).")
+
+    def init(self, problem, z, data) -> OptaxState:
+        return OptaxState(z, problem.residual(z, data), self.transformation.init(z))
+
+    def step(self, problem, state: OptaxState, data) -> OptaxState:
+        updates, inner = self.transformation.update(state.residual, state.inner, state.z)
+        z = jax.tree.map(lambda x, move: x + move.astype(x.dtype), state.z, updates)
+        return OptaxState(z, problem.residual(z, data), inner)

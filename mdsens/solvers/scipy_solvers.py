@@ -1,0 +1,90 @@
+"""SciPy's solvers as black boxes: `solve(z0, *args)` on the host, for the decorators of `mdsens.implicit`.
+
+    solve = implicit.custom_root(F)(solvers.scipy_root(F))
+
+Whatever has such a form serves as well: `lambda z0, *args: jaxopt_solver.run(z0, *args).params`, a call of another program.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from mdsens.errors import ConvergenceError, InputError
+from mdsens.implicit.checks import is_traced
+
+
+def scipy_root(condition: Callable, *, method: str = "hybr", **options) -> Callable:
+    """`solve(z0, *args)` by `scipy.optimize.root`, with the exact Jacobian.
+
+    Args:
+        condition: F(z, *args), on pytrees.
+        options: passed on (`tol`, `options`).
+
+    Raises, when called:
+        InputError: traced values.
+        ConvergenceError: with SciPy's reason.
+    """
+    from scipy.optimize import root
+
+    def solve(z0, *args):
+        return _solved(root, method, options, z0, args, _values, _jacobian, condition)
+
+    return solve
+
+
+def scipy_minimize(objective: Callable, *, method: str = "BFGS", **options) -> Callable:
+    """`solve(z0, *args)` by `scipy.optimize.minimize`, with the exact gradient.
+
+    Args:
+        objective: f(z, *args), a scalar, z being any pytree.
+        options: passed on (`tol`, `options`).
+
+    Raises, when called:
+        as `scipy_root`.
+    """
+    from scipy.optimize import minimize
+
+    def solve(z0, *args):
+        return _solved(minimize, method, options, z0, args, _objective, _gradient, objective)
+
+    return solve
+
+
+def _solved(routine, method, options, z0, args, function, derivative, user_function):
+    if is_traced(z0, args):
+        raise InputError(
+            "SciPy's solvers run on the host and cannot be traced: call this one outside jit and vmap, or take one of "
+            "mdsens.solvers, such as solvers.root(F)."
+        )
+    flat, unravel = ravel_pytree(z0)
+
+    def on_host(f):
+        return lambda x: np.asarray(f(user_function, x, z0, args))
+
+    found = routine(on_host(function), np.asarray(flat), jac=on_host(derivative), method=method, **options)
+    if not found.success:
+        raise ConvergenceError(f"scipy.optimize.{routine.__name__} with {method} did not arrive: {found.message}")
+    return unravel(found.x)
+
+
+@eqx.filter_jit
+def _values(condition, x, like, args):
+    return ravel_pytree(condition(ravel_pytree(like)[1](x), *args))[0]
+
+
+@eqx.filter_jit
+def _jacobian(condition, x, like, args):
+    return jax.jacfwd(lambda y: _values(condition, y, like, args))(x)
+
+
+@eqx.filter_jit
+def _objective(objective, x, like, args):
+    return objective(ravel_pytree(like)[1](x), *args)
+
+
+@eqx.filter_jit
+def _gradient(objective, x, like, args):
+    return jax.grad(lambda y: _objective(objective, y, like, args))(x)
