@@ -51,7 +51,7 @@ _PUBLIC = {
     "LinearSolveError": "mdsens.errors",
     "StoreError": "mdsens.errors",
 }
-_MODULES = ("implicit", "observables", "plot", "potentials", "solvers")
+_MODULES = ("electrostatics", "implicit", "observables", "plot", "potentials", "solvers")
 
 __all__ = ["__version__", *_PUBLIC, *_MODULES]
 

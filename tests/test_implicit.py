@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import refused
 
 import mdsens as ms
 from mdsens import implicit
@@ -205,3 +206,178 @@ def test_float32_stays_float32():
     slope = jax.jacrev(cube_root, argnums=1)(a, a)
     assert slope.dtype == jnp.float32
     np.testing.assert_allclose(jnp.diag(slope), 1 / (3 * jnp.cbrt(a) ** 2), rtol=1e-6)
+
+
+# What the solver reports beside its answer
+
+
+@implicit.custom_root(lambda z, a: z**3 - a, has_aux=True)
+def reporting_cube_root(z0, a):
+    z = jnp.cbrt(a)
+    return z, {"error": jnp.abs(z**3 - a), "steps": 7, "converged": jnp.all(z > 0)}
+
+
+def test_auxiliary_outputs_come_along_and_leave_the_derivative_alone():
+    z, aux = reporting_cube_root(1.0, 8.0)
+    assert z == 2.0 and aux["steps"] == 7 and aux["converged"] and aux["error"] == 0.0
+    root = lambda a: reporting_cube_root(1.0, a)[0]  # noqa: E731
+    for d in (jax.grad(root), jax.jacfwd(root), jax.jit(jax.grad(root))):
+        np.testing.assert_allclose(d(8.0), 1 / 12, rtol=1e-14)
+    np.testing.assert_allclose(jax.hessian(root)(8.0), jax.hessian(jnp.cbrt)(8.0), rtol=1e-13)
+    np.testing.assert_allclose(jax.vmap(jax.grad(root))(jnp.array([8.0, 27.0])), [1 / 12, 1 / 27], rtol=1e-14)
+
+
+def test_differentiating_an_auxiliary_output_is_refused_and_never_zero():
+    error = lambda a: reporting_cube_root(1.0, a)[1]["error"]  # noqa: E731
+    refused(lambda: jax.grad(error)(8.0), "auxiliary output")
+    refused(lambda: jax.jit(jax.grad(error))(8.0), "auxiliary output")
+    refused(lambda: jax.vmap(jax.grad(error))(jnp.array([8.0])), "auxiliary output")
+    # Forward mode cannot know who will look.
+    assert jnp.isnan(jax.jvp(error, (8.0,), (1.0,))[1])
+    assert jax.grad(lambda a: jax.lax.stop_gradient(error(a)) + a)(8.0) == 1.0
+
+
+def test_what_is_computed_from_the_answer_is_differentiated_through_it():
+    @implicit.custom_root(lambda z, a: z**3 - a)
+    def cube_root(z0, a):
+        return jnp.cbrt(a)
+
+    np.testing.assert_allclose(jax.grad(lambda a: a * cube_root(1.0, a) ** 2)(8.0), 4.0 + 8.0 * 4.0 / 12.0, rtol=1e-14)
+
+
+# Nested and batched use
+
+
+def test_an_inner_solve_inside_an_outer_condition():
+    inner = implicit.custom_root(lambda y, z, a: y**3 - a * z)(lambda y0, z, a: jnp.cbrt(a * z))
+
+    def condition(z, a):
+        return z + inner(1.0, z, a) - 3.0
+
+    @implicit.custom_root(condition)
+    def outer(z0, a):
+        return jax.lax.fori_loop(0, 60, lambda _, z: z - condition(z, a) / jax.grad(condition)(z, a), z0)
+
+    # z + (a z)^(1/3) = 3 has the root 2 at a = 1/2.
+    def exact(a):
+        z = 2.0
+        for _ in range(50):
+            z = z - (z + np.cbrt(a * z) - 3.0) / (1.0 + np.cbrt(a) / (3.0 * np.cbrt(z) ** 2))
+        return z
+
+    np.testing.assert_allclose(outer(2.0, 0.5), 2.0, rtol=1e-14)
+    h = 1e-4
+    slope = (8 * (exact(0.5 + h) - exact(0.5 - h)) - (exact(0.5 + 2 * h) - exact(0.5 - 2 * h))) / (12 * h)
+    for d in (jax.grad(outer, argnums=1), jax.jacfwd(outer, argnums=1), jax.jit(jax.grad(outer, argnums=1))):
+        np.testing.assert_allclose(d(2.0, 0.5), slope, rtol=1e-10)  # truncation h⁴, rounding 1e-16 / h
+    curvature = (exact(0.5 + h) - 2 * exact(0.5) + exact(0.5 - h)) / h**2
+    np.testing.assert_allclose(jax.hessian(outer, argnums=1)(2.0, 0.5), curvature, rtol=1e-5)  # rounding 1e-16 / h²
+
+
+def test_one_bad_member_neither_kills_nor_changes_the_others():
+    # At a = 0 the cube root has no derivative.
+    cube_root = implicit.custom_root(lambda z, a: z**3 - a)(lambda z0, a: jnp.cbrt(a))
+    a = jnp.array([8.0, 0.0, 27.0])
+    slopes = jax.vmap(jax.grad(cube_root, argnums=1), in_axes=(None, 0))(1.0, a)
+    alone = jnp.array([jax.grad(cube_root, argnums=1)(1.0, value) for value in a[::2]])
+    assert not jnp.isfinite(slopes[1])
+    np.testing.assert_array_equal(slopes[::2], alone)
+
+
+# What must be refused or said
+
+
+@pytest.mark.parametrize("transform", [jax.grad, jax.jit, lambda f: lambda a: jax.vmap(f)(jnp.array([a]))])
+@pytest.mark.parametrize("where", ["condition", "solver"])
+def test_closing_over_a_traced_value_gives_a_sentence_and_no_leak(transform, where):
+    def f(scale):
+        condition = (lambda z, a: z**3 - a * scale) if where == "condition" else (lambda z, a: z**3 - a)
+        solve = (lambda z0, a: jnp.cbrt(a * scale)) if where == "solver" else (lambda z0, a: jnp.cbrt(a))
+        return implicit.custom_root(condition)(solve)(1.0, 8.0)
+
+    with jax.checking_leaks():
+        refused(lambda: transform(f)(1.0), where, "'scale'", "argument")
+
+
+def test_an_answer_that_is_no_root_is_not_differentiated():
+    wrong = implicit.custom_root(lambda z, a: z**3 - a)(lambda z0, a: 1.1 * jnp.cbrt(a))
+    for d in (jax.grad(wrong, argnums=1), jax.jacfwd(wrong, argnums=1)):
+        with pytest.raises(ms.ConvergenceError, match=r"no root: the condition has norm 2\.6e\+00"):
+            d(1.0, 8.0)
+    assert jnp.isnan(jax.jit(jax.grad(wrong, argnums=1))(1.0, 8.0))
+    assert jnp.isnan(jax.jit(jax.jacfwd(wrong, argnums=1))(1.0, 8.0))
+    allowed = implicit.custom_root(lambda z, a: z**3 - a, root_tol=None)(lambda z0, a: 1.1 * jnp.cbrt(a))
+    assert jnp.isfinite(jax.grad(allowed, argnums=1)(1.0, 8.0))
+
+
+def test_an_answer_near_zero_is_a_root_if_it_is_small():
+    # Beside terms that vanish with it, no residual is small.
+    near = implicit.custom_root(lambda z, a: z - a)(lambda z0, a: a + 1e-9)
+    assert jax.grad(near, argnums=1)(0.0, 0.0) == 1.0
+
+
+def test_an_answer_that_is_not_finite_is_not_differentiated():
+    lost = implicit.custom_root(lambda z, a: z**3 - a)(lambda z0, a: jnp.nan * a)
+    with pytest.raises(ms.ConvergenceError, match="not finite"):
+        jax.grad(lost, argnums=1)(1.0, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (jnp.arange(3), "int64"),
+        ("no", "a str"),
+        (None, "no unknown"),
+        ({"z": 1.0, "n": 3}, "a int"),
+        (jnp.array(1j), "complex"),
+    ],
+)
+def test_answers_that_are_no_floating_point_arrays_are_refused(answer, words):
+    refused(lambda: implicit.custom_root(lambda z, a: z)(lambda z0, a: answer)(1.0, 1.0), words)
+
+
+def test_a_promised_pair_must_come():
+    refused(lambda: implicit.custom_root(lambda z, a: z, has_aux=True)(lambda z0, a: a)(1.0, 1.0), "pair")
+    refused(lambda: implicit.custom_root(lambda z, a: z, has_aux=True)(lambda z0, a: (1.0, "done"))(1.0, 1.0), "a str")
+
+
+def test_precisions_must_agree():
+    single = implicit.custom_root(lambda z, a: z**3 - a)(lambda z0, a: jnp.cbrt(a).astype(jnp.float32))
+    refused(lambda: jax.jacrev(single, argnums=1)(1.0, jnp.array([8.0])), "float32", "float64")
+
+
+def test_a_fixed_point_map_of_another_structure_is_refused():
+    solve = implicit.custom_fixed_point(lambda z, a: (z, a))(lambda z0, a: a)
+    refused(lambda: jax.grad(solve, argnums=1)(1.0, 1.0), "must return what the unknown looks like")
+
+
+@pytest.mark.parametrize("argnums", [1, -2, (0, 3)])
+def test_argnums_out_of_range_are_refused(argnums):
+    z, args, ct = jnp.array(2.0), (jnp.array(8.0),), jnp.array(1.0)
+    refused(lambda: implicit.root_vjp(lambda z, a: z**3 - a, z, args, ct, argnums=argnums), "argnums")
+    slope, _ = implicit.root_vjp(lambda z, a: z**3 - a, z, args, ct, argnums=0)
+    np.testing.assert_allclose(slope, 1 / 12, rtol=1e-14)
+
+
+def test_arguments_of_the_products_must_fit():
+    condition, z, one = (lambda z, a: z**3 - a), jnp.array(2.0), jnp.array(1.0)
+    refused(lambda: implicit.root_jvp(condition, z, jnp.array(8.0), (one,)), "tuple")
+    refused(lambda: implicit.root_jvp(condition, z, (jnp.array(8.0),), (one, one)), "tangents")
+    refused(lambda: implicit.root_vjp(condition, z, (jnp.array(8.0),), {"z": one}), "cotangent")
+
+
+def test_a_singular_jacobian_is_an_error_with_its_residual():
+    A, null = singular()
+    condition = lambda z, b: A @ z - b  # noqa: E731
+    solve = implicit.custom_root(condition, symmetric=True)(lambda z0, b: jnp.linalg.pinv(A, rtol=1e-10) @ b)
+    b = A @ jnp.ones(6)
+    # Along the range the answer is that of least norm; across it no answer exists.
+    _, tangent = jax.jvp(lambda b: solve(b, b), (b,), (A @ b,))
+    np.testing.assert_allclose(tangent, jnp.linalg.pinv(A, rtol=1e-10) @ (A @ b), atol=1e-10)
+    with pytest.raises(ms.LinearSolveError, match="relative residual of"):
+        implicit.root_jvp(condition, solve(b, b), (b,), (null[:, 0],), symmetric=True)
+    gauge = implicit.Gauge(basis=null)
+    with pytest.raises(ms.LinearSolveError, match="relative residual of"):
+        implicit.root_jvp(condition, solve(b, b), (b,), (null[:, 0],), symmetric=True, gauge=gauge)
+    known = implicit.custom_root(condition, symmetric=True, null_space=lambda z, b: gauge)(lambda z0, b: solve(z0, b))
+    assert jnp.isnan(jax.jvp(lambda b: known(b, b), (b,), (null[:, 0],))[1]).all()

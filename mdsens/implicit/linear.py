@@ -47,6 +47,7 @@ def linear_solve(
     precondition: Matvec | None = None,
     start: Float[Array, " n"] | Float[Array, "n k"] | None = None,
     project: bool = True,
+    negligible: float | Float[Array, ""] = 0.0,
     throw: bool = True,
 ) -> tuple[Float[Array, "*b"], Float[Array, "*k"]]:
     """Solve A u = b outside the known null space of A.
@@ -59,7 +60,8 @@ def linear_solve(
         gauge: the null spaces; u has no component along the right one, and b's along the left one is dropped.
         precondition: r ↦ M r with M near A⁻¹, linear; symmetric positive for `CG` and `MINRES`. A transposed solve uses Mᵀ.
         start: a guess of u. It changes the road only.
-        project: False if what is dropped of b should count as residual, since no u balances it.
+        project: False if a part of b along the left null space should count as residual, since no u balances it.
+        negligible: size up to which such a part is dropped as rounding all the same.
         throw: raise where the solver failed and the values are concrete; u is NaN there otherwise.
 
     Returns:
@@ -78,7 +80,7 @@ def linear_solve(
     start = None if start is None else jax.lax.stop_gradient(jnp.asarray(start, b.dtype))
 
     def column(b, start):
-        return _solve_one(matvec, b, start, solver, symmetric, gauge, precondition, project)
+        return _solve_one(matvec, b, start, solver, symmetric, gauge, precondition, project, negligible)
 
     if b.ndim == 2:
         column = jax.vmap(column, in_axes=(1, None if start is None else 1), out_axes=(1, 0))
@@ -88,13 +90,13 @@ def linear_solve(
         if not (worst <= limit and jnp.isfinite(u).all()):
             raise LinearSolveError(
                 f"{type(solver).__name__} left a relative residual of {worst:.1e} where {limit:.0e} is allowed: the operator is "
-                "singular beyond its known null space, not as definite as the solver needs, or too ill-conditioned; "
-                "try Direct(), give the null space, or a preconditioner."
+                "singular beyond its known null space, or the right-hand side lies along it, or it is not as definite as the "
+                "solver needs, or too ill-conditioned: try Direct(), give the null space, or a preconditioner."
             )
     return u, residual
 
 
-def _solve_one(matvec, b, start, solver, symmetric, gauge, precondition, project):
+def _solve_one(matvec, b, start, solver, symmetric, gauge, precondition, project, negligible):
     n, dtype = b.size, b.dtype
     rtol, fail_rtol = solver.tolerances(dtype)
     active = None if gauge.active is None else gauge.active.astype(dtype)
@@ -120,14 +122,18 @@ def _solve_one(matvec, b, start, solver, symmetric, gauge, precondition, project
 
             b_u, b_border = right_hand_side[:n], right_hand_side[n:]
             ask = solver.prepare(linear_system(image, transpose, precondition, gauge, b_u))
-            whole = jnp.linalg.norm(gauge.project_equations(b_u) if project else b_u)
+            whole = jnp.linalg.norm(gauge.project_equations(b_u))
             scale = jnp.maximum(whole, solver.atol)
             # b_border is zero for the question asked; a derivative of the answer may ask with another one.
             u = right @ b_border
             if start is not None:
                 u = u + gauge.project(start)
             u, rest, failed = _refined(ask, solver, image, gauge, b_u, u, jnp.maximum(rtol * whole, solver.atol))
-            error = jnp.linalg.norm(gauge.project_equations(rest) if project else rest)
+            error = jnp.linalg.norm(gauge.project_equations(rest))
+            if not project:
+                lost = jnp.linalg.norm(b_u - gauge.project_equations(b_u))
+                error = jnp.where(lost > negligible, jnp.hypot(error, lost), error)
+                scale = jnp.maximum(scale, jnp.linalg.norm(b_u))
             residual = error / jnp.where(scale > 0.0, scale, 1.0)
             failed = failed | ~(residual <= fail_rtol)
             return jnp.concatenate([jnp.where(failed, jnp.nan, u), left.T @ rest]), residual

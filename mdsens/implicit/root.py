@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from mdsens.errors import InputError, LinearSolveError
+from mdsens.errors import InputError
 from mdsens.implicit.auxiliary import refused_tangent
 from mdsens.implicit.checks import check_answer, check_closures, check_condition, check_root, is_root, is_traced
 from mdsens.implicit.linear import linear_solve
@@ -72,26 +72,24 @@ def root_jvp(
     product, unravel = _linearised(optimality, z, args)
     _, change = jax.jvp(lambda m: optimality(z, *eqx.combine(m, resting)), (moving,), (tangents,))
     b = -ravel_pytree(change)[0]
-    options = {"solver": linear_solver, "symmetric": symmetric, "gauge": gauge, "precondition": precondition}
-    flat, residual = linear_solve(product, b, **options, project=True, throw=throw)
-    if gauge is not None and not project:
-        lost = _unreachable(product, ravel_pytree(z)[0], b, gauge)
-        flat, residual = _poisoned(lost > 0.0, flat), jnp.maximum(residual, lost)
-        if throw and not is_traced(lost) and lost > 0.0:
-            raise LinearSolveError(
-                f"A share of {float(lost):.1e} of the right-hand side lies along the left null space, which no motion of the "
-                "unknown balances: the null space is not that of this condition, or the root does not move smoothly."
-            )
+    flat, residual = linear_solve(
+        product,
+        b,
+        solver=linear_solver,
+        symmetric=symmetric,
+        gauge=gauge,
+        precondition=precondition,
+        project=gauge is None or project,
+        # b is made of such terms as F is, and has their rounding.
+        negligible=0.0 if gauge is None or project else _rounding(product, z),
+        throw=throw,
+    )
     return unravel(flat), residual
 
 
-def _unreachable(product, z, b, gauge):
-    """Share of b along the left null space, zero where it is rounding beside the terms of F."""
-    eps = jnp.finfo(b.dtype).eps
-    size, lost = jnp.linalg.norm(b), jnp.linalg.norm(b - gauge.project_equations(b))
-    rounding = jnp.sqrt(eps) * size + 1e3 * eps * jnp.linalg.norm(product(z))
-    share = jnp.where(lost > rounding, lost / jnp.where(size > 0.0, size, 1.0), 0.0)
-    return jax.lax.stop_gradient(share)
+def _rounding(product, z):
+    flat = ravel_pytree(z)[0]
+    return jax.lax.stop_gradient(1e3 * jnp.finfo(flat.dtype).eps * jnp.linalg.norm(product(flat)))
 
 
 def root_vjp(
@@ -140,7 +138,6 @@ def root_vjp(
         symmetric=symmetric,
         gauge=null,
         precondition=helper,
-        project=True,
         throw=throw,
     )
     moving, resting = eqx.partition(args, tuple(eqx.is_inexact_array if k in chosen else False for k in range(len(args))))
@@ -214,7 +211,8 @@ def differentiable_solution(
 
         @jax.custom_jvp
         def answer(arrays):
-            start, values = eqx.combine(arrays, static)
+            # A Python number that is differentiated arrives as one.
+            start, values = eqx.combine(jax.tree.map(jnp.asarray, arrays), static)
             return solve(start, *values)
 
         @answer.defjvp

@@ -1,0 +1,134 @@
+"""The a-posteriori bound on the error of a derivative: it holds, or it says that it can't."""
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+from helpers import refused
+
+import mdsens as ms
+from mdsens import implicit
+from mdsens.implicit import bound
+
+rng = np.random.default_rng(0)
+X, Y = jnp.asarray(rng.normal(size=(20, 5))), jnp.asarray(rng.normal(size=20))
+PENALTY, ONE = (jnp.array(0.7),), (jnp.array(1.0),)
+
+
+def ridge_condition(w, penalty):
+    return X.T @ (X @ w - Y) + penalty * w
+
+
+def ridge(penalty):
+    return jnp.linalg.solve(X.T @ X + penalty * jnp.eye(5), X.T @ Y)
+
+
+def test_ridge_regression_along_gradient_descent():
+    exact = jax.jacfwd(ridge)(0.7)
+    w = jnp.zeros(5)
+    for step in range(201):
+        if step % 40 == 0:
+            dw, _ = implicit.root_jvp(ridge_condition, w, PENALTY, ONE, symmetric=True)
+            found = implicit.jacobian_bound(ridge_condition, w, PENALTY, ONE, dw, symmetric=True)
+            error = float(jnp.linalg.norm(dw - exact))
+            # The worst direction is not the true one, but it is not far: the bound is of use.
+            assert error <= found.error <= 10.0 * error + 1e-13
+            np.testing.assert_allclose(found.distance, jnp.linalg.norm(w - ridge(0.7)), rtol=1e-8, atol=1e-13)
+            assert found.trusted == (found.error <= 0.01 * found.size)
+        w = w - 0.02 * ridge_condition(w, 0.7)
+
+
+def curved(z, theta):
+    return jnp.array([z[0] ** 3 + theta * z[1] - 2.0, jnp.sin(z[1]) + theta**2 * z[0] - 1.0])
+
+
+@pytest.fixture(scope="module")
+def curved_root():
+    z = jnp.array([1.1, 0.5])
+    for _ in range(30):
+        z = z - jnp.linalg.solve(jax.jacfwd(curved)(z, 0.5), curved(z, 0.5))
+    return z
+
+
+@pytest.mark.parametrize("distance", [0.3, 0.1, 1e-2, 1e-4, 1e-6, 1e-9, 0.0])
+def test_a_curved_condition_at_any_distance(curved_root, distance):
+    theta = (jnp.array(0.5),)
+    exact = -jnp.linalg.solve(jax.jacfwd(curved)(curved_root, 0.5), jax.jacfwd(curved, argnums=1)(curved_root, 0.5))
+    z = curved_root + distance * jnp.array([1.0, -0.7])
+    dz, _ = implicit.root_jvp(curved, z, theta, ONE)
+    found = implicit.jacobian_bound(curved, z, theta, ONE, dz)
+    assert jnp.linalg.norm(dz - exact) <= found.error
+    assert found.trusted == (distance <= 1e-2)
+    assert found.trusted or found.reason
+
+
+def test_it_judges_any_derivative_an_unrolled_one_too():
+    theta, w = jnp.array(0.7), ridge(0.7)
+    exact = jax.jacfwd(ridge)(0.7)
+
+    def unrolled(theta):
+        return jax.lax.fori_loop(0, 30, lambda _, w: w - 0.02 * ridge_condition(w, theta), jnp.zeros(5))
+
+    dw = jax.jacfwd(unrolled)(theta)
+    found = implicit.jacobian_bound(ridge_condition, w, (theta,), ONE, dw, symmetric=True)
+    error = jnp.linalg.norm(dw - exact)
+    assert error <= found.error <= 20.0 * error
+
+
+@pytest.mark.parametrize("exponent", range(2, 17, 2))
+def test_an_ill_conditioned_family_is_bounded_or_not_trusted(exponent):
+    n = 8
+    mpmath.mp.dps = 60
+    basis, _ = np.linalg.qr(np.random.default_rng(exponent).normal(size=(n, n)))
+    A = jnp.asarray(basis @ np.diag(np.logspace(0, -exponent, n)) @ basis.T)
+    A, b = 0.5 * (A + A.T), jnp.asarray(rng.normal(size=n))
+    # F = A z - θ b, whose tangent A⁻¹b is the same everywhere; the reference has 60 digits.
+    exact = np.array([float(v) for v in mpmath.lu_solve(mpmath.matrix(A.tolist()), mpmath.matrix(b.tolist()))])
+    condition = lambda z, theta: A @ z - theta * b  # noqa: E731
+    z, theta = jnp.linalg.solve(A, b), (jnp.array(1.0),)
+    dz, residual = implicit.root_jvp(condition, z, theta, ONE, symmetric=True, throw=False)
+    if not residual < 1e-6:
+        return  # NaN and a residual: nobody is misled
+    found = implicit.jacobian_bound(condition, z, theta, ONE, dz, symmetric=True)
+    assert np.linalg.norm(dz - exact) <= found.error or not found.trusted
+    # In between, ε times the condition number decides.
+    assert found.trusted or exponent > 10, found
+    assert not found.trusted or exponent < 15, found
+
+
+def test_the_known_null_space_is_left_out():
+    basis, _ = np.linalg.qr(rng.normal(size=(6, 6)))
+    A = jnp.asarray(basis @ np.diag([0.0, 0.5, 1.0, 2.0, 5.0, 9.0]) @ basis.T)
+    gauge, b = implicit.Gauge(basis=jnp.asarray(basis[:, :1])), A @ jnp.asarray(rng.normal(size=6))
+    condition = lambda z, theta: A @ z - theta * b  # noqa: E731
+    z, theta = jnp.linalg.pinv(A, rtol=1e-10) @ b, (jnp.array(1.0),)
+    options = {"symmetric": True, "gauge": gauge}
+    dz, _ = implicit.root_jvp(condition, z, theta, ONE, **options)
+    found = implicit.jacobian_bound(condition, z, theta, ONE, dz, **options)
+    np.testing.assert_allclose([found.lowest, found.highest], [0.5, 9.0], rtol=1e-12)
+    assert found.trusted and jnp.linalg.norm(dz - z) <= found.error
+    blind = implicit.jacobian_bound(condition, z, theta, ONE, dz, symmetric=True)
+    assert not blind.trusted and "singular" in blind.reason
+
+
+def test_large_operators_get_their_singular_values_by_lanczos(monkeypatch):
+    A = jnp.asarray(rng.normal(size=(30, 30)) + 8.0 * np.eye(30))
+    monkeypatch.setattr(bound, "DENSE_LIMIT", 0)
+    found = bound.singular_values(lambda z, s: s * (A @ z), jnp.zeros(30), (1.0,))
+    np.testing.assert_allclose(found, np.linalg.svd(A, compute_uv=False)[[-1, 0]], rtol=1e-2)
+
+
+def test_traced_values_are_refused():
+    refused(lambda: jax.jit(lambda z: implicit.jacobian_bound(curved, z, (0.5,), ONE, z))(jnp.ones(2)), "concrete")
+
+
+def test_the_certificate_of_a_loose_equilibrium_covers_its_error(soft_packing):
+    exact = ms.sensitivity(soft_packing, wrt=["diameter.B"]).positions.diameter["B"]
+    start = soft_packing.system.with_positions(soft_packing.system.positions + 1e-5 * jnp.sin(jnp.arange(256.0)).reshape(-1, 2))
+    for fmax in (1e-6, 1e-8):
+        loose = ms.relax(start, soft_packing.potential, solver=ms.FIRE(), fmax=fmax, polish=False)
+        S = ms.sensitivity(loose, wrt=["diameter.B"])
+        error = 0.6 * float(jnp.linalg.norm(S.positions.diameter["B"] - exact))
+        assert error <= S.certificate.error_bound <= 100.0 * error, (error, S.certificate)
+        assert S.certificate.linear_solver.startswith("CG")

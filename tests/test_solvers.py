@@ -1,0 +1,234 @@
+"""Solvers of any condition: they arrive where an independent program does, and their derivative is the same."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.optimize
+from helpers import refused
+
+import mdsens as ms
+from mdsens import implicit, solvers
+from mdsens.structures import random_packing
+
+START = jnp.array([-0.9, 0.9, 0.7, 0.6])
+
+
+def valley(z, a):
+    """Rosenbrock's valley with a tilt that has no closed form."""
+    return jnp.sum(a * (z[1:] - z[:-1] ** 2) ** 2 + (1.0 - z[:-1]) ** 2) + 0.3 * jnp.sum(jnp.cosh(z - 0.5))
+
+
+@pytest.fixture(scope="module")
+def bottom():
+    """The minimum at a = 10 and its derivative, by SciPy and differences."""
+
+    def at(a):
+        gradient = jax.grad(valley)
+        found = scipy.optimize.root(lambda z: gradient(z, a), near, jac=lambda z: jax.hessian(valley)(z, a), tol=1e-14)
+        return found.x
+
+    near = scipy.optimize.minimize(lambda z: float(valley(z, 10.0)), START, method="Nelder-Mead", tol=1e-8).x
+    h = 1e-3
+    slope = (8 * (at(10 + h) - at(10 - h)) - (at(10 + 2 * h) - at(10 - 2 * h))) / (12 * h)
+    return at(10.0), slope
+
+
+MINIMISERS = {
+    "truncated newton": solvers.TruncatedNewton(max_step=None),
+    "l-bfgs": solvers.LBFGS(max_step=None),
+    "fire": solvers.FIRE(dt_start=0.01, dt_max=0.05, max_step=None),
+    "gradient descent": solvers.GradientDescent(2e-3),
+    "optax": solvers.Optax(optax.sgd(2e-3, momentum=0.9)),
+    "damped dynamics": solvers.DampedDynamics(dt=0.05, friction=1.0),
+}
+
+
+@pytest.mark.parametrize("solver", MINIMISERS.values(), ids=MINIMISERS)
+def test_minimisers_find_the_minimum_and_its_derivative(solver, bottom):
+    solve = solvers.minimum(valley, solver=solver, tolerance=1e-11, max_steps=100_000)
+    np.testing.assert_allclose(solve(START, 10.0), bottom[0], atol=1e-10)
+    # The reference is a difference over h = 1e-3: rounding 1e-14 / h.
+    np.testing.assert_allclose(jax.jacfwd(solve, argnums=1)(START, 10.0), bottom[1], atol=1e-9)
+
+
+def test_under_jit_and_vmap_the_same_steps_run_compiled(bottom):
+    solve = solvers.minimum(valley)
+    batch = jax.jit(jax.vmap(jax.jacrev(lambda a: solve(START, a))))(jnp.array([10.0, 12.0]))
+    np.testing.assert_allclose(batch[0], bottom[1], atol=1e-8)
+
+
+@pytest.mark.parametrize("solver", [solvers.LBFGS(), solvers.TruncatedNewton(), solvers.GradientDescent(0.02)], ids=str)
+def test_minimisers_relax_structures_too(solver, soft_packing):
+    rng = np.random.default_rng(0)
+    start = soft_packing.system.with_positions(soft_packing.system.positions + 1e-3 * rng.normal(size=(128, 2)))
+    eq = ms.relax(start, soft_packing.potential, solver=solver, fmax=1e-10, polish=False)
+    np.testing.assert_allclose(eq.energy, soft_packing.energy, rtol=1e-9)
+
+
+def coupled(z, t):
+    return {"x": z["x"] ** 3 + t * z["y"] - 2.0, "y": jnp.sin(z["y"]) + t**2 * z["x"] - 1.0}
+
+
+def test_newton_with_halved_steps_finds_a_root_of_any_pytree():
+    solve = solvers.root(coupled)
+    z = solve({"x": 3.0, "y": 0.2}, 0.5)
+    assert all(abs(float(leaf)) < 1e-10 for leaf in jax.tree.leaves(coupled(z, 0.5)))
+    h = 1e-4
+    for name in "xy":
+        found = jax.jacrev(lambda t, name=name: solve(z, t)[name])(0.5)
+        ahead, behind = (solve(z, 0.5 + s)[name] for s in (h, -h))
+        np.testing.assert_allclose(found, (ahead - behind) / (2 * h), rtol=1e-6)  # a difference of second order, over h = 1e-4
+
+
+FIXED = {"picard": solvers.Picard(), "damped picard": solvers.Picard(damping=0.6), "anderson": solvers.Anderson()}
+
+
+@pytest.mark.parametrize("solver", FIXED.values(), ids=FIXED)
+def test_fixed_points(solver):
+    a = jnp.array([0.5, 0.8, 0.9])
+    solve = solvers.fixed_point(lambda z, a: jnp.cos(a * z), solver=solver, tolerance=1e-13)
+    z = solve(jnp.ones(3), a)
+    np.testing.assert_allclose(z, jnp.cos(a * z), atol=1e-12)
+    slope = -z * jnp.sin(a * z) / (1.0 + a * jnp.sin(a * z))
+    np.testing.assert_allclose(jax.jacrev(solve, argnums=1)(jnp.ones(3), a), jnp.diag(slope), atol=1e-11)
+
+
+def test_anderson_converges_where_the_map_does_not_contract():
+    T = lambda z, a: jnp.cos(a * z)  # noqa: E731
+    a = jnp.array([2.5, 3.0])
+    with pytest.raises(ms.ConvergenceError, match="Picard"):
+        solvers.fixed_point(T, solver=solvers.Picard(), max_steps=200)(jnp.ones(2), a)
+    z = solvers.fixed_point(T)(0.4 * jnp.ones(2), a)
+    np.testing.assert_allclose(z, jnp.cos(a * z), atol=1e-9)
+
+
+def test_members_of_a_batch_have_a_status_each():
+    solve = solvers.root(lambda z, a: z**2 - a, return_status=True)
+    a = jnp.array([2.0, -1.0, 3.0])
+    z, code = jax.vmap(solve, in_axes=(None, 0))(1.0, a)
+    assert [ms.Status.from_code(c) is ms.Status.CONVERGED for c in code] == [True, False, True]
+    assert jnp.isnan(z[1])
+    np.testing.assert_allclose(z[::2], jnp.sqrt(a[::2]), rtol=1e-10)  # the tolerance
+    slopes = jax.vmap(jax.grad(lambda a: solve(1.0, a)[0]))(a)
+    assert not jnp.isfinite(slopes[1])
+    np.testing.assert_allclose(slopes[::2], 0.5 / jnp.sqrt(a[::2]), rtol=1e-10)
+
+
+# The derivative does not care which solver found the answer
+
+
+@pytest.fixture(scope="module")
+def small_packing():
+    diameters = {"A": 1.0, "B": 0.6}
+    return ms.relax(random_packing(32, diameters, seed=4), ms.SoftSphere(diameter=diameters, epsilon=1.0), fmax=1e-13)
+
+
+def _energy(positions, theta, system):
+    potential = ms.SoftSphere(diameter={"A": 1.0, "B": theta}, epsilon=1.0)
+    return potential.energy(system.with_positions(positions))
+
+
+def test_five_solvers_one_equilibrium_one_jacobian(small_packing):
+    import jax_md.minimize
+
+    eq = small_packing
+    system = eq.system.with_neighbors(eq.potential, skin=0.5)
+    start = eq.system.positions + 1e-4 * jnp.sin(jnp.arange(64.0)).reshape(-1, 2)
+    energy = functools.partial(_energy, system=system)
+    force = jax.grad(energy)
+    translations = implicit.Gauge(basis=jnp.tile(jnp.eye(2), (32, 1)) / jnp.sqrt(32.0))
+    names = {
+        "fire": solvers.FIRE(),
+        "jax-md": solvers.JaxMD(jax_md.minimize.fire_descent),
+        "l-bfgs": solvers.LBFGS(),
+        "truncated newton": solvers.TruncatedNewton(),
+        "optax": solvers.Optax(optax.sgd(0.05, momentum=0.8)),
+    }
+    found = {}
+    for name, solver in names.items():
+        solve = solvers.root(
+            force, solver=solver, symmetric=True, tolerance=1e-12, max_steps=50_000, null_space=lambda z, t: translations
+        )
+        found[name] = solve(start, 0.6), jax.jacfwd(solve, argnums=1)(start, 0.6)
+    decorate = implicit.custom_root(force, symmetric=True, null_space=lambda z, t: translations)
+    black_box = decorate(solvers.scipy_root(force, method="lm", options={"xtol": 1e-15, "ftol": 1e-15}))
+    found["scipy"] = black_box(start, 0.6), jax.jacfwd(black_box, argnums=1)(start, 0.6)
+
+    centred = lambda x: np.asarray(x - jnp.mean(x, axis=0))  # noqa: E731
+    reference = ms.sensitivity(eq, wrt=["diameter.B"]).positions.diameter["B"]
+    for z, jacobian in found.values():
+        np.testing.assert_allclose(centred(z), centred(eq.system.positions), atol=1e-10)
+        np.testing.assert_allclose(jacobian, reference, atol=1e-9)
+
+
+def test_steps_of_dynamics_with_friction_are_fixed_point_maps(small_packing):
+    """FIRE without its switches is damped dynamics; jax-md's own steps serve as T as they are."""
+    import jax_md.minimize
+    import jax_md.simulate
+
+    eq = small_packing
+    system = eq.system.with_neighbors(eq.potential, skin=0.5)
+    energy, x, rest = functools.partial(_energy, system=system), eq.system.positions, jnp.zeros((32, 2))
+    shift = lambda x, dx, **_: x + dx  # noqa: E731
+
+    def descent(x, theta):
+        init, apply = jax_md.minimize.gradient_descent(lambda x, **_: energy(x, theta), shift, 0.1)
+        return apply(init(x))
+
+    def langevin(state, theta):
+        # Without heat it is deterministic: friction alone.
+        init, apply = jax_md.simulate.nvt_langevin(lambda x, **_: energy(x, theta), shift, dt=0.1, kT=0.0, gamma=2.0)
+        started = init(jax.random.key(0), state[0], mass=1.0, kT=0.0)
+        moved = apply(started.set(position=state[0], momentum=state[1], force=-jax.grad(energy)(state[0], theta)))
+        return moved.position, moved.momentum
+
+    ours = solvers.DampedDynamics(dt=0.1, friction=2.0).map(jax.grad(energy))
+    reference = ms.sensitivity(eq, wrt=["diameter.B"]).positions.diameter["B"]
+    for T, state in ((descent, x), (langevin, (x, rest)), (ours, (x, rest))):
+        # The translations are found by the solver: no null space is given.
+        tangent = jax.jvp(
+            lambda theta, T=T, state=state: implicit.custom_fixed_point(T)(lambda z0, theta: z0)(state, theta), (0.6,), (1.0,)
+        )[1]
+        positions = tangent[0] if isinstance(tangent, tuple) else tangent
+        np.testing.assert_allclose(positions, reference, atol=1e-9)
+
+
+# What must be refused or said
+
+
+def test_a_solve_that_does_not_arrive_says_how_far_it_came():
+    with pytest.raises(ms.ConvergenceError, match=r"after \d+ steps \(residual \d"):
+        solvers.root(lambda z, a: z**2 + a)(1.0, 1.0)
+    with pytest.raises(ms.ConvergenceError, match="did not arrive"):
+        solvers.scipy_root(lambda z, a: z**2 + a)(jnp.array([1.0]), 1.0)
+
+
+def test_black_boxes_cannot_be_traced():
+    solve = implicit.custom_root(lambda z, a: z**2 - a)(solvers.scipy_root(lambda z, a: z**2 - a))
+    refused(lambda: jax.jit(solve)(jnp.array([1.0]), 2.0), "cannot be traced")
+    minimise = solvers.scipy_minimize(lambda z, a: jnp.sum((z - a) ** 2))
+    refused(lambda: jax.vmap(minimise, in_axes=(None, 0))(jnp.array([1.0]), jnp.ones(2)), "cannot be traced")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: solvers.root(lambda z: z, tolerance=0.0),
+        lambda: solvers.root(lambda z: z)(jnp.arange(3)),
+        lambda: solvers.root(lambda z: z[:2])(jnp.ones(3)),
+        lambda: solvers.LBFGS(memory=0),
+        lambda: solvers.TruncatedNewton(max_step=-1.0),
+        lambda: solvers.Newton(rtol=2.0),
+        lambda: solvers.Picard(damping=0.0),
+        lambda: solvers.Anderson(memory=0),
+        lambda: solvers.GradientDescent(0.0),
+        lambda: solvers.DampedDynamics(dt=1.0, friction=2.0),
+        lambda: solvers.Optax(3),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(call):
+    refused(call)
