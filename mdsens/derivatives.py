@@ -214,8 +214,14 @@ def jvp(eq: Equilibrium, direction: Potential, *, linear_solver: Any = None) -> 
     return dx
 
 
-def _condition(positions, frame, potential):
-    return stiffness.gradient(positions, (frame, potential))
+def _slope(frame):
+    """The equilibrium condition F(x, θ) = ∂U/∂x."""
+    return lambda positions, potential: stiffness.gradient(positions, (frame, potential))
+
+
+def _operator(frame):
+    """∂F/∂x at (x, θ), as `root_jvp` wants it."""
+    return lambda positions, potential: stiffness.hessian_operator(positions, (frame, potential))
 
 
 class _Solve(eqx.Module):
@@ -238,14 +244,17 @@ class _Solve(eqx.Module):
 def _columns(positions, frame, moving, resting, directions, how):
     """dX along each direction, with the residual. The last component of a direction moves along -F, by a Newton step."""
     _, unravel = ravel_pytree(moving)
-    rest = jax.lax.stop_gradient(_condition(positions, frame, eqx.combine(moving, resting)))
+    rest = _slope(frame)(positions, eqx.combine(moving, resting))
 
     def condition(x, selected, share):
-        return _condition(x, frame, eqx.combine(selected, resting)) + share * rest
+        return _slope(frame)(x, eqx.combine(selected, resting)) + share * rest
+
+    def operator(x, selected, share):
+        return _operator(frame)(x, eqx.combine(selected, resting))
 
     def column(direction):
-        args = (moving, jnp.zeros((), positions.dtype))
-        return root_jvp(condition, positions, args, (unravel(direction[:-1]), direction[-1]), **how.options)
+        args, tangents = (moving, jnp.zeros((), positions.dtype)), (unravel(direction[:-1]), direction[-1])
+        return root_jvp(condition, positions, args, tangents, operator=operator, **how.options)
 
     return jax.vmap(column)(directions)
 
@@ -256,7 +265,7 @@ def _defects(positions, frame, moving, resting, directions, columns, how):
     _, unravel = ravel_pytree(moving)
 
     def condition(x, selected):
-        return _condition(x, frame, eqx.combine(selected, resting))
+        return _slope(frame)(x, eqx.combine(selected, resting))
 
     def size(vector):
         return jnp.linalg.norm(how.null.project(vector.ravel()))
@@ -269,8 +278,8 @@ def _defects(positions, frame, moving, resting, directions, columns, how):
 
 @eqx.filter_jit
 def _along(positions, frame, potential, direction, how):
-    options = how.options
-    return root_jvp(lambda x, p: _condition(x, frame, p), positions, (potential,), (direction,), **options)
+    options = {"operator": _operator(frame), **how.options}
+    return root_jvp(_slope(frame), positions, (potential,), (direction,), **options)
 
 
 def _observe(g, frame):
@@ -281,18 +290,19 @@ def _observe(g, frame):
 def _adjoint(g, positions, frame, potential, how):
     value, pullback = jax.vjp(_observe(g, frame), positions, potential)
     slope, explicit = pullback(jnp.ones_like(value))
-    (implicit,), residual = root_vjp(lambda x, p: _condition(x, frame, p), positions, (potential,), slope, **how.adjoint_options)
+    options = {"operator": _operator(frame), **how.adjoint_options}
+    (implicit,), residual = root_vjp(_slope(frame), positions, (potential,), slope, **options)
     return value, jax.tree.map(jnp.add, explicit, implicit), residual
 
 
 @eqx.filter_jit
 def _adjoint_rows(g, positions, frame, potential, directions, how):
     value, pullback = jax.vjp(_observe(g, frame), positions, potential)
-    options = how.adjoint_options
+    options = {"operator": _operator(frame), **how.adjoint_options}
 
     def row(direction):
         slope, explicit = pullback(direction.reshape(value.shape))
-        (implicit,), residual = root_vjp(lambda x, p: _condition(x, frame, p), positions, (potential,), slope, **options)
+        (implicit,), residual = root_vjp(_slope(frame), positions, (potential,), slope, **options)
         return ravel_pytree(jax.tree.map(jnp.add, explicit, implicit))[0], residual
 
     return *jax.vmap(row)(directions), value
@@ -301,11 +311,11 @@ def _adjoint_rows(g, positions, frame, potential, directions, how):
 @eqx.filter_jit
 def _forward_rows(g, positions, frame, potential, directions, how):
     _, unravel = ravel_pytree(potential)
-    options = how.options
+    options = {"operator": _operator(frame), **how.options}
 
     def row(direction):
         tangent = unravel(direction)
-        dx, residual = root_jvp(lambda x, p: _condition(x, frame, p), positions, (potential,), (tangent,), **options)
+        dx, residual = root_jvp(_slope(frame), positions, (potential,), (tangent,), **options)
         return jax.jvp(_observe(g, frame), (positions, potential), (dx, tangent))[1], residual
 
     return *jax.vmap(row)(directions), _observe(g, frame)(positions, potential)

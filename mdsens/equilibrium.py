@@ -17,7 +17,7 @@ from mdsens.neighbors import SKIN, Neighbors
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.progress import residual_bar
 from mdsens.solvers import FIRE, Newton, Problem, Status, solve, solve_traced
-from mdsens.stiffness import Curvature, Frame, curvature, gauge, gradient, rigid_gauge
+from mdsens.stiffness import Curvature, Frame, curvature, gauge, gradient, hessian_operator, rigid_gauge
 from mdsens.system import System, is_concrete
 
 HANDOVER = 1e-2
@@ -45,7 +45,7 @@ def _is_stale(positions, data):
     return frame.system.neighbors.is_stale(positions, potential.range)
 
 
-PROBLEM = Problem(residual=gradient, norm=_force_norm, is_stale=_is_stale, gauge=rigid_gauge, symmetric=True)
+PROBLEM = Problem(gradient, _force_norm, _is_stale, gauge=rigid_gauge, symmetric=True, operator=hessian_operator)
 """Positions at which no force is left: the problem that all solvers are given."""
 
 
@@ -266,6 +266,7 @@ def equilibrium_positions(
         symmetric=True,
         linear_solver=CG(),
         gauge=_condition_gauge,
+        operator=_condition_operator,
         project=True,
     )
     positions, witness = solution((), potential)
@@ -278,6 +279,10 @@ def _condition(positions, witness, potential):
 
 def _condition_gauge(positions, witness, potential):
     return gauge(positions, (witness.frame, potential))
+
+
+def _condition_operator(positions, witness, potential):
+    return hessian_operator(positions, (witness.frame, potential))
 
 
 def _find(system, potential, settings):

@@ -66,8 +66,8 @@ def coupled_atoms(hessian_product, positions) -> Bool[Array, " atoms"]:
 
     A random displacement of all atoms gives such an atom, and only such an atom, a change of force that is exactly zero.
     """
-    probe = jax.random.normal(jax.random.key(0), positions.shape, positions.dtype)
-    return jnp.any(hessian_product(probe) != 0.0, axis=-1)
+    probe = jax.random.normal(jax.random.key(0), (positions.size,), positions.dtype)
+    return jnp.any(hessian_product(probe).reshape(positions.shape) != 0.0, axis=-1)
 
 
 def _generators(positions, axes, origin, xp):

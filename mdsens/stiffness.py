@@ -10,15 +10,16 @@ from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.gauge import RigidMotions, coupled_atoms
-from mdsens.implicit.system import Gauge
-from mdsens.potentials.base import Potential, total_energy
+from mdsens.implicit.system import Gauge, assembled
+from mdsens.potentials.base import Potential, soundness, total_energy
+from mdsens.potentials.pair import PairPotential
 from mdsens.system import System
 
 DENSE_LIMIT = 1500
 """Degrees of freedom up to which all curvatures are computed from the assembled matrix."""
 
-COLUMNS = 64
-"""Columns of the assembled matrix that are computed together."""
+STORED_LIMIT = 10**8
+"""Numbers in stored stiffnesses of pairs, at most (0.8 GB)."""
 
 LANCZOS_STEPS = 120
 NEGATIVE = 1e-7
@@ -51,10 +52,11 @@ def rigid_gauge(positions, data) -> Gauge:
 def gauge(positions, data) -> Gauge:
     """The known null space of the Hessian at a state: rattlers too, on which a general right-hand side may act."""
     frame, _ = data
-    coupled = coupled_atoms(lambda v: hessian_product(positions, data, v), positions)
+    coupled = coupled_atoms(hessian_operator(positions, data), positions)
     return _gauge(positions, frame, ~frame.system.frozen & coupled)
 
 
+@eqx.filter_jit
 def known_gauge(positions, frame: Frame, rattlers: tuple[int, ...]) -> Gauge:
     """The same as `gauge` where the rattlers are known already."""
     return _gauge(positions, frame, (~frame.system.frozen).at[np.array(rattlers, dtype=int)].set(False))
@@ -65,9 +67,25 @@ def _gauge(positions, frame, active):
     return Gauge(active.ravel(), frame.motions.basis(positions, active))
 
 
-def hessian_product(positions, data, v) -> Float[Array, "atoms dim"]:
-    """A v, matrix-free (forward over reverse)."""
-    return jax.jvp(lambda x: gradient(x, data), (positions,), (v,))[1]
+def hessian_operator(positions, data):
+    """v ↦ A v on flat vectors, made once and applied many times; pure JAX, differentiable in positions and data.
+
+    Stored pair stiffnesses, gathered, for a plain sum over pairs, where they fit; otherwise the linearised gradient.
+    """
+    frame, potential = data
+    shape, system = positions.shape, frame.system
+    if isinstance(potential, PairPotential) and system.neighbors.index.size * shape[1] ** 2 <= STORED_LIMIT:
+        factor, index = soundness(potential, system.with_positions(positions)), system.neighbors.index
+        pairs = factor * potential.pair_stiffness(system.with_positions(factor * positions))
+        own = jnp.sum(pairs, axis=1)
+
+        def product(v):
+            v = v.reshape(shape)
+            image = jnp.einsum("iab,ib->ia", own, v) - jnp.einsum("ikab,ikb->ia", pairs, v[index])
+            return jnp.where(system.frozen[:, None], 0.0, image).ravel()
+
+        return product
+    return jax.linearize(lambda x: gradient(x.reshape(shape), data).ravel(), positions.ravel())[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +143,7 @@ def _rigid_cost(product, null, positions):
     count = null.basis.shape[1]
     if count == 0:
         return jnp.zeros(0, positions.dtype)
-    motions = null.basis.T.reshape(count, *positions.shape)
-    return jnp.linalg.norm(jax.vmap(product)(motions).reshape(count, -1), axis=1)
+    return jnp.linalg.norm(jax.vmap(product)(null.basis.T), axis=1)
 
 
 def _check_rigid(cost, highest, positions, frame, potential):
@@ -144,14 +161,9 @@ def _check_rigid(cost, highest, positions, frame, potential):
 @eqx.filter_jit
 def _dense(positions, frame, potential):
     """`(gauge, cost of rigid motions, matrix)` with the whole Hessian `(n, n)`."""
-    size = positions.size
-    _, product = jax.linearize(lambda x: gradient(x, (frame, potential)), positions)
+    product = hessian_operator(positions, (frame, potential))
     null = _gauge(positions, frame, ~frame.system.frozen & coupled_atoms(product, positions))
-    # Filled up to whole batches: a remainder would compile everything twice.
-    padded = -(-size // COLUMNS) * COLUMNS
-    identity = jnp.eye(padded, size, dtype=positions.dtype).reshape(-1, COLUMNS, *positions.shape)
-    matrix = jax.lax.map(jax.vmap(product), identity).reshape(padded, size)[:size]
-    return null, _rigid_cost(product, null, positions), matrix
+    return null, _rigid_cost(product, null, positions), assembled(product, positions.size, positions.dtype)
 
 
 @eqx.filter_jit
@@ -161,13 +173,13 @@ def _lanczos(positions, frame, potential):
     With full reorthogonalisation.
     """
     steps = LANCZOS_STEPS
-    _, product = jax.linearize(lambda x: gradient(x, (frame, potential)), positions)
+    product = hessian_operator(positions, (frame, potential))
     null = _gauge(positions, frame, ~frame.system.frozen & coupled_atoms(product, positions))
     start = null.project(jax.random.normal(jax.random.key(1), (positions.size,), positions.dtype))
 
     def step(k, carry):
         vectors, diagonal, off = carry
-        w = null.project(product(vectors[k].reshape(positions.shape)).ravel())
+        w = null.project(product(vectors[k]))
         diagonal = diagonal.at[k].set(vectors[k] @ w)
         for _ in range(2):
             w = w - vectors.T @ (vectors @ w)

@@ -31,7 +31,7 @@ SETS = {
     "second_order_cone": (projections.second_order_cone, lambda x: np.linalg.norm(x[1:]) <= x[0] + 1e-14),
     "product": (cones, lambda x: (x[0] == 0) & (np.linalg.norm(x[2:4]) <= x[1] + 1e-14) & (x[5] >= 0)),
 }
-CONES = {"non_negative", "zero", "free", "second_order_cone", "product"}
+CONES = ("non_negative", "zero", "free", "second_order_cone", "product")
 
 # name: (prox(y, stepsize), penalty)
 strengths = np.linspace(0.2, 1.2, N)

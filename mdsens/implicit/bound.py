@@ -228,7 +228,7 @@ def _system(optimality, z, args, gauge):
 @eqx.filter_jit
 def _matrix(optimality, z, args, gauge):
     system = _system(optimality, z, args, gauge)
-    return assembled(system.matvec, system.size, system.dtype)
+    return assembled(lambda v: system.matvec(gauge.project(v)), system.size, system.dtype)
 
 
 def _lanczos(optimality, z, args, symmetric, linear_solver, gauge):

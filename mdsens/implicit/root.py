@@ -24,10 +24,12 @@ ROOT_TOL = 1e-3
 """‖F‖ relative to the terms it is made of, above which an answer is no root at all: a net for gross errors."""
 
 
-def _linearised(optimality, z, args):
+def _linearised(optimality, operator, z, args):
     """`(A, unravel)`: u ↦ A u on flat vectors, and the way back to z's structure."""
     flat, unravel = ravel_pytree(z)
     check_condition(jax.eval_shape(lambda unknown: optimality(unknown, *args), z), z)
+    if operator is not None:
+        return operator(z, *args), unravel
     _, product = jax.linearize(lambda v: ravel_pytree(optimality(unravel(v), *args))[0], flat)
     return product, unravel
 
@@ -42,6 +44,7 @@ def root_jvp(
     linear_solver: LinearSolver | None = None,
     gauge: Gauge | None = None,
     precondition: Callable | None = None,
+    operator: Callable | None = None,
     project: bool = False,
     throw: bool = True,
 ) -> tuple[PyTree, jax.Array]:
@@ -52,6 +55,8 @@ def root_jvp(
         tangents: like `args`, None for leaves that do not move.
         symmetric: whether ∂F/∂z is (z minimises an energy).
         linear_solver, gauge, precondition, throw: as for `linear_solve`, on z raveled.
+        operator: `operator(z, *args) -> (u ↦ ∂F/∂z u)` on z raveled, where there is a faster way than to linearise F; pure
+            JAX, since higher derivatives go through it.
         project: drop what of B lies along the left null space. Otherwise, where it is more than rounding, no motion of z
             keeps F = 0, and that is an error.
 
@@ -69,7 +74,7 @@ def root_jvp(
         raise InputError(f"tangents must be a tuple like args, one entry for each of {len(args)}, not {len(tangents)}.")
     moving = jax.tree.map(lambda t, a: None if t is None else a, tangents, args, is_leaf=_is_none)
     resting = jax.tree.map(lambda t, a: a if t is None else None, tangents, args, is_leaf=_is_none)
-    product, unravel = _linearised(optimality, z, args)
+    product, unravel = _linearised(optimality, operator, z, args)
     _, change = jax.jvp(lambda m: optimality(z, *eqx.combine(m, resting)), (moving,), (tangents,))
     b = -ravel_pytree(change)[0]
     flat, residual = linear_solve(
@@ -103,6 +108,7 @@ def root_vjp(
     linear_solver: LinearSolver | None = None,
     gauge: Gauge | None = None,
     precondition: Callable | None = None,
+    operator: Callable | None = None,
     throw: bool = True,
 ) -> tuple[tuple, jax.Array]:
     """`(dargs, residual)`: the gradient in `args` of a function of the root z whose gradient in z is `cotangent`.
@@ -123,7 +129,7 @@ def root_vjp(
         raise InputError(
             f"The cotangent must look like the unknown, {jax.tree.structure(z)}, not {jax.tree.structure(cotangent)}."
         )
-    product, unravel = _linearised(optimality, z, args)
+    product, unravel = _linearised(optimality, operator, z, args)
     flat = ravel_pytree(cotangent)[0]
     helper, null = precondition, gauge
     transposed = product
@@ -183,6 +189,7 @@ def differentiable_solution(
     linear_solver: LinearSolver | None = None,
     gauge: Callable | None = None,
     precondition: Callable | None = None,
+    operator: Callable | None = None,
     project: bool = False,
     root_tol: float | None = None,
     report: bool = False,
@@ -195,7 +202,7 @@ def differentiable_solution(
         optimality: F(z, witness, *args).
         gauge: `gauge(z, witness, *args) -> Gauge`, the null space of ∂F/∂z at the answer.
         precondition: `precondition(z, witness, *args) -> (r ↦ M r)` on z raveled, M near (∂F/∂z)⁻¹.
-        project: as for `root_jvp`.
+        operator: `operator(z, witness, *args)`, and project: as for `root_jvp`.
         root_tol: as for `custom_root`; None for solvers that see to their convergence themselves.
         report: the witness is for the user: its floating-point leaves refuse to be differentiated, where those of a witness
             that only serves the condition count as constants.
@@ -224,7 +231,7 @@ def differentiable_solution(
             witness = jax.lax.stop_gradient(witness)
             _, values = eqx.combine(primal, static)
             moving = jax.tree.map(lambda a, t: t if eqx.is_inexact_array(a) else None, primal[1], tangents[0][1])
-            options = {"symmetric": symmetric, "linear_solver": linear_solver, "project": project}
+            options = {"symmetric": symmetric, "linear_solver": linear_solver, "project": project, "operator": operator}
             z_dot = _tangent(optimality, gauge, precondition, z, (witness, *values), (None, *moving), options)
             if root_tol is not None:
                 z_dot = _at_root(optimality, z, (witness, *values), root_tol, z_dot)

@@ -53,12 +53,12 @@ class Gauge(eqx.Module):
         return self if self.left is None else Gauge(self.active, self.left, self.basis)
 
 
-def _outside(vector, active, basis):
+def _outside(vector, active, basis, passes=2):
+    """Twice is enough (Kahan, Parlett): once leaves rounding of the size of what was taken away."""
     if active is not None:
         vector = jnp.where(active, vector, 0.0)
     if basis is not None:
-        # Twice is enough (Kahan, Parlett): once leaves rounding of the size of what was taken away.
-        for _ in range(2):
+        for _ in range(passes):
             vector = vector - basis @ (basis.T @ vector)
     return vector
 
@@ -67,8 +67,8 @@ class LinearSystem(NamedTuple):
     """A between the complement of its null space and that of its left null space, where it is invertible.
 
     Attributes:
-        matvec, transpose: u ↦ A u and v ↦ Aᵀ v, outside the null spaces on both sides.
-        precondition: r ↦ M r with M near A⁻¹, outside the null spaces; or None.
+        matvec, transpose: u ↦ A u and v ↦ Aᵀ v for vectors outside the null spaces, where the images are kept too.
+        precondition: r ↦ M r with M near A⁻¹, likewise; or None.
         gauge: the null spaces.
         size, dtype: of a vector.
     """
@@ -89,17 +89,22 @@ class LinearSystem(NamedTuple):
         return moved if gauge.active is None else jnp.where(gauge.active, moved, rest)
 
     def complete(self, vector):
-        """A + `pair`: one invertible operator for solvers that know of no null space."""
-        return self.matvec(vector) + self.pair(vector)
+        """A + `pair`: one invertible operator on all vectors, for solvers that know of no null space."""
+        return self.matvec(self.gauge.project(vector)) + self.pair(vector)
 
 
 def linear_system(matvec: Matvec, transpose: Matvec, precondition: Matvec | None, gauge: Gauge, b) -> LinearSystem:
     """Keep an operator and its preconditioner outside the null spaces."""
-    inside, reached = gauge.project, gauge.project_equations
+    right, left = gauge.basis, gauge.basis if gauge.left is None else gauge.left
+
+    def kept(function, basis):
+        # What is to be taken away is rounding: A has no part along its left null space.
+        return lambda vector: _outside(function(vector), gauge.active, basis, passes=1)
+
     return LinearSystem(
-        lambda u: reached(matvec(inside(u))),
-        lambda v: inside(transpose(reached(v))),
-        None if precondition is None else (lambda r: inside(precondition(reached(r)))),
+        kept(matvec, left),
+        kept(transpose, right),
+        None if precondition is None else (lambda r: gauge.project(precondition(r))),
         gauge,
         b.size,
         b.dtype,

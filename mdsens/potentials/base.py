@@ -236,13 +236,17 @@ def total_energy(potential: Potential, system: System) -> Float[Array, ""]:
 
 def listed_energies(potential: Potential, system: System) -> Float[Array, " atoms"]:
     """Each atom's share of the energy from `system.neighbors` as it is; NaN where the list is too short. Pure JAX."""
-    # Parameters may have grown since the list was made, and pairs of positions that are NaN lie nowhere. The factor stands
-    # on both sides of the masks inside, which would otherwise hide it from the energy (if it stood before them) or from
-    # the forces (if behind).
+    # The factor stands on both sides of the masks inside, which would otherwise hide it from the energy (if it stood before
+    # them) or from the forces (if behind).
+    factor = soundness(potential, system)
+    return factor * potential.atom_energies(system.with_positions(factor * system.positions))
+
+
+def soundness(potential: Potential, system: System) -> Float[Array, ""]:
+    """1, or NaN where parameters have outgrown the list or positions are not finite: such pairs lie nowhere."""
     sound = system.neighbors.reaches(jax.lax.stop_gradient(potential.range))
     sound = sound & jnp.all(jnp.isfinite(jax.lax.stop_gradient(system.positions)))
-    factor = jnp.where(sound, 1.0, jnp.nan).astype(system.positions.dtype)
-    return factor * potential.atom_energies(system.with_positions(factor * system.positions))
+    return jnp.where(sound, 1.0, jnp.nan).astype(system.positions.dtype)
 
 
 def _freshness(potential: Potential, system: System) -> Float[Array, ""]:

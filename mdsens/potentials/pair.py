@@ -57,6 +57,23 @@ class PairPotential(Potential):
         energies = jax.vmap(per_neighbor)(r, i, j)
         return 0.5 * jnp.sum(jnp.where(inside, energies, 0.0), axis=1)
 
+    def pair_stiffness(self, system) -> Float[Array, "atoms capacity dim dim"]:
+        """∂²φ/∂d∂d = φ'' n nᵀ + φ'/r (1 - n nᵀ) of each listed pair [eV/Å²], n = d/r, from `system.neighbors`; pure JAX."""
+        d, inside = neighbor_vectors(system, self.range)
+        r = jnp.sqrt(jnp.sum(d * d, axis=-1))
+        i, j = handles(system)
+
+        def derivatives(r, i, j):
+            slope = jax.grad(self._switched_energy)
+            return jax.value_and_grad(slope)(r, i, j)
+
+        slope, curvature = jax.vmap(jax.vmap(derivatives, in_axes=(0, None, 0)))(r, i, j)
+        n = d / r[..., None]
+        along = n[..., :, None] * n[..., None, :]
+        tension = (slope / r)[..., None, None]
+        stiffness = curvature[..., None, None] * along + tension * (jnp.eye(system.dim, dtype=d.dtype) - along)
+        return jnp.where(inside[..., None, None], stiffness, 0.0)
+
     def _switched_energy(self, r, i, j):
         if self._switch == "quintic":
             return self.pair_energy(r, i, j) * quintic(r, self.onset, self.cutoff)

@@ -35,6 +35,7 @@ class Problem:
         is_stale: whether `data` is no longer right at z.
         gauge: known null space of ∂F/∂z, for solvers that solve linear systems.
         symmetric: whether ∂F/∂z is.
+        operator: `operator(z, data) -> (u ↦ ∂F/∂z u)` on z raveled, where there is a faster way than to linearise F.
     """
 
     residual: Callable
@@ -42,6 +43,7 @@ class Problem:
     is_stale: Callable = lambda z, data: jnp.asarray(False)
     gauge: Callable = lambda z, data: Gauge()
     symmetric: bool = False
+    operator: Callable | None = None
 
 
 @dataclasses.dataclass(frozen=True)

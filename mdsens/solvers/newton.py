@@ -22,6 +22,8 @@ class NewtonState(NamedTuple):
 
 def _linearised(problem, z, data):
     flat, unravel = ravel_pytree(z)
+    if problem.operator is not None:
+        return flat, unravel, problem.operator(z, data)
     _, product = jax.linearize(lambda v: ravel_pytree(problem.residual(unravel(v), data))[0], flat)
     return flat, unravel, product
 
