@@ -165,6 +165,22 @@ def test_five_solvers_one_equilibrium_one_jacobian(small_packing):
         np.testing.assert_allclose(jacobian, reference, atol=1e-9)
 
 
+def test_whatever_runs_like_a_jaxopt_solver_can_be_plugged_in(bottom):
+    class Solver:
+        """`run(init, *args) -> (params, state)`, as jaxopt's."""
+
+        def run(self, z0, a):
+            found = scipy.optimize.minimize(valley, z0, args=(a,), jac=jax.grad(valley), method="BFGS", tol=1e-9)
+            return jnp.asarray(found.x), {"iterations": found.nit, "error": float(np.abs(found.jac).max())}
+
+    solve = implicit.custom_root(jax.grad(valley), has_aux=True, symmetric=True)(Solver().run)
+    z, state = solve(START, 10.0)
+    np.testing.assert_allclose(z, bottom[0], atol=1e-8)
+    assert state["error"] < 1e-8
+    # The answer is good to 1e-9, and so is its derivative (Theorem 1 of Blondel et al.).
+    np.testing.assert_allclose(jax.jacrev(lambda a: solve(START, a)[0])(10.0), bottom[1], atol=1e-7)
+
+
 def test_steps_of_dynamics_with_friction_are_fixed_point_maps(small_packing):
     """FIRE without its switches is damped dynamics; jax-md's own steps serve as T as they are."""
     import jax_md.minimize

@@ -4,7 +4,8 @@
 
 All differentiate the same condition F, the forces of mdsens's soft spheres on the equilibrium's list of neighbours, at the
 same state, and are asked for a relative residual of 1e-10; the residual that they reach is recomputed. One more row has
-jaxopt on jax-md's own energy, as the paper ran it. lineax's solves are those of optimistix's `ImplicitAdjoint`.
+jaxopt on jax-md's own energy, as the paper ran it. lineax's solves are those of optimistix's `ImplicitAdjoint`. mdsens
+linearises F like the others, and as `ms.sensitivity` does it: with the stored stiffness of each pair.
 
 Exit 1 if mdsens is less than 10 times faster than jaxopt with its default solver at N = 128. Needs the extra `bench`.
 """
@@ -26,7 +27,7 @@ from jaxopt import implicit_diff, linear_solve
 
 import mdsens as ms
 from mdsens.implicit import CG, root_jvp
-from mdsens.stiffness import gradient, known_gauge
+from mdsens.stiffness import gradient, hessian_operator, known_gauge
 from mdsens.structures import random_packing
 
 FLOOR = 10.0
@@ -40,12 +41,13 @@ SMALL = 512
 DIAMETERS = {"A": 1.0, "B": 0.6}
 THETA, ONE = jnp.asarray(DIAMETERS["B"]), jnp.asarray(1.0)
 JAXOPT = "jaxopt solve_normal_cg (its default)"
-OURS = "mdsens root_jvp"
+OURS = "mdsens root_jvp, stored stiffness"
 
 
-def condition(eq):
-    """F(x, θ), the gradient of the energy, with θ the diameter of the small spheres."""
-    return lambda x, theta: gradient(x, (eq.frame, eqx.tree_at(lambda p: p.diameter["B"], eq.potential, theta)))
+def condition(eq, function=gradient):
+    """F(x, θ), the gradient of the energy, with θ the diameter of the small spheres; or another function of the same."""
+    frame = eq.frame
+    return lambda x, theta: function(x, (frame, eqx.tree_at(lambda p: p.diameter["B"], eq.potential, theta)))
 
 
 def jaxmd_condition(eq):
@@ -76,8 +78,8 @@ def by_lineax(F, solver, *tags):
     return tangent
 
 
-def by_mdsens(F, null, solver):
-    options = {"symmetric": True, "gauge": null, "linear_solver": solver}
+def by_mdsens(F, null, solver, operator=None):
+    options = {"symmetric": True, "gauge": null, "linear_solver": solver, "operator": operator, "project": True}
     return lambda x: root_jvp(F, x, (THETA,), (ONE,), **options)[0]
 
 
@@ -90,8 +92,9 @@ def contestants(eq) -> dict:
         "jaxopt solve_bicgstab (the paper's)": by_jaxopt(F, linear_solve.solve_bicgstab),
         "jaxopt solve_cg": by_jaxopt(F, linear_solve.solve_cg),
         "lineax CG": by_lineax(F, lx.CG(rtol=RTOL, atol=RTOL, max_steps=100_000), lx.positive_semidefinite_tag),
-        OURS: by_mdsens(F, null, CG(rtol=RTOL)),
-        "mdsens root_jvp, as tight as by default": by_mdsens(F, null, None),
+        OURS: by_mdsens(F, null, CG(rtol=RTOL), condition(eq, hessian_operator)),
+        "mdsens root_jvp, stored stiffness, rtol 1e-12": by_mdsens(F, null, CG(), condition(eq, hessian_operator)),
+        "mdsens root_jvp, linearised": by_mdsens(F, null, CG(rtol=RTOL)),
     }
     if len(eq.system) <= SMALL:
         of_jaxmd = jaxmd_condition(eq)

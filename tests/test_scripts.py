@@ -1,0 +1,34 @@
+"""The scripts that draw the paper's figures do so, resume, and exit as they say."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
+
+pytestmark = pytest.mark.slow
+
+
+def run(script, *options, cwd):
+    command = [sys.executable, str(SCRIPTS / script), *map(str, options)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+
+
+def test_unrolled_vs_implicit_resumes_and_draws(tmp_path):
+    picture = tmp_path / "picture.png"
+    first = run("unrolled_vs_implicit.py", "--seeds", 2, "--output", tmp_path / "out", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.h5")}
+    assert len(written) == 2
+    second = run("unrolled_vs_implicit.py", "--seeds", 3, "--output", tmp_path / "out", "--picture", picture, cwd=tmp_path)
+    assert second.returncode == 0 and picture.stat().st_size > 10_000, second.stderr
+    assert "of 3" in second.stdout
+    assert all(path.stat().st_mtime_ns == time for path, time in written.items())
+
+
+def test_the_error_stays_under_its_bound(tmp_path):
+    done = run("error_bound.py", "--picture", tmp_path / "picture.png", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
