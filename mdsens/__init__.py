@@ -26,6 +26,7 @@ _PUBLIC = {
     "static": "mdsens.potentials",
     # equilibria
     "FIRE": "mdsens.solvers",
+    "FixedPoint": "mdsens.solvers",
     "LBFGS": "mdsens.solvers",
     "Newton": "mdsens.solvers",
     "TruncatedNewton": "mdsens.solvers",

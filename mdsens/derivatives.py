@@ -18,7 +18,7 @@ from mdsens import stiffness
 from mdsens.certificate import Certificate, certify
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import ConvergenceError, InputError, LinearSolveError, did_you_mean
-from mdsens.implicit import CG, Gauge, root_jvp, root_vjp
+from mdsens.implicit import CG, Gauge, linear_solve, root_jvp, root_vjp
 from mdsens.implicit.bound import error_bound, probe_displacement
 from mdsens.implicit.system import LinearSolver
 from mdsens.potentials.base import Potential, parameter_paths
@@ -93,32 +93,41 @@ def sensitivity(
             "choose parameters with wrt=, or ask for gradient(g, eq) or jvp(eq, direction), which cost one solve; "
             f"or allow it with max_bytes={1.1 * size:.1e}."
         )
+    positions, frame = eq.system.positions, eq.frame
     columns, residuals = [], []
-    # The column behind those of the parameters is the Newton step to the true equilibrium.
-    for directions in _batches(flat.size + 1, flat.dtype, progress):
-        dx, residual = _columns(eq.system.positions, eq.frame, moving, resting, directions, how)
-        kept = slice(0, min(BATCH, flat.size + 1 - len(columns) * BATCH))
+    for directions in _batches(flat.size, flat.dtype, progress):
+        still = jnp.zeros((len(directions), *positions.shape), positions.dtype)
+        b, rest = _changes(positions, frame, moving, resting, directions, still)
+        dx, step, residual = _solutions(positions, frame, eq.potential, b, rest, how)
+        kept = slice(0, min(BATCH, flat.size - len(columns) * BATCH))
         columns.append(dx[kept])
         residuals.append(residual[kept])
-    columns, residual = jnp.concatenate(columns), float(jnp.max(jnp.concatenate(residuals)[:-1]))
+    columns, residual = jnp.concatenate(columns), float(jnp.max(jnp.concatenate(residuals)))
     _check_residual(residual, found, throw, how)
-    errors = _errors(eq, moving, resting, columns[:-1], columns[-1], found, how)
+    errors = _errors(eq, moving, resting, columns, step, found, how)
     certificate = certify(eq, found, how.solver, residual, float(np.max(np.abs(flat) * errors)))
-    return Sensitivity(_split_last(jnp.moveaxis(columns[:-1], 0, -1), moving), None, certificate, eq.potential)
+    return Sensitivity(_split_last(jnp.moveaxis(columns, 0, -1), moving), None, certificate, eq.potential)
 
 
 def _errors(eq, moving, resting, columns, step, found, how):
-    """Bounds on ‖dX/dθ - dX*/dθ‖, one for each column [host]: what `implicit.jacobian_bound` does, for all together."""
+    """Bounds on ‖dX/dθ - dX*/dθ‖, one for each column [host]: what `implicit.jacobian_bound` does, for all together.
+
+    Args:
+        columns: dX/dθ, `(parameters, N, dim)`.
+        step: the Newton step to the true equilibrium.
+    """
     positions, frame = eq.system.positions, eq.frame
 
     def defects(point):
+        """`(‖A dX/dθ + B‖ of each column, ‖F‖)` outside the null space."""
         norms = []
         for k, directions in enumerate(_batches(len(columns), columns.dtype, False)):
             part = columns[k * BATCH : (k + 1) * BATCH]
             filled = jnp.concatenate([part, jnp.zeros((len(directions) - len(part), *part.shape[1:]), part.dtype)])
-            norm, left = _defects(point, frame, moving, resting, directions, filled, how)
-            norms.append(norm[: len(part)])
-        return np.concatenate(norms), float(left)
+            changes, rest = _changes(point, frame, moving, resting, directions, filled)
+            sizes = np.asarray(_sizes(jnp.concatenate([changes, rest[None]]), how.null))
+            norms.append(sizes[: len(part)])
+        return np.concatenate(norms), float(sizes[-1])
 
     probe, length = probe_displacement(positions.ravel(), step.ravel(), how.null)
     defect, left = defects(positions + step)
@@ -241,39 +250,33 @@ class _Solve(eqx.Module):
 
 
 @eqx.filter_jit
-def _columns(positions, frame, moving, resting, directions, how):
-    """dX along each direction, with the residual. The last component of a direction moves along -F, by a Newton step."""
-    _, unravel = ravel_pytree(moving)
-    rest = _slope(frame)(positions, eqx.combine(moving, resting))
-
-    def condition(x, selected, share):
-        return _slope(frame)(x, eqx.combine(selected, resting)) + share * rest
-
-    def operator(x, selected, share):
-        return _operator(frame)(x, eqx.combine(selected, resting))
-
-    def column(direction):
-        args, tangents = (moving, jnp.zeros((), positions.dtype)), (unravel(direction[:-1]), direction[-1])
-        return root_jvp(condition, positions, args, tangents, operator=operator, **how.options)
-
-    return jax.vmap(column)(directions)
-
-
-@eqx.filter_jit
-def _defects(positions, frame, moving, resting, directions, columns, how):
-    """`(‖A dX + B dθ‖ of each column, ‖F‖)` outside the null space."""
+def _changes(positions, frame, moving, resting, directions, columns):
+    """`(A dX + B dθ, F)` at some positions, for each direction dθ and column dX together. Without dX it is B dθ."""
     _, unravel = ravel_pytree(moving)
 
     def condition(x, selected):
         return _slope(frame)(x, eqx.combine(selected, resting))
 
-    def size(vector):
-        return jnp.linalg.norm(how.null.project(vector.ravel()))
+    def change(dx, direction):
+        return jax.jvp(condition, (positions, moving), (dx, unravel(direction)))[1]
 
-    def defect(dx, direction):
-        return size(jax.jvp(condition, (positions, moving), (dx, unravel(direction)))[1])
+    return jax.vmap(change)(columns, directions), condition(positions, moving)
 
-    return jax.vmap(defect)(columns, directions), size(condition(positions, moving))
+
+@eqx.filter_jit
+def _solutions(positions, frame, potential, b, rest, how):
+    """`(-A⁻¹b for each b, -A⁻¹F, relative residuals of the former)`."""
+    product = _operator(frame)(positions, potential)
+    options = {"solver": how.solver, "symmetric": True, "gauge": how.null}
+    right = -jnp.concatenate([b, rest[None]]).reshape(len(b) + 1, -1).T
+    solved, residuals = linear_solve(product, right, throw=False, **options)
+    columns = solved.T.reshape(-1, *positions.shape)
+    return columns[:-1], columns[-1], residuals[:-1]
+
+
+@eqx.filter_jit
+def _sizes(vectors, null):
+    return jax.vmap(lambda vector: jnp.linalg.norm(null.project(vector.ravel())))(vectors)
 
 
 @eqx.filter_jit

@@ -84,7 +84,7 @@ def test_newton_with_halved_steps_finds_a_root_of_any_pytree():
         np.testing.assert_allclose(found, (ahead - behind) / (2 * h), rtol=1e-6)  # a difference of second order, over h = 1e-4
 
 
-FIXED = {"picard": solvers.Picard(), "damped picard": solvers.Picard(damping=0.6), "anderson": solvers.Anderson()}
+FIXED = {"picard": ms.FixedPoint("picard"), "damped picard": solvers.Picard(damping=0.6), "anderson": solvers.Anderson()}
 
 
 @pytest.mark.parametrize("solver", FIXED.values(), ids=FIXED)
@@ -241,6 +241,8 @@ def test_black_boxes_cannot_be_traced():
         lambda: solvers.Newton(rtol=2.0),
         lambda: solvers.Picard(damping=0.0),
         lambda: solvers.Anderson(memory=0),
+        lambda: ms.FixedPoint("andersen"),
+        lambda: ms.FixedPoint("picard", memory=3),
         lambda: solvers.GradientDescent(0.0),
         lambda: solvers.DampedDynamics(dt=1.0, friction=2.0),
         lambda: solvers.Optax(3),

@@ -1,5 +1,6 @@
 """What is refused before a derivative is computed: closures over traced values, answers that are no answers."""
 
+import contextlib
 import functools
 import types
 
@@ -8,6 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdsens.errors import ConvergenceError, InputError
+
+DEPTH = 12
+"""How deep closures and what they hold are looked through."""
+
+_OPAQUE = (type, types.ModuleType, types.BuiltinFunctionType, str, bytes, int, float, np.ndarray, np.generic, jax.Array)
 
 
 def is_traced(*trees) -> bool:
@@ -31,39 +37,38 @@ def check_closures(**functions) -> None:
             )
 
 
-def _traced_variable(value, seen, name="") -> str | None:
+def _traced_variable(value, seen, name="", depth=0) -> str | None:
     """The name under which a tracer is reached from a function's closure, defaults, bound arguments or attributes."""
     if isinstance(value, jax.core.Tracer):
         return name or "<unnamed>"
-    if id(value) in seen or isinstance(value, type | types.ModuleType | str | bytes | np.ndarray | jax.Array):
+    if depth > DEPTH or id(value) in seen or isinstance(value, _OPAQUE):
         return None
     seen.add(id(value))
     for inner, part in _parts(value, name):
-        if found := _traced_variable(part, seen, inner):
+        if found := _traced_variable(part, seen, inner, depth + 1):
             return found
     return None
 
 
 def _parts(value, name):
     """What a value holds, with the names that its user knows."""
-    if isinstance(value, functools.partial):
-        yield from ((name, part) for part in (value.func, *value.args, *value.keywords.values()))
-    elif isinstance(value, types.MethodType):
-        yield from ((name, part) for part in (value.__self__, value.__func__))
-    elif isinstance(value, types.FunctionType):
+    if isinstance(value, types.FunctionType):
         for variable, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
-            try:
+            with contextlib.suppress(ValueError):  # a variable that is not bound yet
                 yield variable, cell.cell_contents
-            except ValueError:  # a variable that is not bound yet
-                continue
-        yield from ((name, part) for part in (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()))
-    elif callable(value):
-        yield from ((name or key, part) for key, part in getattr(value, "__dict__", {}).items())
-        yield name, getattr(value, "__wrapped__", None)
+        held = (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
+    elif isinstance(value, types.MethodType):
+        held = (value.__self__, value.__func__)
+    elif isinstance(value, functools.partial):
+        held = (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, dict):
+        held = value.values()
+    elif isinstance(value, list | tuple | set | frozenset):
+        held = value
     else:
-        leaves = jax.tree.leaves(value)
-        if not (len(leaves) == 1 and leaves[0] is value):
-            yield from ((name, leaf) for leaf in leaves)
+        yield from ((name or key, part) for key, part in getattr(value, "__dict__", {}).items())
+        held = (getattr(value, "__wrapped__", None),)
+    yield from ((name, part) for part in held)
 
 
 def check_answer(answer, has_aux: bool):
@@ -104,7 +109,7 @@ def _named(value) -> str:
 
 
 def check_condition(condition, z) -> None:
-    """Refuse a condition (its shapes, by `jax.eval_shape`) that does not look like the unknown.
+    """Refuse a condition (its value, or its shapes by `jax.eval_shape`) that does not look like the unknown.
 
     Raises:
         InputError: with both shapes.

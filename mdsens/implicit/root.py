@@ -16,6 +16,7 @@ from mdsens.errors import InputError
 from mdsens.implicit.auxiliary import refused_tangent
 from mdsens.implicit.checks import check_answer, check_closures, check_condition, check_root, is_root, is_traced
 from mdsens.implicit.linear import linear_solve
+from mdsens.implicit.optimality import FixedPoint
 from mdsens.implicit.system import Gauge, LinearSolver
 
 PyTree = Any
@@ -338,7 +339,12 @@ def custom_fixed_point(fixed_point: Callable, **options) -> Callable:
 
     Blondel et al. 2021, eq. (3): the root condition is F(z, θ) = T(z, θ) - z.
     """
-    return custom_root(_Difference(getattr(fixed_point, "map", fixed_point)), **options)
+    return custom_root(fixed_point_condition(fixed_point), **options)
+
+
+def fixed_point_condition(fixed_point: Callable) -> Callable:
+    """F(z, *args) = T(z, *args) - z; equal for the same T, so that compiled code is found again."""
+    return fixed_point if isinstance(fixed_point, FixedPoint) else _Difference(fixed_point)
 
 
 class _Wrapper:
@@ -366,7 +372,7 @@ class _Difference(_Wrapper):
 
     def __call__(self, z, *args):
         image = self.function(z, *args)
-        check_condition(jax.eval_shape(lambda: image), z)
+        check_condition(image, z)
         return jax.tree.map(jnp.subtract, image, z)
 
 

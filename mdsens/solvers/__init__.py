@@ -1,5 +1,6 @@
 """Solvers: how to reach F(z, data) = 0. Frozen settings; one driver owns the loop. Nothing here knows about atoms."""
 
+from mdsens.solvers.by_method import FixedPoint
 from mdsens.solvers.differentiable import fixed_point, minimum, root
 from mdsens.solvers.driver import Problem, Result, solve, solve_traced
 from mdsens.solvers.dynamics import DampedDynamics
@@ -18,6 +19,7 @@ __all__ = [
     "LBFGS",
     "Anderson",
     "DampedDynamics",
+    "FixedPoint",
     "GradientDescent",
     "JaxMD",
     "Newton",

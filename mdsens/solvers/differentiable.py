@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from mdsens.errors import ConvergenceError, InputError
 from mdsens.implicit.checks import check_condition, is_traced
-from mdsens.implicit.root import custom_root
+from mdsens.implicit.root import custom_root, fixed_point_condition
 from mdsens.implicit.system import Gauge, LinearSolver
 from mdsens.solvers.driver import Problem, solve, solve_traced
 from mdsens.solvers.mixing import Anderson
@@ -87,15 +87,12 @@ def fixed_point(fixed_point: Callable, *, solver: Any = None, **options) -> Call
     """`solve(z0, *args)`: z = T(z, *args), differentiable in `args`.
 
     Args:
-        fixed_point: T(z, *args), of the structure of z.
+        fixed_point: T(z, *args), of the structure of z, or an entry of `implicit.optimality` that has one.
         solver: by default `Anderson()`.
         options: as for `root`.
     """
 
-    def condition(z, *args):
-        return jax.tree.map(jnp.subtract, fixed_point(z, *args), z)
-
-    return root(condition, solver=Anderson() if solver is None else solver, **options)
+    return root(fixed_point_condition(fixed_point), solver=Anderson() if solver is None else solver, **options)
 
 
 def minimum(objective: Callable, *, solver: Any = None, **options) -> Callable:

@@ -16,6 +16,7 @@ class LBFGSState(NamedTuple):
     residual: Any
     moves: Any
     changes: Any
+    scale: Any
     step: Any
     failed: Any
 
@@ -49,33 +50,41 @@ class LBFGS:
         residual = problem.residual(z, data)
         flat = ravel_pytree(z)[0]
         empty = jnp.zeros((self.memory, flat.size), flat.dtype)
-        return LBFGSState(z, residual, empty, empty, jnp.asarray(0), jnp.asarray(False))
+        return LBFGSState(z, residual, empty, empty, jnp.ones((), flat.dtype), jnp.asarray(0), jnp.asarray(False))
 
     def step(self, problem, state: LBFGSState, data) -> LBFGSState:
         gradient = ravel_pytree(state.residual)[0]
         farthest = jnp.max(jnp.abs(gradient))
         rough = -gradient * jnp.minimum(1.0, self.first_step / jnp.where(farthest > 0.0, farthest, 1.0))
-        quasi = -_two_loops(gradient, state.moves, state.changes, state.step)
-        known = jnp.any(state.changes != 0.0) & (jnp.vdot(quasi, gradient) < 0.0)
+        quasi = -_two_loops(gradient, state)
+        remembers = jnp.any(state.changes != 0.0)
+        known = remembers & (jnp.vdot(quasi, gradient) < 0.0)
         direction = jnp.where(known, quasi, rough)
         new = descend(problem, state.z, state.residual, direction, data, max_step=self.max_step, tries=20)
 
         move = ravel_pytree(new.z)[0] - ravel_pytree(state.z)[0]
         change = ravel_pytree(new.residual)[0] - gradient
         # A pair without positive curvature would spoil the metric; a step that failed leaves nothing to learn from.
-        curved = jnp.vdot(move, change) > jnp.finfo(move.dtype).eps * jnp.vdot(change, change)
+        product, length = jnp.vdot(move, change), jnp.vdot(change, change)
+        curved = product > jnp.finfo(move.dtype).eps * length
+        # A memory that does not lead downhill, or not far enough for a step, is forgotten: one more try before giving up.
+        forget = remembers & ~(known & new.accepted)
+        moves, changes = (jnp.where(forget, 0.0, kept) for kept in (state.moves, state.changes))
         place = state.step % self.memory
-        kept = jnp.where(known | ~jnp.any(state.changes != 0.0), 1.0, 0.0)
-        moves = (kept * state.moves).at[place].set(jnp.where(curved, move, 0.0))
-        changes = (kept * state.changes).at[place].set(jnp.where(curved, change, 0.0))
-        # One more try from scratch before giving up.
-        forget = ~new.accepted & known
-        moves, changes = jax.tree.map(lambda a: jnp.where(forget, 0.0, a), (moves, changes))
-        return LBFGSState(new.z, new.residual, moves, changes, state.step + 1, ~new.accepted & ~known)
+        return LBFGSState(
+            new.z,
+            new.residual,
+            moves.at[place].set(jnp.where(curved, move, 0.0)),
+            changes.at[place].set(jnp.where(curved, change, 0.0)),
+            jnp.where(curved, product / jnp.where(length > 0.0, length, 1.0), state.scale),
+            state.step + 1,
+            ~new.accepted & ~known,
+        )
 
 
-def _two_loops(gradient, moves, changes, step):
-    """H g by the two-loop recursion over a ring of pairs; empty pairs count as none."""
+def _two_loops(gradient, state):
+    """H g by the two-loop recursion over a ring of pairs, H₀ being the scale of the newest; empty pairs count as none."""
+    moves, changes, step = state.moves, state.changes, state.step
     memory = len(moves)
     products = jnp.sum(moves * changes, axis=1)
     rho = jnp.where(products > 0.0, 1.0 / jnp.where(products > 0.0, products, 1.0), 0.0)
@@ -87,17 +96,10 @@ def _two_loops(gradient, moves, changes, step):
         return q - alpha * changes[place], alphas.at[place].set(alpha)
 
     q, alphas = jax.lax.fori_loop(0, memory, backwards, (gradient, jnp.zeros(memory, gradient.dtype)))
-    last = (step - 1) % memory
-    length = jnp.vdot(changes[last], changes[last])
-    # Where the last pair was left out, the mean of those that are there.
-    lengths = jnp.sum(changes * changes)
-    scale = jnp.where(length > 0.0, products[last] / jnp.where(length > 0.0, length, 1.0), 0.0)
-    mean = jnp.sum(products) / jnp.where(lengths > 0.0, lengths, 1.0)
-    q = jnp.where(length > 0.0, scale, mean) * q
 
     def forwards(k, q):
         place = (step + k) % memory
         beta = rho[place] * jnp.vdot(changes[place], q)
         return q + (alphas[place] - beta) * moves[place]
 
-    return jax.lax.fori_loop(0, memory, forwards, q)
+    return jax.lax.fori_loop(0, memory, forwards, state.scale * q)

@@ -1,4 +1,4 @@
-"""Solvers of z = T(z), for residuals of the form F = T(z) - z."""
+"""Mixing: solvers of z = T(z) that take a share of the change, for residuals of the form F = T(z) - z."""
 
 import dataclasses
 from typing import Any, NamedTuple
