@@ -74,7 +74,8 @@ def hessian_operator(positions, data):
     """
     frame, potential = data
     shape, system = positions.shape, frame.system
-    if isinstance(potential, PairPotential) and system.neighbors.index.size * shape[1] ** 2 <= STORED_LIMIT:
+    pairwise = isinstance(potential, PairPotential) and type(potential).atom_energies is PairPotential.atom_energies
+    if pairwise and system.neighbors.index.size * shape[1] ** 2 <= STORED_LIMIT:
         factor, index = soundness(potential, system.with_positions(positions)), system.neighbors.index
         pairs = factor * potential.pair_stiffness(system.with_positions(factor * positions))
         own = jnp.sum(pairs, axis=1)

@@ -264,6 +264,41 @@ def test_lowest_curvature_matches_a_dense_spectrum(soft_packing):
     np.testing.assert_allclose(eq.curvature.lowest, values[silent], rtol=1e-9)
 
 
+@pytest.mark.parametrize("state", ["soft_packing", "argon_vacancy", "glass"])
+def test_stored_stiffness_is_the_linearised_gradient_to_all_orders(state, request):
+    eq = request.getfixturevalue(state)
+    x, v = eq.system.positions, jax.random.normal(jax.random.key(0), (eq.system.positions.size,))
+
+    def stored(x, potential):
+        return stiffness.hessian_operator(x, (eq.frame, potential))(v)
+
+    def linearised(x, potential):
+        slope = lambda x: stiffness.gradient(x, (eq.frame, potential))  # noqa: E731
+        return jax.jvp(slope, (x,), (v.reshape(x.shape),))[1].ravel()
+
+    expected = linearised(x, eq.potential)
+    np.testing.assert_allclose(stored(x, eq.potential), expected, atol=1e-12 * float(jnp.abs(expected).max()))
+    # Third derivatives of the energy: what second derivatives of an equilibrium are made of.
+    for argnum in (0, 1):
+        slopes = [
+            jax.grad(lambda *a, f=f: jnp.sum(jnp.sin(f(*a))), argnums=argnum)(x, eq.potential) for f in (stored, linearised)
+        ]
+        for a, b in zip(*map(jax.tree.leaves, slopes), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-10 * float(jnp.abs(b).max()))
+
+
+def test_a_pair_potential_with_its_own_total_is_linearised_as_it_is():
+    class Saturating(ms.LennardJones):
+        def atom_energies(self, system):
+            return jnp.tanh(super().atom_energies(system))
+
+    system = ms.System(1.1 * np.array([[0, 0, 0], [1, 0.1, 0], [0, 1.05, 0.2], [0.1, 0, 1.0]]))
+    potential = Saturating(epsilon=0.3, sigma=1.0, cutoff=4.0, onset=3.0)
+    eq = ms.relax(system, potential, fmax=1e-12)
+    errors = scaled_errors(eq, ms.sensitivity(eq, wrt=["sigma", "epsilon"]))
+    assert max(errors.values()) < FLOOR, errors
+
+
 def test_lanczos_sees_a_negative_curvature(silicon, monkeypatch):
     from ase.build import bulk
 
