@@ -20,7 +20,7 @@ from mdsens.equilibrium import Equilibrium
 from mdsens.errors import ConvergenceError, InputError, LinearSolveError, did_you_mean
 from mdsens.implicit import CG, Gauge, linear_solve, root_jvp, root_vjp
 from mdsens.implicit.bound import error_bound, probe_displacement
-from mdsens.implicit.system import LinearSolver
+from mdsens.implicit.linear_system import LinearSolver
 from mdsens.potentials.base import Potential, parameter_paths
 from mdsens.solvers import Status
 
@@ -242,11 +242,7 @@ class _Solve(eqx.Module):
 
     @property
     def options(self):
-        return {"symmetric": True, "linear_solver": self.solver, "gauge": self.null, "project": True}
-
-    @property
-    def adjoint_options(self):
-        return {key: value for key, value in self.options.items() if key != "project"}
+        return {"symmetric": True, "linear_solver": self.solver, "gauge": self.null}
 
 
 @eqx.filter_jit
@@ -282,7 +278,7 @@ def _sizes(vectors, null):
 @eqx.filter_jit
 def _along(positions, frame, potential, direction, how):
     options = {"operator": _operator(frame), **how.options}
-    return root_jvp(_slope(frame), positions, (potential,), (direction,), **options)
+    return root_jvp(_slope(frame), positions, (potential,), (direction,), project=True, **options)
 
 
 def _observe(g, frame):
@@ -293,7 +289,7 @@ def _observe(g, frame):
 def _adjoint(g, positions, frame, potential, how):
     value, pullback = jax.vjp(_observe(g, frame), positions, potential)
     slope, explicit = pullback(jnp.ones_like(value))
-    options = {"operator": _operator(frame), **how.adjoint_options}
+    options = {"operator": _operator(frame), **how.options}
     (implicit,), residual = root_vjp(_slope(frame), positions, (potential,), slope, **options)
     return value, jax.tree.map(jnp.add, explicit, implicit), residual
 
@@ -301,7 +297,7 @@ def _adjoint(g, positions, frame, potential, how):
 @eqx.filter_jit
 def _adjoint_rows(g, positions, frame, potential, directions, how):
     value, pullback = jax.vjp(_observe(g, frame), positions, potential)
-    options = {"operator": _operator(frame), **how.adjoint_options}
+    options = {"operator": _operator(frame), **how.options}
 
     def row(direction):
         slope, explicit = pullback(direction.reshape(value.shape))
@@ -318,7 +314,7 @@ def _forward_rows(g, positions, frame, potential, directions, how):
 
     def row(direction):
         tangent = unravel(direction)
-        dx, residual = root_jvp(_slope(frame), positions, (potential,), (tangent,), **options)
+        dx, residual = root_jvp(_slope(frame), positions, (potential,), (tangent,), project=True, **options)
         return jax.jvp(_observe(g, frame), (positions, potential), (dx, tangent))[1], residual
 
     return *jax.vmap(row)(directions), _observe(g, frame)(positions, potential)

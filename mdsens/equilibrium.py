@@ -45,7 +45,7 @@ def _is_stale(positions, data):
     return frame.system.neighbors.is_stale(positions, potential.range)
 
 
-PROBLEM = Problem(gradient, _force_norm, _is_stale, gauge=rigid_gauge, symmetric=True, operator=hessian_operator)
+PROBLEM = Problem(gradient, _force_norm, _is_stale, gauge=rigid_gauge, symmetric=True, operator=hessian_operator, kind="gradient")
 """Positions at which no force is left: the problem that all solvers are given."""
 
 

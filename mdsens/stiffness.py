@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.gauge import RigidMotions, coupled_atoms
-from mdsens.implicit.system import Gauge, assembled
+from mdsens.implicit.linear_system import Gauge, assembled
 from mdsens.potentials.base import Potential, soundness, total_energy
 from mdsens.potentials.pair import PairPotential
 from mdsens.system import System

@@ -12,13 +12,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mdsens.errors import InputError
+from mdsens.implicit.checks import is_traced
 
 _LABELS = "mdsens_label"
 
 
 def is_concrete(*values) -> bool:
     """False if any leaf of the values is being traced by JAX."""
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+    return not is_traced(values)
 
 
 def as_float_array(value, what: str, dtype=None) -> Float[Array, "..."]:

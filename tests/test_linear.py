@@ -24,8 +24,8 @@ GENERAL = {
     "normal cg": implicit.NormalCG(),
     "direct": implicit.Direct(),
     "sparse direct": implicit.SparseDirect(),
-    "lineax gmres": implicit.Lineax(method=lineax.GMRES(rtol=1e-12, atol=0.0)),
-    "lineax lu": implicit.Lineax(method=lineax.LU()),
+    "lineax gmres": implicit.Lineax(lineax.GMRES(rtol=1e-12, atol=0.0)),
+    "lineax lu": implicit.Lineax(lineax.LU()),
 }
 LEAST_NORM = {
     name: {**SYMMETRIC_ONLY, **GENERAL}[name] for name in ("minres", "normal cg", "direct", "cholesky", "sparse direct")
@@ -196,7 +196,15 @@ def test_right_hand_sides_of_another_kind_are_refused(b):
     refused(lambda: implicit.linear_solve(lambda v: v, b), "right-hand side")
 
 
-@pytest.mark.parametrize("make", [lambda: implicit.CG(rtol=-1.0), lambda: implicit.GMRES(max_steps=0)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: implicit.CG(rtol=-1.0),
+        lambda: implicit.GMRES(max_steps=0),
+        lambda: implicit.Lineax("gmres"),
+        lambda: implicit.Lineax(lineax.LU(), max_steps=3),
+    ],
+)
 def test_settings_out_of_their_range_are_refused(make):
     refused(make)
 

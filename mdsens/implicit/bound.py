@@ -27,8 +27,8 @@ from jax.flatten_util import ravel_pytree
 from mdsens.errors import InputError
 from mdsens.implicit.checks import is_traced
 from mdsens.implicit.linear import linear_solve
-from mdsens.implicit.root import root_jvp
-from mdsens.implicit.system import Gauge, LinearSolver, assembled, linear_system
+from mdsens.implicit.linear_system import Gauge, LinearSolver, assembled, linear_system
+from mdsens.implicit.root import linearised, moving_and_resting, root_jvp
 
 DENSE_LIMIT = 1500
 """Unknowns up to which the singular values are those of the assembled matrix."""
@@ -180,8 +180,7 @@ def _newton_step(optimality, z, args, symmetric, linear_solver, gauge):
 def _defect(optimality, z, args, tangents, direction, gauge):
     """‖A dz + B dθ‖ outside the null space."""
     _, unravel = ravel_pytree(z)
-    moving = jax.tree.map(lambda t, a: None if t is None else a, tangents, args, is_leaf=lambda leaf: leaf is None)
-    resting = jax.tree.map(lambda t, a: a if t is None else None, tangents, args, is_leaf=lambda leaf: leaf is None)
+    moving, resting = moving_and_resting(args, tangents)
     both = lambda unknown, m: optimality(unknown, *eqx.combine(m, resting))  # noqa: E731
     _, change = jax.jvp(both, (z, moving), (unravel(direction), tangents))
     return jnp.linalg.norm(gauge.project_equations(ravel_pytree(change)[0]))
@@ -219,8 +218,8 @@ def singular_values(
 
 
 def _system(optimality, z, args, gauge):
-    flat, unravel = ravel_pytree(z)
-    _, product = jax.linearize(lambda v: ravel_pytree(optimality(unravel(v), *args))[0], flat)
+    flat, _ = ravel_pytree(z)
+    product, _ = linearised(optimality, z, args)
     transpose = jax.linear_transpose(product, flat)
     return linear_system(product, lambda v: transpose(v)[0], None, gauge, flat)
 

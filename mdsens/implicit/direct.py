@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdsens.implicit.krylov import NormalCG
-from mdsens.implicit.system import LinearSolver, LinearSystem, assembled
+from mdsens.implicit.linear_system import LinearSolver, LinearSystem, assembled
 
 PIVOT_ROUNDING = 100.0
 """Pivots below so many n ε of the largest count as zero."""

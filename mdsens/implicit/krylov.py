@@ -4,13 +4,13 @@ GMRES and BiCGSTAB are JAX's own, which report nothing: `linear_solve` recompute
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from mdsens.errors import InputError
-from mdsens.implicit.system import LinearSolver, LinearSystem
+from mdsens.implicit.linear_system import LinearSolver, LinearSystem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,8 +248,8 @@ class BiCGSTAB(_Iterative):
         return solve
 
 
-@dataclasses.dataclass(frozen=True)
-class Lineax(_Iterative):
+@dataclasses.dataclass(frozen=True, init=False)
+class Lineax(LinearSolver):
     """Any solver of lineax, on the same terms: `implicit.Lineax(lineax.GMRES(rtol=1e-12, atol=0.0))`.
 
     lineax is not what `linear_solve` stands on, since in it (0.1) a known null space has no place and singular operators
@@ -260,13 +260,22 @@ class Lineax(_Iterative):
         method: the solver, with its own tolerances.
     """
 
-    method: object = None
+    method: Any = None
+
+    iterative: ClassVar[bool] = True
+
+    def __init__(self, method: Any, **tolerances):
+        if not hasattr(method, "compute"):
+            raise InputError(f"implicit.Lineax wants a solver of lineax, such as lineax.GMRES(...), not {method!r}.")
+        for field in dataclasses.fields(LinearSolver):
+            object.__setattr__(self, field.name, tolerances.pop(field.name, field.default))
+        if tolerances:
+            raise InputError(f"implicit.Lineax has no setting {next(iter(tolerances))!r}: set it in lineax's own solver.")
+        object.__setattr__(self, "method", method)
+        self.__post_init__()
 
     def prepare(self, system: LinearSystem):
-        try:
-            import lineax
-        except ImportError:
-            raise InputError("implicit.Lineax needs lineax: pip install lineax.") from None
+        import lineax
 
         # lineax wants to be told what `linear_solve` was told.
         tags = lineax.positive_semidefinite_tag if isinstance(self.method, lineax.CG) else ()

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from mdsens.errors import InputError, LinearSolveError
 from mdsens.implicit.direct import Direct
 from mdsens.implicit.krylov import GMRES, MINRES
-from mdsens.implicit.system import Gauge, LinearSolver, Matvec, linear_system
+from mdsens.implicit.linear_system import Gauge, LinearSolver, Matvec, linear_system
 
 SMALL = 100
 """Unknowns up to which a symmetric operator is assembled and factorised without being asked."""

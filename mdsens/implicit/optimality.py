@@ -25,8 +25,9 @@ from jaxtyping import Array, Float
 from mdsens.errors import InputError, did_you_mean
 from mdsens.implicit.checks import check_condition, is_traced
 from mdsens.implicit.linear import linear_solve
-from mdsens.implicit.projections import dot, dual, free, require_callable
-from mdsens.implicit.system import Gauge
+from mdsens.implicit.linear_system import Gauge
+from mdsens.implicit.projections import dual, free
+from mdsens.implicit.trees import dot, require_callable
 
 PyTree = Any
 
@@ -46,7 +47,7 @@ class Condition:
 
 
 @dataclasses.dataclass(frozen=True)
-class FixedPoint(Condition):
+class FixedPointCondition(Condition):
     """F(z, *args) = T(z, *args) - z, with T = `map`: `rule(*settings, z, *args)`."""
 
     def map(self, z: PyTree, *args) -> PyTree:
@@ -69,22 +70,23 @@ def stationary(f: Callable) -> Condition:
     return Condition(_gradient, (f,))
 
 
-def newton(F: Callable, stepsize: float = 1.0) -> FixedPoint:
+def newton(F: Callable, stepsize: float = 1.0) -> FixedPointCondition:
     """T = z - η [∂₁F(z, θ)]⁻¹ F(z, θ), for a root of F; the linear system is solved by `linear_solve` on z raveled.
 
     Raises:
         InputError: an F that is no function, a stepsize that is no positive number.
     """
     require_callable(F, "function whose root is sought")
-    return FixedPoint(_newton, (F, _stepsize(stepsize)))
+    return FixedPointCondition(_newton, (F, _stepsize(stepsize)))
 
 
-def proximal_gradient(f: Callable, prox: Callable, stepsize: float = 1.0) -> FixedPoint:
+def proximal_gradient(f: Callable, prox: Callable, stepsize: float = 1.0) -> FixedPointCondition:
     """T = prox(x - η ∇₁f(x, θ), η, θ), for the minimum of f(x, θ) + g(x, θ).
 
     Args:
         f: the smooth part, `f(x, *args)`.
-        prox: the proximal operator of g, `prox(y, stepsize, *args)`; see `mdsens.implicit.proximal`.
+        prox: the proximal operator of g, `prox(y, stepsize, *args)`, with all arguments of f; `mdsens.implicit.proximal` has
+            the common ones, to be called inside with what is theirs: `lambda y, eta, theta: proximal.l1(y, eta, theta)`.
         stepsize: η.
 
     Raises:
@@ -92,10 +94,12 @@ def proximal_gradient(f: Callable, prox: Callable, stepsize: float = 1.0) -> Fix
     """
     require_callable(f, "objective")
     require_callable(prox, "proximal operator")
-    return FixedPoint(_proximal_gradient, (f, prox, _stepsize(stepsize)))
+    return FixedPointCondition(_proximal_gradient, (f, prox, _stepsize(stepsize)))
 
 
-def block_proximal_gradient(f: Callable, proxes: Sequence[Callable], stepsizes: float | Sequence[float] = 1.0) -> FixedPoint:
+def block_proximal_gradient(
+    f: Callable, proxes: Sequence[Callable], stepsizes: float | Sequence[float] = 1.0
+) -> FixedPointCondition:
     """T_j = prox_j(x_j - η_j [∇₁f(x, θ)]_j, η_j, θ), for the minimum of f(x, θ) + Σ_j g_j(x_j, θ).
 
     Args:
@@ -114,15 +118,16 @@ def block_proximal_gradient(f: Callable, proxes: Sequence[Callable], stepsizes: 
     stepsizes = tuple(stepsizes) if np.ndim(stepsizes) else (stepsizes,) * len(proxes)
     if len(stepsizes) != len(proxes):
         raise InputError(f"There must be one stepsize for each block, or one for all, not {len(stepsizes)} for {len(proxes)}.")
-    return FixedPoint(_block_proximal_gradient, (f, proxes, tuple(map(_stepsize, stepsizes))))
+    return FixedPointCondition(_block_proximal_gradient, (f, proxes, tuple(map(_stepsize, stepsizes))))
 
 
-def projected_gradient(f: Callable, projection: Callable, stepsize: float = 1.0) -> FixedPoint:
+def projected_gradient(f: Callable, projection: Callable, stepsize: float = 1.0) -> FixedPointCondition:
     """T = P(x - η ∇₁f(x, θ), θ), for the minimum of f(x, θ) on a convex set C(θ).
 
     Args:
         f: `f(x, *args)`.
-        projection: on C, `projection(y, *args)`; see `mdsens.implicit.projections`.
+        projection: on C, `projection(y, *args)`, with all arguments of f; `mdsens.implicit.projections` has the common ones.
+            One with a size of its own is bound first, or takes θ for it: `lambda y, theta: projections.simplex(y)`.
         stepsize: η.
 
     Raises:
@@ -130,12 +135,12 @@ def projected_gradient(f: Callable, projection: Callable, stepsize: float = 1.0)
     """
     require_callable(f, "objective")
     require_callable(projection, "projection")
-    return FixedPoint(_projected_gradient, (f, projection, _stepsize(stepsize)))
+    return FixedPointCondition(_projected_gradient, (f, projection, _stepsize(stepsize)))
 
 
 def mirror_descent(
     f: Callable, projection: Callable, *, mirror_map: str | Callable = "entropy", stepsize: float = 1.0
-) -> FixedPoint:
+) -> FixedPointCondition:
     """T = P(∇φ(x) - η ∇₁f(x, θ), θ), for the minimum of f(x, θ) on a convex set C(θ), in the geometry of φ.
 
     Args:
@@ -155,7 +160,7 @@ def mirror_descent(
             raise InputError(f"There is no mirror map {mirror_map!r}.{did_you_mean(mirror_map, MIRROR_MAPS)}")
         mirror_map = MIRROR_MAPS[mirror_map]
     require_callable(mirror_map, "mirror map")
-    return FixedPoint(_mirror_descent, (f, projection, mirror_map, _stepsize(stepsize)))
+    return FixedPointCondition(_mirror_descent, (f, projection, mirror_map, _stepsize(stepsize)))
 
 
 class KKTPoint(NamedTuple):
@@ -166,10 +171,20 @@ class KKTPoint(NamedTuple):
     inequality: PyTree = None
 
 
-def kkt(f: Callable, *, equality: Callable | None = None, inequality: Callable | None = None) -> Condition:
+def kkt(
+    f: Callable,
+    *,
+    equality: Callable | None = None,
+    inequality: Callable | None = None,
+    complementarity: str = "product",
+) -> Condition:
     """The conditions of Karush, Kuhn and Tucker for min f(x, θ) subject to H(x, θ) = 0 and G(x, θ) <= 0:
 
     F(x, ν, λ) = (∇f + (∂H)ᵀν + (∂G)ᵀλ, H, λ∘G).
+
+    The condition is for a solution that was found as such: a root of it may also be an x with G > 0 or a λ < 0. To find
+    one with `solvers.root`, ask for complementarity="fischer-burmeister", λ - G - √(λ² + G²), in place of λ∘G: its roots
+    have G <= 0 <= λ.
 
     The unknown is a `KKTPoint`, or a plain tuple of its three parts. ∂F/∂z is regular where the active constraints have
     independent gradients, the multipliers of active inequalities are positive, and the minimum is one of second order.
@@ -177,16 +192,21 @@ def kkt(f: Callable, *, equality: Callable | None = None, inequality: Callable |
     Args:
         f: `f(x, *args)`.
         equality, inequality: H and G, `H(x, *args)`, any trees.
+        complementarity: "product" as in the paper, or "fischer-burmeister" (A. Fischer, Optimization 24, 269 (1992)).
 
     Raises:
-        InputError: what is no function; when called, an unknown of another kind, a multiplier that is missing, too many,
-            or not like its constraint.
+        InputError: what is no function, an unknown complementarity; when called, an unknown of another kind, a multiplier
+            that is missing, too many, or not like its constraint.
     """
     require_callable(f, "objective")
     for name, constraint in (("equality", equality), ("inequality", inequality)):
         if constraint is not None:
             require_callable(constraint, f"{name} constraint")
-    return Condition(_kkt, (f, equality, inequality))
+    if complementarity not in COMPLEMENTARITIES:
+        raise InputError(
+            f"There is no complementarity {complementarity!r}.{did_you_mean(str(complementarity), COMPLEMENTARITIES)}"
+        )
+    return Condition(_kkt, (f, equality, inequality, COMPLEMENTARITIES[complementarity]))
 
 
 class ConicPoint(NamedTuple):
@@ -327,7 +347,17 @@ MIRROR_MAPS = {"entropy": _logarithm, "euclidean": free}
 """Gradients ∇φ by the name of their geometry."""
 
 
-def _kkt(f, equality, inequality, z, *args):
+def _fischer_burmeister(lam, g):
+    # At λ = G = 0 the root has no slope, and there the solution has none either.
+    square = lam * lam + g * g
+    return lam - g - jnp.sqrt(jnp.where(square > 0.0, square, 1.0)) * (square > 0.0)
+
+
+COMPLEMENTARITIES = {"product": jnp.multiply, "fischer-burmeister": _fischer_burmeister}
+"""Functions of λ and G that vanish where one of them does."""
+
+
+def _kkt(f, equality, inequality, complementarity, z, *args):
     if not isinstance(z, tuple) or len(z) != 3:
         raise InputError("The unknown of kkt must be KKTPoint(x, equality, inequality), or a tuple of these three.")
     x, nu, lam = z
@@ -348,7 +378,7 @@ def _kkt(f, equality, inequality, z, *args):
         return f(x, *args) + nu_h + lam_g, (h, g)
 
     slope, (h, g) = jax.grad(lagrangian, has_aux=True)(x)
-    return _rebuilt(z, [slope, h, jax.tree.map(jnp.multiply, lam, g)])
+    return _rebuilt(z, [slope, h, jax.tree.map(complementarity, lam, g)])
 
 
 def _conic_parts(z):

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mdsens.implicit.projections import floating, require_not_negative, spread
+from mdsens.implicit.trees import floating, require_not_negative, spread
 
 PyTree = Any
 

@@ -16,8 +16,8 @@ from mdsens.errors import InputError
 from mdsens.implicit.auxiliary import refused_tangent
 from mdsens.implicit.checks import check_answer, check_closures, check_condition, check_root, is_root, is_traced
 from mdsens.implicit.linear import linear_solve
-from mdsens.implicit.optimality import FixedPoint
-from mdsens.implicit.system import Gauge, LinearSolver
+from mdsens.implicit.linear_system import Gauge, LinearSolver
+from mdsens.implicit.optimality import FixedPointCondition
 
 PyTree = Any
 
@@ -25,8 +25,15 @@ ROOT_TOL = 1e-3
 """‖F‖ relative to the terms it is made of, above which an answer is no root at all: a net for gross errors."""
 
 
-def _linearised(optimality, operator, z, args):
-    """`(A, unravel)`: u ↦ A u on flat vectors, and the way back to z's structure."""
+def linearised(optimality: Callable, z: PyTree, args: tuple, operator: Callable | None = None) -> tuple[Callable, Callable]:
+    """`(A, unravel)`: u ↦ ∂F/∂z u on flat vectors, and the way back to z's structure.
+
+    Args:
+        operator: as for `root_jvp`.
+
+    Raises:
+        InputError: a condition of another structure than z's.
+    """
     flat, unravel = ravel_pytree(z)
     check_condition(jax.eval_shape(lambda unknown: optimality(unknown, *args), z), z)
     if operator is not None:
@@ -69,13 +76,8 @@ def root_jvp(
         LinearSolveError: a failed solve, if `throw` and the values are concrete; dz is NaN there otherwise.
     """
     _check_args(args)
-    if jax.tree.structure(tangents, is_leaf=_is_none) != jax.tree.structure(args, is_leaf=_is_none) and len(tangents) != len(
-        args
-    ):
-        raise InputError(f"tangents must be a tuple like args, one entry for each of {len(args)}, not {len(tangents)}.")
-    moving = jax.tree.map(lambda t, a: None if t is None else a, tangents, args, is_leaf=_is_none)
-    resting = jax.tree.map(lambda t, a: a if t is None else None, tangents, args, is_leaf=_is_none)
-    product, unravel = _linearised(optimality, operator, z, args)
+    moving, resting = moving_and_resting(args, tangents)
+    product, unravel = linearised(optimality, z, args, operator)
     _, change = jax.jvp(lambda m: optimality(z, *eqx.combine(m, resting)), (moving,), (tangents,))
     b = -ravel_pytree(change)[0]
     flat, residual = linear_solve(
@@ -91,6 +93,23 @@ def root_jvp(
         throw=throw,
     )
     return unravel(flat), residual
+
+
+def moving_and_resting(args: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    """The leaves of `args` that have a tangent, and those that have None, each None where the other has them.
+
+    Raises:
+        InputError: tangents that are not like args.
+    """
+    try:
+        if len(tangents) != len(args):
+            raise ValueError(f"{len(tangents)} for {len(args)}")
+        moving = jax.tree.map(lambda t, a: None if t is None else a, tangents, args, is_leaf=_is_none)
+        resting = jax.tree.map(lambda t, a: a if t is None else None, tangents, args, is_leaf=_is_none)
+    except (ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise InputError(f"tangents must be a tuple like args, with None for what does not move ({reason}).") from None
+    return moving, resting
 
 
 def _rounding(product, z):
@@ -130,7 +149,7 @@ def root_vjp(
         raise InputError(
             f"The cotangent must look like the unknown, {jax.tree.structure(z)}, not {jax.tree.structure(cotangent)}."
         )
-    product, unravel = _linearised(optimality, operator, z, args)
+    product, unravel = linearised(optimality, z, args, operator)
     flat = ravel_pytree(cotangent)[0]
     helper, null = precondition, gauge
     transposed = product
@@ -304,7 +323,9 @@ def custom_root(
         InputError: an answer that is no pytree of floating-point arrays (or no pair), a condition of another structure, a
             function that closes over a value traced by JAX.
         ConvergenceError, when differentiated: the answer is no root, or not finite (NaN where the values are traced).
-        LinearSolveError, in forward mode on concrete values: a failed linear solve; NaN otherwise.
+
+    A failed linear solve gives NaN; `root_jvp` and `root_vjp` raise there, with the residual. Where ∂F/∂z is singular beyond
+    the known null space, a tangent that the condition allows is that of least norm.
 
     Blondel et al. 2021, section 2.1 (`@custom_root`).
     """
@@ -344,36 +365,23 @@ def custom_fixed_point(fixed_point: Callable, **options) -> Callable:
 
 def fixed_point_condition(fixed_point: Callable) -> Callable:
     """F(z, *args) = T(z, *args) - z; equal for the same T, so that compiled code is found again."""
-    return fixed_point if isinstance(fixed_point, FixedPoint) else _Difference(fixed_point)
+    return fixed_point if isinstance(fixed_point, FixedPointCondition) else FixedPointCondition(fixed_point, ())
 
 
-class _Wrapper:
-    """A function seen differently; equal for the same function, so that compiled code is found again."""
+class _WithoutWitness:
+    """`f(z, *args)` as `f(z, witness, *args)`; equal for the same function, so that compiled code is found again."""
 
     def __init__(self, function):
         self.function = function
 
-    def __eq__(self, other):
-        return type(self) is type(other) and self.function == other.function
-
-    def __hash__(self):
-        return hash((type(self), self.function))
-
-
-class _WithoutWitness(_Wrapper):
-    """`f(z, *args)` as `f(z, witness, *args)`."""
-
     def __call__(self, z, witness, *args):
         return self.function(z, *args)
 
+    def __eq__(self, other):
+        return isinstance(other, _WithoutWitness) and self.function == other.function
 
-class _Difference(_Wrapper):
-    """T(z, *args) - z."""
-
-    def __call__(self, z, *args):
-        image = self.function(z, *args)
-        check_condition(image, z)
-        return jax.tree.map(jnp.subtract, image, z)
+    def __hash__(self):
+        return hash(self.function)
 
 
 class _Answering:
@@ -383,7 +391,16 @@ class _Answering:
         self.solve, self.has_aux = solve, has_aux
 
     def __call__(self, z0, *args):
-        return check_answer(self.solve(z0, *args), self.has_aux)
+        try:
+            answer = self.solve(z0, *args)
+        except jax.errors.JAXTypeError as error:
+            if not is_traced(z0, args):
+                raise
+            raise InputError(
+                "The solver cannot be traced: it asks for the values of its arguments (by NumPy, SciPy, float() or `if`). Call "
+                "it outside jit and vmap, or take one of mdsens.solvers."
+            ) from error
+        return check_answer(answer, self.has_aux)
 
 
 def _no_tangent(leaf):

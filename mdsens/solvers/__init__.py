@@ -1,4 +1,24 @@
-"""Solvers: how to reach F(z, data) = 0. Frozen settings; one driver owns the loop. Nothing here knows about atoms."""
+"""Solvers: how to reach F(z, θ) = 0. Frozen settings; one driver owns the loop. Nothing here knows about atoms.
+
+    you have                          call
+    F(z, θ) = 0                       root(F)
+    z = T(z, θ)                       fixed_point(T)
+    min over z of f(z, θ)             minimum(f)
+    SciPy                             implicit.custom_root(F)(scipy_root(F))
+    any solve(z0, θ) of your own      implicit.custom_root(F)(solve)
+
+The first three give a function solve(z0, θ), differentiable in θ; `solver=` chooses the method: `Newton`, `TruncatedNewton`,
+`LBFGS`, `FIRE`, `GradientDescent`, `DampedDynamics`, `Picard`, `Anderson`, `Optax(...)`, `JaxMD(...)`.
+
+    solve = solvers.root(lambda z, a: z**2 - a, return_status=True)
+
+    def value(a):
+        z, code = solve(1.0, a)
+        return z, code                                       # codes have no derivative
+
+    (z, codes), slopes = jax.jit(jax.vmap(jax.value_and_grad(value, has_aux=True)))(jnp.array([2.0, -1.0]))
+    [solvers.Status.from_code(code) for code in codes]       # converged, and not: z is NaN there
+"""
 
 from mdsens.solvers.by_method import FixedPoint
 from mdsens.solvers.differentiable import fixed_point, minimum, root

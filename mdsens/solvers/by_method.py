@@ -10,8 +10,6 @@ METHODS = {"picard": Picard, "anderson": Anderson, "damped dynamics": DampedDyna
 def FixedPoint(method: str = "anderson", **settings) -> Picard | Anderson | DampedDynamics:
     """Settings of a fixed-point solver: `FixedPoint("picard", damping=0.5)` is `Picard(damping=0.5)`.
 
-    `"picard"` and `"anderson"` are for residuals T(z) - z, `"damped dynamics"` for gradients.
-
     Raises:
         InputError: an unknown method, settings that it does not have or that are out of their range.
     """

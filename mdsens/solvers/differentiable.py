@@ -13,22 +13,28 @@ import jax.numpy as jnp
 
 from mdsens.errors import ConvergenceError, InputError
 from mdsens.implicit.checks import check_condition, is_traced
+from mdsens.implicit.krylov import MINRES
+from mdsens.implicit.linear_system import Gauge, LinearSolver
+from mdsens.implicit.optimality import stationary
 from mdsens.implicit.root import custom_root, fixed_point_condition
-from mdsens.implicit.system import Gauge, LinearSolver
-from mdsens.solvers.driver import Problem, solve, solve_traced
+from mdsens.solvers import driver
 from mdsens.solvers.mixing import Anderson
 from mdsens.solvers.newton import Newton, TruncatedNewton
 from mdsens.solvers.status import Status
+
+TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
+"""Largest component of |F| that may be left, by the precision of the unknown."""
 
 
 def root(
     condition: Callable,
     *,
     solver: Any = None,
-    tolerance: float = 1e-10,
+    tolerance: float | None = None,
     max_steps: int = 10_000,
     symmetric: bool = False,
     null_space: Callable | None = None,
+    precondition: Callable | None = None,
     linear_solver: LinearSolver | None = None,
     return_status: bool = False,
     progress: Callable[[int, float], None] | None = None,
@@ -37,74 +43,135 @@ def root(
 
     Args:
         condition: F(z, *args), of the structure of z; any pytrees.
-        solver: settings of one of `mdsens.solvers`; by default Newton's method with halved steps.
-        tolerance: largest component of |F| that may be left.
+        solver: settings of one of `mdsens.solvers`; by default `Newton(max_step=None, backtracks=40)`. Minimisers take F for
+            a gradient, `Picard` and `Anderson` for T(z) - z.
+        tolerance: largest component of |F| that may be left; None for 1e-10 in float64 and 1e-5 in float32.
         max_steps: of the solver.
-        symmetric, null_space, linear_solver: as for `implicit.custom_root`.
+        symmetric, null_space, precondition, linear_solver: of the derivative, as for `implicit.custom_root`.
         return_status: return `(z, code)`, with `Status.from_code(code)` saying how it ended, and raise nothing.
         progress: called on the host with the steps taken and the norm of the residual.
 
-    Raises, when called:
-        InputError: a start that is no pytree of floating-point arrays, a condition of another structure.
-        ConvergenceError: with the reason; under `jit` and `vmap` the answer is NaN instead.
+    Raises:
+        InputError: settings that make no sense; when called, a start that is no pytree of floating-point arrays, or a
+            condition of another structure.
+        ConvergenceError, when called: with the reason; under `jit` and `vmap` the answer is NaN instead.
     """
-    if not (tolerance > 0.0 and max_steps >= 1):
-        raise InputError(f"tolerance must be positive and max_steps at least 1, not {tolerance} and {max_steps}.")
-    settings = Newton(max_step=None, backtracks=40) if solver is None else solver
-
-    def residual(z, args):
-        return condition(z, *args)
-
-    def gauge(z, args):
-        return Gauge() if null_space is None else null_space(z, *args)
-
-    problem = Problem(residual, gauge=gauge, symmetric=symmetric)
-
-    def find(z0, *args):
-        z0 = _unknown(z0)
-        check_condition(eqx.filter_eval_shape(condition, z0, *args), z0)
-        if is_traced(z0, args):
-            z, _, code = solve_traced(problem, settings, z0, args, tolerance=tolerance, max_steps=max_steps)
-        else:
-            found = solve(problem, settings, z0, args, tolerance=tolerance, max_steps=max_steps, progress=progress)
-            z, code = found.z, jnp.asarray(found.status.code)
-            if found.status is not Status.CONVERGED and not return_status:
-                raise ConvergenceError(f"{settings} after {found.steps} steps (residual {found.norm:.1e}): {found.status.value}.")
-        arrived = code == Status.CONVERGED.code
-        return jax.tree.map(lambda leaf: jnp.where(arrived, leaf, jnp.nan), z), code
-
-    options = {"symmetric": symmetric, "null_space": null_space, "linear_solver": linear_solver, "root_tol": None}
-    solution = custom_root(condition, has_aux=True, **options)(find)
-
-    def answer(z0, *args):
-        z, code = solution(z0, *args)
-        return (z, code) if return_status else z
-
-    return answer
+    # A symmetric Jacobian need not be positive: F may vanish at a saddle point.
+    indefinite = MINRES(rtol=1e-5, fail_rtol=0.5) if symmetric else None
+    settings = Newton(max_step=None, backtracks=40, linear_solver=indefinite) if solver is None else solver
+    options = {"symmetric": symmetric, "null_space": null_space, "precondition": precondition, "linear_solver": linear_solver}
+    return _solution(condition, settings, None, tolerance, max_steps, options, return_status, progress)
 
 
-def fixed_point(fixed_point: Callable, *, solver: Any = None, **options) -> Callable:
+def fixed_point(
+    T: Callable,
+    *,
+    solver: Any = None,
+    tolerance: float | None = None,
+    max_steps: int = 10_000,
+    return_status: bool = False,
+    progress: Callable[[int, float], None] | None = None,
+    **options,
+) -> Callable:
     """`solve(z0, *args)`: z = T(z, *args), differentiable in `args`.
 
     Args:
-        fixed_point: T(z, *args), of the structure of z, or an entry of `implicit.optimality` that has one.
-        solver: by default `Anderson()`.
-        options: as for `root`.
+        T: T(z, *args), of the structure of z, or an entry of `implicit.optimality` that has one.
+        solver: by default `Anderson()`; one that follows gradients is given z - T(z).
+        options: of the derivative, as for `root`.
+        others: as for `root`, which raises the same.
     """
+    settings = Anderson() if solver is None else solver
+    return _solution(fixed_point_condition(T), settings, "change", tolerance, max_steps, options, return_status, progress)
 
-    return root(fixed_point_condition(fixed_point), solver=Anderson() if solver is None else solver, **options)
 
-
-def minimum(objective: Callable, *, solver: Any = None, **options) -> Callable:
+def minimum(
+    objective: Callable,
+    *,
+    solver: Any = None,
+    tolerance: float | None = None,
+    max_steps: int = 10_000,
+    return_status: bool = False,
+    progress: Callable[[int, float], None] | None = None,
+    **options,
+) -> Callable:
     """`solve(z0, *args)`: the minimum of `objective(z, *args)` near z0, differentiable in `args`.
 
     Args:
         objective: f(z, *args), a scalar.
         solver: by default `TruncatedNewton(max_step=None)`.
-        options: as for `root`; `tolerance` is for the gradient.
+        tolerance: for the gradient, as for `root`.
+        options: of the derivative, as for `root`; the Jacobian of a gradient is symmetric.
+        others: as for `root`, which raises the same.
     """
     settings = TruncatedNewton(max_step=None) if solver is None else solver
-    return root(jax.grad(objective), solver=settings, symmetric=True, **options)
+    options["symmetric"] = True
+    return _solution(stationary(objective), settings, "gradient", tolerance, max_steps, options, return_status, progress)
+
+
+def _solution(condition, solver, kind, tolerance, max_steps, options, return_status, progress):
+    if not (callable(getattr(solver, "init", None)) and callable(getattr(solver, "step", None))):
+        raise InputError(
+            f"solver must be settings of one of mdsens.solvers, such as Newton(), not {solver!r:.80}; "
+            "a function solve(z0, *args) is decorated with implicit.custom_root(F) instead."
+        )
+    if not ((tolerance is None or tolerance > 0.0) and max_steps >= 1):
+        raise InputError(f"tolerance must be positive and max_steps at least 1, not {tolerance} and {max_steps}.")
+    null_space = options.get("null_space")
+    problem = driver.Problem(
+        _WithData(condition),
+        gauge=_no_gauge if null_space is None else _WithData(null_space),
+        symmetric=options.get("symmetric", False),
+        kind=kind,
+    )
+
+    def find(z0, *args):
+        z0 = _unknown(z0)
+        check_condition(eqx.filter_eval_shape(condition, z0, *args), z0)
+        limits = {"tolerance": _tolerance(z0) if tolerance is None else tolerance, "max_steps": max_steps}
+        if is_traced(z0, args):
+            z, _, code = driver.solve_traced(problem, solver, z0, args, **limits)
+        else:
+            found = driver.solve(problem, solver, z0, args, progress=progress, **limits)
+            z, code = found.z, jnp.asarray(found.status.code)
+            if found.status is not Status.CONVERGED and not return_status:
+                raise ConvergenceError(f"{solver} after {found.steps} steps (residual {found.norm:.1e}): {found.status.value}.")
+        arrived = code == Status.CONVERGED.code
+        return jax.tree.map(lambda leaf: jnp.where(arrived, leaf, jnp.nan), z), code
+
+    # The driver has seen to it that the answer is a root.
+    solution = custom_root(condition, has_aux=True, root_tol=None, **options)(find)
+
+    def solve(z0, *args):
+        """The solution near z0 for some arguments, or `(solution, status code)`; derivatives are those in the arguments."""
+        z, code = solution(z0, *args)
+        return (z, code) if return_status else z
+
+    return solve
+
+
+class _WithData:
+    """`f(z, *args)` as the driver calls it, `f(z, args)`; equal for the same f, so that compiled code is found again."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, z, args):
+        return self.function(z, *args)
+
+    def __eq__(self, other):
+        return isinstance(other, _WithData) and self.function == other.function
+
+    def __hash__(self):
+        return hash(self.function)
+
+
+def _no_gauge(z, args):
+    return Gauge()
+
+
+def _tolerance(z0) -> float:
+    return TOLERANCE.get(str(jnp.result_type(*jax.tree.leaves(z0))), 1e-2)
 
 
 def _unknown(z0):

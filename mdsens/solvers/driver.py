@@ -2,6 +2,8 @@
 
 A solver is a frozen dataclass of settings with
 
+    follows: "gradient", "change" or None    what it takes the residual for: minimisers step against it, `Picard` along it
+
     init(problem, z, data) -> state          the state is a pytree with fields `z` and `residual` = F(z, data)
     step(problem, state, data) -> state      pure JAX; a state may have a field `failed`, which ends the solve
 
@@ -18,7 +20,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from mdsens.implicit.system import Gauge
+from mdsens.implicit.linear_system import Gauge
 from mdsens.solvers.status import Status
 
 CHUNK_SECONDS = 0.5
@@ -36,6 +38,8 @@ class Problem:
         gauge: known null space of ∂F/∂z, for solvers that solve linear systems.
         symmetric: whether ∂F/∂z is.
         operator: `operator(z, data) -> (u ↦ ∂F/∂z u)` on z raveled, where there is a faster way than to linearise F.
+        kind: "gradient" where F is one, "change" where it is T(z) - z, None where it is neither. A solver that follows the
+            other kind is given -F.
     """
 
     residual: Callable
@@ -44,6 +48,29 @@ class Problem:
     gauge: Callable = lambda z, data: Gauge()
     symmetric: bool = False
     operator: Callable | None = None
+    kind: str | None = None
+
+    def seen_by(self, solver) -> "Problem":
+        """The problem with the sign that a solver expects of its residual."""
+        follows = getattr(solver, "follows", None)
+        if self.kind is None or follows in (None, self.kind):
+            return self
+        operator = None if self.operator is None else _Negated(self.operator, of_operator=True)
+        return dataclasses.replace(self, residual=_Negated(self.residual), operator=operator, kind=follows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Negated:
+    """-f of a function f(z, data), or of the linear function that f(z, data) is."""
+
+    function: Callable
+    of_operator: bool = False
+
+    def __call__(self, z, data):
+        value = self.function(z, data)
+        if self.of_operator:
+            return lambda u: -value(u)
+        return jax.tree.map(jnp.negative, value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +157,7 @@ def solve(
             farther than before, since not even one step fitted.
         progress: called with the steps taken and the norm of the residual, about twice a second.
     """
+    problem = problem.seen_by(solver)
     state, norm = _init(problem, solver, z, data)
     if norm <= tolerance:
         return Result(state.z, data, float(norm), 0, Status.CONVERGED)
@@ -159,6 +187,7 @@ def solve(
 
 def solve_traced(problem: Problem, solver, z, data, *, tolerance, max_steps: int):
     """The same inside a traced function: `(z, norm, status code)`. Data that went stale cannot be renewed there."""
+    problem = problem.seen_by(solver)
     run = _run(problem, solver, solver.init(problem, z, data), data, tolerance, max_steps)
     reason = _reason(run, tolerance)
     statuses = {

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,8 @@ class DampedDynamics:
 
     dt: float = 0.1
     friction: float = 1.0
+
+    follows: ClassVar = "gradient"
 
     def __post_init__(self):
         if not (self.dt > 0.0 and 0.0 < self.friction * self.dt <= 1.0):

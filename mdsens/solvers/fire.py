@@ -1,12 +1,13 @@
 """FIRE, the fast inertial relaxation engine."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mdsens.errors import InputError
+from mdsens.implicit.trees import dot
 
 
 class FireState(NamedTuple):
@@ -27,7 +28,7 @@ class FIRE:
     `force_softening` = 1e-6 in its square), with one addition: no component moves more than `max_step` in a step.
 
     Attributes:
-        max_step: largest change of a component in one step [Å]; None for no limit.
+        max_step: largest change of a component in one step; None for no limit.
     """
 
     dt_start: float = 0.1
@@ -39,6 +40,8 @@ class FIRE:
     f_alpha: float = 0.99
     force_softening: float = 1e-6
     max_step: float | None = 0.2
+
+    follows: ClassVar = "gradient"
 
     def __post_init__(self):
         if not 0.0 < self.dt_start <= self.dt_max:
@@ -72,9 +75,9 @@ class FIRE:
         residual = problem.residual(z, data)
         momentum = jax.tree.map(lambda p, f: p - 0.5 * dt * f, momentum, residual)
 
-        force_norm = jnp.sqrt(_dot(residual, residual) + self.force_softening * len(jax.tree.leaves(z)))
-        momentum_norm = jnp.sqrt(_dot(momentum, momentum))
-        power = -_dot(residual, momentum)
+        force_norm = jnp.sqrt(dot(residual, residual) + self.force_softening * len(jax.tree.leaves(z)))
+        momentum_norm = jnp.sqrt(dot(momentum, momentum))
+        power = -dot(residual, momentum)
         momentum = jax.tree.map(lambda p, f: p - alpha * (f * momentum_norm / force_norm + p), momentum, residual)
 
         n_positive = jnp.where(power >= 0.0, n_positive + 1, 0)
@@ -83,7 +86,3 @@ class FIRE:
         alpha = jnp.where(faster, alpha * self.f_alpha, jnp.where(power < 0.0, self.alpha_start, alpha))
         momentum = jax.tree.map(lambda p: jnp.where(power >= 0.0, p, 0.0), momentum)
         return FireState(z, residual, momentum, dt, alpha, n_positive)
-
-
-def _dot(a, b):
-    return sum(jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))

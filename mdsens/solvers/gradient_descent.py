@@ -1,7 +1,7 @@
 """Gradient descent, the plainest minimiser."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 
@@ -18,10 +18,12 @@ class GradientDescent:
     """z ← z - η F(z): converges where η is below two over the largest curvature, slowly where curvatures differ.
 
     Attributes:
-        step_size: η [Å² / eV].
+        step_size: η.
     """
 
     step_size: float = 0.01
+
+    follows: ClassVar = "gradient"
 
     def __post_init__(self):
         if not self.step_size > 0.0:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,8 @@ class JaxMD:
 
     minimizer: Callable
     settings: tuple[tuple[str, Any], ...]
+
+    follows: ClassVar = "gradient"
 
     def __init__(self, minimizer: Callable, **settings):
         if not callable(minimizer):

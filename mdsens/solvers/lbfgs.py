@@ -1,7 +1,7 @@
 """L-BFGS, a quasi-Newton minimiser with a short memory."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,13 +31,15 @@ class LBFGS:
 
     Attributes:
         memory: pairs kept.
-        max_step: largest change of a component in one step [Å]; None for no limit.
-        first_step: largest change of a component in the first step [Å].
+        max_step: largest change of a component in one step; None for no limit.
+        first_step: largest change of a component in the first step.
     """
 
     memory: int = 20
     max_step: float | None = 0.2
     first_step: float = 0.01
+
+    follows: ClassVar = "gradient"
 
     def __post_init__(self):
         if not (self.memory >= 1 and self.first_step > 0.0 and (self.max_step is None or self.max_step > 0.0)):

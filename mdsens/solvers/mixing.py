@@ -1,7 +1,7 @@
 """Mixing: solvers of z = T(z) that take a share of the change, for residuals of the form F = T(z) - z."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,8 @@ class Picard:
     """
 
     damping: float = 1.0
+
+    follows: ClassVar = "change"
 
     def __post_init__(self):
         _check_damping(self)
@@ -65,6 +67,8 @@ class Anderson:
     memory: int = 5
     damping: float = 1.0
     rcond: float = 1e-10
+
+    follows: ClassVar = "change"
 
     def __post_init__(self):
         _check_damping(self)

@@ -1,7 +1,7 @@
 """Newton's method: each step a linear solve of the implicit core."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,9 @@ from jax.flatten_util import ravel_pytree
 
 from mdsens.errors import InputError
 from mdsens.implicit.krylov import CG
-from mdsens.implicit.linear import linear_solve
-from mdsens.implicit.system import LinearSolver, linear_system
+from mdsens.implicit.linear import automatic, linear_solve
+from mdsens.implicit.linear_system import LinearSolver, linear_system
+from mdsens.implicit.root import linearised
 from mdsens.solvers.line_search import descend
 
 
@@ -20,25 +21,18 @@ class NewtonState(NamedTuple):
     failed: Any
 
 
-def _linearised(problem, z, data):
-    flat, unravel = ravel_pytree(z)
-    if problem.operator is not None:
-        return flat, unravel, problem.operator(z, data)
-    _, product = jax.linearize(lambda v: ravel_pytree(problem.residual(unravel(v), data))[0], flat)
-    return flat, unravel, product
-
-
 @dataclasses.dataclass(frozen=True)
 class Newton:
     """z ← z - A⁻¹F(z), outside the known null space, for any condition F.
 
     A step is halved up to `backtracks` times, and then given back, which fails the solve, if it moves a component by more
     than `max_step`, meets a negative curvature (of a symmetric problem), or does not lower the norm of the residual. With
-    the default of no halving it is for the last stretch: from fmax 1e-3 to 1e-12 in a few steps.
+    the defaults it is for the last stretch to an equilibrium, from forces of 1e-3 to 1e-12 in a few steps; from farther off
+    take `Newton(max_step=None, backtracks=40)`.
 
     Attributes:
         rtol: tolerance of a step's linear system; the residual falls by about this factor each step.
-        max_step: [Å]; None for no limit.
+        max_step: largest change of a component in one step; None for no limit.
         backtracks: halvings of a step.
         linear_solver: by default CG where the problem is symmetric, else `implicit.automatic`.
     """
@@ -59,10 +53,12 @@ class Newton:
         return NewtonState(z, problem.residual(z, data), jnp.asarray(False))
 
     def step(self, problem, state: NewtonState, data) -> NewtonState:
-        flat, unravel, product = _linearised(problem, state.z, data)
+        flat, _ = ravel_pytree(state.z)
+        product, unravel = linearised(problem.residual, state.z, (data,), problem.operator)
         solver = self.linear_solver
-        if solver is None and problem.symmetric:
-            solver = CG(rtol=self.rtol, fail_rtol=0.5)
+        if solver is None:
+            solver = CG() if problem.symmetric else automatic(flat.size, symmetric=False)
+            solver = dataclasses.replace(solver, rtol=self.rtol, fail_rtol=0.5)
         move, _ = linear_solve(
             product,
             -ravel_pytree(state.residual)[0],
@@ -101,10 +97,12 @@ class TruncatedNewton:
     a line search on slopes (`line_search.descend`).
 
     Attributes:
-        max_step: largest change of a component in one step [Å]; None for no limit.
+        max_step: largest change of a component in one step; None for no limit.
     """
 
     max_step: float | None = 0.2
+
+    follows: ClassVar = "gradient"
 
     def __post_init__(self):
         if self.max_step is not None and not self.max_step > 0.0:
@@ -114,7 +112,8 @@ class TruncatedNewton:
         return NewtonState(z, problem.residual(z, data), jnp.asarray(False))
 
     def step(self, problem, state: NewtonState, data) -> NewtonState:
-        flat, _, product = _linearised(problem, state.z, data)
+        flat, _ = ravel_pytree(state.z)
+        product, _ = linearised(problem.residual, state.z, (data,), problem.operator)
         gauge, downhill = problem.gauge(state.z, data), -ravel_pytree(state.residual)[0]
         downhill = gauge.project(downhill)
         size = jnp.linalg.norm(downhill)

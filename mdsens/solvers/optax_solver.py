@@ -1,7 +1,7 @@
 """Optax's optimisers as solvers."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 
@@ -23,6 +23,8 @@ class Optax:
     """
 
     transformation: Any
+
+    follows: ClassVar = "gradient"
 
     def __post_init__(self):
         if not (hasattr(self.transformation, "init") and hasattr(self.transformation, "update")):

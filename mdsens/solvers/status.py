@@ -7,14 +7,16 @@ class Status(enum.Enum):
     """The value of a member is its message and the remedy."""
 
     CONVERGED = "converged"
-    MAX_STEPS = "not converged within the allowed number of steps: raise max_steps, loosen fmax, or start from a better structure"
+    MAX_STEPS = (
+        "not converged within the allowed number of steps: raise max_steps, loosen the tolerance, or start from a better place"
+    )
     NOT_FINITE = (
-        "the energy or a force became NaN or infinite: atoms came too close or the potential's parameters make no "
-        "sense; start from a better structure or use a smaller max_step"
+        "the residual became NaN or infinite: the parameters make no sense, or the steps or the start are too rough (atoms "
+        "too close); start from a better place or use a smaller max_step"
     )
     STALLED = (
-        "the residual stopped decreasing above the tolerance: ask for a looser fmax (forces have a rounding noise), or "
-        "check that the potential is smooth where the atoms are"
+        "the residual stopped decreasing above the tolerance: ask for a looser one (residuals have a rounding noise), or "
+        "check that the problem is smooth where the unknown is"
     )
     STALE_NEIGHBORS = (
         "an atom moved farther than the neighbour list allows inside a compiled solve: start nearer to the equilibrium "

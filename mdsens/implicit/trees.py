@@ -1,0 +1,54 @@
+"""Small operations on trees of arrays, and what is asked of arguments in one sentence."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mdsens.errors import InputError
+from mdsens.implicit.checks import is_traced
+
+PyTree = Any
+
+
+def floating(y: PyTree) -> PyTree:
+    """The tree with floating-point arrays for leaves, in the precision they have."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf) * 1.0, y)
+
+
+def dot(a: PyTree, b: PyTree):
+    """Σ a_i b_i over all leaves of two trees."""
+    return sum(jax.tree.leaves(jax.tree.map(lambda p, q: jnp.sum(p * q), a, b)))
+
+
+def spread(value: PyTree, y: PyTree, name: str) -> PyTree:
+    """A parameter in the shape and precision of y: it is one number for all components, or a tree like y.
+
+    Raises:
+        InputError: one that does not fit y.
+    """
+    if jax.tree.structure(value) == jax.tree.structure(0.0):
+        value = jax.tree.map(lambda _: value, y)
+    if jax.tree.structure(value) != jax.tree.structure(y):
+        raise InputError(f"The {name} must be one number or a tree like the variable, not {jax.tree.structure(value)}.")
+
+    def fit(part, leaf):
+        shape = jnp.shape(part)
+        if len(shape) > leaf.ndim or any(n not in (1, m) for n, m in zip(shape[::-1], leaf.shape[::-1], strict=False)):
+            raise InputError(f"The {name} of shape {shape} does not fit a variable of shape {leaf.shape}.")
+        return jnp.broadcast_to(jnp.asarray(part, leaf.dtype), leaf.shape)
+
+    return jax.tree.map(fit, value, y)
+
+
+def require_not_negative(value: PyTree, name: str):
+    """Raise InputError where a concrete parameter is negative."""
+    if not is_traced(value) and not all((np.asarray(leaf) >= 0.0).all() for leaf in jax.tree.leaves(value)):
+        raise InputError(f"The {name} must not be negative; it is {value}.")
+
+
+def require_callable(function, name: str):
+    """Raise InputError for what is no function."""
+    if not callable(function):
+        raise InputError(f"The {name} must be a function, not {function!r:.80}.")
