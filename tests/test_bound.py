@@ -63,6 +63,15 @@ def test_a_curved_condition_at_any_distance(curved_root, distance):
     assert found.trusted or found.reason
 
 
+@pytest.mark.parametrize("share", [0.1, 1e-2, 1e-3, 1e-4])
+def test_a_square_root_from_above_where_the_curvature_falls(share):
+    a = 1e-4
+    z, theta = jnp.sqrt(a) * (1.0 + share), (jnp.array(a),)
+    dz, _ = implicit.root_jvp(lambda z, a: z**2 - a, z, theta, ONE)
+    found = implicit.jacobian_bound(lambda z, a: z**2 - a, z, theta, ONE, dz)
+    assert abs(float(dz) - 0.5 / np.sqrt(a)) <= found.error
+
+
 def test_it_judges_any_derivative_an_unrolled_one_too():
     theta, w = jnp.array(0.7), ridge(0.7)
     exact = jax.jacfwd(ridge)(0.7)

@@ -1,5 +1,7 @@
 """The implicit core on problems with known answers; no atom in sight."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -299,6 +301,60 @@ def test_closing_over_a_traced_value_gives_a_sentence_and_no_leak(transform, whe
         refused(lambda: transform(f)(1.0), where, "'scale'", "argument")
 
 
+class Holder:
+    """Keeps a value where no closure shows it."""
+
+    scale = None
+
+    def __call__(self, z, a):
+        return z**3 - a * self.scale
+
+
+def test_traced_values_in_attributes_and_globals_are_seen_too():
+    def by_attribute(c):
+        Holder.scale = c
+        return implicit.custom_root(Holder())(lambda z0, a: jnp.cbrt(a))(1.0, 8.0)
+
+    def by_global(c):
+        Holder.scale = c
+        return implicit.custom_root(lambda z, a: z**3 - a * Holder.scale)(lambda z0, a: jnp.cbrt(a))(1.0, 8.0)
+
+    def by_partial(c):
+        return implicit.custom_root(functools.partial(lambda z, a, stretch: z**3 - a * stretch, stretch=c))(lambda z0, a: a)(
+            1.0, 8.0
+        )
+
+    try:
+        for f, name in ((by_attribute, "'scale'"), (by_global, "'scale'"), (by_partial, "'stretch'")):
+            refused(lambda f=f: jax.grad(f)(1.0), name)
+    finally:
+        Holder.scale = None
+
+
+def test_a_root_is_told_from_none_in_any_units():
+    far = implicit.custom_root(lambda z, a: 1e-9 * (z**2 - a))(lambda z0, a: 5.0 * a)
+    with pytest.raises(ms.ConvergenceError, match="no root"):
+        jax.grad(far, argnums=1)(1.0, 1.0)
+
+
+def test_a_failed_solve_in_forward_mode_says_so():
+    solve = implicit.custom_root(lambda z, a: z**3 - a)(lambda z0, a: 0.0 * a)
+    with pytest.raises(ms.LinearSolveError, match="singular"):
+        jax.jvp(lambda a: solve(1.0, a), (jnp.zeros(2),), (jnp.ones(2),))
+
+
+def test_solvers_that_need_values_say_so_under_jit():
+    solve = implicit.custom_root(lambda z, a: z - a)(lambda z0, a: np.asarray(a))
+    assert jax.grad(solve, argnums=1)(1.0, 2.0) == 1.0
+    refused(lambda: jax.jit(solve)(1.0, 2.0), "cannot be traced")
+
+
+def test_settings_in_the_arguments_stay_settings():
+    solve = implicit.custom_root(lambda z, a, flag, n: jnp.sum(jnp.ones(n)) * z - a if flag else z)(lambda z0, a, flag, n: a / n)
+    np.testing.assert_allclose(jax.grad(solve, argnums=1)(1.0, 2.0, np.bool_(True), np.int64(4)), 0.25)
+    refused(lambda: solve(1.0, 2.0, True, {1, 2}), "a set", "no hash")
+
+
 def test_an_answer_that_is_no_root_is_not_differentiated():
     wrong = implicit.custom_root(lambda z, a: z**3 - a)(lambda z0, a: 1.1 * jnp.cbrt(a))
     for d in (jax.grad(wrong, argnums=1), jax.jacfwd(wrong, argnums=1)):
@@ -330,6 +386,8 @@ def test_an_answer_that_is_not_finite_is_not_differentiated():
         (None, "no unknown"),
         ({"z": 1.0, "n": 3}, "a int"),
         (jnp.array(1j), "complex"),
+        (jnp.zeros(0), "empty"),
+        (jnp.ones(2, jnp.float16), "float16"),
     ],
 )
 def test_answers_that_are_no_floating_point_arrays_are_refused(answer, words):
@@ -363,6 +421,12 @@ def test_arguments_of_the_products_must_fit():
     condition, z, one = (lambda z, a: z**3 - a), jnp.array(2.0), jnp.array(1.0)
     refused(lambda: implicit.root_jvp(condition, z, jnp.array(8.0), (one,)), "tuple")
     refused(lambda: implicit.root_jvp(condition, z, (jnp.array(8.0),), (one, one)), "tangents")
+    refused(lambda: implicit.root_jvp(condition, z, (jnp.array(8.0),), (jnp.ones(2),)), "tangents")
+    refused(lambda: implicit.root_vjp(condition, z, (3,), one, argnums=0), "no floating-point array")
+    np.testing.assert_allclose(implicit.root_vjp(condition, z, (8.0,), one, argnums=np.int64(0))[0], 1 / 12)
+    for bad in (lambda: implicit.custom_root(3), lambda: implicit.custom_root(condition)(3)):
+        refused(bad, "function")
+    refused(lambda: implicit.custom_root(condition, linear_solver="cg"), "such as CG()")
     refused(lambda: implicit.root_vjp(condition, z, (jnp.array(8.0),), {"z": one}), "cotangent")
 
 
@@ -380,4 +444,6 @@ def test_a_singular_jacobian_is_an_error_with_its_residual():
     with pytest.raises(ms.LinearSolveError, match="relative residual of"):
         implicit.root_jvp(condition, solve(b, b), (b,), (null[:, 0],), symmetric=True, gauge=gauge)
     known = implicit.custom_root(condition, symmetric=True, null_space=lambda z, b: gauge)(lambda z0, b: solve(z0, b))
-    assert jnp.isnan(jax.jvp(lambda b: known(b, b), (b,), (null[:, 0],))[1]).all()
+    with pytest.raises(ms.LinearSolveError, match="relative residual of"):
+        jax.jvp(lambda b: known(b, b), (b,), (null[:, 0],))
+    assert jnp.isnan(jax.jit(lambda v: jax.jvp(lambda b: known(b, b), (b,), (v,))[1])(null[:, 0])).all()

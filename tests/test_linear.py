@@ -180,7 +180,7 @@ def test_large_symmetric_systems_are_solved_without_being_assembled():
         ({"solver": implicit.CG()}, ["CG is for symmetric operators"]),
         ({"solver": "cg"}, ["such as CG()"]),
         ({"start": jnp.zeros(3)}, ["start has shape (3,)"]),
-        ({"gauge": implicit.Gauge(basis=jnp.zeros((4, 1)))}, ["basis has 4 rows for 12 unknowns"]),
+        ({"gauge": implicit.Gauge(basis=jnp.zeros((4, 1)))}, ["basis has shape (4, 1)"]),
         (
             {"symmetric": True, "gauge": implicit.Gauge(basis=jnp.zeros((N, 1)), left=jnp.zeros((N, 1)))},
             ["leave the gauge's left"],
@@ -207,6 +207,26 @@ def test_right_hand_sides_of_another_kind_are_refused(b):
 )
 def test_settings_out_of_their_range_are_refused(make):
     refused(make)
+
+
+def test_broken_promises_are_found_out():
+    Q = jnp.linalg.qr(jnp.asarray(rng.normal(size=(N, 1))))[0]
+    singular = POSITIVE - POSITIVE @ Q @ Q.T - Q @ (Q.T @ POSITIVE) + Q @ (Q.T @ POSITIVE @ Q) @ Q.T
+    refused(lambda: implicit.linear_solve(lambda v: UNSYMMETRIC @ v, B, symmetric=True), "not symmetric")
+    for basis, words in ((3.0 * Q, "orthonormal"), (jnp.eye(N, 1), "no null space")):
+        gauge = implicit.Gauge(basis=basis)
+        refused(lambda gauge=gauge: implicit.linear_solve(lambda v: singular @ v, B, symmetric=True, gauge=gauge), words)
+    refused(lambda: implicit.linear_solve(lambda v: v[:3], B), "into")
+    refused(lambda: implicit.linear_solve(POSITIVE, B), "lambda")
+
+
+@pytest.mark.parametrize("solver", [implicit.CG(), implicit.MINRES(), implicit.GMRES(), implicit.BiCGSTAB()], ids=str)
+def test_small_numbers_are_solved_for_like_any_others(solver):
+    b = B.astype(jnp.float32)
+    u, _ = solve(POSITIVE.astype(jnp.float32), b, None, solver)
+    small, residual = solve(POSITIVE.astype(jnp.float32), 2.0**-80 * b, None, solver)
+    np.testing.assert_allclose(2.0**80 * small, u, rtol=1e-6)
+    assert 0.0 < residual < 1e-4
 
 
 def test_gauges_of_two_sizes_are_refused():

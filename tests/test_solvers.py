@@ -118,6 +118,50 @@ def test_members_of_a_batch_have_a_status_each():
     np.testing.assert_allclose(slopes[::2], 0.5 / jnp.sqrt(a[::2]), rtol=1e-10)
 
 
+def test_solvers_find_minima_uphill_and_downhill():
+    """Picard and Anderson go along the residual, minimisers against it: each gets the sign it is made for."""
+    hills = lambda z, a: -jnp.cos(z - a)  # noqa: E731
+    for solver in (solvers.Anderson(), solvers.Picard(damping=0.5), solvers.FIRE(max_step=None)):
+        np.testing.assert_allclose(solvers.minimum(hills, solver=solver)(0.4, 0.1), 0.1, atol=1e-9)
+    halved = lambda z, a: 0.5 * z + a  # noqa: E731
+    for solver in (ms.FixedPoint("damped dynamics", dt=0.3), solvers.LBFGS(max_step=None), solvers.GradientDescent(0.5)):
+        np.testing.assert_allclose(solvers.fixed_point(halved, solver=solver)(0.0, 1.0), 2.0, atol=1e-9)
+
+
+def test_anderson_relaxes_structures_and_not_apart(soft_packing):
+    start = soft_packing.system.with_positions(soft_packing.system.positions + 1e-4 * jnp.sin(jnp.arange(256.0)).reshape(-1, 2))
+    eq = ms.relax(start, soft_packing.potential, solver=ms.FixedPoint("anderson", damping=0.1), fmax=1e-9, polish=False)
+    np.testing.assert_allclose(eq.energy, soft_packing.energy, rtol=1e-9)
+
+
+def test_a_saddle_is_no_minimum():
+    with pytest.raises(ms.ConvergenceError, match="saddle"):
+        solvers.minimum(lambda z, a: z[0] ** 2 - z[1] ** 2 + a * z[1] ** 4)(jnp.array([1.0, 0.0]), 1.0)
+
+
+def test_a_root_at_a_saddle_point_is_fine():
+    solve = solvers.root(lambda z, a: jnp.array([2.0, -2.0]) * z - a, symmetric=True)
+    np.testing.assert_allclose(jax.jacrev(solve, argnums=1)(jnp.zeros(2), jnp.ones(2)), np.diag([0.5, -0.5]), atol=1e-12)
+
+
+def test_single_precision_has_its_own_tolerance():
+    solve = solvers.root(lambda z, a: z**3 + z - a)
+    z = solve(jnp.ones(2, jnp.float32), jnp.float32(2.7))
+    assert z.dtype == jnp.float32
+    bottom = solvers.minimum(lambda z, a: jnp.sum((z - a) ** 2 + 0.1 * z**4))
+    assert bottom(jnp.ones(2, jnp.float32), jnp.float32(2.7)).dtype == jnp.float32
+
+
+def test_a_quadratic_program_is_solved_through_its_conditions():
+    condition = implicit.optimality.kkt(
+        lambda x, q: jnp.sum((x - q) ** 2), inequality=lambda x, q: x - 1.0, complementarity="fischer-burmeister"
+    )
+    point = implicit.optimality.KKTPoint(jnp.zeros(2), None, jnp.zeros(2))
+    found = solvers.root(condition)(point, jnp.array([3.0, 0.5]))
+    np.testing.assert_allclose(found.x, [1.0, 0.5], atol=1e-9)
+    np.testing.assert_allclose(found.inequality, [4.0, 0.0], atol=1e-9)
+
+
 # The derivative does not care which solver found the answer
 
 
@@ -246,6 +290,9 @@ def test_black_boxes_cannot_be_traced():
         lambda: solvers.GradientDescent(0.0),
         lambda: solvers.DampedDynamics(dt=1.0, friction=2.0),
         lambda: solvers.Optax(3),
+        lambda: solvers.minimum(valley, solver="newton"),
+        lambda: solvers.minimum(valley, solver=solvers.scipy_minimize),
+        lambda: solvers.minimum(lambda z: z)(jnp.ones(2)),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(call):

@@ -36,7 +36,7 @@ DENSE_LIMIT = 1500
 PROBE = 1e-6
 """Length, as a share of z, over which the Lipschitz constant is seen where the Newton step is shorter."""
 
-CONTRACTION = 0.5
+CONTRACTION = 0.3
 """What a Newton step may leave of the distance to the root; beyond, ẑ is too far off for any bound."""
 
 ROUNDING = 10.0
@@ -150,7 +150,8 @@ def error_bound(defect, step, left, slope, *, probe_length, lowest, highest, siz
     defect = defect + ROUNDING * eps * highest * size
     if step >= probe_length:
         share = left / alpha / step
-        return defect / alpha / (1.0 - share) if share < CONTRACTION else np.inf * np.ones_like(defect)
+        # α may be lower at the root by as much as the step falls short.
+        return defect / alpha / (1.0 - share) ** 2 if share < CONTRACTION else np.inf * np.ones_like(defect)
     return (defect + slope() * left / alpha) / alpha
 
 

@@ -13,7 +13,22 @@ from mdsens.errors import ConvergenceError, InputError
 DEPTH = 12
 """How deep closures and what they hold are looked through."""
 
-_OPAQUE = (type, types.ModuleType, types.BuiltinFunctionType, str, bytes, int, float, np.ndarray, np.generic, jax.Array)
+_LIBRARIES = (
+    "builtins",
+    "jax",
+    "jaxlib",
+    "equinox",
+    "mdsens",
+    "jax_md",
+    "optax",
+    "lineax",
+    "numpy",
+    "scipy",
+    "functools",
+    "typing",
+)
+
+_OPAQUE = (types.ModuleType, types.BuiltinFunctionType, str, bytes, int, float, np.ndarray, np.generic, jax.Array)
 
 
 def is_traced(*trees) -> bool:
@@ -41,7 +56,7 @@ def _traced_variable(value, seen, name="", depth=0) -> str | None:
     """The name under which a tracer is reached from a function's closure, defaults, bound arguments or attributes."""
     if isinstance(value, jax.core.Tracer):
         return name or "<unnamed>"
-    if depth > DEPTH or id(value) in seen or isinstance(value, _OPAQUE):
+    if depth > DEPTH or id(value) in seen or isinstance(value, _OPAQUE) or (isinstance(value, type) and _is_of_a_library(value)):
         return None
     seen.add(id(value))
     for inner, part in _parts(value, name):
@@ -52,23 +67,50 @@ def _traced_variable(value, seen, name="", depth=0) -> str | None:
 
 def _parts(value, name):
     """What a value holds, with the names that its user knows."""
+    held = {}
     if isinstance(value, types.FunctionType):
-        for variable, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
-            with contextlib.suppress(ValueError):  # a variable that is not bound yet
-                yield variable, cell.cell_contents
-        held = (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
+        yield from _variables(value)
+        defaults = value.__defaults__ or ()
+        names = value.__code__.co_varnames[: value.__code__.co_argcount]
+        held = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True)) | (value.__kwdefaults__ or {})
     elif isinstance(value, types.MethodType):
-        held = (value.__self__, value.__func__)
+        yield from ((name, part) for part in (value.__self__, value.__func__))
     elif isinstance(value, functools.partial):
-        held = (value.func, *value.args, *value.keywords.values())
+        yield from ((name, part) for part in (value.func, *value.args))
+        held = value.keywords
     elif isinstance(value, dict):
-        held = value.values()
+        yield from ((key if isinstance(key, str) else name, part) for key, part in value.items())
     elif isinstance(value, list | tuple | set | frozenset):
-        held = value
+        yield from ((name, part) for part in value)
     else:
-        yield from ((name or key, part) for key, part in getattr(value, "__dict__", {}).items())
-        held = (getattr(value, "__wrapped__", None),)
-    yield from ((name, part) for part in held)
+        attributes = dict(getattr(value, "__dict__", {}))
+        attributes |= {
+            slot: getattr(value, slot, None) for kind in type(value).__mro__ for slot in getattr(kind, "__slots__", ())
+        }
+        if isinstance(value, type) or not _is_of_a_library(type(value)):
+            held = attributes
+            yield name, type(value)
+        else:  # what only wraps a function has no name that its user knows
+            yield from ((name, part) for part in attributes.values())
+        yield name, getattr(value, "__wrapped__", None)
+    yield from held.items()
+
+
+def _variables(function):
+    """The variables of a function that are not its own: from its closure, and globals of its user's modules."""
+    code = function.__code__
+    for variable, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # a variable that is not bound yet
+            yield variable, cell.cell_contents
+    if not _is_of_a_library(function):
+        codes = [code, *(constant for constant in code.co_consts if isinstance(constant, types.CodeType))]
+        for variable in {variable for inner in codes for variable in inner.co_names}:
+            yield variable, function.__globals__.get(variable)
+
+
+def _is_of_a_library(thing) -> bool:
+    """Libraries keep no tracers in their globals, and they are large."""
+    return (getattr(thing, "__module__", None) or "").split(".")[0] in _LIBRARIES
 
 
 def check_answer(answer, has_aux: bool):
@@ -86,12 +128,16 @@ def check_answer(answer, has_aux: bool):
     leaves = jax.tree.leaves(z)
     if not leaves:
         raise InputError("The solver returned no unknown: it must return the root as a pytree of floating-point arrays.")
+    if all(_is_array(leaf) and jnp.size(leaf) == 0 for leaf in leaves):
+        raise InputError("The solver's answer is empty: an unknown has at least one component.")
     for leaf in leaves:
         if not _is_array(leaf) or not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise InputError(
                 f"The solver's answer holds {_named(leaf)}: every leaf of the unknown must be a real floating-point array "
                 "(has_aux=True is for what is returned beside it)."
             )
+        if jnp.result_type(leaf).itemsize < 4:
+            raise InputError(f"The solver's answer is {jnp.result_type(leaf)}: linear solves need float32 or float64.")
     for leaf in jax.tree.leaves(aux):
         if not _is_array(leaf):
             raise InputError(f"The solver's auxiliary output holds {_named(leaf)}: only arrays and numbers can leave it.")
@@ -108,16 +154,17 @@ def _named(value) -> str:
     return f"a tuple of {len(value)}" if isinstance(value, tuple) else f"a {type(value).__name__}"
 
 
+def outline(tree):
+    """Precision and shape of each leaf, in words."""
+    return jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", tree)
+
+
 def check_condition(condition, z) -> None:
     """Refuse a condition (its value, or its shapes by `jax.eval_shape`) that does not look like the unknown.
 
     Raises:
         InputError: with both shapes.
     """
-
-    def outline(tree):
-        return jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", tree)
-
     expected, found = outline(z), outline(condition)
     if jax.tree.structure(condition) != jax.tree.structure(z) or found != expected:
         raise InputError(
@@ -125,8 +172,28 @@ def check_condition(condition, z) -> None:
         )
 
 
+def check_static(tree) -> None:
+    """Refuse arguments that are no arrays and cannot be told apart by their hash.
+
+    Raises:
+        InputError: naming the kind.
+    """
+    for leaf in jax.tree.leaves(tree):
+        try:
+            hash(leaf)
+        except TypeError:
+            if not isinstance(leaf, np.ndarray):
+                raise InputError(
+                    f"An argument holds a {type(leaf).__name__}, which is no array and has no hash: give arrays, numbers, "
+                    "strings, or containers of them."
+                ) from None
+
+
 def check_root(error: float, scale: float, tolerance: float) -> None:
     """Refuse to differentiate where there is no root.
+
+    Args:
+        error, scale, tolerance: as for `is_root`.
 
     Raises:
         ConvergenceError: with the size of the condition.
@@ -145,4 +212,4 @@ def check_root(error: float, scale: float, tolerance: float) -> None:
 
 def is_root(error, scale, tolerance):
     """Whether a condition of norm `error` counts as zero beside terms of size `scale`."""
-    return (error <= tolerance * scale) | (error <= tolerance)
+    return error <= tolerance * scale

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mdsens.errors import InputError, LinearSolveError
+from mdsens.implicit.checks import is_traced, outline
 from mdsens.implicit.direct import Direct
 from mdsens.implicit.krylov import GMRES, MINRES
 from mdsens.implicit.linear_system import Gauge, LinearSolver, Matvec, linear_system
@@ -75,7 +76,7 @@ def linear_solve(
     """
     gauge = Gauge() if gauge is None else gauge
     b = jnp.asarray(b)
-    _check(b, start, symmetric, solver, gauge)
+    _check(matvec, b, start, symmetric, solver, gauge)
     solver = automatic(b.shape[0], symmetric) if solver is None else solver
     start = None if start is None else jax.lax.stop_gradient(jnp.asarray(start, b.dtype))
 
@@ -85,7 +86,8 @@ def linear_solve(
     if b.ndim == 2:
         column = jax.vmap(column, in_axes=(1, None if start is None else 1), out_axes=(1, 0))
     u, residual = column(b, start)
-    if throw and not isinstance(residual, jax.core.Tracer):
+    if throw and not is_traced(residual):
+        _check_promises(matvec, b, symmetric, gauge)
         worst, limit = float(jnp.max(residual)), solver.tolerances(b.dtype)[1]
         if not (worst <= limit and jnp.isfinite(u).all()):
             raise LinearSolveError(
@@ -120,23 +122,27 @@ def _solve_one(matvec, b, start, solver, symmetric, gauge, precondition, project
             def transpose(v):
                 return image(v) if symmetric else jax.linear_transpose(image, b)(v)[0]
 
-            b_u, b_border = right_hand_side[:n], right_hand_side[n:]
+            # In units of its own size: squares of small numbers underflow, in float32 soon.
+            size = jnp.max(jnp.abs(right_hand_side), initial=0.0)
+            size = jnp.where((size > 0.0) & jnp.isfinite(size), size, 1.0)
+            b_u, b_border = right_hand_side[:n] / size, right_hand_side[n:] / size
+            atol = solver.atol / size
             ask = solver.prepare(linear_system(image, transpose, precondition, gauge, b_u))
             whole = jnp.linalg.norm(gauge.project_equations(b_u))
-            scale = jnp.maximum(whole, solver.atol)
+            scale = jnp.maximum(whole, atol)
             # b_border is zero for the question asked; a derivative of the answer may ask with another one.
             u = right @ b_border
             if start is not None:
-                u = u + gauge.project(start)
-            u, rest, failed = _refined(ask, solver, image, gauge, b_u, u, jnp.maximum(rtol * whole, solver.atol))
+                u = u + gauge.project(start) / size
+            u, rest, failed = _refined(ask, solver, image, gauge, b_u, u, jnp.maximum(rtol * whole, atol))
             error = jnp.linalg.norm(gauge.project_equations(rest))
             if not project:
                 lost = jnp.linalg.norm(b_u - gauge.project_equations(b_u))
-                error = jnp.where(lost > negligible, jnp.hypot(error, lost), error)
+                error = jnp.where(lost > negligible / size, jnp.hypot(error, lost), error)
                 scale = jnp.maximum(scale, jnp.linalg.norm(b_u))
             residual = error / jnp.where(scale > 0.0, scale, 1.0)
             failed = failed | ~(residual <= fail_rtol)
-            return jnp.concatenate([jnp.where(failed, jnp.nan, u), left.T @ rest]), residual
+            return size * jnp.concatenate([jnp.where(failed, jnp.nan, u), left.T @ rest]), residual
 
         return solve
 
@@ -178,7 +184,22 @@ def _refined(ask, solver, image, gauge, b, u, goal):
     return u, b - image(u), failed
 
 
-def _check(b, start, symmetric, solver, gauge):
+def _check_promises(matvec, b, symmetric, gauge):
+    """Whether an operator of concrete values is what it was said to be: symmetric, with these null spaces."""
+    n, rounding = b.shape[0], 1e3 * jnp.sqrt(b.shape[0] * 1.0) * jnp.finfo(b.dtype).eps
+    v, w = (gauge.project(jax.random.normal(jax.random.key(k), (n,), b.dtype)) for k in range(2))
+    Aw = matvec(w)
+    size = jnp.linalg.norm(Aw) / jnp.where(jnp.any(w != 0.0), jnp.linalg.norm(w), 1.0)
+    if symmetric and abs(v @ Aw - w @ matvec(v)) > jnp.sqrt(rounding) * size * jnp.linalg.norm(v) * jnp.linalg.norm(w):
+        raise InputError("The operator is not symmetric, though symmetric=True says so: leave it out, for GMRES or Direct.")
+    for basis in (gauge.basis, gauge.left):
+        if basis is not None and jnp.max(jnp.abs(basis.T @ basis - jnp.diag(jnp.any(basis != 0.0, axis=0)))) > jnp.sqrt(rounding):
+            raise InputError("The gauge's null space must have orthonormal columns: take them from jnp.linalg.qr.")
+    if gauge.basis is not None and jnp.max(jnp.linalg.norm(jax.vmap(matvec, 1, 1)(gauge.basis), axis=0)) > 1e-3 * size:
+        raise InputError("The gauge's basis is no null space of the operator: A Q must vanish.")
+
+
+def _check(matvec, b, start, symmetric, solver, gauge):
     if b.ndim not in (1, 2) or b.shape[0] == 0:
         raise InputError(f"linear_solve wants a right-hand side of shape (n,) or (n, k), not {b.shape}.")
     if not jnp.issubdtype(b.dtype, jnp.floating):
@@ -191,8 +212,17 @@ def _check(b, start, symmetric, solver, gauge):
         raise InputError(
             f"{type(solver).__name__} is for symmetric operators: declare symmetric=True, or choose GMRES or Direct."
         )
-    for name, part in (("active", gauge.active), ("basis", gauge.basis)):
-        if part is not None and part.shape[0] != b.shape[0]:
-            raise InputError(f"The gauge's {name} has {part.shape[0]} rows for {b.shape[0]} unknowns.")
+    for name, part, ndim in (("active", gauge.active, 1), ("basis", gauge.basis, 2)):
+        if part is not None and (part.ndim != ndim or part.shape[0] != b.shape[0]):
+            raise InputError(f"The gauge's {name} has shape {part.shape}: {b.shape[0]} unknowns want as many rows.")
+    if not callable(matvec):
+        raise InputError(
+            f"linear_solve wants the operator as a function u ↦ A u, not a {type(matvec).__name__}: lambda u: A @ u."
+        )
+    image = jax.eval_shape(matvec, jax.ShapeDtypeStruct(b.shape[:1], b.dtype))
+    if outline(image) != outline(jax.ShapeDtypeStruct(b.shape[:1], b.dtype)):
+        raise InputError(
+            f"The operator turns a vector {outline(jax.ShapeDtypeStruct(b.shape[:1], b.dtype))} into {outline(image)}."
+        )
     if symmetric and gauge.left is not None:
         raise InputError("A symmetric operator has one null space for both sides: leave the gauge's left out.")

@@ -23,7 +23,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from mdsens.errors import InputError, did_you_mean
-from mdsens.implicit.checks import check_condition, is_traced
+from mdsens.implicit.checks import check_condition, is_traced, outline
 from mdsens.implicit.linear import linear_solve
 from mdsens.implicit.linear_system import Gauge
 from mdsens.implicit.projections import dual, free
@@ -295,6 +295,9 @@ def conic_solution(z: ConicPoint, projection: Callable) -> tuple[Array, Array, A
 
 
 def _gradient(f, x, *args):
+    value = jax.eval_shape(f, x, *args)
+    if jax.tree.structure(value) != jax.tree.structure(0.0) or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise InputError(f"The objective must give one real floating-point number, not {outline(value)}.")
     return jax.grad(f)(x, *args)
 
 
@@ -311,7 +314,7 @@ def _newton(F, stepsize, z, *args):
 
 
 def _descent(f, stepsize, x, args):
-    return jax.tree.map(lambda leaf, slope: leaf - stepsize * slope, x, jax.grad(f)(x, *args))
+    return jax.tree.map(lambda leaf, slope: leaf - stepsize * slope, x, _gradient(f, x, *args))
 
 
 def _proximal_gradient(f, prox, stepsize, x, *args):
@@ -325,7 +328,7 @@ def _projected_gradient(f, projection, stepsize, x, *args):
 def _block_proximal_gradient(f, proxes, stepsizes, x, *args):
     if not isinstance(x, tuple | list) or len(x) != len(proxes):
         raise InputError(f"The unknown must be a tuple or list of {len(proxes)} blocks, one for each proximal operator.")
-    slopes = jax.grad(f)(x, *args)
+    slopes = _gradient(f, x, *args)
     blocks = [
         prox(jax.tree.map(lambda leaf, slope, eta=eta: leaf - eta * slope, block, slope), eta, *args)
         for prox, eta, block, slope in zip(proxes, stepsizes, x, slopes, strict=True)
@@ -334,7 +337,7 @@ def _block_proximal_gradient(f, proxes, stepsizes, x, *args):
 
 
 def _mirror_descent(f, projection, mirror_map, stepsize, x, *args):
-    y = jax.tree.map(lambda image, slope: image - stepsize * slope, mirror_map(x), jax.grad(f)(x, *args))
+    y = jax.tree.map(lambda image, slope: image - stepsize * slope, mirror_map(x), _gradient(f, x, *args))
     return projection(y, *args)
 
 

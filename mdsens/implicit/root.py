@@ -5,16 +5,27 @@ Blondel et al. 2021, section 2.1: eq. (2) for the Jacobian; "root_jvp" and "root
 
 import functools
 from collections.abc import Callable, Sequence
+from operator import index as operator_index
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from mdsens.errors import InputError
+from mdsens.errors import InputError, LinearSolveError
 from mdsens.implicit.auxiliary import refused_tangent
-from mdsens.implicit.checks import check_answer, check_closures, check_condition, check_root, is_root, is_traced
+from mdsens.implicit.checks import (
+    check_answer,
+    check_closures,
+    check_condition,
+    check_root,
+    check_static,
+    is_root,
+    is_traced,
+    outline,
+)
 from mdsens.implicit.linear import linear_solve
 from mdsens.implicit.linear_system import Gauge, LinearSolver
 from mdsens.implicit.optimality import FixedPointCondition
@@ -23,6 +34,9 @@ PyTree = Any
 
 ROOT_TOL = 1e-3
 """‖F‖ relative to the terms it is made of, above which an answer is no root at all: a net for gross errors."""
+
+ROOT_STEP = 1e-6
+"""Distance to a root within which an answer always counts as one (where `ROOT_TOL` is asked for)."""
 
 
 def linearised(optimality: Callable, z: PyTree, args: tuple, operator: Callable | None = None) -> tuple[Callable, Callable]:
@@ -106,8 +120,10 @@ def moving_and_resting(args: tuple, tangents: tuple) -> tuple[tuple, tuple]:
             raise ValueError(f"{len(tangents)} for {len(args)}")
         moving = jax.tree.map(lambda t, a: None if t is None else a, tangents, args, is_leaf=_is_none)
         resting = jax.tree.map(lambda t, a: a if t is None else None, tangents, args, is_leaf=_is_none)
+        if outline(moving) != outline(tangents):
+            raise ValueError(f"{outline(tangents)} for {outline(moving)}")
     except (ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0][:120]
+        reason = str(error).splitlines()[0][:160]
         raise InputError(f"tangents must be a tuple like args, with None for what does not move ({reason}).") from None
     return moving, resting
 
@@ -144,11 +160,10 @@ def root_vjp(
         as `root_jvp`.
     """
     _check_args(args)
-    chosen = _chosen(argnums, len(args))
-    if jax.tree.structure(cotangent) != jax.tree.structure(z):
-        raise InputError(
-            f"The cotangent must look like the unknown, {jax.tree.structure(z)}, not {jax.tree.structure(cotangent)}."
-        )
+    args = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, args)
+    chosen = _chosen(argnums, args)
+    if outline(cotangent) != outline(z):
+        raise InputError(f"The cotangent must look like the unknown, {outline(z)}, not {outline(cotangent)}.")
     product, unravel = linearised(optimality, z, args, operator)
     flat = ravel_pytree(cotangent)[0]
     helper, null = precondition, gauge
@@ -171,7 +186,7 @@ def root_vjp(
     slopes = pullback(unravel(-w))[0]
     if argnums is None:
         return slopes, residual
-    return (slopes[chosen[0]] if isinstance(argnums, int) else tuple(slopes[k] for k in chosen)), residual
+    return (slopes[chosen[0]] if np.ndim(argnums) == 0 else tuple(slopes[k] for k in chosen)), residual
 
 
 def _poisoned(bad, tangent):
@@ -193,11 +208,17 @@ def _check_args(args):
         raise InputError(f"args must be the tuple of the condition's arguments behind the unknown, not a {type(args).__name__}.")
 
 
-def _chosen(argnums, count) -> list[int]:
-    numbers = range(count) if argnums is None else [argnums] if isinstance(argnums, int) else list(argnums)
+def _chosen(argnums, args) -> list[int]:
+    count = len(args)
+    try:
+        numbers = range(count) if argnums is None else [operator_index(n) for n in np.atleast_1d(argnums).tolist()]
+    except TypeError:
+        raise InputError(f"argnums must be an integer or several, not {argnums!r}.") from None
     for number in numbers:
         if not -count <= number < count:
             raise InputError(f"argnums has {number}, but the condition has {count} argument(s) behind the unknown, from 0.")
+        if argnums is not None and not any(eqx.is_inexact_array(leaf) for leaf in jax.tree.leaves(args[number])):
+            raise InputError(f"argnums has {number}, but that argument has no floating-point array to differentiate in.")
     return [number % count for number in numbers]
 
 
@@ -234,7 +255,8 @@ def differentiable_solution(
 
     def solution(z0, *args):
         check_closures(solver=solve, condition=optimality, null_space=gauge, preconditioner=precondition)
-        arrays, static = eqx.partition((z0, args), eqx.is_array)
+        arrays, static = eqx.partition(jax.tree.map(_plain, (z0, args)), eqx.is_array)
+        check_static(static)
 
         @jax.custom_jvp
         def answer(arrays):
@@ -252,10 +274,17 @@ def differentiable_solution(
             _, values = eqx.combine(primal, static)
             moving = jax.tree.map(lambda a, t: t if eqx.is_inexact_array(a) else None, primal[1], tangents[0][1])
             options = {"symmetric": symmetric, "linear_solver": linear_solver, "project": project, "operator": operator}
-            z_dot = _tangent(optimality, gauge, precondition, z, (witness, *values), (None, *moving), options)
+            z_dot, residual = _tangent(optimality, gauge, precondition, z, (witness, *values), (None, *moving), options)
+            if not is_traced(z_dot, residual) and not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(z_dot)):
+                raise LinearSolveError(
+                    f"The linear system of the derivative was solved to a relative residual of {float(residual):.1e} only: the "
+                    "condition is singular at this root (beyond its known null space), or its derivatives are not finite there."
+                )
             if root_tol is not None:
                 z_dot = _at_root(optimality, z, (witness, *values), root_tol, z_dot)
-            resting = functools.partial(refused_tangent, tangents=moving) if report else _no_tangent
+            # The start moves no answer, but who knows what it does to a report.
+            sources = [t for t in jax.tree.leaves(tangents[0]) if jnp.issubdtype(jnp.result_type(t), jnp.inexact)]
+            resting = functools.partial(refused_tangent, tangents=sources) if report else _no_tangent
             return (z, witness), (z_dot, jax.tree.map(resting, witness))
 
         return answer(arrays)
@@ -270,7 +299,7 @@ def _tangent(optimality, gauge, precondition, z, args, tangents, options):
     fixed_args = eqx.combine(fixed_args, args)
     null = None if gauge is None else gauge(fixed_z, *fixed_args)
     helper = None if precondition is None else precondition(fixed_z, *fixed_args)
-    return root_jvp(optimality, z, args, tangents, gauge=null, precondition=helper, **options)[0]
+    return root_jvp(optimality, z, args, tangents, gauge=null, precondition=helper, **options)
 
 
 def _at_root(optimality, z, args, tolerance, z_dot):
@@ -284,12 +313,18 @@ def _at_root(optimality, z, args, tolerance, z_dot):
 
 @eqx.filter_jit
 def _root_error(optimality, z, args):
-    """`(‖F‖, ‖A z‖ + ‖B θ‖)`: the condition beside the terms that have to cancel in it."""
+    """`(‖F‖, ‖A z‖ + ‖B θ‖ + floor)`: the condition beside the terms that have to cancel in it.
+
+    The floor is what a change of all components of z by `ROOT_STEP` makes: beside terms that vanish with z no residual is small.
+    """
     moving, resting = eqx.partition(args, eqx.is_inexact_array)
     value, along_z = jax.jvp(lambda unknown: optimality(unknown, *args), (z,), (z,))
     _, along_args = jax.jvp(lambda m: optimality(z, *eqx.combine(m, resting)), (moving,), (moving,))
-    norms = [jnp.linalg.norm(ravel_pytree(part)[0]) for part in (value, along_z, along_args)]
-    return norms[0], norms[1] + norms[2]
+    flat, unravel = ravel_pytree(z)
+    signs = unravel(jax.random.rademacher(jax.random.key(0), flat.shape, flat.dtype))
+    _, anyhow = jax.jvp(lambda unknown: optimality(unknown, *args), (z,), (signs,))
+    norms = [jnp.linalg.norm(ravel_pytree(part)[0]) for part in (value, along_z, along_args, anyhow)]
+    return norms[0], norms[1] + norms[2] + ROOT_STEP / ROOT_TOL * norms[3]
 
 
 def custom_root(
@@ -316,21 +351,30 @@ def custom_root(
         linear_solver: `CG()`, `MINRES()`, `GMRES()`, `Direct()`, ...; None for `automatic`.
         null_space: `null_space(z, *args) -> Gauge`, the known null space of ∂F/∂z; the derivative has no component there.
         precondition: `precondition(z, *args) -> (r ↦ M r)` on z raveled, M near (∂F/∂z)⁻¹, symmetric positive for CG.
-        root_tol: refuse to differentiate where ‖F‖ exceeds this, absolutely and as a share of the terms that F is made of,
-            ‖A z‖ + ‖B θ‖; None to look away.
+        root_tol: refuse to differentiate where ‖F‖ exceeds this share of the terms that F is made of, ‖A z‖ + ‖B θ‖ (unless
+            a change of z by 1e-6 makes as much); None to look away.
 
     Raises, when called:
-        InputError: an answer that is no pytree of floating-point arrays (or no pair), a condition of another structure, a
-            function that closes over a value traced by JAX.
+        InputError: an answer that is no pytree of floating-point arrays (or no pair), a function that closes over a value
+            traced by JAX; when differentiated, a condition of another structure.
         ConvergenceError, when differentiated: the answer is no root, or not finite (NaN where the values are traced).
+        LinearSolveError, in forward mode on concrete values: a failed linear solve.
 
-    A failed linear solve gives NaN; `root_jvp` and `root_vjp` raise there, with the residual. Where ∂F/∂z is singular beyond
+    Elsewhere a failed linear solve gives NaN; `root_vjp` raises, with the residual. Where ∂F/∂z is singular beyond
     the known null space, a tangent that the condition allows is that of least norm.
 
     Blondel et al. 2021, section 2.1 (`@custom_root`).
     """
 
+    for name, function in (("condition", optimality), ("null_space", null_space), ("precondition", precondition)):
+        if not callable(function) and (function is not None or name == "condition"):
+            raise InputError(f"The {name} must be a function, not {function!r:.80}.")
+    if linear_solver is not None and not isinstance(linear_solver, LinearSolver):
+        raise InputError(f"linear_solver must be one of mdsens.implicit's, such as CG() or Direct(), not {linear_solver!r:.80}.")
+
     def decorate(solve):
+        if not callable(solve):
+            raise InputError(f"The solver must be a function solve(z0, *args), not {solve!r:.80}.")
         solution = differentiable_solution(
             _Answering(solve, has_aux),
             _WithoutWitness(optimality),
@@ -401,6 +445,11 @@ class _Answering:
                 "it outside jit and vmap, or take one of mdsens.solvers."
             ) from error
         return check_answer(answer, self.has_aux)
+
+
+def _plain(leaf):
+    """NumPy's booleans and integers as Python's: settings, not numbers to trace."""
+    return leaf.item() if isinstance(leaf, np.bool_ | np.integer) else leaf
 
 
 def _no_tangent(leaf):

@@ -10,17 +10,24 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from mdsens.errors import ConvergenceError, InputError
 from mdsens.implicit.checks import check_condition, is_traced
 from mdsens.implicit.krylov import MINRES
-from mdsens.implicit.linear_system import Gauge, LinearSolver
+from mdsens.implicit.linear_system import Gauge, LinearSolver, assembled
 from mdsens.implicit.optimality import stationary
-from mdsens.implicit.root import custom_root, fixed_point_condition
+from mdsens.implicit.root import custom_root, fixed_point_condition, linearised
 from mdsens.solvers import driver
 from mdsens.solvers.mixing import Anderson
 from mdsens.solvers.newton import Newton, TruncatedNewton
 from mdsens.solvers.status import Status
+
+CURVATURE_LIMIT = 500
+"""Unknowns up to which a minimum on concrete values is told from a saddle point."""
+
+NEGATIVE = 1e-6
+"""Share of the largest curvature below minus which a curvature is negative."""
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 """Largest component of |F| that may be left, by the precision of the unknown."""
@@ -97,6 +104,8 @@ def minimum(
 ) -> Callable:
     """`solve(z0, *args)`: the minimum of `objective(z, *args)` near z0, differentiable in `args`.
 
+    A saddle point is refused on concrete values up to 500 unknowns; not under `jit` and `vmap`.
+
     Args:
         objective: f(z, *args), a scalar.
         solver: by default `TruncatedNewton(max_step=None)`.
@@ -133,9 +142,12 @@ def _solution(condition, solver, kind, tolerance, max_steps, options, return_sta
             z, _, code = driver.solve_traced(problem, solver, z0, args, **limits)
         else:
             found = driver.solve(problem, solver, z0, args, progress=progress, **limits)
-            z, code = found.z, jnp.asarray(found.status.code)
-            if found.status is not Status.CONVERGED and not return_status:
-                raise ConvergenceError(f"{solver} after {found.steps} steps (residual {found.norm:.1e}): {found.status.value}.")
+            z, status = found.z, found.status
+            if kind == "gradient" and status is Status.CONVERGED and _lowest_curvature(problem, z, args) < 0.0:
+                status = Status.SADDLE
+            if status is not Status.CONVERGED and not return_status:
+                raise ConvergenceError(f"{solver} after {found.steps} steps (residual {found.norm:.1e}): {status.value}.")
+            code = jnp.asarray(status.code)
         arrived = code == Status.CONVERGED.code
         return jax.tree.map(lambda leaf: jnp.where(arrived, leaf, jnp.nan), z), code
 
@@ -164,6 +176,20 @@ class _WithData:
 
     def __hash__(self):
         return hash(self.function)
+
+
+def _lowest_curvature(problem, z, args) -> float:
+    """The lowest eigenvalue of ∂F/∂z, zero if it is rounding beside the largest; zero where there are too many to look at."""
+    if ravel_pytree(z)[0].size > CURVATURE_LIMIT:
+        return 0.0
+    values = jnp.linalg.eigvalsh(_matrix(problem, z, args))
+    return float(jnp.where(values[0] < -NEGATIVE * jnp.max(jnp.abs(values)), values[0], 0.0))
+
+
+@eqx.filter_jit
+def _matrix(problem, z, args):
+    flat, _ = ravel_pytree(z)
+    return assembled(linearised(problem.residual, z, (args,))[0], flat.size, flat.dtype)
 
 
 def _no_gauge(z, args):

@@ -48,6 +48,7 @@ def descend(problem, z, residual, direction, data, *, max_step: float | None, tr
 
     one = jnp.ones((), flat.dtype)
     _, there, found, new, _ = jax.lax.while_loop(go_on, shorten, (one, *at(one), jnp.asarray(1)))
-    accepted = (slope < 0.0) & (new <= STEEPNESS * jnp.abs(slope))
+    moved = jnp.any(ravel_pytree(there)[0] != flat)
+    accepted = moved & (slope < 0.0) & (new <= STEEPNESS * jnp.abs(slope))
     z, residual = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), (there, found), (z, residual))
     return Step(z, residual, accepted)

@@ -24,8 +24,8 @@ class Status(enum.Enum):
     )
     COINCIDING = "two atoms are at the same place: remove one of them or move them apart, and check the potential's repulsion"
     SADDLE = (
-        "the forces vanish, but a curvature is negative: this is a saddle point, not a minimum; displace the atoms a "
-        "little (atoms.rattle(0.01)) and relax again"
+        "the gradient vanishes, but a curvature is negative: this is a saddle point, not a minimum; displace the start a "
+        "little (atoms.rattle(0.01)) and solve again"
     )
 
     @property
