@@ -7,12 +7,20 @@ import pathlib
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
+import jax
 import numpy as np
 import pytest
 from ase.build import bulk, make_supercell
 
 import mdsens as ms
 from mdsens.structures import random_packing
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_code_is_dropped_after_each_file():
+    """Every program keeps memory maps, of which a process may have some 65,000: XLA crashes where they run out."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -172,15 +172,15 @@ def _refined(ask, solver, image, gauge, b, u, goal):
         correction, failed = ask(gauge.project_equations(rest), aim)
         return u + correction, rest, failed
 
-    if solver.iterative:
-        # The last round only recomputes the residual: an aim that is met at once.
-        def body(k, carry):
-            u, rest, failed = round_(carry[0], jnp.where(k < solver.rounds, goal, jnp.inf))
-            return u, rest, failed | carry[2]
+    def body(k, carry):
+        # The last round of an iteration only recomputes the residual: an aim that is met at once.
+        u, rest, failed = round_(carry[0], jnp.where(k < solver.rounds, goal, jnp.inf))
+        return u, rest, failed | carry[2]
 
-        return jax.lax.fori_loop(0, solver.rounds + 1, body, (u, b, jnp.asarray(False)))
-    for _ in range(solver.rounds):
-        u, _, failed = round_(u, goal)
+    start = (u, b, jnp.asarray(False))
+    if solver.iterative:
+        return jax.lax.fori_loop(0, solver.rounds + 1, body, start)
+    u, _, failed = jax.lax.fori_loop(0, solver.rounds, body, start)
     return u, b - image(u), failed
 
 
