@@ -219,10 +219,9 @@ def _check(matvec, b, start, symmetric, solver, gauge):
         raise InputError(
             f"linear_solve wants the operator as a function u ↦ A u, not a {type(matvec).__name__}: lambda u: A @ u."
         )
-    image = jax.eval_shape(matvec, jax.ShapeDtypeStruct(b.shape[:1], b.dtype))
-    if outline(image) != outline(jax.ShapeDtypeStruct(b.shape[:1], b.dtype)):
-        raise InputError(
-            f"The operator turns a vector {outline(jax.ShapeDtypeStruct(b.shape[:1], b.dtype))} into {outline(image)}."
-        )
+    vector = jax.ShapeDtypeStruct(b.shape[:1], b.dtype)
+    image = jax.eval_shape(matvec, vector)
+    if outline(image) != outline(vector):
+        raise InputError(f"The operator turns a vector {outline(vector)} into {outline(image)}.")
     if symmetric and gauge.left is not None:
         raise InputError("A symmetric operator has one null space for both sides: leave the gauge's left out.")
