@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from mdsens.potentials.base import handles, neighbor_vectors
 from mdsens.potentials.pair import PairPotential
@@ -14,10 +15,17 @@ MAX_RESIDUAL = 1e-9
 """Relative residual of the linear systems above which a derivative is not trusted."""
 
 MAX_DISPLACEMENT = 1e-5
-"""Distance [Å] to the true equilibrium, √N fmax / lowest curvature, above which a derivative is not trusted."""
+"""Distance [Å] to the true equilibrium, ‖F‖ / lowest curvature, above which a derivative is not trusted."""
 
 KINK = 1e-6
 """Share of the range within which a pair counts as being at a point where the second derivative jumps."""
+
+
+SWITCH = 1e-6
+"""Multiplier of an active inequality, or distance to one, below which the active set is not certain."""
+
+MAX_MISMATCH = 1e-8
+"""Relative difference of forward and adjoint derivatives above which neither is trusted."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +43,19 @@ class Certificate:
             error_bound an estimate.
         zero_modes: the motions that were projected out, by name.
         rattlers: atoms without a contact; their sensitivity is zero by convention.
-        displacement: √N fmax / lowest curvature, how far the state may be from the true equilibrium [Å].
-        kink_distance: distance of the nearest pair to a point where its second derivative jumps [Å]; inf for smooth
-            potentials, nan where the potential doesn't say.
+        displacement: ‖F‖ / lowest curvature, how far the state may be from the true equilibrium [Å].
+        kink_distance: distance of the nearest pair to a point where its second derivative jumps (a contact that opens or
+            closes, a cutoff's edge) [Å]; inf for smooth potentials, nan where the potential doesn't say.
         precision: of the numbers, `"float64"`.
         trusted: True only if nothing speaks against it.
         reasons: what speaks against it, one sentence each.
+        fmax: largest force left in the state [eV/Å].
+        stress_error: largest stress left in a free cell [GPa].
+        curvatures: the few lowest [eV/Å²].
+        index: how many of them are negative; 0 at a minimum, 1 at a saddle point.
+        zero_modes_found: how many modes cost no energy, rigid motions and rattlers included.
+        zero_modes_expected: how many of them are known: rigid motions that the periodicity and constraints leave, rattlers.
+        mismatch: |⟨w, J v⟩ - ⟨Jᵀw, v⟩| / ‖w‖‖J v‖ of random v and w, J v by the forward and Jᵀw by an adjoint solve.
     """
 
     residual: float
@@ -55,32 +70,60 @@ class Certificate:
     precision: str
     trusted: bool
     reasons: tuple[str, ...]
+    fmax: float = np.nan
+    stress_error: float = np.nan
+    curvatures: tuple[float, ...] = ()
+    index: int = 0
+    zero_modes_found: int = 0
+    zero_modes_expected: int = 0
+    mismatch: float = np.nan
+
+    def __str__(self) -> str:
+        """In words."""
+        bound = "at most" if self.curvature_exact else "about"
+        verdict = "trusted" if self.trusted else "NOT TRUSTED"
+        lines = [
+            f"{verdict}: θ dX/dθ in {self.precision}, error {bound} {self.error_bound:.1e} Å",
+            f"state: fmax {self.fmax:.1e} eV/Å, stress {self.stress_error:.1e} GPa, within {self.displacement:.1e} Å of the "
+            "equilibrium",
+            f"linear systems: residual {self.residual:.1e} by {self.linear_solver}; forward and adjoint differ by "
+            f"{self.mismatch:.1e}",
+            f"curvatures: {', '.join(f'{value:.3g}' for value in self.curvatures)} ... eV/Å², {self.index} negative",
+            f"zero modes: {self.zero_modes_found} found, {self.zero_modes_expected} expected",
+            f"nearest point where a second derivative jumps: {self.kink_distance:.1e} Å",
+        ]
+        return "\n".join([*lines, *(f"but: {reason}" for reason in self.reasons)])
 
 
-def certify(eq, curvature, solver, residual: float, error: float) -> Certificate:
+def certify(eq, state, found, residual: float, error: float, mismatch: float) -> Certificate:
     """The certificate of derivatives at `eq`.
 
     Args:
-        solver: of their linear systems.
-        residual: largest relative residual of these.
+        state: the equilibrium as its linear systems see it (`mdsens.linear_response`).
+        found: its curvature.
+        residual: largest relative residual of the linear systems.
         error: bound on the error of θ dX/dθ, the largest over θ [Å].
+        mismatch: of the dot test.
     """
-    lowest = curvature.lowest
-    displacement = float(np.sqrt(len(eq.system)) * eq.fmax / lowest) if lowest > 0.0 else np.inf
+    softest = found.nearest_zero
+    left = float(jnp.linalg.norm(state.null.project(ravel_pytree(state.condition(state.z, eq.potential))[0])))
+    displacement = left / softest if softest > 0.0 else np.inf
     kink = kink_distance(eq)
     precision = str(eq.system.positions.dtype)
-    motions = eq.frame.motions.names
+    names = (*state.frame.motions.names, *(f"rattler {atom}" for atom in found.rattlers))
     reasons = []
     if not residual <= MAX_RESIDUAL:
         reasons.append(f"a linear system was solved to a relative residual of {residual:.1e} only")
-    if not lowest > 0.0:
-        reasons.append(f"the lowest curvature is {lowest:.1e} eV/Å², so the state is no isolated minimum")
-    if curvature.floppy:
+    if not mismatch <= (MAX_MISMATCH if precision == "float64" else 1e-2):
+        reasons.append(f"forward and adjoint derivatives differ by {mismatch:.1e}: one of the linear solves is not what it says")
+    if found.index != eq.index or (eq.index == 0 and not found.lowest > 0.0):
+        reasons.append(f"the lowest curvature is {found.lowest:.1e} eV/Å², so the state is no isolated {_kind(eq)}")
+    if found.floppy:
         reasons.append(
-            f"{curvature.floppy} mode(s) beyond the known zero modes cost no energy: groups of atoms are loose, "
+            f"{found.floppy} mode(s) beyond the known zero modes cost no energy: groups of atoms are loose, "
             "and the derivative along these modes is undetermined"
         )
-    if lowest > 0.0 and displacement > MAX_DISPLACEMENT:
+    if softest > 0.0 and displacement > MAX_DISPLACEMENT:
         reasons.append(
             f"with fmax {eq.fmax:.1e} eV/Å the positions may be {displacement:.1e} Å from the equilibrium: relax further"
         )
@@ -91,22 +134,45 @@ def certify(eq, curvature, solver, residual: float, error: float) -> Certificate
             f"a pair is {kink:.1e} Å from a point where the potential's second derivative jumps: "
             "the derivative holds on one side only"
         )
+    if (gap := _nearest_switch(eq)) < SWITCH:
+        reasons.append(f"an inequality is {gap:.1e} from changing between active and not: the derivative holds on one side only")
     if precision != "float64":
         reasons.append(f"the numbers are {precision}, so derivatives are good to about 1e-3")
     return Certificate(
         residual=residual,
         error_bound=error,
-        linear_solver=repr(solver),
-        lowest_curvature=lowest,
-        curvature_exact=curvature.exact,
-        zero_modes=(*motions, *(f"rattler {atom}" for atom in curvature.rattlers)),
-        rattlers=curvature.rattlers,
+        linear_solver=repr(state.solver),
+        lowest_curvature=found.lowest,
+        curvature_exact=found.exact,
+        zero_modes=names,
+        rattlers=found.rattlers,
         displacement=displacement,
         kink_distance=kink,
         precision=precision,
         trusted=not reasons,
         reasons=tuple(reasons),
+        fmax=eq.fmax,
+        stress_error=eq.stress_error,
+        curvatures=found.few,
+        index=found.index,
+        zero_modes_found=len(names) + found.floppy,
+        zero_modes_expected=len(names),
+        mismatch=mismatch,
     )
+
+
+def _nearest_switch(eq) -> float:
+    """The smallest multiplier of an active inequality, or distance to one that isn't."""
+    if eq.constraints is None:
+        return np.inf
+    active = list(eq.constraints.active)
+    pulls = np.asarray(eq.multipliers)[eq.constraints.count - len(active) :] if active else np.zeros(0)
+    rest = np.delete(np.asarray(eq.constraints.slacks(eq.system)), active)
+    return float(np.min(np.abs(np.concatenate([pulls, rest])), initial=np.inf))
+
+
+def _kind(eq):
+    return "saddle point of first order" if eq.index else "minimum"
 
 
 def kink_distance(eq) -> float:

@@ -1,7 +1,7 @@
 """`relax`: system + potential + solver → `Equilibrium`; `equilibrium_positions`: the same as a JAX function."""
 
 import dataclasses
-import functools
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -10,43 +10,25 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from mdsens.constrained import settle
+from mdsens.constraints import Constraint, Constraints, bound_constraints
+from mdsens.curvature import Curvature, curvature
+from mdsens.descent import HANDOVER, NEWTON_STEPS, PROBLEM, TIGHT_SKIN, Settings, UnstableCell, descend
 from mdsens.errors import CoincidingAtoms, ConvergenceError, InputError
-from mdsens.gauge import rigid_motions
+from mdsens.frame import Frame, as_unknown, cell_freedom, frame_of
 from mdsens.implicit import CG, differentiable_solution
-from mdsens.neighbors import SKIN, Neighbors
+from mdsens.neighbors import Neighbors
 from mdsens.potentials.base import Potential, total_energy
-from mdsens.progress import residual_bar
-from mdsens.solvers import FIRE, Newton, Problem, Status, solve, solve_traced
-from mdsens.stiffness import Curvature, Frame, curvature, gauge, gradient, hessian_operator, rigid_gauge
+from mdsens.solvers import FIRE, Newton, Status, solve_traced
+from mdsens.stiffness import gauge, gradient, hessian_operator
 from mdsens.system import System, is_concrete
-
-HANDOVER = 1e-2
-"""Size of the largest force [eV/Å] at which Newton's method is first tried."""
-
-NEWTON_STEPS = 50
-"""Newton steps after one hand-over, at most; a handful is usual."""
-
-TIGHT_SKIN = 0.01
-"""Skin of an equilibrium's list, as a share of the range: derivatives at the state need only its own pairs."""
+from mdsens.units import stress_unit
 
 FLOAT32_FMAX = 1e-3
 """Smallest fmax that forces in 32 bits can be asked for."""
 
 TRACED_CAPACITY = 100
 """Expected number of neighbours up to which a list for the traced world is made longer."""
-
-
-def _force_norm(slope):
-    return jnp.sqrt(jnp.max(jnp.sum(slope**2, axis=-1)))
-
-
-def _is_stale(positions, data):
-    frame, potential = data
-    return frame.system.neighbors.is_stale(positions, potential.range)
-
-
-PROBLEM = Problem(gradient, _force_norm, _is_stale, gauge=rigid_gauge, symmetric=True, operator=hessian_operator, kind="gradient")
-"""Positions at which no force is left: the problem that all solvers are given."""
 
 
 class Equilibrium(eqx.Module):
@@ -56,11 +38,17 @@ class Equilibrium(eqx.Module):
         system: the relaxed system, with its neighbour list.
         potential: the potential it was relaxed with.
         energy: potential energy [eV].
-        fmax: largest force on an atom that is not frozen [eV/Å].
+        fmax: largest force on an atom that is not frozen [eV/Å]; with constraints, what they do not balance.
         steps: steps taken by all solvers together.
         status: how it ended; the sentence is `status.value`.
         curvature: ends of the Hessian's spectrum, None if it was not asked for.
         solver: what it was reached with, in words.
+        cell: the freedom of the cell: `"fixed"`, `"isotropic"`, `"free"`, or the mask of free strains as nested tuples.
+        pressure: what the cell was relaxed to, a pressure or a stress as nested tuples [GPa; in 2-D eV/Å²].
+        stress_error: largest component of the stress that was not balanced [GPa; in 2-D eV/Å²]; 0 for a fixed cell.
+        index: how many negative curvatures were asked for: 0 for a minimum, 1 for a saddle point.
+        constraints: with their references; `constraints.active` says which inequalities hold with equality.
+        multipliers: of the constraints' equations, then of the active inequalities [eV per unit of the constraint].
     """
 
     system: System
@@ -71,6 +59,12 @@ class Equilibrium(eqx.Module):
     status: Status = eqx.field(static=True)
     curvature: Curvature | None = eqx.field(static=True)
     solver: str = eqx.field(static=True)
+    cell: Any = eqx.field(static=True, default="fixed")
+    pressure: Any = eqx.field(static=True, default=0.0)
+    stress_error: float = eqx.field(static=True, default=0.0)
+    index: int = eqx.field(static=True, default=0)
+    constraints: Constraints | None = None
+    multipliers: Array | None = None
 
     @property
     def converged(self) -> bool:
@@ -78,7 +72,20 @@ class Equilibrium(eqx.Module):
 
     @property
     def frame(self) -> Frame:
-        return Frame(self.system, rigid_motions(self.system))
+        """The state as the reference of an unknown, `frame.start`."""
+        return frame_of(self.system, cell_freedom(self.system, self.cell, self.pressure), self.constraints)
+
+    @property
+    def unknown(self):
+        """z at the state."""
+        start = self.frame.start
+        return start if self.multipliers is None else start._replace(multipliers=self.multipliers / self.constraints.scale)
+
+    def again(self, potential: Potential | None = None, **options) -> "Equilibrium":
+        """Relaxed again from here under the same conditions, with another potential; options as for `relax`."""
+        parts = () if self.constraints is None else self.constraints.parts
+        conditions = {"cell": self.cell, "pressure": self.pressure, "constraints": parts, **options}
+        return relax(self.system, self.potential if potential is None else potential, **conditions)
 
 
 def relax(
@@ -87,20 +94,30 @@ def relax(
     *,
     solver: Any = None,
     fmax: float = 1e-8,
-    cell: str = "fixed",
-    pressure: float = 0.0,
+    cell: Any = "fixed",
+    pressure: Any = 0.0,
+    smax: float | None = None,
+    constraints: Sequence[Constraint] = (),
     max_steps: int = 100_000,
     polish: bool = True,
     check_minimum: bool = True,
     throw: bool = True,
     progress: bool | None = None,
 ) -> Equilibrium:
-    """Find the nearest minimum of the energy.
+    """Find the nearest minimum of the energy, or of U + pV where the cell is free.
+
+    A free cell strains symmetrically, without rotation; frozen atoms ride with it.
 
     Args:
         solver: `FIRE()`, `Newton()`, `solvers.JaxMD(minimizer)`; by default FIRE where Newton cannot do it alone.
         fmax: largest force that may be left on an atom [eV/Å].
-        cell: `"fixed"`; other cells are not available yet. pressure: [GPa], 0 with a fixed cell.
+        cell: `"fixed"`, `"isotropic"` (shape kept), `"free"`, or the mask of the strains that are free, `(dim, dim)` or in
+            Voigt order. Directions that are not periodic never strain.
+        pressure: what a free cell is relaxed to: a pressure, or a stress `(dim, dim)` or in Voigt order, positive where it
+            pulls [GPa; in 2-D eV/Å²].
+        smax: largest component of the stress that may be left [GPa; in 2-D eV/Å²]. By default forces on strains obey fmax,
+            which leaves less stress than fmax / (√N Å²).
+        constraints: what else must hold, from `mdsens.constraints`.
         max_steps: steps of all solvers together.
         polish: let Newton's method take over as soon as it can, so that fmax = 1e-12 is ordinary.
         check_minimum: compute the lowest curvature and refuse a saddle point.
@@ -108,69 +125,61 @@ def relax(
         progress: show a bar; by default only at a terminal and for long work.
 
     Raises:
-        InputError: the system does not fit the potential, coinciding atoms, a setting out of its range.
-        ConvergenceError: the state did not converge, is not finite, or is a saddle point.
+        InputError: the system does not fit the potential, coinciding atoms, a setting out of its range, a mask or stress of
+            the wrong shape, a load that the cell cannot follow, constraints that depend on each other.
+        ConvergenceError: the state did not converge, is not finite, or is a saddle point; the cell collapsed or flew apart;
+            the constraints contradict each other.
     """
     potential.check(system)
-    _check_settings(system, fmax, cell, pressure, max_steps)
-    hasty = solver is None and polish
-    solver = FIRE() if solver is None else solver
+    _check_settings(system, fmax, max_steps, smax)
+    asked = {"cell": _hashable(cell), "pressure": _hashable(pressure), "solver": repr(FIRE() if solver is None else solver)}
     try:
         system = potential.prepared(system)
-        frame = Frame(system, rigid_motions(system))
-        z, frame, norm, steps, status = _descend(frame, potential, solver, fmax, max_steps, polish, hasty, progress)
-        return _finish(z, frame, potential, norm, steps, status, solver, check_minimum, throw)
+        bound = bound_constraints(constraints, system)
+        frame = frame_of(system, cell_freedom(system, cell, pressure), bound)
+        settings = Settings(solver, _tolerance(frame, fmax, smax), max_steps, polish, progress)
+        reach = settle if bound is not None and bound.has_values(system) else descend
+        return _finish(reach(frame, potential, settings), potential, asked, check_minimum, throw)
     except CoincidingAtoms as error:
         if throw:
             raise
         there = system.with_positions(jnp.asarray(error.positions))
-        return Equilibrium(there, potential, np.nan, np.nan, 0, Status.COINCIDING, None, repr(solver))
+        return Equilibrium(there, potential, np.nan, np.nan, 0, Status.COINCIDING, None, **asked)
+    except UnstableCell as error:
+        if throw:
+            raise ConvergenceError(f"The structure was not relaxed: {error}.") from None
+        there = error.frame.place(error.z)
+        return Equilibrium(there, potential, np.nan, np.nan, 0, Status.UNSTABLE_CELL, None, **asked)
 
 
-def _descend(frame, potential, solver, fmax, max_steps, polish, hasty, progress):
-    """The solver down to a hand-over, Newton from there; when Newton refuses, the solver goes on to a lower one.
-
-    `hasty` tries Newton at once: near an equilibrium it arrives in a few steps, far from one it refuses in the first.
-    """
-    z, data = frame.system.positions, (frame, potential)
-    widening = 1.0
-
-    def refresh(z, data, wider):
-        nonlocal widening
-        widening = 2.0 * widening if wider else widening
-        frame, potential = data
-        standing = frame.system.with_positions(z)
-        reach = np.asarray(potential.range)
-        skin = SKIN * widening * float(reach) if np.isfinite(reach) else None
-        return Frame(standing.with_neighbors(potential, skin=skin), frame.motions), potential
-
-    polish = polish and not isinstance(solver, Newton)
-    handover, steps = (max(fmax, HANDOVER) if polish else fmax), 0
-    run = functools.partial(solve, PROBLEM, refresh=refresh)
-    with residual_bar(fmax, progress) as show:
-        while True:
-            if not hasty:
-                result = run(solver, z, data, tolerance=handover, max_steps=max_steps - steps, progress=show.after(steps))
-                z, data, steps = result.z, result.data, steps + result.steps
-                if result.status is not Status.CONVERGED or result.norm <= fmax:
-                    break
-            limit = max(1, min(NEWTON_STEPS, max_steps - steps))
-            result = run(Newton(), z, data, tolerance=fmax, max_steps=limit, progress=show.after(steps))
-            steps += result.steps
-            if result.status is Status.CONVERGED:
-                z, data = result.z, result.data
-                break
-            if not hasty:
-                handover = max(fmax, 0.01 * handover)
-            hasty = False
-    return z, data[0], result.norm, steps, result.status
+def _hashable(setting):
+    """A mask or a stress as nested tuples."""
+    try:
+        return setting if isinstance(setting, str) else nested(np.asarray(setting).tolist())
+    except ValueError:
+        raise InputError(f"The rows of a mask or a stress must be of one length, unlike {setting!r:.80}.") from None
 
 
-def _finish(z, frame, potential, norm, steps, status, solver, check_minimum, throw):
-    system, found = frame.system.with_positions(z), None
+def nested(value):
+    """Lists as tuples."""
+    return tuple(nested(entry) for entry in value) if isinstance(value, list) else value
+
+
+def _tolerance(frame, fmax, smax):
+    """The largest force on an atom or a strain's component for which forces and stress are small enough [eV/Å]."""
+    if frame.freedom is None or smax is None:
+        return fmax
+    freedom, system = frame.freedom, frame.system
+    per_stress = float(system.volume / freedom.length) / np.sqrt(len(freedom.directions))
+    return min(fmax, smax / stress_unit(system.dim) * per_stress)
+
+
+def _finish(arrival, potential, asked, check_minimum, throw):
+    frame, z, status, found = arrival.frame, arrival.z, arrival.status, None
+    system, fmax, stress_error = frame.system, arrival.norm, 0.0
     if status is not Status.NOT_FINITE:
-        system = listed_tightly(system, potential)
-        frame = Frame(system, rigid_motions(system))
+        if frame.freedom is not None:
+            fmax, stress_error = _left(z, frame, potential)
         if status is Status.CONVERGED and check_minimum:
             found = curvature(z, frame, potential)
             if found.negative:
@@ -179,35 +188,40 @@ def _finish(z, frame, potential, norm, steps, status, solver, check_minimum, thr
         system,
         potential,
         float(_energy(potential, system)),
-        norm,
-        steps,
+        fmax,
+        arrival.steps,
         status,
         found,
-        repr(solver),
+        stress_error=stress_error,
+        constraints=frame.constraints,
+        multipliers=None if getattr(z, "multipliers", None) is None else frame.constraints.scale * z.multipliers,
+        **asked,
     )
     if throw and not state.converged:
-        raise ConvergenceError(f"The structure after {steps} steps (fmax {norm:.1e} eV/Å): {status.value}.")
+        raise ConvergenceError(f"The structure after {arrival.steps} steps (fmax {fmax:.1e} eV/Å): {status.value}.")
     return state
 
 
-def listed_tightly(system: System, potential: Potential) -> System:
-    """The system with the list that an equilibrium keeps; a function of positions and range alone."""
-    reach = float(np.asarray(potential.range))
-    return system.with_neighbors(potential, skin=TIGHT_SKIN * reach if np.isfinite(reach) else None)
+def _left(z, frame, potential) -> tuple[float, float]:
+    """The largest force on an atom [eV/Å], and the largest component of the stress that is not balanced."""
+    slope = as_unknown(gradient(z, (frame, potential)))
+    fmax = float(jnp.sqrt(jnp.max(jnp.sum(slope.positions**2, axis=-1))))
+    stress = jnp.tensordot(slope.strain, frame.freedom.directions, 1) * frame.freedom.length / frame.system.volume
+    return fmax, float(jnp.max(jnp.abs(stress))) * stress_unit(frame.system.dim)
 
 
 _energy = eqx.filter_jit(total_energy)
 
 
-def _check_settings(system, fmax, cell, pressure, max_steps):
+def _check_settings(system, fmax, max_steps, smax=None):
     if not is_concrete(system):
         raise InputError(
             "relax works on concrete structures; inside jit, vmap or grad use equilibrium_positions(system, potential)."
         )
     if not (np.isscalar(fmax) and 0.0 < fmax < np.inf):
         raise InputError(f"fmax must be a positive force in eV/Å, not {fmax!r}.")
-    if cell != "fixed" or pressure != 0.0:
-        raise InputError('Only cell="fixed" at pressure=0.0 is available in this version.')
+    if smax is not None and not (np.isscalar(smax) and 0.0 < smax < np.inf):
+        raise InputError(f"smax must be a positive stress in GPa, or None, not {smax!r}.")
     if max_steps < 1:
         raise InputError(f"max_steps must be at least 1, not {max_steps}.")
     if system.positions.dtype == jnp.float32 and fmax < FLOAT32_FMAX:
@@ -258,7 +272,7 @@ def equilibrium_positions(
         ConvergenceError: outside `jit` and `vmap`, as `relax`.
     """
     potential.check(system)
-    _check_settings(system, fmax, "fixed", 0.0, max_steps)
+    _check_settings(system, fmax, max_steps)
     settings = _Settings(solver, fmax, max_steps)
     solution = differentiable_solution(
         lambda _, potential: _find(system, potential, settings),
@@ -293,7 +307,7 @@ def _find(system, potential, settings):
     with jax.ensure_compile_time_eval():
         if system.neighbors is None or _is_tight(system.neighbors):
             system = system.with_neighbors(potential, skin=_traced_skin(system, potential))
-        frame = Frame(system, rigid_motions(system))
+        frame = frame_of(system)
     return _descend_traced(frame, potential, settings)
 
 

@@ -31,20 +31,25 @@ class RigidMotions(eqx.Module):
         return jnp.linalg.qr(motions)[0]
 
 
-def rigid_motions(system: System) -> RigidMotions:
-    """The rigid motions that `system` is free to make [host]."""
+def rigid_motions(system: System, constraints=None) -> RigidMotions:
+    """The rigid motions that `system` is free to make under its frozen atoms and other constraints [host]."""
     positions = np.asarray(system.positions)
-    dim, free = system.dim, ~np.asarray(system.frozen)
+    dim = system.dim
+    rows = np.repeat(~np.asarray(system.frozen), dim)
+    if constraints is not None:
+        rows = rows & ~np.asarray(constraints.held).ravel()
     axes = _rotation_axes(system)
     origin = positions.mean(axis=0)
     generators = _generators(positions, axes, origin, np)
     scale = np.linalg.norm(generators, axis=0)
     scale[scale < _NEGLIGIBLE] = 1.0
     generators = generators / scale
-    rows = np.repeat(free, dim)
     combinations = np.eye(generators.shape[1])
-    if not free.all():
+    if not rows.all():
         combinations = _null_space(generators[~rows])
+    if constraints is not None and constraints.count:
+        normals = np.asarray(constraints.normals(system))
+        combinations = combinations @ _null_space(normals @ generators @ combinations)
     if combinations.shape[1]:
         _, singular, right = np.linalg.svd(generators[rows] @ combinations, full_matrices=False)
         if (singular > _NEGLIGIBLE).sum() < combinations.shape[1]:
@@ -61,13 +66,18 @@ def rigid_motions(system: System) -> RigidMotions:
     )
 
 
-def coupled_atoms(hessian_product, positions) -> Bool[Array, " atoms"]:
+def coupled_atoms(forces, flat: Float[Array, " n"]) -> Bool[Array, " atoms"]:
     """False for rattlers: atoms without a contact, whose displacement changes no force and is changed by none.
 
-    A random displacement of all atoms gives such an atom, and only such an atom, a change of force that is exactly zero.
+    A random displacement of all that is unknown gives such an atom, and only such an atom, a change of force that is
+    exactly zero.
+
+    Args:
+        forces: the change of forces `(N, dim)` by a change of the unknown, flat.
+        flat: the unknown.
     """
-    probe = jax.random.normal(jax.random.key(0), (positions.size,), positions.dtype)
-    return jnp.any(hessian_product(probe).reshape(positions.shape) != 0.0, axis=-1)
+    probe = jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
+    return jnp.any(forces(probe) != 0.0, axis=-1)
 
 
 def _generators(positions, axes, origin, xp):

@@ -1,192 +1,118 @@
-"""The second derivatives of the energy at a state: A = ∂²U/∂z² as an operator, and its lowest curvature."""
-
-import dataclasses
+"""The condition of an equilibrium, F = ∂L/∂z, and its derivative A = ∂F/∂z as a linear operator with a known null space."""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from mdsens.errors import InputError
-from mdsens.gauge import RigidMotions, coupled_atoms
-from mdsens.implicit.linear_system import Gauge, assembled
-from mdsens.potentials.base import Potential, soundness, total_energy
+from mdsens.frame import Frame, Unknown, as_unknown
+from mdsens.gauge import coupled_atoms
+from mdsens.implicit.linear_system import Gauge
+from mdsens.potentials.base import soundness, total_energy
 from mdsens.potentials.pair import PairPotential
-from mdsens.system import System
-
-DENSE_LIMIT = 1500
-"""Degrees of freedom up to which all curvatures are computed from the assembled matrix."""
 
 STORED_LIMIT = 10**8
 """Numbers in stored stiffnesses of pairs, at most (0.8 GB)."""
 
-LANCZOS_STEPS = 120
-NEGATIVE = 1e-7
-"""Share of the largest curvature below minus which a curvature counts as negative."""
 
-FLOPPY = 1e-9
-"""Share of the largest curvature within which a curvature counts as zero."""
-
-
-class Frame(eqx.Module):
-    """What stays fixed while positions and parameters vary: the system with its neighbour list, and its gauge."""
-
-    system: System
-    motions: RigidMotions
-
-
-def gradient(positions, data) -> Float[Array, "atoms dim"]:
-    """∂U/∂positions at `data = (frame, potential)`, zero on frozen atoms: the condition of an equilibrium. Pure JAX."""
+def lagrangian(z, data) -> Float[Array, ""]:
+    """U + pV of the system at z, plus multipliers times constraints; a stress beyond the pressure as a dead load. Pure JAX."""
     frame, potential = data
-    slope = jax.grad(lambda x: total_energy(potential, frame.system.with_positions(x)))(positions)
-    return jnp.where(frame.system.frozen[:, None], 0.0, slope)
+    system = frame.place(z)
+    value = total_energy(potential, system)
+    if frame.freedom is not None:
+        value = value + frame.freedom.pressure * system.volume
+        if frame.freedom.tension is not None:
+            value = value - frame.system.volume * _work(frame.freedom, frame.freedom.tension) @ z.strain
+    if frame.constraints is not None and frame.constraints.count:
+        value = value + z.multipliers @ frame.constraints.values(system)
+    return value
 
 
-def rigid_gauge(positions, data) -> Gauge:
+def _work(freedom, tensor):
+    """A stress-like tensor seen by the strain's components, per volume."""
+    return jnp.einsum("ab,kba->k", tensor, freedom.directions) / freedom.length
+
+
+def held_still(slope, frame: Frame):
+    """No condition for what does not move."""
+    positions = jnp.where(frame.held, 0.0, as_unknown(slope).positions)
+    return slope._replace(positions=positions) if isinstance(slope, Unknown) else positions
+
+
+def gradient(z, data):
+    """F(z) = ∂L/∂z at `data = (frame, potential)`, zero where frozen: the condition of an equilibrium. Pure JAX.
+
+    A stress beyond the pressure acts as a true (Cauchy) stress, which is no gradient: V F⁻¹τ in place of V₀τ.
+    """
+    frame, _ = data
+    slope = jax.grad(lagrangian)(z, data)
+    if not frame.symmetric:
+        freedom = frame.freedom
+        volume, deformation = frame.place(z).volume, freedom.deformation(z.strain)
+        true = volume * jnp.linalg.solve(deformation, freedom.tension)
+        slope = slope._replace(strain=slope.strain + _work(freedom, frame.system.volume * freedom.tension - true))
+    return held_still(slope, frame)
+
+
+def rigid_gauge(z, data) -> Gauge:
     """The null space that forces respect by themselves: frozen atoms and free rigid motions."""
     frame, _ = data
-    return _gauge(positions, frame, ~frame.system.frozen)
+    return gauge_of(z, frame, ~frame.held)
 
 
-def gauge(positions, data) -> Gauge:
+def gauge(z, data) -> Gauge:
     """The known null space of the Hessian at a state: rattlers too, on which a general right-hand side may act."""
     frame, _ = data
-    coupled = coupled_atoms(hessian_operator(positions, data), positions)
-    return _gauge(positions, frame, ~frame.system.frozen & coupled)
+    return gauge_of(z, frame, coupled(hessian_operator(z, data), z, frame))
 
 
 @eqx.filter_jit
-def known_gauge(positions, frame: Frame, rattlers: tuple[int, ...]) -> Gauge:
+def known_gauge(z, frame: Frame, rattlers: tuple[int, ...]) -> Gauge:
     """The same as `gauge` where the rattlers are known already."""
-    return _gauge(positions, frame, (~frame.system.frozen).at[np.array(rattlers, dtype=int)].set(False))
+    return gauge_of(z, frame, (~frame.held).at[np.array(rattlers, dtype=int)].set(False))
 
 
-def _gauge(positions, frame, active):
-    active = jnp.repeat(active[:, None], positions.shape[1], axis=1)
-    return Gauge(active.ravel(), frame.motions.basis(positions, active))
+def coupled(product, z, frame: Frame):
+    """`(N, dim)`: components of positions that can move and that something acts on."""
+    _, unravel = ravel_pytree(z)
+    image = coupled_atoms(lambda v: as_unknown(unravel(product(v))).positions, ravel_pytree(z)[0])
+    return ~frame.held & image[:, None]
 
 
-def hessian_operator(positions, data):
-    """v ↦ A v on flat vectors, made once and applied many times; pure JAX, differentiable in positions and data.
+def gauge_of(z, frame: Frame, active) -> Gauge:
+    """The null space of rigid motions of the active components `(N, dim)` and of those that are not."""
+    basis = frame.motions.basis(as_unknown(z).positions, active)
+    more = ravel_pytree(z)[0].size - active.size
+    return Gauge(jnp.concatenate([active.ravel(), jnp.ones(more, bool)]), jnp.pad(basis, ((0, more), (0, 0))))
 
-    Stored pair stiffnesses, gathered, for a plain sum over pairs, where they fit; otherwise the linearised gradient.
+
+def hessian_operator(z, data):
+    """v ↦ ∂F/∂z v on flat vectors, made once and applied many times; pure JAX, differentiable in z and data.
+
+    Stored pair stiffnesses, gathered, for a plain sum over pairs at a fixed cell, where they fit; otherwise the linearised
+    gradient.
     """
     frame, potential = data
-    shape, system = positions.shape, frame.system
     pairwise = isinstance(potential, PairPotential) and type(potential).atom_energies is PairPotential.atom_energies
-    if pairwise and system.neighbors.index.size * shape[1] ** 2 <= STORED_LIMIT:
-        factor, index = soundness(potential, system.with_positions(positions)), system.neighbors.index
-        pairs = factor * potential.pair_stiffness(system.with_positions(factor * positions))
-        own = jnp.sum(pairs, axis=1)
-
-        def product(v):
-            v = v.reshape(shape)
-            image = jnp.einsum("iab,ib->ia", own, v) - jnp.einsum("ikab,ikb->ia", pairs, v[index])
-            return jnp.where(system.frozen[:, None], 0.0, image).ravel()
-
-        return product
-    return jax.linearize(lambda x: gradient(x.reshape(shape), data).ravel(), positions.ravel())[1]
+    if pairwise and not isinstance(z, Unknown) and frame.system.neighbors.index.size * z.shape[1] ** 2 <= STORED_LIMIT:
+        return _pair_operator(z, data)
+    flat, unravel = ravel_pytree(z)
+    return jax.linearize(lambda x: ravel_pytree(gradient(unravel(x), data))[0], flat)[1]
 
 
-@dataclasses.dataclass(frozen=True)
-class Curvature:
-    """The spectrum's ends outside the known null space [eV/Å²].
+def _pair_operator(positions, data):
+    frame, potential = data
+    shape, system = positions.shape, frame.system
+    factor, index = soundness(potential, system.with_positions(positions)), system.neighbors.index
+    pairs = factor * potential.pair_stiffness(system.with_positions(factor * positions))
+    own = jnp.sum(pairs, axis=1)
 
-    Attributes:
-        lowest: lowest eigenvalue of the Hessian; from `exact = False` (large systems) an upper bound by Lanczos.
-        highest: largest eigenvalue, or its estimate from below.
-        floppy: how many eigenvalues vanish beyond the known ones (as far as they were computed).
-        rattlers: atoms without contact, which were left out.
-    """
+    def product(v):
+        v = v.reshape(shape)
+        image = jnp.einsum("iab,ib->ia", own, v) - jnp.einsum("ikab,ikb->ia", pairs, v[index])
+        return jnp.where(frame.held, 0.0, image).ravel()
 
-    lowest: float
-    highest: float
-    floppy: int
-    rattlers: tuple[int, ...]
-    exact: bool
-
-    @property
-    def negative(self) -> bool:
-        return self.lowest < -NEGATIVE * self.highest
-
-
-def curvature(positions, frame: Frame, potential: Potential) -> Curvature:
-    """The lowest and highest curvature of a state [host]: exact up to `DENSE_LIMIT` degrees of freedom, else by Lanczos.
-
-    Raises:
-        InputError: a rigid motion that should cost nothing does, so the energy has a geometry of its own.
-    """
-    exact = positions.size <= DENSE_LIMIT
-    null, cost, matrix = (_dense if exact else _lanczos)(positions, frame, potential)
-    matrix = np.asarray(matrix)
-    active, basis = np.asarray(null.active), np.asarray(null.basis)
-    loose = ~active.reshape(positions.shape).any(axis=1) & ~np.asarray(frame.system.frozen)
-    rattlers = tuple(int(atom) for atom in np.flatnonzero(loose))
-    free = np.flatnonzero(active)
-    if free.size <= basis.shape[1]:
-        return Curvature(np.inf, 0.0, 0, rattlers, True)
-    if exact:
-        matrix, null = matrix[np.ix_(free, free)], basis[free]
-        top = np.abs(matrix).sum(axis=1).max()
-        values = np.linalg.eigvalsh(0.5 * (matrix + matrix.T) + 2.0 * top * (null @ null.T))
-        values = values[: free.size - null.shape[1]]
-    else:
-        values = np.linalg.eigvalsh(matrix)
-    highest = float(np.abs(values).max())
-    _check_rigid(np.asarray(cost), highest, positions, frame, potential)
-    floppy = int((np.abs(values) <= FLOPPY * highest).sum())
-    return Curvature(float(values.min()), highest, floppy, rattlers, exact)
-
-
-def _rigid_cost(product, null, positions):
-    """‖A q‖ of each rigid motion q."""
-    count = null.basis.shape[1]
-    if count == 0:
-        return jnp.zeros(0, positions.dtype)
-    return jnp.linalg.norm(jax.vmap(product)(null.basis.T), axis=1)
-
-
-def _check_rigid(cost, highest, positions, frame, potential):
-    # A rotation of unit length changes forces by at most their own size; rounding grows with the root of the precision.
-    rounding = 10.0 * np.sqrt(np.finfo(positions.dtype).eps) * highest
-    forces = np.linalg.norm(np.asarray(gradient(positions, (frame, potential))))
-    for name, size in zip(frame.motions.names, cost, strict=True):
-        if size > rounding + 10.0 * forces:
-            raise InputError(
-                f"The energy changes under a rigid motion of all atoms ({name}, by {size:.1e} eV/Å²): "
-                "give the system the cell and pbc that the energy itself uses, or freeze an atom."
-            )
-
-
-@eqx.filter_jit
-def _dense(positions, frame, potential):
-    """`(gauge, cost of rigid motions, matrix)` with the whole Hessian `(n, n)`."""
-    product = hessian_operator(positions, (frame, potential))
-    null = _gauge(positions, frame, ~frame.system.frozen & coupled_atoms(product, positions))
-    return null, _rigid_cost(product, null, positions), assembled(product, positions.size, positions.dtype)
-
-
-@eqx.filter_jit
-def _lanczos(positions, frame, potential):
-    """`(gauge, cost of rigid motions, matrix)`, tridiagonal, of Lanczos steps outside the known null space.
-
-    With full reorthogonalisation.
-    """
-    steps = LANCZOS_STEPS
-    product = hessian_operator(positions, (frame, potential))
-    null = _gauge(positions, frame, ~frame.system.frozen & coupled_atoms(product, positions))
-    start = null.project(jax.random.normal(jax.random.key(1), (positions.size,), positions.dtype))
-
-    def step(k, carry):
-        vectors, diagonal, off = carry
-        w = null.project(product(vectors[k]))
-        diagonal = diagonal.at[k].set(vectors[k] @ w)
-        for _ in range(2):
-            w = w - vectors.T @ (vectors @ w)
-        length = jnp.linalg.norm(w)
-        return vectors.at[k + 1].set(w / length), diagonal, off.at[k].set(length)
-
-    vectors = jnp.zeros((steps + 1, positions.size), positions.dtype).at[0].set(start / jnp.linalg.norm(start))
-    _, diagonal, off = jax.lax.fori_loop(0, steps, step, (vectors, jnp.zeros(steps), jnp.zeros(steps)))
-    return null, _rigid_cost(product, null, positions), jnp.diag(diagonal) + jnp.diag(off[:-1], 1) + jnp.diag(off[:-1], -1)
+    return product

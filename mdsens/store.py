@@ -5,8 +5,9 @@
     /particles/atoms/{species,mass,frozen,box}
     /parameters/potential/<parameter>   a group where a parameter depends on the species
     /observables/{potential_energy,maximum_force}
-    /equilibrium                        attributes: status, steps, solver, curvature
+    /equilibrium                        attributes: status, steps, solver, what the cell was relaxed to, curvature
     /sensitivity/positions/<parameter>  (N, dim, *θ.shape); the certificate as attributes of /sensitivity
+    /sensitivity/cell/<parameter>       (dim, dim, *θ.shape), where the cell is free
     /provenance                         attributes: versions, platform, devices, time, command
 
 A file is complete or absent: it is built in memory, written beside its place, synced and renamed.
@@ -30,13 +31,14 @@ import numpy as np
 
 import mdsens
 from mdsens.certificate import Certificate
+from mdsens.curvature import Curvature
 from mdsens.derivatives import Sensitivity
-from mdsens.equilibrium import Equilibrium, listed_tightly
+from mdsens.descent import listed_tightly
+from mdsens.equilibrium import Equilibrium, nested
 from mdsens.errors import InputError, StoreError
 from mdsens.potentials import SHIPPED, Potential
 from mdsens.potentials.base import parameter_paths
 from mdsens.solvers import Status
-from mdsens.stiffness import Curvature
 from mdsens.system import System
 
 FORMAT = 1
@@ -169,11 +171,15 @@ def _write(file, eq, sensitivity):
         _write_element(file, f"observables/{name}", np.array([value]), unit)
     state = file.create_group("equilibrium")
     state.attrs.update({"status": eq.status.name, "message": eq.status.value, "steps": eq.steps, "solver": eq.solver})
+    state.attrs.update({"cell": json.dumps(eq.cell), "pressure": json.dumps(eq.pressure), "index": eq.index})
+    state.attrs["stress_error"] = eq.stress_error
     if eq.curvature is not None:
         _write_record(state.create_group("curvature"), eq.curvature)
     if sensitivity is not None:
         group = file.create_group("sensitivity")
-        _write_tree(group.create_group("positions"), sensitivity.positions, "Angstrom")
+        for name in ("positions", "cell"):
+            if (derivative := getattr(sensitivity, name)) is not None:
+                _write_tree(group.create_group(name), derivative, "Angstrom")
         _write_record(group, sensitivity.certificate)
     _write_provenance(file)
 
@@ -219,7 +225,8 @@ def _write_record(group, record):
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
         if isinstance(value, tuple):
-            value = np.array(value, dtype=h5py.string_dtype() if value and isinstance(value[0], str) else np.int64)
+            kind = type(value[0]) if value else int
+            value = np.array(value, dtype={str: h5py.string_dtype(), float: np.float64}.get(kind, np.int64))
         group.attrs[field.name] = value
 
 
@@ -288,16 +295,22 @@ def _read(file, path, template):
         Status[state["status"]],
         curvature,
         str(state["solver"]),
+        cell=nested(json.loads(state.get("cell", '"fixed"'))),
+        pressure=nested(json.loads(state.get("pressure", "0.0"))),
+        stress_error=float(state.get("stress_error", 0.0)),
+        index=int(state.get("index", 0)),
     )
     if "sensitivity" not in file:
         return eq, None
     group = file["sensitivity"]
-    derivative = [
-        jnp.asarray(group["positions"][name][()]) if (name := leaf.replace(".", "/")) in group["positions"] else None
-        for leaf in parameter_paths(potential)
-    ]
-    positions = jax.tree.unflatten(jax.tree.structure(potential), derivative)
-    return eq, Sensitivity(positions, None, _read_record(Certificate, group), potential)
+    positions, cell = (_read_derivative(group[name], potential) if name in group else None for name in ("positions", "cell"))
+    return eq, Sensitivity(positions, cell, _read_record(Certificate, group), potential)
+
+
+def _read_derivative(group, potential):
+    names = [leaf.replace(".", "/") for leaf in parameter_paths(potential)]
+    leaves = [jnp.asarray(group[name][()]) if name in group else None for name in names]
+    return jax.tree.unflatten(jax.tree.structure(potential), leaves)
 
 
 def _read_system(atoms):
@@ -357,9 +370,11 @@ def _datasets(group):
 def _read_record(kind, group):
     values = {}
     for field in dataclasses.fields(kind):
+        if field.name not in group.attrs and field.default is not dataclasses.MISSING:
+            continue  # an older file
         value = group.attrs[field.name]
         if isinstance(value, np.ndarray):
-            value = tuple(entry if isinstance(entry, str) else int(entry) for entry in value)
+            value = tuple(value.tolist())
         elif isinstance(value, np.generic):
             value = value.item()
         values[field.name] = value

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from mdsens import stiffness
 from mdsens.derivatives import Sensitivity
-from mdsens.equilibrium import Equilibrium, relax
+from mdsens.equilibrium import Equilibrium
 from mdsens.errors import ConvergenceError, InputError
 from mdsens.potentials.base import parameter_paths
+from mdsens.system import System
 
 STEP = 1e-4
 """Relative change of a parameter; differences are Richardson's, over one and two steps."""
@@ -54,7 +56,7 @@ def check_sensitivity(eq: Equilibrium, sensitivity: Sensitivity, *, step: float 
     for position, entry, name in _entries(sensitivity):
         theta = float(np.asarray(jax.tree.leaves(eq.potential)[position])[entry])
         change = step * (abs(theta) or 1.0)
-        column = np.asarray(_leaf(sensitivity.positions, position))[(..., *entry)]
+        column = _column(sensitivity, position, entry)
         try:
             difference, note = _difference(eq, position, entry, change)
         except ConvergenceError as error:
@@ -75,14 +77,27 @@ def _difference(eq, position, entry, change):
     return (8.0 * (moved[1] - moved[-1]) - linear) / (12.0 * change), note
 
 
+def _column(sensitivity, position, entry):
+    """dX/dθ, with dh/dθ of a free cell below it."""
+    trees = [tree for tree in (sensitivity.positions, sensitivity.cell) if tree is not None]
+    return np.concatenate([np.asarray(_leaf(tree, position))[(..., *entry)] for tree in trees])
+
+
 def _relaxed_at(eq, position, entry, change):
+    """Positions, and a free cell below them, of the structure relaxed again."""
     leaves, structure = jax.tree.flatten(eq.potential)
     leaves[position] = leaves[position].at[entry].add(change)
-    potential = jax.tree.unflatten(structure, leaves)
-    again = relax(eq.system, potential, fmax=FMAX, check_minimum=False, progress=False)
-    null = stiffness.known_gauge(eq.system.positions, eq.frame, eq.curvature.rattlers if eq.curvature else ())
-    displacement = null.project((again.system.positions - eq.system.positions).ravel())
-    return np.asarray(eq.system.positions) + np.asarray(displacement).reshape(eq.system.positions.shape)
+    again = eq.again(jax.tree.unflatten(structure, leaves), fmax=FMAX, check_minimum=False, progress=False)
+    there = displaced(eq, again.system)
+    return np.asarray(there.positions if eq.frame.freedom is None else jnp.concatenate([there.positions, there.cell]))
+
+
+def displaced(eq: Equilibrium, system: System) -> System:
+    """Another state of the equilibrium's atoms, without the rigid motion that lies between both [host]."""
+    frame, start = eq.frame, eq.unknown
+    null = stiffness.known_gauge(start, frame, eq.curvature.rattlers if eq.curvature else ())
+    flat, unravel = ravel_pytree(start)
+    return frame.place(unravel(flat + null.project(ravel_pytree(frame.unknown_of(system))[0] - flat)))
 
 
 def _leaf(tree, position):

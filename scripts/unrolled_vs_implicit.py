@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 import mdsens as ms
 from mdsens.equilibrium import PROBLEM
-from mdsens.gauge import rigid_motions
+from mdsens.frame import Frame, frame_of
 from mdsens.implicit import CG, root_jvp
 from mdsens.plot import COLOURS
-from mdsens.stiffness import Frame, gauge, gradient
+from mdsens.stiffness import gauge, gradient
 from mdsens.store import check_writable, save_picture, write_whole
 from mdsens.structures import random_packing
 
@@ -90,7 +90,7 @@ def unit(seed: int) -> dict[str, np.ndarray]:
     packing = np.asarray(ms.sensitivity(eq, wrt=["diameter.B"]).positions.diameter["B"])
 
     listed = system.with_neighbors(potential, skin=SKIN)
-    frame = Frame(listed, rigid_motions(listed))
+    frame = frame_of(listed)
     positions, unrolled, fmax, stale = along_the_descent(frame, potential, direction)
     stops = np.array([np.argmax(np.asarray(fmax) <= tolerance) for tolerance in TOLERANCES])
     last = stops[-1]

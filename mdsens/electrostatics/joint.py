@@ -20,10 +20,9 @@ from jaxtyping import Array, Float
 from mdsens.electrostatics.charges import ChargeEquilibration
 from mdsens.electrostatics.selfconsistent import settled
 from mdsens.equilibrium import equilibrium_positions
-from mdsens.gauge import rigid_motions
+from mdsens.frame import frame_of
 from mdsens.implicit import Direct, Gauge, differentiable_solution
 from mdsens.potentials.base import Potential, total_energy
-from mdsens.stiffness import Frame
 from mdsens.system import System
 
 
@@ -99,7 +98,7 @@ def relax_with_charges(
     # The list and the gauge are made from concrete values on the host, though a trace may be under way.
     with jax.ensure_compile_time_eval():
         extent = float(np.linalg.norm(np.ptp(np.asarray(system.positions), axis=0)))
-        frame = Frame(system.with_neighbors(model, skin=extent), rigid_motions(system))
+        frame = frame_of(system.with_neighbors(model, skin=extent))
     solution = differentiable_solution(
         lambda _, model: (_settle(frame, model, fmax), frame),
         _condition,

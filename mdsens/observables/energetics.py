@@ -5,9 +5,7 @@ import jax.numpy as jnp
 
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import ConvergenceError, InputError
-
-EV_PER_CUBIC_ANGSTROM = 160.21766208
-"""1 eV/Å³ in GPa (CODATA 2014, as in `ase.units`)."""
+from mdsens.units import stress_unit
 
 
 def energy(system, potential):
@@ -18,7 +16,7 @@ def energy(system, potential):
 def pressure(system, potential):
     """Pressure, minus a third of the trace of the stress [GPa]; in 2-D minus half of it [eV/Å²]."""
     normal = potential.stress(system)[: system.dim]
-    return -jnp.mean(normal) * (EV_PER_CUBIC_ANGSTROM if system.dim == 3 else 1.0)
+    return -jnp.mean(normal) * stress_unit(system.dim)
 
 
 class formation_energy(eqx.Module):

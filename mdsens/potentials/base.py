@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from mdsens.errors import InputError
 from mdsens.neighbors import SKIN, Neighbors, displacements, find_neighbors
 from mdsens.system import System, as_float_array, is_concrete
+from mdsens.voigt import to_voigt
 
 TRACED_RANGE_MARGIN = 1.1
 """Share by which a list is made longer when the range is known only from the values that a potential was built with."""
@@ -281,9 +282,7 @@ def _stress(potential, system):
         return total_energy(potential, moved)
 
     dim = system.dim
-    tensor = jax.grad(strained)(jnp.zeros((dim, dim), system.positions.dtype)) / system.volume
-    voigt = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)) if dim == 3 else ((0, 1, 0), (0, 1, 1))
-    return tensor[voigt]
+    return to_voigt(jax.grad(strained)(jnp.zeros((dim, dim), system.positions.dtype)) / system.volume)
 
 
 def neighbor_vectors(system: System, reach) -> tuple[Array, Array]:

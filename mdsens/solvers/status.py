@@ -27,6 +27,14 @@ class Status(enum.Enum):
         "the gradient vanishes, but a curvature is negative: this is a saddle point, not a minimum; displace the start a "
         "little (atoms.rattle(0.01)) and solve again"
     )
+    UNSTABLE_CELL = (
+        "the cell collapsed or flew apart: the structure is not stable at this pressure, or the start is too far from its "
+        "equilibrium; change the pressure, or relax at a fixed cell first"
+    )
+    WRONG_INDEX = (
+        "the gradient vanishes, but not with exactly one negative curvature: this is no first-order saddle point; start "
+        "nearer to it, or give the direction of the path"
+    )
 
     @property
     def code(self) -> int:

@@ -1,0 +1,242 @@
+"""Relaxation under constraints: an augmented Lagrangian to the neighbourhood, Newton's method on the KKT conditions from there.
+
+Nocedal, Wright, "Numerical Optimization", 2nd ed.: algorithm 17.4 (with inequalities after Powell, Hestenes, Rockafellar)
+and section 18.1.
+"""
+
+import dataclasses
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from mdsens.constraints import Constraints
+from mdsens.descent import (
+    NEWTON_STEPS,
+    PROBLEM,
+    Arrival,
+    Settings,
+    approach,
+    based,
+    check_volume,
+    force_norm,
+    listed_here,
+    reference_volume,
+    relisted,
+)
+from mdsens.errors import ConvergenceError, InputError
+from mdsens.frame import Frame, as_unknown, frame_of
+from mdsens.implicit import MINRES, Direct
+from mdsens.implicit.linear import SMALL
+from mdsens.neighbors import SKIN
+from mdsens.potentials.base import Potential
+from mdsens.progress import residual_bar
+from mdsens.solvers import Newton, Problem, Status, solve
+from mdsens.stiffness import gradient, held_still, lagrangian, rigid_gauge
+
+ROUNDS = 60
+"""Updates of the multipliers, at most."""
+
+SETTLED = 1e-4
+"""Violation of the constraints [their units, Å as a rule] below which Newton's method is tried on the KKT conditions."""
+
+ROUGH = 1e-3
+"""Largest force [eV/Å] that a round of the augmented Lagrangian leaves."""
+
+STIFFEST = 1e6
+"""Factor by which a penalty may grow from its start before its constraint counts as one that cannot be met."""
+
+TOUCHING = 1e-6
+"""Value of an inequality up to which it may be active at the start."""
+
+DEPENDENT = 1e-8
+"""Singular value of the constraints' unit normals below which they depend on each other."""
+
+
+class Penalty(eqx.Module):
+    """The augmented part of the Lagrangian: m c + ½ κ c², and its one-sided form for inequalities."""
+
+    constraints: Constraints
+    multipliers: Float[Array, " equations"]
+    pushes: Float[Array, " inequalities"]
+    stiffness: Float[Array, ""]
+
+    def energy(self, system):
+        values, slacks = self.constraints.equations(system), self.constraints.slacks(system)
+        pressed = jnp.maximum(self.pushes - self.stiffness * slacks, 0.0)
+        return (
+            self.multipliers @ values
+            + 0.5 * self.stiffness * values @ values
+            + 0.5 / self.stiffness * (pressed @ pressed - self.pushes @ self.pushes)
+        )
+
+    def updated(self, system):
+        """`(the next multipliers, largest violation)`."""
+        values, slacks = self.constraints.equations(system), self.constraints.slacks(system)
+        violation = jnp.concatenate([values, jnp.minimum(slacks, self.pushes / self.stiffness)])
+        multipliers = self.multipliers + self.stiffness * values
+        pushes = jnp.maximum(self.pushes - self.stiffness * slacks, 0.0)
+        return Penalty(self.constraints, multipliers, pushes, self.stiffness), jnp.max(jnp.abs(violation), initial=0.0)
+
+
+def _penalised(z, data):
+    frame, potential, penalty = data
+    slope = jax.grad(lambda z: lagrangian(z, (frame, potential)) + penalty.energy(frame.place(z)))(z)
+    return held_still(slope, frame)
+
+
+def _is_stale(z, data):
+    return data[0].is_stale(z, data[1].range)
+
+
+PENALISED = Problem(
+    _penalised, force_norm, _is_stale, gauge=lambda z, data: rigid_gauge(z, data[:2]), symmetric=True, kind="gradient"
+)
+
+
+def settle(frame: Frame, potential: Potential, settings: Settings) -> Arrival:
+    """From the frame's reference to a KKT point of its constraints [host].
+
+    Raises:
+        InputError: constraints that depend on each other, or outnumber the degrees of freedom.
+        ConvergenceError: constraints that cannot be met together.
+        UnstableCell, CoincidingAtoms: as `descent.descend`.
+    """
+    if not frame.symmetric:
+        raise InputError("Constraints go with a pressure, not with a stress that is not hydrostatic.")
+    constraints, volume = frame.constraints, reference_volume(frame)
+    _check_independent(constraints, frame.system)
+    every = constraints.with_active(range(constraints.slacks(frame.system).size), frame.system)
+    free = Constraints((), constraints.held, constraints.scale, (), 0)
+    # Motions that no inequality could ever stop; what others are free besides costs nothing and is left alone.
+    motions = frame_of(frame.system, frame.freedom, every).motions
+    frame = listed_here(eqx.tree_at(lambda f: (f.constraints, f.motions), frame, (free, motions)))
+    penalty = _first_penalty(constraints, frame, potential)
+    constraints = dataclasses.replace(constraints, scale=penalty.stiffness)
+    z, status, steps, softest = frame.start, Status.MAX_STEPS, 0, float(penalty.stiffness)
+    goal, before, norm = SETTLED, np.inf, np.inf
+    with residual_bar(settings.tolerance, settings.progress) as show:
+        if settings.solver is None:
+            # Near a KKT point Newton's method arrives at once.
+            multipliers, active = _guess(constraints, frame, potential)
+            arrival = _newton(Newton(), frame, constraints, z, multipliers, active, potential, settings, volume, steps, show)
+            if arrival.status is Status.CONVERGED:
+                return arrival
+        for _ in range(ROUNDS):
+            data = (frame, potential, penalty)
+            rough = max(settings.tolerance, ROUGH * min(1.0, goal / SETTLED))
+            z, data, norm, steps, status = approach(PENALISED, z, data, settings, volume, steps, show, tolerance=rough)
+            frame = data[0]
+            if status is not Status.CONVERGED:
+                break
+            penalty, violation = penalty.updated(frame.place(z))
+            violation = float(violation)
+            if violation <= goal:
+                active = np.flatnonzero(np.asarray(penalty.pushes) > 0.0)
+                multipliers = jnp.concatenate([penalty.multipliers, -penalty.pushes[active]])
+                method = Newton(max_step=None, backtracks=20)
+                arrival = _newton(method, frame, constraints, z, multipliers, active, potential, settings, volume, steps, show)
+                if arrival.status is Status.CONVERGED:
+                    return arrival
+                steps, goal, status = arrival.steps, 0.1 * goal, Status.STALLED
+            if violation > 0.25 * before:
+                penalty = dataclasses.replace(penalty, stiffness=4.0 * penalty.stiffness)
+                if penalty.stiffness > STIFFEST * softest:
+                    raise ConvergenceError(
+                        f"The constraints cannot be met together ({_worst(constraints, frame.place(z))} is off by "
+                        f"{violation:.1e}): they contradict each other, or the start is too far from where they hold."
+                    )
+            before = violation
+    frame = frame_of(frame.place(z), frame.freedom, constraints)
+    return Arrival(frame, _unknown(frame, penalty.multipliers), norm, steps, status)
+
+
+def _first_penalty(constraints, frame, potential):
+    """Multipliers at zero, and a penalty as stiff as the system itself."""
+    flat, unravel = ravel_pytree(frame.start)
+    probe = jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
+    _, change = jax.jvp(lambda z: gradient(z, (frame, potential)), (frame.start,), (unravel(probe),))
+    stiffness = jnp.linalg.norm(ravel_pytree(change)[0]) / jnp.linalg.norm(probe)
+    system = frame.system
+    zeros = (jnp.zeros_like(constraints.equations(system)), jnp.zeros_like(constraints.slacks(system)))
+    return Penalty(constraints, *zeros, jnp.where(stiffness > 0.0, stiffness, 1.0))
+
+
+def _guess(constraints, frame, potential):
+    """Multipliers that leave the smallest forces at the start, and the inequalities that hold with equality and press."""
+    system = frame.system
+    touching = np.flatnonzero(np.abs(np.asarray(constraints.slacks(system))) < TOUCHING)
+    forces = np.asarray(as_unknown(gradient(frame.start, (frame, potential))).positions).ravel()
+
+    def fitted(active):
+        chosen = constraints.with_active(active, system)
+        normals = np.asarray(chosen.normals(system)) / float(constraints.scale)
+        return np.linalg.lstsq(normals.T, -forces, rcond=None)[0]
+
+    equations = constraints.equations(system).size
+    pressing = touching[fitted(touching)[equations:] < 0.0]
+    return jnp.asarray(fitted(pressing)), pressing
+
+
+def _unknown(frame, multipliers):
+    """The frame's start with multipliers, which are given in their own units."""
+    return frame.start._replace(multipliers=multipliers / frame.constraints.scale) if len(multipliers) else frame.start
+
+
+def _newton(method, frame, constraints, z, multipliers, active, potential, settings, volume, steps, show) -> Arrival:
+    """Newton's method on the equations and the active inequalities; not converged where the active set is another."""
+    system = frame.place(z)
+    chosen = constraints.with_active(active, system)
+    frame = listed_here(frame_of(system.with_neighbors(potential), frame.freedom, chosen))
+    size = ravel_pytree(z)[0].size + len(multipliers)
+    linear = Direct() if size <= SMALL else MINRES(rtol=1e-7, fail_rtol=0.5)
+
+    def refresh(z, data, wider):
+        check_volume(z, data[0], volume)
+        reach = float(np.asarray(potential.range))
+        return relisted(data[0], z, potential, (2.0 if wider else 1.0) * SKIN * reach), potential
+
+    run = functools.partial(solve, PROBLEM, dataclasses.replace(method, linear_solver=linear), refresh=refresh)
+    options = {"tolerance": settings.tolerance, "max_steps": NEWTON_STEPS}
+    for _ in range(2):
+        result = run(_unknown(frame, multipliers), (frame, potential), progress=show.after(steps), **options)
+        steps = steps + result.steps
+        multipliers = chosen.scale * result.z.multipliers if len(multipliers) else multipliers
+        frame = based(result.data[0], result.z, potential)
+        norm = float(force_norm(gradient(_unknown(frame, multipliers), (frame, potential))))
+        if result.status is not Status.CONVERGED or norm <= settings.tolerance:
+            break
+        frame = listed_here(frame)
+    status = result.status if norm <= settings.tolerance else Status.STALLED
+    pulls = multipliers[len(multipliers) - len(active) :]
+    rest = np.delete(np.asarray(chosen.slacks(frame.system)), active)
+    if (np.asarray(pulls) > settings.tolerance).any() or (rest < -settings.tolerance).any():
+        status = Status.STALLED
+    return Arrival(frame, _unknown(frame, multipliers), norm, steps, status)
+
+
+def _check_independent(constraints, system):
+    if constraints.count == 0:
+        return
+    normals = np.asarray(constraints.normals(system))
+    free = int((~np.asarray(constraints.held | system.frozen[:, None])).sum())
+    if constraints.count > free:
+        raise InputError(f"There are {constraints.count} constraints for {free} degrees of freedom: leave some out.")
+    lengths = np.linalg.norm(np.where(np.repeat(np.asarray(system.frozen), system.dim), 0.0, normals), axis=1)
+    if (lengths == 0.0).any():
+        raise InputError(f"{constraints.names(system)[int(np.argmin(lengths))]} acts on nothing that can move: leave it out.")
+    if np.linalg.svd(normals / lengths[:, None], compute_uv=False).min() < DEPENDENT:
+        raise InputError(
+            "The constraints depend on each other at the start (or contradict each other): "
+            f"leave out what others say already, among {', '.join(dict.fromkeys(constraints.names(system)))}."
+        )
+
+
+def _worst(constraints, system) -> str:
+    values = np.abs(np.asarray(constraints.equations(system)))
+    slacks = -np.minimum(np.asarray(constraints.slacks(system)), 0.0)
+    return constraints.names(system, inequalities=True)[int(np.argmax(np.concatenate([values, slacks])))]

@@ -1,0 +1,394 @@
+"""Constraints: what a relaxation must respect beside frozen atoms.
+
+    held still      FixedComponents
+    equations       FixedLengths, FixedPlane, FixedLine, FixedCentreOfMass, RigidGroup, Equation
+    inequalities    Wall, Inequality
+
+Equations c(system) = 0 and inequalities c(system) >= 0 have multipliers: `relax` finds a point of Karush, Kuhn and Tucker,
+
+    ∂U/∂x + Σ m ∂c/∂x = 0,   m of an inequality not positive, and zero where c > 0,
+
+and says which inequalities are active. `from_ase` translates ASE's constraints.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from mdsens.errors import InputError
+from mdsens.system import System
+
+COLLINEAR = 1e-3
+"""Sine of the angle below which three atoms count as lying on a line."""
+
+
+class Constraint(eqx.Module):
+    """Base class. `bound(system)` gives the constraint with its references taken from a concrete system."""
+
+    inequality: ClassVar[bool] = False
+
+    def bound(self, system: System) -> "Constraint":
+        return self
+
+    def held(self, system: System) -> Bool[Array, "atoms dim"]:
+        """Components that do not move at all."""
+        return jnp.zeros(system.positions.shape, bool)
+
+    def values(self, system: System) -> Float[Array, " k"]:
+        """What is zero, or not negative, where the constraint is met; pure JAX."""
+        return jnp.zeros(0, system.positions.dtype)
+
+
+def _atoms(atoms, system: System, name: str) -> np.ndarray:
+    """Indices of atoms, negative ones counted from the end."""
+    index = np.arange(len(system)) if atoms is None else np.atleast_1d(np.asarray(atoms))
+    if index.dtype.kind not in "iu" or index.ndim != 1 or index.size == 0:
+        raise InputError(f"{name} wants indices of atoms, not {atoms!r:.80}.")
+    if index.min() < -len(system) or index.max() >= len(system):
+        raise InputError(f"{name} names atom {int(index[np.argmax(np.abs(index))])}, beyond the {len(system)} of the system.")
+    index = index % len(system)
+    if len(set(index.tolist())) < index.size:
+        raise InputError(f"{name} names an atom twice.")
+    return index
+
+
+def _vector(value, dim: int, name: str) -> np.ndarray:
+    vector = np.asarray(value, dtype=float)
+    if vector.shape != (dim,) or not np.isfinite(vector).all() or not np.linalg.norm(vector) > 0.0:
+        raise InputError(f"{name} wants a direction of {dim} numbers that is not zero, not {value!r:.80}.")
+    return vector / np.linalg.norm(vector)
+
+
+class FixedComponents(Constraint):
+    """Cartesian components that keep their value (in a free cell, that of the unstrained cell).
+
+    Args:
+        atoms: indices.
+        axes: `"xz"`, say.
+    """
+
+    atoms: Any
+    axes: str = eqx.field(static=True)
+
+    def held(self, system):
+        known = "xyz"[: system.dim]
+        if not self.axes or set(self.axes) - set(known):
+            raise InputError(f"FixedComponents wants axes out of {known!r}, not {self.axes!r}.")
+        mask = np.zeros(system.positions.shape, dtype=bool)
+        rows = _atoms(self.atoms, system, "FixedComponents")
+        mask[np.ix_(rows, [known.index(axis) for axis in set(self.axes)])] = True
+        return jnp.asarray(mask)
+
+
+class FixedLengths(Constraint):
+    """Distances between pairs of atoms, nearest images at the start [Å].
+
+    Args:
+        pairs: `[(i, j), ...]`.
+        lengths: one for each pair; None for those of the start.
+    """
+
+    pairs: Int[Array, "pairs 2"]
+    lengths: Float[Array, " pairs"] | None = None
+    shift: Int[Array, "pairs dim"] | None = None
+
+    def bound(self, system):
+        pairs = np.asarray(self.pairs)
+        if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu" or (pairs[:, 0] == pairs[:, 1]).any():
+            raise InputError("FixedLengths wants pairs of different atoms: [(i, j), ...].")
+        if pairs.min() < -len(system) or pairs.max() >= len(system):
+            raise InputError(f"FixedLengths names an atom beyond the {len(system)} of the system.")
+        d = np.asarray(system.positions)[pairs[:, 1]] - np.asarray(system.positions)[pairs[:, 0]]
+        shift = _nearest_images(d, system)
+        cell = 0.0 if system.cell is None else shift @ np.asarray(system.cell)
+        current = np.linalg.norm(d + cell, axis=1)
+        lengths = current if self.lengths is None else np.asarray(self.lengths, dtype=float)
+        if lengths.shape != (len(pairs),) or not (lengths > 0.0).all():
+            raise InputError(f"FixedLengths wants {len(pairs)} positive lengths, one for each pair, not {self.lengths!r:.80}.")
+        return FixedLengths(jnp.asarray(pairs), jnp.asarray(lengths), jnp.asarray(shift))
+
+    def values(self, system):
+        d = system.positions[self.pairs[:, 1]] - system.positions[self.pairs[:, 0]]
+        if system.cell is not None:
+            d = d + self.shift.astype(d.dtype) @ system.cell
+        return jnp.sqrt(jnp.sum(d * d, axis=-1)) - self.lengths
+
+
+def _nearest_images(d, system) -> np.ndarray:
+    """Cell shifts that bring vectors near their shortest images."""
+    from ase.geometry import find_mic
+
+    if not any(system.pbc):
+        return np.zeros(d.shape, dtype=int)
+    dim = system.dim
+    cell, vectors = np.eye(3), np.zeros((len(d), 3))
+    cell[:dim, :dim], vectors[:, :dim] = np.asarray(system.cell), d
+    shortest, _ = find_mic(vectors, cell, pbc=[*system.pbc, *[False] * (3 - dim)])
+    return np.rint((shortest - vectors) @ np.linalg.inv(cell)).astype(int)[:, :dim]
+
+
+class _Linear(Constraint):
+    """Displacements from the start along some directions vanish."""
+
+    atoms: Any
+    direction: Any
+    start: Float[Array, "n dim"] | None = None
+
+    def bound(self, system):
+        name = type(self).__name__
+        atoms = _atoms(self.atoms, system, name)
+        direction = _vector(self.direction, system.dim, name)
+        return type(self)(jnp.asarray(atoms), jnp.asarray(direction), system.positions[atoms])
+
+    def values(self, system):
+        return ((system.positions[self.atoms] - self.start) @ self._forbidden().T).ravel()
+
+    def _forbidden(self):
+        """`(k, dim)`: directions that atoms do not move along."""
+        raise NotImplementedError
+
+
+class FixedPlane(_Linear):
+    """Each of some atoms stays in the plane through its place with the normal `direction`."""
+
+    def _forbidden(self):
+        return self.direction[None]
+
+
+class FixedLine(_Linear):
+    """Each of some atoms stays on the line through its place along `direction`."""
+
+    def _forbidden(self):
+        # The other columns of a reflection that takes the first axis to the direction.
+        return jnp.linalg.qr(self.direction[:, None], mode="complete")[0][:, 1:].T
+
+
+class FixedCentreOfMass(Constraint):
+    """The centre of mass of some atoms (None: of all) stays."""
+
+    atoms: Any = None
+    start: Float[Array, " dim"] | None = None
+
+    def bound(self, system):
+        atoms = jnp.asarray(_atoms(self.atoms, system, "FixedCentreOfMass"))
+        if not float(jnp.sum(system.masses[atoms])) > 0.0:
+            raise InputError("FixedCentreOfMass wants atoms that have masses.")
+        unbound = FixedCentreOfMass(atoms, jnp.zeros(system.dim))
+        return FixedCentreOfMass(atoms, unbound.values(system))
+
+    def values(self, system):
+        masses = system.masses[self.atoms]
+        return masses @ system.positions[self.atoms] / jnp.sum(masses) - self.start
+
+
+class RigidGroup(Constraint):
+    """Some atoms move as one rigid body. They must not reach across a periodic boundary, nor lie on a line (in 3-D).
+
+    The body's frame is spanned by three of its atoms (two in 2-D); the coordinates of all in it are constant: with n atoms
+    3n - 6 equations in 3-D, 2n - 3 in 2-D.
+    """
+
+    atoms: Any
+    start: Float[Array, " k"] | None = None
+
+    def bound(self, system):
+        atoms = _atoms(self.atoms, system, "RigidGroup")
+        if len(atoms) < 2:
+            raise InputError("RigidGroup wants two atoms or more.")
+        if system.dim == 3 and len(atoms) > 2:
+            atoms = self._led_by_a_triangle(atoms, np.asarray(system.positions))
+        unbound = RigidGroup(jnp.asarray(atoms))
+        return RigidGroup(jnp.asarray(atoms), unbound._coordinates(system))
+
+    @staticmethod
+    def _led_by_a_triangle(atoms, positions):
+        """The atoms in an order in which the first three span the largest triangle on the first and its farthest mate."""
+        arms = positions[atoms] - positions[atoms[0]]
+        far = int(np.argmax(np.linalg.norm(arms, axis=1)))
+        height = np.linalg.norm(np.cross(arms, arms[far]), axis=1) / np.linalg.norm(arms[far]) ** 2
+        third = int(np.argmax(height))
+        if height[third] < COLLINEAR:
+            raise InputError("The atoms of a RigidGroup lie on a line: take FixedLengths for a bond of two atoms.")
+        first = [0, far, third]
+        return atoms[[*first, *[k for k in range(len(atoms)) if k not in first]]]
+
+    def values(self, system):
+        return self._coordinates(system) - self.start
+
+    def _coordinates(self, system):
+        """The group's coordinates in its own frame that are not zero by the frame's definition."""
+        arms = system.positions[self.atoms[1:]] - system.positions[self.atoms[0]]
+        length = jnp.sqrt(arms[0] @ arms[0])
+        first = arms[0] / length
+        if len(arms) == 1:
+            return length[None]
+        if system.dim == 2:
+            axes = jnp.stack([first, jnp.array([-1.0, 1.0]) * first[::-1]])
+            return jnp.concatenate([length[None], (arms[1:] @ axes.T).ravel()])
+        second = arms[1] - (arms[1] @ first) * first
+        second = second / jnp.sqrt(second @ second)
+        axes = jnp.stack([first, second, jnp.cross(first, second)])
+        return jnp.concatenate([length[None], axes[:2] @ arms[1], (arms[2:] @ axes.T).ravel()])
+
+
+class Equation(Constraint):
+    """`function(system) → array` vanishes; written with jax.numpy. One of module level is found again by compiled code."""
+
+    function: Callable = eqx.field(static=True)
+
+    def bound(self, system):
+        _check_function(self.function, system, type(self).__name__)
+        return self
+
+    def values(self, system):
+        return jnp.ravel(jnp.asarray(self.function(system)))
+
+
+class Inequality(Equation):
+    """`function(system) → array` is nowhere negative."""
+
+    inequality: ClassVar[bool] = True
+
+
+class Wall(Constraint):
+    """Some atoms (None: all) stay on one side of a plane: normal · x >= offset [Å]."""
+
+    normal: Any
+    offset: Any
+    atoms: Any = None
+
+    inequality: ClassVar[bool] = True
+
+    def bound(self, system):
+        if np.ndim(self.offset) or not np.isfinite(self.offset):
+            raise InputError(f"A Wall's offset is one number in Å, not {self.offset!r:.80}.")
+        atoms = jnp.asarray(_atoms(self.atoms, system, "Wall"))
+        return Wall(jnp.asarray(_vector(self.normal, system.dim, "Wall")), jnp.asarray(float(self.offset)), atoms)
+
+    def values(self, system):
+        return system.positions[self.atoms] @ self.normal - self.offset
+
+
+def _check_function(function, system, name):
+    if not callable(function):
+        raise InputError(f"{name} wants a function of the system, not {function!r:.80}.")
+    try:
+        shape = jax.eval_shape(lambda s: jnp.asarray(function(s)), system)
+    except (jax.errors.JAXTypeError, TypeError) as error:
+        raise InputError(
+            f"The function of an {name} cannot be traced: write it with jax.numpy, as function(system) -> array "
+            f"({str(error).splitlines()[0][:160]})."
+        ) from error
+    if not jnp.issubdtype(shape.dtype, jnp.floating):
+        raise InputError(f"The function of an {name} gives {shape.dtype}, not real floating-point numbers.")
+
+
+class Constraints(eqx.Module):
+    """All constraints of a state together, with references bound.
+
+    Attributes:
+        parts: the constraints.
+        held: `(N, dim)`, components that do not move.
+        active: which values of the inequalities (counted through all of them) are zero and count as equations.
+        count: of equations, active inequalities included.
+        scale: what `values` are multiplied by, so that the conditions on positions and constraints are of one size.
+    """
+
+    parts: tuple[Constraint, ...]
+    held: Bool[Array, "atoms dim"]
+    scale: Float[Array, ""]
+    active: tuple[int, ...] = eqx.field(static=True)
+    count: int = eqx.field(static=True)
+
+    def has_values(self, system) -> bool:
+        """Whether there is anything with a multiplier, rather than components held still only."""
+        return bool(self.equations(system).size + self.slacks(system).size)
+
+    def equations(self, system) -> Float[Array, " k"]:
+        return _together(system, [part.values(system) for part in self.parts if not part.inequality])
+
+    def slacks(self, system) -> Float[Array, " k"]:
+        """The values of all inequalities."""
+        return _together(system, [part.values(system) for part in self.parts if part.inequality])
+
+    def values(self, system) -> Float[Array, " count"]:
+        """What vanishes: the equations, and the inequalities that are active, in units of `1 / scale`."""
+        return self.scale * jnp.concatenate([self.equations(system), self.slacks(system)[np.array(self.active, dtype=int)]])
+
+    def normals(self, system) -> Float[Array, "count n"]:
+        """∂values/∂positions, zero where held."""
+        at = lambda x: self.values(system.with_positions(x))  # noqa: E731
+        slopes = jax.jacrev(at)(system.positions) * ~self.held
+        return slopes.reshape(self.count, -1)
+
+    def names(self, system, *, inequalities: bool = False) -> list[str]:
+        """The kind of constraint behind each equation, and behind each inequality after them."""
+        kinds = (False, True) if inequalities else (False,)
+        parts = [part for kind in kinds for part in self.parts if part.inequality is kind]
+        return [type(part).__name__ for part in parts for _ in range(part.values(system).size)]
+
+    def with_active(self, active: Sequence[int], system: System) -> "Constraints":
+        count = jax.eval_shape(self.equations, system).size + len(active)
+        return Constraints(self.parts, self.held, self.scale, tuple(int(k) for k in active), count)
+
+
+def _together(system, values):
+    return jnp.concatenate([jnp.zeros(0, system.positions.dtype), *values])
+
+
+def bound_constraints(constraints: Sequence[Constraint], system: System) -> Constraints | None:
+    """Constraints with their references taken from a system [host]; None without any.
+
+    Raises:
+        InputError: something else than constraints, or one that does not fit the system.
+    """
+    if isinstance(constraints, Constraint):
+        constraints = [constraints]
+    parts = []
+    for part in constraints:
+        if not isinstance(part, Constraint):
+            raise InputError(
+                f"constraints holds a {type(part).__name__}, none of mdsens.constraints: constraints.from_ase translates ASE's."
+            )
+        parts.append(part.bound(system))
+    if not parts:
+        return None
+    held = np.zeros(system.positions.shape, dtype=bool)
+    for part in parts:
+        held = held | np.asarray(part.held(system))
+    unity = jnp.ones((), system.positions.dtype)
+    return Constraints(tuple(parts), jnp.asarray(held), unity, (), 0).with_active((), system)
+
+
+def from_ase(atoms) -> tuple[System, list[Constraint]]:
+    """`(system, constraints)` of `ase.Atoms`: FixAtoms, FixCartesian, FixedPlane, FixedLine, FixBondLengths, FixCom.
+
+    Raises:
+        InputError: another constraint, by its name.
+    """
+    translated, plain = [], atoms.copy()
+    kept = []
+    for constraint in atoms.constraints:
+        name = type(constraint).__name__
+        if name == "FixAtoms":
+            kept.append(constraint)
+        elif name == "FixCartesian":
+            axes = "".join(axis for axis, fixed in zip("xyz", constraint.mask, strict=True) if fixed)
+            translated.append(FixedComponents(np.asarray(constraint.index), axes))
+        elif name in ("FixedPlane", "FixedLine"):
+            kind = FixedPlane if name == "FixedPlane" else FixedLine
+            translated.append(kind(np.asarray(constraint.index), np.asarray(constraint.dir)))
+        elif name == "FixBondLengths":
+            lengths = None if constraint.bondlengths is None else np.asarray(constraint.bondlengths)
+            translated.append(FixedLengths(np.asarray(constraint.pairs), lengths))
+        elif name == "FixCom":
+            translated.append(FixedCentreOfMass())
+        else:
+            raise InputError(f"The ASE constraint {name} is not supported: write it as an Equation, or remove it.")
+    plain.set_constraint(kept)
+    return System.from_ase(plain), translated

@@ -1,0 +1,202 @@
+"""How `relax` gets to an equilibrium: a solver to a hand-over, Newton's method from there, neighbour lists renewed on the way."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from mdsens.errors import MdsensError
+from mdsens.frame import Frame, Unknown, as_unknown, frame_of
+from mdsens.neighbors import SKIN
+from mdsens.potentials.base import Potential
+from mdsens.progress import residual_bar
+from mdsens.solvers import FIRE, Newton, Problem, Status, solve
+from mdsens.stiffness import gradient, hessian_operator, rigid_gauge
+from mdsens.system import System
+
+HANDOVER = 1e-2
+"""Size of the largest force [eV/Å] at which Newton's method is first tried."""
+
+NEWTON_STEPS = 50
+"""Newton steps after one hand-over, at most; a handful is usual."""
+
+TIGHT_SKIN = 0.01
+"""Skin of an equilibrium's list, as a share of the range: derivatives at the state need only its own pairs."""
+
+VOLUME_RATIO = 8.0
+"""Factor by which a cell may shrink or grow from its start before it counts as collapsed or flown apart."""
+
+REBASES = 20
+"""How often a relaxed cell becomes the reference of another descent, at most; under a pressure alone once is usual."""
+
+
+def force_norm(slope):
+    """The largest force on an atom or a component of the strain [eV/Å], or violation of a constraint."""
+    parts = as_unknown(slope)
+    norm = jnp.sqrt(jnp.max(jnp.sum(parts.positions**2, axis=-1)))
+    for part in (parts.strain, parts.multipliers):
+        norm = norm if part is None else jnp.maximum(norm, jnp.max(jnp.abs(part), initial=0.0))
+    return norm
+
+
+def _is_stale(z, data):
+    frame, potential = data
+    return frame.is_stale(z, potential.range)
+
+
+PROBLEM = Problem(gradient, force_norm, _is_stale, gauge=rigid_gauge, symmetric=True, operator=hessian_operator, kind="gradient")
+"""The unknown at which no force is left: the problem that all solvers are given."""
+
+LOADED_PROBLEM = dataclasses.replace(PROBLEM, symmetric=False)
+"""The same under a stress that is not hydrostatic."""
+
+
+class UnstableCell(MdsensError):
+    """A cell collapsed or flew apart; `z` and `frame` are where."""
+
+    def __init__(self, z, frame):
+        super().__init__(Status.UNSTABLE_CELL.value)
+        self.z, self.frame = z, frame
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a descent is asked for: the solver (None: Newton at once, FIRE where it refuses), its tolerance [eV/Å], ..."""
+
+    solver: Any
+    tolerance: float
+    max_steps: int
+    polish: bool
+    progress: bool | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrival:
+    """Where a descent ended: the frame whose reference is the state z, the size of what is left of the forces, ..."""
+
+    frame: Frame
+    z: Any
+    norm: float
+    steps: int
+    status: Status
+
+
+def descend(frame: Frame, potential: Potential, settings: Settings) -> Arrival:
+    """From the frame's reference to the next equilibrium [host].
+
+    Raises:
+        UnstableCell: the volume left the range in which a crystal could be the one that was given.
+        CoincidingAtoms: two atoms met.
+    """
+    problem = PROBLEM if frame.symmetric else LOADED_PROBLEM
+    steps, volume = 0, reference_volume(frame)
+    with residual_bar(settings.tolerance, settings.progress) as show:
+        for _ in range(REBASES):
+            frame = listed_here(frame)
+            z, (frame, _), norm, steps, status = approach(problem, frame.start, (frame, potential), settings, volume, steps, show)
+            if status is Status.NOT_FINITE:
+                frame = frame_of(frame.place(z), frame.freedom, frame.constraints)
+                return Arrival(frame, frame.start, norm, steps, status)
+            frame = based(frame, z, potential)
+            if frame.freedom is None:
+                break
+            check_volume(frame.start, frame, volume)
+            norm = float(force_norm(gradient(frame.start, (frame, potential))))
+            if status is not Status.CONVERGED or norm <= settings.tolerance:
+                break
+            # Seen from the relaxed cell the strains are others, if only a little.
+            status = Status.STALLED
+            frame = eqx.tree_at(lambda f: f.system, frame, frame.system.with_neighbors(potential))
+    return Arrival(frame, frame.start, norm, steps, status)
+
+
+def reference_volume(frame: Frame) -> float | None:
+    return None if frame.freedom is None else float(frame.system.volume)
+
+
+def listed_here(frame: Frame) -> Frame:
+    """The frame that says its list was made for its reference."""
+    if frame.freedom is None:
+        return frame
+    return eqx.tree_at(lambda f: f.listed, frame, frame.start, is_leaf=lambda leaf: leaf is None)
+
+
+def based(frame: Frame, z, potential: Potential) -> Frame:
+    """A frame with the same freedom whose reference is the system at z, with the list that an equilibrium keeps."""
+    return frame_of(listed_tightly(frame.place(z), potential), frame.freedom, frame.constraints)
+
+
+def approach(problem: Problem, z, data, settings: Settings, volume, steps: int, show, *, tolerance: float | None = None):
+    """The solver down to a hand-over, Newton from there; when Newton refuses, the solver goes on to a lower one.
+
+    Without a solver asked for Newton is tried at once: near an equilibrium it arrives in a few steps, far from one it
+    refuses in the first.
+
+    Args:
+        data: `(frame, potential, ...)`.
+        volume: of the cell that the relaxation started from.
+        steps: taken before.
+
+    Returns:
+        `(z, data, norm, steps, status)`.
+    """
+    solver = FIRE() if settings.solver is None else settings.solver
+    hasty = settings.solver is None and settings.polish
+    fmax, max_steps = settings.tolerance if tolerance is None else tolerance, settings.max_steps
+    widening = 1.0
+
+    def refresh(z, data, wider):
+        nonlocal widening
+        widening = 2.0 * widening if wider else widening
+        frame, potential, *more = data
+        check_volume(z, frame, volume)
+        reach = np.asarray(potential.range)
+        skin = SKIN * widening * float(reach) if np.isfinite(reach) else None
+        return relisted(frame, z, potential, skin), potential, *more
+
+    polish = settings.polish and not isinstance(solver, Newton)
+    handover = max(fmax, HANDOVER) if polish else fmax
+    run = functools.partial(solve, problem, refresh=refresh)
+    while True:
+        if not hasty:
+            result = run(solver, z, data, tolerance=handover, max_steps=max_steps - steps, progress=show.after(steps))
+            z, data, steps = result.z, result.data, steps + result.steps
+            if result.status is not Status.CONVERGED or result.norm <= fmax:
+                break
+        limit = max(1, min(NEWTON_STEPS, max_steps - steps))
+        result = run(Newton(), z, data, tolerance=fmax, max_steps=limit, progress=show.after(steps))
+        steps += result.steps
+        if result.status is Status.CONVERGED:
+            z, data = result.z, result.data
+            break
+        if not hasty:
+            handover = max(fmax, 0.01 * handover)
+        hasty = False
+    return z, data, result.norm, steps, result.status
+
+
+def relisted(frame: Frame, z, potential: Potential, skin: float | None) -> Frame:
+    """The same frame with a neighbour list made at z [host]."""
+    neighbors = frame.place(z).with_neighbors(potential, skin=skin).neighbors
+    if frame.freedom is None:
+        moved = frame.system.with_positions(as_unknown(z).positions)
+        return eqx.tree_at(lambda f: f.system, frame, eqx.tree_at(lambda s: s.neighbors, moved, neighbors))
+    return eqx.tree_at(lambda f: (f.system.neighbors, f.listed), frame, (neighbors, Unknown(z.positions, z.strain)))
+
+
+def listed_tightly(system: System, potential: Potential) -> System:
+    """The system with the list that an equilibrium keeps; a function of positions, cell and range alone."""
+    reach = float(np.asarray(potential.range))
+    return system.with_neighbors(potential, skin=TIGHT_SKIN * reach if np.isfinite(reach) else None)
+
+
+def check_volume(z, frame: Frame, volume: float | None) -> None:
+    """Raises UnstableCell."""
+    if frame.freedom is None:
+        return
+    ratio = float(frame.place(z).volume) / volume
+    if not 1.0 / VOLUME_RATIO < ratio < VOLUME_RATIO:
+        raise UnstableCell(z, frame)

@@ -1,0 +1,233 @@
+"""The linear systems behind every derivative of an equilibrium: A = ∂F/∂z, B = ∂F/∂θ, dz/dθ = -A⁻¹B.
+
+Here z is flat. Motions that cost no energy are projected out (`mdsens.gauge`).
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from mdsens import stiffness
+from mdsens.curvature import Curvature, curvature
+from mdsens.equilibrium import Equilibrium
+from mdsens.errors import ConvergenceError, InputError, LinearSolveError
+from mdsens.frame import Frame
+from mdsens.implicit import CG, GMRES, MINRES, Gauge, differentiable_solution, linear_solve, root_jvp, root_vjp
+from mdsens.implicit.bound import error_bound, probe_displacement
+from mdsens.implicit.linear_system import LinearSolver
+from mdsens.solvers import Status
+
+BATCH = 32
+"""Right-hand sides solved together."""
+
+KRYLOV = 300
+"""Size of GMRES's space, for stresses that are not hydrostatic."""
+
+
+class State(eqx.Module):
+    """An equilibrium as its linear systems see it.
+
+    Attributes:
+        z: the unknown.
+        frame: what it lives in.
+        null: the null space of A that was found with the curvature.
+        solver: of the linear systems.
+        fail_rtol: relative residual beyond which a solve has failed.
+    """
+
+    z: Any
+    frame: Frame
+    null: Gauge
+    solver: LinearSolver = eqx.field(static=True)
+    fail_rtol: float = eqx.field(static=True)
+
+    @property
+    def options(self):
+        return {"symmetric": self.frame.symmetric, "gauge": self.null}
+
+    @property
+    def size(self) -> int:
+        return ravel_pytree(self.z)[0].size
+
+    def condition(self, z, potential):
+        """F(z, θ)."""
+        return stiffness.gradient(z, (self.frame, potential))
+
+    def operator(self, z, potential):
+        """∂F/∂z, as `root_jvp` wants it."""
+        return stiffness.hessian_operator(z, (self.frame, potential))
+
+
+def usable(eq: Equilibrium, linear_solver: LinearSolver | None) -> tuple[Curvature, State]:
+    """The curvature of a state that has a derivative, and the state.
+
+    Raises:
+        ConvergenceError: it has none.
+        InputError: something else than an equilibrium, a potential without parameters, no linear solver of mdsens's.
+    """
+    if not isinstance(eq, Equilibrium):
+        raise InputError(f"An Equilibrium is wanted, as relax returns it, not {type(eq).__name__}.")
+    if not eq.converged:
+        raise ConvergenceError(f"This state has no derivative that means anything: {eq.status.value}.")
+    if not jax.tree.leaves(eq.potential):
+        raise InputError("The potential has no parameters, so there is nothing to differentiate in.")
+    frame, z = eq.frame, eq.unknown
+    found = curvature(z, frame, eq.potential) if eq.curvature is None else eq.curvature
+    if found.index != eq.index:
+        raise ConvergenceError(
+            f"The lowest curvature is {found.lowest:.1e} eV/Å²: {(Status.WRONG_INDEX if eq.index else Status.SADDLE).value}."
+        )
+    null = stiffness.known_gauge(z, frame, found.rattlers)
+    solver = _default_solver(eq) if linear_solver is None else linear_solver
+    if not isinstance(solver, LinearSolver):
+        raise InputError(f"linear_solver must be one of mdsens.implicit's, such as implicit.CG(), not {solver!r}.")
+    return found, State(z, frame, null, solver, solver.tolerances(eq.system.positions.dtype)[1])
+
+
+def _default_solver(eq):
+    if not eq.frame.symmetric:
+        return GMRES(restart=KRYLOV)
+    return MINRES() if eq.index or eq.multipliers is not None else CG()
+
+
+@eqx.filter_jit
+def changes(state: State, z, moving, resting, directions, columns):
+    """`(A dz + B dθ, F)` at some z, for each direction dθ and column dz together. Without dz it is B dθ."""
+    _, unravel_parameters = ravel_pytree(moving)
+    _, unravel = ravel_pytree(z)
+
+    def condition(z, selected):
+        return ravel_pytree(state.condition(z, eqx.combine(selected, resting)))[0]
+
+    def change(dz, direction):
+        return jax.jvp(condition, (z, moving), (unravel(dz), unravel_parameters(direction)))[1]
+
+    return jax.vmap(change)(columns, directions), condition(z, moving)
+
+
+@eqx.filter_jit
+def solutions(state: State, potential, b: Float[Array, "k n"], rest: Float[Array, " n"]):
+    """`(-A⁻¹b for each b, -A⁻¹F, relative residuals of the former)`."""
+    product = state.operator(state.z, potential)
+    right = -jnp.concatenate([b, rest[None]]).T
+    solved, residuals = linear_solve(product, right, solver=state.solver, throw=False, **state.options)
+    return solved.T[:-1], solved.T[-1], residuals[:-1]
+
+
+@eqx.filter_jit
+def along(state: State, potential, direction):
+    """`(dz, residual)` along one direction in parameter space, z-shaped."""
+    options = {"operator": state.operator, "linear_solver": state.solver, **state.options}
+    return root_jvp(state.condition, state.z, (potential,), (direction,), project=True, **options)
+
+
+def pulled_back(state: State, potential, slope):
+    """`(the gradient in θ of a function of z whose gradient in z is `slope`, residual)`, by one adjoint solve."""
+    options = {"operator": state.operator, "linear_solver": state.solver, **state.options}
+    (implicit,), residual = root_vjp(state.condition, state.z, (potential,), slope, **options)
+    return implicit, residual
+
+
+def solution(state: State):
+    """z as a function of the potential near the state's own, for derivatives of any order at it."""
+    found = differentiable_solution(
+        lambda _, potential: (state.z, ()),
+        lambda z, _, potential: state.condition(z, potential),
+        symmetric=state.frame.symmetric,
+        linear_solver=state.solver,
+        gauge=lambda z, _, potential: state.null,
+        operator=lambda z, _, potential: state.operator(z, potential),
+        project=True,
+    )
+    return lambda potential: found((), potential)[0]
+
+
+@eqx.filter_jit
+def _sizes(vectors, null):
+    return jax.vmap(lambda vector: jnp.linalg.norm(null.project(vector)))(vectors)
+
+
+@eqx.filter_jit
+def dot_test(state: State, potential, moving, columns):
+    """⟨w, dz·v⟩ by the columns dz/dθ and by an adjoint solve, for random w and v: their difference over ‖w‖‖dz·v‖."""
+    flat, unravel = ravel_pytree(state.z)
+    w = state.null.project(jax.random.normal(jax.random.key(2), flat.shape, flat.dtype))
+    v = jax.random.normal(jax.random.key(3), columns.shape[:1], columns.dtype)
+    dz = v @ columns
+    slope, _ = pulled_back(state, potential, unravel(w))
+    chosen = jax.tree.map(lambda kept, value: None if kept is None else value, moving, slope, is_leaf=lambda leaf: leaf is None)
+    size = jnp.linalg.norm(w) * jnp.linalg.norm(dz)
+    return jnp.abs(w @ dz - ravel_pytree(chosen)[0] @ v) / jnp.where(size > 0.0, size, 1.0)
+
+
+def errors(state: State, found: Curvature, moving, resting, columns, step) -> np.ndarray:
+    """Bounds on ‖dz/dθ - dz*/dθ‖, one for each column [host]: what `implicit.jacobian_bound` does, for all together.
+
+    Args:
+        columns: dz/dθ, `(parameters, n)`.
+        step: the Newton step to the true equilibrium.
+    """
+    flat, unravel = ravel_pytree(state.z)
+
+    def defects(point):
+        """`(‖A dz/dθ + B‖ of each column, ‖F‖)` outside the null space."""
+        norms = []
+        for k, directions in enumerate(batches(len(columns), columns.dtype, False)):
+            part = columns[k * BATCH : (k + 1) * BATCH]
+            filled = jnp.concatenate([part, jnp.zeros((len(directions) - len(part), part.shape[1]), part.dtype)])
+            moved, rest = changes(state, unravel(point), moving, resting, directions, filled)
+            sizes = np.asarray(_sizes(jnp.concatenate([moved, rest[None]]), state.null))
+            norms.append(sizes[: len(part)])
+        return np.concatenate(norms), float(sizes[-1])
+
+    probe, length = probe_displacement(flat, step, state.null)
+    defect, left = defects(flat + step)
+    return error_bound(
+        defect,
+        float(jnp.linalg.norm(step)),
+        left,
+        lambda: defects(flat + step + probe)[0] / length,
+        probe_length=length,
+        lowest=found.nearest_zero,
+        highest=found.highest,
+        size=np.linalg.norm(columns, axis=1),
+        eps=float(jnp.finfo(flat.dtype).eps),
+    )
+
+
+def batches(count: int, dtype, progress: bool | None):
+    """One-hot directions, `BATCH` at a time; the last batch is filled up with zeros."""
+    from tqdm import tqdm
+
+    batch = min(BATCH, count)
+    starts = range(0, count, batch)
+    disable = True if progress is False or len(starts) == 1 else (None if progress is None else False)
+    for start in tqdm(starts, desc="sensitivity", unit_scale=batch, unit="parameter", disable=disable, delay=1.0, leave=False):
+        rows = np.arange(start, start + batch)
+        yield jnp.asarray(rows[:, None] == np.arange(count)[None, :], dtype)
+
+
+def split_last(stacked, tree):
+    """The last axis, over all values of a tree, cut into leaves of shape `(..., *leaf.shape)`."""
+    leaves, structure = jax.tree.flatten(tree)
+    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+    parts = jnp.split(stacked, ends, axis=-1)
+    shaped = [part.reshape(*stacked.shape[:-1], *leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+    return jax.tree.unflatten(structure, shaped)
+
+
+def check_residual(residual: float, found: Curvature, state: State) -> None:
+    """Raises LinearSolveError where a solve failed."""
+    if residual <= state.fail_rtol:
+        return
+    loose = f"; {found.floppy} mode(s) beyond the known zero modes cost no energy" if found.floppy else ""
+    raise LinearSolveError(
+        f"The linear system of the derivative was solved to a relative residual of {residual:.1e} only "
+        f"(lowest curvature {found.lowest:.1e} eV/Å²{loose}): relax further, or ask with throw=False and look at "
+        "the certificate."
+    )

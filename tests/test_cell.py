@@ -1,0 +1,250 @@
+"""Relaxing cells: pressure, stress, masks, and the derivatives of positions and cell through them."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.filters import FrechetCellFilter
+from ase.optimize import BFGS
+from differences import at
+from helpers import refused
+
+import mdsens as ms
+from mdsens.potentials.base import parameter_paths
+from mdsens.verify import check_sensitivity
+
+FLOOR = 1e-6
+GPA = 160.21766208
+
+
+def rattled(atoms, seed=0, size=0.02):
+    atoms = atoms.copy()
+    atoms.rattle(size, seed=seed)
+    return ms.System.from_ase(atoms)
+
+
+@pytest.fixture(scope="module")
+def diamond(silicon):
+    return ms.relax(rattled(bulk("Si", cubic=True)), silicon, cell="free", fmax=1e-11)
+
+
+@pytest.fixture(scope="module")
+def argon():
+    return ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5, onset=2.0)
+
+
+@pytest.fixture(scope="module")
+def two_species():
+    """A rock salt of Lennard-Jones atoms whose hearts are of different sizes, sheared to be triclinic."""
+    potential = ms.LennardJones(
+        epsilon={"A-A": 0.05, "A-B": 0.4, "B-B": 0.08}, sigma={"A-A": 2.2, "A-B": 2.5, "B-B": 3.1}, cutoff=7.0, onset=5.5
+    )
+    atoms = bulk("NaCl", "rocksalt", a=5.4)
+    atoms.set_cell(atoms.cell @ (np.eye(3) + [[0.0, 0.04, 0.02], [0.0, 0.03, 0.0], [0.01, 0.0, 0.0]]), scale_atoms=True)
+    system = ms.System(atoms.positions, cell=atoms.cell.array, pbc=True, species=["A", "B"])
+    return system, potential
+
+
+def worst(eq, sensitivity):
+    checks = list(check_sensitivity(eq, sensitivity))
+    assert not any(check.note for check in checks), checks
+    return max(check.error for check in checks)
+
+
+# Exact identities
+
+
+def test_silicon_relaxes_to_its_lattice_constant(diamond):
+    np.testing.assert_allclose(diamond.system.cell, 5.430949777 * np.eye(3), atol=2e-8)
+    assert diamond.stress_error < 1e-9 and diamond.curvature.index == 0
+
+
+def test_scaling_of_length_and_energy(diamond):
+    """U = ε f(x/σ) at zero pressure: dX/dσ = X/σ, dh/dσ = h/σ, nothing moves with ε."""
+    S, eq = ms.sensitivity(diamond), diamond
+    sigma = float(eq.potential.sigma)
+    np.testing.assert_allclose(S.cell.sigma, eq.system.cell / sigma, atol=1e-9)
+    np.testing.assert_allclose(S.positions.sigma, eq.system.positions / sigma, atol=1e-9)
+    np.testing.assert_allclose(S.cell.epsilon, 0.0, atol=1e-9)
+    np.testing.assert_allclose(S.positions.epsilon, 0.0, atol=1e-9)
+    assert S.certificate.trusted, S.certificate.reasons
+
+
+def test_repeating_the_cell_repeats_the_sensitivity(diamond, silicon):
+    small = ms.sensitivity(diamond)
+    large = ms.relax(ms.System.from_ase(diamond.system.to_ase() * (2, 1, 1)), silicon, cell="free", fmax=1e-11)
+    S = ms.sensitivity(large)
+    np.testing.assert_allclose(S.cell.lam, small.cell.lam * np.array([[2.0], [1.0], [1.0]]), atol=1e-8)
+
+
+def test_the_unknown_of_a_strained_state_leads_back_to_it(diamond):
+    frame = diamond.frame
+    z = diamond.unknown._replace(strain=jnp.linspace(-0.1, 0.2, 6))
+    there = frame.place(z)
+    again = frame.unknown_of(there)
+    np.testing.assert_allclose(again.strain, z.strain, atol=1e-12)
+    np.testing.assert_allclose(again.positions, z.positions, atol=1e-12)
+
+
+# Derivatives against structures relaxed again, by ourselves and by ASE
+
+
+def test_hexagonal_crystal_under_pressure(argon):
+    """An hcp crystal has a c/a ratio of its own."""
+    system = rattled(bulk("X", "hcp", a=1.1, c=1.79) * (2, 1, 1))
+    eq = ms.relax(system, argon, cell="free", pressure=2.0 * GPA, fmax=1e-11)
+    assert worst(eq, ms.sensitivity(eq)) < FLOOR
+
+
+def test_two_species_at_ten_gigapascal(two_species):
+    system, potential = two_species
+    eq = ms.relax(system, potential, cell="free", pressure=10.0, fmax=1e-11)
+    np.testing.assert_allclose(GPA * potential.stress(eq.system), [-10, -10, -10, 0, 0, 0], atol=1e-8)
+    assert worst(eq, ms.sensitivity(eq)) < FLOOR
+
+
+def test_triclinic_cell_under_a_stress(two_species):
+    """A true stress, not hydrostatic: the condition's derivative is not symmetric."""
+    system, potential = two_species
+    stress = [-3.0, -1.0, -2.0, 0.3, -0.2, 0.1]
+    eq = ms.relax(system, potential, cell="free", pressure=stress, fmax=1e-11)
+    np.testing.assert_allclose(GPA * potential.stress(eq.system), stress, atol=1e-8)
+    assert worst(eq, ms.sensitivity(eq)) < FLOOR
+
+
+@pytest.mark.parametrize("cell", ["isotropic", [True, False, True, False, False, True]])
+def test_shapes_that_stay_fixed(two_species, cell):
+    system, potential = two_species
+    eq = ms.relax(system, potential, cell=cell, pressure=1.0, fmax=1e-11)
+    deformation = np.linalg.solve(system.cell, eq.system.cell)
+    if cell == "isotropic":
+        np.testing.assert_allclose(deformation, deformation[0, 0] * np.eye(3), atol=1e-12)
+    else:
+        assert np.abs(deformation[1, 1] - 1.0) < 1e-3 and np.abs(deformation[0, 0] - 1.0) > 1e-3
+        np.testing.assert_allclose(GPA * potential.stress(eq.system)[np.array([0, 2, 5])], [-1, -1, 0], atol=1e-8)
+    assert worst(eq, ms.sensitivity(eq)) < FLOOR
+
+
+def test_cell_of_a_plane():
+    """2-D: a binary crystal of discs under pressure."""
+    potential = ms.LennardJones(
+        epsilon={"A-A": 1.0, "A-B": 1.4, "B-B": 0.6}, sigma={"A-A": 1.0, "A-B": 0.85, "B-B": 0.8}, cutoff=2.5, onset=1.8
+    )
+    positions = np.array([[0.0, 0.0], [0.62, 0.71]])
+    system = ms.System(positions, cell=[[1.25, 0.1], [0.0, 1.3]], pbc=True, species=["A", "B"])
+    eq = ms.relax(system, potential, cell="free", pressure=0.5, fmax=1e-11)
+    np.testing.assert_allclose(potential.stress(eq.system), [-0.5, -0.5, 0.0], atol=1e-9)
+    assert worst(eq, ms.sensitivity(eq)) < FLOOR
+
+
+def test_slab_strains_in_its_plane_only(argon):
+    from ase.build import fcc100
+
+    atoms = fcc100("Ar", (1, 1, 4), a=1.55, vacuum=3.0)
+    eq = ms.relax(rattled(atoms), argon, cell="free", fmax=1e-11)
+    np.testing.assert_array_equal(eq.system.cell[2], ms.System.from_ase(atoms).cell[2])
+    assert abs(float(eq.system.cell[0, 0]) / 1.55 * np.sqrt(2) - 1.0) > 1e-3
+    assert worst(eq, ms.sensitivity(eq)) < FLOOR
+
+
+def test_derivatives_agree_with_structures_that_ase_relaxed(two_species):
+    """Energies, forces and stresses are ours (held against LAMMPS elsewhere), the relaxation of the cell is ASE's."""
+    from mdsens.calculator import Calculator
+
+    system, potential = two_species
+    eq = ms.relax(system, potential, cell="free", pressure=10.0, fmax=1e-11)
+    S, step = ms.sensitivity(eq), 2e-3
+
+    def lengths(change):
+        atoms = eq.system.to_ase()
+        atoms.symbols = "NaCl"
+        atoms.calc = Calculator(at(potential, "sigma.A-B", change))
+        BFGS(FrechetCellFilter(atoms, scalar_pressure=10.0 / GPA), logfile=None).run(fmax=1e-9, steps=500)
+        return atoms.cell.cellpar()[:3]
+
+    values = {k: lengths(k * step) for k in (-2, -1, 1, 2)}
+    difference = (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12 * step)
+    cell, dcell = np.asarray(eq.system.cell), np.asarray(S.cell.sigma["A-B"])
+    exact = np.sum(cell * dcell, axis=1) / np.linalg.norm(cell, axis=1)
+    np.testing.assert_allclose(difference, exact, atol=1e-6)
+
+
+def test_observables_see_the_cell_move(diamond, silicon):
+    """dV/dσ = 3 V/σ by the adjoint, and by the forward road for all entries of the cell together."""
+    volume, dV = ms.value_and_gradient(lambda system, potential: system.volume, diamond)
+    np.testing.assert_allclose(dV.sigma, 3.0 * volume / silicon.sigma, rtol=1e-9)
+    cell = ms.jacobian(lambda system, potential: system.cell, diamond)
+    np.testing.assert_allclose(cell.lam, ms.sensitivity(diamond).cell.lam, atol=1e-9)
+    direction = eqx.tree_at(lambda p: p.lam, jax.tree.map(jnp.zeros_like, silicon), jnp.ones(()))
+    dX, dh = ms.jvp(diamond, direction, return_cell=True)
+    np.testing.assert_allclose(dh, cell.lam, atol=1e-9)
+    assert dX.shape == (8, 3)
+
+
+def test_one_expression_of_two_states(diamond, silicon):
+    """The energy of transition from diamond to β-tin under pressure, with both cells free."""
+    tin = bulk("Si", "bct", a=4.9, c=2.6) * (1, 1, 1)
+    tin = ms.System.from_ase(tin + tin.__class__("Si", positions=tin.positions + [0.0, 2.45, 0.65]))
+    beta = ms.relax(tin, silicon, cell="isotropic", fmax=1e-11, check_minimum=False)
+    states = {"diamond": diamond, "beta": beta}
+
+    def difference(states, potential):
+        return sum(sign * potential.energy(states[name]) / len(states[name]) for name, sign in (("beta", 1), ("diamond", -1)))
+
+    value, slope = ms.value_and_gradient(difference, states)
+    np.testing.assert_allclose(value, beta.energy / 2 - diamond.energy / 8, rtol=1e-12)
+    np.testing.assert_allclose(slope.epsilon, value / silicon.epsilon, rtol=1e-9)
+    np.testing.assert_allclose(slope.sigma, 0.0, atol=1e-9)
+
+
+def test_free_cell_is_kept_in_files(diamond, tmp_path):
+    S = ms.sensitivity(diamond, wrt=["lam"])
+    path = ms.save(tmp_path / "cell.h5", diamond, S)
+    eq, again = ms.load(path)
+    assert (eq.cell, eq.pressure, eq.stress_error) == ("free", 0.0, diamond.stress_error)
+    np.testing.assert_array_equal(again.cell.lam, S.cell.lam)
+    assert again.cell.sigma is None and again.certificate == S.certificate
+    np.testing.assert_array_equal(ms.sensitivity(eq, wrt=["lam"]).cell.lam, S.cell.lam)
+
+
+# What must be refused or said
+
+
+def test_a_pressure_at_which_the_crystal_is_unstable(argon):
+    system = ms.System.from_ase(bulk("Ar", "fcc", a=1.55))
+    with pytest.raises(ms.ConvergenceError, match="flew apart"):
+        ms.relax(system, argon, cell="free", pressure=-30.0 * GPA)
+    state = ms.relax(system, argon, cell="free", pressure=-30.0 * GPA, throw=False)
+    assert state.status is ms.Status.UNSTABLE_CELL
+
+
+def test_an_unstable_shape_is_a_saddle(silicon):
+    """Simple cubic silicon, whose shape is kept by symmetry until it is looked at."""
+    with pytest.raises(ms.ConvergenceError, match="saddle"):
+        ms.relax(ms.System.from_ase(bulk("Si", "sc", a=2.6)), silicon, cell="free")
+
+
+def test_masks_and_stresses_of_a_wrong_shape_are_refused(silicon, argon):
+    system = ms.System.from_ase(bulk("Si", cubic=True))
+    refused(lambda: ms.relax(system, silicon, cell="relaxed"), '"free"')
+    refused(lambda: ms.relax(system, silicon, cell=[True, False]), "mask", "(6,)")
+    refused(lambda: ms.relax(system, silicon, cell=[[1, 1, 0], [0, 1, 0], [0, 0, 1]]), "symmetric")
+    refused(lambda: ms.relax(system, silicon, cell=[0.5] * 6), "True and False")
+    refused(lambda: ms.relax(system, silicon, cell=[False] * 6), "no strain", '"fixed"')
+    refused(lambda: ms.relax(system, silicon, cell="free", pressure=[1.0, 2.0]), "(3, 3)", "(6,)")
+    refused(lambda: ms.relax(system, silicon, cell="free", pressure=np.nan), "finite")
+    refused(lambda: ms.relax(system, silicon, cell="free", pressure="high"), "number")
+    refused(lambda: ms.relax(system, silicon, cell="isotropic", pressure=[1, 2, 3, 0, 0, 0]), "isotropic")
+    refused(lambda: ms.relax(system, silicon, pressure=1.0), "free")
+    refused(lambda: ms.relax(system, silicon, cell="free", smax=-1.0), "smax")
+    cluster = ms.System([[0, 0, 0], [1, 0, 0]])
+    refused(lambda: ms.relax(cluster, argon, cell="free"), "periodic")
+    wire = ms.System([[0, 0, 0]], cell=np.diag([1.1, 5, 5]), pbc=[True, False, False])
+    refused(lambda: ms.relax(wire, argon, cell=[True, True, False, False, False, False]), "yy", "periodic")
+    refused(lambda: ms.relax(wire, argon, cell="free", pressure=1.0), "volume")
+
+
+def test_names_of_parameters_are_all_there(diamond):
+    assert len(parameter_paths(ms.sensitivity(diamond).cell)) == 8
