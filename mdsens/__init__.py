@@ -42,6 +42,10 @@ _PUBLIC = {
     "value_and_gradient": "mdsens.derivatives",
     "jacobian": "mdsens.derivatives",
     "jvp": "mdsens.derivatives",
+    "hessian_vector": "mdsens.second_order",
+    "taylor": "mdsens.second_order",
+    "validity": "mdsens.validity",
+    "extrapolate": "mdsens.validity",
     # files
     "save": "mdsens.store",
     "load": "mdsens.store",
@@ -52,7 +56,7 @@ _PUBLIC = {
     "LinearSolveError": "mdsens.errors",
     "StoreError": "mdsens.errors",
 }
-_MODULES = ("electrostatics", "implicit", "observables", "plot", "potentials", "solvers")
+_MODULES = ("constraints", "electrostatics", "implicit", "observables", "plot", "potentials", "solvers")
 
 __all__ = ["__version__", *_PUBLIC, *_MODULES]
 

@@ -187,12 +187,17 @@ def kink_distance(eq) -> float:
 
 @eqx.filter_jit
 def _nearest_kink(potential, system):
+    return jnp.min(jnp.abs(kink_gaps(potential, system)))
+
+
+def kink_gaps(potential, system):
+    """r - r_kink of each listed pair and each of its kinks, `(N, capacity, kinks)` [Å]; inf in unused places. Pure JAX."""
     d, _ = neighbor_vectors(system, system.neighbors.radius)
     r = jnp.sqrt(jnp.sum(d * d, axis=-1))
     i, j = handles(system)
 
     def gap(r, i, j):
-        return jnp.min(jnp.stack([jnp.abs(r - kink) for kink in potential.kinks(i, j)]))
+        return jnp.stack([r - kink for kink in potential.kinks(i, j)])
 
     gaps = jax.vmap(jax.vmap(gap, in_axes=(0, None, 0)))(r, i, j)
-    return jnp.min(jnp.where(system.neighbors.mask, gaps, jnp.inf))
+    return jnp.where(system.neighbors.mask[..., None], gaps, jnp.inf)

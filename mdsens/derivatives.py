@@ -152,10 +152,8 @@ def value_and_gradient(g: Observable, eq: States, *, linear_solver: Any = None) 
             potentials.
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
-    founds, states, potential = _several(eq, linear_solver)
-    shape = _observable_shape(g, states, potential)
-    if shape.shape != ():
-        raise InputError(f"The observable has shape {shape.shape}, not (): use jacobian(g, eq) for arrays.")
+    founds, states, potential = several(eq, linear_solver)
+    check_scalar(g, states, potential)
     value, total, residuals = _adjoint(g, states, potential)
     _check(g, states, founds, potential, residuals, value, *jax.tree.leaves(total))
     return value, total
@@ -174,7 +172,7 @@ def jacobian(g: Observable, eq: States, *, linear_solver: Any = None) -> Potenti
     Raises:
         as `value_and_gradient`.
     """
-    founds, states, potential = _several(eq, linear_solver)
+    founds, states, potential = several(eq, linear_solver)
     shape = _observable_shape(g, states, potential)
     flat, _ = ravel_pytree(potential)
     forward = flat.size <= shape.size
@@ -230,7 +228,15 @@ def check_direction(potential: Potential, direction) -> Potential:
         ) from None
 
 
-def _several(eq, linear_solver):
+def check_finite(g, states, potential, *arrays) -> None:
+    """Raises InputError where an observable or its derivative is not finite."""
+    if not all(np.isfinite(a).all() for a in arrays):
+        raise InputError(
+            "The observable or its derivative is not finite at the equilibrium: it must be finite and differentiable there."
+        )
+
+
+def several(eq, linear_solver):
     """`(curvatures, states, potential)`: a State, or a dict of them."""
     if isinstance(eq, Equilibrium):
         found, state = usable(eq, linear_solver)
@@ -315,6 +321,13 @@ def _forward_rows(g, states, potential, directions):
     return *jax.vmap(row)(directions), observed(g, states)(_unknowns(states), potential)
 
 
+def check_scalar(g, states, potential) -> None:
+    """Raises InputError for an observable that is no real scalar."""
+    shape = _observable_shape(g, states, potential)
+    if shape.shape != ():
+        raise InputError(f"The observable has shape {shape.shape}, not (): use jacobian(g, eq) for arrays.")
+
+
 def _observable_shape(g, states, potential) -> jax.ShapeDtypeStruct:
     try:
         shape = jax.eval_shape(observed(g, states), _unknowns(states), potential)
@@ -355,9 +368,6 @@ def _check(g, states, founds, potential, residuals, *arrays):
     for state, found, residual in solves:
         if np.isfinite(residual):
             check_residual(residual, found, state)
-    if not all(np.isfinite(a).all() for a in arrays):
-        raise InputError(
-            "The observable or its derivative is not finite at the equilibrium: it must be finite and differentiable there."
-        )
+    check_finite(g, states, potential, *arrays)
     for state, found, residual in solves:
         check_residual(residual, found, state)

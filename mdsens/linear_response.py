@@ -133,18 +133,35 @@ def pulled_back(state: State, potential, slope):
     return implicit, residual
 
 
-def solution(state: State):
-    """z as a function of the potential near the state's own, for derivatives of any order at it."""
+def solution(state: State, potential):
+    """z of a potential near the state's own, for derivatives of any order at it. Pure JAX."""
     found = differentiable_solution(
-        lambda _, potential: (state.z, ()),
-        lambda z, _, potential: state.condition(z, potential),
+        _at_the_state,
+        _condition_of,
         symmetric=state.frame.symmetric,
         linear_solver=state.solver,
-        gauge=lambda z, _, potential: state.null,
-        operator=lambda z, _, potential: state.operator(z, potential),
+        gauge=_gauge_of,
+        operator=_operator_of,
         project=True,
     )
-    return lambda potential: found((), potential)[0]
+    # The state travels as the start, which has no derivative, and comes back as the witness.
+    return found(state, potential)[0]
+
+
+def _at_the_state(state, potential):
+    return state.z, state
+
+
+def _condition_of(z, state, potential):
+    return state.condition(z, potential)
+
+
+def _gauge_of(z, state, potential):
+    return state.null
+
+
+def _operator_of(z, state, potential):
+    return state.operator(z, potential)
 
 
 @eqx.filter_jit

@@ -1,0 +1,134 @@
+"""Second derivatives of an equilibrium in its potential's parameters: products with Hessians, and Taylor's series."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from mdsens.derivatives import Observable, States, check_direction, check_finite, check_scalar, observed, several
+from mdsens.equilibrium import Equilibrium
+from mdsens.errors import InputError, LinearSolveError
+from mdsens.linear_response import State, solution, usable
+from mdsens.potentials.base import Potential
+from mdsens.system import System
+
+
+def hessian_vector(g: Observable, eq: States, direction: Potential, *, linear_solver: Any = None) -> Potential:
+    """(d²g/dθ²) v, the change of an observable's total gradient along a direction v in parameter space.
+
+    Exact, by forward over reverse differentiation of the implicit solution: a few solves for each state, whatever the
+    number of parameters; the Hessian itself is never formed.
+
+    Args:
+        g, eq: as for `value_and_gradient`.
+        direction: v, potential-shaped; None leaves do not move.
+
+    Returns:
+        potential-shaped: `.sigma` is Σ_k d²g/dσdθ_k v_k.
+
+    Raises:
+        as `value_and_gradient`.
+    """
+    _, states, potential = several(eq, linear_solver)
+    check_scalar(g, states, potential)
+    product = _hessian_vector(g, states, potential, check_direction(potential, direction))
+    check_finite(g, states, potential, *jax.tree.leaves(product))
+    return product
+
+
+@eqx.filter_jit
+def _hessian_vector(g, states, potential, direction):
+    def total(parameters):
+        if isinstance(states, State):
+            return observed(g, states)(solution(states, parameters), parameters)
+        return observed(g, states)({name: solution(state, parameters) for name, state in states.items()}, parameters)
+
+    return jax.jvp(jax.grad(total), (potential,), (direction,))[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Taylor:
+    """The equilibrium along θ + t v to second order in t: z(t) = z + t z' + ½ t² z''.
+
+    Attributes:
+        positions: `(dX/dt, d²X/dt²)`, each `(N, dim)` [Å].
+        cell: the same of a free cell, each `(dim, dim)`; None for a fixed one.
+        first, second: the same of the unknown z, flat.
+        state, potential, direction: where it starts.
+    """
+
+    positions: tuple[Float[Array, "atoms dim"], Float[Array, "atoms dim"]]
+    cell: tuple[Float[Array, "dim dim"], Float[Array, "dim dim"]] | None
+    first: Float[Array, " n"]
+    second: Float[Array, " n"]
+    state: State
+    potential: Potential
+    direction: Potential
+
+    def unknown(self, t: float, order: int = 2):
+        """z(t) to first or second order."""
+        flat, unravel = ravel_pytree(self.state.z)
+        return unravel(flat + t * self.first + (0.5 * t**2 * self.second if order == 2 else 0.0))
+
+    def system(self, t: float, order: int = 2) -> System:
+        return self.state.frame.place(self.unknown(t, order))
+
+    def parameters(self, t: float) -> Potential:
+        """θ + t v."""
+        return jax.tree.map(lambda theta, step: theta + t * step, self.potential, self.direction)
+
+
+def taylor(eq: Equilibrium, direction: Potential, *, linear_solver: Any = None) -> Taylor:
+    """dX/dt and d²X/dt² along one direction in parameter space, by a few linear solves.
+
+    Args:
+        direction: v, potential-shaped; None leaves do not move.
+
+    Raises:
+        InputError: a direction that is not of the potential's shape.
+        ConvergenceError, LinearSolveError: as for `sensitivity`.
+    """
+    _, state = usable(eq, linear_solver)
+    direction = check_direction(eq.potential, direction)
+    first, second, placed = _taylor(state, eq.potential, direction)
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise LinearSolveError(
+            "The linear systems of the second derivative were not solved: relax further, or try linear_solver=implicit.Direct()."
+        )
+    positions, cell = zip(*placed, strict=True)
+    return Taylor(positions, None if state.frame.freedom is None else cell, first, second, state, eq.potential, direction)
+
+
+@eqx.filter_jit
+def _taylor(state, potential, direction):
+    def along(t):
+        z = solution(state, jax.tree.map(lambda theta, step: theta + t * step, potential, direction))
+        system = state.frame.place(z)
+        cell = jnp.zeros(()) if state.frame.freedom is None else system.cell
+        return ravel_pytree(z)[0], (system.positions, cell)
+
+    def slope(t):
+        return jax.jvp(along, (t,), (jnp.ones_like(t),))[1]
+
+    zero = jnp.zeros((), ravel_pytree(state.z)[0].dtype)
+    (first, placed), (second, bent) = jax.jvp(slope, (zero,), (jnp.ones_like(zero),))
+    return first, second, (placed, bent)
+
+
+def direction_to(potential: Potential, new: Potential) -> Potential:
+    """What leads from one potential to another of the same kind.
+
+    Raises:
+        InputError: another class, other settings or other species.
+    """
+    if jax.tree.structure(new) != jax.tree.structure(potential):
+        raise InputError(
+            f"The new potential is not of the same kind: it must be a {type(potential).__name__} with the same settings "
+            "and keys, so that only its parameters differ."
+        )
+    return jax.tree.map(lambda a, b: jnp.asarray(b, a.dtype) - a, potential, new)
