@@ -1,13 +1,19 @@
 """Saddle points: known ones of model surfaces, and what must not be taken for one."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import refused
 
-from mdsens import implicit, solvers
+from mdsens import implicit, solvers, stiffness
+from mdsens.chain import nudged_chain
+from mdsens.equilibrium import PROBLEM
+from mdsens.gauge import rigid_motions
 from mdsens.solvers import MinimumMode, Problem, Status
+from mdsens.stiffness import Frame
 
 POLISH = solvers.Newton(linear_solver=implicit.MINRES(rtol=1e-5, fail_rtol=0.5))
 
@@ -109,6 +115,60 @@ def test_the_derivative_of_a_saddle_point():
     values, slopes = jax.jit(jax.vmap(jax.value_and_grad(lambda a: solve(start, a)["x"])))(jnp.array([0.3, 0.5]))
     np.testing.assert_allclose(values, x(jnp.array([0.3, 0.5])), atol=1e-10)
     np.testing.assert_allclose(slopes, jax.vmap(jax.grad(x))(jnp.array([0.3, 0.5])), atol=1e-9)
+
+
+# A vacancy that jumps. Its surroundings are symmetric half way.
+
+
+def refreshed(z, data, wider):
+    frame, potential = data
+    return Frame(frame.system.with_positions(z).with_neighbors(potential, skin=1.0 if wider else 0.3), frame.motions), potential
+
+
+def saddle_near(system, potential, mode, *, max_steps=100):
+    """`(positions, frame)` of a saddle point, and how many steps the two solvers took."""
+    listed = potential.prepared(system)
+    data = (Frame(listed, rigid_motions(listed)), potential)
+    run = functools.partial(solvers.solve, PROBLEM, max_steps=max_steps, refresh=refreshed)
+    near = run(MinimumMode(mode=mode), listed.positions, data, tolerance=1e-2)
+    assert near.status is Status.CONVERGED
+    there = run(POLISH, near.z, near.data, tolerance=1e-12)
+    assert there.status is Status.CONVERGED
+    return there.z, there.data[0], near.steps, there.steps
+
+
+def negative_curvatures(positions, frame, potential):
+    product = stiffness.hessian_operator(positions, (frame, potential))
+    values = jnp.linalg.eigvalsh(implicit.linear_system.assembled(product, positions.size, positions.dtype))
+    return int((values < -1e-6 * values[-1]).sum())
+
+
+def test_the_vacancys_saddle_point_from_the_top_of_a_chain(vacancy_jump):
+    chain, potential = vacancy_jump.chain, vacancy_jump.initial.potential
+    z, frame, steps, polishing = saddle_near(chain.images[chain.highest], potential, chain.tangent)
+    assert steps <= 6 and polishing <= 4
+    assert negative_curvatures(z, frame, potential) == 1
+    assert stiffness.curvature(z, frame, potential).negative
+    # The climbing image of ASE's chain arrives at the same place, which it misses by the square of its forces.
+    barrier = nudged_chain(vacancy_jump.initial, vacancy_jump.final, fmax=0.01).barrier
+    np.testing.assert_allclose(potential.energy(frame.system.with_positions(z)) - chain.energies[0], barrier, atol=1e-5)
+    # Half way between the places it jumps from and to, of which the rest of the crystal moves little.
+    ends = [np.asarray(end.positions - jnp.mean(end.positions, axis=0)) for end in (chain.images[0], chain.images[-1])]
+    there = np.asarray(z - jnp.mean(z, axis=0))
+    np.testing.assert_allclose(there[vacancy_jump.atom], 0.5 * (ends[0] + ends[1])[vacancy_jump.atom], atol=1e-9)
+
+
+def test_the_same_saddle_point_from_the_minimum_along_the_jump(vacancy_jump):
+    initial, atom = vacancy_jump.initial, vacancy_jump.atom
+    mode = np.zeros(initial.system.positions.shape)
+    mode[atom] = vacancy_jump.jump
+    z, frame, steps, _ = saddle_near(initial.system, initial.potential, mode)
+    assert steps <= 20
+    chain = vacancy_jump.chain
+    other, *_ = saddle_near(chain.images[chain.highest], initial.potential, chain.tangent)
+    energies = [initial.potential.energy(frame.system.with_positions(x)) for x in (z, other)]
+    np.testing.assert_allclose(*energies, rtol=1e-12)
+    assert negative_curvatures(z, frame, initial.potential) == 1
 
 
 # What is no saddle point of first order
