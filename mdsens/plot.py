@@ -138,6 +138,32 @@ def influence(values: dict[str, float], *, label: str, ax=None):
     return ax
 
 
+def chain(path, *, ax=None):
+    """The energy along a chain of images against the length of the path, with the highest image marked.
+
+    Args:
+        path: what `nudged_chain` returned.
+    """
+    ax = _axes(ax)
+    heights = path.energies - path.energies[0]
+    ax.plot(path.lengths, heights, color=COLOURS[0], marker="o")
+    ax.plot(
+        path.lengths[path.highest],
+        heights[path.highest],
+        color=COLOURS[1],
+        marker="o",
+        markersize=10,
+        linestyle="none",
+        label=f"highest image, {heights[path.highest]:.4g} eV",
+    )
+    ax.set_xlabel("length of the path [Å]")
+    ax.set_ylabel("energy above the first image [eV]")
+    ax.legend(frameon=False)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    return ax
+
+
 def _axes(ax, **options):
     if ax is not None:
         return ax

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import types
 
 # Shared by all processes of a run (the command line's and the notebooks' too) and by the next run.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"))
@@ -13,6 +14,7 @@ import pytest
 from ase.build import bulk, make_supercell
 
 import mdsens as ms
+from mdsens.chain import nudged_chain
 from mdsens.structures import random_packing
 
 
@@ -74,3 +76,17 @@ def glass():
         onset=2.0,
     )
     return ms.relax(start.with_positions(spread.system.positions), potential, fmax=1e-12)
+
+
+@pytest.fixture(scope="session")
+def vacancy_jump(argon_vacancy):
+    """A neighbour of argon's vacancy jumps into it: both ends, a rough chain between them, which atom and whereto."""
+    initial = argon_vacancy
+    ideal = make_supercell(bulk("Ar", "fcc", a=1.55), 3 * np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]]))
+    arms = ideal.get_distances(50, range(len(ideal)), mic=True, vector=True)
+    atom = int(np.argsort(np.linalg.norm(arms, axis=1))[1])
+    jump, atom = -arms[atom], atom - (atom > 50)
+    there = initial.system.with_positions(initial.system.positions.at[atom].add(jump))
+    final = ms.relax(there, initial.potential, fmax=1e-12)
+    chain = nudged_chain(initial, final, fmax=0.5)
+    return types.SimpleNamespace(initial=initial, final=final, chain=chain, atom=atom, jump=jump)

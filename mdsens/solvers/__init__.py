@@ -8,7 +8,8 @@
     any solve(z0, θ) of your own      implicit.custom_root(F)(solve)
 
 The first three give a function solve(z0, θ), differentiable in θ; `solver=` chooses the method: `Newton`, `TruncatedNewton`,
-`LBFGS`, `FIRE`, `GradientDescent`, `DampedDynamics`, `Picard`, `Anderson`, `Optax(...)`, `JaxMD(...)`.
+`LBFGS`, `FIRE`, `GradientDescent`, `DampedDynamics`, `Picard`, `Anderson`, `Optax(...)`, `JaxMD(...)`. A saddle point of f is
+the root of its gradient that `MinimumMode` finds: root(jax.grad(f), solver=MinimumMode(), symmetric=True).
 
     solve = solvers.root(lambda z, a: z**2 - a, return_status=True)
 
@@ -28,6 +29,7 @@ from mdsens.solvers.fire import FIRE
 from mdsens.solvers.gradient_descent import GradientDescent
 from mdsens.solvers.jaxmd import JaxMD
 from mdsens.solvers.lbfgs import LBFGS
+from mdsens.solvers.minimum_mode import MinimumMode
 from mdsens.solvers.mixing import Anderson, Picard
 from mdsens.solvers.newton import Newton, TruncatedNewton
 from mdsens.solvers.optax_solver import Optax
@@ -42,6 +44,7 @@ __all__ = [
     "FixedPoint",
     "GradientDescent",
     "JaxMD",
+    "MinimumMode",
     "Newton",
     "Optax",
     "Picard",

@@ -1,0 +1,222 @@
+"""Saddle points of first order: up along the lowest mode, down along all others."""
+
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from mdsens.errors import InputError
+from mdsens.implicit.krylov import CG
+from mdsens.implicit.linear_system import linear_system
+from mdsens.implicit.root import linearised
+
+NEGATIVE = 1e-6
+"""Share of the largest curvature below minus which a curvature is negative."""
+
+FIRST_ROUNDS = 10
+"""Restarts of Lanczos at the start, where nothing is known of the mode."""
+
+GOOD, POOR = 0.2, 0.6
+"""Error of the predicted force, as a share of it, below which steps grow and above which they shrink."""
+
+SMALLEST = 1e-8
+"""Share of `max_step` below which steps are given up."""
+
+
+class MinimumModeState(NamedTuple):
+    """
+    Attributes:
+        residual: the gradient where the curvatures are those of a saddle point, else one that is too large to be accepted.
+        mode, curvature: the lowest mode outside the known null space, raveled, of unit length; its curvature.
+        direction: the way up, the mode or, in a convex region, what led here.
+        index: how many curvatures were seen to be negative.
+        radius: largest change of a component in the next step.
+    """
+
+    z: Any
+    residual: Any
+    gradient: Any
+    mode: Any
+    curvature: Any
+    direction: Any
+    index: Any
+    radius: Any
+    failed: Any
+
+
+class MinimumMode(eqx.Module):
+    """Minimum-mode following: a saddle point with one negative curvature of the function whose gradient F is.
+
+    Where the lowest curvature is negative a step goes up along its mode and down along all others, each as far as Newton's
+    method would, so that the end is superlinear. Elsewhere it goes straight up along the direction that led there, at first
+    `mode`. The mode comes from a few Lanczos steps that start from the last one. Steps shrink
+    where the force does not change as the curvature predicts.
+
+    G. Henkelman, H. Jónsson, J. Chem. Phys. 111, 7010 (1999), the force reversed along the mode; R. Malek, N. Mousseau,
+    Phys. Rev. E 62, 7723 (2000), the mode by Lanczos and the way out of a basin along a direction kept.
+
+    A point where F vanishes is accepted only if exactly one of the curvatures that Lanczos saw is negative: never a minimum,
+    even if it is the start. Lanczos may overlook a further negative one, in large systems: the caller who must know counts
+    them. In a basin without a way out the solve climbs until `max_steps`.
+
+    Attributes:
+        mode: first direction up, of the structure of z, with its sign; None for the lowest mode at the start, which in a large
+            system may be any soft one.
+        max_step: largest change of a component in one step.
+        lanczos_steps: products with the Hessian for the mode, in each step.
+        seed: of the start of Lanczos.
+
+    Raises:
+        InputError: settings out of their range; in a solve, a mode of another structure than the unknown, or one that is zero
+            outside the known null space.
+    """
+
+    mode: Any = eqx.field(default=None, converter=lambda mode: jax.tree.map(jnp.asarray, mode))
+    max_step: float = 0.1
+    lanczos_steps: int = 20
+    seed: int = 0
+
+    follows: ClassVar = "gradient"
+
+    def __check_init__(self):
+        if not (self.max_step > 0.0 and self.lanczos_steps >= 2):
+            raise InputError(
+                f"MinimumMode needs a positive max_step and lanczos_steps >= 2, not {self.max_step!r} and {self.lanczos_steps!r}."
+            )
+
+    def init(self, problem, z, data) -> MinimumModeState:
+        flat, _ = ravel_pytree(z)
+        product, unravel = linearised(problem.residual, z, (data,), problem.operator)
+        gauge = problem.gauge(z, data)
+        noise = _unit(gauge.project(jax.random.normal(jax.random.key(self.seed), flat.shape, flat.dtype)))
+        given = jnp.zeros_like(flat) if self.mode is None else _unit(gauge.project(self._raveled(z)))
+        known = jnp.any(given != 0.0)
+        # What is given may by symmetry be blind to the lowest mode.
+        mode = jnp.where(known, _unit(given + 0.1 * noise), noise)
+        mode, values = jax.lax.fori_loop(
+            0,
+            FIRST_ROUNDS,
+            lambda _, found: self._lowest(product, gauge, found[0]),
+            (mode, jnp.zeros(self._size(flat), flat.dtype)),
+        )
+        gradient = problem.residual(z, data)
+        up = jnp.where(known, given, _uphill(mode, ravel_pytree(gradient)[0]))
+        lost = jnp.asarray(False) if self.mode is None else ~known
+        return self._state(unravel, z, gradient, mode, values, up, jnp.asarray(self.max_step, flat.dtype), lost)
+
+    def step(self, problem, state: MinimumModeState, data) -> MinimumModeState:
+        flat, _ = ravel_pytree(state.z)
+        product, unravel = linearised(problem.residual, state.z, (data,), problem.operator)
+        gauge = problem.gauge(state.z, data)
+        move = self._move(problem, state, product, gauge)
+        z = unravel(flat + move)
+        gradient = problem.residual(z, data)
+        expected, before, after = product(move), *(ravel_pytree(g)[0] for g in (state.gradient, gradient))
+        error = jnp.linalg.norm(after - before - expected)
+        error = error / jnp.maximum(jnp.linalg.norm(expected), jnp.linalg.norm(before))
+        # Written so that NaN is no good step.
+        good = error < 1.0
+        length = jnp.max(jnp.abs(move))
+        radius = jnp.where(error < POOR, state.radius, 0.5 * jnp.minimum(state.radius, length))
+        radius = jnp.where(error < GOOD, jnp.minimum(2.0 * radius, self.max_step), radius)
+        failed = state.failed | ~(radius > SMALLEST * self.max_step) | ~(length > 0.0)
+
+        z, gradient = jax.tree.map(lambda new, old: jnp.where(good, new, old), (z, gradient), (state.z, state.gradient))
+        product, _ = linearised(problem.residual, z, (data,), problem.operator)
+        gauge = problem.gauge(z, data)
+        # In a convex region what will be the lowest mode may have begun as the direction.
+        mode, values = self._lowest(product, gauge, gauge.project(state.direction + _uphill(state.mode, state.direction)))
+        return self._state(unravel, z, gradient, mode, values, _unit(gauge.project(state.direction)), radius, failed)
+
+    def _move(self, problem, state, product, gauge):
+        gradient = gauge.project(ravel_pytree(state.gradient)[0])
+        up = state.direction
+        farthest = state.radius / jnp.max(jnp.abs(up))
+        convex = state.index == 0
+        newton = jnp.vdot(gradient, up) / jnp.where(convex, 1.0, jnp.abs(state.curvature))
+        along = jnp.where(convex, farthest, jnp.minimum(newton, farthest)) * up
+
+        def across(vector):
+            return vector - up * jnp.vdot(up, vector)
+
+        downhill = -across(gradient + gauge.project(product(along)))
+        # The forcing term of superlinear convergence, in the units of the condition at hand; nothing is asked for in a convex
+        # region, where what is perpendicular would lead back down the valley's side.
+        goal = jnp.minimum(0.5, jnp.sqrt(problem.norm(state.gradient))) * jnp.linalg.norm(downhill)
+        folded = linear_system(lambda u: across(product(u)), lambda u: across(product(u)), None, gauge, gradient)
+        rest, indefinite = CG().prepare(folded)(downhill, jnp.where(convex, jnp.inf, goal))
+        # At a further negative curvature: as far as a step may go.
+        steep = jnp.where(jnp.any(rest != 0.0), rest, downhill)
+        length = jnp.max(jnp.abs(steep))
+        steep = steep * state.radius / jnp.where(length > 0.0, length, 1.0)
+        return _within(along + jnp.where(indefinite, steep, _within(rest, state.radius)), state.radius)
+
+    def _size(self, flat):
+        return min(self.lanczos_steps, flat.size)
+
+    def _lowest(self, product, gauge, start):
+        """`(mode, curvatures)` of the Krylov space that starts with a vector, with full reorthogonalisation."""
+        steps = self._size(start)
+        fresh = jax.random.normal(jax.random.key(self.seed + 1), (steps, start.size), start.dtype)
+
+        def rest(vectors, w):
+            for _ in range(2):
+                w = w - vectors.T @ (vectors @ w)
+            return w
+
+        def step(k, carry):
+            vectors, diagonal, off = carry
+            w = gauge.project(product(vectors[k]))
+            diagonal = diagonal.at[k].set(jnp.vdot(vectors[k], w))
+            size, w = jnp.linalg.norm(w), rest(vectors, w)
+            length = jnp.linalg.norm(w)
+            # An invariant space: the search goes on outside it, as long as anything is there.
+            closed = length <= 1e3 * jnp.finfo(w.dtype).eps * size
+            other = rest(vectors, gauge.project(fresh[k]))
+            other = jnp.where(jnp.linalg.norm(other) > 1e-6 * jnp.linalg.norm(fresh[k]), _unit(other), 0.0)
+            vectors = vectors.at[k + 1].set(jnp.where(closed, other, _unit(w)))
+            return vectors, diagonal, off.at[k].set(jnp.where(closed, 0.0, length))
+
+        vectors = jnp.zeros((steps + 1, start.size), start.dtype).at[0].set(_unit(start))
+        empty = jnp.zeros(steps, start.dtype)
+        vectors, diagonal, off = jax.lax.fori_loop(0, steps, step, (vectors, empty, empty))
+        vectors = vectors[:steps]
+        # Where nothing was left a curvature that is nobody's must not be the lowest.
+        diagonal = jnp.where(jnp.any(vectors != 0.0, axis=1), diagonal, jnp.max(jnp.abs(diagonal)) + jnp.max(off))
+        values, shares = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(off[:-1], 1) + jnp.diag(off[:-1], -1))
+        mode = vectors.T @ shares[:, 0]
+        return _unit(jnp.where(jnp.vdot(mode, start) < 0.0, -mode, mode)), values
+
+    def _state(self, unravel, z, gradient, mode, values, direction, radius, failed):
+        stiffest = jnp.max(jnp.abs(values))
+        index = jnp.sum(values < -NEGATIVE * stiffest)
+        slope = ravel_pytree(gradient)[0]
+        direction = jnp.where(index == 0, direction, _uphill(mode, slope))
+        # A residual that vanishes elsewhere than at a saddle point of first order: the driver sees one that does not, of the
+        # size of a force at a step's distance.
+        along = jnp.vdot(direction, slope)
+        force = jnp.maximum(jnp.abs(along), jnp.where(stiffest > 0.0, stiffest * self.max_step, 1.0))
+        residual = jnp.where(index == 1, slope, slope + (force - along) * direction)
+        return MinimumModeState(z, unravel(residual), gradient, mode, values[0], direction, index, radius, failed)
+
+    def _raveled(self, z):
+        shapes = [jax.tree.map(jnp.shape, tree) for tree in (self.mode, z)]
+        if jax.tree.structure(self.mode) != jax.tree.structure(z) or shapes[0] != shapes[1]:
+            raise InputError(f"MinimumMode's mode has the shape {shapes[0]}, the unknown {shapes[1]}: they must be the same.")
+        return ravel_pytree(jax.tree.map(lambda m, x: m.astype(x.dtype), self.mode, z))[0]
+
+
+def _uphill(mode, gradient):
+    return jnp.where(jnp.vdot(mode, gradient) < 0.0, -mode, mode)
+
+
+def _unit(vector):
+    length = jnp.linalg.norm(vector)
+    return vector / jnp.where(length > 0.0, length, 1.0)
+
+
+def _within(move, radius):
+    """The move, shortened so that no component is larger than the radius."""
+    return move * jnp.minimum(1.0, radius / jnp.maximum(jnp.max(jnp.abs(move)), radius))

@@ -1,0 +1,215 @@
+"""Saddle points: known ones of model surfaces, and what must not be taken for one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import refused
+
+from mdsens import implicit, solvers, stiffness
+from mdsens.chain import nudged_chain
+from mdsens.equilibrium import PROBLEM
+from mdsens.gauge import rigid_motions
+from mdsens.solvers import MinimumMode, Problem, Status
+from mdsens.stiffness import Frame
+
+POLISH = solvers.Newton(linear_solver=implicit.MINRES(rtol=1e-5, fail_rtol=0.5))
+
+
+def problem_of(energy) -> Problem:
+    return Problem(lambda z, data: jax.grad(energy)(z), symmetric=True, kind="gradient")
+
+
+def search(problem, solver, start, *, tolerance=1e-10, max_steps=300):
+    return solvers.solve(problem, solver, start, None, tolerance=tolerance, max_steps=max_steps)
+
+
+def mueller_brown(z):
+    """K. Müller, L. D. Brown, Theor. Chim. Acta 53, 75 (1979)."""
+    x, y = z
+    strength, a, b, c = jnp.array([[-200, -100, -170, 15], [-1, -1, -6.5, 0.7], [0, 0, 11, 0.6], [-10, -10, -6.5, 0.7]])
+    x, y = x - jnp.array([1, 0, -0.5, -1]), y - jnp.array([0, 0.5, 1.5, 1])
+    return jnp.sum(strength * jnp.exp(a * x**2 + b * x * y + c * y**2))
+
+
+BROWN = problem_of(mueller_brown)
+MINIMA = {"A": (-0.558224, 1.441726), "B": (-0.050011, 0.466694), "C": (0.623499, 0.028038)}
+UPPER, LOWER = ((-0.822002, 0.624313), -40.66484), ((0.212487, 0.292988), -72.24894)
+
+
+@pytest.mark.parametrize(
+    ("start", "mode", "saddle"),
+    [
+        (MINIMA["A"], (-0.26, -0.82), UPPER),
+        (MINIMA["B"], (-1.0, 0.2), UPPER),
+        (MINIMA["B"], (1.0, -0.2), LOWER),
+        (MINIMA["C"], (-1.0, 0.5), LOWER),
+        ((-0.7, 0.7), None, UPPER),
+        ((0.0, 0.3), None, LOWER),
+    ],
+    ids=["A-AB", "B-AB", "B-BC", "C-BC", "near AB", "near BC"],
+)
+def test_saddles_of_the_surface_of_mueller_and_brown(start, mode, saddle):
+    found = search(BROWN, MinimumMode(mode=None if mode is None else jnp.array(mode)), jnp.array(start))
+    assert found.status is Status.CONVERGED and found.steps < 20
+    # The published numbers have six and seven digits.
+    np.testing.assert_allclose(found.z, saddle[0], atol=1e-6)
+    np.testing.assert_allclose(mueller_brown(found.z), saddle[1], atol=1e-5)
+    assert (jnp.linalg.eigvalsh(jax.hessian(mueller_brown)(found.z)) < 0.0).sum() == 1
+
+
+N = 200
+STIFFNESS = 10.0 ** np.linspace(-1, 3, N - 1)
+TURN, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(N, N)))
+PULL = np.random.default_rng(1).normal(size=N - 1) / N**0.5
+
+
+def double_well(z):
+    """x⁴/4 - x²/2 in a bath of oscillators that its motion pulls along, in axes that show nothing of it."""
+    x, bath = TURN[:, 0] @ z, TURN[:, 1:].T @ z
+    return 0.25 * x**4 - 0.5 * x**2 + 0.5 * jnp.sum(STIFFNESS * (bath - PULL * jnp.sin(x + 0.3)) ** 2)
+
+
+WELL = problem_of(double_well)
+"""The barrier: x = 0 and the bath at rest there."""
+TOP = TURN @ np.concatenate([[0.0], PULL * np.sin(0.3)])
+BOTTOM = TURN @ np.concatenate([[-1.0], PULL * np.sin(-0.7)])
+
+
+def test_the_barrier_of_a_well_in_an_ill_conditioned_bath():
+    """From the minimum, whose softest mode is one of the bath, along a direction that is only about right."""
+    direction = TURN[:, 0] + 0.05 * np.random.default_rng(2).normal(size=N)
+    found = search(WELL, MinimumMode(mode=direction), jnp.asarray(BOTTOM), tolerance=1e-11)
+    assert found.status is Status.CONVERGED and found.steps < 60
+    # The tolerance over the smallest curvature of the bath.
+    np.testing.assert_allclose(found.z, TOP, atol=1e-9)
+
+
+def test_the_lowest_mode_is_found_where_nothing_is_known_of_it():
+    found = search(WELL, MinimumMode(), jnp.asarray(TOP + 0.3 * TURN[:, 0] + 0.003))
+    assert found.status is Status.CONVERGED
+    np.testing.assert_allclose(found.z, TOP, atol=1e-8)
+
+
+def test_newton_polishes_a_saddle_point_of_any_index():
+    def hills(z):
+        return jnp.sum(jnp.cos(z)) + 0.1 * jnp.sum(z[1:] * z[:-1]) ** 2
+
+    start = jnp.where(jnp.arange(6) % 2 == 0, 0.03, jnp.pi / 3 * 3 - 0.02)
+    found = search(problem_of(hills), POLISH, start, tolerance=1e-13)
+    assert found.status is Status.CONVERGED and found.steps <= 6
+    assert 1 < (jnp.linalg.eigvalsh(jax.hessian(hills)(found.z)) < 0.0).sum() < 6
+
+
+def test_the_derivative_of_a_saddle_point():
+    """x³ - a x² - x has its maximum at x = (a - √(a² + 3)) / 3; y follows x."""
+
+    def slope(z, a):
+        return jax.grad(lambda z: z["x"] ** 3 - a * z["x"] ** 2 - z["x"] + jnp.sum((z["y"] - a * z["x"]) ** 2))(z)
+
+    solve = solvers.root(slope, solver=MinimumMode(), symmetric=True)
+    start = {"x": jnp.asarray(-0.1), "y": jnp.ones(3)}
+    x = lambda a: (a - jnp.sqrt(a**2 + 3.0 + 0.0 * a)) / 3.0  # noqa: E731
+    values, slopes = jax.jit(jax.vmap(jax.value_and_grad(lambda a: solve(start, a)["x"])))(jnp.array([0.3, 0.5]))
+    np.testing.assert_allclose(values, x(jnp.array([0.3, 0.5])), atol=1e-10)
+    np.testing.assert_allclose(slopes, jax.vmap(jax.grad(x))(jnp.array([0.3, 0.5])), atol=1e-9)
+
+
+# A vacancy that jumps. Its surroundings are symmetric half way.
+
+
+def refreshed(z, data, wider):
+    frame, potential = data
+    return Frame(frame.system.with_positions(z).with_neighbors(potential, skin=1.0 if wider else 0.3), frame.motions), potential
+
+
+def saddle_near(system, potential, mode, *, max_steps=100):
+    """`(positions, frame)` of a saddle point, and how many steps the two solvers took."""
+    listed = potential.prepared(system)
+    data = (Frame(listed, rigid_motions(listed)), potential)
+    run = functools.partial(solvers.solve, PROBLEM, max_steps=max_steps, refresh=refreshed)
+    near = run(MinimumMode(mode=mode), listed.positions, data, tolerance=1e-2)
+    assert near.status is Status.CONVERGED
+    there = run(POLISH, near.z, near.data, tolerance=1e-12)
+    assert there.status is Status.CONVERGED
+    return there.z, there.data[0], near.steps, there.steps
+
+
+def negative_curvatures(positions, frame, potential):
+    product = stiffness.hessian_operator(positions, (frame, potential))
+    values = jnp.linalg.eigvalsh(implicit.linear_system.assembled(product, positions.size, positions.dtype))
+    return int((values < -1e-6 * values[-1]).sum())
+
+
+def test_the_vacancys_saddle_point_from_the_top_of_a_chain(vacancy_jump):
+    chain, potential = vacancy_jump.chain, vacancy_jump.initial.potential
+    z, frame, steps, polishing = saddle_near(chain.images[chain.highest], potential, chain.tangent)
+    assert steps <= 6 and polishing <= 4
+    assert negative_curvatures(z, frame, potential) == 1
+    assert stiffness.curvature(z, frame, potential).negative
+    # The climbing image of ASE's chain arrives at the same place, which it misses by the square of its forces.
+    barrier = nudged_chain(vacancy_jump.initial, vacancy_jump.final, fmax=0.01).barrier
+    np.testing.assert_allclose(potential.energy(frame.system.with_positions(z)) - chain.energies[0], barrier, atol=1e-5)
+    # Half way between the places it jumps from and to, of which the rest of the crystal moves little.
+    ends = [np.asarray(end.positions - jnp.mean(end.positions, axis=0)) for end in (chain.images[0], chain.images[-1])]
+    there = np.asarray(z - jnp.mean(z, axis=0))
+    np.testing.assert_allclose(there[vacancy_jump.atom], 0.5 * (ends[0] + ends[1])[vacancy_jump.atom], atol=1e-9)
+
+
+def test_the_same_saddle_point_from_the_minimum_along_the_jump(vacancy_jump):
+    initial, atom = vacancy_jump.initial, vacancy_jump.atom
+    mode = np.zeros(initial.system.positions.shape)
+    mode[atom] = vacancy_jump.jump
+    z, frame, steps, _ = saddle_near(initial.system, initial.potential, mode)
+    assert steps <= 20
+    chain = vacancy_jump.chain
+    other, *_ = saddle_near(chain.images[chain.highest], initial.potential, chain.tangent)
+    energies = [initial.potential.energy(frame.system.with_positions(x)) for x in (z, other)]
+    np.testing.assert_allclose(*energies, rtol=1e-12)
+    assert negative_curvatures(z, frame, initial.potential) == 1
+
+
+# What is no saddle point of first order
+
+
+NO_SADDLE = {
+    "bowl": (lambda z: jnp.sum(z**2 * jnp.array([1.0, 3.0, 5.0])), (0.1, 0.2, 0.0)),
+    "bottom of a bowl": (lambda z: jnp.sum(z**2 * jnp.array([1.0, 3.0, 5.0])), (0.0, 0.0, 0.0)),
+    "top of a hill": (lambda z: jnp.sum(0.25 * z**4 - z**2), (0.0, 0.0, 0.0)),
+    "plain": (lambda z: 0.0 * jnp.sum(z), (0.0, 1.0, 2.0)),
+}
+
+
+@pytest.mark.parametrize(("energy", "start"), NO_SADDLE.values(), ids=NO_SADDLE)
+def test_other_places_without_force_are_never_accepted(energy, start):
+    found = search(problem_of(energy), MinimumMode(), jnp.array(start), tolerance=1e-6, max_steps=50)
+    assert found.status in (Status.MAX_STEPS, Status.STALLED)
+
+
+def test_from_a_hilltop_the_way_leads_to_a_pass():
+    found = search(
+        problem_of(lambda z: jnp.sum(0.25 * z**4 - z**2 * jnp.array([1.0, 2.0]))), MinimumMode(), jnp.array([0.1, 0.05])
+    )
+    assert found.status is Status.CONVERGED
+    np.testing.assert_allclose(np.abs(found.z), [2.0**0.5, 0.0], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: MinimumMode(max_step=0.0),
+        lambda: MinimumMode(lanczos_steps=1),
+        lambda: search(BROWN, MinimumMode(mode=jnp.ones(3)), jnp.ones(2)),
+        lambda: search(BROWN, MinimumMode(mode={"x": jnp.ones(2)}), jnp.ones(2)),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(call):
+    refused(call)
+
+
+def test_a_direction_along_the_null_space_leads_nowhere():
+    held = Problem(BROWN.residual, symmetric=True, kind="gradient", gauge=lambda z, data: implicit.Gauge(basis=jnp.eye(2)[:, :1]))
+    found = search(held, MinimumMode(mode=jnp.array([1.0, 0.0])), jnp.array(MINIMA["B"]))
+    assert found.status is Status.STALLED
