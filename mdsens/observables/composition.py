@@ -26,10 +26,7 @@ def reference_amounts(system: System, references: Sequence[System], name: str) -
     """
     labels = sorted({label for reference in references for label in reference.labels})
     if missing := [label for label in system.labels if label not in labels]:
-        raise InputError(
-            f"{name} has no reference that holds the species {missing[0]}, and the structure does: add one, "
-            f"a structure whose species are among {', '.join(system.labels)}."
-        )
+        raise InputError(f"{name} has no reference that holds the species {missing[0]} of the structure: add one.")
     if len(references) > len(labels):
         raise InputError(
             f"{name} has {len(references)} references for {len(labels)} species ({', '.join(labels)}), so that more than one "

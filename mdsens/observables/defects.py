@@ -66,7 +66,7 @@ class relaxation_volume(eqx.Module):
         ΔV = Σ_ij P_ij S_ijkk,    in a cubic or isotropic crystal tr(P) / (3 K),
 
     from the dipole tensor at fixed cell, in linear elasticity; S is the compliance. E. Clouet, C. Varvenne, T. Jourdan,
-    Comput. Mater. Sci. 147, 49 (2018), section 2.
+    Comput. Mater. Sci. 147, 49 (2018).
 
     Args:
         elastic_constants: the bulk's, a symmetric Voigt matrix `(6, 6)` [GPa], in 2-D `(3, 3)` [eV/Å²]; or an observable that

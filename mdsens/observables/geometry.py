@@ -80,8 +80,7 @@ class angles(eqx.Module):
 
     def __call__(self, system, potential):
         _check_atoms(self, self.triplets, system)
-        i, j, k = self.triplets.T
-        return _angle(nearest_vectors(system, jnp.stack([j, i], 1)), nearest_vectors(system, jnp.stack([j, k], 1)))
+        return _angle(*_bonds(system, self.triplets, (1, 0), (1, 2)))
 
 
 class dihedrals(eqx.Module):
@@ -106,7 +105,7 @@ class dihedrals(eqx.Module):
         if system.dim != 3:
             raise InputError("Dihedral angles are between planes, and a 2-D system has only one: use angles.")
         _check_atoms(self, self.quadruplets, system)
-        u, v, w = (nearest_vectors(system, self.quadruplets[:, k : k + 2]) for k in range(3))
+        u, v, w = _bonds(system, self.quadruplets, (0, 1), (1, 2), (2, 3))
         m, n = jnp.cross(u, v), jnp.cross(v, w)
 
         def straight(a, b, normal):
@@ -128,10 +127,16 @@ def _angle(u, v):
 
     def norm(a):
         squares = jnp.sum(a**2, axis=-1)
-        # The root of zero has no derivative, which makes that of an angle at the tip of its cone NaN.
-        return jnp.sqrt(jnp.where(squares > _tip(a.dtype), squares, 0.0))
+        # The slope of a root at zero, times the factor zero, makes the derivative at the tip of a cone NaN in both modes.
+        return jnp.sqrt(squares * jnp.where(squares > _tip(a.dtype), 1.0, 0.0))
 
     return jnp.rad2deg(2.0 * jnp.arctan2(norm(u - v), norm(u + v)))
+
+
+def _bonds(system, groups, *ends):
+    """The nearest vectors between the atoms of each group that stand at the given places, one array for each bond."""
+    pairs = jnp.concatenate([groups[:, np.array(places)] for places in ends])
+    return jnp.split(nearest_vectors(system, pairs), len(ends))
 
 
 def _groups(atoms, size: int, sentence: str) -> Int[Array, "groups size"]:

@@ -30,6 +30,7 @@ class FoundPairs(eqx.Module):
 
     neighbors: Neighbors
     cell: Float[Array, "dim dim"] | None
+    inverse: Float[Array, "dim dim"] | None
 
     def __init__(self, system: System, reach: float):
         if not isinstance(system, System) or not is_concrete(system.positions, system.cell):
@@ -38,6 +39,7 @@ class FoundPairs(eqx.Module):
             )
         self.neighbors = find_neighbors(system.positions, system.cell, system.pbc, radius=reach, skin=SKIN * reach)
         self.cell = system.cell
+        self.inverse = None if system.cell is None else jnp.asarray(np.linalg.pinv(system.cell))
 
     def hold_all(self, system: System, reach: float) -> Bool[Array, ""]:
         """Whether no pair of this structure within the reach can be missing.
@@ -47,8 +49,7 @@ class FoundPairs(eqx.Module):
         """
         reference, strain = self.neighbors.reference, 0.0
         if self.cell is not None:
-            inverse = jnp.linalg.pinv(self.cell)
-            deformation = inverse @ (system.cell - self.cell)
+            deformation = self.inverse @ (system.cell - self.cell)
             reference, strain = reference + reference @ deformation, jnp.linalg.norm(deformation)
         moved = jnp.sqrt(jnp.max(jnp.sum((system.positions - reference) ** 2, axis=-1)))
         return self.neighbors.radius * (1.0 - strain) - 2.0 * moved >= reach
