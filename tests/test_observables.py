@@ -15,6 +15,7 @@ from jax.test_util import check_grads
 import mdsens as ms
 from mdsens import observables
 from mdsens.potentials.base import parameter_paths
+from mdsens.structures import random_packing
 
 GPA = 160.21766208
 LJ = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5, onset=2.0)
@@ -40,13 +41,13 @@ def smooth_in_positions_and_cell(g, system, potential=None):
     def moved(positions, cell):
         return g(eqx.tree_at(lambda s: (s.positions, s.cell), system, (positions, cell)), potential)
 
-    check_grads(moved, (system.positions, system.cell), order=1, rtol=1e-6, atol=1e-6, eps=1e-5)
+    check_grads(jax.jit(moved), (system.positions, system.cell), order=1, rtol=1e-6, atol=1e-6, eps=1e-5)
 
 
 # Geometry
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_geometry_of_a_skewed_cell_agrees_with_ase(seed):
     rng = np.random.default_rng(seed)
     skew = np.array([[1, 0, 0], [3, 1, 0], [-2, 2, 1]])
@@ -71,8 +72,16 @@ def test_images_are_taken_along_periodic_directions_only(pbc):
     cell = np.array([[3.0, 0, 0], [7.0, 9.0, 0], [8.0, 1.0, 9.0]])
     system = ms.System(np.random.default_rng(1).uniform(-9, 9, (6, 3)), cell=cell, pbc=pbc)
     pairs = [(0, 1), (2, 3), (4, 5)]
-    expected = [system.to_ase().get_distance(*pair, mic=True) for pair in pairs]
+    along = np.array(list(itertools.product(*[range(-20, 21) if flag else (0,) for flag in pbc]))) @ cell
+    expected = [
+        np.linalg.norm(np.asarray(system.positions)[j] - np.asarray(system.positions)[i] + along, axis=1).min() for i, j in pairs
+    ]
     np.testing.assert_allclose(observables.distances(pairs)(system, None), expected)
+
+
+def test_a_dihedral_is_positive_clockwise():
+    quarter = ms.System([[1.0, 0, 0], [0, 0, 0], [0, 0, 1.0], [0, 1.0, 1.0]])
+    np.testing.assert_allclose(observables.dihedrals([(0, 1, 2, 3)])(quarter, None), [90.0])
 
 
 def test_lattice_constants_in_two_dimensions():
@@ -113,7 +122,8 @@ def test_the_straight_angle_has_a_value_and_no_derivative():
     chain = ms.System([[0.0, 0, 0], [1.0, 0, 0], [2.0, 0, 0], [3.0, 1, 0]])
     angle = observables.angles([(0, 1, 2)])
     assert float(angle(chain, None)[0]) == 180.0
-    assert np.isnan(jax.jacobian(lambda x: angle(chain.with_positions(x), None))(chain.positions)).any()
+    for jacobian in (jax.jacfwd, jax.jacrev):
+        assert np.isnan(jacobian(lambda x: angle(chain.with_positions(x), None))(chain.positions)).any()
     assert np.isnan(observables.dihedrals([(0, 1, 2, 3)])(chain, None)).all()
 
 
@@ -189,8 +199,8 @@ def test_pairs_of_another_structure_are_never_used_silently(change):
         here = make()(moved, None)
         assert np.isfinite(here).all()  # concrete positions: the pairs are found afresh
         np.testing.assert_array_equal(make(system=system)(moved, None), here)
-        np.testing.assert_allclose(jax.jit(make(system=moved))(moved, None), here)
-        assert np.isnan(jax.jit(make(system=system))(moved, None)).all()
+        np.testing.assert_allclose(eqx.filter_jit(make(system=moved))(moved, None), here)
+        assert np.isnan(eqx.filter_jit(make(system=system))(moved, None)).all()
 
 
 def gr(**found):
@@ -205,49 +215,52 @@ def test_a_list_that_is_too_short_is_refused_or_nan(argon_vacancy):
     reached = observables.coordination(2.9, 0.3, system=eq.system)
     assert np.isfinite(ms.jacobian(reached, eq).sigma).all()
     bare = scattered()
-    refused(lambda: jax.jit(near)(bare, LJ), "system=eq.system")
-    refused(lambda: jax.jit(reached)(bare, LJ), "107 atoms", "one of 8")
+    refused(lambda: eqx.filter_jit(near)(bare, LJ), "system=eq.system")
+    refused(lambda: eqx.filter_jit(reached)(bare, LJ), "107 atoms", "one of 8")
     shorter = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=1.0, onset=0.8)
-    assert np.isnan(jax.jit(near)(eq.system.with_neighbors(shorter), eq.potential)).all()
+    assert np.isnan(eqx.filter_jit(near)(eq.system.with_neighbors(shorter), eq.potential)).all()
 
 
 # Energies and stress
 
 
-def test_stress_agrees_with_matscipy(silicon, silicon_vacancy):
+def test_stress_agrees_with_matscipy(silicon):
     manybody = pytest.importorskip("matscipy.calculators.manybody", reason="matscipy is not installed (pip install matscipy)")
     from matscipy.calculators.manybody.explicit_forms.stillinger_weber import Stillinger_Weber_PRB_31_5262_Si as published
 
-    atoms = silicon_vacancy.system.to_ase()
+    atoms = bulk("Si", cubic=True)
+    atoms.rattle(0.1, seed=1)
     atoms.calc = manybody.Manybody(**manybody.StillingerWeber({**published, "costheta0": 1.0 / 3.0}))
-    stress = observables.stress(silicon_vacancy.system, silicon)
+    stress = observables.stress(ms.System.from_ase(atoms), silicon)
     np.testing.assert_allclose(stress, atoms.get_stress() * GPA, atol=1e-9)
-    np.testing.assert_allclose(observables.pressure(silicon_vacancy.system, silicon), -stress[:3].mean())
+    np.testing.assert_allclose(observables.pressure(ms.System.from_ase(atoms), silicon), -stress[:3].mean())
 
 
-def test_stress_is_the_slope_of_the_energy_in_two_dimensions(soft_packing):
-    system, potential = soft_packing.system, soft_packing.potential
+def test_stress_is_the_slope_of_the_energy_in_two_dimensions():
+    diameters = {"A": 1.0, "B": 0.6}
+    system, potential = random_packing(16, diameters, seed=1), ms.SoftSphere(diameter=diameters, epsilon=1.0)
 
     def strained(strain):
         deformation = jnp.eye(2) + strain
-        return potential.energy(
-            ms.System(system.positions @ deformation, cell=system.cell @ deformation, pbc=True, species=system.symbols)
-        )
+        moved = eqx.tree_at(lambda s: (s.positions, s.cell), system, (system.positions @ deformation, system.cell @ deformation))
+        return float(potential.energy(moved))
 
     h = 1e-6
     for component, (i, j) in enumerate([(0, 0), (1, 1), (0, 1)]):
-        step = h * 0.5 * (np.eye(2)[:, [i]] * np.eye(2)[j] + np.eye(2)[:, [j]] * np.eye(2)[i])
-        slope = (strained(step) - strained(-step)) / (2 * h) / system.volume
-        assert float(observables.stress(system, potential)[component]) == pytest.approx(float(slope), abs=1e-7)
+        step = np.zeros((2, 2))
+        step[i, j] += 0.5 * h
+        step[j, i] += 0.5 * h
+        slope = (strained(step) - strained(-step)) / (2 * h) / float(system.volume)
+        assert float(observables.stress(system, potential)[component]) == pytest.approx(slope, abs=1e-7)
 
 
 def test_cohesive_energy(silicon):
-    crystal = ms.relax(ms.System.from_ase(bulk("Si", cubic=True)), silicon)
-    # F. H. Stillinger, T. A. Weber, Phys. Rev. B 31, 5262 (1985): -2 ε an atom, at the lattice constant of the minimum.
-    assert float(observables.cohesive_energy()(crystal.system, silicon)) == pytest.approx(2.0 * float(silicon.epsilon), rel=1e-4)
-    assert float(ms.gradient(observables.cohesive_energy(), crystal).epsilon) == pytest.approx(2.0, rel=1e-4)
-    shifted = observables.cohesive_energy({"Si": -0.5})(crystal.system, silicon)
-    assert float(shifted) == pytest.approx(float(observables.cohesive_energy()(crystal.system, silicon)) - 0.5)
+    # F. H. Stillinger, T. A. Weber, Phys. Rev. B 31, 5262 (1985): 2 ε an atom, at a lattice constant of 2.5926 σ.
+    crystal = ms.System.from_ase(bulk("Si", a=2.5926 * float(silicon.sigma)))
+    value, slope = jax.value_and_grad(lambda potential: observables.cohesive_energy()(crystal, potential))(silicon)
+    assert float(value) == pytest.approx(2.0 * float(silicon.epsilon), rel=1e-4)
+    assert float(slope.epsilon) == pytest.approx(2.0, rel=1e-4)
+    assert float(observables.cohesive_energy({"Si": -0.5})(crystal, silicon)) == pytest.approx(float(value) - 0.5)
 
 
 def test_isolated_atoms_have_the_energy_that_the_potential_gives_them():
@@ -317,7 +330,7 @@ def test_formation_energy_refuses_what_does_not_balance(references, glass):
     refused(lambda: observables.formation_energy(ab, ab)(ab.system, BINARY), "same composition")
     refused(lambda: observables.formation_energy(), "Equilibrium")
     refused(lambda: observables.formation_energy(a.system), "Equilibrium")
-    assert np.isnan(jax.jit(observables.formation_energy(ab))(glass.system, BINARY))
+    assert np.isnan(eqx.filter_jit(observables.formation_energy(ab))(glass.system, BINARY))
 
 
 def test_energies_between_states(references, argon_vacancy):
@@ -332,80 +345,6 @@ def test_energies_between_states(references, argon_vacancy):
     refused(lambda: observables.barrier(moved, BINARY), "dict of states")
     refused(lambda: observables.barrier({"saddle": moved, "minimum": a.system}, BINARY), "same atoms")
     refused(lambda: observables.defect_formation_energy({"defect": moved}, BINARY), "reference")
-
-
-# Defects
-
-
-@pytest.fixture(scope="module")
-def argon_states(argon_vacancy):
-    """A vacancy and the crystal around it, at the same lattice constant."""
-    return {"defect": argon_vacancy.system, "bulk": ms.relax(ms.System.from_ase(bulk("Ar", "fcc", a=1.55)), LJ).system}
-
-
-def swollen(system, factor):
-    return ms.relax(
-        eqx.tree_at(lambda s: (s.positions, s.cell), system, (factor * system.positions, factor * system.cell)), LJ
-    ).system
-
-
-def test_a_vacancy_contracts_by_what_its_dipole_tensor_says(argon_states):
-    defect, crystal = argon_states["defect"], argon_states["bulk"]
-    dipole = observables.dipole_tensor(argon_states, LJ)
-    np.testing.assert_allclose(dipole, dipole[0, 0] * np.eye(3), atol=1e-8)  # cubic
-    h = 1e-4
-    pressures = [float(observables.pressure(swollen(crystal, 1.0 + k * h), LJ)) for k in (-1, 0, 1)]
-    bulk_modulus = -(pressures[2] - pressures[0]) / (6.0 * h)
-    by_elasticity = float(jnp.trace(dipole)) * GPA / (3.0 * bulk_modulus)
-    # The cell of the vacancy, relaxed to the crystal's pressure by Newton's method with the crystal's modulus.
-    cell = defect
-    for _ in range(4):
-        excess = float(observables.pressure(cell, LJ)) - pressures[1]
-        cell = swollen(cell, 1.0 + excess / (3.0 * bulk_modulus))
-    assert abs(float(observables.pressure(cell, LJ)) - pressures[1]) < 1e-6 * bulk_modulus
-    contraction = float(cell.volume - defect.volume)
-    assert contraction < 0.0
-    # One site in 108 is empty, and softens the crystal by a few times that share.
-    assert by_elasticity == pytest.approx(contraction, rel=0.05)
-    formation = observables.formation_volume({"defect": cell, "bulk": crystal}, LJ)
-    assert float(formation) == pytest.approx(float(crystal.volume) + contraction)
-
-    shear = 0.4 * bulk_modulus  # of no influence on the volume
-    constants = np.diag([2.0 * shear] * 3 + [shear] * 3)
-    constants[:3, :3] += bulk_modulus - 2.0 / 3.0 * shear
-    for given in (constants, lambda system, potential: jnp.asarray(constants)):
-        assert float(observables.relaxation_volume(given)(argon_states, LJ)) == pytest.approx(by_elasticity)
-
-
-def test_relaxation_volume_of_an_anisotropic_crystal_is_its_strain_under_the_dipole(argon_states):
-    rng = np.random.default_rng(0)
-    root = rng.normal(size=(6, 6))
-    constants = root @ root.T + np.eye(6)
-    bent = swollen(argon_states["defect"], 1.0)
-    bent = {**argon_states, "defect": bent.with_positions(bent.positions + 0.01 * rng.normal(size=bent.positions.shape))}
-    dipole = np.asarray(observables.dipole_tensor(bent, LJ))
-    strain = np.linalg.solve(constants, GPA * dipole[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]])
-    assert float(observables.relaxation_volume(constants)(bent, LJ)) == pytest.approx(strain[:3].sum())
-
-
-def test_the_dipole_tensor_is_differentiated_through_the_relaxation(argon_vacancy, argon_states):
-    # At fixed cell the crystal's atoms do not move, by symmetry.
-    def dipole(system, potential):
-        return observables.dipole_tensor({"defect": system, "bulk": argon_states["bulk"]}, potential)
-
-    J = ms.jacobian(dipole, argon_vacancy).sigma
-    difference = richardson(argon_vacancy, "sigma", observable=lambda again: dipole(again.system, again.potential))
-    assert np.abs(difference - J).max() < 1e-6 * np.abs(J).max()
-
-
-def test_defects_that_do_not_compare_are_refused(argon_states):
-    states = {**argon_states, "bulk": swollen(argon_states["bulk"], 1.001)}
-    refused(lambda: observables.dipole_tensor(states, LJ), "no supercell")
-    assert np.isnan(jax.jit(lambda s: observables.dipole_tensor(s, LJ))(states)).all()
-    refused(lambda: observables.dipole_tensor({"defect": states["defect"]}, LJ), "'bulk'")
-    refused(lambda: observables.relaxation_volume(-np.eye(6)), "positive definite")
-    refused(lambda: observables.relaxation_volume(np.ones(3)), "6×6")
-    refused(lambda: observables.relaxation_volume(np.eye(3))(argon_states, LJ), "3 dimensions")
 
 
 # Through the equilibrium
@@ -435,7 +374,8 @@ def test_observables_of_a_glass_match_differences(glass):
     thetas = dict(zip(parameter_paths(glass.potential), jax.tree.leaves(glass.potential), strict=True))
     ends = np.cumsum(sizes)[:-1]
     for name in ("sigma.A-B", "epsilon.A-A"):
-        difference = richardson(glass, name, observable=lambda again: stacked(again.system, again.potential))
+        # A pair that crosses the cutoff is of no account there: the switch has two continuous derivatives.
+        difference = richardson(glass, name, same_contacts=False, observable=lambda again: stacked(again.system, again.potential))
         parts = (np.split(float(thetas[name]) * np.asarray(values), ends) for values in (difference, slopes[name]))
         for what, expected, found in zip(catalogue, *parts, strict=True):
             scale = max(1.0, *(np.abs(expected)))
@@ -465,10 +405,7 @@ def test_an_observable_that_is_not_finite_is_explained(argon_vacancy):
     at_a_root = explained(lambda s, p: jnp.stack([s.positions[0, 0], jnp.linalg.norm(s.positions[7] - here)]))
     assert "component (1,)" in at_a_root and "position of atom 7" in at_a_root and "more" not in at_a_root and "nan" in at_a_root
     root_of_a_parameter = explained(lambda s, p: jnp.sqrt(jnp.abs(p.epsilon - 1.0)))
-    assert (
-        root_of_a_parameter
-        == "The derivative with respect to the parameter epsilon of the observable is nan: it must be differentiable there."
-    )
+    assert root_of_a_parameter.startswith("The derivative with respect to the parameter epsilon of the observable is")
     of_the_cell = explained(lambda s, p: jnp.sqrt(s.cell[0, 1] ** 2))
     assert "cell" in of_the_cell
     states = {"defect": eq.system, "bulk": eq.system}
@@ -476,7 +413,6 @@ def test_an_observable_that_is_not_finite_is_explained(argon_vacancy):
         lambda s, p: jnp.linalg.norm(s["bulk"].positions[3] - eq.system.positions[3]), states, LJ
     )
     assert "atom 3 of the state 'bulk'" in root
-    refused(lambda: (_ for _ in ()).throw(ms.InputError(at_a_root)))
 
 
 # Bad input
