@@ -1,6 +1,58 @@
-"""Observables: functions `g(system, potential)` that differentiate through the equilibrium."""
+"""Observables: functions `g(system, potential) -> array` that differentiate through the equilibrium.
 
-from mdsens.observables.energetics import energy, formation_energy, pressure
-from mdsens.observables.geometry import distances
+`ms.jacobian(g, eq)` and `ms.value_and_gradient(g, eq)` take any of them, and any function like them. Those marked "states"
+compare several equilibria: `g(states, potential)`, for `ms.value_and_gradient(g, {"defect": eq1, "bulk": eq2})`.
 
-__all__ = ["distances", "energy", "formation_energy", "pressure"]
+    energy, enthalpy(p)                             eV
+    cohesive_energy(isolated)                       eV per atom
+    formation_energy(*references)                   eV
+    stress, pressure                                GPa, in 2-D eV/Å²
+    volume                                          Å³, in 2-D Å²
+    lattice_constants                               a, b, c, α, β, γ in Å and degrees
+    distances(pairs)                                Å
+    angles(triplets), dihedrals(quadruplets)        degrees
+    coordination(radius, width)                     neighbours of each atom
+    radial_distribution(r, width)                   g(r)
+    defect_formation_energy   states defect, bulk   eV
+    barrier                   states saddle, minimum   eV
+    formation_volume          states defect, bulk   Å³
+    dipole_tensor             states defect, bulk   eV
+    relaxation_volume(C)      states defect, bulk   Å³
+"""
+
+from mdsens.observables.checks import explain_nonfinite
+from mdsens.observables.defects import dipole_tensor, formation_volume, relaxation_volume
+from mdsens.observables.energetics import (
+    barrier,
+    cohesive_energy,
+    defect_formation_energy,
+    energy,
+    enthalpy,
+    formation_energy,
+    pressure,
+    stress,
+)
+from mdsens.observables.geometry import angles, dihedrals, distances, lattice_constants, volume
+from mdsens.observables.neighborhood import coordination, radial_distribution
+
+__all__ = [
+    "angles",
+    "barrier",
+    "cohesive_energy",
+    "coordination",
+    "defect_formation_energy",
+    "dihedrals",
+    "dipole_tensor",
+    "distances",
+    "energy",
+    "enthalpy",
+    "explain_nonfinite",
+    "formation_energy",
+    "formation_volume",
+    "lattice_constants",
+    "pressure",
+    "radial_distribution",
+    "relaxation_volume",
+    "stress",
+    "volume",
+]

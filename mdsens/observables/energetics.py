@@ -1,47 +1,181 @@
-"""Energies and pressure."""
+"""Energies, stress and pressure."""
+
+from collections.abc import Mapping
+from numbers import Real
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import ConvergenceError, InputError
+from mdsens.neighbors import Neighbors
+from mdsens.observables.composition import reference_amounts, state_named
+from mdsens.potentials.base import listed_energies
 from mdsens.units import stress_unit
 
 
-def energy(system, potential):
+def energy(system, potential) -> Float[Array, ""]:
     """Potential energy [eV]. At a minimum its derivative is the explicit one, ∂U/∂θ."""
     return potential.energy(system)
 
 
-def pressure(system, potential):
+def stress(system, potential) -> Float[Array, " voigt"]:
+    """Stress in Voigt order (xx, yy, zz, yz, xz, xy; in 2-D xx, yy, xy), positive in tension [GPa, in 2-D eV/Å²].
+
+    Raises:
+        InputError: there is no cell, or a potential that knows nothing of it.
+    """
+    return potential.stress(system) * stress_unit(system.dim)
+
+
+def pressure(system, potential) -> Float[Array, ""]:
     """Pressure, minus a third of the trace of the stress [GPa]; in 2-D minus half of it [eV/Å²]."""
-    normal = potential.stress(system)[: system.dim]
-    return -jnp.mean(normal) * stress_unit(system.dim)
+    return -jnp.mean(stress(system, potential)[: system.dim])
+
+
+class enthalpy(eqx.Module):
+    """`enthalpy(pressure)`: H = U + p V [eV].
+
+    Where the cell is relaxed at this pressure H is at its minimum, and its derivative is the explicit one, ∂U/∂θ.
+
+    Args:
+        pressure: p [GPa, in 2-D eV/Å²].
+
+    Raises:
+        InputError: a pressure that is no number, or a system without a cell.
+    """
+
+    pressure: float = eqx.field(static=True)
+
+    def __init__(self, pressure: float):
+        if not (isinstance(pressure, Real) and np.isfinite(pressure)):
+            raise InputError(f"enthalpy wants a pressure in GPa, not {pressure!r}.")
+        self.pressure = float(pressure)
+
+    def __call__(self, system, potential):
+        return potential.energy(system) + self.pressure / stress_unit(system.dim) * system.volume
+
+
+class cohesive_energy(eqx.Module):
+    """`cohesive_energy()`: energy per atom that separates a structure into isolated atoms [eV].
+
+        E_coh = (Σ_i e(species of i) - U) / N
+
+    Args:
+        isolated: energies e of isolated atoms by species [eV]; by default what the potential gives atoms without
+            neighbours, with its derivative.
+
+    Raises:
+        InputError: energies that are no numbers, a species without one, or a potential that is not local and so knows no
+            atom without neighbours.
+    """
+
+    isolated: tuple[tuple[str, float], ...] | None = eqx.field(static=True)
+
+    def __init__(self, isolated: Mapping[str, float] | None = None):
+        if isolated is not None and not (
+            isinstance(isolated, Mapping) and all(isinstance(e, Real) and np.isfinite(e) for e in isolated.values())
+        ):
+            raise InputError(f'isolated= wants energies in eV by species, {{"Si": -0.8}}, not {isolated!r}.')
+        self.isolated = None if isolated is None else tuple((str(label), float(e)) for label, e in isolated.items())
+
+    def __call__(self, system, potential):
+        return (self._separated(system, potential) - potential.energy(system)) / len(system)
+
+    def _separated(self, system, potential):
+        if self.isolated is not None:
+            known = dict(self.isolated)
+            if missing := [label for label in system.labels if label not in known]:
+                raise InputError(
+                    f"cohesive_energy has no energy of an isolated atom {missing[0]!r}: add isolated[{missing[0]!r}]."
+                )
+            by_code = jnp.asarray([known[label] for label in system.labels], system.positions.dtype)
+            return jnp.sum(by_code[system.species])
+        listed = potential.prepared(system)
+        if not isinstance(listed.neighbors, Neighbors):
+            raise InputError(
+                f"A {type(potential).__name__} says nothing of atoms without neighbours: give their energies, "
+                "cohesive_energy(isolated={...})."
+            )
+        alone = eqx.tree_at(lambda s: s.neighbors.mask, listed, jnp.zeros_like(listed.neighbors.mask))
+        return jnp.sum(listed_energies(potential, alone))
 
 
 class formation_energy(eqx.Module):
-    """`formation_energy(reference)`: energy of a structure above that of as many atoms of a relaxed reference [eV].
+    """`formation_energy(*references)`: energy of a structure above that of as many atoms of relaxed references [eV].
 
-        E_f = E - (N / N_ref) E_ref,     for a vacancy with the perfect crystal as the reference.
+        E_f = E - Σ_r x_r E_r,    Σ_r x_r n_r = n for every species,
 
-    The reference stays at its own equilibrium: its energy's derivative is exact to first order, since the implicit term
-    of an energy vanishes at its minimum.
+    For a vacancy with the perfect crystal as the reference it is E - (N / N_ref) E_ref; for a compound and its elements
+    the heat of formation; for a defect that changes the composition, references that fix the chemical potentials.
+    C. Freysoldt et al., Rev. Mod. Phys. 86, 253 (2014), section II.
+
+    References stay at their own equilibrium: their energies' derivatives are exact to first order, since the implicit term
+    of an energy vanishes at its minimum (with a cell that is fixed, or relaxed at zero pressure).
+
+    Args:
+        references: equilibria, at most as many as there are species.
 
     Raises:
-        InputError: a reference with several species, for which N / N_ref does not balance the composition, or one of
-            other species than the structure.
+        InputError: references that cannot have the structure's composition, or can in several ways.
+        ConvergenceError: a reference that is no equilibrium.
     """
 
-    reference: Equilibrium
+    references: tuple[Equilibrium, ...]
 
-    def __check_init__(self):
-        if len(self.reference.system.labels) != 1:
-            raise InputError("formation_energy wants a reference of one species: with several the composition matters.")
-        if not self.reference.converged:
-            raise ConvergenceError(f"The reference of a formation energy is no equilibrium: {self.reference.status.value}.")
+    def __init__(self, *references: Equilibrium):
+        if not references or not all(isinstance(reference, Equilibrium) for reference in references):
+            raise InputError("formation_energy wants one or more references, each an Equilibrium that relax returned.")
+        if bad := [reference for reference in references if not reference.converged]:
+            raise ConvergenceError(f"A reference of a formation energy is no equilibrium: {bad[0].status.value}.")
+        self.references = references
 
     def __call__(self, system, potential):
-        bulk = self.reference.system
-        if system.labels != bulk.labels:
-            raise InputError(f"The reference has the species {bulk.labels[0]}, the structure {', '.join(system.labels)}.")
-        return potential.energy(system) - len(system) / len(bulk) * potential.energy(bulk)
+        systems = [reference.system for reference in self.references]
+        return _above(system, systems, potential, "formation_energy")
+
+
+def defect_formation_energy(states, potential) -> Float[Array, ""]:
+    """Energy of the state "defect" above as many atoms of the other states, which are its references [eV].
+
+    With {"defect": ..., "bulk": ...} of one species it is E_d - (N_d / N_b) E_b; see `formation_energy`.
+
+    Raises:
+        InputError: no state "defect", or as `formation_energy`.
+    """
+    defect = state_named(states, "defect", "defect_formation_energy")
+    return _above(defect, other_states(states, "defect", "defect_formation_energy"), potential, "defect_formation_energy")
+
+
+def barrier(states, potential) -> Float[Array, ""]:
+    """Energy of the state "saddle" above the state "minimum" [eV].
+
+    Raises:
+        InputError: a state is missing, or the two have not the same atoms.
+    """
+    saddle, minimum = (state_named(states, state, "barrier") for state in ("saddle", "minimum"))
+    if (saddle.labels, len(saddle)) != (minimum.labels, len(minimum)):
+        raise InputError(
+            f"barrier compares {len(saddle)} atoms of {', '.join(saddle.labels)} at the saddle with {len(minimum)} of "
+            f"{', '.join(minimum.labels)} at the minimum: they must be the same atoms."
+        )
+    return potential.energy(saddle) - potential.energy(minimum)
+
+
+def other_states(states, state: str, name: str) -> list:
+    """The states beside one of them.
+
+    Raises:
+        InputError: there are none.
+    """
+    others = [system for key, system in states.items() if key != state]
+    if not others:
+        raise InputError(f'{name} wants a reference beside the state {state!r}: {{"{state}": ..., "bulk": ...}}.')
+    return others
+
+
+def _above(system, references, potential, name):
+    amounts = reference_amounts(system, references, name)
+    return potential.energy(system) - amounts @ jnp.stack([potential.energy(reference) for reference in references])

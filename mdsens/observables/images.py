@@ -1,0 +1,57 @@
+"""Vectors between atoms, to the nearest periodic image."""
+
+import itertools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+SHORTER = 1e-8
+"""Share of its squared length by which a cell vector must become shorter to be replaced."""
+
+
+def nearest_vectors(system, pairs: Int[Array, "pairs 2"]) -> Float[Array, "pairs dim"]:
+    """From the first atom of each pair to the nearest image of the second [Å], in any cell, however skewed.
+
+    Where two images are equally near, one of them is taken, and the vector has no derivative.
+    """
+    return _nearest(pairs, system.positions, system.cell, system.pbc)
+
+
+@eqx.filter_jit
+def _nearest(pairs, positions, cell, pbc):
+    d = positions[pairs[:, 1]] - positions[pairs[:, 0]]
+    if not any(pbc):
+        return d
+    periodic = cell[np.flatnonzero(pbc)]
+    rows = _reduction(jax.lax.stop_gradient(periodic)).astype(d.dtype) @ periodic
+    # In a reduced cell rounding leaves the nearest image at most one vector away in each direction.
+    basis, here = jax.lax.stop_gradient((rows, d))
+    d = d - jnp.round(jnp.linalg.solve(basis @ basis.T, basis @ here.T).T) @ rows
+    steps = jnp.asarray(list(itertools.product((-1, 0, 1), repeat=len(rows))), d.dtype)
+    candidates = d[:, None, :] + steps @ rows
+    nearest = jnp.argmin(jnp.sum(candidates**2, axis=-1), axis=1)
+    return jnp.take_along_axis(candidates, nearest[:, None, None], axis=1)[:, 0]
+
+
+def _reduction(rows: Float[Array, "n dim"]) -> Int[Array, "n n"]:
+    """The integer matrix H whose H @ rows is a Minkowski-reduced basis of the same lattice, by greedy steps.
+
+    No vector of it becomes shorter by adding others with factors -1, 0, 1, which is Minkowski's condition in up to three
+    dimensions. P. Q. Nguyen, D. Stehlé, ACM Trans. Algorithms 5, 46 (2009).
+    """
+    n = len(rows)
+    moves = [(k, step) for k in range(n) for step in itertools.product((-1, 0, 1), repeat=n) if step[k] == 1]
+    which, steps = np.array([k for k, _ in moves]), np.array([step for _, step in moves])
+
+    def gains(reduced):
+        basis = reduced.astype(rows.dtype) @ rows
+        return 1.0 - jnp.sum((steps.astype(rows.dtype) @ basis) ** 2, axis=1) / jnp.sum(basis**2, axis=1)[which]
+
+    def shorten(reduced):
+        best = jnp.argmax(gains(reduced))
+        return reduced.at[jnp.asarray(which)[best]].set(jnp.asarray(steps)[best] @ reduced)
+
+    return jax.lax.while_loop(lambda reduced: jnp.max(gains(reduced)) > SHORTER, shorten, jnp.eye(n, dtype=steps.dtype))
