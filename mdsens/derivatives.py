@@ -231,8 +231,13 @@ def check_direction(potential: Potential, direction) -> Potential:
 def check_finite(g, states, potential, *arrays) -> None:
     """Raises InputError where an observable or its derivative is not finite."""
     if not all(np.isfinite(a).all() for a in arrays):
+        # Only a catalogue of observables knows how to look for the place, and it stands above.
+        from mdsens.observables.checks import explain_nonfinite
+
+        systems = states.frame.system if _is_state(states) else {name: state.frame.system for name, state in states.items()}
         raise InputError(
-            "The observable or its derivative is not finite at the equilibrium: it must be finite and differentiable there."
+            "The observable or its derivative is not finite at the equilibrium: it must be finite and differentiable there. "
+            f"{explain_nonfinite(g, systems, potential)}".strip()
         )
 
 

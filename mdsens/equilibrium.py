@@ -83,9 +83,14 @@ class Equilibrium(eqx.Module):
 
     def again(self, potential: Potential | None = None, **options) -> "Equilibrium":
         """Relaxed again from here under the same conditions, with another potential; options as for `relax`."""
+        potential = self.potential if potential is None else potential
+        if self.index:
+            from mdsens.saddle import find_saddle
+
+            return find_saddle(self.system, potential, **options)
         parts = () if self.constraints is None else self.constraints.parts
         conditions = {"cell": self.cell, "pressure": self.pressure, "constraints": parts, **options}
-        return relax(self.system, self.potential if potential is None else potential, **conditions)
+        return relax(self.system, potential, **conditions)
 
 
 def relax(
@@ -131,7 +136,7 @@ def relax(
             the constraints contradict each other.
     """
     potential.check(system)
-    _check_settings(system, fmax, max_steps, smax)
+    check_settings(system, fmax, max_steps, smax)
     asked = {"cell": _hashable(cell), "pressure": _hashable(pressure), "solver": repr(FIRE() if solver is None else solver)}
     try:
         system = potential.prepared(system)
@@ -139,7 +144,7 @@ def relax(
         frame = frame_of(system, cell_freedom(system, cell, pressure), bound)
         settings = Settings(solver, _tolerance(frame, fmax, smax), max_steps, polish, progress)
         reach = settle if bound is not None and bound.has_values(system) else descend
-        return _finish(reach(frame, potential, settings), potential, asked, check_minimum, throw)
+        return finish(reach(frame, potential, settings), potential, asked, check_minimum, throw)
     except CoincidingAtoms as error:
         if throw:
             raise
@@ -174,7 +179,12 @@ def _tolerance(frame, fmax, smax):
     return min(fmax, smax / stress_unit(system.dim) * per_stress)
 
 
-def _finish(arrival, potential, asked, check_minimum, throw):
+def finish(arrival, potential, asked, check_minimum, throw) -> Equilibrium:
+    """The equilibrium at which a descent (or a climb) arrived, looked at [host].
+
+    Args:
+        asked: fields of the equilibrium that say what was asked for.
+    """
     frame, z, status, found = arrival.frame, arrival.z, arrival.status, None
     system, fmax, stress_error = frame.system, arrival.norm, 0.0
     if status is not Status.NOT_FINITE:
@@ -182,8 +192,8 @@ def _finish(arrival, potential, asked, check_minimum, throw):
             fmax, stress_error = _left(z, frame, potential)
         if status is Status.CONVERGED and check_minimum:
             found = curvature(z, frame, potential)
-            if found.negative:
-                status = Status.SADDLE
+            if found.index != asked.get("index", 0):
+                status = Status.WRONG_INDEX if asked.get("index") else Status.SADDLE
     state = Equilibrium(
         system,
         potential,
@@ -213,7 +223,7 @@ def _left(z, frame, potential) -> tuple[float, float]:
 _energy = eqx.filter_jit(total_energy)
 
 
-def _check_settings(system, fmax, max_steps, smax=None):
+def check_settings(system, fmax, max_steps, smax=None):
     if not is_concrete(system):
         raise InputError(
             "relax works on concrete structures; inside jit, vmap or grad use equilibrium_positions(system, potential)."
@@ -272,7 +282,7 @@ def equilibrium_positions(
         ConvergenceError: outside `jit` and `vmap`, as `relax`.
     """
     potential.check(system)
-    _check_settings(system, fmax, max_steps)
+    check_settings(system, fmax, max_steps)
     settings = _Settings(solver, fmax, max_steps)
     solution = differentiable_solution(
         lambda _, potential: _find(system, potential, settings),

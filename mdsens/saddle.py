@@ -1,0 +1,103 @@
+"""Saddle points of first order: where a barrier is highest on the way from one minimum to another."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from mdsens.chain import Chain
+from mdsens.descent import NEWTON_STEPS, PROBLEM, Arrival, based, relisted
+from mdsens.equilibrium import Equilibrium, check_settings, finish
+from mdsens.errors import CoincidingAtoms, InputError
+from mdsens.frame import frame_of
+from mdsens.implicit import MINRES
+from mdsens.neighbors import SKIN
+from mdsens.potentials.base import Potential
+from mdsens.progress import residual_bar
+from mdsens.solvers import MinimumMode, Newton, Status, solve
+from mdsens.system import System
+
+POLISH = Newton(linear_solver=MINRES(rtol=1e-5, fail_rtol=0.5))
+"""Newton's method as it goes to saddle points too."""
+
+
+def find_saddle(
+    start: System | Chain,
+    potential: Potential,
+    *,
+    mode: Any = None,
+    fmax: float = 1e-8,
+    max_step: float = 0.1,
+    max_steps: int = 1000,
+    throw: bool = True,
+    progress: bool | None = None,
+) -> Equilibrium:
+    """Find a saddle point of the energy with exactly one negative curvature, at a fixed cell.
+
+    The mode of lowest curvature is followed up and all others down (`solvers.MinimumMode`), and Newton's method with MINRES
+    goes the last stretch. The equilibrium has `index` 1; all derivatives go through it as through a minimum, and
+    `observables.barrier` compares both:
+
+        chain = ms.nudged_chain(here, there)
+        saddle = ms.find_saddle(chain, potential)
+        height, slope = ms.value_and_gradient(ms.observables.barrier, {"saddle": saddle, "minimum": here})
+
+    Args:
+        start: a structure, or a chain of images, whose highest image and its tangent are taken.
+        mode: `(N, dim)`, the direction to go first, with its sign; None for the softest mode.
+        fmax: largest force that may be left on an atom [eV/Å].
+        max_step: largest change of a coordinate in one step [Å].
+        max_steps: of minimum-mode following.
+        throw: raise if the state is not what was asked; otherwise it is returned with its status.
+        progress: show a bar; by default only at a terminal and for long work.
+
+    Raises:
+        InputError: a mode of another shape than the positions, or one that moves frozen atoms or all atoms alike only; what
+            `relax` refuses.
+        ConvergenceError: no saddle point was reached, or one with another number of negative curvatures: a minimum, say.
+    """
+    if isinstance(start, Chain):
+        mode = start.tangent if mode is None else mode
+        start = start.images[start.highest]
+    potential.check(start)
+    check_settings(start, fmax, max_steps)
+    solver = MinimumMode(mode=_checked(mode, start), max_step=max_step)
+    asked = {"cell": "fixed", "pressure": 0.0, "solver": "MinimumMode()", "index": 1}
+    try:
+        arrival = _climb(frame_of(potential.prepared(start)), potential, solver, fmax, max_steps, progress)
+    except CoincidingAtoms as error:
+        if throw:
+            raise
+        there = start.with_positions(jnp.asarray(error.positions))
+        return Equilibrium(there, potential, np.nan, np.nan, 0, Status.COINCIDING, None, **asked)
+    return finish(arrival, potential, asked, True, throw)
+
+
+def _climb(frame, potential, solver, fmax, max_steps, progress) -> Arrival:
+    def refresh(z, data, wider):
+        frame, potential = data
+        return relisted(frame, z, potential, (2.0 if wider else 1.0) * SKIN * float(np.asarray(potential.range))), potential
+
+    with residual_bar(fmax, progress) as show:
+        data, options = (frame, potential), {"tolerance": fmax, "refresh": refresh}
+        result = solve(PROBLEM, solver, frame.start, data, max_steps=max_steps, progress=show.after(0), **options)
+        steps = result.steps
+        if result.status is Status.STALLED:
+            # Its steps are judged by how well forces are predicted, which rounding hides at the end.
+            result = solve(PROBLEM, POLISH, result.z, result.data, max_steps=NEWTON_STEPS, progress=show.after(steps), **options)
+            steps += result.steps
+    frame = result.data[0]
+    if result.status is Status.NOT_FINITE:
+        frame = frame_of(frame.place(result.z))
+        return Arrival(frame, frame.start, result.norm, steps, result.status)
+    frame = based(frame, result.z, potential)
+    return Arrival(frame, frame.start, result.norm, steps, result.status)
+
+
+def _checked(mode, system):
+    if mode is None:
+        return None
+    mode = np.asarray(mode, dtype=float)
+    if mode.shape != system.positions.shape or not np.isfinite(mode).all() or not np.any(mode):
+        raise InputError(f"The mode must be a direction of shape {system.positions.shape} that is not zero, not {mode.shape}.")
+    return jnp.asarray(mode, system.positions.dtype)
