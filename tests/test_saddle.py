@@ -1,21 +1,20 @@
 """Saddle points: known ones of model surfaces, and what must not be taken for one."""
 
-import functools
+import dataclasses
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from differences import at
 from helpers import refused
 
-from mdsens import implicit, solvers, stiffness
-from mdsens.chain import nudged_chain
-from mdsens.equilibrium import PROBLEM
-from mdsens.gauge import rigid_motions
+import mdsens as ms
+from mdsens import implicit, solvers
+from mdsens.saddle import POLISH
 from mdsens.solvers import MinimumMode, Problem, Status
-from mdsens.stiffness import Frame
-
-POLISH = solvers.Newton(linear_solver=implicit.MINRES(rtol=1e-5, fail_rtol=0.5))
+from mdsens.verify import check_sensitivity
 
 
 def problem_of(energy) -> Problem:
@@ -120,55 +119,73 @@ def test_the_derivative_of_a_saddle_point():
 # A vacancy that jumps. Its surroundings are symmetric half way.
 
 
-def refreshed(z, data, wider):
-    frame, potential = data
-    return Frame(frame.system.with_positions(z).with_neighbors(potential, skin=1.0 if wider else 0.3), frame.motions), potential
+@pytest.fixture(scope="module")
+def barrier_states(vacancy_jump):
+    chain, minimum = vacancy_jump.chain, vacancy_jump.initial
+    saddle = ms.find_saddle(chain, minimum.potential, fmax=1e-12)
+    return {"saddle": saddle, "minimum": minimum}
 
 
-def saddle_near(system, potential, mode, *, max_steps=100):
-    """`(positions, frame)` of a saddle point, and how many steps the two solvers took."""
-    listed = potential.prepared(system)
-    data = (Frame(listed, rigid_motions(listed)), potential)
-    run = functools.partial(solvers.solve, PROBLEM, max_steps=max_steps, refresh=refreshed)
-    near = run(MinimumMode(mode=mode), listed.positions, data, tolerance=1e-2)
-    assert near.status is Status.CONVERGED
-    there = run(POLISH, near.z, near.data, tolerance=1e-12)
-    assert there.status is Status.CONVERGED
-    return there.z, there.data[0], near.steps, there.steps
-
-
-def negative_curvatures(positions, frame, potential):
-    product = stiffness.hessian_operator(positions, (frame, potential))
-    values = jnp.linalg.eigvalsh(implicit.linear_system.assembled(product, positions.size, positions.dtype))
-    return int((values < -1e-6 * values[-1]).sum())
-
-
-def test_the_vacancys_saddle_point_from_the_top_of_a_chain(vacancy_jump):
-    chain, potential = vacancy_jump.chain, vacancy_jump.initial.potential
-    z, frame, steps, polishing = saddle_near(chain.images[chain.highest], potential, chain.tangent)
-    assert steps <= 6 and polishing <= 4
-    assert negative_curvatures(z, frame, potential) == 1
-    assert stiffness.curvature(z, frame, potential).negative
+def test_the_vacancys_saddle_point_from_the_top_of_a_chain(vacancy_jump, barrier_states):
+    saddle, chain = barrier_states["saddle"], vacancy_jump.chain
+    assert saddle.index == saddle.curvature.index == 1 and saddle.fmax < 1e-12 and saddle.steps <= 12
     # The climbing image of ASE's chain arrives at the same place, which it misses by the square of its forces.
-    barrier = nudged_chain(vacancy_jump.initial, vacancy_jump.final, fmax=0.01).barrier
-    np.testing.assert_allclose(potential.energy(frame.system.with_positions(z)) - chain.energies[0], barrier, atol=1e-5)
+    barrier = ms.nudged_chain(vacancy_jump.initial, vacancy_jump.final, fmax=0.01).barrier
+    np.testing.assert_allclose(saddle.energy - vacancy_jump.initial.energy, barrier, atol=1e-5)
     # Half way between the places it jumps from and to, of which the rest of the crystal moves little.
     ends = [np.asarray(end.positions - jnp.mean(end.positions, axis=0)) for end in (chain.images[0], chain.images[-1])]
-    there = np.asarray(z - jnp.mean(z, axis=0))
+    there = np.asarray(saddle.system.positions - jnp.mean(saddle.system.positions, axis=0))
     np.testing.assert_allclose(there[vacancy_jump.atom], 0.5 * (ends[0] + ends[1])[vacancy_jump.atom], atol=1e-9)
 
 
-def test_the_same_saddle_point_from_the_minimum_along_the_jump(vacancy_jump):
-    initial, atom = vacancy_jump.initial, vacancy_jump.atom
+def test_the_same_saddle_point_from_the_minimum_along_the_jump(vacancy_jump, barrier_states):
+    initial = vacancy_jump.initial
     mode = np.zeros(initial.system.positions.shape)
-    mode[atom] = vacancy_jump.jump
-    z, frame, steps, _ = saddle_near(initial.system, initial.potential, mode)
-    assert steps <= 20
-    chain = vacancy_jump.chain
-    other, *_ = saddle_near(chain.images[chain.highest], initial.potential, chain.tangent)
-    energies = [initial.potential.energy(frame.system.with_positions(x)) for x in (z, other)]
-    np.testing.assert_allclose(*energies, rtol=1e-12)
-    assert negative_curvatures(z, frame, initial.potential) == 1
+    mode[vacancy_jump.atom] = vacancy_jump.jump
+    other = ms.find_saddle(initial.system, initial.potential, mode=mode, fmax=1e-10)
+    np.testing.assert_allclose(other.energy, barrier_states["saddle"].energy, rtol=1e-12)
+
+
+def test_the_barriers_gradient_against_barriers_found_again(barrier_states):
+    """In both parameters; the height scales with ε exactly, and depends on σ since the cell is fixed."""
+    value, slope = ms.value_and_gradient(ms.observables.barrier, barrier_states)
+    potential, step = barrier_states["minimum"].potential, 1e-4
+
+    def height(name, k):
+        again = {key: eq.again(at(potential, name, k * step), fmax=1e-12) for key, eq in barrier_states.items()}
+        return again["saddle"].energy - again["minimum"].energy
+
+    assert abs(float(slope.epsilon - value)) < 1e-9
+    heights = {k: height("sigma", k) for k in (-2, -1, 1, 2)}
+    difference = (8 * (heights[1] - heights[-1]) - (heights[2] - heights[-2])) / (12 * step)
+    np.testing.assert_allclose(slope.sigma, difference, rtol=1e-6)
+
+
+def test_the_saddles_structure_against_saddles_found_again(barrier_states):
+    """The barrier's gradient is explicit alone: the implicit part shows in positions."""
+    saddle = barrier_states["saddle"]
+    S = ms.sensitivity(saddle)
+    assert S.certificate.trusted and S.certificate.index == 1 and "MINRES" in S.certificate.linear_solver
+    (epsilon, sigma) = check_sensitivity(saddle, S)
+    assert epsilon.agrees and sigma.agrees
+
+
+def test_a_minimum_is_no_saddle_and_a_saddle_no_minimum(barrier_states):
+    saddle, minimum = barrier_states["saddle"], barrier_states["minimum"]
+    with pytest.raises(ms.ConvergenceError, match="saddle point"):
+        ms.relax(saddle.system, saddle.potential)
+    with pytest.raises(ms.ConvergenceError, match=r"structure after .* steps"):
+        ms.find_saddle(minimum.system, minimum.potential, max_steps=2)
+    claimed = eqx.tree_at(lambda eq: eq.system, saddle, minimum.system)
+    claimed = dataclasses.replace(claimed, curvature=minimum.curvature)
+    with pytest.raises(ms.ConvergenceError, match="exactly one negative curvature"):
+        ms.sensitivity(claimed)
+
+
+def test_modes_of_a_wrong_shape_are_refused(barrier_states):
+    minimum = barrier_states["minimum"]
+    refused(lambda: ms.find_saddle(minimum.system, minimum.potential, mode=np.ones(3)), "(107, 3)")
+    refused(lambda: ms.find_saddle(minimum.system, minimum.potential, mode=np.zeros((107, 3))), "not zero")
 
 
 # What is no saddle point of first order
