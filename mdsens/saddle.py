@@ -1,5 +1,6 @@
 """Saddle points of first order: where a barrier is highest on the way from one minimum to another."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,7 +16,11 @@ from mdsens.neighbors import SKIN
 from mdsens.potentials.base import Potential
 from mdsens.progress import residual_bar
 from mdsens.solvers import MinimumMode, Newton, Status, solve
+from mdsens.stiffness import gauge
 from mdsens.system import System
+
+CLIMB = dataclasses.replace(PROBLEM, gauge=gauge)
+"""The problem with rattlers in its null space, whose curvatures would otherwise be the lowest."""
 
 POLISH = Newton(linear_solver=MINRES(rtol=1e-5, fail_rtol=0.5))
 """Newton's method as it goes to saddle points too."""
@@ -44,7 +49,8 @@ def find_saddle(
 
     Args:
         start: a structure, or a chain of images, whose highest image and its tangent are taken.
-        mode: `(N, dim)`, the direction to go first, with its sign; None for the softest mode.
+        mode: `(N, dim)`, the direction to go first, with its sign; None for the softest mode, which near a saddle point
+            leads to it and from a minimum may lead anywhere.
         fmax: largest force that may be left on an atom [eV/Å].
         max_step: largest change of a coordinate in one step [Å].
         max_steps: of minimum-mode following.
@@ -80,7 +86,7 @@ def _climb(frame, potential, solver, fmax, max_steps, progress) -> Arrival:
 
     with residual_bar(fmax, progress) as show:
         data, options = (frame, potential), {"tolerance": fmax, "refresh": refresh}
-        result = solve(PROBLEM, solver, frame.start, data, max_steps=max_steps, progress=show.after(0), **options)
+        result = solve(CLIMB, solver, frame.start, data, max_steps=max_steps, progress=show.after(0), **options)
         steps = result.steps
         if result.status is Status.STALLED:
             # Its steps are judged by how well forces are predicted, which rounding hides at the end.

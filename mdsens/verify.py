@@ -87,7 +87,8 @@ def _relaxed_at(eq, position, entry, change):
     """Positions, and a free cell below them, of the structure relaxed again."""
     leaves, structure = jax.tree.flatten(eq.potential)
     leaves[position] = leaves[position].at[entry].add(change)
-    again = eq.again(jax.tree.unflatten(structure, leaves), fmax=FMAX, check_minimum=False, progress=False)
+    hurried = {} if eq.index else {"check_minimum": False}
+    again = eq.again(jax.tree.unflatten(structure, leaves), fmax=FMAX, progress=False, **hurried)
     there = displaced(eq, again.system)
     return np.asarray(there.positions if eq.frame.freedom is None else jnp.concatenate([there.positions, there.cell]))
 
