@@ -16,9 +16,8 @@ from ase.dft.kpoints import parse_path_string
 from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
-from mdsens.implicit import Gauge, linear_solve
+from mdsens.implicit import Direct, Gauge, linear_solve
 from mdsens.observables.lattice_dynamics import crystal, force_constants, in_terahertz, vanishing
-from mdsens.potentials.base import total_energy
 from mdsens.system import System, as_float_array, is_concrete
 
 
@@ -240,29 +239,26 @@ def _matrices(q, system, potential):
 def _gruneisen(q, system, potential):
     def squared_frequencies(positions, cell):
         constants = force_constants(_at(system, positions, cell), potential)
-        return constants.squared_frequencies(q.reshape(-1, system.dim)), jax.lax.stop_gradient(constants.bound)
+        return constants.squared_frequencies(q.reshape(-1, system.dim)), constants
 
-    state = (system.positions, system.cell)
-    strained = (system.positions + _response_to_expansion(system, potential), system.cell)
-    squared, slope, bound = jax.jvp(squared_frequencies, state, strained, has_aux=True)
-    zero = vanishing(squared, bound)
+    squared, change, constants = jax.linearize(squared_frequencies, system.positions, system.cell, has_aux=True)
+    slope = change(system.positions + _response_to_expansion(system, constants), system.cell)
+    zero = vanishing(squared, constants.bound)
     # ω² ∝ ν², and dV/V is dim times the strain.
     gamma = -slope / (2.0 * system.dim * jnp.where(zero, 1.0, squared))
     return jnp.where(zero, 0.0, gamma).reshape(*q.shape[:-1], -1)
 
 
-def _response_to_expansion(system, potential) -> Float[Array, "atoms dim"]:
+def _response_to_expansion(system, constants) -> Float[Array, "atoms dim"]:
     """Displacement per isotropic strain that brings atoms back to equilibrium after they followed the cell [Å]."""
     n, dim = system.positions.shape
-
-    def slope(positions, cell):
-        return jax.grad(lambda x: total_energy(potential, _at(system, x, cell)))(positions)
-
-    state = (system.positions, system.cell)
-    _, change = jax.jvp(slope, state, state)
-    hessian = jax.linearize(lambda x: slope(x.reshape(n, dim), system.cell).ravel(), system.positions.ravel())[1]
-    translations = jnp.tile(jnp.eye(dim, dtype=change.dtype), (n, 1)) / np.sqrt(n)
-    return linear_solve(hessian, -change.ravel(), symmetric=True, gauge=Gauge(None, translations), throw=False)[0].reshape(n, dim)
+    arms = system.positions[constants.column] - system.positions[constants.row] + constants.shift @ system.cell
+    slope = jax.ops.segment_sum(jnp.einsum("cab,cb->ca", constants.block, arms), constants.row, n)
+    hessian = jnp.zeros((n, n, dim, dim), slope.dtype).at[constants.row, constants.column].add(constants.block)
+    hessian = jnp.swapaxes(hessian, 1, 2).reshape(n * dim, n * dim)
+    translations = Gauge(None, jnp.tile(jnp.eye(dim, dtype=slope.dtype), (n, 1)) / np.sqrt(n))
+    options = {"solver": Direct(), "symmetric": True, "gauge": translations, "throw": False}
+    return linear_solve(lambda u: hessian @ u, -slope.ravel(), **options)[0].reshape(n, dim)
 
 
 def _at(system, positions, cell):
