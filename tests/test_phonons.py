@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase.build import bulk, make_supercell
-from differences import FMAX, at, richardson
+from differences import FMAX, richardson
 
 import mdsens as ms
 from mdsens.observables import (
@@ -21,7 +21,7 @@ from mdsens.observables import (
     phonon_frequencies,
     phonon_path,
 )
-from mdsens.observables.lattice_dynamics import THZ, modes
+from mdsens.observables.lattice_dynamics import THZ, eigenvalues
 from mdsens.observables.phonons import q_mesh
 from mdsens.observables.thermodynamics import EV_PER_THZ
 from mdsens.potentials.base import parameter_paths
@@ -146,7 +146,7 @@ def hexagonal(pbc=(True, True)):
 @pytest.mark.parametrize("name", ["sheared silicon", "hexagonal"])
 def test_a_supercell_at_gamma_has_the_frequencies_of_its_cell(name):
     system, potential = hexagonal() if name == "hexagonal" else state(name)
-    large, q = folded(system, (3, 2, 1)[: system.dim])
+    large, q = folded(system, (2, 2, 1)[: system.dim])
     found = np.sort(np.asarray(phonon_frequencies(q)(system, potential)).ravel())
     np.testing.assert_allclose(found, np.asarray(phonon_frequencies()(large, potential)), atol=1e-9 * np.abs(found).max())
 
@@ -178,12 +178,12 @@ def agrees_with_differences(observable, eq, parameters):
     """Largest error of θ dg/dθ relative to the largest entry of any parameter."""
     names = parameter_paths(eq.potential)
     slopes = dict(zip(names, jax.tree.leaves(ms.jacobian(observable, eq)), strict=True))
+    assert all(np.isfinite(slope).all() for slope in slopes.values())
     values = dict(zip(names, map(float, jax.tree.leaves(eq.potential)), strict=True))
     scale = max(np.abs(values[name] * np.asarray(slopes[name])).max() for name in names)
     for name in parameters:
         difference = richardson(eq, name, observable=lambda state: observable(state.system, state.potential))
         error = np.abs(values[name] * (difference - np.asarray(slopes[name]))).max() / scale
-        print(observable, name, error, scale)
         assert error < 1e-8, (name, error)
     return slopes
 
@@ -194,7 +194,6 @@ def test_derivatives_of_bands_match_differences_of_relaxed_structures(name):
     eq = crystal(name)
     slopes = agrees_with_differences(phonon_frequencies(Q), eq, ["sigma", "lam", "costheta0"])
     assert (np.asarray(slopes["sigma"])[0, :3] == 0.0).all()
-    assert np.isfinite(jax.tree.leaves(slopes)).all()
     moved = np.abs(ms.sensitivity(eq, wrt=["lam"]).scaled().positions.lam).max()
     assert moved < 1e-9 if name == "silicon" else moved > 1e-3
 
@@ -231,33 +230,37 @@ def test_degenerate_eigenvalues_have_the_derivatives_of_their_mean():
         return start + t * first + 0.5 * t**2 * second
 
     def bands(t):
-        return modes(along(t), jnp.asarray(10.0))[0]
+        return eigenvalues(along(t), jnp.asarray(10.0))
 
     h = 1e-3
     steps = [np.asarray(means(np.linalg.eigvalsh(along(k * h)))) for k in (-2, -1, 0, 1, 2)]
     slope = (8 * (steps[3] - steps[1]) - (steps[4] - steps[0])) / (12 * h)
     bend = (16 * (steps[3] + steps[1]) - (steps[4] + steps[0]) - 30 * steps[2]) / (12 * h**2)
-    np.testing.assert_allclose(jax.jacfwd(bands)(0.0), slope, atol=1e-9)
-    np.testing.assert_allclose(jax.jacrev(bands)(0.0), slope, atol=1e-9)
-    for outer in (jax.jacfwd, jax.jacrev):
-        for inner in (jax.jacfwd, jax.jacrev):
-            np.testing.assert_allclose(outer(inner(bands))(0.0), bend, atol=1e-6)
+    # Under jit and scan too, where rules of derivatives may be lost.
+    scanned = jax.jit(lambda t: jax.lax.map(bands, t[None])[0])
+    for function in (bands, scanned):
+        np.testing.assert_allclose(jax.jacfwd(function)(0.0), slope, atol=1e-9)
+        np.testing.assert_allclose(jax.jacfwd(jax.jacrev(function))(0.0), bend, atol=1e-6)
+        np.testing.assert_allclose(jax.jacfwd(jax.jacfwd(function))(0.0), bend, atol=1e-6)
+    assert np.isnan(jax.jacfwd(jax.jacfwd(jax.jacfwd(scanned)))(0.0)).all()
 
 
 def test_second_derivatives_of_degenerate_bands_match_differences():
-    system, potential = state("silicon")
+    # Γ, X, M of a cubic crystal.
+    system, potential = state("binary")
     system = system.with_neighbors(potential, skin=0.1)
 
     def bands(sigma):
-        return phonon_frequencies(Q[:2])(system, eqx.tree_at(lambda p: p.sigma, potential, sigma))
+        changed = eqx.tree_at(lambda p: p.sigma["A-B"], potential, sigma)
+        return phonon_frequencies([[0.0, 0.0, 0.0], [0.5, 0.0, 0.0], [0.5, 0.5, 0.0]])(system, changed)
 
-    sigma, h = float(potential.sigma), 2e-4
+    sigma, h = potential.sigma["A-B"], 1e-5
     slope = jax.jit(jax.jacfwd(bands))
     difference = (slope(sigma + h) - slope(sigma - h)) / (2 * h)
-    # jacfwd over reverse goes through the rule of the eigenvectors as well.
-    mixed = jax.jit(jax.jvp, static_argnums=0)(jax.grad(lambda s: jnp.sum(bands(s))), (sigma,), (1.0,))[1]
-    np.testing.assert_allclose(jax.jit(jax.jacfwd(slope))(sigma), difference, rtol=1e-5, atol=1e-5 * np.abs(difference).max())
-    np.testing.assert_allclose(mixed, np.sum(difference), rtol=1e-5)
+    forward = jax.jit(jax.jacfwd(jax.jacfwd(bands)))(sigma)
+    np.testing.assert_allclose(forward, difference, atol=1e-6 * np.abs(difference).max())
+    mixed = jax.jit(jax.jacfwd(jax.grad(lambda sigma: jnp.sum(bands(sigma)))))(sigma)
+    np.testing.assert_allclose(mixed, jnp.sum(forward), rtol=1e-9)
 
 
 def test_gradients_agree_with_the_jacobian():
@@ -292,8 +295,7 @@ def test_gruneisen_parameters_match_differences_of_relaxed_cells(name):
     # V dν/dV is a third of the derivative in the strain.
     expected = np.divide(-slope, 3.0 * frequencies, out=np.zeros_like(slope), where=frequencies != 0.0)
     found = np.asarray(gruneisen_parameters(Q)(eq.system, eq.potential))
-    print("gruneisen", name, np.abs(found - expected).max())
-    np.testing.assert_allclose(found, expected, atol=1e-7)
+    np.testing.assert_allclose(found, expected, atol=1e-8)
 
 
 def test_gruneisen_parameters_of_degenerate_bands_are_equal():
@@ -322,10 +324,10 @@ def test_thermodynamics_agree_with_phonopy():
     properties = phonon.thermal_properties
     kilojoule = 96.4853905398362
     free, capacity, disorder = (f(temperatures, 4)(system, potential) for f in (harmonic_free_energy, heat_capacity, entropy))
-    # phonopy's Boltzmann constant is that of CODATA 2006.
-    np.testing.assert_allclose(np.asarray(free) * kilojoule, properties.free_energy, rtol=3e-6)
-    np.testing.assert_allclose(np.asarray(capacity) * kilojoule * 1e3, properties.heat_capacity, rtol=3e-6)
-    np.testing.assert_allclose(np.asarray(disorder) * kilojoule * 1e3, properties.entropy, rtol=3e-6)
+    # phonopy's Boltzmann constant is that of CODATA 2006, larger by 9e-7 of it, which counts several times in the cold.
+    np.testing.assert_allclose(np.asarray(free) * kilojoule, properties.free_energy, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(capacity) * kilojoule * 1e3, properties.heat_capacity, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(disorder) * kilojoule * 1e3, properties.entropy, rtol=1e-5)
 
 
 def test_entropy_and_heat_capacity_are_derivatives_of_the_free_energy():
@@ -352,7 +354,6 @@ def test_limits_of_temperature():
     # Dulong and Petit: k for each of 6 bands of 8 wave vectors, less the three acoustic ones at Γ.
     high = float(heat_capacity(1e5, 2)(system, potential))
     assert high == pytest.approx((6 - 3 / 8) * units.kB, rel=1e-5)
-    assert (np.asarray(ms.jacobian(heat_capacity([0.0, 0.1], 2), crystal("silicon")).sigma) == 0.0).all()
 
 
 def test_a_mesh_has_each_wave_vector_or_its_opposite():

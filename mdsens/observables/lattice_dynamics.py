@@ -67,39 +67,41 @@ class ForceConstants(eqx.Module):
     def squared_frequencies(self, q: Float[Array, "q dim"]) -> Float[Array, "q bands"]:
         """ω² of each band in ascending order [eV/(Å² amu)]; negative where the crystal is unstable."""
         bound, batch = self.bound, max(1, BATCH_NUMBERS // self.block.size)
-        return jax.lax.map(lambda one: modes(self.dynamical_matrix(one), bound)[0], q, batch_size=min(batch, len(q)))
+        return jax.lax.map(lambda one: eigenvalues(self.dynamical_matrix(one), bound), q, batch_size=min(batch, len(q)))
 
     def _weighted(self):
         return self.block / jnp.sqrt(self.masses[self.row] * self.masses[self.column])[:, None, None]
 
 
-@jax.custom_jvp
-def modes(matrix: Complex[Array, "n n"], bound: Float[Array, ""]) -> tuple[Float[Array, " n"], Complex[Array, "n n"]]:
-    """Eigenvalues, ascending, and eigenvectors (columns) of a Hermitian matrix, differentiable where bands are degenerate.
+def eigenvalues(matrix: Complex[Array, "n n"], bound: Float[Array, ""]) -> Float[Array, " n"]:
+    """Eigenvalues of a Hermitian matrix, ascending, twice differentiable where bands are degenerate.
 
     Bands nearer to their neighbours than `DEGENERATE · bound` form a cluster. A perturbation may split it, and then no
-    single band has a derivative that is linear in the perturbation; the mean of the cluster does, to all orders. The first
-    and second derivatives of each band are those of its cluster's mean: exact for a perturbation that keeps the degeneracy
-    (as parameters do whose change keeps the crystal's symmetry), and for sums over the cluster in any case. Higher
-    derivatives are exact where the degeneracy is kept.
+    single band has a derivative that is linear in the perturbation; the mean of the cluster has. The first and second
+    derivatives of each band are those of its cluster's mean: exact for each band where the perturbation keeps the degeneracy
+    (as parameters do whose change keeps the crystal's symmetry), and for sums over the cluster in any case. Third
+    derivatives are NaN.
+
+    Perturbation theory about the point itself, in plain operations (JAX drops a `custom_jvp` rule where it linearises inside
+    `jit` and `scan`, and a second derivative would go through `eigh`):
+
+        λ_n = λ_n⁰ + ⟨V_nn + Σ_m |V_nm|² / (λ_n⁰ - λ_m⁰)⟩,     V = D - D⁰ = 0 in value,
+
+    with ⟨⟩ the mean over n's cluster, and m outside of it.
+
+    T. Kato, Perturbation Theory for Linear Operators (1966), chapter II §2.
     """
-    values, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
-    return values, vectors
-
-
-@modes.defjvp
-def _modes_jvp(primals, tangents):
-    # dλ = diag(V† dD V); dV = V X with X_mn = (V† dD V)_mn / (λ_n - λ_m), no rotation within a cluster.
-    values, vectors = modes(*primals)
-    _, bound = primals
-    change = vectors.conj().T @ tangents[0] @ vectors
+    point = jax.lax.stop_gradient(matrix)
+    values, vectors = jnp.linalg.eigh(point, symmetrize_input=False)
     tolerance = jnp.maximum(DEGENERATE, ROUNDING * jnp.finfo(values.dtype).eps) * bound
-    cluster = jnp.concatenate([jnp.zeros(1, int), jnp.cumsum(jnp.diff(jax.lax.stop_gradient(values)) > tolerance)])
+    cluster = jnp.concatenate([jnp.zeros(1, int), jnp.cumsum(jnp.diff(values) > tolerance)])
     same = cluster[:, None] == cluster[None, :]
-    slopes = same.astype(values.dtype) @ jnp.real(jnp.diagonal(change)) / jnp.sum(same, axis=1)
-    gaps = values[None, :] - values[:, None]
-    rotation = jnp.where(same, 0.0, change / jnp.where(same, 1.0, gaps))
-    return (values, vectors), (slopes, vectors @ rotation)
+    change = vectors.conj().T @ (matrix - point) @ vectors
+    gaps = jnp.where(same, jnp.inf, values[:, None] - values[None, :])
+    shift = jnp.real(jnp.diagonal(change)) + jnp.sum(jnp.real(change * change.conj()) / gaps, axis=1)
+    # Zero, as are its first two derivatives; the third is NaN, since what this expansion says of it is wrong.
+    beyond = 0.0 * jnp.real(jnp.trace(matrix - point)) ** 2.5
+    return values + same.astype(values.dtype) @ shift / jnp.sum(same, axis=1) + beyond
 
 
 def vanishing(squared: Float[Array, "..."], bound: Float[Array, ""]):

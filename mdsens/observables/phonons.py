@@ -29,7 +29,7 @@ class phonon_frequencies(eqx.Module):
 
     The derivative of a band that is degenerate is that of the mean of the bands that are degenerate there, which is each
     band's own where a parameter keeps the symmetry; a perturbation that splits the bands has no linear derivative
-    for each of them. Second derivatives follow the same rule. Units are those of eV, Å and amu (CODATA 2014).
+    for each of them. Second derivatives follow the same rule, third ones are NaN. Units are those of eV, Å and amu (CODATA 2014).
 
     Args:
         q: wave vector in units of the reciprocal cell vectors, `(dim,)`, or several, `(q, dim)`; Γ by default.
@@ -75,7 +75,8 @@ class gruneisen_parameters(eqx.Module):
     """`gruneisen_parameters(q)`: mode Grüneisen parameters γ = -(V/ν) dν/dV, `(bands,)` or `(q, bands)`, in order of ν.
 
     Under an isotropic strain of the cell, in which the atoms follow to their new equilibrium (the cell's q stays the same in
-    units of the reciprocal vectors). Degenerate bands have their mean. 0 where the frequency is, at Γ say.
+    units of the reciprocal vectors). Degenerate bands have their mean. 0 where the frequency is, at Γ say. Second derivatives
+    are NaN.
 
     Args:
         q: as in `phonon_frequencies`.
