@@ -164,6 +164,30 @@ def chain(path, *, ax=None):
     return ax
 
 
+def phonons(path, frequencies: Float[Array, "points bands"], *, ax=None):
+    """Phonon bands along a path, with a line at each special point; below the zero line are imaginary frequencies.
+
+    Args:
+        path: from `observables.phonon_path`.
+        frequencies: along it [THz]: `observables.phonon_frequencies(path.q)(system, potential)`.
+
+    Raises:
+        InputError: frequencies of another path.
+    """
+    frequencies = np.asarray(frequencies)
+    if frequencies.ndim != 2 or len(frequencies) != len(path.distances):
+        raise InputError(f"plot.phonons wants frequencies of shape ({len(path.distances)}, bands), not {frequencies.shape}.")
+    ax = _axes(ax)
+    ax.plot(path.distances, frequencies, color=COLOURS[0], linewidth=1.2)
+    for tick in path.ticks:
+        ax.axvline(tick, color="0.7", linewidth=0.6, zorder=0)
+    ax.axhline(0.0, color="0.4", linewidth=0.6, zorder=0)
+    ax.set_xticks(path.ticks, path.labels)
+    ax.set_xlim(path.distances[0], path.distances[-1])
+    ax.set_ylabel("frequency [THz]")
+    return ax
+
+
 def _axes(ax, **options):
     if ax is not None:
         return ax

@@ -18,6 +18,11 @@ compare several equilibria: `g(states, potential)`, for `ms.value_and_gradient(g
     formation_volume          states defect, bulk   Å³
     dipole_tensor             states defect, bulk   eV
     relaxation_volume(C)      states defect, bulk   Å³
+    phonon_frequencies(q), phonon_path(system)      THz
+    dynamical_matrix(q)                             eV/Å²/amu
+    phonon_dos(mesh, frequencies, width)            1/THz
+    gruneisen_parameters(q)                         of each band
+    harmonic_free_energy(T), entropy(T), heat_capacity(T)   eV, eV/K
 """
 
 from mdsens.observables.checks import explain_nonfinite
@@ -34,6 +39,8 @@ from mdsens.observables.energetics import (
 )
 from mdsens.observables.geometry import angles, dihedrals, distances, lattice_constants, volume
 from mdsens.observables.neighborhood import coordination, radial_distribution
+from mdsens.observables.phonons import dynamical_matrix, gruneisen_parameters, phonon_dos, phonon_frequencies, phonon_path
+from mdsens.observables.thermodynamics import entropy, harmonic_free_energy, heat_capacity
 
 __all__ = [
     "angles",
@@ -44,12 +51,20 @@ __all__ = [
     "dihedrals",
     "dipole_tensor",
     "distances",
+    "dynamical_matrix",
     "energy",
     "enthalpy",
+    "entropy",
     "explain_nonfinite",
     "formation_energy",
     "formation_volume",
+    "gruneisen_parameters",
+    "harmonic_free_energy",
+    "heat_capacity",
     "lattice_constants",
+    "phonon_dos",
+    "phonon_frequencies",
+    "phonon_path",
     "pressure",
     "radial_distribution",
     "relaxation_volume",

@@ -1,0 +1,297 @@
+"""Phonons: frequencies at wave vectors and along paths, density of states, Grüneisen parameters.
+
+Of the cell as it is given, the primitive one where that is wanted, with no supercell (see `lattice_dynamics`). All
+derivatives go through the equilibrium; those of degenerate bands are the mean over the bands that are degenerate.
+"""
+
+import dataclasses
+from itertools import pairwise
+from numbers import Integral
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase.dft.kpoints import parse_path_string
+from jaxtyping import Array, Float
+
+from mdsens.errors import InputError
+from mdsens.implicit import Direct, Gauge, linear_solve
+from mdsens.observables.lattice_dynamics import crystal, force_constants, in_terahertz, vanishing
+from mdsens.system import System, as_float_array, is_concrete
+
+
+class phonon_frequencies(eqx.Module):
+    """`phonon_frequencies(q)`: frequencies ν = ω/2π in ascending order [THz], `(bands,)`, or `(q, bands)` for a list of q.
+
+    Imaginary ones are negative numbers (ν = -|ω|/2π), as in phonopy. At Γ the acoustic ones are exactly 0, and so are their
+    derivatives, as for everything whose ω² is no more than rounding.
+
+    The derivative of a band that is degenerate is that of the mean of the bands that are degenerate there, which is each
+    band's own where a parameter keeps the symmetry; a perturbation that splits the bands has no linear derivative
+    for each of them. Second derivatives follow the same rule, third ones are NaN. Units are those of eV, Å and amu (CODATA 2014).
+
+    Args:
+        q: wave vector in units of the reciprocal cell vectors, `(dim,)`, or several, `(q, dim)`; Γ by default.
+
+    Raises:
+        InputError: a q of another shape, or with a component along a direction that is not periodic; a system without
+            periodicity, with frozen atoms or atoms without mass; a wrapped jax-md energy.
+    """
+
+    q: Float[Array, "*q dim"] | None
+
+    def __init__(self, q=None):
+        self.q = None if q is None else _wave_vectors(q)
+
+    def __call__(self, system, potential):
+        q, system = _in(self.q, system, potential)
+        return _frequencies(q, system, potential)
+
+
+class dynamical_matrix(eqx.Module):
+    """`dynamical_matrix(q)`: D(q) [eV/(Å² amu)], complex and Hermitian, `(bands, bands)`, or `(q, bands, bands)`.
+
+    Rows and columns are atoms and then directions; phases are those of lattice translations, exp(2πi q·R).
+
+    Args:
+        q: as in `phonon_frequencies`.
+
+    Raises:
+        InputError: as `phonon_frequencies`.
+    """
+
+    q: Float[Array, "*q dim"] | None
+
+    def __init__(self, q=None):
+        self.q = None if q is None else _wave_vectors(q)
+
+    def __call__(self, system, potential):
+        q, system = _in(self.q, system, potential)
+        return _matrices(q, system, potential)
+
+
+class gruneisen_parameters(eqx.Module):
+    """`gruneisen_parameters(q)`: mode Grüneisen parameters γ = -(V/ν) dν/dV, `(bands,)` or `(q, bands)`, in order of ν.
+
+    Under an isotropic strain of the cell, in which the atoms follow to their new equilibrium (the cell's q stays the same in
+    units of the reciprocal vectors). Degenerate bands have their mean. 0 where the frequency is, at Γ say. Second derivatives
+    are NaN.
+
+    Args:
+        q: as in `phonon_frequencies`.
+
+    Raises:
+        InputError: a cell that is not periodic in all directions, and as `phonon_frequencies`.
+    """
+
+    q: Float[Array, "*q dim"] | None
+
+    def __init__(self, q=None):
+        self.q = None if q is None else _wave_vectors(q)
+
+    def __call__(self, system, potential):
+        if system.cell is not None and not all(system.pbc):
+            raise InputError("Grüneisen parameters are derivatives in the volume: the cell must be periodic in all directions.")
+        q, system = _in(self.q, system, potential)
+        return _gruneisen(q, system, potential)
+
+
+class phonon_dos(eqx.Module):
+    """`phonon_dos(mesh, frequencies, width)`: density of states on a grid of frequencies [1/THz], a Gaussian for each mode.
+
+    Its integral is the number of bands, dim·N. Smooth in the parameters.
+
+    Args:
+        mesh: q-points along each reciprocal vector, Γ among them; an int for the same along all periodic ones.
+        frequencies: where it is wanted [THz], `(points,)`.
+        width: standard deviation of the Gaussians [THz].
+
+    Raises:
+        InputError: a mesh or a grid that is none, a width that is not positive, and as `phonon_frequencies`.
+    """
+
+    frequencies: Float[Array, " points"]
+    width: float = eqx.field(static=True)
+    mesh: int | tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(self, mesh, frequencies, width):
+        self.mesh, self.frequencies = checked_mesh(mesh), as_float_array(frequencies, "frequencies")
+        if self.frequencies.ndim != 1:
+            raise InputError(f"frequencies must be a list of numbers in THz, not of shape {self.frequencies.shape}.")
+        if not (np.isscalar(width) and 0.0 < width < np.inf):
+            raise InputError(f"width must be a positive number in THz, not {width!r}.")
+        self.width = float(width)
+
+    def __call__(self, system, potential):
+        modes, weights = mesh_frequencies(self.mesh, system, potential)
+        return _smeared(modes, weights, self.frequencies, self.width)
+
+
+@dataclasses.dataclass(frozen=True)
+class PhononPath:
+    """A path through the Brillouin zone.
+
+    Attributes:
+        q: `(points, dim)`, in units of the reciprocal vectors: `phonon_frequencies(path.q)`.
+        distances: along the path, `(points,)` [1/Å, with 2π]; a jump has no length.
+        ticks, labels: where the special points are, and their names; `"U|K"` at a jump.
+    """
+
+    q: np.ndarray
+    distances: np.ndarray
+    ticks: np.ndarray
+    labels: tuple[str, ...]
+
+
+def phonon_path(system: System, path: str | None = None, points: int = 100) -> PhononPath:
+    """A path between special points of the system's Brillouin zone, as ASE names them [host].
+
+    Args:
+        path: such as `"GXWKGL"` or, with a jump, `"GXU,KGL"`; ASE's standard path of the lattice by default.
+        points: q-points in all, about: each leg has its share by its length, and its ends.
+
+    Raises:
+        InputError: a system without periodicity, fewer than two points, a path that the lattice has not.
+    """
+    if system.cell is None or not any(system.pbc):
+        raise InputError("A path through the Brillouin zone wants a periodic structure: give the system a cell and pbc.")
+    if not (isinstance(points, Integral) and points >= 2):
+        raise InputError(f"points must be an integer of at least 2, not {points!r}.")
+    atoms = system.to_ase()
+    lattice = atoms.cell.bandpath(npoints=0, pbc=atoms.pbc)
+    special, pieces = lattice.special_points, parse_path_string(lattice.path if path is None else path)
+    if any(len(piece) < 2 or not set(piece) <= set(special) for piece in pieces):
+        raise InputError(f"The path {path!r} is none in this lattice: join two or more of its points {', '.join(special)}.")
+    reciprocal = 2.0 * np.pi * atoms.cell.reciprocal().array
+    lengths = [[np.linalg.norm((special[b] - special[a]) @ reciprocal) for a, b in pairwise(piece)] for piece in pieces]
+    spacing, end = sum(map(sum, lengths)) / points, 0.0
+    q, distances, ticks, labels = [], [], [0.0], [""]
+    for piece, sizes in zip(pieces, lengths, strict=True):
+        labels[-1] = f"{labels[-1]}|{piece[0]}".lstrip("|")
+        for leg, ((a, b), length) in enumerate(zip(pairwise(piece), sizes, strict=True)):
+            share = np.linspace(0.0, 1.0, max(1, round(length / spacing)) + 1)[leg > 0 :]
+            q.append(special[a] + share[:, None] * (special[b] - special[a]))
+            distances.append(end + share * length)
+            end += length
+            ticks.append(end)
+            labels.append(b)
+    names = tuple(label.replace("G", "Γ") for label in labels)
+    return PhononPath(np.concatenate(q)[:, : system.dim], np.concatenate(distances), np.array(ticks), names)
+
+
+def checked_mesh(mesh) -> int | tuple[int, ...]:
+    """A mesh as it is stored.
+
+    Raises:
+        InputError: no positive integers.
+    """
+    entries = np.asarray(mesh)
+    if entries.ndim > 1 or entries.dtype.kind not in "iu" or not (entries >= 1).all() or entries.size == 0:
+        raise InputError(f"mesh must be a positive integer, or one for each reciprocal vector, not {mesh!r}.")
+    return int(entries) if entries.ndim == 0 else tuple(int(entry) for entry in entries)
+
+
+def q_mesh(mesh: int | tuple[int, ...], system: System) -> tuple[np.ndarray, np.ndarray]:
+    """`(q, weights)`: a uniform mesh around Γ, of q and -q (whose frequencies are the same) one; the weights add up to 1.
+
+    Raises:
+        InputError: a mesh of another dimension, or with several points along a direction that is not periodic.
+    """
+    if isinstance(mesh, int):
+        mesh = tuple(mesh if periodic else 1 for periodic in system.pbc)
+    if len(mesh) != system.dim:
+        raise InputError(f"The mesh {mesh} has {len(mesh)} entries, but the system has {system.dim} dimensions.")
+    if any(count > 1 and not periodic for count, periodic in zip(mesh, system.pbc, strict=True)):
+        raise InputError(f"The mesh {mesh} has several points along a direction that is not periodic: give 1 there.")
+    counts = np.array(mesh)
+    steps = np.stack(np.meshgrid(*map(np.arange, mesh), indexing="ij"), axis=-1).reshape(-1, system.dim)
+    number, opposite = (np.ravel_multi_index(tuple((sign * steps % counts).T), mesh) for sign in (1, -1))
+    chosen, weights = np.unique(np.minimum(number, opposite), return_counts=True)
+    q = steps[chosen] / counts
+    return q - np.round(q), weights / len(steps)
+
+
+def mesh_frequencies(mesh, system: System, potential) -> tuple[Float[Array, "q bands"], np.ndarray]:
+    """`(frequencies [THz], weights of the q)` on a mesh; Γ is the first q.
+
+    Raises:
+        InputError: as `phonon_frequencies` and `q_mesh`.
+    """
+    crystal(system, potential)
+    q, weights = q_mesh(mesh, system)
+    return phonon_frequencies(q)(system, potential), weights
+
+
+@eqx.filter_jit
+def _frequencies(q, system, potential):
+    constants = force_constants(system, potential)
+    squared = constants.squared_frequencies(q.reshape(-1, system.dim))
+    return in_terahertz(squared, constants.bound).reshape(*q.shape[:-1], -1)
+
+
+@eqx.filter_jit
+def _matrices(q, system, potential):
+    matrix = force_constants(system, potential).dynamical_matrix
+    return matrix(q) if q.ndim == 1 else jax.lax.map(matrix, q)
+
+
+@eqx.filter_jit
+def _gruneisen(q, system, potential):
+    def squared_frequencies(positions, cell):
+        constants = force_constants(_at(system, positions, cell), potential)
+        return constants.squared_frequencies(q.reshape(-1, system.dim)), constants
+
+    squared, change, constants = jax.linearize(squared_frequencies, system.positions, system.cell, has_aux=True)
+    slope = change(system.positions + _response_to_expansion(system, constants), system.cell)
+    zero = vanishing(squared, constants.bound)
+    # ω² ∝ ν², and dV/V is dim times the strain.
+    gamma = -slope / (2.0 * system.dim * jnp.where(zero, 1.0, squared))
+    return jnp.where(zero, 0.0, gamma).reshape(*q.shape[:-1], -1)
+
+
+def _response_to_expansion(system, constants) -> Float[Array, "atoms dim"]:
+    """Displacement per isotropic strain that brings atoms back to equilibrium after they followed the cell [Å]."""
+    n, dim = system.positions.shape
+    arms = system.positions[constants.column] - system.positions[constants.row] + constants.shift @ system.cell
+    slope = jax.ops.segment_sum(jnp.einsum("cab,cb->ca", constants.block, arms), constants.row, n)
+    hessian = jnp.zeros((n, n, dim, dim), slope.dtype).at[constants.row, constants.column].add(constants.block)
+    hessian = jnp.swapaxes(hessian, 1, 2).reshape(n * dim, n * dim)
+    translations = Gauge(None, jnp.tile(jnp.eye(dim, dtype=slope.dtype), (n, 1)) / np.sqrt(n))
+    options = {"solver": Direct(), "symmetric": True, "gauge": translations, "throw": False}
+    return linear_solve(lambda u: hessian @ u, -slope.ravel(), **options)[0].reshape(n, dim)
+
+
+def _at(system, positions, cell):
+    return eqx.tree_at(lambda s: (s.positions, s.cell), system, (positions, cell))
+
+
+@eqx.filter_jit
+def _smeared(modes, weights, frequencies, width):
+    def density(frequency):
+        x = (frequency - modes) / width
+        return weights @ jnp.sum(jnp.exp(-0.5 * x * x), axis=1) / (width * np.sqrt(2.0 * np.pi))
+
+    return jax.lax.map(density, frequencies)
+
+
+def _wave_vectors(q):
+    q = as_float_array(q, "q")
+    if q.ndim not in (1, 2) or q.size == 0:
+        raise InputError(f"q must be one wave vector (dim,) or a list of them (q, dim), not of shape {q.shape}.")
+    if is_concrete(q) and not np.isfinite(q).all():
+        raise InputError("q is not finite: give wave vectors in units of the reciprocal cell vectors.")
+    return q
+
+
+def _in(q, system, potential):
+    """`(q, system)`, checked against each other and ready for the compiled part."""
+    system = crystal(system, potential)
+    if q is None:
+        q = jnp.zeros(system.dim)
+    if q.shape[-1] != system.dim:
+        raise InputError(f"q has {q.shape[-1]} components, but the system has {system.dim} dimensions.")
+    across = ~np.array(system.pbc)
+    if is_concrete(q) and np.asarray(q)[..., across].any():
+        raise InputError("q has a component along a direction that is not periodic, where there are no waves: set it to 0.")
+    return q.astype(system.positions.dtype), system
