@@ -48,8 +48,8 @@ _PUBLIC = {
     "jvp": "mdsens.derivatives",
     "hessian_vector": "mdsens.second_order",
     "taylor": "mdsens.second_order",
-    "validity": "mdsens.validity",
-    "extrapolate": "mdsens.validity",
+    "validity": "mdsens.prediction",
+    "extrapolate": "mdsens.prediction",
     # files
     "save": "mdsens.store",
     "load": "mdsens.store",

@@ -26,6 +26,7 @@ from mdsens.potentials.pair import PairPotential
 from mdsens.second_order import Taylor, direction_to, taylor
 from mdsens.stiffness import hessian_operator
 from mdsens.system import System
+from mdsens.verify import displaced
 
 SHARE = 0.1
 """Error of the predicted displacement, as a share of it, that is allowed by default."""
@@ -128,7 +129,7 @@ def validity(
         (),
         series,
     )
-    return dataclasses.replace(found, checks=tuple(_check(eq, found, t) for t in _places(found, checks, farthest)))
+    return dataclasses.replace(found, checks=tuple(check(eq, found, t) for t in _places(found, checks, farthest)))
 
 
 def _farthest(series) -> float:
@@ -247,9 +248,8 @@ def _places(found, count, farthest):
     return [*inside, min(2.0 * end, farthest)] if count > 1 else [end]
 
 
-def _check(eq, found, t) -> Check:
-    from mdsens.verify import displaced
-
+def check(eq: Equilibrium, found: Validity, t: float) -> Check:
+    """The prediction at t held against the structure relaxed again from there."""
     predicted = found.taylor.system(t, found.order)
     moved = _distance(predicted, eq.system)
     try:
