@@ -1,0 +1,153 @@
+"""Second derivatives in parameter space, the range of a prediction, and what is extrapolated from it."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ase.build import bulk
+from differences import at
+from helpers import refused
+
+import mdsens as ms
+from mdsens.structures import random_packing
+
+
+@pytest.fixture(scope="module")
+def crystal():
+    """A triclinic crystal of two species whose cell is free, under pressure."""
+    potential = ms.LennardJones(
+        epsilon={"A-A": 0.05, "A-B": 0.4, "B-B": 0.08}, sigma={"A-A": 2.2, "A-B": 2.5, "B-B": 3.1}, cutoff=7.0, onset=5.5
+    )
+    atoms = bulk("NaCl", "rocksalt", a=5.4)
+    system = ms.System(atoms.positions, cell=atoms.cell.array @ np.diag([1.0, 1.05, 0.98]), pbc=True, species=["A", "B"])
+    return ms.relax(system, potential, cell="free", pressure=5.0, fmax=1e-12)
+
+
+@pytest.fixture(scope="module")
+def packing():
+    diameters = {"A": 1.0, "B": 0.6}
+    return ms.relax(random_packing(32, diameters, seed=4), ms.SoftSphere(diameter=diameters, epsilon=1.0), fmax=1e-12)
+
+
+def along(potential, **steps):
+    """A direction: `along(p, sigma={"A-B": 1.0})`."""
+    direction = jax.tree.map(jnp.zeros_like, potential)
+    for name, step in steps.items():
+        value = {**getattr(direction, name), **{k: jnp.asarray(v) for k, v in step.items()}} if isinstance(step, dict) else step
+        direction = eqx.tree_at(lambda p, name=name: getattr(p, name), direction, value)
+    return direction
+
+
+def span(system, potential):
+    """Something that depends on positions, cell and parameters."""
+    return jnp.sum(system.cell**2) + jnp.sum(jnp.sin(system.positions)) * potential.epsilon["A-B"] + potential.energy(system)
+
+
+def test_product_with_the_hessian_against_differences_of_gradients(crystal):
+    direction = along(crystal.potential, sigma={"A-B": 1.0, "B-B": -0.4}, epsilon={"A-A": 0.3})
+    product = ms.hessian_vector(span, crystal, direction)
+    step = 1e-4
+
+    def slope(k):
+        moved = jax.tree.map(lambda theta, v: theta + k * step * v, crystal.potential, direction)
+        return jax.tree.leaves(ms.gradient(span, crystal.again(moved, fmax=1e-12, check_minimum=False)))
+
+    slopes = {k: slope(k) for k in (-2, -1, 1, 2)}
+    for entry, exact in enumerate(jax.tree.leaves(product)):
+        difference = (8 * (slopes[1][entry] - slopes[-1][entry]) - (slopes[2][entry] - slopes[-2][entry])) / (12 * step)
+        np.testing.assert_allclose(exact, difference, rtol=1e-6, atol=1e-6)
+
+
+def test_the_hessian_is_symmetric(crystal):
+    """⟨u, H v⟩ = ⟨v, H u⟩ and an energy's Hessian has its implicit part."""
+    u = along(crystal.potential, sigma={"A-B": 1.0})
+    v = along(crystal.potential, epsilon={"B-B": 1.0}, sigma={"A-A": 0.5})
+    Hu, Hv = (ms.hessian_vector(ms.observables.energy, crystal, d) for d in (u, v))
+    left, right = (
+        float(sum(jnp.vdot(a, b) for a, b in zip(*map(jax.tree.leaves, pair), strict=True))) for pair in ((u, Hv), (v, Hu))
+    )
+    np.testing.assert_allclose(left, right, rtol=1e-9)
+
+
+def test_taylor_series_against_structures_relaxed_again(crystal):
+    direction = along(crystal.potential, sigma={"A-B": 1.0})
+    series, step = ms.taylor(crystal, direction), 1e-3
+    cells = {
+        k: np.asarray(crystal.again(at(crystal.potential, "sigma.A-B", k * step), fmax=1e-12, check_minimum=False).system.cell)
+        for k in (-2, -1, 0, 1, 2)
+    }
+    first = (8 * (cells[1] - cells[-1]) - (cells[2] - cells[-2])) / (12 * step)
+    second = (16 * (cells[1] + cells[-1]) - (cells[2] + cells[-2]) - 30 * cells[0]) / (12 * step**2)
+    np.testing.assert_allclose(series.cell[0], first, atol=1e-7)
+    np.testing.assert_allclose(series.cell[1], second, atol=1e-5)
+    np.testing.assert_allclose(series.cell[0], ms.sensitivity(crystal, wrt=["sigma.A-B"]).cell.sigma["A-B"], atol=1e-9)
+
+
+def test_scaling_has_no_second_derivative_at_zero_pressure(silicon):
+    """h ∝ σ: the Taylor series ends after the first term, and nothing limits its range but the parameter's own size."""
+    eq = ms.relax(ms.System.from_ase(bulk("Si", cubic=True)), silicon, cell="free", fmax=1e-11)
+    direction = along(silicon, sigma=silicon.sigma)
+    series = ms.taylor(eq, direction)
+    np.testing.assert_allclose(series.cell[0], eq.system.cell, atol=1e-8)
+    np.testing.assert_allclose(series.cell[1], 0.0, atol=1e-6)
+    assert ms.validity(eq, direction).range > 0.5
+
+
+def test_range_of_a_packing_and_its_checks(packing):
+    found = ms.validity(packing, along(packing.potential, diameter={"B": 1.0}), share=0.1, checks=4)
+    assert 0.0 < found.range < 0.1 and found.limit
+    assert found.holds and len(found.checks) == 4
+    # The second-order term alone sees nothing of contacts; what ends the range is one of the three or all together.
+    assert found.first_contact < 10.0 * found.range or found.second_order < 10.0 * found.range
+    assert all(check.error <= 0.1 for check in found.checks[:-1]) and found.checks[-1].t > found.range
+
+
+def test_softest_mode_on_the_way_to_an_instability():
+    """Two springs that buckle: with length a the curvature across is 1 - a, to first order about a = 0.6."""
+
+    class Strut(ms.PairPotential):
+        length: float
+        cutoff: float = ms.static(5.0)
+
+        def pair_energy(self, r, i, j):
+            return 0.5 * (r - self.length) ** 2
+
+    frozen = np.array([True, False, True])
+    system = ms.System([[-1.0, 0, 0], [0, 0, 0], [1.0, 0, 0]], frozen=frozen, species="A")
+    strut = Strut(length=0.6)
+    eq = ms.relax(system, strut, fmax=1e-12)
+    # Curvature across is 2 (1 - length).
+    found = ms.validity(eq, Strut(length=jnp.asarray(1.0)))
+    np.testing.assert_allclose(found.soft_mode, 0.4, rtol=1e-6)
+    assert found.range <= 0.4 + 1e-6
+
+
+def test_extrapolation_of_first_and_second_order(crystal):
+    new = at(crystal.potential, "sigma.A-B", 0.02)
+    exact = crystal.again(new, fmax=1e-11)
+    errors = []
+    for order in (1, 2):
+        guess = ms.extrapolate(crystal, new, order=order)
+        assert guess.trusted and guess.order == order
+        errors.append(np.abs(np.asarray(guess.system.cell - exact.system.cell)).max())
+    assert errors[1] < 0.2 * errors[0]
+    warm = ms.extrapolate(crystal, new).relax(fmax=1e-11)
+    assert warm.steps <= exact.steps
+    np.testing.assert_allclose(warm.system.cell, exact.system.cell, atol=1e-9)
+
+
+def test_extrapolation_beyond_its_range_says_so(packing):
+    guess = ms.extrapolate(packing, at(packing.potential, "diameter.B", 0.2))
+    assert not guess.trusted and guess.validity.range < 1.0
+
+
+def test_what_makes_no_sense_is_refused(crystal, packing):
+    potential = crystal.potential
+    direction = along(potential, sigma={"A-B": 1.0})
+    refused(lambda: ms.validity(crystal, direction, share=1.5), "between 0 and 1")
+    refused(lambda: ms.validity(crystal, direction, order=3), "1 or 2")
+    refused(lambda: ms.validity(crystal, jax.tree.map(jnp.zeros_like, potential)), "zero")
+    refused(lambda: ms.extrapolate(crystal, packing.potential), "same kind")
+    refused(lambda: ms.hessian_vector(lambda s, p: s.positions, crystal, direction), "jacobian")
+    refused(lambda: ms.taylor(crystal, packing.potential), "potential's shape")
