@@ -71,7 +71,7 @@ def elastic_constants(
     traced = not is_concrete(system.positions, system.cell)
     # Strains are infinitesimal: a list without a skin is long enough, and short lists are fast.
     system = potential.prepared(system) if traced else system.with_neighbors(potential, skin=0.0)
-    found = _constants(system, potential, definition, relaxed)
+    found = _by_definition(definition, *_response(system, potential, relaxed), system.dim)
     if is_concrete(found) and not np.isfinite(found).all():
         raise LinearSolveError(
             "The atoms' displacements under strain could not be found, since the Hessian is not positive or is singular beyond "
@@ -131,7 +131,9 @@ def elastic_stability(system, potential, **options) -> Float[Array, ""]:
 
 def _check(system, potential, definition):
     if definition not in DEFINITIONS:
-        raise InputError(f"There are no elastic constants by the definition {definition!r}.{did_you_mean(definition, DEFINITIONS)}")
+        raise InputError(
+            f"There are no elastic constants by the definition {definition!r}.{did_you_mean(str(definition), DEFINITIONS)}"
+        )
     if isinstance(potential, JaxMDEnergy):
         raise InputError("A wrapped jax-md energy hides its cell, so mdsens cannot strain it: use one of mdsens's own.")
     potential.check(system)
@@ -139,24 +141,28 @@ def _check(system, potential, definition):
         raise InputError("Elastic constants are those of a bulk: the system must have a cell, periodic in all directions.")
 
 
-@eqx.filter_jit
-def _constants(system, potential, definition, relaxed):
-    zero = _undeformed(system)
-    stress = jax.grad(_deformed_energy(system, potential), argnums=1)(*zero)
-    strains = jnp.asarray(_unit_strains(system.dim), stress.dtype)
-    tensor = jnp.tensordot(stress, strains * jnp.where(jnp.eye(system.dim, dtype=bool), 1.0, 2.0), 1)
+def _by_definition(definition, curvature, stress, dim):
+    """The constants from ∂²U/∂ε_k∂ε_l and ∂U/∂ε_k, both per volume."""
+    strains = jnp.asarray(_unit_strains(dim), stress.dtype)
+    tensor = jnp.tensordot(stress, strains * (2.0 - np.eye(dim)), 1)
     product = jnp.einsum("kab,lbc,ac->kl", strains, strains, tensor)
     # σ:(e_k e_l + e_l e_k)
     turning = product + product.T
-    curvature = _strain_curvature(system, potential, relaxed)
+    if definition == "energy":
+        return curvature
     if definition == "thermodynamic":
-        curvature = curvature - 0.5 * turning
-    if definition == "stress-strain":
-        curvature = curvature + 0.5 * turning - jnp.outer(stress, jnp.trace(strains, axis1=1, axis2=2))
+        return curvature - 0.5 * turning
+    return curvature + 0.5 * turning - jnp.outer(stress, jnp.trace(strains, axis1=1, axis2=2))
+
+
+@eqx.filter_jit
+def _response(system, potential, relaxed):
+    """∂²U/∂ε_k∂ε_l and ∂U/∂ε_k, both per volume."""
+    stress = jax.grad(_deformed_energy(system, potential), argnums=1)(*_undeformed(system))
     # Nobody else looks at the list of traced positions.
     stale = system.neighbors.is_stale(*jax.lax.stop_gradient((system.positions, potential.range)))
-    unit = EV_PER_CUBIC_ANGSTROM if system.dim == 3 else 1.0
-    return jnp.where(stale, jnp.nan, unit) * curvature / system.volume
+    unit = jnp.where(stale, jnp.nan, EV_PER_CUBIC_ANGSTROM if system.dim == 3 else 1.0) / system.volume
+    return unit * _strain_curvature(system, potential, relaxed), unit * stress
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mdsens.errors import InputError, did_you_mean
-from mdsens.system import is_concrete
+from mdsens.system import as_float_array, is_concrete
 
 AVERAGES = ("voigt", "reuss", "hill")
 
@@ -41,7 +41,7 @@ def shear(C: Float[Array, "voigt voigt"], average: str = "hill") -> Float[Array,
 
 
 def young(C: Float[Array, "voigt voigt"], *, along=None, average: str = "hill") -> Float[Array, ""]:
-    """Young's modulus: 1/E(n) = n_i n_j S_ijkl n_k n_l along a direction n; 2 d G K m'/(...) of an average without one.
+    """Young's modulus: 1/E(n) = n_i n_j S_ijkl n_k n_l along n; 2 d² K G/(d (d - 1) K + 2 G) of an average.
 
     Args:
         along: a direction, of any length.
@@ -156,7 +156,7 @@ def _dim(C) -> int:
 
 def _dyad(direction, dim):
     """n_i n_j of a unit vector in Voigt's notation, without doubling."""
-    n = jnp.asarray(direction, float)
+    n = as_float_array(direction, "a direction")
     if n.shape != (dim,) or (is_concrete(n) and not (np.isfinite(n).all() and np.any(n != 0.0))):
         raise InputError(f"A direction must be a vector of {dim} numbers that are not all zero, not {direction!r:.80}.")
     n = n / jnp.linalg.norm(n)
