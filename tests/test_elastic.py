@@ -112,7 +112,7 @@ def test_stillinger_weber_agrees_with_matscipy_under_shear(sheared):
     from matscipy.calculators.manybody.explicit_forms.stillinger_weber import Stillinger_Weber_PRB_31_5262_Si as published
 
     form = manybody.StillingerWeber({**published, "costheta0": 1.0 / 3.0})
-    # What its many-body calculators (1.2) call Born constants are second derivatives in the symmetric strain ε, not in η.
+    # What its many-body calculators (1.3.1) call Born constants are second derivatives in the symmetric strain ε, not in η.
     agrees_with_matscipy(sheared.system, sheared.potential, manybody.Manybody(**form), energy="born_constants")
 
 
