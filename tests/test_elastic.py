@@ -89,7 +89,7 @@ def test_silicon_has_the_known_constants(silicon):
     cubic = np.zeros((6, 6))
     cubic[:3, :3] = 76.42
     np.fill_diagonal(cubic, [151.42] * 3 + [56.45] * 3)
-    # H. Balamane, T. Halicioglu, W. A. Tiller, Phys. Rev. B 46, 2250 (1992), table VII: at slightly other units of ε.
+    # The numbers in use for this potential, rounded: the last digits depend on the unit of ε and the lattice constant.
     np.testing.assert_allclose(C, cubic, atol=0.02)
     assert abs(elastic_constants(system, silicon, relaxed=False)[3, 3] - 109.75) < 0.01
     # The primitive cell has one internal displacement where the cubic one has seven, and the same constants.

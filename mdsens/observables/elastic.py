@@ -64,8 +64,7 @@ def elastic_constants(
         LinearSolveError: the non-affine displacements could not be found: the state is no minimum. (NaN where the values are
             traced.)
 
-    D. C. Wallace, Solid State Physics 25, 301 (1970), eqs. (2.24), (2.56); T. H. K. Barron, M. L. Klein, Proc. Phys. Soc. 85,
-    523 (1965).
+    D. C. Wallace, Solid State Physics 25, 301 (1970); T. H. K. Barron, M. L. Klein, Proc. Phys. Soc. 85, 523 (1965).
     """
     _check(system, potential, definition)
     traced = not is_concrete(system.positions, system.cell)
@@ -124,7 +123,7 @@ def elastic_stability(system, potential, **options) -> Float[Array, ""]:
     The lowest eigenvalue of the symmetric part of Birch's coefficients, which holds under stress too (Born's criteria are
     its form without one). It has a derivative where no second eigenvalue equals it.
 
-    J. Wang, J. Li, S. Yip, D. Wolf, S. Phillpot, Phys. Rev. B 52, 12627 (1995), doi:10.1103/PhysRevB.52.12627.
+    J. Wang, J. Li, S. Yip, S. Phillpot, D. Wolf, Phys. Rev. B 52, 12627 (1995), doi:10.1103/PhysRevB.52.12627.
     """
     return moduli.stiffnesses(elastic_constants(system, potential, **options))[0]
 
