@@ -45,6 +45,7 @@ _PUBLIC = {
     "gradient": "mdsens.derivatives",
     "value_and_gradient": "mdsens.derivatives",
     "jacobian": "mdsens.derivatives",
+    "value_and_jacobian": "mdsens.derivatives",
     "jvp": "mdsens.derivatives",
     "hessian_vector": "mdsens.second_order",
     "taylor": "mdsens.second_order",

@@ -36,6 +36,9 @@ from mdsens.potentials.base import Potential, parameter_paths
 MAX_BYTES = 4e9
 """Size of a full sensitivity above which it is refused unless a larger one is asked for."""
 
+TOGETHER = 3000
+"""Unknowns up to which the linear systems of several parameters are solved together."""
+
 Observable = Callable[[Any, Potential], Any]
 States = Equilibrium | Mapping[str, Equilibrium]
 
@@ -165,7 +168,12 @@ def gradient(g: Observable, eq: States, *, linear_solver: Any = None) -> Potenti
 
 
 def jacobian(g: Observable, eq: States, *, linear_solver: Any = None) -> Potential:
-    """Total derivative of an array-valued observable; leaves have shape `(*g.shape, *θ.shape)`.
+    """Total derivative of an array-valued observable; see `value_and_jacobian`."""
+    return value_and_jacobian(g, eq, linear_solver=linear_solver)[1]
+
+
+def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) -> tuple[Array, Potential]:
+    """An array-valued observable and its total derivative, whose leaves have shape `(*g.shape, *θ.shape)`.
 
     Forward (one solve a parameter) or adjoint (one solve a component of g), whichever needs fewer solves.
 
@@ -187,7 +195,7 @@ def jacobian(g: Observable, eq: States, *, linear_solver: Any = None) -> Potenti
     matrix = jnp.concatenate(rows)
     _check(g, states, founds, potential, jnp.max(jnp.concatenate(residuals), axis=0), value, matrix)
     matrix = jnp.moveaxis(matrix, 0, -1) if forward else matrix.reshape(*shape.shape, flat.size)
-    return split_last(matrix, potential)
+    return value, split_last(matrix, potential)
 
 
 def jvp(
@@ -295,6 +303,13 @@ def _pull(states, potential, slopes, explicit):
     return explicit, jnp.stack(residuals)
 
 
+def _each(row, states):
+    """A function of one direction for many: together in small systems, one after the other where one fills the cache."""
+    if sum(state.size for state in _listed(states)) <= TOGETHER:
+        return jax.vmap(row)
+    return lambda directions: jax.lax.map(row, directions)
+
+
 @eqx.filter_jit
 def _adjoint(g, states, potential):
     value, pullback = jax.vjp(observed(g, states), _unknowns(states), potential)
@@ -309,7 +324,7 @@ def _adjoint_rows(g, states, potential, directions):
         total, residuals = _pull(states, potential, *pullback(direction.reshape(value.shape)))
         return ravel_pytree(total)[0], residuals
 
-    return *jax.vmap(row)(directions), value
+    return *_each(row, states)(directions), value
 
 
 @eqx.filter_jit
@@ -323,7 +338,7 @@ def _forward_rows(g, states, potential, directions):
         change = jax.jvp(observed(g, states), (_unknowns(states), potential), (dz, tangent))[1]
         return change, jnp.stack([residual for _, residual in moved])
 
-    return *jax.vmap(row)(directions), observed(g, states)(_unknowns(states), potential)
+    return *_each(row, states)(directions), observed(g, states)(_unknowns(states), potential)
 
 
 def check_scalar(g, states, potential) -> None:

@@ -18,6 +18,10 @@ compare several equilibria: `g(states, potential)`, for `ms.value_and_gradient(g
     formation_volume          states defect, bulk   Å³
     dipole_tensor             states defect, bulk   eV
     relaxation_volume(C)      states defect, bulk   Å³
+    elastic_constants, elastic_stability            GPa, in 2-D eV/Å²; of relaxed ions, also clamped
+    bulk_modulus, shear_modulus, young_modulus      GPa, in 2-D eV/Å²
+    poisson_ratio, universal_anisotropy
+    compliance, linear_compressibility              1/GPa, in 2-D Å²/eV
     phonon_frequencies(q), phonon_path(system)      THz
     dynamical_matrix(q)                             eV/Å²/amu
     phonon_dos(mesh, frequencies, width)            1/THz
@@ -25,8 +29,20 @@ compare several equilibria: `g(states, potential)`, for `ms.value_and_gradient(g
     harmonic_free_energy(T), entropy(T), heat_capacity(T)   eV, eV/K
 """
 
+from mdsens.observables import moduli
 from mdsens.observables.checks import explain_nonfinite
 from mdsens.observables.defects import dipole_tensor, formation_volume, relaxation_volume
+from mdsens.observables.elastic import (
+    bulk_modulus,
+    compliance,
+    elastic_constants,
+    elastic_stability,
+    linear_compressibility,
+    poisson_ratio,
+    shear_modulus,
+    universal_anisotropy,
+    young_modulus,
+)
 from mdsens.observables.energetics import (
     barrier,
     cohesive_energy,
@@ -45,13 +61,17 @@ from mdsens.observables.thermodynamics import entropy, harmonic_free_energy, hea
 __all__ = [
     "angles",
     "barrier",
+    "bulk_modulus",
     "cohesive_energy",
+    "compliance",
     "coordination",
     "defect_formation_energy",
     "dihedrals",
     "dipole_tensor",
     "distances",
     "dynamical_matrix",
+    "elastic_constants",
+    "elastic_stability",
     "energy",
     "enthalpy",
     "entropy",
@@ -62,12 +82,18 @@ __all__ = [
     "harmonic_free_energy",
     "heat_capacity",
     "lattice_constants",
+    "linear_compressibility",
+    "moduli",
     "phonon_dos",
     "phonon_frequencies",
     "phonon_path",
+    "poisson_ratio",
     "pressure",
     "radial_distribution",
     "relaxation_volume",
+    "shear_modulus",
     "stress",
+    "universal_anisotropy",
     "volume",
+    "young_modulus",
 ]

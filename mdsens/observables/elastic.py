@@ -1,0 +1,278 @@
+"""Elastic constants at relaxed positions: the affine (Born) response and the non-affine one, without a strain step.
+
+Atoms are carried along by a small symmetric strain ε and then displaced: x = (x₀ + u)(1 + ε), cell = cell₀ (1 + ε). With
+e_k the unit strains of Voigt's notation and λ_k = du/dε_k the non-affine displacements,
+
+    A λ_k = -∂²U/∂u∂ε_k,        ∂²U/∂ε_k∂ε_l = Q((λ_k, e_k), (λ_l, e_l)),
+
+where Q is the second derivative of U in (u, ε), a bilinear form, and A = ∂²U/∂u∂u. Q is stationary in λ, so that its
+derivative in positions, cell and parameters is the one at fixed λ: it needs no solves but those for λ.
+
+J. F. Lutsko, J. Appl. Phys. 65, 2991 (1989), doi:10.1063/1.342716; C. E. Maloney, A. Lemaître, Phys. Rev. E 74, 016118
+(2006), doi:10.1103/PhysRevE.74.016118.
+"""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mdsens import stiffness
+from mdsens.errors import InputError, LinearSolveError, did_you_mean
+from mdsens.frame import Frame
+from mdsens.gauge import coupled_atoms
+from mdsens.implicit import CG, Gauge, linear_solve
+from mdsens.observables import moduli
+from mdsens.potentials.base import Potential, total_energy
+from mdsens.potentials.jaxmd import JaxMDEnergy
+from mdsens.system import System, is_concrete
+from mdsens.units import stress_unit
+from mdsens.voigt import VOIGT
+
+DEFINITIONS = ("stress-strain", "thermodynamic", "energy")
+
+SOLVER = CG(rtol=1e-11)
+"""The constants are off by the square of what is left of λ, their derivatives by itself."""
+
+
+def elastic_constants(
+    system: System, potential: Potential, *, definition: str = "stress-strain", relaxed: bool = True
+) -> Float[Array, "voigt voigt"]:
+    """The elastic constants of a relaxed structure in Voigt's notation.
+
+    They are those of the state as it is, stressed or not, and the forces in it must have been relaxed. Without stress all
+    definitions agree. With σ the stress, η the Lagrangian strain and e_k the unit strains (shears with off-diagonals ½):
+
+        "energy"           (1/V) ∂²U/∂ε_k∂ε_l at deformation gradients 1 + ε, ε symmetric
+        "thermodynamic"    (1/V) ∂²U/∂η_k∂η_l = C^energy_kl - ½ σ:(e_k e_l + e_l e_k)
+        "stress-strain"    ∂σ_k/∂ε_l without rotation = C^thermodynamic_kl + σ:(e_k e_l + e_l e_k) - σ_k tr e_l
+
+    The last are Birch's coefficients: they tell how stress answers to strain, sound speeds and stability from there.
+    They are not symmetric where the stress is not hydrostatic.
+
+    Args:
+        relaxed: True for relaxed ions; False if the atoms only follow the strain (clamped ions, the Born term).
+
+    Returns:
+        6×6 in the order xx, yy, zz, yz, xz, xy [GPa]; in 2-D 3×3, xx, yy, xy [eV/Å²]. Frozen atoms follow the strain, and
+        so do rattlers, which have no part in the energy.
+
+    Raises:
+        InputError: an unknown definition; a system that is not periodic in all directions; a wrapped jax-md energy, which
+            cannot be strained; what `Potential.energy` refuses.
+        LinearSolveError: the non-affine displacements could not be found: the state is no minimum. (NaN where the values are
+            traced.)
+
+    D. C. Wallace, Solid State Physics 25, 301 (1970); T. H. K. Barron, M. L. Klein, Proc. Phys. Soc. 85, 523 (1965).
+    """
+    _check(system, potential, definition)
+    traced = not is_concrete(system.positions, system.cell)
+    # Strains are infinitesimal: a list without a skin is long enough, and short lists are fast.
+    system = potential.prepared(system) if traced else system.with_neighbors(potential, skin=0.0)
+    found = _by_definition(definition, *_response(system, potential, relaxed), system.dim)
+    if is_concrete(found) and not np.isfinite(found).all():
+        raise LinearSolveError(
+            "The atoms' displacements under strain could not be found, since the Hessian is not positive or is singular beyond "
+            "the known zero modes: relax the structure to a minimum first, or ask for relaxed=False."
+        )
+    return found
+
+
+def compliance(system, potential, **options) -> Float[Array, "voigt voigt"]:
+    """The inverse of the elastic constants [1/GPa; in 2-D Å²/eV]; shears count twice. Options as for `elastic_constants`."""
+    return moduli.compliance(elastic_constants(system, potential, **options))
+
+
+def bulk_modulus(system, potential, *, average: str = "hill", **options) -> Float[Array, ""]:
+    """Bulk modulus of an untextured polycrystal [GPa; in 2-D eV/Å²]: `average` is "voigt", "reuss" or "hill".
+
+    "reuss" is that of the single crystal under pressure, V dp/dV. Other options as for `elastic_constants`.
+    """
+    return moduli.bulk(elastic_constants(system, potential, **options), average)
+
+
+def shear_modulus(system, potential, *, average: str = "hill", **options) -> Float[Array, ""]:
+    """Shear modulus of an untextured polycrystal [GPa; in 2-D eV/Å²]; options as for `bulk_modulus`."""
+    return moduli.shear(elastic_constants(system, potential, **options), average)
+
+
+def young_modulus(system, potential, *, along=None, average: str = "hill", **options) -> Float[Array, ""]:
+    """Young's modulus [GPa; in 2-D eV/Å²]: of the crystal pulled along a direction, or of a polycrystal without one."""
+    return moduli.young(elastic_constants(system, potential, **options), along=along, average=average)
+
+
+def poisson_ratio(system, potential, *, along=None, across=None, average: str = "hill", **options) -> Float[Array, ""]:
+    """Poisson's ratio: of the crystal pulled along one direction and seen across another, or of a polycrystal."""
+    return moduli.poisson(elastic_constants(system, potential, **options), along=along, across=across, average=average)
+
+
+def linear_compressibility(system, potential, **options) -> Float[Array, " dim"]:
+    """-d ln(length)/dp along each Cartesian axis [1/GPa; in 2-D Å²/eV]. Their sum is that of the volume."""
+    return moduli.linear_compressibility(elastic_constants(system, potential, **options))
+
+
+def universal_anisotropy(system, potential, **options) -> Float[Array, ""]:
+    """How far the bounds on an untextured polycrystal's moduli lie apart; 0 for an isotropic solid. See `moduli`."""
+    return moduli.universal_anisotropy(elastic_constants(system, potential, **options))
+
+
+def elastic_stability(system, potential, **options) -> Float[Array, ""]:
+    """The lowest stiffness against homogeneous strain [GPa; in 2-D eV/Å²]: the crystal is stable where it is positive.
+
+    The lowest eigenvalue of the symmetric part of Birch's coefficients, which holds under stress too (Born's criteria are
+    its form without one). It has a derivative where no second eigenvalue equals it.
+
+    J. Wang, J. Li, S. Yip, S. Phillpot, D. Wolf, Phys. Rev. B 52, 12627 (1995), doi:10.1103/PhysRevB.52.12627.
+    """
+    return moduli.stiffnesses(elastic_constants(system, potential, **options))[0]
+
+
+def _check(system, potential, definition):
+    if definition not in DEFINITIONS:
+        raise InputError(
+            f"There are no elastic constants by the definition {definition!r}.{did_you_mean(str(definition), DEFINITIONS)}"
+        )
+    if isinstance(potential, JaxMDEnergy):
+        raise InputError("A wrapped jax-md energy hides its cell, so mdsens cannot strain it: use one of mdsens's own.")
+    potential.check(system)
+    if system.cell is None or not all(system.pbc):
+        raise InputError("Elastic constants are those of a bulk: the system must have a cell, periodic in all directions.")
+
+
+def _by_definition(definition, curvature, stress, dim):
+    """The constants from ∂²U/∂ε_k∂ε_l and ∂U/∂ε_k, both per volume."""
+    strains = jnp.asarray(_unit_strains(dim), stress.dtype)
+    tensor = jnp.tensordot(stress, strains * (2.0 - np.eye(dim)), 1)
+    product = jnp.einsum("kab,lbc,ac->kl", strains, strains, tensor)
+    # σ:(e_k e_l + e_l e_k)
+    turning = product + product.T
+    if definition == "energy":
+        return curvature
+    if definition == "thermodynamic":
+        return curvature - 0.5 * turning
+    return curvature + 0.5 * turning - jnp.outer(stress, jnp.trace(strains, axis1=1, axis2=2))
+
+
+@eqx.filter_jit
+def _response(system, potential, relaxed):
+    """∂²U/∂ε_k∂ε_l and ∂U/∂ε_k, both per volume."""
+    stress = jax.grad(_deformed_energy(system, potential), argnums=1)(*_undeformed(system))
+    # Nobody else looks at the list of traced positions.
+    stale = system.neighbors.is_stale(*jax.lax.stop_gradient((system.positions, potential.range)))
+    unit = jnp.where(stale, jnp.nan, stress_unit(system.dim)) / system.volume
+    return unit * _strain_curvature(system, potential, relaxed), unit * stress
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _strain_curvature(system, potential, relaxed):
+    """∂²U/∂ε_k∂ε_l [eV]."""
+    return _form(system, potential, _displacements(system, potential, relaxed))
+
+
+@_strain_curvature.defjvp
+def _at_fixed_displacements(relaxed, primals, tangents):
+    system, potential = primals
+    # Second derivatives go through these, as through all other arguments of the first.
+    displacements = _displacements(system, potential, relaxed)
+    state = (tangents[0].positions, tangents[0].cell, tangents[1])
+    # All slopes are found together and do not depend on the direction: many directions, or cotangents, cost as one.
+    slopes = _form_slopes(system, potential, displacements)
+    parts = jax.tree.map(lambda slope, tangent: jnp.tensordot(slope, tangent, tangent.ndim), slopes, state)
+    change = _symmetric(sum(jax.tree.leaves(parts)), len(displacements))
+    return _form(system, potential, displacements), change
+
+
+def _displacements(system, potential, relaxed) -> Float[Array, "voigt atoms dim"]:
+    """λ, zero for frozen atoms and rattlers; NaN where the solve fails."""
+    shape, count = system.positions.shape, len(_unit_strains(system.dim))
+    if not relaxed:
+        return jnp.zeros((count, *shape), system.positions.dtype)
+    u, strain = _undeformed(system)
+    force = jax.grad(_deformed_energy(system, potential))
+    change = jax.lax.map(lambda unit: jax.jvp(lambda s: force(u, s), (strain,), (unit,))[1], jnp.eye(count, dtype=strain.dtype))
+    product = stiffness.hessian_operator(system.positions, (Frame(system, None), potential))
+    null = jax.lax.stop_gradient(_null_space(system, product))
+
+    def solve(b):
+        return linear_solve(product, -b.ravel(), solver=SOLVER, symmetric=True, gauge=null, throw=False)[0]
+
+    # One after the other: the working set of one product fills the cache.
+    return jax.lax.map(solve, change).reshape(count, *shape)
+
+
+def _null_space(system, product) -> Gauge:
+    """Frozen atoms and rattlers, and translations of the others where none is frozen."""
+    forces = lambda v: product(v).reshape(system.positions.shape)  # noqa: E731
+    active = ~system.frozen & coupled_atoms(forces, system.positions.ravel())
+    free = jnp.where(jnp.any(system.frozen), 0.0, 1.0) / jnp.sqrt(jnp.maximum(jnp.sum(active), 1))
+    translations = jnp.where(active[:, None, None], free * jnp.eye(system.dim, dtype=system.positions.dtype), 0.0)
+    return Gauge(jnp.repeat(active, system.dim), translations.reshape(-1, system.dim))
+
+
+def _form(system, potential, displacements) -> Float[Array, "voigt voigt"]:
+    """Q((λ_k, e_k), (λ_l, e_l)) [eV]."""
+    zero = _undeformed(system)
+    slope = jax.grad(_deformed_energy(system, potential), argnums=(0, 1))
+    directions = (displacements, jnp.eye(len(displacements), dtype=displacements.dtype))
+    force, stress = jax.lax.map(lambda direction: jax.jvp(slope, zero, direction)[1], directions)
+    form = stress + jnp.einsum("kia,lia->kl", force, displacements)
+    return 0.5 * (form + form.T)
+
+
+def _form_slopes(system, potential, displacements):
+    """∂Q/∂(positions, cell, potential) at fixed λ of each pair of strains, in the order of `_pairs`."""
+    zero, count = _undeformed(system), len(displacements)
+    units = jnp.eye(count, dtype=displacements.dtype)
+
+    def slope(u, strain):
+        def energy(positions, cell, potential):
+            there = eqx.tree_at(lambda s: (s.positions, s.cell), system, (positions, cell))
+            return _deformed_energy(there, potential)(u, strain)
+
+        return jax.grad(energy, argnums=(0, 1, 2))(system.positions, system.cell, potential)
+
+    def second(pair):
+        first, other = ((displacements[k], units[k]) for k in pair)
+        return jax.jvp(lambda *at: jax.jvp(slope, at, first)[1], zero, other)[1]
+
+    return jax.lax.map(second, tuple(jnp.asarray(index) for index in _pairs(count)))
+
+
+def _pairs(count):
+    return np.triu_indices(count)
+
+
+def _symmetric(values, count):
+    rows, columns = _pairs(count)
+    order = np.zeros((count, count), dtype=int)
+    order[rows, columns] = order[columns, rows] = np.arange(len(rows))
+    return values[order]
+
+
+def _deformed_energy(system, potential):
+    """U(u, ε), ε in Voigt's notation [eV]."""
+    strains = jnp.asarray(_unit_strains(system.dim), system.positions.dtype)
+
+    def energy(u, strain):
+        deformation = jnp.eye(system.dim, dtype=strain.dtype) + jnp.tensordot(strain, strains, 1)
+        places = ((system.positions + u) @ deformation, system.cell @ deformation)
+        return total_energy(potential, eqx.tree_at(lambda s: (s.positions, s.cell), system, places))
+
+    return energy
+
+
+def _undeformed(system):
+    return jnp.zeros_like(system.positions), jnp.zeros(len(_unit_strains(system.dim)), system.positions.dtype)
+
+
+@functools.cache
+def _unit_strains(dim) -> np.ndarray:
+    """e_k, `(voigt, dim, dim)`."""
+    units = np.zeros((len(VOIGT[dim]), dim, dim))
+    for k, (i, j) in enumerate(VOIGT[dim]):
+        units[k, i, j] += 0.5
+        units[k, j, i] += 0.5
+    return units
