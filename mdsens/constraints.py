@@ -324,7 +324,7 @@ class Constraints(eqx.Module):
         """∂values/∂positions, zero where held."""
         at = lambda x: self.values(system.with_positions(x))  # noqa: E731
         slopes = jax.jacrev(at)(system.positions) * ~self.held
-        return slopes.reshape(self.count, -1)
+        return slopes.reshape(self.count, system.positions.size)
 
     def names(self, system, *, inequalities: bool = False) -> list[str]:
         """The kind of constraint behind each equation, and behind each inequality after them."""

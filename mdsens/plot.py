@@ -138,6 +138,34 @@ def influence(values: dict[str, float], *, label: str, ax=None):
     return ax
 
 
+def validity(found, *, ax=None):
+    """Predicted displacements against those of structures relaxed again, with the range in which they should agree.
+
+    Args:
+        found: what `mdsens.validity(..., checks=n)` returned.
+
+    Raises:
+        InputError: a validity without checks.
+    """
+    if not found.checks:
+        raise InputError("plot.validity wants structures relaxed again: ask for validity(eq, direction, checks=5).")
+    ax = _axes(ax)
+    t = np.array([0.0, *(check.t for check in found.checks)])
+    predicted = np.array([0.0, *(check.predicted for check in found.checks)])
+    relaxed = np.array([0.0, *(check.relaxed for check in found.checks)])
+    ax.axvspan(0.0, min(found.range, t[-1]), color="0.93", zorder=0, label=f"stated range, error up to {found.share:.0%}")
+    ax.plot(t, predicted, color=COLOURS[0], label=f"predicted, order {found.order}")
+    ax.plot(t, relaxed, color=COLOURS[1], marker="o", linestyle="none", label="relaxed again")
+    ax.set_xlabel("t, in units of the direction")
+    ax.set_ylabel("displacement of all atoms [Å]")
+    ax.set_xlim(left=0.0)
+    ax.set_ylim(bottom=0.0)
+    ax.legend(frameon=False)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    return ax
+
+
 def chain(path, *, ax=None):
     """The energy along a chain of images against the length of the path, with the highest image marked.
 

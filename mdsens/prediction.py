@@ -46,10 +46,18 @@ RESTING = 1e-12
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """A prediction held against a structure relaxed again: `error` is the share of the displacement that it missed."""
+    """A prediction held against a structure relaxed again.
+
+    Attributes:
+        t: where.
+        predicted, relaxed: lengths of the displacement of all atoms (and a free cell) [Å]; nan where nothing relaxed.
+        error: what the prediction missed, as a share of the predicted displacement; inf where nothing relaxed.
+        note: why not.
+    """
 
     t: float
-    displacement: float
+    predicted: float
+    relaxed: float
     error: float
     note: str = ""
 
@@ -255,8 +263,9 @@ def check(eq: Equilibrium, found: Validity, t: float) -> Check:
     try:
         again = warm(eq, predicted).again(found.taylor.parameters(t), progress=False)
     except MdsensError as error:
-        return Check(t, moved, math.inf, str(error))
-    return Check(t, moved, _distance(displaced(eq, again.system), predicted) / max(moved, RESTING))
+        return Check(t, moved, math.nan, math.inf, str(error))
+    there = displaced(eq, again.system)
+    return Check(t, moved, _distance(there, eq.system), _distance(there, predicted) / max(moved, RESTING))
 
 
 def _distance(a: System, b: System) -> float:

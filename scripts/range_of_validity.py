@@ -76,6 +76,7 @@ def draw(ax, results):
     ax.set_ylabel("error of the predicted displacement")
     ax.set_xticks(places, [f"{place:g}" for place in places])
     ax.minorticks_off()
+    ax.set_ylim(bottom=1e-5)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False)
 

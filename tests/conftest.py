@@ -90,3 +90,20 @@ def vacancy_jump(argon_vacancy):
     final = ms.relax(there, initial.potential, fmax=1e-12)
     chain = nudged_chain(initial, final, fmax=0.5)
     return types.SimpleNamespace(initial=initial, final=final, chain=chain, atom=atom, jump=jump)
+
+
+@pytest.fixture(scope="session")
+def salt():
+    """`(system, potential)`: a crystal of two Lennard-Jones species in a sheared cell, unrelaxed."""
+    potential = ms.LennardJones(
+        epsilon={"A-A": 0.05, "A-B": 0.4, "B-B": 0.08}, sigma={"A-A": 2.2, "A-B": 2.5, "B-B": 3.1}, cutoff=7.0, onset=5.5
+    )
+    atoms = bulk("NaCl", "rocksalt", a=5.4)
+    cell = atoms.cell.array @ np.array([[1.0, 0.04, 0.02], [0.0, 1.03, 0.0], [0.01, 0.0, 1.0]])
+    return ms.System(atoms.get_scaled_positions() @ cell, cell=cell, pbc=True, species=["A", "B"]), potential
+
+
+@pytest.fixture(scope="session")
+def squeezed_salt(salt):
+    """The same, its cell relaxed at 10 GPa."""
+    return ms.relax(*salt, cell="free", pressure=10.0, fmax=1e-12)

@@ -13,15 +13,9 @@ import mdsens as ms
 from mdsens.structures import random_packing
 
 
-@pytest.fixture(scope="module")
-def crystal():
-    """A triclinic crystal of two species whose cell is free, under pressure."""
-    potential = ms.LennardJones(
-        epsilon={"A-A": 0.05, "A-B": 0.4, "B-B": 0.08}, sigma={"A-A": 2.2, "A-B": 2.5, "B-B": 3.1}, cutoff=7.0, onset=5.5
-    )
-    atoms = bulk("NaCl", "rocksalt", a=5.4)
-    system = ms.System(atoms.positions, cell=atoms.cell.array @ np.diag([1.0, 1.05, 0.98]), pbc=True, species=["A", "B"])
-    return ms.relax(system, potential, cell="free", pressure=5.0, fmax=1e-12)
+@pytest.fixture
+def crystal(squeezed_salt):
+    return squeezed_salt
 
 
 @pytest.fixture(scope="module")
