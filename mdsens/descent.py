@@ -184,7 +184,8 @@ def relisted(frame: Frame, z, potential: Potential, skin: float | None) -> Frame
     if frame.freedom is None:
         moved = frame.system.with_positions(as_unknown(z).positions)
         return eqx.tree_at(lambda f: f.system, frame, eqx.tree_at(lambda s: s.neighbors, moved, neighbors))
-    return eqx.tree_at(lambda f: (f.system.neighbors, f.listed), frame, (neighbors, Unknown(z.positions, z.strain)))
+    listed = (neighbors, Unknown(z.positions, z.strain))
+    return eqx.tree_at(lambda f: (f.system.neighbors, f.listed), frame, listed, is_leaf=lambda leaf: leaf is None)
 
 
 def listed_tightly(system: System, potential: Potential) -> System:

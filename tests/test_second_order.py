@@ -113,7 +113,8 @@ def test_softest_mode_on_the_way_to_an_instability():
     eq = ms.relax(system, strut, fmax=1e-12)
     # Curvature across is 2 (1 - length).
     found = ms.validity(eq, Strut(length=jnp.asarray(1.0)))
-    np.testing.assert_allclose(found.soft_mode, 0.4, rtol=1e-6)
+    # Eight inverse iterations leave 0.4^16 of the stiffer mode in the energy of the soft one.
+    np.testing.assert_allclose(found.soft_mode, 0.4, rtol=1e-5)
     assert found.range <= 0.4 + 1e-6
 
 
