@@ -47,6 +47,8 @@ _PUBLIC = {
     "jacobian": "mdsens.derivatives",
     "value_and_jacobian": "mdsens.derivatives",
     "jvp": "mdsens.derivatives",
+    "pressure_derivative": "mdsens.response",
+    "strain_derivative": "mdsens.response",
     "hessian_vector": "mdsens.second_order",
     "taylor": "mdsens.second_order",
     "validity": "mdsens.prediction",

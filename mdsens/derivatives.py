@@ -181,7 +181,7 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) 
         as `value_and_gradient`.
     """
     founds, states, potential = several(eq, linear_solver)
-    shape = _observable_shape(g, states, potential)
+    shape = observable_shape(g, states, potential)
     flat, _ = ravel_pytree(potential)
     forward = flat.size <= shape.size
     product = _forward_rows if forward else _adjoint_rows
@@ -199,11 +199,12 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) 
 
 
 def jvp(
-    eq: Equilibrium, direction: Potential, *, linear_solver: Any = None, return_cell: bool = False
+    eq: Equilibrium, direction: Potential | Mapping, *, linear_solver: Any = None, return_cell: bool = False
 ) -> Float[Array, "atoms dim"]:
-    """dX along one direction in parameter space (potential-shaped; None leaves do not move), by one solve [Å].
+    """dX along one direction in parameter space, by one solve [Å].
 
     Args:
+        direction: potential-shaped, None where nothing moves; or steps by name or path, `{"sigma": 1.0, "epsilon.A-B": 0.1}`.
         return_cell: return `(dX, dh)`, dh being the cell's change, None for a fixed one.
 
     Raises:
@@ -218,11 +219,16 @@ def jvp(
 
 
 def check_direction(potential: Potential, direction) -> Potential:
-    """The direction with zeros for what does not move.
+    """A direction in parameter space, potential-shaped, with zeros for what does not move.
+
+    Args:
+        direction: potential-shaped, None where nothing moves; or steps by name or path, `{"sigma": 1.0, "epsilon.A-B": 0.1}`.
 
     Raises:
-        InputError: it is not of the potential's shape.
+        InputError: it is not of the potential's shape, or names what is no parameter.
     """
+    if isinstance(direction, Mapping):
+        direction = _steps_by_name(potential, direction)
     try:
         return jax.tree.map(
             lambda theta, step: jnp.zeros_like(theta) if step is None else jnp.asarray(step, theta.dtype).reshape(theta.shape),
@@ -232,8 +238,18 @@ def check_direction(potential: Potential, direction) -> Potential:
         )
     except (ValueError, TypeError):
         raise InputError(
-            "The direction must have the potential's shape: jax.tree.map(jnp.zeros_like, potential), then set leaves."
+            "The direction must have the potential's shape, or name its parameters' steps: {'sigma': 1.0}."
         ) from None
+
+
+def _steps_by_name(potential, steps):
+    leaves, structure = jax.tree.flatten(potential)
+    moved = [None] * len(leaves)
+    for name, step in steps.items():
+        for k, chosen in enumerate(_chosen(potential, [name])):
+            if chosen:
+                moved[k] = jnp.broadcast_to(jnp.asarray(step, leaves[k].dtype), leaves[k].shape)
+    return jax.tree.unflatten(structure, moved)
 
 
 def check_finite(g, states, potential, *arrays) -> None:
@@ -343,12 +359,13 @@ def _forward_rows(g, states, potential, directions):
 
 def check_scalar(g, states, potential) -> None:
     """Raises InputError for an observable that is no real scalar."""
-    shape = _observable_shape(g, states, potential)
+    shape = observable_shape(g, states, potential)
     if shape.shape != ():
         raise InputError(f"The observable has shape {shape.shape}, not (): use jacobian(g, eq) for arrays.")
 
 
-def _observable_shape(g, states, potential) -> jax.ShapeDtypeStruct:
+def observable_shape(g, states, potential) -> jax.ShapeDtypeStruct:
+    """Raises InputError for an observable that cannot be traced, or is not real."""
     try:
         shape = jax.eval_shape(observed(g, states), _unknowns(states), potential)
     except (jax.errors.JAXTypeError, TypeError) as error:
@@ -361,21 +378,22 @@ def _observable_shape(g, states, potential) -> jax.ShapeDtypeStruct:
     return shape
 
 
+def _chosen(potential, names) -> list[bool]:
+    """Which leaves of a potential are meant by names and paths."""
+    paths = parameter_paths(potential)
+    known = dict.fromkeys([*(path.split(".")[0] for path in paths), *paths])
+    for name in names:
+        if name not in known:
+            raise InputError(f"{type(potential).__name__} has no parameter {name!r}.{did_you_mean(str(name), known)}")
+    return [any(path == name or path.startswith(f"{name}.") for name in names) for path in paths]
+
+
 def _select(potential, wrt):
     """The potential split into the parameters that are asked for and the rest, each None where the other has them."""
-    paths = parameter_paths(potential)
-    if wrt is None:
-        chosen = [True] * len(paths)
-    else:
-        names = [wrt] if isinstance(wrt, str) else list(wrt)
-        known = dict.fromkeys([*(path.split(".")[0] for path in paths), *paths])
-        for name in names:
-            if name not in known:
-                raise InputError(f"{type(potential).__name__} has no parameter {name!r}.{did_you_mean(name, known)}")
-        chosen = [any(path == name or path.startswith(f"{name}.") for name in names) for path in paths]
+    leaves, structure = jax.tree.flatten(potential)
+    chosen = [True] * len(leaves) if wrt is None else _chosen(potential, [wrt] if isinstance(wrt, str) else list(wrt))
     if not any(chosen):
         raise InputError("No parameter was asked for: leave wrt= out for all of them.")
-    leaves, structure = jax.tree.flatten(potential)
     return (
         jax.tree.unflatten(structure, [leaf if keep else None for leaf, keep in zip(leaves, chosen, strict=True)]),
         jax.tree.unflatten(structure, [None if keep else leaf for leaf, keep in zip(leaves, chosen, strict=True)]),

@@ -160,6 +160,7 @@ def validity(found, *, ax=None):
     ax.set_ylabel("displacement of all atoms [Å]")
     ax.set_xlim(left=0.0)
     ax.set_ylim(bottom=0.0)
+    ax.ticklabel_format(scilimits=(-2, 3))
     ax.legend(frameon=False)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)

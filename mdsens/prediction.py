@@ -7,6 +7,7 @@ that open or close and modes that soften are all in it. The prediction counts as
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -96,7 +97,7 @@ class Validity:
 
 def validity(
     eq: Equilibrium,
-    direction: Potential,
+    direction: Potential | Mapping,
     *,
     share: float = SHARE,
     order: int = 1,
@@ -106,7 +107,7 @@ def validity(
     """How far the potential may move along `direction` before the predicted state is wrong by `share`.
 
     Args:
-        direction: v, potential-shaped; None leaves do not move. The range is in units of it, on its positive side.
+        direction: v, potential-shaped, or steps by name: `{"sigma": 1.0}`. The range is in units of it, on its positive side.
         share: allowed error of the displacement, relative to the displacement.
         order: 1 for the linear prediction, 2 for the quadratic one.
         checks: so many structures are relaxed again, evenly up to the range and once beyond it.
@@ -141,10 +142,9 @@ def validity(
 
 
 def _farthest(series) -> float:
-    """Where a parameter would have changed by its own size: no linear answer is asked for beyond."""
+    """Where a parameter would have changed by its own size (by 1, if it is zero): no prediction is asked for beyond."""
     pairs = zip(jax.tree.leaves(series.potential), jax.tree.leaves(series.direction), strict=True)
-    steps = [np.max(np.abs(step)) / max(np.max(np.abs(theta)), np.finfo(float).tiny) for theta, step in pairs if np.size(theta)]
-    return 1.0 / max(steps)
+    return 1.0 / max(np.max(np.abs(step)) / (np.max(np.abs(theta)) or 1.0) for theta, step in pairs if np.size(theta))
 
 
 def _range(series, share, order, guess, farthest):
@@ -157,7 +157,7 @@ def _range(series, share, order, guess, farthest):
         if error <= share:
             low = t
             if t >= farthest:
-                return math.inf if farthest == math.inf else farthest, "the parameter would change by its own size"
+                return farthest, "the parameter would change by its own size"
             t = min(GROWTH * t, farthest)
             if high is not None:
                 break

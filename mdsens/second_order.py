@@ -1,6 +1,7 @@
 """Second derivatives of an equilibrium in its potential's parameters: products with Hessians, and Taylor's series."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -18,7 +19,7 @@ from mdsens.potentials.base import Potential
 from mdsens.system import System
 
 
-def hessian_vector(g: Observable, eq: States, direction: Potential, *, linear_solver: Any = None) -> Potential:
+def hessian_vector(g: Observable, eq: States, direction: Potential | Mapping, *, linear_solver: Any = None) -> Potential:
     """(d²g/dθ²) v, the change of an observable's total gradient along a direction v in parameter space.
 
     Exact, by forward over reverse differentiation of the implicit solution: a few solves for each state, whatever the
@@ -26,7 +27,7 @@ def hessian_vector(g: Observable, eq: States, direction: Potential, *, linear_so
 
     Args:
         g, eq: as for `value_and_gradient`.
-        direction: v, potential-shaped; None leaves do not move.
+        direction: v, potential-shaped, or steps by name: `{"sigma": 1.0}`.
 
     Returns:
         potential-shaped: `.sigma` is Σ_k d²g/dσdθ_k v_k.
@@ -83,11 +84,11 @@ class Taylor:
         return jax.tree.map(lambda theta, step: theta + t * step, self.potential, self.direction)
 
 
-def taylor(eq: Equilibrium, direction: Potential, *, linear_solver: Any = None) -> Taylor:
+def taylor(eq: Equilibrium, direction: Potential | Mapping, *, linear_solver: Any = None) -> Taylor:
     """dX/dt and d²X/dt² along one direction in parameter space, by a few linear solves.
 
     Args:
-        direction: v, potential-shaped; None leaves do not move.
+        direction: v, potential-shaped, or steps by name: `{"sigma": 1.0}`.
 
     Raises:
         InputError: a direction that is not of the potential's shape.

@@ -14,30 +14,35 @@ from mdsens.potentials.base import parameter_paths
 
 def describe(eq: Equilibrium, sensitivity: Sensitivity | None) -> Iterator[str]:
     """A table that a person reads, line by line."""
-    system = eq.system
+    system, unit = eq.system, "GPa" if eq.system.dim == 3 else "eV/Å²"
     counts = ", ".join(f"{np.sum(np.array(system.symbols) == label)} {label}" for label in system.labels)
     yield f"System       {len(system)} atoms in {system.dim}-D ({counts}), {int(system.frozen.sum())} frozen"
     periodic = "".join(name for name, flag in zip("xyz", system.pbc, strict=False) if flag) or "no direction"
     yield f"Cell         {_cell(system)}, periodic along {periodic}"
     yield f"Potential    {type(eq.potential).__name__}"
-    yield f"Equilibrium  {eq.status.name}: energy {eq.energy:.10g} eV, fmax {eq.fmax:.1e} eV/Å, {eq.steps} steps"
+    kind = "saddle point" if eq.index else "equilibrium"
+    yield f"State        {kind}, {eq.status.name}: energy {eq.energy:.10g} eV, fmax {eq.fmax:.1e} eV/Å, {eq.steps} steps"
+    if eq.frame.freedom is not None:
+        freedom = eq.cell if isinstance(eq.cell, str) else "partly free"
+        yield f"             cell {freedom}, relaxed to a pressure or stress of {eq.pressure} within {eq.stress_error:.1e} {unit}"
+    if eq.constraints is not None:
+        names = ", ".join(type(part).__name__ for part in eq.constraints.parts)
+        yield f"             under {names}; active inequalities: {', '.join(map(str, eq.constraints.active)) or 'none'}"
     if eq.curvature is not None:
         rattlers = ", ".join(map(str, eq.curvature.rattlers)) or "none"
         yield f"Curvature    lowest {eq.curvature.lowest:.4g}, highest {eq.curvature.highest:.4g} eV/Å², rattlers: {rattlers}"
     yield ""
     derived = sensitivity is not None
-    yield f"  {'parameter':<22} {'value':>14}" + (f" {'max |dX/dθ|':>14} {'max |θ dX/dθ| [Å]':>19}" if derived else "")
+    header = f" {'max |dX/dθ|':>14} {'max |θ dX/dθ| [Å]':>19}" if derived else ""
+    if derived and sensitivity.cell is not None:
+        header += f" {'max |θ dh/dθ| [Å]':>19}"
+    yield f"  {'parameter':<22} {'value':>14}" + header
     yield from _rows(eq, sensitivity)
     if derived:
-        certificate = sensitivity.certificate
-        bound = "at most" if certificate.curvature_exact else "about"
         yield ""
-        yield (
-            f"Certificate  {'trusted' if certificate.trusted else 'NOT TRUSTED'}: residual {certificate.residual:.1e}, "
-            + (f"error of θ dX/dθ {bound} {certificate.error_bound:.1e} Å, {len(certificate.zero_modes)} zero modes taken out")
-        )
-        for reason in certificate.reasons:
-            yield f"             - {reason}"
+        first, *rest = str(sensitivity.certificate).splitlines()
+        yield f"Certificate  {first}"
+        yield from (f"             {line}" for line in rest)
 
 
 def pictures(eq: Equilibrium, sensitivity: Sensitivity, parameter: str | None) -> dict[str, object]:
@@ -51,7 +56,7 @@ def pictures(eq: Equilibrium, sensitivity: Sensitivity, parameter: str | None) -
         parameter = max(largest, key=largest.get)
     if parameter not in largest:
         raise InputError(f"There is no derivative with respect to {parameter!r}.{did_you_mean(parameter, largest)}")
-    derivative = np.asarray(_by_name(sensitivity)[parameter])
+    derivative = np.asarray(_by_name(sensitivity.positions)[parameter])
     if derivative.ndim > 2:
         # An array-valued parameter: the value that moves the atoms most.
         flat = derivative.reshape(*derivative.shape[:2], -1)
@@ -65,10 +70,9 @@ def pictures(eq: Equilibrium, sensitivity: Sensitivity, parameter: str | None) -
     }
 
 
-def _by_name(sensitivity):
-    leaves = jax.tree.leaves(sensitivity.positions, is_leaf=lambda leaf: leaf is None)
-    named = zip(parameter_paths(sensitivity.potential), leaves, strict=True)
-    return {name: leaf for name, leaf in named if leaf is not None}
+def _by_name(tree):
+    """The leaves of a potential-shaped tree, by parameter."""
+    return dict(zip(parameter_paths(tree), jax.tree.leaves(tree), strict=True))
 
 
 def _sizes(sensitivity):
@@ -76,12 +80,13 @@ def _sizes(sensitivity):
     values = dict(zip(parameter_paths(sensitivity.potential), jax.tree.leaves(sensitivity.potential), strict=True))
     return {
         name: np.linalg.norm(np.asarray(values[name] * leaf).reshape(*leaf.shape[:2], -1), axis=1)
-        for name, leaf in _by_name(sensitivity).items()
+        for name, leaf in _by_name(sensitivity.positions).items()
     }
 
 
 def _rows(eq, sensitivity):
-    derivatives = {} if sensitivity is None else _by_name(sensitivity)
+    derivatives = {} if sensitivity is None else _by_name(sensitivity.positions)
+    cells = {} if sensitivity is None or sensitivity.cell is None else _by_name(sensitivity.cell)
     sizes = {} if sensitivity is None else _sizes(sensitivity)
     for name, theta in zip(parameter_paths(eq.potential), jax.tree.leaves(eq.potential), strict=True):
         value = f"{float(theta):>14.6g}" if theta.ndim == 0 else f"{f'array {theta.shape}':>14}"
@@ -89,6 +94,8 @@ def _rows(eq, sensitivity):
         if name in derivatives:
             plain = np.linalg.norm(np.asarray(derivatives[name]).reshape(*derivatives[name].shape[:2], -1), axis=1)
             row += f" {plain.max():>14.4e} {sizes[name].max():>19.4e}"
+            if name in cells:
+                row += f" {np.abs(theta * cells[name]).max():>19.4e}"
         yield row
 
 

@@ -6,6 +6,7 @@
     /parameters/potential/<parameter>   a group where a parameter depends on the species
     /observables/{potential_energy,maximum_force}
     /equilibrium                        attributes: status, steps, solver, what the cell was relaxed to, curvature
+    /equilibrium/constraints            those that were given, with their references and multipliers
     /sensitivity/positions/<parameter>  (N, dim, *θ.shape); the certificate as attributes of /sensitivity
     /sensitivity/cell/<parameter>       (dim, dim, *θ.shape), where the cell is free
     /provenance                         attributes: versions, platform, devices, time, command
@@ -21,6 +22,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import equinox as eqx
@@ -30,7 +32,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import mdsens
+from mdsens import constraints as constraint_kinds
 from mdsens.certificate import Certificate
+from mdsens.constraints import Constraint
 from mdsens.curvature import Curvature
 from mdsens.derivatives import Sensitivity
 from mdsens.descent import listed_tightly
@@ -64,18 +68,21 @@ def save(path, eq: Equilibrium, sensitivity: Sensitivity | None = None, *, overw
     return path
 
 
-def load(path, *, potential: Potential | None = None) -> tuple[Equilibrium, Sensitivity | None]:
+def load(
+    path, *, potential: Potential | None = None, constraints: Sequence[Constraint] = ()
+) -> tuple[Equilibrium, Sensitivity | None]:
     """Read what `save` wrote, bit for bit.
 
     Args:
         potential: one of the class that was saved, for a class that is not mdsens's own; its parameters' values are
             taken from the file.
+        constraints: those that were given to `relax`, where they have functions, which no file keeps.
 
     Returns:
         `(equilibrium, sensitivity)`; the sensitivity is None if none was saved.
 
     Raises:
-        StoreError: no such file, not one of mdsens's, damaged, or one that needs `potential`.
+        StoreError: no such file, not one of mdsens's, damaged, or one that needs `potential` or `constraints`.
     """
     path = Path(path)
     if not path.is_file():
@@ -83,7 +90,7 @@ def load(path, *, potential: Potential | None = None) -> tuple[Equilibrium, Sens
     try:
         with h5py.File(path, "r") as file:
             _check_ours(file, path)
-            return _read(file, path, potential)
+            return _read(file, path, potential, constraints)
     except StoreError:
         raise
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
@@ -175,6 +182,8 @@ def _write(file, eq, sensitivity):
     state.attrs["stress_error"] = eq.stress_error
     if eq.curvature is not None:
         _write_record(state.create_group("curvature"), eq.curvature)
+    if eq.constraints is not None:
+        _write_constraints(state.create_group("constraints"), eq.constraints, eq.multipliers)
     if sensitivity is not None:
         group = file.create_group("sensitivity")
         for name in ("positions", "cell"):
@@ -230,6 +239,24 @@ def _write_record(group, record):
         group.attrs[field.name] = value
 
 
+def _write_constraints(group, constraints, multipliers):
+    for name, value in (("held", constraints.held), ("scale", constraints.scale), ("multipliers", multipliers)):
+        if value is not None:
+            group.create_dataset(name, data=np.asarray(value))
+    group.attrs.update({"active": np.array(constraints.active, dtype=np.int64), "count": constraints.count})
+    for k, part in enumerate(constraints.parts):
+        item = group.create_group(f"parts/{k}")
+        item.attrs["class"] = type(part).__name__
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            if callable(value):
+                item.attrs["function"] = getattr(value, "__name__", type(value).__name__)
+            elif isinstance(value, str):
+                item.attrs[field.name] = value
+            elif value is not None:
+                item.create_dataset(field.name, data=np.asarray(value))
+
+
 def _write_provenance(file):
     import ase
     import jaxlib
@@ -281,7 +308,7 @@ def _check_harmless(group, limit, path):
             raise StoreError(f"{str(path)!r} has data from elsewhere, or more than it can hold, at {item.name}.")
 
 
-def _read(file, path, template):
+def _read(file, path, template, given):
     system = _read_system(file["particles/atoms"])
     potential = _read_potential(file["parameters/potential"], path, template)
     state = file["equilibrium"].attrs
@@ -299,12 +326,34 @@ def _read(file, path, template):
         pressure=nested(json.loads(state.get("pressure", "0.0"))),
         stress_error=float(state.get("stress_error", 0.0)),
         index=int(state.get("index", 0)),
+        **(_read_constraints(file["equilibrium/constraints"], path, given, system) if "equilibrium/constraints" in file else {}),
     )
     if "sensitivity" not in file:
         return eq, None
     group = file["sensitivity"]
     positions, cell = (_read_derivative(group[name], potential) if name in group else None for name in ("positions", "cell"))
     return eq, Sensitivity(positions, cell, _read_record(Certificate, group), potential)
+
+
+def _read_constraints(group, path, given, system) -> dict:
+    parts = []
+    for k in range(len(group["parts"])):
+        item = group[f"parts/{k}"]
+        kind = getattr(constraint_kinds, str(item.attrs["class"]))
+        if "function" not in item.attrs:
+            fields = {name: jnp.asarray(data[()]) for name, data in item.items()}
+            parts.append(kind(**fields, **{name: str(value) for name, value in item.attrs.items() if name != "class"}))
+        elif k < len(given) and type(given[k]) is kind:
+            parts.append(given[k].bound(system))
+        else:
+            raise StoreError(
+                f"{str(path)!r} was relaxed under an {kind.__name__} whose function {str(item.attrs['function'])!r} no file "
+                "keeps: give load(path, constraints=[...]) as relax was given them."
+            )
+    held, scale = (jnp.asarray(group[name][()]) for name in ("held", "scale"))
+    active = tuple(int(one) for one in group.attrs["active"])
+    bound = constraint_kinds.Constraints(tuple(parts), held, scale, active, int(group.attrs["count"]))
+    return {"constraints": bound, "multipliers": jnp.asarray(group["multipliers"][()]) if "multipliers" in group else None}
 
 
 def _read_derivative(group, potential):

@@ -195,7 +195,33 @@ def test_free_cell_is_kept_in_files(diamond, tmp_path):
     np.testing.assert_array_equal(ms.sensitivity(eq, wrt=["lam"]).cell.lam, S.cell.lam)
 
 
+# What acts from outside
+
+
+def test_pressure_against_compliance(squeezed_salt):
+    """dV/dp = -V/K and dL/dp = -βL, by the free cell's own operator and by the relaxed elastic constants."""
+    eq = squeezed_salt
+    slope = ms.pressure_derivative(ms.observables.volume, eq)
+    compliance = np.asarray(ms.observables.compliance(eq.system, eq.potential))
+    np.testing.assert_allclose(-slope / eq.system.volume, compliance[:3, :3].sum(), rtol=1e-8)
+    cell = ms.pressure_derivative(lambda system, potential: system.cell, eq)
+    strain = np.linalg.solve(eq.system.cell, cell)
+    np.testing.assert_allclose(-np.diag(strain), ms.observables.linear_compressibility(eq.system, eq.potential), rtol=1e-8)
+
+
+def test_stress_under_strain_is_birchs_matrix(squeezed_salt):
+    fixed = ms.relax(squeezed_salt.system, squeezed_salt.potential, fmax=1e-10)
+    constants = ms.observables.elastic_constants(fixed.system, fixed.potential)
+    np.testing.assert_allclose(ms.strain_derivative(ms.observables.stress, fixed), constants, rtol=1e-8, atol=1e-7)
+
+
 # What must be refused or said
+
+
+def test_what_acts_on_the_wrong_cell_is_refused(squeezed_salt):
+    fixed = ms.relax(squeezed_salt.system, squeezed_salt.potential)
+    refused(lambda: ms.pressure_derivative(ms.observables.volume, fixed), '"free"')
+    refused(lambda: ms.strain_derivative(ms.observables.stress, squeezed_salt), '"fixed"')
 
 
 def test_a_pressure_at_which_the_crystal_is_unstable(argon):
@@ -204,6 +230,13 @@ def test_a_pressure_at_which_the_crystal_is_unstable(argon):
         ms.relax(system, argon, cell="free", pressure=-30.0 * GPA)
     state = ms.relax(system, argon, cell="free", pressure=-30.0 * GPA, throw=False)
     assert state.status is ms.Status.UNSTABLE_CELL
+
+
+def test_a_cell_that_collapses():
+    """Spheres that can pass through each other have no strength against a pressure."""
+    spheres = ms.SoftSphere(diameter=1.0, epsilon=1.0)
+    with pytest.raises(ms.ConvergenceError, match="collapsed"):
+        ms.relax(ms.System.from_ase(bulk("X", "fcc", a=1.35) * 2), spheres, cell="free", pressure=20.0 * GPA)
 
 
 def test_an_unstable_shape_is_a_saddle(silicon):

@@ -123,6 +123,19 @@ def test_a_constraint_in_a_cell_that_relaxes():
     assert worst(eq) < FLOOR
 
 
+def test_constraints_are_kept_in_files(cluster, argon, tmp_path):
+    parts = [c.Wall((0, 0, 1), 0.2), c.FixedComponents([0], "x"), c.Equation(gyration)]
+    eq = ms.relax(cluster, argon, constraints=parts, fmax=1e-11)
+    S = ms.sensitivity(eq, wrt=["sigma"])
+    path = ms.save(tmp_path / "held.h5", eq, S)
+    with pytest.raises(ms.StoreError, match="gyration"):
+        ms.load(path)
+    again, _ = ms.load(path, constraints=parts)
+    assert again.constraints.active == eq.constraints.active
+    np.testing.assert_array_equal(again.multipliers, eq.multipliers)
+    np.testing.assert_allclose(ms.sensitivity(again, wrt=["sigma"]).positions.sigma, S.positions.sigma, atol=1e-12)
+
+
 def test_constraints_of_ase_are_translated_or_refused_by_name():
     atoms = ase.Atoms("Ar5", positions=1.2 * START[:5])
     atoms.set_constraint(

@@ -1,6 +1,5 @@
 """Second derivatives in parameter space, the range of a prediction, and what is extrapolated from it."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +9,7 @@ from differences import at
 from helpers import refused
 
 import mdsens as ms
+from mdsens.derivatives import check_direction
 from mdsens.structures import random_packing
 
 
@@ -24,27 +24,19 @@ def packing():
     return ms.relax(random_packing(32, diameters, seed=4), ms.SoftSphere(diameter=diameters, epsilon=1.0), fmax=1e-12)
 
 
-def along(potential, **steps):
-    """A direction: `along(p, sigma={"A-B": 1.0})`."""
-    direction = jax.tree.map(jnp.zeros_like, potential)
-    for name, step in steps.items():
-        value = {**getattr(direction, name), **{k: jnp.asarray(v) for k, v in step.items()}} if isinstance(step, dict) else step
-        direction = eqx.tree_at(lambda p, name=name: getattr(p, name), direction, value)
-    return direction
-
-
 def span(system, potential):
     """Something that depends on positions, cell and parameters."""
     return jnp.sum(system.cell**2) + jnp.sum(jnp.sin(system.positions)) * potential.epsilon["A-B"] + potential.energy(system)
 
 
 def test_product_with_the_hessian_against_differences_of_gradients(crystal):
-    direction = along(crystal.potential, sigma={"A-B": 1.0, "B-B": -0.4}, epsilon={"A-A": 0.3})
+    direction = {"sigma.A-B": 1.0, "sigma.B-B": -0.4, "epsilon.A-A": 0.3}
     product = ms.hessian_vector(span, crystal, direction)
     step = 1e-4
+    shaped = check_direction(crystal.potential, direction)
 
     def slope(k):
-        moved = jax.tree.map(lambda theta, v: theta + k * step * v, crystal.potential, direction)
+        moved = jax.tree.map(lambda theta, v: theta + k * step * v, crystal.potential, shaped)
         return jax.tree.leaves(ms.gradient(span, crystal.again(moved, fmax=1e-12, check_minimum=False)))
 
     slopes = {k: slope(k) for k in (-2, -1, 1, 2)}
@@ -55,8 +47,8 @@ def test_product_with_the_hessian_against_differences_of_gradients(crystal):
 
 def test_the_hessian_is_symmetric(crystal):
     """⟨u, H v⟩ = ⟨v, H u⟩ and an energy's Hessian has its implicit part."""
-    u = along(crystal.potential, sigma={"A-B": 1.0})
-    v = along(crystal.potential, epsilon={"B-B": 1.0}, sigma={"A-A": 0.5})
+    u = {"sigma.A-B": 1.0}
+    v = {"epsilon.B-B": 1.0, "sigma.A-A": 0.5}
     Hu, Hv = (ms.hessian_vector(ms.observables.energy, crystal, d) for d in (u, v))
     left, right = (
         float(sum(jnp.vdot(a, b) for a, b in zip(*map(jax.tree.leaves, pair), strict=True))) for pair in ((u, Hv), (v, Hu))
@@ -65,7 +57,7 @@ def test_the_hessian_is_symmetric(crystal):
 
 
 def test_taylor_series_against_structures_relaxed_again(crystal):
-    direction = along(crystal.potential, sigma={"A-B": 1.0})
+    direction = {"sigma.A-B": 1.0}
     series, step = ms.taylor(crystal, direction), 1e-3
     cells = {
         k: np.asarray(crystal.again(at(crystal.potential, "sigma.A-B", k * step), fmax=1e-12, check_minimum=False).system.cell)
@@ -81,7 +73,7 @@ def test_taylor_series_against_structures_relaxed_again(crystal):
 def test_scaling_has_no_second_derivative_at_zero_pressure(silicon):
     """h ∝ σ: the Taylor series ends after the first term, and nothing limits its range but the parameter's own size."""
     eq = ms.relax(ms.System.from_ase(bulk("Si", cubic=True)), silicon, cell="free", fmax=1e-11)
-    direction = along(silicon, sigma=silicon.sigma)
+    direction = {"sigma": silicon.sigma}
     series = ms.taylor(eq, direction)
     np.testing.assert_allclose(series.cell[0], eq.system.cell, atol=1e-8)
     np.testing.assert_allclose(series.cell[1], 0.0, atol=1e-6)
@@ -89,7 +81,7 @@ def test_scaling_has_no_second_derivative_at_zero_pressure(silicon):
 
 
 def test_range_of_a_packing_and_its_checks(packing):
-    found = ms.validity(packing, along(packing.potential, diameter={"B": 1.0}), share=0.1, checks=4)
+    found = ms.validity(packing, {"diameter.B": 1.0}, share=0.1, checks=4)
     assert 0.0 < found.range < 0.1 and found.limit
     assert found.holds and len(found.checks) == 4
     # The second-order term alone sees nothing of contacts; what ends the range is one of the three or all together.
@@ -139,10 +131,11 @@ def test_extrapolation_beyond_its_range_says_so(packing):
 
 def test_what_makes_no_sense_is_refused(crystal, packing):
     potential = crystal.potential
-    direction = along(potential, sigma={"A-B": 1.0})
+    direction = {"sigma.A-B": 1.0}
     refused(lambda: ms.validity(crystal, direction, share=1.5), "between 0 and 1")
     refused(lambda: ms.validity(crystal, direction, order=3), "1 or 2")
     refused(lambda: ms.validity(crystal, jax.tree.map(jnp.zeros_like, potential)), "zero")
     refused(lambda: ms.extrapolate(crystal, packing.potential), "same kind")
     refused(lambda: ms.hessian_vector(lambda s, p: s.positions, crystal, direction), "jacobian")
     refused(lambda: ms.taylor(crystal, packing.potential), "potential's shape")
+    refused(lambda: ms.taylor(crystal, {"sigmma": 1.0}), "'sigma'")

@@ -1,0 +1,109 @@
+"""Derivatives of an equilibrium in what acts on it from outside: pressure, and homogeneous strain."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from mdsens.derivatives import Observable, check_finite, observable_shape, observed
+from mdsens.equilibrium import Equilibrium
+from mdsens.errors import InputError
+from mdsens.implicit import root_jvp
+from mdsens.linear_response import check_residual, usable
+from mdsens.potentials.base import total_energy
+from mdsens.units import stress_unit
+from mdsens.voigt import VOIGT
+
+
+def pressure_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = None) -> Array:
+    """dg/dp of an observable where the cell is free: positions and cell follow the pressure, by one solve.
+
+    Of the volume it is -V/K. Under a stress that is not hydrostatic a pressure is added to it.
+
+    Returns:
+        of g's shape [per GPa; in 2-D per eV/Å²].
+
+    Raises:
+        InputError: a fixed cell; an observable that is not real or not finite.
+        ConvergenceError, LinearSolveError: as for `sensitivity`.
+    """
+    found, state = usable(eq, linear_solver)
+    if state.frame.freedom is None:
+        raise InputError('A pressure acts on a cell that may change only: relax with cell="free" or cell="isotropic".')
+    if not all(eq.system.pbc):
+        raise InputError("A pressure needs a cell that is periodic in all directions: this one has no volume of its own.")
+    observable_shape(g, state, eq.potential)
+    change, residual = _by_pressure(g, state, eq.potential)
+    check_residual(float(residual), found, state)
+    check_finite(g, state, eq.potential, change)
+    return change
+
+
+@eqx.filter_jit
+def _by_pressure(g, state, potential):
+    frame, unit = state.frame, stress_unit(state.frame.system.dim)
+
+    def condition(z, pressure):
+        loaded = eqx.tree_at(lambda f: f.freedom.pressure, frame, frame.freedom.pressure + pressure / unit)
+        return eqx.tree_at(lambda s: s.frame, state, loaded).condition(z, potential)
+
+    options = {"operator": lambda z, _: state.operator(z, potential), "linear_solver": state.solver, **state.options}
+    zero = jnp.zeros_like(frame.freedom.pressure)
+    dz, residual = root_jvp(condition, state.z, (zero,), (jnp.ones_like(zero),), project=True, **options)
+    return jax.jvp(lambda z: observed(g, state)(z, potential), (state.z,), (dz,))[1], residual
+
+
+def strain_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = None) -> Array:
+    """dg/dε_k of an observable under homogeneous strain of a fixed cell, the atoms relaxed in it: one solve a strain.
+
+    Of the stress it is Birch's matrix of elastic constants; of the positions, the affine displacement and the other.
+
+    Returns:
+        `(*g.shape, 6)`, in 2-D `(*g.shape, 3)`, in Voigt's order with shears γ = 2ε.
+
+    Raises:
+        InputError: a cell that is free, or not periodic in all directions; constraints; an observable that is not real or not
+            finite.
+        ConvergenceError, LinearSolveError: as for `sensitivity`.
+    """
+    found, state = usable(eq, linear_solver)
+    if state.frame.freedom is not None or not all(eq.system.pbc):
+        raise InputError('A strain is applied to a fixed cell that is periodic in all directions: relax with cell="fixed".')
+    if eq.constraints is not None:
+        raise InputError("strain_derivative knows frozen atoms only, no other constraints: how would they strain?")
+    observable_shape(g, state, eq.potential)
+    change, residual = _by_strain(g, state, eq.potential)
+    check_residual(float(residual), found, state)
+    check_finite(g, state, eq.potential, change)
+    return change
+
+
+@eqx.filter_jit
+def _by_strain(g, state, potential):
+    system, dim = state.frame.system, state.frame.system.dim
+    units = np.zeros((len(VOIGT[dim]), dim, dim))
+    for k, (i, j) in enumerate(VOIGT[dim]):
+        units[k, i, j] += 0.5
+        units[k, j, i] += 0.5
+
+    def strained(x, strain):
+        deformation = jnp.eye(dim) + jnp.tensordot(strain, jnp.asarray(units), 1)
+        return eqx.tree_at(lambda s: (s.positions, s.cell), system, (x @ deformation, system.cell @ deformation))
+
+    def condition(x, strain):
+        slope = jax.grad(lambda x: total_energy(potential, strained(x, strain)))(x)
+        return jnp.where(state.frame.held, 0.0, slope)
+
+    options = {"operator": lambda x, _: state.operator(x, potential), "linear_solver": state.solver, **state.options}
+    zero = jnp.zeros(len(units), system.positions.dtype)
+
+    def along(unit):
+        dx, residual = root_jvp(condition, state.z, (zero,), (unit,), project=True, **options)
+        change = jax.jvp(lambda x, strain: jnp.asarray(g(strained(x, strain), potential)), (state.z, zero), (dx, unit))[1]
+        return change, residual
+
+    changes, residuals = jax.lax.map(along, jnp.eye(len(units), dtype=zero.dtype))
+    return jnp.moveaxis(changes, 0, -1), jnp.max(residuals)
