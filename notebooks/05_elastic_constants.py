@@ -23,7 +23,9 @@ import numpy as np
 from ase.build import bulk
 
 import mdsens as ms
+from mdsens import plot
 from mdsens.observables import elastic_constants
+from mdsens.structures import random_packing
 
 potential = ms.StillingerWeber.silicon()
 crystal = ms.relax(ms.System.from_ase(bulk("Si", cubic=True)), potential, cell="free", fmax=1e-11)
@@ -71,9 +73,6 @@ np.testing.assert_allclose(change, dC.lam[3, 3], rtol=1e-3)
 # a few structures relaxed again show it.
 
 # %%
-from mdsens import plot
-from mdsens.structures import random_packing
-
 diameters = {"A": 1.0, "B": 0.6}
 packing = ms.relax(random_packing(64, diameters, seed=3), ms.SoftSphere(diameter=diameters, epsilon=1.0), fmax=1e-11)
 reach = ms.validity(packing, {"diameter.B": 1.0}, share=0.1, checks=6)
