@@ -42,7 +42,7 @@ class Certificate:
         curvature_exact: whether it comes from the whole spectrum; otherwise it is an upper bound by Lanczos, and
             error_bound an estimate.
         zero_modes: the motions that were projected out, by name.
-        rattlers: atoms without a contact; their sensitivity is zero by convention.
+        rattlers: atoms without a contact; their sensitivity is zero by convention (in a free cell, relative to it).
         displacement: ‖F‖ / lowest curvature, how far the state may be from the true equilibrium [Å].
         kink_distance: distance of the nearest pair to a point where its second derivative jumps (a contact that opens or
             closes, a cutoff's edge) [Å]; inf for smooth potentials, nan where the potential doesn't say.

@@ -22,17 +22,15 @@ from mdsens.descent import (
     Settings,
     approach,
     based,
-    check_volume,
     force_norm,
     listed_here,
     reference_volume,
-    relisted,
+    refresher,
 )
-from mdsens.errors import ConvergenceError, InputError
-from mdsens.frame import Frame, as_unknown, frame_of
+from mdsens.errors import InputError
+from mdsens.frame import Frame, frame_of
 from mdsens.implicit import MINRES, Direct
 from mdsens.implicit.linear import SMALL
-from mdsens.neighbors import SKIN
 from mdsens.potentials.base import Potential
 from mdsens.progress import residual_bar
 from mdsens.solvers import Newton, Problem, Status, solve
@@ -103,18 +101,17 @@ def settle(frame: Frame, potential: Potential, settings: Settings) -> Arrival:
 
     Raises:
         InputError: constraints that depend on each other, or outnumber the degrees of freedom.
-        ConvergenceError: constraints that cannot be met together.
         UnstableCell, CoincidingAtoms: as `descent.descend`.
     """
     if not frame.symmetric:
         raise InputError("Constraints go with a pressure, not with a stress that is not hydrostatic.")
     constraints, volume = frame.constraints, reference_volume(frame)
-    _check_independent(constraints, frame.system)
     every = constraints.with_active(range(constraints.slacks(frame.system).size), frame.system)
     free = Constraints((), constraints.held, constraints.scale, (), 0)
     # Motions that no inequality could ever stop; what others are free besides costs nothing and is left alone.
     motions = frame_of(frame.system, frame.freedom, every).motions
     frame = listed_here(eqx.tree_at(lambda f: (f.constraints, f.motions), frame, (free, motions)))
+    _check_independent(constraints, frame)
     penalty = _first_penalty(constraints, frame, potential)
     constraints = dataclasses.replace(constraints, scale=penalty.stiffness)
     z, status, steps, softest = frame.start, Status.MAX_STEPS, 0, float(penalty.stiffness)
@@ -146,10 +143,8 @@ def settle(frame: Frame, potential: Potential, settings: Settings) -> Arrival:
             if violation > 0.25 * before:
                 penalty = dataclasses.replace(penalty, stiffness=4.0 * penalty.stiffness)
                 if penalty.stiffness > STIFFEST * softest:
-                    raise ConvergenceError(
-                        f"The constraints cannot be met together ({_worst(constraints, frame.place(z))} is off by "
-                        f"{violation:.1e}): they contradict each other, or the start is too far from where they hold."
-                    )
+                    status = Status.CONTRADICTION
+                    break
             before = violation
     frame = frame_of(frame.place(z), frame.freedom, constraints)
     return Arrival(frame, _unknown(frame, penalty.multipliers), norm, steps, status)
@@ -170,11 +165,10 @@ def _guess(constraints, frame, potential):
     """Multipliers that leave the smallest forces at the start, and the inequalities that hold with equality and press."""
     system = frame.system
     touching = np.flatnonzero(np.abs(np.asarray(constraints.slacks(system))) < TOUCHING)
-    forces = np.asarray(as_unknown(gradient(frame.start, (frame, potential))).positions).ravel()
+    forces = np.asarray(ravel_pytree(gradient(frame.start, (frame, potential)))[0])
 
     def fitted(active):
-        chosen = constraints.with_active(active, system)
-        normals = np.asarray(chosen.normals(system)) / float(constraints.scale)
+        normals = _normals(constraints.with_active(active, system), frame)
         return np.linalg.lstsq(normals.T, -forces, rcond=None)[0]
 
     equations = constraints.equations(system).size
@@ -195,12 +189,7 @@ def _newton(method, frame, constraints, z, multipliers, active, potential, setti
     size = ravel_pytree(z)[0].size + len(multipliers)
     linear = Direct() if size <= SMALL else MINRES(rtol=1e-7, fail_rtol=0.5)
 
-    def refresh(z, data, wider):
-        check_volume(z, data[0], volume)
-        reach = float(np.asarray(potential.range))
-        return relisted(data[0], z, potential, (2.0 if wider else 1.0) * SKIN * reach), potential
-
-    run = functools.partial(solve, PROBLEM, dataclasses.replace(method, linear_solver=linear), refresh=refresh)
+    run = functools.partial(solve, PROBLEM, dataclasses.replace(method, linear_solver=linear), refresh=refresher(volume))
     options = {"tolerance": settings.tolerance, "max_steps": NEWTON_STEPS}
     for _ in range(2):
         result = run(_unknown(frame, multipliers), (frame, potential), progress=show.after(steps), **options)
@@ -219,24 +208,30 @@ def _newton(method, frame, constraints, z, multipliers, active, potential, setti
     return Arrival(frame, _unknown(frame, multipliers), norm, steps, status)
 
 
-def _check_independent(constraints, system):
+def _normals(constraints, frame) -> np.ndarray:
+    """∂values/∂z `(count, n)` at the frame's start, z without multipliers, zero where held."""
+    flat, unravel = ravel_pytree(frame.start)
+    slopes = np.asarray(jax.jacrev(lambda z: constraints.values(frame.place(unravel(z))))(flat)).reshape(-1, flat.size)
+    return slopes / float(constraints.scale) * _movable(frame)
+
+
+def _movable(frame) -> np.ndarray:
+    """Which components of z, without multipliers, can move."""
+    more = ravel_pytree(frame.start)[0].size - frame.held.size
+    return np.concatenate([~np.asarray(frame.held).ravel(), np.ones(more, dtype=bool)])
+
+
+def _check_independent(constraints, frame):
     if constraints.count == 0:
         return
-    normals = np.asarray(constraints.normals(system))
-    free = int((~np.asarray(constraints.held | system.frozen[:, None])).sum())
+    normals, free = _normals(constraints, frame), int(_movable(frame).sum())
     if constraints.count > free:
         raise InputError(f"There are {constraints.count} constraints for {free} degrees of freedom: leave some out.")
-    lengths = np.linalg.norm(np.where(np.repeat(np.asarray(system.frozen), system.dim), 0.0, normals), axis=1)
+    lengths, names = np.linalg.norm(normals, axis=1), constraints.names(frame.system)
     if (lengths == 0.0).any():
-        raise InputError(f"{constraints.names(system)[int(np.argmin(lengths))]} acts on nothing that can move: leave it out.")
+        raise InputError(f"{names[int(np.argmin(lengths))]} acts on nothing that can move: leave it out.")
     if np.linalg.svd(normals / lengths[:, None], compute_uv=False).min() < DEPENDENT:
         raise InputError(
             "The constraints depend on each other at the start (or contradict each other): "
-            f"leave out what others say already, among {', '.join(dict.fromkeys(constraints.names(system)))}."
+            f"leave out what others say already, among {', '.join(dict.fromkeys(names))}."
         )
-
-
-def _worst(constraints, system) -> str:
-    values = np.abs(np.asarray(constraints.equations(system)))
-    slacks = -np.minimum(np.asarray(constraints.slacks(system)), 0.0)
-    return constraints.names(system, inequalities=True)[int(np.argmax(np.concatenate([values, slacks])))]

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from mdsens.errors import InputError
+from mdsens.errors import InputError, reason
 from mdsens.system import System
 
 COLLINEAR = 1e-3
@@ -28,7 +28,7 @@ COLLINEAR = 1e-3
 
 
 class Constraint(eqx.Module):
-    """Base class. `bound(system)` gives the constraint with its references taken from a concrete system."""
+    """Base class. `bound(system)` gives the constraint with its references taken from a concrete system, if it has none yet."""
 
     inequality: ClassVar[bool] = False
 
@@ -46,7 +46,8 @@ class Constraint(eqx.Module):
 
 def _atoms(atoms, system: System, name: str) -> np.ndarray:
     """Indices of atoms, negative ones counted from the end."""
-    index = np.arange(len(system)) if atoms is None else np.atleast_1d(np.asarray(atoms))
+    index = np.arange(len(system)) if atoms is None else np.atleast_1d(_numbers(atoms, name))
+    index = index.astype(int) if np.array_equal(index, np.rint(index)) else index
     if index.dtype.kind not in "iu" or index.ndim != 1 or index.size == 0:
         raise InputError(f"{name} wants indices of atoms, not {atoms!r:.80}.")
     if index.min() < -len(system) or index.max() >= len(system):
@@ -57,15 +58,22 @@ def _atoms(atoms, system: System, name: str) -> np.ndarray:
     return index
 
 
+def _numbers(value, name: str) -> np.ndarray:
+    try:
+        return np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} wants numbers, not {value!r:.80}.") from None
+
+
 def _vector(value, dim: int, name: str) -> np.ndarray:
-    vector = np.asarray(value, dtype=float)
+    vector = _numbers(value, name)
     if vector.shape != (dim,) or not np.isfinite(vector).all() or not np.linalg.norm(vector) > 0.0:
         raise InputError(f"{name} wants a direction of {dim} numbers that is not zero, not {value!r:.80}.")
     return vector / np.linalg.norm(vector)
 
 
 class FixedComponents(Constraint):
-    """Cartesian components that keep their value (in a free cell, that of the unstrained cell).
+    """Cartesian components that keep their value; in a free cell they ride with it, as frozen atoms do.
 
     Args:
         atoms: indices.
@@ -98,7 +106,10 @@ class FixedLengths(Constraint):
     shift: Int[Array, "pairs dim"] | None = None
 
     def bound(self, system):
-        pairs = np.asarray(self.pairs)
+        if self.shift is not None:
+            return self
+        pairs = _numbers(self.pairs, "FixedLengths")
+        pairs = pairs.astype(int) if np.array_equal(pairs, np.rint(pairs)) else pairs
         if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu" or (pairs[:, 0] == pairs[:, 1]).any():
             raise InputError("FixedLengths wants pairs of different atoms: [(i, j), ...].")
         if pairs.min() < -len(system) or pairs.max() >= len(system):
@@ -107,7 +118,7 @@ class FixedLengths(Constraint):
         shift = _nearest_images(d, system)
         cell = 0.0 if system.cell is None else shift @ np.asarray(system.cell)
         current = np.linalg.norm(d + cell, axis=1)
-        lengths = current if self.lengths is None else np.asarray(self.lengths, dtype=float)
+        lengths = current if self.lengths is None else _numbers(self.lengths, "FixedLengths")
         if lengths.shape != (len(pairs),) or not (lengths > 0.0).all():
             raise InputError(f"FixedLengths wants {len(pairs)} positive lengths, one for each pair, not {self.lengths!r:.80}.")
         return FixedLengths(jnp.asarray(pairs), jnp.asarray(lengths), jnp.asarray(shift))
@@ -140,6 +151,8 @@ class _Linear(Constraint):
     start: Float[Array, "n dim"] | None = None
 
     def bound(self, system):
+        if self.start is not None:
+            return self
         name = type(self).__name__
         atoms = _atoms(self.atoms, system, name)
         direction = _vector(self.direction, system.dim, name)
@@ -175,6 +188,8 @@ class FixedCentreOfMass(Constraint):
     start: Float[Array, " dim"] | None = None
 
     def bound(self, system):
+        if self.start is not None:
+            return self
         atoms = jnp.asarray(_atoms(self.atoms, system, "FixedCentreOfMass"))
         if not float(jnp.sum(system.masses[atoms])) > 0.0:
             raise InputError("FixedCentreOfMass wants atoms that have masses.")
@@ -197,6 +212,8 @@ class RigidGroup(Constraint):
     start: Float[Array, " k"] | None = None
 
     def bound(self, system):
+        if self.start is not None:
+            return self
         atoms = _atoms(self.atoms, system, "RigidGroup")
         if len(atoms) < 2:
             raise InputError("RigidGroup wants two atoms or more.")
@@ -265,7 +282,8 @@ class Wall(Constraint):
     inequality: ClassVar[bool] = True
 
     def bound(self, system):
-        if np.ndim(self.offset) or not np.isfinite(self.offset):
+        offset = _numbers(self.offset, "Wall")
+        if offset.ndim or not np.isfinite(offset):
             raise InputError(f"A Wall's offset is one number in Å, not {self.offset!r:.80}.")
         atoms = jnp.asarray(_atoms(self.atoms, system, "Wall"))
         return Wall(jnp.asarray(_vector(self.normal, system.dim, "Wall")), jnp.asarray(float(self.offset)), atoms)
@@ -279,10 +297,10 @@ def _check_function(function, system, name):
         raise InputError(f"{name} wants a function of the system, not {function!r:.80}.")
     try:
         shape = jax.eval_shape(lambda s: jnp.asarray(function(s)), system)
-    except (jax.errors.JAXTypeError, TypeError) as error:
+    except Exception as error:  # a function of the user's fails in its own ways
         raise InputError(
             f"The function of an {name} cannot be traced: write it with jax.numpy, as function(system) -> array "
-            f"({str(error).splitlines()[0][:160]})."
+            f"({reason(error)})."
         ) from error
     if not jnp.issubdtype(shape.dtype, jnp.floating):
         raise InputError(f"The function of an {name} gives {shape.dtype}, not real floating-point numbers.")
@@ -326,10 +344,9 @@ class Constraints(eqx.Module):
         slopes = jax.jacrev(at)(system.positions) * ~self.held
         return slopes.reshape(self.count, system.positions.size)
 
-    def names(self, system, *, inequalities: bool = False) -> list[str]:
-        """The kind of constraint behind each equation, and behind each inequality after them."""
-        kinds = (False, True) if inequalities else (False,)
-        parts = [part for kind in kinds for part in self.parts if part.inequality is kind]
+    def names(self, system) -> list[str]:
+        """The kind of constraint behind each equation."""
+        parts = [part for part in self.parts if not part.inequality]
         return [type(part).__name__ for part in parts for _ in range(part.values(system).size)]
 
     def with_active(self, active: Sequence[int], system: System) -> "Constraints":
@@ -347,8 +364,7 @@ def bound_constraints(constraints: Sequence[Constraint], system: System) -> Cons
     Raises:
         InputError: something else than constraints, or one that does not fit the system.
     """
-    if isinstance(constraints, Constraint):
-        constraints = [constraints]
+    constraints = [constraints] if isinstance(constraints, Constraint) else list(constraints or ())
     parts = []
     for part in constraints:
         if not isinstance(part, Constraint):

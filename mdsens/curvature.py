@@ -49,9 +49,9 @@ class Curvature:
     floppy: int
     rattlers: tuple[int, ...]
     exact: bool
-    few: tuple[float, ...] = ()
-    index: int = 0
-    nearest_zero: float = np.inf
+    few: tuple[float, ...]
+    index: int
+    nearest_zero: float
 
     @property
     def negative(self) -> bool:
@@ -72,7 +72,7 @@ def curvature(z, frame: Frame, potential: Potential) -> Curvature:
     rattlers = tuple(int(atom) for atom in np.flatnonzero(loose))
     free = np.flatnonzero(active)
     if free.size <= basis.shape[1]:
-        return Curvature(np.inf, 0.0, 0, rattlers, True)
+        return Curvature(np.inf, 0.0, 0, rattlers, True, (), 0, np.inf)
     values = _eigenvalues(matrix, active, basis) if exact else np.linalg.eigvalsh(matrix)
     highest = float(np.abs(values).max())
     _check_rigid(np.asarray(cost), highest, z, frame, potential)

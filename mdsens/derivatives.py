@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from mdsens.certificate import Certificate, certify
 from mdsens.equilibrium import Equilibrium
-from mdsens.errors import InputError, did_you_mean
+from mdsens.errors import InputError, MdsensError, did_you_mean, reason
 from mdsens.linear_response import (
     BATCH,
     State,
@@ -48,7 +48,7 @@ class Sensitivity(eqx.Module):
 
     Attributes:
         positions: a tree of the potential's shape whose leaves are dX/dθ, `(N, dim, *θ.shape)` [Å per unit of θ]; None
-            for parameters that were not asked for. At a free cell atoms move with it.
+            for parameters that were not asked for. At a free cell atoms move with it, frozen ones and rattlers too.
         cell: the same for the cell, dh/dθ, `(dim, dim, *θ.shape)`, rows as the cell's; None where the cell is fixed.
         certificate: how far to trust it.
         potential: the parameters θ.
@@ -227,19 +227,24 @@ def check_direction(potential: Potential, direction) -> Potential:
     Raises:
         InputError: it is not of the potential's shape, or names what is no parameter.
     """
-    if isinstance(direction, Mapping):
-        direction = _steps_by_name(potential, direction)
     try:
-        return jax.tree.map(
+        if isinstance(direction, Mapping):
+            direction = _steps_by_name(potential, direction)
+        shaped = jax.tree.map(
             lambda theta, step: jnp.zeros_like(theta) if step is None else jnp.asarray(step, theta.dtype).reshape(theta.shape),
             potential,
             direction,
             is_leaf=lambda leaf: leaf is None,
         )
+    except InputError:
+        raise
     except (ValueError, TypeError):
         raise InputError(
             "The direction must have the potential's shape, or name its parameters' steps: {'sigma': 1.0}."
         ) from None
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(shaped)):
+        raise InputError("The direction is not finite.")
+    return shaped
 
 
 def _steps_by_name(potential, steps):
@@ -247,7 +252,7 @@ def _steps_by_name(potential, steps):
     moved = [None] * len(leaves)
     for name, step in steps.items():
         for k, chosen in enumerate(_chosen(potential, [name])):
-            if chosen:
+            if chosen and step is not None:
                 moved[k] = jnp.broadcast_to(jnp.asarray(step, leaves[k].dtype), leaves[k].shape)
     return jax.tree.unflatten(structure, moved)
 
@@ -272,6 +277,8 @@ def several(eq, linear_solver):
         return (found,), state, eq.potential
     if not isinstance(eq, Mapping) or not eq:
         raise InputError(f'An equilibrium is wanted, or several by name, {{"defect": eq1, "bulk": eq2}}, not {eq!r:.80}.')
+    if bad := [name for name in eq if not isinstance(name, str)]:
+        raise InputError(f'States have names, {{"defect": eq1, ...}}, not {bad[0]!r}.')
     # In JAX's order of dicts.
     eq = dict(sorted(eq.items()))
     both = {name: usable(one, linear_solver) for name, one in eq.items()}
@@ -368,10 +375,12 @@ def observable_shape(g, states, potential) -> jax.ShapeDtypeStruct:
     """Raises InputError for an observable that cannot be traced, or is not real."""
     try:
         shape = jax.eval_shape(observed(g, states), _unknowns(states), potential)
-    except (jax.errors.JAXTypeError, TypeError) as error:
+    except MdsensError:
+        raise
+    except Exception as error:  # a function of the user's fails in its own ways
         raise InputError(
             "The observable cannot be traced: write it with jax.numpy, as g(system, potential) -> array, without float(), "
-            f"NumPy functions or `if` on values ({str(error).splitlines()[0][:160]})."
+            f"NumPy functions or `if` on values ({reason(error)})."
         ) from error
     if not jnp.issubdtype(shape.dtype, jnp.floating):
         raise InputError(f"The observable is {shape.dtype}: it must be real floating-point numbers to be differentiated.")
@@ -383,7 +392,7 @@ def _chosen(potential, names) -> list[bool]:
     paths = parameter_paths(potential)
     known = dict.fromkeys([*(path.split(".")[0] for path in paths), *paths])
     for name in names:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise InputError(f"{type(potential).__name__} has no parameter {name!r}.{did_you_mean(str(name), known)}")
     return [any(path == name or path.startswith(f"{name}.") for name in names) for path in paths]
 
@@ -391,7 +400,11 @@ def _chosen(potential, names) -> list[bool]:
 def _select(potential, wrt):
     """The potential split into the parameters that are asked for and the rest, each None where the other has them."""
     leaves, structure = jax.tree.flatten(potential)
-    chosen = [True] * len(leaves) if wrt is None else _chosen(potential, [wrt] if isinstance(wrt, str) else list(wrt))
+    chosen = (
+        [True] * len(leaves)
+        if wrt is None
+        else _chosen(potential, list(wrt) if isinstance(wrt, list | tuple | set | dict) else [wrt])
+    )
     if not any(chosen):
         raise InputError("No parameter was asked for: leave wrt= out for all of them.")
     return (

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdsens.errors import MdsensError
-from mdsens.frame import Frame, Unknown, as_unknown, frame_of
+from mdsens.frame import Frame, Unknown, as_unknown, frame_of, periodic_volume
 from mdsens.neighbors import SKIN
 from mdsens.potentials.base import Potential
 from mdsens.progress import residual_bar
@@ -114,7 +114,7 @@ def descend(frame: Frame, potential: Potential, settings: Settings) -> Arrival:
 
 
 def reference_volume(frame: Frame) -> float | None:
-    return None if frame.freedom is None else float(frame.system.volume)
+    return None if frame.freedom is None else periodic_volume(frame.system)
 
 
 def listed_here(frame: Frame) -> Frame:
@@ -146,17 +146,7 @@ def approach(problem: Problem, z, data, settings: Settings, volume, steps: int, 
     solver = FIRE() if settings.solver is None else settings.solver
     hasty = settings.solver is None and settings.polish
     fmax, max_steps = settings.tolerance if tolerance is None else tolerance, settings.max_steps
-    widening = 1.0
-
-    def refresh(z, data, wider):
-        nonlocal widening
-        widening = 2.0 * widening if wider else widening
-        frame, potential, *more = data
-        check_volume(z, frame, volume)
-        reach = np.asarray(potential.range)
-        skin = SKIN * widening * float(reach) if np.isfinite(reach) else None
-        return relisted(frame, z, potential, skin), potential, *more
-
+    refresh = refresher(volume)
     polish = settings.polish and not isinstance(solver, Newton)
     handover = max(fmax, HANDOVER) if polish else fmax
     run = functools.partial(solve, problem, refresh=refresh)
@@ -176,6 +166,26 @@ def approach(problem: Problem, z, data, settings: Settings, volume, steps: int, 
             handover = max(fmax, 0.01 * handover)
         hasty = False
     return z, data, result.norm, steps, result.status
+
+
+def refresher(volume: float | None = None):
+    """`refresh(z, data, wider)` for the driver, data being `(frame, potential, ...)`: a new list, and a look at the cell.
+
+    Args:
+        volume: of the cell that the relaxation started from.
+    """
+    widening = 1.0
+
+    def refresh(z, data, wider):
+        nonlocal widening
+        widening = 2.0 * widening if wider else widening
+        frame, potential, *more = data
+        check_volume(z, frame, volume)
+        reach = np.asarray(potential.range)
+        skin = SKIN * widening * float(reach) if np.isfinite(reach) else None
+        return relisted(frame, z, potential, skin), potential, *more
+
+    return refresh
 
 
 def relisted(frame: Frame, z, potential: Potential, skin: float | None) -> Frame:
@@ -198,6 +208,6 @@ def check_volume(z, frame: Frame, volume: float | None) -> None:
     """Raises UnstableCell."""
     if frame.freedom is None:
         return
-    ratio = float(frame.place(z).volume) / volume
+    ratio = periodic_volume(frame.place(z)) / volume
     if not 1.0 / VOLUME_RATIO < ratio < VOLUME_RATIO:
         raise UnstableCell(z, frame)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import equinox as eqx
@@ -15,7 +16,7 @@ from mdsens.constraints import Constraint, Constraints, bound_constraints
 from mdsens.curvature import Curvature, curvature
 from mdsens.descent import HANDOVER, NEWTON_STEPS, PROBLEM, TIGHT_SKIN, Settings, UnstableCell, descend
 from mdsens.errors import CoincidingAtoms, ConvergenceError, InputError
-from mdsens.frame import Frame, as_unknown, cell_freedom, frame_of
+from mdsens.frame import Frame, as_unknown, cell_freedom, frame_of, periodic_volume
 from mdsens.implicit import CG, differentiable_solution
 from mdsens.neighbors import Neighbors
 from mdsens.potentials.base import Potential, total_energy
@@ -45,7 +46,8 @@ class Equilibrium(eqx.Module):
         solver: what it was reached with, in words.
         cell: the freedom of the cell: `"fixed"`, `"isotropic"`, `"free"`, or the mask of free strains as nested tuples.
         pressure: what the cell was relaxed to, a pressure or a stress as nested tuples [GPa; in 2-D eV/Å²].
-        stress_error: largest component of the stress that was not balanced [GPa; in 2-D eV/Å²]; 0 for a fixed cell.
+        stress_error: largest component of the stress that was not balanced [GPa; in 2-D eV/Å²]; 0 for a fixed cell. In slabs
+            and wires it is that of a layer, or a cross-section, of unit size.
         index: how many negative curvatures were asked for: 0 for a minimum, 1 for a saddle point.
         constraints: with their references; `constraints.active` says which inequalities hold with equality.
         multipliers: of the constraints' equations, then of the active inequalities [eV per unit of the constraint].
@@ -135,13 +137,15 @@ def relax(
         ConvergenceError: the state did not converge, is not finite, or is a saddle point; the cell collapsed or flew apart;
             the constraints contradict each other.
     """
-    potential.check(system)
-    check_settings(system, fmax, max_steps, smax)
+    check_settings(system, potential, fmax, max_steps, smax)
     asked = {"cell": _hashable(cell), "pressure": _hashable(pressure), "solver": repr(FIRE() if solver is None else solver)}
     try:
         system = potential.prepared(system)
         bound = bound_constraints(constraints, system)
         frame = frame_of(system, cell_freedom(system, cell, pressure), bound)
+        check_movable(frame)
+        if frame.freedom is None and smax is not None:
+            raise InputError('smax is for a cell that may change: leave it out, or ask for cell="free".')
         settings = Settings(solver, _tolerance(frame, fmax, smax), max_steps, polish, progress)
         reach = settle if bound is not None and bound.has_values(system) else descend
         return finish(reach(frame, potential, settings), potential, asked, check_minimum, throw)
@@ -175,7 +179,7 @@ def _tolerance(frame, fmax, smax):
     if frame.freedom is None or smax is None:
         return fmax
     freedom, system = frame.freedom, frame.system
-    per_stress = float(system.volume / freedom.length) / np.sqrt(len(freedom.directions))
+    per_stress = float(periodic_volume(system) / freedom.length) / np.sqrt(len(freedom.directions))
     return min(fmax, smax / stress_unit(system.dim) * per_stress)
 
 
@@ -194,6 +198,8 @@ def finish(arrival, potential, asked, check_minimum, throw) -> Equilibrium:
             found = curvature(z, frame, potential)
             if found.index != asked.get("index", 0):
                 status = Status.WRONG_INDEX if asked.get("index") else Status.SADDLE
+            elif frame.freedom is not None and found.highest == 0.0:
+                status = Status.UNSTABLE_CELL
     state = Equilibrium(
         system,
         potential,
@@ -216,31 +222,41 @@ def _left(z, frame, potential) -> tuple[float, float]:
     """The largest force on an atom [eV/Å], and the largest component of the stress that is not balanced."""
     slope = as_unknown(gradient(z, (frame, potential)))
     fmax = float(jnp.sqrt(jnp.max(jnp.sum(slope.positions**2, axis=-1))))
-    stress = jnp.tensordot(slope.strain, frame.freedom.directions, 1) * frame.freedom.length / frame.system.volume
+    stress = jnp.tensordot(slope.strain, frame.freedom.directions, 1) * frame.freedom.length / periodic_volume(frame.system)
     return fmax, float(jnp.max(jnp.abs(stress))) * stress_unit(frame.system.dim)
 
 
 _energy = eqx.filter_jit(total_energy)
 
 
-def check_settings(system, fmax, max_steps, smax=None):
+def check_settings(system, potential, fmax, max_steps, smax=None) -> None:
+    """Raises InputError for what no relaxation can be asked for."""
+    if not isinstance(potential, Potential):
+        raise InputError(
+            f"A potential is wanted behind the system, such as StillingerWeber.silicon(), not {type(potential).__name__}."
+        )
+    potential.check(system)
     if not is_concrete(system):
         raise InputError(
             "relax works on concrete structures; inside jit, vmap or grad use equilibrium_positions(system, potential)."
         )
-    if not (np.isscalar(fmax) and 0.0 < fmax < np.inf):
+    if not (isinstance(fmax, Real) and 0.0 < fmax < np.inf):
         raise InputError(f"fmax must be a positive force in eV/Å, not {fmax!r}.")
-    if smax is not None and not (np.isscalar(smax) and 0.0 < smax < np.inf):
+    if smax is not None and not (isinstance(smax, Real) and 0.0 < smax < np.inf):
         raise InputError(f"smax must be a positive stress in GPa, or None, not {smax!r}.")
-    if max_steps < 1:
+    if not (isinstance(max_steps, Integral) and max_steps >= 1):
         raise InputError(f"max_steps must be at least 1, not {max_steps}.")
     if system.positions.dtype == jnp.float32 and fmax < FLOAT32_FMAX:
         raise InputError(
             f"Forces in float32 have a rounding noise far above fmax={fmax:g}: ask for fmax={FLOAT32_FMAX:g} or more, "
             "or use float64."
         )
-    if np.asarray(system.frozen).all():
-        raise InputError("All atoms are frozen: there is nothing to relax.")
+
+
+def check_movable(frame) -> None:
+    """Raises InputError where nothing can move."""
+    if frame.freedom is None and bool(frame.held.all()):
+        raise InputError("All atoms are frozen or held: there is nothing to relax.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,8 +297,9 @@ def equilibrium_positions(
         InputError: a traced system, or what `relax` refuses.
         ConvergenceError: outside `jit` and `vmap`, as `relax`.
     """
-    potential.check(system)
-    check_settings(system, fmax, max_steps)
+    check_settings(system, potential, fmax, max_steps)
+    if is_concrete(system):
+        check_movable(Frame(system, None))
     settings = _Settings(solver, fmax, max_steps)
     solution = differentiable_solution(
         lambda _, potential: _find(system, potential, settings),

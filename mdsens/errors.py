@@ -32,6 +32,12 @@ class StoreError(MdsensError, OSError):
     """A file could not be read or written."""
 
 
+def reason(error: Exception) -> str:
+    """What another's exception says, in one line."""
+    text = str(error).splitlines()
+    return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`" Did you mean 'sigma'?"`, or the list of what exists when nothing is near."""
     known = list(known)

@@ -105,8 +105,8 @@ class Frame(eqx.Module):
         if self.freedom is None:
             moved = start._replace(positions=system.positions)
         else:
-            deformation = jnp.linalg.solve(self.system.cell, system.cell)
-            strain = deformation - jnp.eye(system.dim, dtype=deformation.dtype)
+            # Directions that are not periodic may have no cell vector; they do not strain.
+            strain = jnp.linalg.pinv(self.system.cell) @ (system.cell - self.system.cell)
             components = self.freedom.length * jnp.einsum("ab,kab->k", strain, self.freedom.directions)
             reached = self.freedom.deformation(components)
             moved = start._replace(positions=system.positions @ jnp.linalg.inv(reached), strain=components)
@@ -166,8 +166,7 @@ def cell_freedom(system: System, cell, pressure) -> CellFreedom | None:
     if loaded and isinstance(cell, str) and cell == "isotropic":
         raise InputError('cell="isotropic" can balance a pressure only, not a stress with other parts: ask for cell="free".')
     n, dtype = len(system), system.positions.dtype
-    axes_volume = float(np.sqrt(np.linalg.det(_periodic_vectors(system) @ _periodic_vectors(system).T)))
-    length = np.sqrt(n) * (axes_volume / n) ** (1.0 / axes.shape[1])
+    length = np.sqrt(n) * (periodic_volume(system) / n) ** (1.0 / axes.shape[1])
     unit = stress_unit(system.dim)
     return CellFreedom(
         jnp.asarray(directions, dtype),
@@ -199,6 +198,12 @@ def _load(pressure, dim) -> np.ndarray:
 
 def _periodic_vectors(system) -> np.ndarray:
     return np.asarray(system.cell)[np.array(system.pbc)]
+
+
+def periodic_volume(system: System) -> float:
+    """Volume of the cell, area of a slab's, length of a wire's [Å^(periodic directions)] [host]."""
+    vectors = _periodic_vectors(system)
+    return float(np.sqrt(np.linalg.det(vectors @ vectors.T)))
 
 
 def _periodic_axes(system) -> np.ndarray:

@@ -17,8 +17,9 @@ from mdsens.curvature import Curvature, curvature
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import ConvergenceError, InputError, LinearSolveError
 from mdsens.frame import Frame
-from mdsens.implicit import CG, GMRES, MINRES, Gauge, differentiable_solution, linear_solve, root_jvp, root_vjp
+from mdsens.implicit import CG, GMRES, MINRES, Direct, Gauge, differentiable_solution, linear_solve, root_jvp, root_vjp
 from mdsens.implicit.bound import error_bound, probe_displacement
+from mdsens.implicit.linear import DIRECT_LIMIT
 from mdsens.implicit.linear_system import LinearSolver
 from mdsens.solvers import Status
 
@@ -63,8 +64,11 @@ class State(eqx.Module):
         return stiffness.hessian_operator(z, (self.frame, potential))
 
 
-def usable(eq: Equilibrium, linear_solver: LinearSolver | None) -> tuple[Curvature, State]:
+def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: bool = True) -> tuple[Curvature, State]:
     """The curvature of a state that has a derivative, and the state.
+
+    Args:
+        parameters: whether the derivative is one in the potential's parameters.
 
     Raises:
         ConvergenceError: it has none.
@@ -74,7 +78,7 @@ def usable(eq: Equilibrium, linear_solver: LinearSolver | None) -> tuple[Curvatu
         raise InputError(f"An Equilibrium is wanted, as relax returns it, not {type(eq).__name__}.")
     if not eq.converged:
         raise ConvergenceError(f"This state has no derivative that means anything: {eq.status.value}.")
-    if not jax.tree.leaves(eq.potential):
+    if parameters and not jax.tree.leaves(eq.potential):
         raise InputError("The potential has no parameters, so there is nothing to differentiate in.")
     frame, z = eq.frame, eq.unknown
     found = curvature(z, frame, eq.potential) if eq.curvature is None else eq.curvature
@@ -91,7 +95,8 @@ def usable(eq: Equilibrium, linear_solver: LinearSolver | None) -> tuple[Curvatu
 
 def _default_solver(eq):
     if not eq.frame.symmetric:
-        return GMRES(restart=KRYLOV)
+        small = ravel_pytree(eq.unknown)[0].size <= DIRECT_LIMIT
+        return Direct() if small else GMRES(restart=KRYLOV)
     return MINRES() if eq.index or eq.multipliers is not None else CG()
 
 

@@ -2,12 +2,14 @@
 
 Along θ(t) = θ + t v the state is predicted as z(t) = z + t z' (+ ½ t² z''). What is wrong with it is the Newton step from there,
 δ(t) = -A⁻¹F(z(t), θ(t)) with A at z(t): forces are taken at the new parameters, so that curvature of the path, contacts
-that open or close and modes that soften are all in it. The prediction counts as right while ‖δ(t)‖ <= share ‖z(t) - z‖.
+that open or close and modes that soften are all in it. Lengths are those of displacements of atoms and cell. The prediction
+counts as right while ‖δ(t)‖ <= share ‖z(t) - z‖.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import equinox as eqx
@@ -116,14 +118,16 @@ def validity(
         InputError: a share that is not between 0 and 1, an order that is not 1 or 2, a direction along which nothing changes.
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
-    if not 0.0 < share < 1.0:
+    if not (isinstance(share, Real) and 0.0 < share < 1.0):
         raise InputError(f"share must lie between 0 and 1, not {share!r}.")
     if order not in (1, 2):
         raise InputError(f"order must be 1 or 2, not {order!r}.")
+    if not (isinstance(checks, int) and checks >= 0):
+        raise InputError(f"checks must be a number of structures, not {checks!r}.")
     series = taylor(eq, direction, linear_solver=linear_solver)
     if not any(np.any(np.asarray(leaf) != 0.0) for leaf in jax.tree.leaves(series.direction)):
         raise InputError("The direction is zero: set the leaves of the parameters that should move.")
-    first, second = float(jnp.linalg.norm(series.first)), float(jnp.linalg.norm(series.second))
+    first, second = (_length(series.positions[k], None if series.cell is None else series.cell[k]) for k in range(2))
     farthest = _farthest(series)
     bent = 2.0 * share * first / second if second > 0.0 else math.inf
     reached, limit = _range(series, share, order, min(bent, farthest), farthest)
@@ -149,7 +153,8 @@ def _farthest(series) -> float:
 
 def _range(series, share, order, guess, farthest):
     """`(t, what ends it)` by steps up from a place where the prediction is right, then bisection."""
-    wrong = lambda t: _wrong(series, t, order)  # noqa: E731
+    noise = float(_newton_step(series.state, series.state.frame, series.potential, series.state.z)[1])
+    wrong = lambda t: _wrong(series, t, order, noise)  # noqa: E731
     low, high, reason = 0.0, None, ""
     t = 0.5 * guess
     while high is None or (low == 0.0 and high > 1e-8 * farthest):
@@ -173,18 +178,23 @@ def _range(series, share, order, guess, farthest):
     return low, reason
 
 
-def _wrong(series, t, order):
-    """`(‖δ(t)‖ / ‖z(t) - z‖, what is wrong)` of the prediction at t; inf where there is no Newton step."""
+def _wrong(series, t, order, noise):
+    """`(‖δ(t)‖ / ‖z(t) - z‖, what is wrong)` of the prediction at t; inf where there is no Newton step.
+
+    Args:
+        noise: the step at t = 0, how far the equilibrium itself is off.
+    """
     potential, z = series.parameters(t), series.unknown(t, order)
     try:
         frame = relisted(series.state.frame, z, potential, SKIN * _reach(potential))
     except MdsensError as error:
         return math.inf, f"the predicted structure makes no sense: {error}"
     size, step, residual = _newton_step(series.state, frame, potential, z)
-    if float(size) < RESTING:
-        return (0.0 if float(step) < RESTING else math.inf), "what is predicted not to move moves"
     if not (np.isfinite(step) and residual <= series.state.fail_rtol):
         return math.inf, "the predicted structure is unstable: a mode has no stiffness left"
+    resting = max(RESTING, 10.0 * noise)
+    if float(size) < resting:
+        return (0.0 if float(step) < resting else math.inf), "what is predicted not to move moves"
     return float(step / size), "the prediction is off by the share"
 
 
@@ -194,17 +204,22 @@ def _reach(potential) -> float:
 
 @eqx.filter_jit
 def _newton_step(state, frame, potential, z):
-    flat, start = ravel_pytree(z)[0], ravel_pytree(state.z)[0]
+    """`(‖z - the state's z‖, ‖step‖, residual)`, lengths of displacements of atoms and cell."""
+    start = state.frame.place(state.z)
     state = eqx.tree_at(lambda s: s.frame, state, frame)
     rest = ravel_pytree(state.condition(z, potential))[0]
     step, residual = linear_solve(state.operator(z, potential), -rest, solver=state.solver, throw=False, **state.options)
-    return jnp.linalg.norm(flat - start), jnp.linalg.norm(step), residual
+    placed = lambda z: (state.frame.place(z).positions, state.frame.place(z).cell)  # noqa: E731
+    there, moved = jax.jvp(placed, (z,), (ravel_pytree(z)[1](step),))
+    displacement = jax.tree.map(jnp.subtract, there, (start.positions, start.cell))
+    return *(jnp.linalg.norm(ravel_pytree(change)[0]) for change in (displacement, moved)), residual
 
 
 def _soft_mode(series) -> float:
     """Where the softest mode's curvature would vanish: -λ/λ' with λ' = v · (dA/dt) v, v by inverse iteration."""
     curvature, slope = _softening(series.state, series.potential, series.direction, series.first)
-    return float(-curvature / slope) if slope < 0.0 < curvature else math.inf
+    reached = float(-curvature / slope) if slope else math.inf
+    return reached if reached > 0.0 else math.inf
 
 
 @eqx.filter_jit
@@ -269,8 +284,11 @@ def check(eq: Equilibrium, found: Validity, t: float) -> Check:
 
 
 def _distance(a: System, b: System) -> float:
-    cell = 0.0 if a.cell is None else float(jnp.sum((a.cell - b.cell) ** 2))
-    return math.sqrt(float(jnp.sum((a.positions - b.positions) ** 2)) + cell)
+    return _length(a.positions - b.positions, None if a.cell is None else a.cell - b.cell)
+
+
+def _length(positions, cell) -> float:
+    return math.sqrt(sum(float(jnp.sum(part**2)) for part in (positions, cell) if part is not None))
 
 
 def warm(eq: Equilibrium, system: System) -> Equilibrium:
@@ -315,5 +333,10 @@ def extrapolate(
         InputError: a potential of another kind than the equilibrium's; as `validity`.
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
-    found = validity(eq, direction_to(eq.potential, potential), share=share, order=order, linear_solver=linear_solver)
+    direction = direction_to(eq.potential, potential)
+    if not any(np.any(np.asarray(leaf) != 0.0) for leaf in jax.tree.leaves(direction)):
+        series = taylor(eq, direction, linear_solver=linear_solver)
+        still = Validity(math.inf, share, order, "nothing moves", math.inf, math.inf, math.inf, (), series)
+        return Extrapolation(eq.system, potential, order, still, eq)
+    found = validity(eq, direction, share=share, order=order, linear_solver=linear_solver)
     return Extrapolation(found.taylor.system(1.0, order), potential, order, found, eq)

@@ -5,7 +5,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from mdsens.derivatives import Observable, check_finite, observable_shape, observed
@@ -15,7 +14,7 @@ from mdsens.implicit import root_jvp
 from mdsens.linear_response import check_residual, usable
 from mdsens.potentials.base import total_energy
 from mdsens.units import stress_unit
-from mdsens.voigt import VOIGT
+from mdsens.voigt import unit_strains
 
 
 def pressure_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = None) -> Array:
@@ -30,7 +29,7 @@ def pressure_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = 
         InputError: a fixed cell; an observable that is not real or not finite.
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
-    found, state = usable(eq, linear_solver)
+    found, state = usable(eq, linear_solver, parameters=False)
     if state.frame.freedom is None:
         raise InputError('A pressure acts on a cell that may change only: relax with cell="free" or cell="isotropic".')
     if not all(eq.system.pbc):
@@ -69,7 +68,7 @@ def strain_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = No
             finite.
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
-    found, state = usable(eq, linear_solver)
+    found, state = usable(eq, linear_solver, parameters=False)
     if state.frame.freedom is not None or not all(eq.system.pbc):
         raise InputError('A strain is applied to a fixed cell that is periodic in all directions: relax with cell="fixed".')
     if eq.constraints is not None:
@@ -84,13 +83,10 @@ def strain_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = No
 @eqx.filter_jit
 def _by_strain(g, state, potential):
     system, dim = state.frame.system, state.frame.system.dim
-    units = np.zeros((len(VOIGT[dim]), dim, dim))
-    for k, (i, j) in enumerate(VOIGT[dim]):
-        units[k, i, j] += 0.5
-        units[k, j, i] += 0.5
+    units = jnp.asarray(unit_strains(dim), system.positions.dtype)
 
     def strained(x, strain):
-        deformation = jnp.eye(dim) + jnp.tensordot(strain, jnp.asarray(units), 1)
+        deformation = jnp.eye(dim, dtype=strain.dtype) + jnp.tensordot(strain, units, 1)
         return eqx.tree_at(lambda s: (s.positions, s.cell), system, (x @ deformation, system.cell @ deformation))
 
     def condition(x, strain):

@@ -1,18 +1,18 @@
 """Saddle points of first order: where a barrier is highest on the way from one minimum to another."""
 
 import dataclasses
+from numbers import Real
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from mdsens.chain import Chain
-from mdsens.descent import NEWTON_STEPS, PROBLEM, Arrival, based, relisted
-from mdsens.equilibrium import Equilibrium, check_settings, finish
+from mdsens.descent import NEWTON_STEPS, PROBLEM, Arrival, based, refresher
+from mdsens.equilibrium import Equilibrium, check_movable, check_settings, finish
 from mdsens.errors import CoincidingAtoms, InputError
 from mdsens.frame import frame_of
 from mdsens.implicit import MINRES
-from mdsens.neighbors import SKIN
 from mdsens.potentials.base import Potential
 from mdsens.progress import residual_bar
 from mdsens.solvers import MinimumMode, Newton, Status, solve
@@ -65,12 +65,15 @@ def find_saddle(
     if isinstance(start, Chain):
         mode = start.tangent if mode is None else mode
         start = start.images[start.highest]
-    potential.check(start)
-    check_settings(start, fmax, max_steps)
+    check_settings(start, potential, fmax, max_steps)
+    if not (isinstance(max_step, Real) and max_step > 0.0):
+        raise InputError(f"max_step must be a positive length in Å, not {max_step!r}.")
     solver = MinimumMode(mode=_checked(mode, start), max_step=max_step)
     asked = {"cell": "fixed", "pressure": 0.0, "solver": "MinimumMode()", "index": 1}
     try:
-        arrival = _climb(frame_of(potential.prepared(start)), potential, solver, fmax, max_steps, progress)
+        frame = frame_of(potential.prepared(start))
+        check_movable(frame)
+        arrival = _climb(frame, potential, solver, fmax, max_steps, progress)
     except CoincidingAtoms as error:
         if throw:
             raise
@@ -80,12 +83,8 @@ def find_saddle(
 
 
 def _climb(frame, potential, solver, fmax, max_steps, progress) -> Arrival:
-    def refresh(z, data, wider):
-        frame, potential = data
-        return relisted(frame, z, potential, (2.0 if wider else 1.0) * SKIN * float(np.asarray(potential.range))), potential
-
     with residual_bar(fmax, progress) as show:
-        data, options = (frame, potential), {"tolerance": fmax, "refresh": refresh}
+        data, options = (frame, potential), {"tolerance": fmax, "refresh": refresher()}
         result = solve(CLIMB, solver, frame.start, data, max_steps=max_steps, progress=show.after(0), **options)
         steps = result.steps
         if result.status is Status.STALLED:
@@ -103,7 +102,10 @@ def _climb(frame, potential, solver, fmax, max_steps, progress) -> Arrival:
 def _checked(mode, system):
     if mode is None:
         return None
-    mode = np.asarray(mode, dtype=float)
+    try:
+        mode = np.asarray(mode, dtype=float)
+    except (TypeError, ValueError):
+        raise InputError(f"The mode must be a direction of shape {system.positions.shape}, not {mode!r:.80}.") from None
     if mode.shape != system.positions.shape or not np.isfinite(mode).all() or not np.any(mode):
         raise InputError(f"The mode must be a direction of shape {system.positions.shape} that is not zero, not {mode.shape}.")
     return jnp.asarray(mode, system.positions.dtype)

@@ -11,7 +11,16 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from mdsens.derivatives import Observable, States, check_direction, check_finite, check_scalar, observed, several
+from mdsens.derivatives import (
+    Observable,
+    States,
+    check_direction,
+    check_finite,
+    check_scalar,
+    observed,
+    several,
+    value_and_gradient,
+)
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, LinearSolveError
 from mdsens.linear_response import State, solution, usable
@@ -38,7 +47,12 @@ def hessian_vector(g: Observable, eq: States, direction: Potential | Mapping, *,
     _, states, potential = several(eq, linear_solver)
     check_scalar(g, states, potential)
     product = _hessian_vector(g, states, potential, check_direction(potential, direction))
-    check_finite(g, states, potential, *jax.tree.leaves(product))
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(product)):
+        check_finite(g, states, potential, *jax.tree.leaves(value_and_gradient(g, eq, linear_solver=linear_solver)))
+        raise LinearSolveError(
+            "The linear systems of the second derivative were not solved, or the observable has none: relax further, or try "
+            "linear_solver=implicit.Direct()."
+        )
     return product
 
 

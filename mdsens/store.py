@@ -45,6 +45,9 @@ from mdsens.potentials.base import parameter_paths
 from mdsens.solvers import Status
 from mdsens.system import System
 
+MET = 1e-3
+"""Violation up to which a stored structure meets the constraints it was relaxed under, loosely or not."""
+
 FORMAT = 1
 """Version of the layout, raised when old files can no longer be read as they are."""
 
@@ -85,6 +88,7 @@ def load(
         StoreError: no such file, not one of mdsens's, damaged, or one that needs `potential` or `constraints`.
     """
     path = Path(path)
+    constraints = [constraints] if isinstance(constraints, Constraint) else list(constraints)
     if not path.is_file():
         raise StoreError(f"There is no file {str(path)!r}.")
     try:
@@ -250,11 +254,15 @@ def _write_constraints(group, constraints, multipliers):
         for field in dataclasses.fields(part):
             value = getattr(part, field.name)
             if callable(value):
-                item.attrs["function"] = getattr(value, "__name__", type(value).__name__)
+                item.attrs["function"] = _function_name(part)
             elif isinstance(value, str):
                 item.attrs[field.name] = value
             elif value is not None:
                 item.create_dataset(field.name, data=np.asarray(value))
+
+
+def _function_name(part) -> str:
+    return getattr(part.function, "__name__", type(part.function).__name__)
 
 
 def _write_provenance(file):
@@ -312,7 +320,7 @@ def _read(file, path, template, given):
     system = _read_system(file["particles/atoms"])
     potential = _read_potential(file["parameters/potential"], path, template)
     state = file["equilibrium"].attrs
-    curvature = _read_record(Curvature, file["equilibrium/curvature"]) if "curvature" in file["equilibrium"] else None
+    curvature = _read_curvature(file["equilibrium"])
     eq = Equilibrium(
         listed_tightly(system, potential),
         potential,
@@ -343,7 +351,7 @@ def _read_constraints(group, path, given, system) -> dict:
         if "function" not in item.attrs:
             fields = {name: jnp.asarray(data[()]) for name, data in item.items()}
             parts.append(kind(**fields, **{name: str(value) for name, value in item.attrs.items() if name != "class"}))
-        elif k < len(given) and type(given[k]) is kind:
+        elif k < len(given) and type(given[k]) is kind and _function_name(given[k]) == str(item.attrs["function"]):
             parts.append(given[k].bound(system))
         else:
             raise StoreError(
@@ -353,6 +361,11 @@ def _read_constraints(group, path, given, system) -> dict:
     held, scale = (jnp.asarray(group[name][()]) for name in ("held", "scale"))
     active = tuple(int(one) for one in group.attrs["active"])
     bound = constraint_kinds.Constraints(tuple(parts), held, scale, active, int(group.attrs["count"]))
+    values = np.asarray(bound.values(system)) / float(scale)
+    if values.size != bound.count or (np.abs(values) > MET).any() or (np.asarray(bound.slacks(system)) < -MET).any():
+        raise StoreError(
+            f"The constraints given are not those under which {str(path)!r} was relaxed: its structure does not meet them."
+        )
     return {"constraints": bound, "multipliers": jnp.asarray(group["multipliers"][()]) if "multipliers" in group else None}
 
 
@@ -414,6 +427,12 @@ def _datasets(group):
             yield from _datasets(item)
         else:
             yield item
+
+
+def _read_curvature(group) -> Curvature | None:
+    """None where an older file does not have all of it: it is computed again where it is needed."""
+    known = group["curvature"].attrs if "curvature" in group else {}
+    return _read_record(Curvature, group["curvature"]) if all(f.name in known for f in dataclasses.fields(Curvature)) else None
 
 
 def _read_record(kind, group):

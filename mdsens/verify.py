@@ -22,7 +22,7 @@ FMAX = 1e-12
 """Force to which structures are relaxed again [eV/Å]."""
 
 TOLERANCE = 1e-6
-"""Largest |θ Δ| relative to the largest |θ dX/dθ| of all parameters."""
+"""Largest |θ Δ| relative to the largest |θ dX/dθ| or |θ dh/dθ| of all parameters."""
 
 ENTRIES = 4
 """Values of an array-valued parameter that are looked at: those with the largest derivatives."""
@@ -52,7 +52,8 @@ def check_sensitivity(eq: Equilibrium, sensitivity: Sensitivity, *, step: float 
     """
     if eq.system.positions.dtype != jnp.float64:
         raise InputError(f"A sensitivity in {eq.system.positions.dtype} is too coarse to verify: compute it in float64.")
-    scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(sensitivity.scaled().positions))
+    scaled = sensitivity.scaled()
+    scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves((scaled.positions, scaled.cell)))
     for position, entry, name in _entries(sensitivity):
         theta = float(np.asarray(jax.tree.leaves(eq.potential)[position])[entry])
         change = step * (abs(theta) or 1.0)

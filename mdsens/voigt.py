@@ -6,16 +6,21 @@ VOIGT = {2: ((0, 0), (1, 1), (0, 1)), 3: ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2)
 """`(row, column)` of each component, by dimension."""
 
 
+def unit_strains(dim: int) -> np.ndarray:
+    """The symmetric strain tensors of which Voigt's strains are the coefficients, shears being γ = 2ε: `(6 or 3, dim, dim)`."""
+    units = np.zeros((len(VOIGT[dim]), dim, dim))
+    for k, (i, j) in enumerate(VOIGT[dim]):
+        units[k, i, j] += 0.5
+        units[k, j, i] += 0.5
+    return units
+
+
 def to_voigt(tensor):
     """`(..., dim, dim)` → `(..., 6 or 3)`, for stress-like tensors (shears are not doubled)."""
     rows, columns = zip(*VOIGT[tensor.shape[-1]], strict=True)
     return tensor[..., rows, columns]
 
 
-def from_voigt(vector) -> np.ndarray:
+def from_voigt(vector):
     """The symmetric tensor of a stress-like vector of 6 or 3 components."""
-    dim = {3: 2, 6: 3}[len(vector)]
-    tensor = np.zeros((dim, dim), dtype=np.asarray(vector).dtype)
-    for value, (k, l) in zip(vector, VOIGT[dim], strict=True):
-        tensor[k, l] = tensor[l, k] = value
-    return tensor
+    return vector[np.array(((0, 5, 4), (5, 1, 3), (4, 3, 2)) if len(vector) == 6 else ((0, 2), (2, 1)))]

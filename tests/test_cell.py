@@ -35,8 +35,8 @@ def argon():
     return ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5, onset=2.0)
 
 
-def worst(eq, sensitivity):
-    checks = list(check_sensitivity(eq, sensitivity))
+def worst(eq, sensitivity, **options):
+    checks = list(check_sensitivity(eq, sensitivity, **options))
     assert not any(check.note for check in checks), checks
     return max(check.error for check in checks)
 
@@ -98,10 +98,11 @@ def test_triclinic_cell_under_a_stress(salt):
     stress = [-3.0, -1.0, -2.0, 0.3, -0.2, 0.1]
     eq = ms.relax(system, potential, cell="free", pressure=stress, fmax=1e-11)
     np.testing.assert_allclose(GPA * potential.stress(eq.system), stress, atol=1e-8)
-    assert worst(eq, ms.sensitivity(eq)) < FLOOR
+    # A pair lies some 1e-5 from an edge of the switch, where third derivatives jump: larger steps would go across.
+    assert worst(eq, ms.sensitivity(eq), step=1e-5) < FLOOR
 
 
-@pytest.mark.parametrize("cell", ["isotropic", [True, False, True, False, False, True]])
+@pytest.mark.parametrize("cell", ["isotropic", [True, False, True, False, False, False]])
 def test_shapes_that_stay_fixed(salt, cell):
     system, potential = salt
     eq = ms.relax(system, potential, cell=cell, pressure=1.0, fmax=1e-11)
@@ -109,11 +110,13 @@ def test_shapes_that_stay_fixed(salt, cell):
     if cell == "isotropic":
         np.testing.assert_allclose(deformation, deformation[0, 0] * np.eye(3), atol=1e-12)
     else:
-        assert np.abs(deformation[1, 1] - 1.0) < 1e-3 and np.abs(deformation[0, 0] - 1.0) > 1e-3
-        np.testing.assert_allclose(GPA * potential.stress(eq.system)[np.array([0, 2, 5])], [-1, -1, 0], atol=1e-8)
+        np.testing.assert_allclose(deformation - np.diag(np.diag(deformation)), 0.0, atol=1e-12)
+        assert abs(deformation[1, 1] - 1.0) < 1e-12 and abs(deformation[0, 0] - 1.0) > 1e-3
+        np.testing.assert_allclose(GPA * potential.stress(eq.system)[np.array([0, 2])], [-1, -1], atol=1e-8)
     assert worst(eq, ms.sensitivity(eq)) < FLOOR
 
 
+@pytest.mark.slow
 def test_cell_of_a_plane():
     """2-D: a binary crystal of discs under pressure."""
     potential = ms.LennardJones(
@@ -126,6 +129,7 @@ def test_cell_of_a_plane():
     assert worst(eq, ms.sensitivity(eq)) < FLOOR
 
 
+@pytest.mark.slow
 def test_slab_strains_in_its_plane_only(argon):
     from ase.build import fcc100
 
@@ -239,10 +243,29 @@ def test_a_cell_that_collapses():
         ms.relax(ms.System.from_ase(bulk("X", "fcc", a=1.35) * 2), spheres, cell="free", pressure=20.0 * GPA)
 
 
-def test_an_unstable_shape_is_a_saddle(silicon):
-    """Simple cubic silicon, whose shape is kept by symmetry until it is looked at."""
+def test_an_unstable_shape_is_a_saddle(argon):
+    """A simple cubic crystal of central forces has no strength against shear, which symmetry hides from forces."""
     with pytest.raises(ms.ConvergenceError, match="saddle"):
-        ms.relax(ms.System.from_ase(bulk("Si", "sc", a=2.6)), silicon, cell="free")
+        ms.relax(ms.System.from_ase(bulk("Ar", "sc", a=1.05)), argon, cell="free")
+
+
+def test_a_gas_has_no_cell_of_its_own(argon):
+    with pytest.raises(ms.ConvergenceError, match="cell"):
+        ms.relax(ms.System.from_ase(bulk("Ar", "fcc", a=6.0)), argon, cell="free")
+
+
+def test_a_wire_without_other_cell_vectors(argon):
+    """ASE's form of a wire: nothing across."""
+    wire = ms.System([[0.0, 0, 0], [0.3, 0.1, 1.1]], cell=[[0, 0, 0], [0, 0, 0], [0, 0, 2.2]], pbc=[False, False, True])
+    eq = ms.relax(wire, argon, cell="free", fmax=1e-11, check_minimum=False)
+    assert eq.stress_error < 1e-9 and abs(float(eq.system.cell[2, 2]) - 2.2) > 1e-3
+
+
+def test_frozen_atoms_ride_with_a_free_cell(argon):
+    frozen = ms.System([[0.0, 0, 0]], cell=bulk("Ar", "fcc", a=1.5).cell.array, pbc=True, frozen=[True])
+    free = ms.System([[0.0, 0, 0]], cell=bulk("Ar", "fcc", a=1.5).cell.array, pbc=True)
+    cells = [ms.relax(system, argon, cell="free", fmax=1e-10).system.cell for system in (frozen, free)]
+    np.testing.assert_allclose(*cells, atol=1e-9)
 
 
 def test_masks_and_stresses_of_a_wrong_shape_are_refused(silicon, argon):
@@ -258,6 +281,8 @@ def test_masks_and_stresses_of_a_wrong_shape_are_refused(silicon, argon):
     refused(lambda: ms.relax(system, silicon, cell="isotropic", pressure=[1, 2, 3, 0, 0, 0]), "isotropic")
     refused(lambda: ms.relax(system, silicon, pressure=1.0), "free")
     refused(lambda: ms.relax(system, silicon, cell="free", smax=-1.0), "smax")
+    refused(lambda: ms.relax(system, silicon, smax=1e-3), "smax")
+    refused(lambda: ms.relax(silicon, system), "System")
     cluster = ms.System([[0, 0, 0], [1, 0, 0]])
     refused(lambda: ms.relax(cluster, argon, cell="free"), "periodic")
     wire = ms.System([[0, 0, 0]], cell=np.diag([1.1, 5, 5]), pbc=[True, False, False])

@@ -38,7 +38,7 @@ def worst(eq):
 def reached_by_scipy(cluster, potential, equations=(), inequalities=()):
     """Energy by SLSQP, from the same start."""
     shape = cluster.positions.shape
-    at = lambda x: cluster.with_positions(jnp.asarray(x).reshape(shape))  # noqa: E731
+    at = lambda x: cluster.with_positions(x.reshape(shape))  # noqa: E731
     listed = cluster.with_neighbors(potential, skin=10.0)
     value = jax.jit(jax.value_and_grad(lambda x: potential.energy(listed.with_positions(x.reshape(shape)))))
     found = scipy.optimize.minimize(
@@ -47,7 +47,7 @@ def reached_by_scipy(cluster, potential, equations=(), inequalities=()):
         jac=True,
         method="SLSQP",
         constraints=[
-            {"type": kind, "fun": lambda x, part=part: np.asarray(part.values(at(x)))}
+            {"type": kind, "fun": lambda x, values=jax.jit(lambda x, part=part: part.values(at(x))): np.asarray(values(x))}
             for kind, parts in (("eq", equations), ("ineq", inequalities))
             for part in parts
         ],
@@ -123,6 +123,16 @@ def test_a_constraint_in_a_cell_that_relaxes():
     assert worst(eq) < FLOOR
 
 
+def test_references_of_constraints_are_kept(cluster, argon):
+    """A prediction meets a constraint to its order only: relaxed from there it must hold as it was given."""
+    bond = c.FixedLengths([(0, 1), (2, 4)])
+    eq = ms.relax(cluster, argon, constraints=[bond, c.RigidGroup([0, 3, 5])], fmax=1e-11)
+    guess = ms.extrapolate(eq, ms.LennardJones(epsilon=1.0, sigma=1.02, cutoff=4.0, onset=3.0))
+    again = guess.relax(fmax=1e-11)
+    lengths = lambda s: np.linalg.norm(np.asarray(s.positions[np.array([0, 2])] - s.positions[np.array([1, 4])]), axis=1)  # noqa: E731
+    np.testing.assert_allclose(lengths(again.system), lengths(cluster), atol=1e-11)
+
+
 def test_constraints_are_kept_in_files(cluster, argon, tmp_path):
     parts = [c.Wall((0, 0, 1), 0.2), c.FixedComponents([0], "x"), c.Equation(gyration)]
     eq = ms.relax(cluster, argon, constraints=parts, fmax=1e-11)
@@ -130,6 +140,8 @@ def test_constraints_are_kept_in_files(cluster, argon, tmp_path):
     path = ms.save(tmp_path / "held.h5", eq, S)
     with pytest.raises(ms.StoreError, match="gyration"):
         ms.load(path)
+    with pytest.raises(ms.StoreError, match="gyration"):
+        ms.load(path, constraints=[*parts[:2], c.Equation(lambda s: s.positions[0, :1])])
     again, _ = ms.load(path, constraints=parts)
     assert again.constraints.active == eq.constraints.active
     np.testing.assert_array_equal(again.multipliers, eq.multipliers)
@@ -173,6 +185,8 @@ def test_constraints_that_depend_on_or_contradict_each_other(cluster, argon):
     refused(lambda: ms.relax(cluster, argon, constraints=held), "nothing that can move")
     with pytest.raises(ms.ConvergenceError, match="cannot be met together"):
         ms.relax(cluster, argon, constraints=[c.Wall((0, 0, 1), 1.0), c.Wall((0, 0, -1), 0.5)])
+    state = ms.relax(cluster, argon, constraints=[c.Wall((0, 0, 1), 1.0), c.Wall((0, 0, -1), 0.5)], throw=False)
+    assert state.status is ms.Status.CONTRADICTION
 
 
 @pytest.mark.parametrize(
@@ -186,6 +200,10 @@ def test_constraints_that_depend_on_or_contradict_each_other(cluster, argon):
         (c.FixedPlane([0], (0, 0, 0)), "not zero"),
         (c.RigidGroup([0]), "two atoms"),
         (c.Wall((0, 0, 1), np.nan), "offset"),
+        (c.Wall((0, 0, 1), "low"), "numbers"),
+        (c.FixedPlane([0], "z"), "numbers"),
+        (c.FixedLengths([(0, 1), (2,)]), "numbers"),
+        (c.Equation(lambda s: s.volumes), "volumes"),
         (c.Equation(3.0), "function"),
         (c.Equation(lambda s: float(s.positions[0, 0])), "jax.numpy"),
         ("FixAtoms", "constraints.from_ase"),

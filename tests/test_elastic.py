@@ -217,6 +217,7 @@ def test_constants_are_proportional_to_the_unit_of_energy(sheared, sheared_jacob
     assert deviation(sheared.potential.epsilon * sheared_jacobian.epsilon, C) < 1e-9
 
 
+@pytest.mark.slow
 def test_packing_derivatives_in_every_diameter_match_differences():
     # 64 diameters are more than nine constants: the adjoint road.
     system, potential, _ = packing("1.0", 3)
@@ -240,6 +241,7 @@ def test_derivatives_in_a_plane_match_differences(plane):
         assert deviation(found, difference) < FLOOR, name
 
 
+@pytest.mark.slow
 def test_second_derivatives_match_differences_of_the_first(plane):
     weights = np.random.default_rng(1).normal(size=(3, 3))
     direction = jax.tree.map(lambda theta: 0.1 * theta, plane.potential)
@@ -264,6 +266,7 @@ def test_second_derivatives_match_differences_of_the_first(plane):
     np.testing.assert_allclose(second, difference, rtol=FLOOR)
 
 
+@pytest.mark.slow
 def test_the_adjoint_of_a_modulus_agrees_with_the_chain_rule(sheared, sheared_jacobian):
     C = elastic_constants(sheared.system, sheared.potential)
     value, dK = ms.value_and_gradient(ms.observables.bulk_modulus, sheared)

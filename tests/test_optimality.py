@@ -398,6 +398,7 @@ def cone_answer(theta):
     return x, np.concatenate([nu, lam, 0.5 * s[4:5], -0.5 * s[5:]]), s
 
 
+@pytest.mark.slow
 def test_a_quadratic_program_as_a_cone_program():
     condition, null_space = optimality.conic_residual(CONE), optimality.conic_null_space(CONE)
     x, y, s = cone_answer(QP_THETA)

@@ -216,6 +216,7 @@ def hermitian(rng, n):
     return 0.5 * (matrix + matrix.conj().T)
 
 
+@pytest.mark.slow
 def test_degenerate_eigenvalues_have_the_derivatives_of_their_mean():
     # Two clusters, split by the perturbation: to second order their means follow from eigenvalues at a distance.
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The scripts that draw the paper's figures do so, resume, and exit as they say."""
+"""The scripts that draw figures do so, resume, and exit as they say."""
 
 import pathlib
 import subprocess
@@ -30,5 +30,11 @@ def test_unrolled_vs_implicit_resumes_and_draws(tmp_path):
 
 def test_the_error_stays_under_its_bound(tmp_path):
     done = run("error_bound.py", "--picture", tmp_path / "picture.png", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_ranges_of_validity_hold(tmp_path):
+    done = run("range_of_validity.py", "-n", 8, "--picture", tmp_path / "picture.png", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "picture.png").stat().st_size > 10_000

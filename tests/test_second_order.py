@@ -124,6 +124,11 @@ def test_extrapolation_of_first_and_second_order(crystal):
     np.testing.assert_allclose(warm.system.cell, exact.system.cell, atol=1e-9)
 
 
+def test_nothing_moves_nowhere(crystal):
+    guess = ms.extrapolate(crystal, crystal.potential)
+    assert guess.trusted and guess.system is crystal.system
+
+
 def test_extrapolation_beyond_its_range_says_so(packing):
     guess = ms.extrapolate(packing, at(packing.potential, "diameter.B", 0.2))
     assert not guess.trusted and guess.validity.range < 1.0
@@ -139,3 +144,6 @@ def test_what_makes_no_sense_is_refused(crystal, packing):
     refused(lambda: ms.hessian_vector(lambda s, p: s.positions, crystal, direction), "jacobian")
     refused(lambda: ms.taylor(crystal, packing.potential), "potential's shape")
     refused(lambda: ms.taylor(crystal, {"sigmma": 1.0}), "'sigma'")
+    refused(lambda: ms.taylor(crystal, {"sigma": "much"}), "potential's shape")
+    refused(lambda: ms.taylor(crystal, {"sigma": np.nan}), "finite")
+    refused(lambda: ms.validity(crystal, direction, checks=-1), "checks")

@@ -168,6 +168,7 @@ def test_doubling_every_length_of_a_packing_doubles_it(soft_packing):
     np.testing.assert_allclose(a, b, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_permutation_translation_rotation_and_repetition_carry_over(silicon):
     from ase.build import bulk
 

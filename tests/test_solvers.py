@@ -176,6 +176,7 @@ def _energy(positions, theta, system):
     return potential.energy(system.with_positions(positions))
 
 
+@pytest.mark.slow
 def test_five_solvers_one_equilibrium_one_jacobian(small_packing):
     import jax_md.minimize
 

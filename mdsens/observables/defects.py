@@ -16,6 +16,7 @@ from mdsens.observables.composition import reference_amounts, state_named
 from mdsens.observables.energetics import other_states
 from mdsens.system import is_concrete
 from mdsens.units import stress_unit
+from mdsens.voigt import from_voigt, to_voigt
 
 SAME_LATTICE = 1e-6
 """How far the multiples of bulk cell vectors that make the defect's cell may be from integers."""
@@ -57,8 +58,7 @@ def dipole_tensor(states, potential) -> Float[Array, "dim dim"]:
             f"The cell of the defect is no supercell of the bulk's (its vectors are {np.round(repeats, 6).tolist()} of them), so "
             "their stresses do not compare: use the same lattice constant for both."
         )
-    where = ((0, 5, 4), (5, 1, 3), (4, 3, 2)) if defect.dim == 3 else ((0, 2), (2, 1))
-    return jnp.where(matches, -defect.volume * excess[jnp.asarray(where)], jnp.nan)
+    return jnp.where(matches, -defect.volume * from_voigt(excess), jnp.nan)
 
 
 class relaxation_volume(eqx.Module):
@@ -101,5 +101,4 @@ class relaxation_volume(eqx.Module):
         if constants.shape[0] != dim * (dim + 1) // 2:
             raise InputError(f"The elastic constants have the shape {constants.shape}, which is not that of {dim} dimensions.")
         by_stress = jnp.linalg.solve(constants, trace)  # the volume's response to each component of a stress
-        pairs = np.array(((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)) if dim == 3 else ((0, 0), (1, 1), (0, 1)))
-        return stress_unit(bulk.dim) * by_stress @ dipole[pairs[:, 0], pairs[:, 1]]
+        return stress_unit(bulk.dim) * by_stress @ to_voigt(dipole)

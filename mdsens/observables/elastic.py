@@ -30,7 +30,7 @@ from mdsens.potentials.base import Potential, total_energy
 from mdsens.potentials.jaxmd import JaxMDEnergy
 from mdsens.system import System, is_concrete
 from mdsens.units import stress_unit
-from mdsens.voigt import VOIGT
+from mdsens.voigt import unit_strains
 
 DEFINITIONS = ("stress-strain", "thermodynamic", "energy")
 
@@ -144,7 +144,7 @@ def _check(system, potential, definition):
 
 def _by_definition(definition, curvature, stress, dim):
     """The constants from ∂²U/∂ε_k∂ε_l and ∂U/∂ε_k, both per volume."""
-    strains = jnp.asarray(_unit_strains(dim), stress.dtype)
+    strains = jnp.asarray(unit_strains(dim), stress.dtype)
     tensor = jnp.tensordot(stress, strains * (2.0 - np.eye(dim)), 1)
     product = jnp.einsum("kab,lbc,ac->kl", strains, strains, tensor)
     # σ:(e_k e_l + e_l e_k)
@@ -187,7 +187,7 @@ def _at_fixed_displacements(relaxed, primals, tangents):
 
 def _displacements(system, potential, relaxed) -> Float[Array, "voigt atoms dim"]:
     """λ, zero for frozen atoms and rattlers; NaN where the solve fails."""
-    shape, count = system.positions.shape, len(_unit_strains(system.dim))
+    shape, count = system.positions.shape, len(unit_strains(system.dim))
     if not relaxed:
         return jnp.zeros((count, *shape), system.positions.dtype)
     u, strain = _undeformed(system)
@@ -254,7 +254,7 @@ def _symmetric(values, count):
 
 def _deformed_energy(system, potential):
     """U(u, ε), ε in Voigt's notation [eV]."""
-    strains = jnp.asarray(_unit_strains(system.dim), system.positions.dtype)
+    strains = jnp.asarray(unit_strains(system.dim), system.positions.dtype)
 
     def energy(u, strain):
         deformation = jnp.eye(system.dim, dtype=strain.dtype) + jnp.tensordot(strain, strains, 1)
@@ -265,14 +265,4 @@ def _deformed_energy(system, potential):
 
 
 def _undeformed(system):
-    return jnp.zeros_like(system.positions), jnp.zeros(len(_unit_strains(system.dim)), system.positions.dtype)
-
-
-@functools.cache
-def _unit_strains(dim) -> np.ndarray:
-    """e_k, `(voigt, dim, dim)`."""
-    units = np.zeros((len(VOIGT[dim]), dim, dim))
-    for k, (i, j) in enumerate(VOIGT[dim]):
-        units[k, i, j] += 0.5
-        units[k, j, i] += 0.5
-    return units
+    return jnp.zeros_like(system.positions), jnp.zeros(len(unit_strains(system.dim)), system.positions.dtype)

@@ -17,7 +17,7 @@ from ase import units
 from jaxtyping import Array, Complex, Float, Int
 
 from mdsens.errors import InputError
-from mdsens.potentials.base import Potential, soundness, total_energy
+from mdsens.potentials.base import Potential, freshness, soundness, total_energy
 from mdsens.potentials.jaxmd import JaxMDEnergy
 from mdsens.potentials.pair import PairPotential
 from mdsens.system import System, is_concrete
@@ -122,17 +122,12 @@ def force_constants(system: System, potential: Potential) -> ForceConstants:
     For a plain sum over pairs these are the pairs' stiffnesses. For others each atom's energy is differentiated twice in
     the vectors to its neighbours, of which alone it must be a function.
     """
-    fresh = _freshness(potential, system)
+    fresh = freshness(potential, system)
     system = system.with_positions(fresh * system.positions)
     pairwise = isinstance(potential, PairPotential) and type(potential).atom_energies is PairPotential.atom_energies
     row, column, shift, block = (_pair_couplings if pairwise else _site_couplings)(potential, system)
     dim = system.dim
     return ForceConstants(row.ravel(), column.ravel(), shift.reshape(-1, dim), block.reshape(-1, dim, dim), system.masses)
-
-
-def _freshness(potential, system):
-    stale = system.neighbors.is_stale(*jax.lax.stop_gradient((system.positions, potential.range)))
-    return jnp.where(stale, jnp.nan, 1.0).astype(system.positions.dtype)
 
 
 def _pair_couplings(potential, system):

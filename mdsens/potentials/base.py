@@ -250,7 +250,7 @@ def soundness(potential: Potential, system: System) -> Float[Array, ""]:
     return jnp.where(sound, 1.0, jnp.nan).astype(system.positions.dtype)
 
 
-def _freshness(potential: Potential, system: System) -> Float[Array, ""]:
+def freshness(potential: Potential, system: System) -> Float[Array, ""]:
     """1, or NaN where the list went stale: nobody else looks at the list of traced positions."""
     stale = system.neighbors.is_stale(*jax.lax.stop_gradient((system.positions, potential.range)))
     return jnp.where(stale, jnp.nan, 1.0).astype(system.positions.dtype)
@@ -263,15 +263,13 @@ def _energy(potential, system):
 
 @eqx.filter_jit
 def _energies(potential, system):
-    fresh = _freshness(potential, system)
+    fresh = freshness(potential, system)
     return fresh * listed_energies(potential, system.with_positions(fresh * system.positions))
 
 
 @eqx.filter_jit
 def _forces(potential, system):
-    return -jax.grad(lambda x: total_energy(potential, system.with_positions(x)))(
-        _freshness(potential, system) * system.positions
-    )
+    return -jax.grad(lambda x: total_energy(potential, system.with_positions(x)))(freshness(potential, system) * system.positions)
 
 
 @eqx.filter_jit

@@ -31,6 +31,9 @@ class Status(enum.Enum):
         "the cell collapsed or flew apart: the structure is not stable at this pressure, or the start is too far from its "
         "equilibrium; change the pressure, or relax at a fixed cell first"
     )
+    CONTRADICTION = (
+        "the constraints cannot be met together: they contradict each other, or the start is too far from where they hold"
+    )
     WRONG_INDEX = (
         "the gradient vanishes, but not with exactly one negative curvature: this is no first-order saddle point; start "
         "nearer to it, or give the direction of the path"
