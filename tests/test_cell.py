@@ -254,6 +254,7 @@ def test_a_gas_has_no_cell_of_its_own(argon):
         ms.relax(ms.System.from_ase(bulk("Ar", "fcc", a=6.0)), argon, cell="free")
 
 
+@pytest.mark.slow
 def test_a_wire_without_other_cell_vectors(argon):
     """ASE's form of a wire: nothing across."""
     wire = ms.System([[0.0, 0, 0], [0.3, 0.1, 1.1]], cell=[[0, 0, 0], [0, 0, 0], [0, 0, 2.2]], pbc=[False, False, True])

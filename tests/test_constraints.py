@@ -38,7 +38,6 @@ def worst(eq):
 def reached_by_scipy(cluster, potential, equations=(), inequalities=()):
     """Energy by SLSQP, from the same start."""
     shape = cluster.positions.shape
-    at = lambda x: cluster.with_positions(x.reshape(shape))  # noqa: E731
     listed = cluster.with_neighbors(potential, skin=10.0)
     value = jax.jit(jax.value_and_grad(lambda x: potential.energy(listed.with_positions(x.reshape(shape)))))
     found = scipy.optimize.minimize(
@@ -47,13 +46,19 @@ def reached_by_scipy(cluster, potential, equations=(), inequalities=()):
         jac=True,
         method="SLSQP",
         constraints=[
-            {"type": kind, "fun": lambda x, values=jax.jit(lambda x, part=part: part.values(at(x))): np.asarray(values(x))}
+            {"type": kind, "fun": _at(cluster, part)}
             for kind, parts in (("eq", equations), ("ineq", inequalities))
             for part in parts
         ],
         options={"ftol": 1e-14, "maxiter": 500},
     )
     return found.fun
+
+
+def _at(cluster, part):
+    """The constraint's values as a function of raveled positions, for SciPy."""
+    values = jax.jit(lambda x: part.values(cluster.with_positions(x.reshape(cluster.positions.shape))))
+    return lambda x: np.asarray(values(x))
 
 
 def test_bonds_of_fixed_length(cluster, argon):
@@ -123,6 +128,7 @@ def test_a_constraint_in_a_cell_that_relaxes():
     assert worst(eq) < FLOOR
 
 
+@pytest.mark.slow
 def test_references_of_constraints_are_kept(cluster, argon):
     """A prediction meets a constraint to its order only: relaxed from there it must hold as it was given."""
     bond = c.FixedLengths([(0, 1), (2, 4)])
