@@ -255,7 +255,10 @@ def check_settings(system, potential, fmax, max_steps, smax=None) -> None:
 
 def check_movable(frame) -> None:
     """Raises InputError where nothing can move."""
-    if frame.freedom is None and bool(frame.held.all()):
+    held = np.asarray(frame.system.frozen)[:, None]
+    if frame.constraints is not None:
+        held = held | np.asarray(frame.constraints.held)
+    if frame.freedom is None and held.all():
         raise InputError("All atoms are frozen or held: there is nothing to relax.")
 
 
