@@ -130,14 +130,15 @@ def validity(
     first, second = (_length(series.positions[k], None if series.cell is None else series.cell[k]) for k in range(2))
     farthest = _farthest(series)
     bent = 2.0 * share * first / second if second > 0.0 else math.inf
-    reached, limit = _range(series, share, order, min(bent, farthest), farthest)
+    soft, curvature, slope = _softening(series.state, series.potential, series.direction, series.first)
+    reached, limit = _range(series, share, order, min(bent, farthest), farthest, soft)
     found = Validity(
         SAFETY * reached,
         share,
         order,
         limit,
         bent,
-        _soft_mode(series),
+        _vanishing(float(curvature), float(slope)),
         _first_contact(series),
         (),
         series,
@@ -151,10 +152,10 @@ def _farthest(series) -> float:
     return 1.0 / max(np.max(np.abs(step)) / (np.max(np.abs(theta)) or 1.0) for theta, step in pairs if np.size(theta))
 
 
-def _range(series, share, order, guess, farthest):
+def _range(series, share, order, guess, farthest, soft):
     """`(t, what ends it)` by steps up from a place where the prediction is right, then bisection."""
-    noise = float(_newton_step(series.state, series.state.frame, series.potential, series.state.z)[1])
-    wrong = lambda t: _wrong(series, t, order, noise)  # noqa: E731
+    _, noise, _, curvature = _newton_step(series.state, series.state.frame, series.potential, series.state.z, soft)
+    wrong = lambda t: _wrong(series, t, order, float(noise), soft, curvature)  # noqa: E731
     low, high, reason = 0.0, None, ""
     t = 0.5 * guess
     while high is None or (low == 0.0 and high > 1e-8 * farthest):
@@ -178,19 +179,20 @@ def _range(series, share, order, guess, farthest):
     return low, reason
 
 
-def _wrong(series, t, order, noise):
+def _wrong(series, t, order, noise, soft, curvature):
     """`(‖δ(t)‖ / ‖z(t) - z‖, what is wrong)` of the prediction at t; inf where there is no Newton step.
 
     Args:
         noise: the step at t = 0, how far the equilibrium itself is off.
+        soft, curvature: the softest mode there, whose curvature must keep its sign: forces may be blind to it by symmetry.
     """
     potential, z = series.parameters(t), series.unknown(t, order)
     try:
         frame = relisted(series.state.frame, z, potential, SKIN * _reach(potential))
     except MdsensError as error:
         return math.inf, f"the predicted structure makes no sense: {error}"
-    size, step, residual = _newton_step(series.state, frame, potential, z)
-    if not (np.isfinite(step) and residual <= series.state.fail_rtol):
+    size, step, residual, there = _newton_step(series.state, frame, potential, z, soft)
+    if not (np.isfinite(step) and residual <= series.state.fail_rtol and there * curvature > 0.0):
         return math.inf, "the predicted structure is unstable: a mode has no stiffness left"
     resting = max(RESTING, 10.0 * noise)
     if float(size) < resting:
@@ -203,27 +205,29 @@ def _reach(potential) -> float:
 
 
 @eqx.filter_jit
-def _newton_step(state, frame, potential, z):
-    """`(‖z - the state's z‖, ‖step‖, residual)`, lengths of displacements of atoms and cell."""
+def _newton_step(state, frame, potential, z, soft):
+    """`(‖z - the state's z‖, ‖step‖, residual, curvature along soft)`, lengths of displacements of atoms and cell."""
     start = state.frame.place(state.z)
     state = eqx.tree_at(lambda s: s.frame, state, frame)
     rest = ravel_pytree(state.condition(z, potential))[0]
-    step, residual = linear_solve(state.operator(z, potential), -rest, solver=state.solver, throw=False, **state.options)
+    product = state.operator(z, potential)
+    step, residual = linear_solve(product, -rest, solver=state.solver, throw=False, **state.options)
     placed = lambda z: (state.frame.place(z).positions, state.frame.place(z).cell)  # noqa: E731
     there, moved = jax.jvp(placed, (z,), (ravel_pytree(z)[1](step),))
     displacement = jax.tree.map(jnp.subtract, there, (start.positions, start.cell))
-    return *(jnp.linalg.norm(ravel_pytree(change)[0]) for change in (displacement, moved)), residual
+    lengths = (jnp.linalg.norm(ravel_pytree(change)[0]) for change in (displacement, moved))
+    return *lengths, residual, soft @ product(soft)
 
 
-def _soft_mode(series) -> float:
-    """Where the softest mode's curvature would vanish: -λ/λ' with λ' = v · (dA/dt) v, v by inverse iteration."""
-    curvature, slope = _softening(series.state, series.potential, series.direction, series.first)
-    reached = float(-curvature / slope) if slope else math.inf
+def _vanishing(curvature, slope) -> float:
+    """Where a curvature would vanish, to first order."""
+    reached = -curvature / slope if slope else math.inf
     return reached if reached > 0.0 else math.inf
 
 
 @eqx.filter_jit
 def _softening(state, potential, direction, first):
+    """`(v, λ, λ')` of the softest mode: λ' = v · (dA/dt) v along the way, v by inverse iteration."""
     flat, unravel = ravel_pytree(state.z)
     product = state.operator(state.z, potential)
 
@@ -239,7 +243,7 @@ def _softening(state, potential, direction, first):
         return v @ hessian_operator(unravel(flat + t * first), (state.frame, theta))(v)
 
     zero = jnp.zeros((), flat.dtype)
-    return jax.jvp(stiffness, (zero,), (jnp.ones_like(zero),))
+    return v, *jax.jvp(stiffness, (zero,), (jnp.ones_like(zero),))
 
 
 def _first_contact(series) -> float:

@@ -126,7 +126,8 @@ def _solve_one(matvec, b, start, solver, symmetric, gauge, precondition, project
             size = jnp.max(jnp.abs(right_hand_side), initial=0.0)
             size = jnp.where((size > 0.0) & jnp.isfinite(size), size, 1.0)
             b_u, b_border = right_hand_side[:n] / size, right_hand_side[n:] / size
-            atol = solver.atol / size
+            # Of a right-hand side along the null space the projection leaves rounding, which is nothing to be solved for.
+            atol = jnp.maximum(solver.atol / size, 10.0 * jnp.finfo(dtype).eps * jnp.linalg.norm(b_u))
             ask = solver.prepare(linear_system(image, transpose, precondition, gauge, b_u))
             whole = jnp.linalg.norm(gauge.project_equations(b_u))
             scale = jnp.maximum(whole, atol)
