@@ -53,10 +53,6 @@ class Curvature:
     index: int
     nearest_zero: float
 
-    @property
-    def negative(self) -> bool:
-        return self.lowest < -NEGATIVE * self.highest
-
 
 def curvature(z, frame: Frame, potential: Potential) -> Curvature:
     """The ends of the spectrum at a state [host]: exact up to `DENSE_LIMIT` unknowns, else by Lanczos.

@@ -119,7 +119,8 @@ def relax(
         solver: `FIRE()`, `Newton()`, `solvers.JaxMD(minimizer)`; by default FIRE where Newton cannot do it alone.
         fmax: largest force that may be left on an atom [eV/Å].
         cell: `"fixed"`, `"isotropic"` (shape kept), `"free"`, or the mask of the strains that are free, `(dim, dim)` or in
-            Voigt order. Directions that are not periodic never strain.
+            Voigt order; with shears in the mask the other strains stay as they are to second order only. Directions that are
+            not periodic never strain.
         pressure: what a free cell is relaxed to: a pressure, or a stress `(dim, dim)` or in Voigt order, positive where it
             pulls [GPa; in 2-D eV/Å²].
         smax: largest component of the stress that may be left [GPa; in 2-D eV/Å²]. By default forces on strains obey fmax,

@@ -34,8 +34,13 @@ def pressure_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = 
         raise InputError('A pressure acts on a cell that may change only: relax with cell="free" or cell="isotropic".')
     if not all(eq.system.pbc):
         raise InputError("A pressure needs a cell that is periodic in all directions: this one has no volume of its own.")
+    return _checked(_by_pressure, g, eq, found, state)
+
+
+def _checked(by, g, eq, found, state):
+    """What `by` says of an observable, whose solves and numbers were looked at."""
     observable_shape(g, state, eq.potential)
-    change, residual = _by_pressure(g, state, eq.potential)
+    change, residual = by(g, state, eq.potential)
     check_residual(float(residual), found, state)
     check_finite(g, state, eq.potential, change)
     return change
@@ -73,11 +78,7 @@ def strain_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = No
         raise InputError('A strain is applied to a fixed cell that is periodic in all directions: relax with cell="fixed".')
     if eq.constraints is not None:
         raise InputError("strain_derivative knows frozen atoms only, no other constraints: how would they strain?")
-    observable_shape(g, state, eq.potential)
-    change, residual = _by_strain(g, state, eq.potential)
-    check_residual(float(residual), found, state)
-    check_finite(g, state, eq.potential, change)
-    return change
+    return _checked(_by_strain, g, eq, found, state)
 
 
 @eqx.filter_jit
