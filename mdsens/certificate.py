@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from mdsens.potentials.base import handles, neighbor_vectors
+from mdsens.potentials.base import bond_vectors, handles, of_pairs
 from mdsens.potentials.pair import PairPotential
 
 MAX_RESIDUAL = 1e-9
@@ -192,12 +192,6 @@ def _nearest_kink(potential, system):
 
 def kink_gaps(potential, system):
     """r - r_kink of each listed pair and each of its kinks, `(N, capacity, kinks)` [Å]; inf in unused places. Pure JAX."""
-    d, _ = neighbor_vectors(system, system.neighbors.radius)
-    r = jnp.sqrt(jnp.sum(d * d, axis=-1))
-    i, j = handles(system)
-
-    def gap(r, i, j):
-        return jnp.stack([r - kink for kink in potential.kinks(i, j)])
-
-    gaps = jax.vmap(jax.vmap(gap, in_axes=(0, None, 0)))(r, i, j)
-    return jnp.where(system.neighbors.mask[..., None], gaps, jnp.inf)
+    d, _ = bond_vectors(system, system.neighbors.radius)
+    gaps = of_pairs(lambda r, i, j: jnp.stack([r - kink for kink in potential.kinks(i, j)]), jnp.linalg.norm(d, axis=0), *handles(system))
+    return jnp.where(system.neighbors.mask[..., None], jnp.swapaxes(gaps, 0, 1), jnp.inf)

@@ -19,6 +19,12 @@ DENSE_LIMIT = 1500
 
 LANCZOS_STEPS = 120
 
+KEPT = 30_000
+"""Unknowns up to which Lanczos vectors are kept and orthogonalised; beyond, what appears twice counts once."""
+
+SAME = 1e-7
+"""Share of the largest curvature within which two curvatures are one that rounding has found again."""
+
 FEW = 4
 """Curvatures that are kept, from the lowest."""
 
@@ -71,6 +77,8 @@ def curvature(z, frame: Frame, potential: Potential) -> Curvature:
         return Curvature(np.inf, 0.0, 0, rattlers, True, (), 0, np.inf)
     values = _eigenvalues(matrix, active, basis) if exact else np.linalg.eigvalsh(matrix)
     highest = float(np.abs(values).max())
+    if ravel_pytree(z)[0].size > KEPT:
+        values = values[np.concatenate([[True], np.diff(values) > SAME * highest])]
     _check_rigid(np.asarray(cost), highest, z, frame, potential)
     return Curvature(
         float(values.min()),
@@ -155,13 +163,21 @@ def _dense(z, frame, potential):
 def _lanczos(z, frame, potential):
     """`(gauge, moving components, cost of rigid motions, matrix)`, tridiagonal, of Lanczos steps outside the null space.
 
-    With full reorthogonalisation.
+    With full reorthogonalisation in systems of up to `KEPT` unknowns.
     """
     steps = LANCZOS_STEPS
     product, flat = _operator(z, (frame, potential)), ravel_pytree(z)[0]
     moving = coupled(product, z, frame)
     null = _outside(z, frame, moving)
     start = null.project(jax.random.normal(jax.random.key(1), flat.shape, flat.dtype))
+
+    def short_step(k, carry):
+        (before, v), diagonal, off = carry
+        w = null.project(product(v)) - off[k - 1] * before
+        diagonal = diagonal.at[k].set(v @ w)
+        w = w - diagonal[k] * v
+        length = jnp.linalg.norm(w)
+        return (v, w / length), diagonal, off.at[k].set(length)
 
     def step(k, carry):
         vectors, diagonal, off = carry
@@ -172,7 +188,11 @@ def _lanczos(z, frame, potential):
         length = jnp.linalg.norm(w)
         return vectors.at[k + 1].set(w / length), diagonal, off.at[k].set(length)
 
-    vectors = jnp.zeros((steps + 1, flat.size), flat.dtype).at[0].set(start / jnp.linalg.norm(start))
+    first = start / jnp.linalg.norm(start)
+    if flat.size <= KEPT:
+        vectors = jnp.zeros((steps + 1, flat.size), flat.dtype).at[0].set(first)
+    else:
+        step, vectors = short_step, (jnp.zeros_like(first), first)
     _, diagonal, off = jax.lax.fori_loop(0, steps, step, (vectors, jnp.zeros(steps), jnp.zeros(steps)))
     matrix = jnp.diag(diagonal) + jnp.diag(off[:-1], 1) + jnp.diag(off[:-1], -1)
     return null, moving, _rigid_cost(product, z, frame, moving), matrix

@@ -14,7 +14,7 @@ from mdsens.neighbors import SKIN
 from mdsens.potentials.base import Potential
 from mdsens.progress import residual_bar
 from mdsens.solvers import FIRE, Newton, Problem, Status, solve
-from mdsens.stiffness import gradient, hessian_operator, rigid_gauge
+from mdsens.stiffness import focused, gradient, hessian_operator, rigid_gauge
 from mdsens.system import System
 
 HANDOVER = 1e-2
@@ -47,7 +47,16 @@ def _is_stale(z, data):
     return frame.is_stale(z, potential.range)
 
 
-PROBLEM = Problem(gradient, force_norm, _is_stale, gauge=rigid_gauge, symmetric=True, operator=hessian_operator, kind="gradient")
+PROBLEM = Problem(
+    gradient,
+    force_norm,
+    _is_stale,
+    gauge=rigid_gauge,
+    symmetric=True,
+    operator=hessian_operator,
+    focus=focused,
+    kind="gradient",
+)
 """The unknown at which no force is left: the problem that all solvers are given."""
 
 LOADED_PROBLEM = dataclasses.replace(PROBLEM, symmetric=False)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from mdsens.coarse import coarse_grid
 from mdsens.constrained import settle
 from mdsens.constraints import Constraint, Constraints, bound_constraints
 from mdsens.curvature import Curvature, curvature
@@ -75,12 +76,17 @@ class Equilibrium(eqx.Module):
     @property
     def frame(self) -> Frame:
         """The state as the reference of an unknown, `frame.start`."""
-        return frame_of(self.system, cell_freedom(self.system, self.cell, self.pressure), self.constraints)
+        frame = frame_of(self.system, cell_freedom(self.system, self.cell, self.pressure), self.constraints)
+        return eqx.tree_at(lambda f: f.grid, frame, coarse_grid(self.system), is_leaf=lambda leaf: leaf is None)
 
     @property
     def unknown(self):
         """z at the state."""
-        start = self.frame.start
+        return self.unknown_in(self.frame)
+
+    def unknown_in(self, frame: Frame):
+        """z at the state in its own frame, made before."""
+        start = frame.start
         return start if self.multipliers is None else start._replace(multipliers=self.multipliers / self.constraints.scale)
 
     def again(self, potential: Potential | None = None, **options) -> "Equilibrium":

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from mdsens.coarse import CoarseGrid
 from mdsens.errors import InputError
 from mdsens.gauge import RigidMotions, rigid_motions
+from mdsens.neighbors import Neighbors
 from mdsens.system import System
 from mdsens.units import stress_unit
 from mdsens.voigt import VOIGT, from_voigt
@@ -61,6 +63,8 @@ class Frame(eqx.Module):
         freedom: of the cell; None for a fixed one.
         constraints: equations between positions; None without.
         listed: the unknown for which the neighbour list was made; None for `start`.
+        near: for linear systems at one state, its neighbours without a skin; None for the list of the system.
+        grid: for their preconditioner (`mdsens.coarse`); None without.
     """
 
     system: System
@@ -68,6 +72,8 @@ class Frame(eqx.Module):
     freedom: CellFreedom | None = None
     constraints: Any = None
     listed: Unknown | None = None
+    near: Neighbors | None = None
+    grid: CoarseGrid | None = None
 
     @property
     def start(self):

@@ -80,22 +80,23 @@ def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: b
         raise ConvergenceError(f"This state has no derivative that means anything: {eq.status.value}.")
     if parameters and not jax.tree.leaves(eq.potential):
         raise InputError("The potential has no parameters, so there is nothing to differentiate in.")
-    frame, z = eq.frame, eq.unknown
+    frame = eq.frame
+    z = eq.unknown_in(frame)
     found = curvature(z, frame, eq.potential) if eq.curvature is None else eq.curvature
     if found.index != eq.index:
         raise ConvergenceError(
             f"The lowest curvature is {found.lowest:.1e} eV/Å²: {(Status.WRONG_INDEX if eq.index else Status.SADDLE).value}."
         )
     null = stiffness.known_gauge(z, frame, found.rattlers)
-    solver = _default_solver(eq) if linear_solver is None else linear_solver
+    solver = _default_solver(eq, frame, z) if linear_solver is None else linear_solver
     if not isinstance(solver, LinearSolver):
         raise InputError(f"linear_solver must be one of mdsens.implicit's, such as implicit.CG(), not {solver!r}.")
     return found, State(z, frame, null, solver, solver.tolerances(eq.system.positions.dtype)[1])
 
 
-def _default_solver(eq):
-    if not eq.frame.symmetric:
-        small = ravel_pytree(eq.unknown)[0].size <= DIRECT_LIMIT
+def _default_solver(eq, frame, z):
+    if not frame.symmetric:
+        small = ravel_pytree(z)[0].size <= DIRECT_LIMIT
         return Direct() if small else GMRES(restart=KRYLOV)
     return MINRES() if eq.index or eq.multipliers is not None else CG()
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mdsens.errors import CoincidingAtoms, InputError
+from mdsens.neighbor_sums import at_neighbors, differences
 
 SKIN = 0.1
 """Default skin as a share of the interaction range."""
@@ -21,17 +22,60 @@ COINCIDENT = 1e-6
 
 
 class Neighbors(eqx.Module):
-    """All pairs within `radius` at the positions `reference`, `capacity` places an atom; unused places have mask False.
+    """All pairs within `radius` at the positions `reference`, `capacity` places an atom.
 
-    Complete for interactions of the given range as long as no atom moved more than half of `radius - range`.
+    Complete for interactions of the given range as long as no atom moved more than half of `radius - range`. Atoms run along
+    the last axis, in which order compiled code is fastest; `index`, `shift` and `mask` show the same atom by atom.
+
+    Attributes:
+        atom: `(capacity, N)`, the neighbour in each place; the atom itself in unused ones.
+        image: `(dim, capacity, N)`, the periodic image of it, in cell vectors.
+        opposite: `(capacity, N)`, the place in which the neighbour has this pair, counted in rows of N; -1 in unused places.
+        reference: positions for which it was made.
+        radius: reach of the list [Å].
+        skin: what of it is beyond the interaction's range [Å].
+        alive: 0, a number that compilers do not know.
     """
 
-    index: Int[Array, "atoms capacity"]
-    shift: Int[Array, "atoms capacity dim"]
-    mask: Bool[Array, "atoms capacity"]
+    atom: Int[Array, "capacity atoms"]
+    image: Int[Array, "dim capacity atoms"]
+    opposite: Int[Array, "capacity atoms"]
     reference: Float[Array, "atoms dim"]
     radius: Float[Array, ""]
     skin: Float[Array, ""]
+    alive: Int[Array, ""]
+
+    @property
+    def used(self) -> Bool[Array, "capacity atoms"]:
+        """False in unused places."""
+        return self.opposite >= 0
+
+    @property
+    def index(self) -> Int[Array, "atoms capacity"]:
+        """The neighbours of each atom, itself in unused places."""
+        return self.atom.T
+
+    @property
+    def shift(self) -> Int[Array, "atoms capacity dim"]:
+        """Their periodic images, in cell vectors."""
+        return self.image.T
+
+    @property
+    def mask(self) -> Bool[Array, "atoms capacity"]:
+        """False in unused places."""
+        return self.used.T
+
+    def chunks(self):
+        """`(atom, image, used)`, a few places at a time along the first axis."""
+        capacity, n = self.atom.shape
+        places = chunk(capacity)
+        image = jnp.moveaxis(self.image.reshape(-1, capacity // places, places, n), 1, 0)
+        return self.atom.reshape(-1, places, n), image, self.used.reshape(-1, places, n)
+
+    @property
+    def none(self) -> "Neighbors":
+        """The same list with all places unused."""
+        return eqx.tree_at(lambda n: n.opposite, self, jnp.full_like(self.opposite, -1))
 
     def is_stale(self, positions: Float[Array, "atoms dim"], interaction_range) -> Bool[Array, ""]:
         """True where an atom moved so far, in the same cell, that a pair within the range could be missing.
@@ -48,12 +92,33 @@ class Neighbors(eqx.Module):
         return interaction_range <= self.radius * (1.0 + 1e-6)
 
 
-def displacements(positions, cell, neighbors: Neighbors) -> Float[Array, "atoms capacity dim"]:
+def chunk(capacity: int) -> int:
+    """A few places that divide a capacity."""
+    return 8 if capacity % 8 == 0 else 4
+
+
+def bonds(positions, cell, neighbors: Neighbors) -> Float[Array, "dim capacity atoms"]:
     """Vectors from each atom to its listed neighbours [Å]."""
-    d = positions[neighbors.index] - positions[:, None, :]
-    if cell is not None:
-        d = d + neighbors.shift.astype(positions.dtype) @ cell
-    return d
+    x = positions.T
+    d = at_neighbors(x, neighbors) - jnp.where(neighbors.used, x[:, None, :], 0.0)
+    return _with_images(d, cell, neighbors.image)
+
+
+def pair_bonds(positions, cell, atom, image) -> Float[Array, "dim places atoms"]:
+    """The same for some places, in sums over all pairs only (see `neighbor_sums.differences`)."""
+    return _with_images(differences(positions.T, atom), cell, image)
+
+
+def _with_images(d, cell, image):
+    if cell is None:
+        return d
+    # Written out, since a product of matrices this thin is slow.
+    return d + jnp.stack([sum(i * v for i, v in zip(image, column, strict=True)) for column in cell.T])
+
+
+def displacements(positions, cell, neighbors: Neighbors) -> Float[Array, "atoms capacity dim"]:
+    """The same, atom by atom."""
+    return bonds(positions, cell, neighbors).T
 
 
 def find_neighbors(positions, cell, pbc, *, radius: float, skin: float) -> Neighbors:
@@ -89,23 +154,42 @@ def find_neighbors(positions, cell, pbc, *, radius: float, skin: float) -> Neigh
             "remove one of them or move them apart.",
         )
     # A fixed order makes the list, and so every sum over it, reproducible bit for bit.
-    order = np.lexsort((*shift.T[::-1], j, i))
-    i, j, shift = i[order].astype(np.int64), j[order].astype(np.int32), shift[order, :dim]
+    shift = shift[:, :dim]
+    order = np.argsort(_key(i, j, shift, n), kind="stable")
+    i, j, shift = i[order].astype(np.int64), j[order].astype(np.int32), shift[order]
     counts = np.bincount(i, minlength=n)
     capacity = _capacity(int(counts.max(initial=0)))
-    column = np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts)
-    index = np.repeat(np.arange(n, dtype=np.int32)[:, None], capacity, axis=1)
-    shifts = np.zeros((n, capacity, dim), dtype=np.int32)
-    index[i, column] = j
-    shifts[i, column] = shift
+    place = (np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts)) * n + i
+    atom = np.tile(np.arange(n, dtype=np.int32), capacity)
+    image = np.zeros((dim, capacity * n), dtype=_integer(shift))
+    opposite = np.full(capacity * n, -1, dtype=np.int32)
+    atom[place] = j
+    image[:, place] = shift.T
+    # Seen from the other side the pairs are the same, in another order.
+    opposite[place[np.argsort(_key(j, i, -shift, n), kind="stable")]] = place
     return Neighbors(
-        index=jnp.asarray(index),
-        shift=jnp.asarray(shifts),
-        mask=jnp.asarray(np.arange(capacity) < counts[:, None]),
+        atom=jnp.asarray(atom.reshape(capacity, n)),
+        image=jnp.asarray(image.reshape(dim, capacity, n)),
+        opposite=jnp.asarray(opposite.reshape(capacity, n)),
         reference=jnp.asarray(positions),
         radius=jnp.asarray(reach),
         skin=jnp.asarray(float(skin)),
+        alive=jnp.asarray(0),
     )
+
+
+def _key(i, j, shift, n) -> np.ndarray:
+    """One number for each pair, in the order of i, then j, then its image."""
+    key = i.astype(np.int64) * n + j
+    bound = np.abs(shift).max(initial=0)
+    for component in shift.T:
+        key = key * (2 * bound + 1) + component + bound
+    return key
+
+
+def _integer(shift):
+    """The smallest integers that hold the images."""
+    return np.int8 if np.abs(shift).max(initial=0) < 127 else np.int32
 
 
 def _capacity(most: int) -> int:

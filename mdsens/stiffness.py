@@ -1,5 +1,7 @@
 """The condition of an equilibrium, F = ∂L/∂z, and its derivative A = ∂F/∂z as a linear operator with a known null space."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,14 +9,16 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from mdsens.coarse import coarse_grid, preconditioner
 from mdsens.frame import Frame, Unknown, as_unknown
 from mdsens.gauge import coupled_atoms
 from mdsens.implicit.linear_system import Gauge
-from mdsens.potentials.base import soundness, total_energy
-from mdsens.potentials.pair import PairPotential
+from mdsens.neighbors import Neighbors
+from mdsens.potentials.base import Potential, soundness, total_energy
+from mdsens.potentials.local_stiffness import LocalStiffness
 
-STORED_LIMIT = 10**8
-"""Numbers in stored stiffnesses of pairs, at most (0.8 GB)."""
+STORED_LIMIT = 4 * 10**8
+"""Numbers in stored second derivatives, at most (3.2 GB); beyond, the gradient is linearised."""
 
 
 def lagrangian(z, data) -> Float[Array, ""]:
@@ -92,27 +96,112 @@ def gauge_of(z, frame: Frame, active) -> Gauge:
 def hessian_operator(z, data):
     """v ↦ ∂F/∂z v on flat vectors, made once and applied many times; pure JAX, differentiable in z and data.
 
-    Stored pair stiffnesses, gathered, for a plain sum over pairs at a fixed cell, where they fit; otherwise the linearised
-    gradient.
+    Second derivatives of the atoms' energies are stored, where the potential gives them and they fit, and a preconditioner
+    comes with them if the frame has a grid for it; otherwise F is linearised.
     """
     frame, potential = data
-    pairwise = isinstance(potential, PairPotential) and type(potential).atom_energies is PairPotential.atom_energies
-    if pairwise and not isinstance(z, Unknown) and frame.system.neighbors.index.size * z.shape[1] ** 2 <= STORED_LIMIT:
-        return _pair_operator(z, data)
     flat, unravel = ravel_pytree(z)
-    return jax.linearize(lambda x: ravel_pytree(gradient(unravel(x), data))[0], flat)[1]
+    if not is_stored(frame, potential):
+        return jax.linearize(lambda x: ravel_pytree(gradient(unravel(x), data))[0], flat)[1]
+    neighbors, stiffness = _stiffness(z, data)
+    by_strain = None
+    if isinstance(z, Unknown):
+        directions = jnp.eye(z.strain.size, dtype=z.strain.dtype)
+        rest = jax.tree.map(jnp.zeros_like, z)
+        along = lambda e: jax.jvp(lambda x: gradient(x, data), (z,), (rest._replace(strain=e),))[1]  # noqa: E731
+        by_strain = jax.lax.map(along, directions)
+    return StoredOperator(z, frame, neighbors, stiffness, by_strain)
 
 
-def _pair_operator(positions, data):
+class StoredOperator(eqx.Module):
+    """The Hessian as second derivatives of the atoms' energies, and its columns of the strains.
+
+    Attributes:
+        z: where.
+        frame: of z.
+        neighbors: what the stiffness is stored for.
+        stiffness: `potentials.local_stiffness`.
+        by_strain: ∂F/∂strain, like z with the strain's components first; None at a fixed cell.
+    """
+
+    z: Any
+    frame: Frame
+    neighbors: Neighbors
+    stiffness: LocalStiffness
+    by_strain: Any
+
+    def __call__(self, v: Float[Array, " n"]) -> Float[Array, " n"]:
+        v = as_unknown(ravel_pytree(self.z)[1](v))
+        if self.by_strain is None:
+            return self._among_positions(v.positions).ravel()
+        positions = self._among_positions(v.positions) + jnp.tensordot(v.strain, self.by_strain.positions, 1)
+        strain = jnp.tensordot(self.by_strain.positions, v.positions, 2) + self.by_strain.strain @ v.strain
+        return ravel_pytree(Unknown(positions, strain))[0]
+
+    def _among_positions(self, v: Float[Array, "atoms dim"]) -> Float[Array, "atoms dim"]:
+        freedom = self.frame.freedom
+        deformation = None if freedom is None else freedom.deformation(self.z.strain)
+        v = v if freedom is None else v @ deformation
+        image = self.stiffness.product(v.T, self.neighbors).T
+        image = image if freedom is None else image @ deformation.T
+        return jnp.where(self.frame.held, 0.0, image)
+
+    @property
+    def precondition(self):
+        """r ↦ M r on flat vectors with M near A⁻¹; None where the frame has no grid. Held fixed in derivatives."""
+        if self.frame.grid is None:
+            return None
+        still = jax.tree.map(jax.lax.stop_gradient, self)
+        diagonal = still.stiffness.diagonal(still.neighbors)
+        apply = preconditioner(still.frame.grid, lambda v: still.stiffness.product(v, still.neighbors), diagonal)
+        _, unravel = ravel_pytree(self.z)
+
+        def smoothed(r):
+            r = as_unknown(unravel(r))
+            positions = apply(r.positions.T).T
+            if r.strain is None:
+                return positions.ravel()
+            # The strain's unit is such that its stiffness is near that of positions.
+            return ravel_pytree(Unknown(positions, r.strain / jnp.mean(diagonal)))[0]
+
+        return smoothed
+
+
+def _stiffness(z, data):
+    """`(neighbours, second derivatives of the atoms' energies)` at z."""
     frame, potential = data
-    shape, system = positions.shape, frame.system
-    factor, index = soundness(potential, system.with_positions(positions)), system.neighbors.index
-    pairs = factor * potential.pair_stiffness(system.with_positions(factor * positions))
-    own = jnp.sum(pairs, axis=1)
+    system = _near(frame, frame.place(z))
+    factor = soundness(potential, system)
+    stiffness = potential.stiffness(system.with_positions(factor * system.positions))
+    # On both sides of the masks, as for energies.
+    return system.neighbors, jax.tree.map(lambda leaf: factor * leaf, stiffness)
 
-    def product(v):
-        v = v.reshape(shape)
-        image = jnp.einsum("iab,ib->ia", own, v) - jnp.einsum("ikab,ikb->ia", pairs, v[index])
-        return jnp.where(frame.held, 0.0, image).ravel()
 
-    return product
+def _near(frame, system):
+    return system if frame.near is None else eqx.tree_at(lambda s: s.neighbors, system, frame.near)
+
+
+def focused(z, data):
+    """The data of linear systems at z [host]: a list without a skin, so that little is stored, and the preconditioner's grid."""
+    frame, potential, *more = data
+    if not is_stored(frame, potential):
+        return data
+    system = frame.place(z)
+    found = (potential.find_neighbors(system, skin=0.0), coarse_grid(system))
+    frame = eqx.tree_at(lambda f: (f.near, f.grid), frame, found, is_leaf=lambda leaf: leaf is None)
+    return frame, potential, *more
+
+
+def is_stored(frame: Frame, potential) -> bool:
+    """Whether the Hessian is kept as second derivatives of the atoms' energies, rather than as a linearised gradient."""
+    plain = isinstance(frame.system.neighbors, Neighbors) and frame.symmetric
+    constrained = frame.constraints is not None and frame.constraints.count
+    if not plain or constrained or type(potential).stiffness is Potential.stiffness:
+        return False
+    return stored_size(_near(frame, frame.system), potential) <= STORED_LIMIT
+
+
+def stored_size(system, potential) -> int:
+    """Numbers in the stored second derivatives."""
+    shapes = jax.eval_shape(lambda potential, system: potential.stiffness(system), potential, system)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))

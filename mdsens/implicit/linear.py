@@ -59,7 +59,7 @@ def linear_solve(
         solver: None for `automatic`.
         symmetric: whether A is.
         gauge: the null spaces; u has no component along the right one, and b's along the left one is dropped.
-        precondition: r ↦ M r with M near A⁻¹, linear; symmetric positive for `CG` and `MINRES`. A transposed solve uses Mᵀ.
+        precondition: r ↦ M r with M near A⁻¹, linear; by default `matvec.precondition` where the operator brings one; symmetric positive for `CG` and `MINRES`. A transposed solve uses Mᵀ.
         start: a guess of u. It changes the road only.
         project: False if a part of b along the left null space should count as residual, since no u balances it.
         negligible: size up to which such a part is dropped as rounding all the same.
@@ -75,6 +75,7 @@ def linear_solve(
         LinearSolveError: with the residual, if `throw`.
     """
     gauge = Gauge() if gauge is None else gauge
+    precondition = getattr(matvec, "precondition", None) if precondition is None else precondition
     b = jnp.asarray(b)
     _check(matvec, b, start, symmetric, solver, gauge)
     solver = automatic(b.shape[0], symmetric) if solver is None else solver

@@ -99,7 +99,7 @@ class cohesive_energy(eqx.Module):
                 f"A {type(potential).__name__} says nothing of atoms without neighbours: give their energies, "
                 "cohesive_energy(isolated={...})."
             )
-        alone = eqx.tree_at(lambda s: s.neighbors.mask, listed, jnp.zeros_like(listed.neighbors.mask))
+        alone = eqx.tree_at(lambda s: s.neighbors, listed, listed.neighbors.none)
         return jnp.sum(listed_energies(potential, alone))
 
 

@@ -133,7 +133,9 @@ def force_constants(system: System, potential: Potential) -> ForceConstants:
 def _pair_couplings(potential, system):
     neighbors, atoms = system.neighbors, jnp.arange(len(system))
     factor = soundness(potential, system)
-    pairs = factor * potential.pair_stiffness(system.with_positions(factor * system.positions))
+    blocks = potential.stiffness(system.with_positions(factor * system.positions)).blocks()
+    # Each site has half of a pair's energy.
+    pairs = 2.0 * factor * jnp.transpose(blocks, (3, 2, 0, 1))
     itself = jnp.sum(pairs, axis=1, keepdims=True)
     row = jnp.broadcast_to(atoms[:, None], (len(system), neighbors.index.shape[1] + 1))
     column, shift = _with_centre(neighbors)
@@ -156,19 +158,19 @@ def _site_stiffness(potential, system) -> Float[Array, "atoms capacity dim capac
     """∂²E_i/∂d_ik ∂d_il of each atom's energy in the vectors to its neighbours [eV/Å²]."""
     neighbors, dim = system.neighbors, system.dim
     capacity = neighbors.index.shape[1]
-    lattice = neighbors.shift.astype(system.positions.dtype) @ system.cell
+    lattice = jnp.tensordot(system.cell.T, neighbors.image.astype(system.positions.dtype), 1)
 
     def slope(moved):
         # In a unit cell the shifts are lengths, and each neighbour can be moved by itself.
         shifts = (jnp.eye(dim, dtype=moved.dtype), lattice + moved)
-        return total_energy(potential, eqx.tree_at(lambda s: (s.cell, s.neighbors.shift), system, shifts))
+        return total_energy(potential, eqx.tree_at(lambda s: (s.cell, s.neighbors.image), system, shifts))
 
     still = jnp.zeros_like(lattice)
     product = jax.linearize(jax.grad(slope), still)[1]
     # The sites' energies are independent: one direction probes all of them.
-    directions = jnp.eye(capacity * dim, dtype=still.dtype).reshape(-1, 1, capacity, dim)
+    directions = jnp.eye(dim * capacity, dtype=still.dtype).reshape(-1, dim, capacity, 1)
     images = jax.vmap(lambda direction: product(jnp.broadcast_to(direction, still.shape)))(directions)
-    return jnp.moveaxis(images.reshape(capacity, dim, *still.shape), 2, 0)
+    return jnp.transpose(images.reshape(dim, capacity, *still.shape), (4, 1, 0, 3, 2))
 
 
 def _with_centre(neighbors):

@@ -5,16 +5,18 @@ definition by differentiation, and so does everything that `mdsens.stiffness` an
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mdsens.errors import InputError
-from mdsens.neighbors import SKIN, Neighbors, displacements, find_neighbors
+from mdsens.neighbor_sums import fence
+from mdsens.neighbors import SKIN, Neighbors, bonds, find_neighbors
 from mdsens.system import System, as_float_array, is_concrete
 from mdsens.voigt import to_voigt
 
@@ -68,6 +70,14 @@ class Potential(eqx.Module):
 
     built_range: _BuiltRange = eqx.field(static=True, init=False, repr=False)
 
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        # Whoever says anew what atoms' energies are has not said so of what was derived from them.
+        if "atom_energies" in cls.__dict__:
+            for name in ("total", "stiffness"):
+                if name not in cls.__dict__:
+                    setattr(cls, name, getattr(Potential, name))
+
     def __post_init__(self):
         for field in dataclasses.fields(self):
             if not field.metadata.get("static", False):
@@ -96,6 +106,14 @@ class Potential(eqx.Module):
     def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         """Each atom's share of the energy, from `system.neighbors`; pure JAX."""
         raise NotImplementedError
+
+    def total(self, system: System) -> Float[Array, ""]:
+        """The sum of `atom_energies`, where there is a faster way to it."""
+        return jnp.sum(self.atom_energies(system))
+
+    def stiffness(self, system: System):
+        """∂²E_i/∂d_ik ∂d_il as a `local_stiffness`, from `system.neighbors`; None where energies have no such form."""
+        return None
 
     def check(self, system: System) -> None:
         """Refuse a system that this potential has no parameters for.
@@ -231,8 +249,9 @@ class Potential(eqx.Module):
 
 
 def total_energy(potential: Potential, system: System) -> Float[Array, ""]:
-    """Energy from `system.neighbors` as it is, without a check: for code that owns the list. Pure JAX."""
-    return jnp.sum(listed_energies(potential, system))
+    """Energy from `system.neighbors` as it is, NaN where the list is too short: for code that owns the list. Pure JAX."""
+    factor = soundness(potential, system)
+    return factor * potential.total(system.with_positions(factor * system.positions))
 
 
 def listed_energies(potential: Potential, system: System) -> Float[Array, " atoms"]:
@@ -283,24 +302,41 @@ def _stress(potential, system):
     return to_voigt(jax.grad(strained)(jnp.zeros((dim, dim), system.positions.dtype)) / system.volume)
 
 
-def neighbor_vectors(system: System, reach) -> tuple[Array, Array]:
-    """`(d, inside)`: vectors to the listed neighbours, and which of them lie within `reach`.
+def bond_vectors(system: System, reach) -> tuple[Float[Array, "dim capacity atoms"], Bool[Array, "capacity atoms"]]:
+    """`(d, inside)`: vectors to the listed neighbours, and which of them lie within `reach`; stored, not computed twice."""
+    d = fence(bonds(system.positions, system.cell, system.neighbors), system.neighbors)
+    return within(d, system.neighbors.used, reach)
 
-    Vectors that are not inside are replaced by a harmless one, so that no derivative of theirs can be NaN.
+
+def within(d: Float[Array, "dim places atoms"], used, reach):
+    """`(d, inside)`: which of some vectors count; the others are replaced by a harmless one.
+
+    No derivative of that one can be NaN.
     """
-    neighbors = system.neighbors
-    d = displacements(system.positions, system.cell, neighbors)
     reach = jax.lax.stop_gradient(reach).astype(d.dtype)
-    inside = neighbors.mask & (jnp.sum(d * d, axis=-1) < reach**2)
-    harmless = jnp.zeros(system.dim, d.dtype).at[0].set(0.5 * reach)
-    return jnp.where(inside[..., None], d, harmless), inside
+    inside = used & (jnp.sum(d * d, axis=0) < reach**2)
+    harmless = jnp.zeros((len(d), 1, 1), d.dtype).at[0].set(0.5 * reach)
+    return jnp.where(inside, d, harmless), inside
 
 
-def handles(system: System) -> tuple[Atom, Atom]:
-    """Handles of each atom `(N,)` and of its listed neighbours `(N, capacity)`."""
-    index, n = system.neighbors.index, len(system)
+def neighbor_vectors(system: System, reach) -> tuple[Float[Array, "atoms capacity dim"], Bool[Array, "atoms capacity"]]:
+    """The same, atom by atom."""
+    d, inside = bond_vectors(system, reach)
+    return d.T, inside.T
+
+
+def handles(system: System, atom=None) -> tuple[Atom, Atom]:
+    """Handles of each atom `(N,)` and of its neighbours, those listed `(capacity, N)` or `atom`."""
+    atom, n = system.neighbors.atom if atom is None else atom, len(system)
     centre = Atom(jnp.arange(n), system.species, system.labels, n)
-    return centre, Atom(index, system.species[index], system.labels, n)
+    return centre, Atom(atom, system.species[atom], system.labels, n)
+
+
+def of_pairs(function: Callable, *arguments):
+    """`function(*values, i, j)` of each listed pair; arguments `(capacity, N)`, then the handles."""
+    *values, i, j = arguments
+    inner = jax.vmap(function)
+    return jax.vmap(inner, in_axes=(*(0 for _ in values), None, 0))(*values, i, j)
 
 
 def parameter_paths(potential: Potential) -> list[str]:

@@ -8,7 +8,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mdsens.errors import InputError, did_you_mean
-from mdsens.potentials.base import Atom, Potential, handles, neighbor_vectors
+from mdsens.neighbor_sums import fence
+from mdsens.neighbors import pair_bonds
+from mdsens.potentials.base import Atom, Potential, bond_vectors, handles, of_pairs, within
+from mdsens.potentials.local_stiffness import CACHED, PairStiffness, pair_stiffness
 from mdsens.potentials.switching import SMOOTHNESS, quintic, xplor
 
 
@@ -50,29 +53,41 @@ class PairPotential(Potential):
             raise InputError(f"{name}'s onset must lie between 0 and the cutoff {cutoff} for the {switch} switch, not {onset!r}.")
 
     def atom_energies(self, system):
-        d, inside = neighbor_vectors(system, self.range)
-        r = jnp.sqrt(jnp.sum(d * d, axis=-1))
-        i, j = handles(system)
-        per_neighbor = jax.vmap(self._switched_energy, in_axes=(0, None, 0))
-        energies = jax.vmap(per_neighbor)(r, i, j)
-        return 0.5 * jnp.sum(jnp.where(inside, energies, 0.0), axis=1)
+        return 0.5 * jnp.sum(self._energies(*bond_vectors(system, self.range), *handles(system)), axis=0)
 
-    def pair_stiffness(self, system) -> Float[Array, "atoms capacity dim dim"]:
-        """∂²φ/∂d∂d = φ'' n nᵀ + φ'/r (1 - n nᵀ) of each listed pair [eV/Å²], n = d/r, from `system.neighbors`; pure JAX."""
-        d, inside = neighbor_vectors(system, self.range)
-        r = jnp.sqrt(jnp.sum(d * d, axis=-1))
-        i, j = handles(system)
+    def total(self, system):
+        parts = self._in_chunks(system, lambda d, inside, i, j: jnp.sum(self._energies(d, inside, i, j)))
+        return 0.5 * jnp.sum(parts)
 
-        def derivatives(r, i, j):
-            slope = jax.grad(self._switched_energy)
-            return jax.value_and_grad(slope)(r, i, j)
+    def _energies(self, d, inside, i, j):
+        return jnp.where(inside, of_pairs(self._switched_energy, jnp.sqrt(jnp.sum(d * d, axis=0)), i, j), 0.0)
 
-        slope, curvature = jax.vmap(jax.vmap(derivatives, in_axes=(0, None, 0)))(r, i, j)
-        n = d / r[..., None]
-        along = n[..., :, None] * n[..., None, :]
-        tension = (slope / r)[..., None, None]
-        stiffness = curvature[..., None, None] * along + tension * (jnp.eye(system.dim, dtype=d.dtype) - along)
-        return jnp.where(inside[..., None, None], stiffness, 0.0)
+    def stiffness(self, system) -> PairStiffness:
+        def of_chunk(d, inside, i, j):
+            r = jnp.sqrt(jnp.sum(d * d, axis=0))
+            slope, curvature = of_pairs(jax.value_and_grad(jax.grad(self._switched_energy)), r, i, j)
+            return pair_stiffness(d, r, *(0.5 * jnp.where(inside, value, 0.0) for value in (slope, curvature)))
+
+        stiffness, capacity = self._in_chunks(system, of_chunk), system.neighbors.atom.shape[0]
+        join = lambda leaf: jnp.moveaxis(leaf, 0, -3).reshape(*leaf.shape[1:-2], capacity, -1)  # noqa: E731
+        return jax.tree.map(join, stiffness)
+
+    def _in_chunks(self, system, function):
+        """`function(d, inside, i, j)` of some places of all atoms at a time, so that they stay in the cache."""
+        neighbors, reach = system.neighbors, jax.lax.stop_gradient(self.range)
+
+        @jax.checkpoint
+        def of_chunk(chunk):
+            atom, image, used = chunk
+            d = fence(pair_bonds(system.positions, system.cell, atom, image), neighbors)
+            d, inside = within(d, used, reach)
+            return function(d, inside, *handles(system, atom))
+
+        capacity, n = neighbors.atom.shape
+        if capacity * n <= CACHED:
+            whole = of_chunk((neighbors.atom, neighbors.image, neighbors.used))
+            return jax.tree.map(lambda leaf: leaf[None], whole)
+        return jax.lax.map(of_chunk, neighbors.chunks())
 
     def _switched_energy(self, r, i, j):
         if self._switch == "quintic":

@@ -1,9 +1,19 @@
 """`SitePotential`: a many-body energy, written as the energy of one site with its neighbours."""
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mdsens.potentials.base import Atom, Potential, handles, neighbor_vectors
+from mdsens.along_last import along_last
+from mdsens.neighbor_sums import fence
+from mdsens.potentials.base import Atom, Potential, bond_vectors, handles
+from mdsens.potentials.local_stiffness import SiteStiffness
+
+CACHED = 2**19
+"""Pairs of neighbours (K² for each site) up to which all sites are evaluated together; beyond, in blocks of this size."""
+
+HESSIAN_BLOCK = 2**15
+"""The same for the second derivatives of sites."""
 
 
 class SitePotential(Potential):
@@ -19,6 +29,36 @@ class SitePotential(Potential):
         raise NotImplementedError
 
     def atom_energies(self, system):
-        d, inside = neighbor_vectors(system, self.range)
-        i, j = handles(system)
-        return jax.vmap(self.site_energy)(d, i, j, inside)
+        return in_blocks(lambda *sites: along_last(self.site_energy, *sites), self._sites(system), CACHED)
+
+    def stiffness(self, system) -> SiteStiffness:
+        # For two second derivatives of a scalar in few variables reverse over reverse takes the fewest operations, most of
+        # them contractions, for which the sites come first.
+        hessian = jax.jacrev(jax.jacrev(self.site_energy))
+        sites = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), self._sites(system))
+        batch = max(128, HESSIAN_BLOCK // system.neighbors.atom.shape[0] ** 2)
+        blocks = jax.lax.map(lambda site: hessian(*site), fence(sites, system.neighbors), batch_size=batch)
+        return SiteStiffness(jnp.moveaxis(blocks, 0, -1))
+
+    def _sites(self, system):
+        d, inside = bond_vectors(system, self.range)
+        return jnp.swapaxes(d, 0, 1), *handles(system), inside
+
+
+def in_blocks(function, arguments, pairs: int):
+    """`function(*arguments)`, atoms last, block by block of so many pairs of neighbours, so that a block stays in the cache.
+
+    A block is evaluated again for its derivative rather than kept.
+    """
+    capacity, _, size = arguments[0].shape
+    block = max(128, pairs // capacity**2)
+    if size <= block:
+        return function(*arguments)
+    count = -(-size // block)
+
+    def cut(leaf):
+        filled = jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, count * block - size)], mode="edge")
+        return jnp.moveaxis(filled.reshape(*leaf.shape[:-1], count, block), -2, 0)
+
+    results = jax.lax.map(jax.checkpoint(lambda sites: function(*sites)), jax.tree.map(cut, arguments))
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2).reshape(*leaf.shape[1:-1], -1)[..., :size], results)

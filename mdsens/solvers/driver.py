@@ -37,6 +37,7 @@ class Problem:
         is_stale: whether `data` is no longer right at z.
         gauge: known null space of ∂F/∂z, for solvers that solve linear systems.
         symmetric: whether ∂F/∂z is.
+        focus: `focus(z, data) -> data` on the host before each step of a solver that `linearises`: what its linear systems need.
         operator: `operator(z, data) -> (u ↦ ∂F/∂z u)` on z raveled, where there is a faster way than to linearise F.
         kind: "gradient" where F is one, "change" where it is T(z) - z, None where it is neither. A solver that follows the
             other kind is given -F.
@@ -48,6 +49,7 @@ class Problem:
     gauge: Callable = lambda z, data: Gauge()
     symmetric: bool = False
     operator: Callable | None = None
+    focus: Callable | None = None
     kind: str | None = None
 
     def seen_by(self, solver) -> "Problem":
@@ -162,9 +164,12 @@ def solve(
     if norm <= tolerance:
         return Result(state.z, data, float(norm), 0, Status.CONVERGED)
     tolerance = jnp.asarray(tolerance)
-    steps, chunk = 0, FIRST_CHUNK
+    stepwise = problem.focus is not None and getattr(solver, "linearises", False)
+    steps, chunk = 0, 1 if stepwise else FIRST_CHUNK
     while True:
         began = time.monotonic()
+        if stepwise:
+            data = problem.focus(state.z, data)
         run, reason = _chunk(problem, solver, state, data, tolerance, jnp.asarray(min(chunk, max_steps - steps)))
         state, taken, norm = run.state, int(run.steps), float(run.norm)
         reason = _Stop(int(reason))
@@ -181,7 +186,7 @@ def solve(
             data = refresh(state.z, data, taken == 0)
         elif steps >= max_steps:
             return Result(state.z, data, norm, steps, Status.MAX_STEPS)
-        elif time.monotonic() - began < 0.5 * CHUNK_SECONDS:
+        elif not stepwise and time.monotonic() - began < 0.5 * CHUNK_SECONDS:
             chunk *= 2
 
 

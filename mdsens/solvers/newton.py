@@ -42,6 +42,8 @@ class Newton:
     backtracks: int = 0
     linear_solver: LinearSolver | None = None
 
+    linearises: ClassVar = True
+
     def __post_init__(self):
         if not (0.0 < self.rtol < 1.0 and (self.max_step is None or self.max_step > 0.0) and self.backtracks >= 0):
             raise InputError(

@@ -1,0 +1,109 @@
+"""Values of atoms carried to their neighbours, and back: two linear maps that are each other's transposes, without a scatter.
+
+A full list names each pair from both sides, so the sum over all places that name an atom is a gather through the list of
+opposite places. JAX cannot know that: the transpose of a gather is a scatter to it, many times slower on every machine.
+"""
+
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array, Float
+
+
+def at_neighbors(values: Float[Array, "*lead atoms"], neighbors) -> Float[Array, "*lead capacity atoms"]:
+    """Each atom's neighbours' values, zero in unused places; linear in `values`, and differentiable without a scatter."""
+    return _spread.bind(values, neighbors.atom, neighbors.opposite)
+
+
+def from_neighbors(values: Float[Array, "*lead capacity atoms"], neighbors) -> Float[Array, "*lead atoms"]:
+    """For each atom the sum of the values in all places that name it: the transpose of `at_neighbors`."""
+    return _collect.bind(values, neighbors.atom, neighbors.opposite)
+
+
+def differences(values: Float[Array, "*lead atoms"], atom) -> Float[Array, "*lead places atoms"]:
+    """Each neighbour's value less the atom's own.
+
+    Its transpose takes what changes sign with the direction in which a pair is seen, as everything does that derives from a
+    sum over all pairs: then the sum over the places that name an atom is minus the sum over its own, and nothing is gathered.
+    Not for functions of some pairs only.
+    """
+    return _difference.bind(values, atom)
+
+
+def fence(values, neighbors):
+    """The same values, computed once and stored.
+
+    A compiler that fuses a cheap-looking producer into a gather computes it again for each element gathered. A branch that
+    depends on data, if only to the eye, is what it does not fuse across.
+    """
+    return jax.lax.cond(neighbors.alive >= 0, lambda v: v, lambda v: jax.tree.map(jnp.zeros_like, v), values)
+
+
+def _spread_values(values, atom, opposite):
+    flat = values.reshape(-1, values.shape[-1])
+    # One row at a time: one gather of all rows together is many times slower on the CPU.
+    rows = [jnp.where(opposite >= 0, row.at[atom].get(mode="promise_in_bounds"), 0.0) for row in flat]
+    return jnp.stack(rows).reshape(*values.shape[:-1], *atom.shape)
+
+
+def _collected_values(values, atom, opposite):
+    flat = values.reshape(-1, atom.size)
+    place = jnp.maximum(opposite, 0)
+    rows = [jnp.sum(jnp.where(opposite >= 0, row.at[place].get(mode="promise_in_bounds"), 0.0), axis=0) for row in flat]
+    return jnp.stack(rows).reshape(*values.shape[:-2], atom.shape[-1])
+
+
+def _differing_values(values, atom):
+    flat = values.reshape(-1, values.shape[-1])
+    rows = [row.at[atom].get(mode="promise_in_bounds") - row for row in flat]
+    return jnp.stack(rows).reshape(*values.shape[:-1], *atom.shape)
+
+
+def _balanced_values(values, atom):
+    return -2.0 * jnp.sum(values, axis=-2)
+
+
+def _define(primitive, implementation, shape, transposed):
+    primitive.def_impl(jax.jit(implementation))
+    primitive.def_abstract_eval(lambda values, atom, *more: jax.core.ShapedArray(shape(values, atom), values.dtype))
+    mlir.register_lowering(primitive, mlir.lower_fun(implementation, multiple_results=False))
+    # Linear in the values; lists have no derivative.
+    ad.primitive_jvps[primitive] = lambda primals, tangents: (
+        primitive.bind(*primals),
+        tangents[0] if type(tangents[0]) is ad.Zero else primitive.bind(tangents[0], *primals[1:]),
+    )
+
+    def transpose(cotangent, values, *lists):
+        nothing = [None] * len(lists)
+        if type(cotangent) is ad.Zero:
+            return ad.Zero(values.aval), *nothing
+        return transposed.bind(cotangent, *lists), *nothing
+
+    ad.primitive_transposes[primitive] = transpose
+
+    def batch(arguments, axes):
+        values, *lists = arguments
+        if all(axis is batching.not_mapped for axis in axes[1:]):
+            return primitive.bind(jnp.moveaxis(values, axes[0], 0), *lists), 0
+        # Each member has a list of its own: here JAX's transposes have to do.
+        return jax.vmap(implementation, in_axes=axes)(*arguments), 0
+
+    batching.primitive_batchers[primitive] = batch
+
+
+def _at_places(values, atom):
+    return (*values.shape[:-1], *atom.shape)
+
+
+def _at_atoms(values, atom):
+    return (*values.shape[:-2], atom.shape[-1])
+
+
+_spread, _collect = Primitive("mdsens_at_neighbors"), Primitive("mdsens_from_neighbors")
+_define(_spread, _spread_values, _at_places, _collect)
+_define(_collect, _collected_values, _at_atoms, _spread)
+_difference, _balance = Primitive("mdsens_differences"), Primitive("mdsens_differences_transposed")
+_define(_difference, _differing_values, _at_places, _balance)
+_define(_balance, _balanced_values, _at_atoms, _difference)

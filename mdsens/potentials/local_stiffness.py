@@ -1,0 +1,89 @@
+"""Second derivatives of atoms' energies in the vectors to their neighbours, ∂²E_i/∂d_ik ∂d_il [eV/Å²], as they are stored.
+
+Called with displacements of neighbours against their centre, `(dim, capacity, N)`, atoms last, they give what these change
+in the slopes ∂E_i/∂d_ik. `product` is the whole Hessian's, on displacements of atoms.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mdsens.neighbor_sums import at_neighbors, differences, fence, from_neighbors
+from mdsens.neighbors import Neighbors, chunk
+
+CACHED = 2**18
+"""Numbers of an array up to which pairs are treated together; beyond, some places at a time, to stay in the cache."""
+
+
+class PairStiffness(eqx.Module):
+    """½ [(φ'' - φ'/r) n nᵀ + φ'/r] of each pair, n = d/r: five numbers in place of nine.
+
+    Attributes:
+        direction: n.
+        along: ½ (φ'' - φ'/r).
+        across: ½ φ'/r.
+    """
+
+    direction: Float[Array, "dim capacity atoms"]
+    along: Float[Array, "capacity atoms"]
+    across: Float[Array, "capacity atoms"]
+
+    def __call__(self, moved: Float[Array, "dim capacity atoms"]) -> Float[Array, "dim capacity atoms"]:
+        return self.along * jnp.sum(self.direction * moved, axis=0) * self.direction + self.across * moved
+
+    def product(self, v: Float[Array, "dim atoms"], neighbors: Neighbors) -> Float[Array, "dim atoms"]:
+        """The Hessian's product with displacements of atoms."""
+        capacity, n = self.along.shape
+        if capacity * n <= CACHED:
+            return -2.0 * jnp.sum(self(fence(differences(v, neighbors.atom), neighbors)), axis=1)
+        places = chunk(capacity)
+
+        def add(k, image):
+            part, atom = jax.tree.map(
+                lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, places * k, places, leaf.ndim - 2), (self, neighbors.atom)
+            )
+            return image - 2.0 * jnp.sum(part(fence(differences(v, atom), neighbors)), axis=1)
+
+        return jax.lax.fori_loop(0, capacity // places, add, jnp.zeros_like(v))
+
+    def diagonal(self, neighbors: Neighbors) -> Float[Array, " atoms"]:
+        """The mean of the Hessian's diagonal entries of each atom."""
+        return 2.0 * jnp.sum(self.along / len(self.direction) + self.across, axis=0)
+
+    def blocks(self) -> Float[Array, "dim dim capacity atoms"]:
+        """The same as matrices."""
+        unity = jnp.eye(len(self.direction), dtype=self.direction.dtype)[..., None, None]
+        return self.along * self.direction[:, None] * self.direction[None] + self.across * unity
+
+
+def pair_stiffness(d, r, slope, curvature) -> PairStiffness:
+    """From vectors `(dim, capacity, N)`, their lengths, and first and second derivatives in them."""
+    across = slope / r
+    return PairStiffness(d / r, curvature - across, across)
+
+
+class SiteStiffness(eqx.Module):
+    """All second derivatives of each site's energy."""
+
+    blocks: Float[Array, "capacity dim capacity dim atoms"]
+
+    def __call__(self, moved: Float[Array, "dim capacity atoms"]) -> Float[Array, "dim capacity atoms"]:
+        capacity, dim = self.blocks.shape[:2]
+        image = sum(self.blocks[:, :, k, b] * moved[b, k] for k in range(capacity) for b in range(dim))
+        return jnp.swapaxes(image, 0, 1)
+
+    def product(self, v: Float[Array, "dim atoms"], neighbors: Neighbors) -> Float[Array, "dim atoms"]:
+        """The Hessian's product with displacements of atoms."""
+        moved = at_neighbors(v, neighbors) - jnp.where(neighbors.used, v[:, None, :], 0.0)
+        image = fence(self(fence(moved, neighbors)), neighbors)
+        return from_neighbors(image, neighbors) - jnp.sum(image, axis=1)
+
+    def diagonal(self, neighbors: Neighbors) -> Float[Array, " atoms"]:
+        """The mean of the Hessian's diagonal entries of each atom."""
+        traces = jnp.trace(self.blocks, axis1=1, axis2=3) / self.blocks.shape[1]
+        places = jnp.arange(len(traces))
+        return jnp.sum(traces, axis=(0, 1)) + from_neighbors(traces[places, places], neighbors)
+
+
+LocalStiffness = PairStiffness | SiteStiffness
