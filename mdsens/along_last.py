@@ -14,12 +14,15 @@ from jax import lax
 from jax.extend import core
 
 ELEMENTWISE = frozenset(
-    "abs add add_any and atan2 cbrt ceil clamp convert_element_type copy cos cosh div eq erf erfc exp exp2 expm1 floor ge gt "
-    "integer_pow is_finite le log log1p logistic lt max min mul ne neg not or pow rem round rsqrt select_n sign sin sinh sqrt "
-    "square sub tan tanh xor".split()
+    (
+        *("abs", "add", "add_any", "and", "atan2", "cbrt", "ceil", "clamp", "convert_element_type", "copy", "cos", "cosh", "div"),
+        *("eq", "erf", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p"),
+        *("logistic", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "pow", "rem", "round", "rsqrt", "select_n", "sign"),
+        *("sin", "sinh", "sqrt", "square", "sub", "tan", "tanh", "xor"),
+    )
 )
 
-REDUCTIONS = frozenset("reduce_sum reduce_prod reduce_max reduce_min reduce_and reduce_or".split())
+REDUCTIONS = frozenset(("reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_and", "reduce_or"))
 
 INLINED = frozenset(("jit", "pjit"))
 
@@ -52,16 +55,16 @@ def _evaluated(jaxpr, constants, arguments, size):
         return (variable.val, False) if isinstance(variable, core.Literal) else known[variable]
 
     for equation in jaxpr.eqns:
-        known |= zip(equation.outvars, _applied(equation, [read(v) for v in equation.invars], size), strict=True)
+        known |= zip(equation.outvars, _applied(jaxpr, equation, [read(v) for v in equation.invars], size), strict=True)
     return [read(variable) for variable in jaxpr.outvars]
 
 
-def _applied(equation, values, size):
+def _applied(jaxpr, equation, values, size):
     name, settings = equation.primitive.name, equation.params
     if name in INLINED:
         return _evaluated(settings["jaxpr"].jaxpr, settings["jaxpr"].consts, values, size)
     if not any(has_batch for _, has_batch in values):
-        return [(result, False) for result in _function_of(equation)(*[array for array, _ in values])]
+        return [(result, False) for result in _function_of(jaxpr, equation)(*[array for array, _ in values])]
     if name in ELEMENTWISE:
         shape = (*equation.outvars[0].aval.shape, size)
         arrays = [jnp.broadcast_to(_batched(value, size, len(shape) - 1), shape) for value in values]
@@ -71,14 +74,16 @@ def _applied(equation, values, size):
     if name in REDUCTIONS:
         return [(equation.primitive.bind(values[0][0], **settings), True)]
     axes = [-1 if has_batch else None for _, has_batch in values]
-    results = jax.vmap(_function_of(equation), in_axes=axes, out_axes=-1)(*[array for array, _ in values])
+    results = jax.vmap(_function_of(jaxpr, equation), in_axes=axes, out_axes=-1)(*[array for array, _ in values])
     return [(result, True) for result in results]
 
 
-def _function_of(equation):
-    """An equation as a function of all its inputs."""
+def _function_of(jaxpr, equation):
+    """An equation of a jaxpr as a function of all its inputs."""
     named = list(dict.fromkeys(v for v in equation.invars if not isinstance(v, core.Literal)))
-    alone = core.jaxpr_as_fun(core.ClosedJaxpr(core.Jaxpr((), named, equation.outvars, [equation]), ()))
+    names = jaxpr.debug_info.with_unknown_names()
+    alone = jaxpr.replace(constvars=[], invars=named, outvars=equation.outvars, eqns=[equation], debug_info=names)
+    alone = core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))
 
     def function(*inputs):
         given = {v: x for v, x in zip(equation.invars, inputs, strict=True) if not isinstance(v, core.Literal)}

@@ -3,7 +3,6 @@
 import dataclasses
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
@@ -193,5 +192,6 @@ def _nearest_kink(potential, system):
 def kink_gaps(potential, system):
     """r - r_kink of each listed pair and each of its kinks, `(N, capacity, kinks)` [Å]; inf in unused places. Pure JAX."""
     d, _ = bond_vectors(system, system.neighbors.radius)
-    gaps = of_pairs(lambda r, i, j: jnp.stack([r - kink for kink in potential.kinks(i, j)]), jnp.linalg.norm(d, axis=0), *handles(system))
+    r = jnp.linalg.norm(d, axis=0)
+    gaps = of_pairs(lambda r, i, j: jnp.stack([r - kink for kink in potential.kinks(i, j)]), r, *handles(system))
     return jnp.where(system.neighbors.mask[..., None], jnp.swapaxes(gaps, 0, 1), jnp.inf)

@@ -4,7 +4,6 @@ A full list names each pair from both sides, so the sum over all places that nam
 opposite places. JAX cannot know that: the transpose of a gather is a scatter to it, many times slower on every machine.
 """
 
-
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive

@@ -59,7 +59,8 @@ def linear_solve(
         solver: None for `automatic`.
         symmetric: whether A is.
         gauge: the null spaces; u has no component along the right one, and b's along the left one is dropped.
-        precondition: r ↦ M r with M near A⁻¹, linear; by default `matvec.precondition` where the operator brings one; symmetric positive for `CG` and `MINRES`. A transposed solve uses Mᵀ.
+        precondition: r ↦ M r with M near A⁻¹, linear; by default `matvec.precondition` where the operator brings one.
+            Symmetric positive for `CG` and `MINRES`; a transposed solve uses Mᵀ.
         start: a guess of u. It changes the road only.
         project: False if a part of b along the left null space should count as residual, since no u balances it.
         negligible: size up to which such a part is dropped as rounding all the same.

@@ -112,8 +112,8 @@ class Potential(eqx.Module):
         return jnp.sum(self.atom_energies(system))
 
     def stiffness(self, system: System):
-        """∂²E_i/∂d_ik ∂d_il as a `local_stiffness`, from `system.neighbors`; None where energies have no such form."""
-        return None
+        """∂²E_i/∂d_ik ∂d_il as a `local_stiffness`, from `system.neighbors`, where energies have such a form."""
+        raise NotImplementedError
 
     def check(self, system: System) -> None:
         """Refuse a system that this potential has no parameters for.
