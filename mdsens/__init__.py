@@ -22,6 +22,11 @@ _PUBLIC = {
     "SoftSphere": "mdsens.potentials",
     "LennardJones": "mdsens.potentials",
     "StillingerWeber": "mdsens.potentials",
+    "Tersoff": "mdsens.potentials",
+    "EmbeddedPotential": "mdsens.potentials",
+    "EAM": "mdsens.potentials",
+    "ZhouJohnsonWadley": "mdsens.potentials",
+    "Tersoff": "mdsens.potentials",
     "JaxMD": "mdsens.potentials",
     "static": "mdsens.potentials",
     # equilibria

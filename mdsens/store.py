@@ -285,10 +285,11 @@ def _write_provenance(file):
 def _static_fields(potential) -> dict:
     fields = {f.name: getattr(potential, f.name) for f in dataclasses.fields(potential) if f.metadata.get("static") and f.init}
     # What is no plain value (a function, say) is only named: `load` needs a potential then.
-    return {
-        name: value if isinstance(value, int | float | str | bool | None) else f"<{type(value).__name__}>"
-        for name, value in fields.items()
-    }
+    return {name: value if _is_plain(value) else f"<{type(value).__name__}>" for name, value in fields.items()}
+
+
+def _is_plain(value) -> bool:
+    return all(map(_is_plain, value)) if isinstance(value, tuple) else isinstance(value, int | float | str | bool | None)
 
 
 # Reading
@@ -391,7 +392,8 @@ def _read_system(atoms):
 
 
 def _read_potential(group, path, template):
-    name, static = str(group.attrs["class"]), json.loads(group.attrs["static"])
+    name = str(group.attrs["class"])
+    static = {field: nested(value) for field, value in json.loads(group.attrs["static"]).items()}
     if template is None:
         if name not in SHIPPED:
             raise StoreError(

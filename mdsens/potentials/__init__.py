@@ -1,18 +1,25 @@
-"""Interatomic potentials: each is a pytree of its own parameters, written once as a pair or a site energy."""
+"""Interatomic potentials: each is a pytree of its own parameters, written once as a pair, a site or an embedding energy."""
 
 from mdsens.potentials.base import Potential, static
+from mdsens.potentials.eam import EAM
+from mdsens.potentials.embedded import EmbeddedPotential
 from mdsens.potentials.jaxmd import JaxMD
 from mdsens.potentials.lennard_jones import LennardJones
 from mdsens.potentials.pair import PairPotential
 from mdsens.potentials.site import SitePotential
 from mdsens.potentials.soft_sphere import SoftSphere
 from mdsens.potentials.stillinger_weber import StillingerWeber
+from mdsens.potentials.tersoff import Tersoff
+from mdsens.potentials.zhou import ZhouJohnsonWadley
+from mdsens.potentials.tersoff import Tersoff
 
-SHIPPED = {cls.__name__: cls for cls in (LennardJones, SoftSphere, StillingerWeber)}
+SHIPPED = {cls.__name__: cls for cls in (LennardJones, SoftSphere, StillingerWeber, Tersoff)}
 """Potentials that a file can name and `load` can build again."""
 
 __all__ = [
+    "EAM",
     "SHIPPED",
+    "EmbeddedPotential",
     "JaxMD",
     "LennardJones",
     "PairPotential",
@@ -20,5 +27,8 @@ __all__ = [
     "SitePotential",
     "SoftSphere",
     "StillingerWeber",
+    "Tersoff",
+    "ZhouJohnsonWadley",
+    "Tersoff",
     "static",
 ]

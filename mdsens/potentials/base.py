@@ -150,6 +150,24 @@ class Potential(eqx.Module):
         rows = [[self._entry(parameter, _canonical_key(f"{a}-{b}")) for b in i.labels] for a in i.labels]
         return rows[0][0] if len(rows) == 1 else jnp.stack([jnp.stack(row) for row in rows])[i.code, j.code]
 
+    def triplet(self, parameter, i: Atom, j: Atom, k: Atom):
+        """The value of a parameter for a centre i with j and k: one number for all, or a dict keyed by the ordered triplet.
+
+        With `k is j` only the entries "i-j-j" are needed.
+        """
+        if not isinstance(parameter, dict):
+            if jnp.ndim(parameter):
+                raise InputError(
+                    f"{self._named(parameter)} is an array: a parameter of a triplet is one number or a dict by triplets."
+                )
+            return parameter
+        ends = [(b, b) for b in i.labels] if k is j else [(b, c) for b in i.labels for c in i.labels]
+        table = jnp.stack([self._entry(parameter, f"{a}-{b}-{c}") for a in i.labels for b, c in ends])
+        if len(i.labels) == 1:
+            return table[0]
+        codes = (i.code, j.code) if k is j else (i.code, j.code, k.code)
+        return table.reshape((len(i.labels),) * len(codes))[codes]
+
     def one(self, parameter, i: Atom):
         """The value of a parameter for one atom: one number for all, a dict by label, or one value per atom, shape `(N,)`."""
         if isinstance(parameter, dict):

@@ -1,0 +1,237 @@
+"""The Tersoff potential for one or several species."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mdsens.errors import InputError
+from mdsens.potentials.base import static
+from mdsens.potentials.files import read_tersoff
+from mdsens.potentials.site import SitePotential
+from mdsens.system import is_concrete
+
+TWO_BODY = ("n", "beta", "lam2", "B", "lam1", "A")
+"""Parameters of a bond: of several species, only the entries i-j-j count."""
+LARGEST_EXPONENT = 69.0776
+"""Where exp(λ₃ᵐ (r_ij - r_ik)ᵐ) stops growing, 1e30, as in LAMMPS."""
+_POSITIVE = ("d", "n", "R", "D")
+Parameter = Float[Array, ""] | dict[str, Float[Array, ""]]
+
+
+class Tersoff(SitePotential):
+    """Bonds that weaken with the number of their neighbours and with the angles to them.
+
+    U = ½ Σ_i Σ_{j≠i} f(r_ij) [A exp(-λ₁ r_ij) - b_ij B exp(-λ₂ r_ij)]
+      b_ij = (1 + (β ζ_ij)ⁿ)^(-1/2n)
+      ζ_ij = Σ_{k≠i,j} f(r_ik) g(θ_ijk) exp[λ₃ᵐ (r_ij - r_ik)ᵐ]
+      g(θ) = γ (1 + c²/d² - c²/(d² + (cos θ - cos θ₀)²))
+      f(r) = 1 below R - D, ½ - ½ sin(π (r - R)/2D) between, 0 above R + D
+
+    Args (LAMMPS's names): numbers for one species; for several, numbers or dicts by the ordered triplet i-j-k
+        (`"Si-C-C"`), where those of a bond have the entries i-j-j alone.
+        gamma: γ. lam3: λ₃ [1/Å]. c, d, costheta0: the angles' c, d, cos θ₀. R, D: the cutoff's middle and half width
+        [Å], of i-j-j for the bond ij and of i-j-k for the neighbour k in ζ_ij.
+        n, beta: n, β. lam1, lam2: λ₁, λ₂ [1/Å]. A, B: prefactors [eV]. These are of a bond.
+        m: 3 or 1, static; also as pairs `(("Si-Si-Si", 3), ...)`.
+
+    The second derivative jumps where a neighbour passes R - D or R + D.
+
+    J. Tersoff, Phys. Rev. B 39, 5566 (1989), doi:10.1103/PhysRevB.39.5566.
+    """
+
+    units: ClassVar = (
+        dict.fromkeys(("gamma", "c", "d", "costheta0", "n", "beta"), "")
+        | dict.fromkeys(("lam1", "lam2", "lam3"), "Angstrom-1")
+        | dict.fromkeys(("R", "D"), "Angstrom")
+        | dict.fromkeys(("A", "B"), "eV")
+    )
+
+    gamma: Parameter
+    lam3: Parameter
+    c: Parameter
+    d: Parameter
+    costheta0: Parameter
+    n: Parameter
+    beta: Parameter
+    lam2: Parameter
+    B: Parameter
+    R: Parameter
+    D: Parameter
+    lam1: Parameter
+    A: Parameter
+    m: int | tuple[tuple[str, int], ...] = static(3)
+
+    def __post_init__(self):
+        object.__setattr__(self, "m", _exponent(self.m))
+        super().__post_init__()
+
+    def __check_init__(self):
+        for name, parameter in self.parameters().items():
+            for key, value in parameter.items() if isinstance(parameter, dict) else [("", parameter)]:
+                where = f"Tersoff's {name}[{key!r}]" if key else f"Tersoff's {name}"
+                if np.ndim(value) != 0:
+                    raise InputError(f"{where} must be one number, not an array of shape {np.shape(value)}.")
+                if key:
+                    _check_key(key, where, bond=name in TWO_BODY)
+                if name in _POSITIVE and is_concrete(value) and not value > 0:
+                    raise InputError(f"{where} must be positive, not {value}.")
+
+    @classmethod
+    def silicon(cls) -> "Tersoff":
+        """Silicon, the parameters often called T3, Phys. Rev. B 38, 9902 (1988), doi:10.1103/PhysRevB.38.9902."""
+        return cls(
+            gamma=1.0,
+            lam3=0.0,
+            c=1.0039e5,
+            d=16.217,
+            costheta0=-0.59825,
+            n=0.78734,
+            beta=1.1e-6,
+            lam2=1.7322,
+            B=471.18,
+            R=2.85,
+            D=0.15,
+            lam1=2.4799,
+            A=1830.8,
+        )
+
+    @classmethod
+    def from_file(cls, path, elements: str | Sequence[str] | None = None) -> "Tersoff":
+        """From a LAMMPS `.tersoff` file; `elements` chooses some where the file has more.
+
+        One element gives numbers, several give dicts by triplets.
+
+        Raises:
+            InputError: no such file, a malformed one, an element or a triplet that is not in it.
+        """
+        entries = read_tersoff(path, elements)
+        columns = {name: {"-".join(t): entry[name] for t, entry in entries.items()} for name in next(iter(entries.values()))}
+        exponents = columns.pop("m")
+        m = next(iter(exponents.values())) if len(set(exponents.values())) == 1 else tuple(exponents.items())
+        if len(entries) == 1:
+            return cls(**{name: next(iter(column.values())) for name, column in columns.items()}, m=m)
+        for name in TWO_BODY:
+            columns[name] = {key: value for key, value in columns[name].items() if _is_bond(key)}
+        try:
+            return cls(**columns, m=m)
+        except InputError as error:
+            raise InputError(f"{str(path)!r}: {error}") from None
+
+    @property
+    def range(self):
+        middle, width = self.R, self.D
+        if isinstance(middle, dict) and isinstance(width, dict):
+            both = [middle[key] + width[key] for key in middle if key in width]
+        else:
+            both = [a + b for a in jax.tree.leaves(middle) for b in jax.tree.leaves(width)]
+        return both[0] if len(both) == 1 else jnp.max(jnp.stack(both))
+
+    @property
+    def smoothness(self) -> float:
+        return 1
+
+    def check(self, system):
+        super().check(system)
+        names, exponents = system.labels, dict(self.m) if isinstance(self.m, tuple) else None
+        tables = {name: value for name, value in self.parameters().items() if isinstance(value, dict)}
+        if len(names) > 1 and not tables:
+            raise InputError(
+                f"This Tersoff potential is for one species, but the system has {', '.join(names)}: "
+                "give its parameters as dicts by triplets, or read several elements from a file."
+            )
+        if exponents is not None:
+            tables["m"] = exponents
+        for name, table in tables.items():
+            for key in _triplets(names, bond=name in TWO_BODY):
+                if key not in table:
+                    raise InputError(
+                        f"Tersoff.{name} has no entry {key!r}, but the system has the species {', '.join(names)}: "
+                        f"add {name}[{key!r}]."
+                    )
+
+    def site_energy(self, d, i, j, mask):
+        r = jnp.sqrt(jnp.sum(d * d, axis=-1))
+        bond = d / r[:, None]
+        row, column = (jax.tree.map(lambda x, at=at: jnp.expand_dims(x, at), j) for at in (1, 0))
+
+        def of_bond(parameter):
+            return self.triplet(parameter, i, j, j)
+
+        def of_pair(parameter):
+            return self.triplet(parameter, i, row, column)
+
+        # k = j is no neighbour of the bond ij, and masked places are none of any.
+        others = mask[:, None] & mask[None, :] & ~jnp.eye(len(r), dtype=bool)
+        off_angle = (jnp.sum(bond[:, None] * bond[None, :], axis=-1) - of_pair(self.costheta0)) ** 2
+        c2, d2 = of_pair(self.c) ** 2, of_pair(self.d) ** 2
+        # c²/d² - c²/(d² + x), without the cancellation.
+        g = of_pair(self.gamma) * (1.0 + c2 * off_angle / (d2 * (d2 + off_angle)))
+        lag = of_pair(self.lam3) * jnp.where(others, r[:, None] - r[None, :], 0.0)
+        exponent = jnp.minimum(jnp.where(self._cubes(i, row, column), lag * lag * lag, lag), LARGEST_EXPONENT)
+        weight = _cutoff(r[None, :], of_pair(self.R), of_pair(self.D)) * g * jnp.exp(exponent)
+        zeta = jnp.sum(jnp.where(others, weight, 0.0), axis=1)
+
+        order = _bond_order(of_bond(self.beta) * zeta, of_bond(self.n))
+        repulsion = of_bond(self.A) * jnp.exp(-of_bond(self.lam1) * r)
+        attraction = of_bond(self.B) * jnp.exp(-of_bond(self.lam2) * r)
+        energies = _cutoff(r, of_bond(self.R), of_bond(self.D)) * (repulsion - order * attraction)
+        return 0.5 * jnp.sum(jnp.where(mask, energies, 0.0))
+
+    def _cubes(self, i, j, k):
+        """Where the exponent m is 3 and not 1."""
+        if isinstance(self.m, int):
+            return self.m == 3
+        exponents, names = dict(self.m), i.labels
+        table = np.array([[[exponents[f"{a}-{b}-{c}"] == 3 for c in names] for b in names] for a in names])
+        return jnp.asarray(table)[i.code, j.code, k.code]
+
+
+def _cutoff(r, middle, width):
+    """1 below `middle - width`, 0 above `middle + width`, half a wave of a sine between."""
+    falling = (r > middle - width) & (r < middle + width)
+    phase = jnp.where(falling, (r - middle) / width, 0.0)
+    return jnp.where(falling, 0.5 - 0.5 * jnp.sin(0.5 * jnp.pi * phase), jnp.where(r < middle, 1.0, 0.0))
+
+
+def _bond_order(x, n):
+    """(1 + xⁿ)^(-1/2n), without overflow; 1, a constant, where that is its value to rounding.
+
+    For n < 2 the second derivative grows without bound towards x = 0, where bonds without neighbours are.
+    """
+    settled = x <= jax.lax.stop_gradient((2.0 * n * jnp.finfo(x.dtype).eps) ** (1.0 / n))
+    x = jnp.where(settled, 1.0, x)
+    return jnp.where(settled, 1.0, jnp.exp(-jnp.logaddexp(0.0, n * jnp.log(x)) / (2.0 * n)))
+
+
+def _triplets(names, *, bond):
+    return [f"{a}-{b}-{c}" for a in names for b in names for c in ((b,) if bond else names)]
+
+
+def _is_bond(key: str) -> bool:
+    return key.split("-")[1] == key.split("-")[2]
+
+
+def _check_key(key, where, *, bond):
+    if key.count("-") != 2:
+        raise InputError(f'{where} is not of a triplet: keys are like "Si-C-C", the atom, its bond and another neighbour.')
+    if bond and not _is_bond(key):
+        raise InputError(f"{where} would have no effect: a parameter of a bond has entries i-j-j only, so leave it out.")
+
+
+def _exponent(m):
+    """One number, or the sorted pairs of triplets and numbers, however they were written."""
+    if isinstance(m, dict | list | tuple):
+        try:
+            pairs = tuple(sorted((str(key), _exponent(value)) for key, value in (m.items() if isinstance(m, dict) else m)))
+        except (TypeError, ValueError):
+            raise InputError(f'Tersoff\'s m must be 3, 1, or pairs like (("Si-Si-Si", 3), ...), not {m!r:.80}.') from None
+        for key, _ in pairs:
+            _check_key(key, f"Tersoff's m[{key!r}]", bond=False)
+        return pairs
+    if isinstance(m, bool) or not isinstance(m, int | float | np.number) or m not in (1, 3):
+        raise InputError(f"Tersoff's m must be 3 or 1, not {m!r:.80}.")
+    return int(m)

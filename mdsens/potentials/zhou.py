@@ -1,0 +1,140 @@
+"""The analytic embedded-atom potential of Zhou, Johnson and Wadley."""
+
+from numbers import Real
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mdsens.errors import InputError
+from mdsens.potentials.base import static
+from mdsens.potentials.embedded import EmbeddedPotential
+from mdsens.potentials.switching import quintic
+
+Parameter = Float[Array, ""] | dict[str, Float[Array, ""]]
+
+_NAMES = (
+    *("re", "fe", "rhoe", "rhos", "alpha", "beta", "A", "B", "kappa", "lam"),
+    *("Fn0", "Fn1", "Fn2", "Fn3", "F0", "F1", "F2", "F3", "eta", "Fe"),
+)
+# fmt: off
+_PUBLISHED = {
+    "Al": (2.863924, 1.403115, 20.418205, 23.195740, 6.613165, 3.527021, 0.314873, 0.365551, 0.379846, 0.759692,
+           -2.807602, -0.301435, 1.258562, -1.247604, -2.83, 0.0, 0.622245, -2.488244, 0.785902, -2.824528),
+    "Cu": (2.556162, 1.554485, 21.175871, 21.175395, 8.127620, 4.334731, 0.396620, 0.548085, 0.308782, 0.756515,
+           -2.170269, -0.263788, 1.088878, -0.817603, -2.19, 0.0, 0.561830, -2.100595, 0.310490, -2.186568),
+}
+# fmt: on
+
+
+class ZhouJohnsonWadley(EmbeddedPotential):
+    """An embedded-atom model of metals in closed form, with one rule for their alloys.
+
+    φ(r) = A exp(-α(x - 1)) / (1 + (x - κ)²⁰) - B exp(-β(x - 1)) / (1 + (x - λ)²⁰),   x = r/rₑ
+    f(r) = fₑ exp(-β(x - 1)) / (1 + (x - λ)²⁰),   φ_ab = ½ (f_b/f_a φ_aa + f_a/f_b φ_bb)
+
+    F(ρ) = Σ_{k≤3} Fnₖ (ρ/ρₙ - 1)^k for ρ < ρₙ = 0.85 ρₑ,   Σ_{k≤3} Fₖ (ρ/ρₑ - 1)^k for ρₙ ≤ ρ < 1.15 ρₑ,
+           Fₑ (1 - η ln(ρ/ρₛ)) (ρ/ρₛ)^η beyond
+
+    Args: one number each for one species, otherwise dicts by label.
+        re: rₑ [Å]. fe, rhoe, rhos: fₑ, ρₑ, ρₛ. alpha, beta, kappa, lam, eta: α, β, κ, λ, η. A, B [eV].
+        Fn0, ..., Fn3, F0, ..., F3, Fe [eV].
+        onset, cutoff: φ and f, which the paper does not cut off, times `switching.quintic` between them [Å]; static.
+
+    The pieces of F meet with one continuous derivative as far as the published digits go, and not for other parameters.
+
+    X. W. Zhou, R. A. Johnson, H. N. G. Wadley, Phys. Rev. B 69, 144113 (2004), doi:10.1103/PhysRevB.69.144113.
+    """
+
+    units: ClassVar = dict.fromkeys(("fe", "rhoe", "rhos", "alpha", "beta", "kappa", "lam", "eta"), "") | {
+        "re": "Angstrom",
+        **dict.fromkeys(("A", "B", "Fn0", "Fn1", "Fn2", "Fn3", "F0", "F1", "F2", "F3", "Fe"), "eV"),
+    }
+
+    re: Parameter
+    fe: Parameter
+    rhoe: Parameter
+    rhos: Parameter
+    alpha: Parameter
+    beta: Parameter
+    A: Parameter
+    B: Parameter
+    kappa: Parameter
+    lam: Parameter
+    Fn0: Parameter
+    Fn1: Parameter
+    Fn2: Parameter
+    Fn3: Parameter
+    F0: Parameter
+    F1: Parameter
+    F2: Parameter
+    F3: Parameter
+    eta: Parameter
+    Fe: Parameter
+    onset: float = static(6.0)
+    cutoff: float = static(7.0)
+
+    def __check_init__(self):
+        if not (isinstance(self.cutoff, Real) and isinstance(self.onset, Real) and 0 <= self.onset < self.cutoff < jnp.inf):
+            raise InputError(
+                f"ZhouJohnsonWadley's onset and cutoff must be lengths in Å, 0 ≤ onset < cutoff, "
+                f"not {self.onset!r} and {self.cutoff!r}."
+            )
+
+    @classmethod
+    def published(cls, *elements: str, onset: float = 6.0, cutoff: float = 7.0) -> "ZhouJohnsonWadley":
+        """The paper's constants for one or several of Al and Cu.
+
+        Raises:
+            InputError: no element, or one that is not here.
+        """
+        if not elements or (unknown := [element for element in elements if element not in _PUBLISHED]):
+            asked = repr(unknown[0]) if elements else "no element"
+            raise InputError(f"ZhouJohnsonWadley.published has no constants for {asked}; it has {', '.join(_PUBLISHED)}.")
+        columns = zip(*(_PUBLISHED[element] for element in elements), strict=True)
+        values = [dict(zip(elements, column, strict=True)) if len(elements) > 1 else column[0] for column in columns]
+        return cls(**dict(zip(_NAMES, values, strict=True)), onset=onset, cutoff=cutoff)
+
+    @property
+    def smoothness(self) -> float:
+        return 1
+
+    def pair_energy(self, r, i, j):
+        switch = quintic(r, self.onset, self.cutoff)
+        if not isinstance(self.re, dict):
+            return self._pair(r, i) * switch
+        ratio = self._density(r, j) / self._density(r, i)
+        return 0.5 * (ratio * self._pair(r, i) + self._pair(r, j) / ratio) * switch
+
+    def density(self, r, i, j):
+        return self._density(r, j) * quintic(r, self.onset, self.cutoff)
+
+    def embedding(self, rho, i):
+        of = self._of(i)
+        rhoe, rhos = of("rhoe"), of("rhos")
+        low = _cubic(rho / (0.85 * rhoe) - 1.0, *(of(f"Fn{k}") for k in range(4)))
+        middle = _cubic(rho / rhoe - 1.0, *(of(f"F{k}") for k in range(4)))
+        dense = rho >= 1.15 * rhoe
+        grown = (jnp.where(dense, rho, rhoe) / rhos) ** of("eta")
+        high = of("Fe") * (1.0 - jnp.log(grown)) * grown
+        return jnp.where(rho < 0.85 * rhoe, low, jnp.where(dense, high, middle))
+
+    def _pair(self, r, i):
+        of = self._of(i)
+        x = r / of("re")
+        return of("A") * _decay(x, of("alpha"), of("kappa")) - of("B") * _decay(x, of("beta"), of("lam"))
+
+    def _density(self, r, i):
+        of = self._of(i)
+        return of("fe") * _decay(r / of("re"), of("beta"), of("lam"))
+
+    def _of(self, i):
+        return lambda name: self.one(getattr(self, name), i)
+
+
+def _decay(x, rate, shift):
+    return jnp.exp(-rate * (x - 1.0)) / (1.0 + (x - shift) ** 20)
+
+
+def _cubic(x, c0, c1, c2, c3):
+    return c0 + x * (c1 + x * (c2 + x * c3))
