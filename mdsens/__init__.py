@@ -22,7 +22,6 @@ _PUBLIC = {
     "SoftSphere": "mdsens.potentials",
     "LennardJones": "mdsens.potentials",
     "StillingerWeber": "mdsens.potentials",
-    "Tersoff": "mdsens.potentials",
     "EmbeddedPotential": "mdsens.potentials",
     "EAM": "mdsens.potentials",
     "ZhouJohnsonWadley": "mdsens.potentials",

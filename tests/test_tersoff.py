@@ -13,7 +13,7 @@ from helpers import refused
 from lammps_reference import evaluate
 
 import mdsens as ms
-from mdsens.potentials.base import handles, neighbor_vectors, parameter_paths
+from mdsens.potentials.base import handles, neighbor_vectors
 
 SHEAR = np.eye(3) + np.array([[0.03, 0.08, -0.05], [0.0, -0.02, 0.1], [0.04, 0.0, 0.05]])
 ENTRY = "Si Si Si  3.0 1.0 0.0 100390 16.217 -.59825\n  .78734 0.0000011 1.73222 471.18 2.85 0.15 2.4799 1830.8"
@@ -82,20 +82,27 @@ def test_energy_forces_and_virial_agree_with_lammps(case):
 def test_second_derivatives_are_finite_and_do_not_depend_on_the_road(case):
     potential, system, _ = case
     system = system.with_neighbors(potential)  # with pairs beyond the cutoff and unused places in it
-    # One vector of all parameters and positions, so that mixed derivatives are in it too.
-    point, unravel = jax.flatten_util.ravel_pytree((potential, system.positions))
+    # One vector of all parameters, as shares of themselves, and positions, so that mixed derivatives are in it too.
+    start, unravel = jax.flatten_util.ravel_pytree((potential, system.positions))
+    size = jnp.where(jnp.arange(start.size) < len(jax.tree.leaves(potential)), start, 1.0)
+    direction = jnp.asarray(np.random.default_rng(5).normal(size=start.shape))
 
-    def energy(v):
-        p, x = unravel(v)
-        return p.energy(system.with_positions(x))
+    def slope(v):
+        def energy(v):
+            p, x = unravel(start + size * v)
+            return p.energy(system.with_positions(x))
 
-    slope = jax.grad(energy)
-    reverse, forward = jax.jit(jax.jacrev(slope))(point), jax.jit(jax.jacfwd(slope))(point)
+        return jax.grad(energy)(v)
+
+    @jax.jit
+    def both(v):
+        reverse = jax.grad(lambda v: jnp.vdot(slope(v), direction))(v)
+        return reverse, jax.jvp(slope, (v,), (direction,))[1]
+
+    reverse, forward = both(jnp.zeros_like(start))
     assert np.isfinite(reverse).all() and np.isfinite(forward).all()
-    # The same numbers by two programs: rounding, relative to the row's and column's scale (β is 1e-7, c is 1e5).
-    size = np.sqrt(np.maximum(np.abs(np.diag(reverse)), np.finfo(float).tiny))
-    scale = np.maximum(np.outer(size, size), np.abs(reverse))
-    assert np.all(np.abs(reverse - forward) <= 1e-9 * scale + 1e-300)
+    # The same numbers by two roads: rounding, relative to the largest.
+    assert deviation(forward, reverse) < 1e-11
 
 
 @pytest.mark.parametrize("labels", [("Si", "Si"), ("Si", "Si", "Si"), ("Si",) * 8], ids=len)
@@ -103,7 +110,7 @@ def test_the_site_energy_s_hessian_is_finite_where_places_are_unused(labels):
     potential = ms.Tersoff.silicon()
     system = (crystal("Si") if len(labels) == 8 else cluster(*labels)).with_neighbors(potential)
     d, inside = neighbor_vectors(system, potential.range)
-    i, j = jax.tree.map(lambda x: x[0], handles(system))
+    i, j = (jax.tree.map(lambda x: x[..., 0], handle) for handle in handles(system))
     # Two more places that are masked.
     d = jnp.concatenate([d[0], jnp.broadcast_to(jnp.array([1.5, 0.0, 0.0]), (2, 3))])
     mask = jnp.concatenate([inside[0], jnp.zeros(2, bool)])
@@ -130,7 +137,7 @@ def vacancy():
 def edge_distance(eq) -> float:
     """How far the nearest pair is from a kink of the cutoff function [Å]."""
     system = eq.system.with_neighbors(eq.potential, skin=1.0)
-    d, inside = neighbor_vectors(system, 4.0)
+    d, inside = neighbor_vectors(system, jnp.asarray(4.0))
     r = np.asarray(jnp.linalg.norm(d, axis=-1))[np.asarray(inside)]
     edges = float(eq.potential.R) + float(eq.potential.D) * np.array([-1.0, 1.0])
     return float(np.abs(r[:, None] - edges).min())
@@ -139,11 +146,6 @@ def edge_distance(eq) -> float:
 def test_sensitivities_of_a_vacancy_agree_with_differences(vacancy):
     assert edge_distance(vacancy) > 0.01 and len(contacts(vacancy)) > 63 * 3
     sensitivity = ms.sensitivity(vacancy)
-    scaled = {
-        name: float(np.abs(leaf).max())
-        for name, leaf in zip(parameter_paths(vacancy.potential), jax.tree.leaves(sensitivity.scaled().positions), strict=True)
-    }
-    assert scaled["A"] > 0.0
     errors = scaled_errors(vacancy, sensitivity)
     assert set(errors) == {"gamma", "lam3", "c", "d", "costheta0", "n", "beta", "lam2", "B", "R", "D", "lam1", "A"}
     assert max(errors.values()) < 1e-6, errors

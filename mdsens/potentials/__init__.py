@@ -11,9 +11,8 @@ from mdsens.potentials.soft_sphere import SoftSphere
 from mdsens.potentials.stillinger_weber import StillingerWeber
 from mdsens.potentials.tersoff import Tersoff
 from mdsens.potentials.zhou import ZhouJohnsonWadley
-from mdsens.potentials.tersoff import Tersoff
 
-SHIPPED = {cls.__name__: cls for cls in (LennardJones, SoftSphere, StillingerWeber, Tersoff)}
+SHIPPED = {cls.__name__: cls for cls in (LennardJones, SoftSphere, StillingerWeber, Tersoff, EAM, ZhouJohnsonWadley)}
 """Potentials that a file can name and `load` can build again."""
 
 __all__ = [
@@ -29,6 +28,5 @@ __all__ = [
     "StillingerWeber",
     "Tersoff",
     "ZhouJohnsonWadley",
-    "Tersoff",
     "static",
 ]

@@ -78,7 +78,9 @@ class EAM(EmbeddedPotential):
         for element in system.labels:
             made = self.rho[element]
             if isinstance(made, dict) and (missing := sorted(set(system.labels) - set(made))):
-                raise InputError(f"EAM.rho[{element!r}] has no entry {missing[0]!r}: add the density of {element} at {missing[0]}.")
+                raise InputError(
+                    f"EAM.rho[{element!r}] has no entry {missing[0]!r}: add the density of {element} at {missing[0]}."
+                )
 
     def pair_energy(self, r, i, j):
         labels = i.labels

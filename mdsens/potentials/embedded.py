@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from mdsens.potentials.base import Atom, Potential, handles, neighbor_vectors
+from mdsens.potentials.base import Atom, Potential, bond_vectors, handles, of_pairs
+from mdsens.potentials.local_stiffness import EmbeddedStiffness, pair_stiffness
 
 
 class EmbeddedPotential(Potential):
@@ -27,66 +28,22 @@ class EmbeddedPotential(Potential):
         raise NotImplementedError
 
     def atom_energies(self, system):
-        d, inside = neighbor_vectors(system, self.range)
-        r = jnp.sqrt(jnp.sum(d * d, axis=-1))
-        i, j = handles(system)
-        pairs = 0.5 * jnp.sum(jnp.where(inside, _over_pairs(self.pair_energy)(r, i, j), 0.0), axis=1)
-        rho = jnp.sum(jnp.where(inside, _over_pairs(self.density)(r, i, j), 0.0), axis=1)
+        d, inside = bond_vectors(system, self.range)
+        r, (i, j) = jnp.sqrt(jnp.sum(d * d, axis=0)), handles(system)
+        pairs = 0.5 * jnp.sum(jnp.where(inside, of_pairs(self.pair_energy, r, i, j), 0.0), axis=0)
+        rho = jnp.sum(jnp.where(inside, of_pairs(self.density, r, i, j), 0.0), axis=0)
         return pairs + jax.vmap(self.embedding)(rho, i)
 
-    def stiffness_terms(
-        self, system
-    ) -> tuple[Float[Array, "atoms capacity dim dim"], Float[Array, " atoms"], Float[Array, "atoms capacity dim"]]:
-        """The Hessian as pairs plus a term of low rank, from `system.neighbors`; pure JAX.
-
-        Returns:
-            `(pairs, weight, gradient)` with (H v)_i = Σ_k pairs_ik (v_i - v_j) + (Gᵀ weight G v)_i and
-            (G v)_i = Σ_k gradient_ik · (v_j - v_i): `pairs` are second derivatives of φ + F'_i f_ij + F'_j f_ji [eV/Å²],
-            `weight` is F'' [eV], and `gradient` is f' n, so that G v is the change of the densities.
-        """
-        d, inside = neighbor_vectors(system, self.range)
-        r = jnp.sqrt(jnp.sum(d * d, axis=-1))
-        i, j = handles(system)
-        n = d / r[..., None]
-
-        def at_neighbor(r, i, j):
-            return self.density(r, j, i)
-
-        (f, f_slope, f_curvature), (_, slope, curvature), (_, back_slope, back_curvature) = (
-            _over_pairs(_with_derivatives(function))(r, i, j) for function in (self.density, self.pair_energy, at_neighbor)
+    def stiffness(self, system) -> EmbeddedStiffness:
+        d, inside = bond_vectors(system, self.range)
+        r, (i, j) = jnp.sqrt(jnp.sum(d * d, axis=0)), handles(system)
+        (_, slope, curvature), (f, f_slope, f_curvature) = (
+            tuple(jnp.where(inside, value, 0.0) for value in of_pairs(_with_derivatives(function), r, i, j))
+            for function in (self.pair_energy, self.density)
         )
-        rho = jnp.sum(jnp.where(inside, f, 0.0), axis=1)
-        _, own, weight = jax.vmap(_with_derivatives(self.embedding))(rho, i)
-        own, other = own[:, None], own[system.neighbors.index]
-        slope = slope + own * f_slope + other * back_slope
-        curvature = curvature + own * f_curvature + other * back_curvature
-        along = n[..., :, None] * n[..., None, :]
-        tension = (slope / r)[..., None, None]
-        pairs = curvature[..., None, None] * along + tension * (jnp.eye(system.dim, dtype=d.dtype) - along)
-        gradient = jnp.where(inside[..., None], f_slope[..., None] * n, 0.0)
-        return jnp.where(inside[..., None, None], pairs, 0.0), weight, gradient
-
-
-def embedded_product(terms, index: Int[Array, "atoms capacity"], v: Float[Array, "atoms dim"], reverse=None):
-    """H v from `stiffness_terms`.
-
-    Args:
-        index: the neighbour list's.
-        reverse: `(atoms, capacity)`, for each place the number (row · capacity + column) of the place that holds the same
-            pair from its other side, anything at unused places that points to an unused one: Gᵀ then gathers, and adds
-            nothing up at random places.
-    """
-    pairs, weight, gradient = terms
-    change = v[index] - v[:, None]
-    pull = (weight * jnp.sum(gradient * change, axis=(1, 2)))[:, None, None] * gradient
-    image = -jnp.sum(pairs * change[..., None, :], axis=(1, 3)) - jnp.sum(pull, axis=1)
-    if reverse is None:
-        return image.at[index].add(pull)
-    return image + jnp.sum(pull.reshape(-1, v.shape[1])[reverse], axis=1)
-
-
-def _over_pairs(function):
-    return jax.vmap(jax.vmap(function, in_axes=(0, None, 0)))
+        _, first, second = jax.vmap(_with_derivatives(self.embedding))(jnp.sum(f, axis=0), i)
+        pairs = pair_stiffness(d, r, 0.5 * slope + first * f_slope, 0.5 * curvature + first * f_curvature)
+        return EmbeddedStiffness(pairs, f_slope * d / r, second)
 
 
 def _with_derivatives(function):

