@@ -84,6 +84,7 @@ def test_pairs_and_ranks_of_one_are_the_hessian(make):
     np.testing.assert_allclose(image, reference, rtol=1e-12, atol=1e-12 * jnp.abs(reference).max())
 
 
+@pytest.mark.slow
 def test_sensitivities_of_a_vacancy_are_differences_of_relaxed_structures():
     atoms = bulk("Cu", cubic=True) * 2
     del atoms[0]

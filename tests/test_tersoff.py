@@ -79,6 +79,7 @@ def test_energy_forces_and_virial_agree_with_lammps(case):
         assert deviation(virial, expected.virial) < 1e-9
 
 
+@pytest.mark.slow
 def test_second_derivatives_are_finite_and_do_not_depend_on_the_road(case):
     potential, system, _ = case
     system = system.with_neighbors(potential)  # with pairs beyond the cutoff and unused places in it
@@ -143,6 +144,7 @@ def edge_distance(eq) -> float:
     return float(np.abs(r[:, None] - edges).min())
 
 
+@pytest.mark.slow
 def test_sensitivities_of_a_vacancy_agree_with_differences(vacancy):
     assert edge_distance(vacancy) > 0.01 and len(contacts(vacancy)) > 63 * 3
     sensitivity = ms.sensitivity(vacancy)
@@ -151,6 +153,7 @@ def test_sensitivities_of_a_vacancy_agree_with_differences(vacancy):
     assert max(errors.values()) < 1e-6, errors
 
 
+@pytest.mark.slow
 def test_a_stored_result_brings_the_potential_back(tmp_path):
     potential = ms.Tersoff.from_file(shipped("SiC.tersoff"))
     eq = ms.relax(ms.System(cluster("Si", "C").positions, species=["Si", "C"]), potential, fmax=1e-10)

