@@ -203,5 +203,8 @@ def is_stored(frame: Frame, potential) -> bool:
 
 def stored_size(system, potential) -> int:
     """Numbers in the stored second derivatives."""
-    shapes = jax.eval_shape(lambda potential, system: potential.stiffness(system), potential, system)
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    return sum(leaf.size for leaf in jax.tree.leaves(_stored.eval_shape(potential, system)))
+
+
+# Compiled nowhere; a jitted function keeps its trace, which takes half a second, from one Newton step to the next.
+_stored = jax.jit(lambda potential, system: potential.stiffness(system))

@@ -76,7 +76,6 @@ class PairPotential(Potential):
         """`function(d, inside, i, j)` of some places of all atoms at a time, so that they stay in the cache."""
         neighbors, reach = system.neighbors, jax.lax.stop_gradient(self.range)
 
-        @jax.checkpoint
         def of_chunk(chunk):
             atom, image, used = chunk
             d = fence(pair_bonds(system.positions, system.cell, atom, image), neighbors)
@@ -87,7 +86,8 @@ class PairPotential(Potential):
         if capacity * n <= CACHED:
             whole = of_chunk((neighbors.atom, neighbors.image, neighbors.used))
             return jax.tree.map(lambda leaf: leaf[None], whole)
-        return jax.lax.map(of_chunk, neighbors.chunks())
+        # Evaluated again for a derivative rather than kept.
+        return jax.lax.map(jax.checkpoint(of_chunk), neighbors.chunks())
 
     def _switched_energy(self, r, i, j):
         if self._switch == "quintic":

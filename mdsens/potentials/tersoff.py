@@ -82,7 +82,7 @@ class Tersoff(SitePotential):
 
     @classmethod
     def silicon(cls) -> "Tersoff":
-        """Silicon, the parameters often called T3, Phys. Rev. B 38, 9902 (1988), doi:10.1103/PhysRevB.38.9902."""
+        """Silicon of the paper of 1989, without λ₃; the T3 of 1988 (doi:10.1103/PhysRevB.38.9902) is much the same with one."""
         return cls(
             gamma=1.0,
             lam3=0.0,

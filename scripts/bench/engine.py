@@ -12,6 +12,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -136,8 +137,6 @@ def measure(name, repeat, folder):
 
 
 def main():
-    import tempfile
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["sw4k", "sw32k", "lj32k"])
     parser.add_argument("--repeat", type=int, default=5)
