@@ -10,6 +10,8 @@ from mdsens.potentials.base import handles, neighbor_vectors, parameter_paths
 
 FMAX = 1e-12
 STEP = 1e-4
+GLASS_STEP = 3e-6
+"""In the glass a pair is so near the cutoff that a step of 1e-4 takes it across, where a third derivative jumps."""
 
 
 def at(potential, name, change):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase.build import bulk
-from differences import richardson
+from differences import GLASS_STEP, richardson
 from helpers import refused
 from jax.test_util import check_grads
 
@@ -375,7 +375,8 @@ def test_observables_of_a_glass_match_differences(glass):
     ends = np.cumsum(sizes)[:-1]
     for name in ("sigma.A-B", "epsilon.A-A"):
         # A pair that crosses the cutoff is of no account there: the switch has two continuous derivatives.
-        difference = richardson(glass, name, same_contacts=False, observable=lambda again: stacked(again.system, again.potential))
+        value = lambda again: stacked(again.system, again.potential)  # noqa: E731
+        difference = richardson(glass, name, same_contacts=False, observable=value, step=GLASS_STEP)
         parts = (np.split(float(thetas[name]) * np.asarray(values), ends) for values in (difference, slopes[name]))
         for what, expected, found in zip(catalogue, *parts, strict=True):
             scale = max(1.0, *(np.abs(expected)))

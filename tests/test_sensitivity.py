@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from differences import richardson, scaled_errors
+from differences import GLASS_STEP, STEP, richardson, scaled_errors
 
 import mdsens as ms
 from mdsens import curvature, stiffness
@@ -19,9 +19,8 @@ FLOOR = 1e-6
 def test_positions_match_differences_of_relaxed_structures(state, request):
     eq = request.getfixturevalue(state)
     # Smooth potentials may gain and lose pairs at the cutoff: Stillinger-Weber is C-infinity there, and the quintic
-    # switch C2, so that its third derivative alone jumps, which Richardson's differences see as an error of order h. In the
-    # glass, of all distances, a pair is so near the cutoff that a step of 1e-4 takes it across.
-    step = 3e-6 if state == "glass" else 1e-4
+    # switch C2, so that its third derivative alone jumps, which Richardson's differences see as an error of order h.
+    step = GLASS_STEP if state == "glass" else STEP
     errors = scaled_errors(eq, ms.sensitivity(eq), same_contacts=state == "silicon_vacancy", step=step)
     assert max(errors.values()) < FLOOR, errors
 
