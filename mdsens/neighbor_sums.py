@@ -31,6 +31,11 @@ def differences(values: Float[Array, "*lead atoms"], atom) -> Float[Array, "*lea
     return _difference.bind(values, atom)
 
 
+def from_differences(values: Float[Array, "*lead places atoms"], atom) -> Float[Array, "*lead atoms"]:
+    """The transpose of `differences`: minus twice the sum of each atom's places, for values that change sign with the direction."""
+    return _balance.bind(values, atom)
+
+
 def fence(values, neighbors):
     """The same values, computed once and stored.
 

@@ -9,7 +9,7 @@ import math
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from mdsens.errors import CoincidingAtoms, InputError
 from mdsens.neighbor_sums import at_neighbors, differences
@@ -65,13 +65,6 @@ class Neighbors(eqx.Module):
         """False in unused places."""
         return self.used.T
 
-    def chunks(self):
-        """`(atom, image, used)`, a few places at a time along the first axis."""
-        capacity, n = self.atom.shape
-        places = chunk(capacity)
-        image = jnp.moveaxis(self.image.reshape(-1, capacity // places, places, n), 1, 0)
-        return self.atom.reshape(-1, places, n), image, self.used.reshape(-1, places, n)
-
     @property
     def none(self) -> "Neighbors":
         """The same list with all places unused."""
@@ -95,6 +88,13 @@ class Neighbors(eqx.Module):
 def chunk(capacity: int) -> int:
     """A few places that divide a capacity."""
     return 8 if capacity % 8 == 0 else 4
+
+
+def in_chunks(values: Shaped[Array, "*lead capacity atoms"]) -> Shaped[Array, "chunks *lead places atoms"]:
+    """Some places at a time along the first axis."""
+    *lead, capacity, n = values.shape
+    places = chunk(capacity)
+    return jnp.moveaxis(values.reshape(*lead, capacity // places, places, n), len(lead), 0)
 
 
 def bonds(positions, cell, neighbors: Neighbors) -> Float[Array, "dim capacity atoms"]:

@@ -172,7 +172,7 @@ def _stiffness(z, data):
     frame, potential = data
     system = _near(frame, frame.place(z))
     factor = soundness(potential, system)
-    stiffness = potential.stiffness(system.with_positions(factor * system.positions))
+    stiffness = potential.local_stiffness(system.with_positions(factor * system.positions))
     # On both sides of the masks, as for energies.
     return system.neighbors, jax.tree.map(lambda leaf: factor * leaf, stiffness)
 
@@ -196,7 +196,7 @@ def is_stored(frame: Frame, potential) -> bool:
     """Whether the Hessian is kept as second derivatives of the atoms' energies, rather than as a linearised gradient."""
     plain = isinstance(frame.system.neighbors, Neighbors) and frame.symmetric
     constrained = frame.constraints is not None and frame.constraints.count
-    if not plain or constrained or type(potential).stiffness is Potential.stiffness:
+    if not plain or constrained or type(potential).local_stiffness is Potential.local_stiffness:
         return False
     return stored_size(_near(frame, frame.system), potential) <= STORED_LIMIT
 
@@ -207,4 +207,4 @@ def stored_size(system, potential) -> int:
 
 
 # Compiled nowhere; a jitted function keeps its trace, which takes half a second, from one Newton step to the next.
-_stored = jax.jit(lambda potential, system: potential.stiffness(system))
+_stored = jax.jit(lambda potential, system: potential.local_stiffness(system))

@@ -6,7 +6,7 @@ import numpy as np
 
 import mdsens as ms
 from mdsens import stiffness
-from mdsens.potentials.base import handles, neighbor_vectors, parameter_paths
+from mdsens.potentials.base import handles, neighbor_vectors, of_pairs, parameter_paths
 
 FMAX = 1e-12
 STEP = 1e-4
@@ -26,9 +26,8 @@ def contacts(eq):
     system = eq.system.with_neighbors(eq.potential, skin=0.0)
     d, inside = neighbor_vectors(system, eq.potential.range)
     if isinstance(eq.potential, ms.SoftSphere):
-        i, j = handles(system)
-        energies = jax.vmap(jax.vmap(eq.potential.pair_energy, in_axes=(0, None, 0)))(jnp.linalg.norm(d, axis=-1), i, j)
-        inside = inside & (energies > 0.0)
+        energies = of_pairs(eq.potential.pair_energy, jnp.linalg.norm(d, axis=-1).T, *handles(system))
+        inside = inside & (energies.T > 0.0)
     rows, columns = np.nonzero(np.asarray(inside))
     other = np.asarray(system.neighbors.index)[rows, columns]
     shift = np.asarray(system.neighbors.shift)[rows, columns]

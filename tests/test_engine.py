@@ -143,7 +143,7 @@ def test_a_wide_list_is_gone_through_in_chunks(monkeypatch):
     def values():
         energy = lambda x: total_energy(potential, system.with_positions(x))  # noqa: E731
         forces, theta = jax.grad(energy)(system.positions), jax.grad(lambda p: total_energy(p, system))(potential)
-        return energy(system.positions), forces, theta, potential.stiffness(system).product(v, system.neighbors)
+        return energy(system.positions), forces, theta, potential.local_stiffness(system).product(v, system.neighbors)
 
     whole = values()
     monkeypatch.setattr(pair, "CACHED", 0)

@@ -133,7 +133,7 @@ def force_constants(system: System, potential: Potential) -> ForceConstants:
 def _pair_couplings(potential, system):
     neighbors, atoms = system.neighbors, jnp.arange(len(system))
     factor = soundness(potential, system)
-    blocks = potential.stiffness(system.with_positions(factor * system.positions)).blocks()
+    blocks = potential.local_stiffness(system.with_positions(factor * system.positions)).blocks()
     # Each site has half of a pair's energy.
     pairs = 2.0 * factor * jnp.transpose(blocks, (3, 2, 0, 1))
     itself = jnp.sum(pairs, axis=1, keepdims=True)

@@ -74,7 +74,7 @@ class Potential(eqx.Module):
         super().__init_subclass__(**options)
         # Whoever says anew what atoms' energies are has not said so of what was derived from them.
         if "atom_energies" in cls.__dict__:
-            for name in ("total", "stiffness"):
+            for name in ("total", "local_stiffness"):
                 if name not in cls.__dict__:
                     setattr(cls, name, getattr(Potential, name))
 
@@ -111,7 +111,7 @@ class Potential(eqx.Module):
         """The sum of `atom_energies`, where there is a faster way to it."""
         return jnp.sum(self.atom_energies(system))
 
-    def stiffness(self, system: System):
+    def local_stiffness(self, system: System):
         """∂²E_i/∂d_ik ∂d_il as a `local_stiffness`, from `system.neighbors`, where energies have such a form."""
         raise NotImplementedError
 

@@ -34,7 +34,7 @@ class EmbeddedPotential(Potential):
         rho = jnp.sum(jnp.where(inside, of_pairs(self.density, r, i, j), 0.0), axis=0)
         return pairs + jax.vmap(self.embedding)(rho, i)
 
-    def stiffness(self, system) -> EmbeddedStiffness:
+    def local_stiffness(self, system) -> EmbeddedStiffness:
         d, inside = bond_vectors(system, self.range)
         r, (i, j) = jnp.sqrt(jnp.sum(d * d, axis=0)), handles(system)
         (_, slope, curvature), (f, f_slope, f_curvature) = (

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mdsens.neighbor_sums import at_neighbors, differences, fence, from_neighbors
+from mdsens.neighbor_sums import at_neighbors, differences, fence, from_differences, from_neighbors
 from mdsens.neighbors import Neighbors, chunk
 
 CACHED = 2**18
@@ -36,14 +36,14 @@ class PairStiffness(eqx.Module):
         """The Hessian's product with displacements of atoms."""
         capacity, n = self.along.shape
         if capacity * n <= CACHED:
-            return -2.0 * jnp.sum(self(fence(differences(v, neighbors.atom), neighbors)), axis=1)
+            return from_differences(self(fence(differences(v, neighbors.atom), neighbors)), neighbors.atom)
         places = chunk(capacity)
 
         def add(k, image):
             part, atom = jax.tree.map(
                 lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, places * k, places, leaf.ndim - 2), (self, neighbors.atom)
             )
-            return image - 2.0 * jnp.sum(part(fence(differences(v, atom), neighbors)), axis=1)
+            return image + from_differences(part(fence(differences(v, atom), neighbors)), atom)
 
         return jax.lax.fori_loop(0, capacity // places, add, jnp.zeros_like(v))
 

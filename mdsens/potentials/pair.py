@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from mdsens.errors import InputError, did_you_mean
 from mdsens.neighbor_sums import fence
-from mdsens.neighbors import pair_bonds
+from mdsens.neighbors import bonds, in_chunks, pair_bonds
 from mdsens.potentials.base import Atom, Potential, bond_vectors, handles, of_pairs, within
 from mdsens.potentials.local_stiffness import CACHED, PairStiffness, pair_stiffness
 from mdsens.potentials.switching import SMOOTHNESS, quintic, xplor
@@ -62,32 +62,37 @@ class PairPotential(Potential):
     def _energies(self, d, inside, i, j):
         return jnp.where(inside, of_pairs(self._switched_energy, jnp.sqrt(jnp.sum(d * d, axis=0)), i, j), 0.0)
 
-    def stiffness(self, system) -> PairStiffness:
+    def local_stiffness(self, system) -> PairStiffness:
         def of_chunk(d, inside, i, j):
             r = jnp.sqrt(jnp.sum(d * d, axis=0))
             slope, curvature = of_pairs(jax.value_and_grad(jax.grad(self._switched_energy)), r, i, j)
             return pair_stiffness(d, r, *(0.5 * jnp.where(inside, value, 0.0) for value in (slope, curvature)))
 
-        stiffness, capacity = self._in_chunks(system, of_chunk), system.neighbors.atom.shape[0]
+        # Not only sums over all pairs are made of these.
+        d = fence(bonds(system.positions, system.cell, system.neighbors), system.neighbors)
+        stiffness, capacity = self._in_chunks(system, of_chunk, d), len(system.neighbors.atom)
         join = lambda leaf: jnp.moveaxis(leaf, 0, -3).reshape(*leaf.shape[1:-2], capacity, -1)  # noqa: E731
         return jax.tree.map(join, stiffness)
 
-    def _in_chunks(self, system, function):
-        """`function(d, inside, i, j)` of some places of all atoms at a time, so that they stay in the cache."""
+    def _in_chunks(self, system, function, vectors=None):
+        """`function(d, inside, i, j)` of some places of all atoms at a time, so that they stay in the cache.
+
+        Without `vectors`, those to the neighbours are taken in each chunk: for sums over all pairs.
+        """
         neighbors, reach = system.neighbors, jax.lax.stop_gradient(self.range)
 
         def of_chunk(chunk):
-            atom, image, used = chunk
-            d = fence(pair_bonds(system.positions, system.cell, atom, image), neighbors)
+            atom, image, used, d = chunk
+            d = fence(pair_bonds(system.positions, system.cell, atom, image), neighbors) if d is None else d
             d, inside = within(d, used, reach)
             return function(d, inside, *handles(system, atom))
 
-        capacity, n = neighbors.atom.shape
-        if capacity * n <= CACHED:
-            whole = of_chunk((neighbors.atom, neighbors.image, neighbors.used))
+        if neighbors.atom.size <= CACHED:
+            whole = of_chunk((neighbors.atom, neighbors.image, neighbors.used, vectors))
             return jax.tree.map(lambda leaf: leaf[None], whole)
         # Evaluated again for a derivative rather than kept.
-        return jax.lax.map(jax.checkpoint(of_chunk), neighbors.chunks())
+        parts = (in_chunks(leaf) for leaf in (neighbors.atom, neighbors.image, neighbors.used))
+        return jax.lax.map(jax.checkpoint(of_chunk), (*parts, None if vectors is None else in_chunks(vectors)))
 
     def _switched_energy(self, r, i, j):
         if self._switch == "quintic":

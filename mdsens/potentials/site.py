@@ -31,7 +31,7 @@ class SitePotential(Potential):
     def atom_energies(self, system):
         return in_blocks(lambda *sites: along_last(self.site_energy, *sites), self._sites(system), CACHED)
 
-    def stiffness(self, system) -> SiteStiffness:
+    def local_stiffness(self, system) -> SiteStiffness:
         # For two second derivatives of a scalar in few variables reverse over reverse takes the fewest operations, most of
         # them contractions, for which the sites come first.
         hessian = jax.jacrev(jax.jacrev(self.site_energy))

@@ -114,7 +114,7 @@ def measure(name, repeat, folder):
     system, potential = SYSTEMS[name]()
     n, peer = len(system), Lammps(system, potential, folder)
     listed = system.with_neighbors(potential, skin=0.0)
-    stored = eqx.filter_jit(lambda p, s: p.stiffness(s))
+    stored = eqx.filter_jit(lambda p, s: p.local_stiffness(s))
     product = eqx.filter_jit(lambda stiffness, v, neighbors: stiffness.product(v, neighbors))
     rows = {}
     theirs = peer.force_time()
