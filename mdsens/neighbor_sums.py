@@ -32,7 +32,7 @@ def differences(values: Float[Array, "*lead atoms"], atom) -> Float[Array, "*lea
 
 
 def from_differences(values: Float[Array, "*lead places atoms"], atom) -> Float[Array, "*lead atoms"]:
-    """The transpose of `differences`: minus twice the sum of each atom's places, for values that change sign with the direction."""
+    """The transpose of `differences`: minus twice the sum over each atom's places, where values change sign with direction."""
     return _balance.bind(values, atom)
 
 
