@@ -10,6 +10,9 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
+UNROLLED = 12
+"""Rows up to which each has its own instructions; more share them, lest compilation take longer than what is compiled."""
+
 
 def at_neighbors(values: Float[Array, "*lead atoms"], neighbors) -> Float[Array, "*lead capacity atoms"]:
     """Each atom's neighbours' values, zero in unused places; linear in `values`, and differentiable without a scatter."""
@@ -46,23 +49,28 @@ def fence(values, neighbors):
 
 
 def _spread_values(values, atom, opposite):
-    flat = values.reshape(-1, values.shape[-1])
-    # One row at a time: one gather of all rows together is many times slower on the CPU.
-    rows = [jnp.where(opposite >= 0, row.at[atom].get(mode="promise_in_bounds"), 0.0) for row in flat]
-    return jnp.stack(rows).reshape(*values.shape[:-1], *atom.shape)
+    spread = lambda row: jnp.where(opposite >= 0, row.at[atom].get(mode="promise_in_bounds"), 0.0)  # noqa: E731
+    return _by_rows(spread, values, values.shape[:-1])
 
 
 def _collected_values(values, atom, opposite):
-    flat = values.reshape(-1, atom.size)
     place = jnp.maximum(opposite, 0)
-    rows = [jnp.sum(jnp.where(opposite >= 0, row.at[place].get(mode="promise_in_bounds"), 0.0), axis=0) for row in flat]
-    return jnp.stack(rows).reshape(*values.shape[:-2], atom.shape[-1])
+
+    def collect(row):
+        return jnp.sum(jnp.where(opposite >= 0, row.ravel().at[place].get(mode="promise_in_bounds"), 0.0), axis=0)
+
+    return _by_rows(collect, values, values.shape[:-2])
 
 
 def _differing_values(values, atom):
-    flat = values.reshape(-1, values.shape[-1])
-    rows = [row.at[atom].get(mode="promise_in_bounds") - row for row in flat]
-    return jnp.stack(rows).reshape(*values.shape[:-1], *atom.shape)
+    return _by_rows(lambda row: row.at[atom].get(mode="promise_in_bounds") - row, values, values.shape[:-1])
+
+
+def _by_rows(function, values, lead):
+    """One row at a time: one gather of all rows together is many times slower on the CPU."""
+    rows = values.reshape(-1, *values.shape[len(lead) :])
+    images = jnp.stack([function(row) for row in rows]) if len(rows) <= UNROLLED else jax.lax.map(function, rows)
+    return images.reshape(*lead, *images.shape[1:])
 
 
 def _balanced_values(values, atom):
