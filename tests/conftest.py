@@ -6,7 +6,8 @@ import types
 
 # Shared by all processes of a run (the command line's and the notebooks' too) and by the next run.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+# Small programs are many, and dropped with the large ones after each file.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 import numpy as np
@@ -18,11 +19,22 @@ from mdsens.chain import nudged_chain
 from mdsens.structures import random_packing
 
 
+MEMORY_MAPS = 30_000
+"""Of the 65,000 that a process may have on Linux. Every compiled program keeps some, and XLA crashes where they run out."""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_code_is_dropped_after_each_file():
-    """Every program keeps memory maps, of which a process may have some 65,000: XLA crashes where they run out."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def _compiled_code_is_dropped_where_it_is_too_much():
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MEMORY_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -137,7 +137,7 @@ def test_an_interrupt_leaves_no_half_file(tmp_path):
     )
     while not (tmp_path / "mdsens-demo").exists():
         time.sleep(0.1)
-    time.sleep(3.0)
+    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted" in errors and "Traceback" not in errors

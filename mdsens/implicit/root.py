@@ -283,7 +283,7 @@ def differentiable_solution(
             if root_tol is not None:
                 z_dot = _at_root(optimality, z, (witness, *values), root_tol, z_dot)
             # The start moves no answer, but who knows what it does to a report.
-            sources = [t for t in jax.tree.leaves(tangents[0]) if eqx.is_inexact_array_like(t)]
+            sources = [t for t in jax.tree.leaves(tangents[0]) if jnp.issubdtype(getattr(t, "dtype", float), jnp.inexact)]
             resting = functools.partial(refused_tangent, tangents=sources) if report else _no_tangent
             return (z, witness), (z_dot, jax.tree.map(resting, witness))
 
