@@ -4,6 +4,7 @@ Everything a user needs is listed below and loaded on first use, so that `import
 """
 
 import importlib
+import os
 
 import jax
 
@@ -60,6 +61,8 @@ _PUBLIC = {
     # files
     "save": "mdsens.store",
     "load": "mdsens.store",
+    # compiled code
+    "keep_compiled": "mdsens.compilation",
     # what can go wrong
     "MdsensError": "mdsens.errors",
     "InputError": "mdsens.errors",
@@ -85,3 +88,7 @@ def __getattr__(name):
 
 def __dir__():
     return sorted(__all__)
+
+
+if os.environ.get("MDSENS_KEEP_COMPILED", "0") not in ("", "0"):
+    __getattr__("keep_compiled")()

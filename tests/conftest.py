@@ -18,7 +18,6 @@ import mdsens as ms
 from mdsens.chain import nudged_chain
 from mdsens.structures import random_packing
 
-
 MEMORY_MAPS = 30_000
 """Of the 65,000 that a process may have on Linux. Every compiled program keeps some, and XLA crashes where they run out."""
 

@@ -1,0 +1,35 @@
+"""Compiled programs kept on disk, so that the first call of the next session need not compile again."""
+
+from pathlib import Path
+
+import jax
+import platformdirs
+from jax.experimental.compilation_cache import compilation_cache
+
+
+def keep_compiled(directory: str | Path | None = None) -> Path:
+    """Keep what JAX compiles from now on in a folder, and look there before compiling: JAX's persistent compilation cache.
+
+    With the environment variable `MDSENS_KEEP_COMPILED=1` this is done at `import mdsens`, and by the command `mdsens`.
+    Programs are found again by their code, shapes, JAX's version and the machine's processor; nothing in the folder ever
+    makes an answer stale, and it may be deleted at any time.
+
+    Arguments:
+        directory: made where it is missing; by default `mdsens/compiled` in the user's cache directory.
+
+    Returns:
+        the folder.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder = Path(platformdirs.user_cache_dir("mdsens", appauthor=False)) / "compiled" if directory is None else Path(directory)
+    folder = folder.expanduser().absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    # Small programs too: a relaxation is a hundred of them.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    compilation_cache.set_cache_dir(str(folder))
+    # JAX decides once, at the first compilation, whether there is a cache.
+    compilation_cache.reset_cache()
+    return folder

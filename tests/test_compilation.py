@@ -1,0 +1,50 @@
+"""Compiled programs are kept where they were asked to be, and found again by another process."""
+
+import os
+import subprocess
+import sys
+
+PROGRAM = """
+import sys
+import jax
+found = []
+jax.monitoring.register_event_listener(lambda event, **_: found.append(event) if event.endswith("cache_hits") else None)
+jax.jit(lambda x: x)(1.0)  # JAX has decided by now whether it keeps anything
+import mdsens as ms
+if len(sys.argv) > 1:
+    print(ms.keep_compiled(sys.argv[1]))
+start = ms.System([[0.0, 0.0, 0.0], [1.3, 0.0, 0.0]])
+eq = ms.relax(start, ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5, onset=2.0))
+print(len(found))
+"""
+
+
+def run(*arguments, **environment):
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    lines = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *map(str, arguments)],
+        env={**inherited, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return lines.stdout.split()
+
+
+def test_a_second_process_finds_what_the_first_has_compiled(tmp_path):
+    folder, hits = run(tmp_path / "kept")
+    # Some programs are the same.
+    assert folder == str(tmp_path / "kept") and int(hits) < 10
+    kept = len(list((tmp_path / "kept").iterdir()))
+    assert kept > 20
+    assert int(run(tmp_path / "kept")[1]) > 20
+    assert len(list((tmp_path / "kept").iterdir())) == kept
+
+
+def test_it_is_switched_on_by_the_environment_and_off_without(tmp_path):
+    cache = {"XDG_CACHE_HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path), "HOME": str(tmp_path)}
+    run(**cache)
+    assert not list(tmp_path.rglob("compiled"))
+    run(**cache, MDSENS_KEEP_COMPILED="1")
+    (folder,) = tmp_path.rglob("compiled")
+    assert len(list(folder.iterdir())) > 20
