@@ -54,6 +54,7 @@ _PUBLIC = {
     "jvp": "mdsens.derivatives",
     "pressure_derivative": "mdsens.response",
     "strain_derivative": "mdsens.response",
+    "hessian": "mdsens.matrices",
     "hessian_vector": "mdsens.second_order",
     "taylor": "mdsens.second_order",
     "validity": "mdsens.prediction",

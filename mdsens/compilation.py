@@ -14,7 +14,7 @@ def keep_compiled(directory: str | Path | None = None) -> Path:
     Programs are found again by their code, shapes, JAX's version and the machine's processor; nothing in the folder ever
     makes an answer stale, and it may be deleted at any time.
 
-    Arguments:
+    Args:
         directory: made where it is missing; by default `mdsens/compiled` in the user's cache directory.
 
     Returns:

@@ -16,10 +16,10 @@ import numpy as np
 from ase import units
 from jaxtyping import Array, Complex, Float, Int
 
+from mdsens.couplings import couplings
 from mdsens.errors import InputError
-from mdsens.potentials.base import Potential, freshness, soundness, total_energy
+from mdsens.potentials.base import Potential, freshness
 from mdsens.potentials.jaxmd import JaxMDEnergy
-from mdsens.potentials.pair import PairPotential
 from mdsens.system import System, is_concrete
 
 THZ = float(np.sqrt(units._e / units._amu) * 1e10 / (2.0 * np.pi) / 1e12)
@@ -117,67 +117,9 @@ def in_terahertz(squared: Float[Array, "..."], bound: Float[Array, ""]) -> Float
 
 
 def force_constants(system: System, potential: Potential) -> ForceConstants:
-    """Φ(R) at a state, from `system.neighbors` as it is; pure JAX.
-
-    For a plain sum over pairs these are the pairs' stiffnesses. For others each atom's energy is differentiated twice in
-    the vectors to its neighbours, of which alone it must be a function.
-    """
+    """Φ(R) at a state, from `system.neighbors` as it is; pure JAX."""
     fresh = freshness(potential, system)
-    system = system.with_positions(fresh * system.positions)
-    pairwise = isinstance(potential, PairPotential) and type(potential).atom_energies is PairPotential.atom_energies
-    row, column, shift, block = (_pair_couplings if pairwise else _site_couplings)(potential, system)
-    dim = system.dim
-    return ForceConstants(row.ravel(), column.ravel(), shift.reshape(-1, dim), block.reshape(-1, dim, dim), system.masses)
-
-
-def _pair_couplings(potential, system):
-    neighbors, atoms = system.neighbors, jnp.arange(len(system))
-    factor = soundness(potential, system)
-    blocks = potential.local_stiffness(system.with_positions(factor * system.positions)).blocks()
-    # Each site has half of a pair's energy.
-    pairs = 2.0 * factor * jnp.transpose(blocks, (3, 2, 0, 1))
-    itself = jnp.sum(pairs, axis=1, keepdims=True)
-    row = jnp.broadcast_to(atoms[:, None], (len(system), neighbors.index.shape[1] + 1))
-    column, shift = _with_centre(neighbors)
-    return row, column, shift, jnp.concatenate([itself, -pairs], axis=1)
-
-
-def _site_couplings(potential, system):
-    column, shift = _with_centre(system.neighbors)
-    stiffness = _site_stiffness(potential, system)
-    # Moving the centre moves all neighbours the other way.
-    stiffness = jnp.concatenate([-jnp.sum(stiffness, axis=1, keepdims=True), stiffness], axis=1)
-    stiffness = jnp.concatenate([-jnp.sum(stiffness, axis=3, keepdims=True), stiffness], axis=3)
-    n, places = column.shape
-    row = jnp.broadcast_to(column[:, :, None], (n, places, places))
-    other = jnp.broadcast_to(column[:, None, :], (n, places, places))
-    return row, other, shift[:, None, :] - shift[:, :, None], jnp.swapaxes(stiffness, 2, 3)
-
-
-def _site_stiffness(potential, system) -> Float[Array, "atoms capacity dim capacity dim"]:
-    """∂²E_i/∂d_ik ∂d_il of each atom's energy in the vectors to its neighbours [eV/Å²]."""
-    neighbors, dim = system.neighbors, system.dim
-    capacity = neighbors.index.shape[1]
-    lattice = jnp.tensordot(system.cell.T, neighbors.image.astype(system.positions.dtype), 1)
-
-    def slope(moved):
-        # In a unit cell the shifts are lengths, and each neighbour can be moved by itself.
-        shifts = (jnp.eye(dim, dtype=moved.dtype), lattice + moved)
-        return total_energy(potential, eqx.tree_at(lambda s: (s.cell, s.neighbors.image), system, shifts))
-
-    still = jnp.zeros_like(lattice)
-    product = jax.linearize(jax.grad(slope), still)[1]
-    # The sites' energies are independent: one direction probes all of them.
-    directions = jnp.eye(dim * capacity, dtype=still.dtype).reshape(-1, dim, capacity, 1)
-    images = jax.vmap(lambda direction: product(jnp.broadcast_to(direction, still.shape)))(directions)
-    return jnp.transpose(images.reshape(dim, capacity, *still.shape), (4, 1, 0, 3, 2))
-
-
-def _with_centre(neighbors):
-    """Atoms and cell shifts of each atom's neighbourhood, itself first."""
-    n, _, dim = neighbors.shift.shape
-    index = jnp.concatenate([jnp.arange(n, dtype=neighbors.index.dtype)[:, None], neighbors.index], axis=1)
-    return index, jnp.concatenate([jnp.zeros((n, 1, dim), neighbors.shift.dtype), neighbors.shift], axis=1)
+    return ForceConstants(*couplings(system.with_positions(fresh * system.positions), potential), system.masses)
 
 
 def crystal(system: System, potential: Potential) -> System:

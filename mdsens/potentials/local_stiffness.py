@@ -73,6 +73,9 @@ class SiteStiffness(eqx.Module):
         image = sum(self.blocks[:, :, k, b] * moved[b, k] for k in range(capacity) for b in range(dim))
         return jnp.swapaxes(image, 0, 1)
 
+    def site_blocks(self) -> Float[Array, "capacity dim capacity dim atoms"]:
+        return self.blocks
+
     def product(self, v: Float[Array, "dim atoms"], neighbors: Neighbors) -> Float[Array, "dim atoms"]:
         """The Hessian's product with displacements of atoms."""
         return _gathered(self, v, neighbors)
@@ -99,6 +102,13 @@ class EmbeddedStiffness(eqx.Module):
 
     def __call__(self, moved: Float[Array, "dim capacity atoms"]) -> Float[Array, "dim capacity atoms"]:
         return self.pairs(moved) + self.weight * jnp.sum(self.slope * moved, axis=(0, 1)) * self.slope
+
+    def site_blocks(self) -> Float[Array, "capacity dim capacity dim atoms"]:
+        """All of them written out, many more than are stored."""
+        slope = jnp.swapaxes(self.slope, 0, 1)
+        places = jnp.arange(len(slope))
+        together = self.weight * slope[:, :, None, None] * slope
+        return together.at[places, :, places].add(jnp.moveaxis(self.pairs.blocks(), 2, 0))
 
     def product(self, v: Float[Array, "dim atoms"], neighbors: Neighbors) -> Float[Array, "dim atoms"]:
         """The Hessian's product with displacements of atoms."""

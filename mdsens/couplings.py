@@ -1,0 +1,84 @@
+"""Second derivatives of the energy between atoms and images of atoms, as a list: what Hessians and phonons are made of."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mdsens.potentials.base import Potential, soundness, total_energy
+from mdsens.potentials.local_stiffness import PairStiffness
+from mdsens.system import System
+
+
+def couplings(system: System, potential: Potential):
+    """`(row, column, shift, block)`: atoms i `(n,)` and j, R `(n, dim)` in cell vectors, ∂²U/∂x_i(0) ∂x_j(R) `(n, dim, dim)`.
+
+    From `system.neighbors` as it is; pure JAX. One pair of atoms may stand there several times, its blocks add up; those of
+    unused places are zero. Where a potential stores no second derivatives, each atom's energy is differentiated twice in
+    the vectors to its neighbours, of which alone it must be a function.
+    """
+    if type(potential).local_stiffness is Potential.local_stiffness:
+        parts = _of_sites(system.neighbors, _probed(system, potential))
+    else:
+        factor = soundness(potential, system)
+        stored = potential.local_stiffness(system.with_positions(factor * system.positions))
+        # On both sides of the masks, as for energies.
+        stored = jax.tree.map(lambda leaf: factor * leaf, stored)
+        if isinstance(stored, PairStiffness):
+            parts = _of_pairs(system.neighbors, stored)
+        else:
+            parts = _of_sites(system.neighbors, jnp.moveaxis(stored.site_blocks(), -1, 0))
+    row, column, shift, block = parts
+    dim = system.dim
+    return row.ravel(), column.ravel(), shift.reshape(-1, dim), block.reshape(-1, dim, dim)
+
+
+def coupling_numbers(system: System, potential: Potential) -> int:
+    """Numbers in the blocks of `couplings`."""
+    return sum(leaf.size for leaf in jax.eval_shape(couplings, system, potential)[3:])
+
+
+def _of_pairs(neighbors, stored):
+    # Each site has half of a pair's energy.
+    pairs = 2.0 * jnp.transpose(stored.blocks(), (3, 2, 0, 1))
+    n, capacity = pairs.shape[:2]
+    row = jnp.broadcast_to(jnp.arange(n)[:, None], (n, capacity + 1))
+    column, shift = _with_centre(neighbors)
+    return row, column, shift, jnp.concatenate([jnp.sum(pairs, axis=1, keepdims=True), -pairs], axis=1)
+
+
+def _of_sites(neighbors, stiffness: Float[Array, "atoms capacity dim capacity dim"]):
+    column, shift = _with_centre(neighbors)
+    # Moving the centre moves all neighbours the other way.
+    stiffness = jnp.concatenate([-jnp.sum(stiffness, axis=1, keepdims=True), stiffness], axis=1)
+    stiffness = jnp.concatenate([-jnp.sum(stiffness, axis=3, keepdims=True), stiffness], axis=3)
+    n, places = column.shape
+    row = jnp.broadcast_to(column[:, :, None], (n, places, places))
+    other = jnp.broadcast_to(column[:, None, :], (n, places, places))
+    return row, other, shift[:, None, :] - shift[:, :, None], jnp.swapaxes(stiffness, 2, 3)
+
+
+def _probed(system, potential) -> Float[Array, "atoms capacity dim capacity dim"]:
+    """∂²E_i/∂d_ik ∂d_il of each atom's energy in the vectors to its neighbours [eV/Å²]."""
+    neighbors, dim = system.neighbors, system.dim
+    capacity = neighbors.index.shape[1]
+    lattice = jnp.tensordot(system.cell.T, neighbors.image.astype(system.positions.dtype), 1)
+
+    def slope(moved):
+        # In a unit cell the shifts are lengths, and each neighbour can be moved by itself.
+        shifts = (jnp.eye(dim, dtype=moved.dtype), lattice + moved)
+        return total_energy(potential, eqx.tree_at(lambda s: (s.cell, s.neighbors.image), system, shifts))
+
+    still = jnp.zeros_like(lattice)
+    product = jax.linearize(jax.grad(slope), still)[1]
+    # The sites' energies are independent: one direction probes all of them.
+    directions = jnp.eye(dim * capacity, dtype=still.dtype).reshape(-1, dim, capacity, 1)
+    images = jax.vmap(lambda direction: product(jnp.broadcast_to(direction, still.shape)))(directions)
+    return jnp.transpose(images.reshape(dim, capacity, *still.shape), (4, 1, 0, 3, 2))
+
+
+def _with_centre(neighbors):
+    """Atoms and cell shifts of each atom's neighbourhood, itself first."""
+    n, _, dim = neighbors.shift.shape
+    index = jnp.concatenate([jnp.arange(n, dtype=neighbors.index.dtype)[:, None], neighbors.index], axis=1)
+    return index, jnp.concatenate([jnp.zeros((n, 1, dim), neighbors.shift.dtype), neighbors.shift], axis=1)

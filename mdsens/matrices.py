@@ -1,0 +1,100 @@
+"""The Hessian of the energy for people and other programs: a sparse matrix, a dense one, or an operator."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+import scipy.sparse.linalg
+
+from mdsens.couplings import coupling_numbers, couplings
+from mdsens.errors import InputError, did_you_mean
+from mdsens.potentials.base import Potential, total_energy
+from mdsens.potentials.jaxmd import JaxMDEnergy
+from mdsens.stiffness import STORED_LIMIT, stored_size
+from mdsens.system import System, is_concrete
+
+FORMATS = ("sparse", "dense", "operator")
+
+ASSEMBLED_LIMIT = 5 * 10**8
+"""Numbers that may be listed while a matrix is assembled (4 GB)."""
+
+
+def hessian(system: System, potential: Potential, format: str = "sparse"):
+    """∂²U/∂x∂x at a state, relaxed or not, in the order x_0, y_0, z_0, x_1, ... and at the given cell [eV/Å²].
+
+    Rows and columns of frozen atoms are there too, as their forces are; no constraint acts. With an equilibrium:
+    `hessian(eq.system, eq.potential)`.
+
+    Args:
+        format: `"sparse"` gives a `scipy.sparse.bsr_array` with one `(dim, dim)` block for each pair of atoms that acts on each
+            other, `"dense"` an array `(N dim, N dim)`, `"operator"` a `scipy.sparse.linalg.LinearOperator` of products
+            without a matrix.
+
+    Returns:
+        the matrix, symmetric to rounding.
+
+    Raises:
+        InputError: an unknown format, traced positions, a system the potential has no parameters for, an energy whose matrix
+            cannot be assembled (a wrapped jax-md energy) or would be too large.
+    """
+    if format not in FORMATS:
+        raise InputError(f"A Hessian has no format {format!r}.{did_you_mean(str(format), FORMATS)}")
+    potential.check(system)
+    if not is_concrete(system.positions, system.cell, potential):
+        raise InputError("A matrix cannot be assembled from traced values: call hessian() outside jit and grad.")
+    # A fresh list without a skin: as few pairs as there are.
+    system = system.with_neighbors(potential, skin=0.0)
+    if format == "operator":
+        return _operator(system, potential)
+    if isinstance(potential, JaxMDEnergy):
+        raise InputError('A wrapped jax-md energy hides its pairs, so its matrix cannot be assembled: ask for format="operator".')
+    if (numbers := coupling_numbers(system, potential)) > ASSEMBLED_LIMIT:
+        raise InputError(
+            f"Assembling this Hessian takes {8e-9 * numbers:.0f} GB, more than the {8e-9 * ASSEMBLED_LIMIT:.0f} GB allowed: "
+            'ask for format="operator".'
+        )
+    matrix = _assembled(system, potential)
+    return matrix.toarray() if format == "dense" else matrix
+
+
+def _assembled(system, potential) -> scipy.sparse.bsr_array:
+    row, column, _, block = map(np.asarray, _couplings(system, potential))
+    acting = block.any(axis=(1, 2))
+    n, dim = len(system), system.dim
+    keys, entry = np.unique(row[acting].astype(np.int64) * n + column[acting], return_inverse=True)
+    # What stands for one pair of atoms is added up by a product with ones.
+    ones = scipy.sparse.csr_array((np.ones(entry.size), entry, np.arange(entry.size + 1)), shape=(entry.size, keys.size))
+    blocks = (ones.T @ block[acting].reshape(-1, dim * dim)).reshape(-1, dim, dim)
+    starts = np.searchsorted(keys // n, np.arange(n + 1))
+    return scipy.sparse.bsr_array((blocks, keys % n, starts), shape=(n * dim, n * dim))
+
+
+_couplings = eqx.filter_jit(couplings)
+
+
+def _operator(system, potential):
+    product = _stored_product if _is_stored(system, potential) else _linearised_product
+    apply = product(system, potential)
+    size, dtype = system.positions.size, system.positions.dtype
+
+    def matvec(v):
+        return np.asarray(apply(jnp.asarray(v, dtype).reshape(system.positions.shape))).ravel()
+
+    return scipy.sparse.linalg.LinearOperator((size, size), matvec=matvec, rmatvec=matvec, dtype=dtype)
+
+
+def _is_stored(system, potential):
+    given = type(potential).local_stiffness is not Potential.local_stiffness
+    return given and stored_size(system, potential) <= STORED_LIMIT
+
+
+def _stored_product(system, potential):
+    stored = eqx.filter_jit(lambda system, potential: potential.local_stiffness(system))(system, potential)
+    apply = jax.jit(lambda stored, neighbors, v: stored.product(v.T, neighbors).T)
+    return lambda v: apply(stored, system.neighbors, v)
+
+
+def _linearised_product(system, potential):
+    slope = jax.grad(lambda x: total_energy(potential, system.with_positions(x)))
+    return jax.jit(lambda v: jax.jvp(slope, (system.positions,), (v,))[1])

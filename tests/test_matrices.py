@@ -1,0 +1,106 @@
+"""The Hessian as a matrix: against JAX's own Hessian of the energy, matscipy's, and the products that solves use."""
+
+import jax
+import numpy as np
+import pytest
+import scipy.sparse
+from ase.build import bulk
+from ase.constraints import FixAtoms
+from helpers import refused
+
+import mdsens as ms
+from mdsens import couplings as listing
+from mdsens import matrices
+
+
+def rattled(atoms, noise=0.05):
+    atoms.rattle(noise, seed=3)
+    return atoms
+
+
+def silicon():
+    atoms = bulk("Si", cubic=True)
+    del atoms[3]
+    atoms.set_constraint(FixAtoms([0]))  # which has its rows all the same
+    return ms.System.from_ase(rattled(atoms)), ms.StillingerWeber.silicon()
+
+
+def copper():
+    return ms.System.from_ase(rattled(bulk("Cu", cubic=True))), ms.ZhouJohnsonWadley.published("Cu")
+
+
+def pairs():
+    # So small a cell that an atom meets its own images.
+    system = ms.System([[0.0, 0.1], [1.1, 0.9]], cell=[[2.0, 0.0], [0.4, 2.1]], pbc=True)
+    return system, ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5, onset=2.0)
+
+
+class Squared(ms.LennardJones):
+    """Says anew what its atoms' energies are, and so has no second derivatives of its own."""
+
+    def atom_energies(self, system):
+        return super().atom_energies(system) ** 2
+
+
+def squared():
+    system, _ = pairs()
+    return system, Squared(epsilon=1.0, sigma=1.0, cutoff=2.5, onset=2.0)
+
+
+CASES = {"sites": silicon, "embedded": copper, "pairs": pairs, "energies alone": squared}
+
+
+@pytest.fixture(params=CASES, scope="module")
+def case(request):
+    return CASES[request.param]()
+
+
+def reference(system, potential):
+    system = system.with_neighbors(potential)
+    matrix = jax.jit(jax.hessian(lambda x: potential.energy(system.with_positions(x))))(system.positions)
+    return np.asarray(matrix).reshape(system.positions.size, -1)
+
+
+def test_the_matrix_is_the_hessian_of_the_energy_in_every_format(case):
+    expected = reference(*case)
+    top = np.abs(expected).max()
+    sparse = ms.hessian(*case)
+    assert isinstance(sparse, scipy.sparse.bsr_array) and sparse.blocksize == (case[0].dim, case[0].dim)
+    assert sparse.has_canonical_format or sparse.has_sorted_indices
+    np.testing.assert_allclose(sparse.toarray(), expected, atol=1e-12 * top)
+    np.testing.assert_array_equal(ms.hessian(*case, format="dense"), sparse.toarray())
+    operator = ms.hessian(*case, format="operator")
+    np.testing.assert_allclose(operator @ np.eye(len(expected)), expected, atol=1e-12 * top)
+    np.testing.assert_allclose(operator.T @ np.ones(len(expected)), expected.sum(axis=0), atol=1e-12 * top)
+
+
+def test_a_matrix_is_not_larger_than_its_pairs():
+    system = ms.System.from_ase(rattled(bulk("Si", cubic=True) * 4, noise=0.003))
+    matrix = ms.hessian(system, ms.StillingerWeber.silicon())
+    # Itself, 4 neighbours and their 12.
+    assert matrix.nnz == len(system) * 17 * 9
+    assert abs(matrix - matrix.T).max() < 1e-12 * abs(matrix).max()
+
+
+def test_silicon_agrees_with_matscipy():
+    manybody = pytest.importorskip("matscipy.calculators.manybody", reason="matscipy is not installed (pip install matscipy)")
+    from matscipy.calculators.manybody.explicit_forms.stillinger_weber import Stillinger_Weber_PRB_31_5262_Si as published
+
+    atoms = bulk("Si", cubic=True) * 2
+    del atoms[5]
+    rattled(atoms)
+    form = manybody.StillingerWeber({**published, "costheta0": 1.0 / 3.0})
+    calculator = manybody.Manybody(**form)
+    expected = calculator.get_hessian(atoms, format="sparse").toarray()
+    ours = ms.hessian(ms.System.from_ase(atoms), ms.StillingerWeber.silicon(), format="dense")
+    np.testing.assert_allclose(ours, expected, atol=1e-11 * np.abs(expected).max())
+
+
+def test_what_cannot_be_assembled_says_so(monkeypatch):
+    system, potential = pairs()
+    refused(lambda: ms.hessian(system, potential, format="csr"), "format 'csr'")
+    refused(lambda: ms.hessian(system, ms.LennardJones(epsilon={}, sigma=1.0, cutoff=2.5, onset=2.0)), "epsilon")
+    refused(lambda: jax.grad(lambda x: ms.hessian(system.with_positions(x), potential).sum())(system.positions), "traced")
+    monkeypatch.setattr(matrices, "ASSEMBLED_LIMIT", 10)
+    refused(lambda: ms.hessian(system, potential), "GB", 'format="operator"')
+    assert listing.coupling_numbers(system.with_neighbors(potential, skin=0.0), potential) > 10
