@@ -38,3 +38,10 @@ def test_ranges_of_validity_hold(tmp_path):
     done = run("range_of_validity.py", "-n", 8, "--picture", tmp_path / "picture.png", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_all_benches_write_one_page(tmp_path):
+    done = run("bench/all.py", "--quick", "--output", tmp_path, cwd=tmp_path)
+    page = (tmp_path / "benchmarks.md").read_text()
+    assert done.returncode == 0, page + done.stderr
+    assert (tmp_path / "benchmarks.png").stat().st_size > 10_000

