@@ -60,6 +60,7 @@ def test_scaling_of_length_and_energy(diamond):
     assert S.certificate.trusted, S.certificate.reasons
 
 
+@pytest.mark.slow
 def test_repeating_the_cell_repeats_the_sensitivity(diamond, silicon):
     small = ms.sensitivity(diamond)
     large = ms.relax(ms.System.from_ase(diamond.system.to_ase() * (2, 1, 1)), silicon, cell="free", fmax=1e-11)
@@ -172,6 +173,7 @@ def test_observables_see_the_cell_move(diamond, silicon):
     assert dX.shape == (8, 3)
 
 
+@pytest.mark.slow
 def test_one_expression_of_two_states(diamond, silicon):
     """The energy of transition from diamond to β-tin under pressure, with both cells free."""
     tin = ms.System(

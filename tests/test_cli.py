@@ -54,6 +54,7 @@ def test_demo_takes_a_fresh_folder_and_never_replaces_by_itself(demo_folder):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_demo_replaces_when_told(demo_folder):
     folder, text = demo_folder
     assert run("demo", "-o", folder, "--overwrite", check=0).stdout.replace(str(folder), "mdsens-demo") == text

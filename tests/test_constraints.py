@@ -80,6 +80,7 @@ def test_bonds_of_fixed_length(cluster, argon):
     assert worst(eq) < FLOOR
 
 
+@pytest.mark.slow
 def test_a_rigid_group_and_a_component_that_stays(cluster, argon):
     eq = ms.relax(cluster, argon, constraints=[c.RigidGroup([0, 1, 2, 3]), c.FixedComponents([5], "z")], fmax=1e-11)
     distances = lambda s: np.linalg.norm(np.asarray(s.positions[:4, None] - s.positions[None, :4]), axis=-1)  # noqa: E731
@@ -118,6 +119,7 @@ def test_an_equation_of_ones_own(cluster, argon):
     assert worst(eq) < FLOOR
 
 
+@pytest.mark.slow
 def test_a_constraint_in_a_cell_that_relaxes():
     """A bond of fixed length across the boundary of a chain that is free to strain."""
     potential = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5, onset=2.0)

@@ -70,6 +70,7 @@ def test_taylor_series_against_structures_relaxed_again(crystal):
     np.testing.assert_allclose(series.cell[0], ms.sensitivity(crystal, wrt=["sigma.A-B"]).cell.sigma["A-B"], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_scaling_has_no_second_derivative_at_zero_pressure(silicon):
     """h ∝ σ: the Taylor series ends after the first term, and nothing limits its range but the parameter's own size."""
     eq = ms.relax(ms.System.from_ase(bulk("Si", cubic=True)), silicon, cell="free", fmax=1e-11)

@@ -149,6 +149,7 @@ def test_envelope_theorem(silicon_vacancy):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)  # fmax 1e-12 times dX/dθ
 
 
+@pytest.mark.slow
 def test_sigma_and_a_scale_lengths_together():
     # U = ε f(x/σ): growing σ at a fixed cell is shrinking the cell at fixed σ; a cluster of silicon has no cell.
     potential = ms.StillingerWeber.silicon()
@@ -257,6 +258,7 @@ def test_the_linear_residual_is_below_1e_10(silicon_vacancy, argon_vacancy, glas
         assert certificate.trusted, certificate.reasons
 
 
+@pytest.mark.slow
 def test_lowest_curvature_matches_a_dense_spectrum(soft_packing):
     eq = soft_packing
     n = eq.system.positions.size
