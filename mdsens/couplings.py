@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mdsens.potentials.base import Potential, soundness, total_energy
+from mdsens.potentials.base import Potential, gives_stiffness, sound_stiffness, total_energy
 from mdsens.potentials.local_stiffness import PairStiffness
 from mdsens.system import System
 
@@ -17,17 +17,12 @@ def couplings(system: System, potential: Potential):
     unused places are zero. Where a potential stores no second derivatives, each atom's energy is differentiated twice in
     the vectors to its neighbours, of which alone it must be a function.
     """
-    if type(potential).local_stiffness is Potential.local_stiffness:
+    if not gives_stiffness(potential):
         parts = _of_sites(system.neighbors, _probed(system, potential))
+    elif isinstance(stored := sound_stiffness(potential, system), PairStiffness):
+        parts = _of_pairs(system.neighbors, stored)
     else:
-        factor = soundness(potential, system)
-        stored = potential.local_stiffness(system.with_positions(factor * system.positions))
-        # On both sides of the masks, as for energies.
-        stored = jax.tree.map(lambda leaf: factor * leaf, stored)
-        if isinstance(stored, PairStiffness):
-            parts = _of_pairs(system.neighbors, stored)
-        else:
-            parts = _of_sites(system.neighbors, jnp.moveaxis(stored.site_blocks(), -1, 0))
+        parts = _of_sites(system.neighbors, jnp.moveaxis(stored.site_blocks(), -1, 0))
     row, column, shift, block = parts
     dim = system.dim
     return row.ravel(), column.ravel(), shift.reshape(-1, dim), block.reshape(-1, dim, dim)

@@ -9,7 +9,7 @@ import scipy.sparse.linalg
 
 from mdsens.couplings import coupling_numbers, couplings
 from mdsens.errors import InputError, did_you_mean
-from mdsens.potentials.base import Potential, total_energy
+from mdsens.potentials.base import Potential, gives_stiffness, sound_stiffness, total_energy
 from mdsens.potentials.jaxmd import JaxMDEnergy
 from mdsens.stiffness import STORED_LIMIT, stored_size
 from mdsens.system import System, is_concrete
@@ -70,31 +70,30 @@ def _assembled(system, potential) -> scipy.sparse.bsr_array:
     return scipy.sparse.bsr_array((blocks, keys % n, starts), shape=(n * dim, n * dim))
 
 
-_couplings = eqx.filter_jit(couplings)
-
-
 def _operator(system, potential):
-    product = _stored_product if _is_stored(system, potential) else _linearised_product
-    apply = product(system, potential)
     size, dtype = system.positions.size, system.positions.dtype
+    if gives_stiffness(potential) and stored_size(system, potential) <= STORED_LIMIT:
+        stiffness = _stiffness(potential, system)
+        product = lambda v: _stored_product(stiffness, system.neighbors, v)  # noqa: E731
+    else:
+        product = lambda v: _linearised_product(system, potential, v)  # noqa: E731
 
     def matvec(v):
-        return np.asarray(apply(jnp.asarray(v, dtype).reshape(system.positions.shape))).ravel()
+        return np.asarray(product(jnp.asarray(v, dtype).reshape(system.positions.shape))).ravel()
 
     return scipy.sparse.linalg.LinearOperator((size, size), matvec=matvec, rmatvec=matvec, dtype=dtype)
 
 
-def _is_stored(system, potential):
-    given = type(potential).local_stiffness is not Potential.local_stiffness
-    return given and stored_size(system, potential) <= STORED_LIMIT
+_couplings = eqx.filter_jit(couplings)
+_stiffness = eqx.filter_jit(sound_stiffness)
 
 
-def _stored_product(system, potential):
-    stored = eqx.filter_jit(lambda system, potential: potential.local_stiffness(system))(system, potential)
-    apply = jax.jit(lambda stored, neighbors, v: stored.product(v.T, neighbors).T)
-    return lambda v: apply(stored, system.neighbors, v)
+@eqx.filter_jit
+def _stored_product(stiffness, neighbors, v):
+    return stiffness.product(v.T, neighbors).T
 
 
-def _linearised_product(system, potential):
+@eqx.filter_jit
+def _linearised_product(system, potential, v):
     slope = jax.grad(lambda x: total_energy(potential, system.with_positions(x)))
-    return jax.jit(lambda v: jax.jvp(slope, (system.positions,), (v,))[1])
+    return jax.jvp(slope, (system.positions,), (v,))[1]

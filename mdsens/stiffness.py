@@ -14,7 +14,7 @@ from mdsens.frame import Frame, Unknown, as_unknown
 from mdsens.gauge import coupled_atoms
 from mdsens.implicit.linear_system import Gauge
 from mdsens.neighbors import Neighbors
-from mdsens.potentials.base import Potential, soundness, total_energy
+from mdsens.potentials.base import gives_stiffness, sound_stiffness, total_energy
 from mdsens.potentials.local_stiffness import LocalStiffness
 
 STORED_LIMIT = 4 * 10**8
@@ -171,10 +171,7 @@ def _stiffness(z, data):
     """`(neighbours, second derivatives of the atoms' energies)` at z."""
     frame, potential = data
     system = _near(frame, frame.place(z))
-    factor = soundness(potential, system)
-    stiffness = potential.local_stiffness(system.with_positions(factor * system.positions))
-    # On both sides of the masks, as for energies.
-    return system.neighbors, jax.tree.map(lambda leaf: factor * leaf, stiffness)
+    return system.neighbors, sound_stiffness(potential, system)
 
 
 def _near(frame, system):
@@ -196,7 +193,7 @@ def is_stored(frame: Frame, potential) -> bool:
     """Whether the Hessian is kept as second derivatives of the atoms' energies, rather than as a linearised gradient."""
     plain = isinstance(frame.system.neighbors, Neighbors) and frame.symmetric
     constrained = frame.constraints is not None and frame.constraints.count
-    if not plain or constrained or type(potential).local_stiffness is Potential.local_stiffness:
+    if not plain or constrained or not gives_stiffness(potential):
         return False
     return stored_size(_near(frame, frame.system), potential) <= STORED_LIMIT
 

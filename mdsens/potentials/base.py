@@ -272,6 +272,19 @@ def total_energy(potential: Potential, system: System) -> Float[Array, ""]:
     return factor * potential.total(system.with_positions(factor * system.positions))
 
 
+def sound_stiffness(potential: Potential, system: System):
+    """`potential.local_stiffness` from `system.neighbors` as it is; NaN where the list is too short. Pure JAX."""
+    factor = soundness(potential, system)
+    stiffness = potential.local_stiffness(system.with_positions(factor * system.positions))
+    # On both sides of the masks, as for energies.
+    return jax.tree.map(lambda leaf: factor * leaf, stiffness)
+
+
+def gives_stiffness(potential: Potential) -> bool:
+    """Whether a potential says what the second derivatives of its atoms' energies are."""
+    return type(potential).local_stiffness is not Potential.local_stiffness
+
+
 def listed_energies(potential: Potential, system: System) -> Float[Array, " atoms"]:
     """Each atom's share of the energy from `system.neighbors` as it is; NaN where the list is too short. Pure JAX."""
     # The factor stands on both sides of the masks inside, which would otherwise hide it from the energy (if it stood before
