@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Complex, Float, Int
 
 ATOMS_A_NODE = {2: 4, 3: 8}
 """Atoms for each node of the grid, by dimension."""
@@ -90,26 +90,36 @@ def _from_nodes(node, weight, count):
     return member, share
 
 
-def preconditioner(grid: CoarseGrid, product, diagonal: Float[Array, " atoms"]):
-    """`(r ↦ M r)` on `(dim, N)`; pure JAX.
+class TwoLevel(eqx.Module):
+    """r ↦ M r on `(dim, N)`.
+
+    Attributes:
+        grid: the coarse level.
+        relaxation: D⁻¹, zero for atoms on which nothing acts.
+        inverse: C⁻¹ of each wave of the grid, `(*waves, dim, dim)`.
+    """
+
+    grid: CoarseGrid
+    relaxation: Float[Array, " atoms"]
+    inverse: Complex[Array, "..."]
+
+    def __call__(self, r: Float[Array, "dim atoms"]) -> Float[Array, "dim atoms"]:
+        grid, dim = self.grid, len(r)
+        axes = tuple(range(1, dim + 1))
+        waves = jnp.fft.rfftn(grid.to_nodes(r).reshape(dim, *grid.shape), axes=axes)
+        waves = jnp.stack([sum(self.inverse[..., a, b] * waves[b] for b in range(dim)) for a in range(dim)])
+        field = jnp.fft.irfftn(waves, s=grid.shape, axes=axes)
+        return self.relaxation * r + grid.to_atoms(field.reshape(dim, -1))
+
+
+def two_level(grid: CoarseGrid, product, diagonal: Float[Array, " atoms"]) -> TwoLevel:
+    """The preconditioner of a Hessian; pure JAX.
 
     Args:
         product: the Hessian's, on `(dim, N)`.
         diagonal: mean of each atom's diagonal entries.
     """
-    symbol = _symbol(grid, product)
-    dim = symbol.shape[-1]
-    inverse = _inverse(symbol)
-    axes = tuple(range(1, dim + 1))
-    relaxation = 1.0 / jnp.where(diagonal > 0.0, diagonal, jnp.inf)
-
-    def apply(r):
-        waves = jnp.fft.rfftn(grid.to_nodes(r).reshape(dim, *grid.shape), axes=axes)
-        waves = jnp.stack([sum(inverse[..., a, b] * waves[b] for b in range(dim)) for a in range(dim)])
-        field = jnp.fft.irfftn(waves, s=grid.shape, axes=axes)
-        return relaxation * r + grid.to_atoms(field.reshape(dim, -1))
-
-    return apply
+    return TwoLevel(grid, 1.0 / jnp.where(diagonal > 0.0, diagonal, jnp.inf), _inverse(_symbol(grid, product)))
 
 
 def _symbol(grid, product):

@@ -1,32 +1,38 @@
 """The lowest curvatures of an equilibrium: whether it is a minimum, and how soft it is."""
 
 import dataclasses
+import warnings
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from scipy.sparse.linalg import lobpcg
 
 from mdsens.errors import InputError
 from mdsens.frame import Frame, as_unknown
-from mdsens.implicit.linear_system import Gauge, assembled
+from mdsens.implicit.linear_system import COLUMNS, Gauge
 from mdsens.potentials.base import Potential
-from mdsens.stiffness import coupled, gauge_of, gradient, hessian_operator, lagrangian
+from mdsens.stiffness import gauge_of, gradient, hessian_operator, known_gauge, lagrangian
 
 DENSE_LIMIT = 1500
-"""Unknowns up to which all curvatures are computed from the assembled matrix."""
-
-LANCZOS_STEPS = 120
-
-KEPT = 30_000
-"""Unknowns up to which Lanczos vectors are kept and orthogonalised; beyond, what appears twice counts once."""
-
-SAME = 1e-7
-"""Share of the largest curvature within which two curvatures are one that rounding has found again."""
+"""Unknowns that can move up to which all curvatures are computed from the assembled matrix."""
 
 FEW = 4
-"""Curvatures that are kept, from the lowest."""
+"""Curvatures that are kept of a whole spectrum, from the lowest."""
+
+SOUGHT = 2
+"""Curvatures sought in larger systems: one more than a saddle point has below zero."""
+
+STEPS = 120
+"""Steps of the search, at most; with a preconditioner a tenth of them."""
+
+HIGHEST_STEPS = 8
+"""Steps towards the highest curvature, of which the size is wanted only."""
+
+ACCURACY = 1e-5
+"""Residual of a curvature, as a share of the highest, at which the search ends."""
 
 NEGATIVE = 1e-7
 """Share of the largest curvature below minus which a curvature counts as negative."""
@@ -40,7 +46,7 @@ class Curvature:
     """The spectrum's ends outside the known null space, and along constraints [eV/Å²].
 
     Attributes:
-        lowest: lowest eigenvalue of the Hessian; from `exact = False` (large systems) an upper bound by Lanczos.
+        lowest: lowest eigenvalue of the Hessian; from `exact = False` (large systems) an upper bound by LOBPCG.
         highest: largest eigenvalue, or its estimate from below.
         floppy: how many eigenvalues vanish beyond the known ones (as far as they were computed).
         rattlers: atoms without contact, which were left out.
@@ -61,25 +67,31 @@ class Curvature:
 
 
 def curvature(z, frame: Frame, potential: Potential) -> Curvature:
-    """The ends of the spectrum at a state [host]: exact up to `DENSE_LIMIT` unknowns, else by Lanczos.
+    """The ends of the spectrum at a state [host]: exact up to `DENSE_LIMIT` unknowns, else the lowest by LOBPCG.
+
+    A. V. Knyazev, SIAM J. Sci. Comput. 23, 517 (2001).
 
     Raises:
         InputError: a rigid motion that should cost nothing does, so the energy has a geometry of its own.
     """
-    exact = ravel_pytree(z)[0].size <= DENSE_LIMIT
-    null, moving, cost, matrix = (_dense if exact else _lanczos)(z, frame, potential)
-    matrix = np.asarray(matrix)
-    active, basis = np.asarray(null.active), np.asarray(null.basis)
-    loose = ~np.asarray(moving).any(axis=1) & ~np.asarray(frame.held).all(axis=1)
+    flat = ravel_pytree(z)[0]
+    columns = _Columns(_operator(z, (frame, potential)), flat.size, flat.dtype)
+    image = as_unknown(ravel_pytree(z)[1](columns(_random(flat.size, 1))[:, 0])).positions
+    moving = ~np.asarray(frame.held) & np.any(np.asarray(image) != 0.0, axis=1)[:, None]
+    loose = ~moving.any(axis=1) & ~np.asarray(frame.held).all(axis=1)
     rattlers = tuple(int(atom) for atom in np.flatnonzero(loose))
+    null, rigid = _outside(z, frame, moving, rattlers)
+    active, basis = np.asarray(null.active), np.asarray(null.basis)
     free = np.flatnonzero(active)
     if free.size <= basis.shape[1]:
         return Curvature(np.inf, 0.0, 0, rattlers, True, (), 0, np.inf)
-    values = _eigenvalues(matrix, active, basis) if exact else np.linalg.eigvalsh(matrix)
-    highest = float(np.abs(values).max())
-    if ravel_pytree(z)[0].size > KEPT:
-        values = values[np.concatenate([[True], np.diff(values) > SAME * highest])]
-    _check_rigid(np.asarray(cost), highest, z, frame, potential)
+    exact = free.size <= DENSE_LIMIT
+    matrix = columns(np.eye(flat.size)[:, free]) if exact else None
+    values, highest = _spectrum(matrix, active, basis) if exact else _searched(columns, free, basis)
+    _check_rigid(columns(rigid), highest, z, frame, potential)
+    nearest = float(np.abs(values).min())
+    if exact and frame.constraints is not None:
+        nearest = _nearest_zero(columns, z, frame, moving)
     return Curvature(
         float(values.min()),
         highest,
@@ -88,111 +100,128 @@ def curvature(z, frame: Frame, potential: Potential) -> Curvature:
         exact,
         tuple(float(value) for value in values[:FEW]),
         int((values < -NEGATIVE * highest).sum()),
-        float(np.abs(values).min()) if frame.constraints is None or not exact else _nearest_zero(matrix, z, frame, moving),
+        nearest,
     )
 
 
+@eqx.filter_jit
+def _operator(z, data):
+    """`(the Hessian of the Lagrangian, its preconditioner or None)`; `hessian_operator` is the same where F is its gradient."""
+    if data[0].symmetric:
+        operator = hessian_operator(z, data)
+        return operator, getattr(operator, "precondition", None)
+    flat, unravel = ravel_pytree(z)
+    return jax.linearize(lambda x: ravel_pytree(jax.grad(lagrangian)(unravel(x), data))[0], flat)[1], None
+
+
+@eqx.filter_jit
+def _force(z, data):
+    return jnp.linalg.norm(ravel_pytree(gradient(z, data))[0])
+
+
+class _Columns:
+    """Products with the columns of NumPy matrices, a fixed number of columns at a time, so that they are compiled once."""
+
+    def __init__(self, operator, size, dtype):
+        self.operator, self.preconditioner = operator
+        self.width = min(COLUMNS if size <= DENSE_LIMIT else SOUGHT, size)
+        self.dtype = dtype
+
+    def __call__(self, vectors):
+        return self._batched(self.operator, vectors)
+
+    def precondition(self, vectors):
+        return vectors if self.preconditioner is None else self._batched(self.preconditioner, vectors)
+
+    def _batched(self, function, vectors):
+        images = np.empty_like(vectors)
+        for start in range(0, vectors.shape[1], self.width):
+            part = vectors[:, start : start + self.width]
+            filled = np.pad(part, ((0, 0), (0, self.width - part.shape[1])))
+            images[:, start : start + self.width] = _each(function, jnp.asarray(filled, self.dtype))[:, : part.shape[1]]
+        return images
+
+
+@eqx.filter_jit
+def _each(function, vectors):
+    return jax.vmap(function, 1, 1)(vectors)
+
+
+def _random(size, count):
+    return np.random.default_rng(1).normal(size=(size, count))
+
+
+def _spectrum(matrix, active, basis):
+    values = _eigenvalues(matrix[np.flatnonzero(active)], active, basis)
+    return values, float(np.abs(values).max())
+
+
 def _eigenvalues(matrix, active, basis):
-    """Eigenvalues of a symmetric matrix outside a null space, in order."""
-    free = np.flatnonzero(active)
-    matrix, null = matrix[np.ix_(free, free)], basis[free]
+    """Eigenvalues of a symmetric matrix between the active components outside a null space, in order."""
+    null = basis[active]
     null = null[:, np.abs(null).max(axis=0, initial=0.0) > 0.0]
     top = np.abs(matrix).sum(axis=1).max()
     matrix = 0.5 * (matrix + matrix.T)
     matrix = matrix - null @ (null.T @ matrix)
     matrix = matrix - (matrix @ null) @ null.T
-    return np.linalg.eigvalsh(matrix + 2.0 * top * (null @ null.T))[: free.size - null.shape[1]]
+    return np.linalg.eigvalsh(matrix + 2.0 * top * (null @ null.T))[: len(matrix) - null.shape[1]]
 
 
-def _nearest_zero(matrix, z, frame, moving):
+def _searched(columns, free, basis):
+    """`(the lowest eigenvalues, the highest)` of an operator between the free components, outside a null space."""
+    null = basis[free]
+    null = null[:, np.abs(null).max(axis=0, initial=0.0) > 0.0]
+
+    def between(function):
+        def product(vectors):
+            whole = np.zeros((len(basis), vectors.shape[1]))
+            whole[free] = vectors
+            image = function(whole)[free]
+            return image - null @ (null.T @ image)
+
+        return product
+
+    operator, start = between(columns), _random(free.size, SOUGHT)
+    options = {"Y": null if null.shape[1] else None}
+    with warnings.catch_warnings():
+        # That it did not get as far as it was asked to.
+        warnings.simplefilter("ignore", UserWarning)
+        top, _ = lobpcg(operator, start[:, :1], largest=True, maxiter=HIGHEST_STEPS, **options)
+        highest = float(np.abs(top).max())
+        if columns.preconditioner is not None:
+            options |= {"M": between(columns.precondition), "maxiter": STEPS // 10}
+        lowest, _ = lobpcg(operator, start, largest=False, tol=ACCURACY * highest, **{"maxiter": STEPS, **options})
+    return np.sort(lowest), max(highest, float(np.abs(lowest).max()))
+
+
+def _nearest_zero(columns, z, frame, moving):
     """Of the matrix with its multipliers."""
     null = gauge_of(z, frame, moving)
-    return float(np.abs(_eigenvalues(matrix, np.asarray(null.active), np.asarray(null.basis))).min())
+    active, basis = np.asarray(null.active), np.asarray(null.basis)
+    matrix = columns(np.eye(len(active))[:, active])[active]
+    return float(np.abs(_eigenvalues(matrix, active, basis)).min())
 
 
-def _operator(z, data):
-    """The Hessian of the Lagrangian; `hessian_operator` is the same where F is its gradient."""
-    if data[0].symmetric:
-        return hessian_operator(z, data)
-    flat, unravel = ravel_pytree(z)
-    return jax.linearize(lambda x: ravel_pytree(jax.grad(lagrangian)(unravel(x), data))[0], flat)[1]
-
-
-def _outside(z, frame, moving):
-    """The gauge of the spectrum: constraints leave the motions along them only, and multipliers are no motions."""
-    null = gauge_of(z, frame, moving)
+def _outside(z, frame, moving, rattlers):
+    """`(the gauge of the spectrum, rigid motions)`: constraints leave the motions along them only, multipliers are no motions."""
+    null = known_gauge(z, frame, rattlers)
+    rigid = np.asarray(null.basis)
     if frame.constraints is None:
-        return null
+        return null, rigid
     _, unravel = ravel_pytree(z)
     at = lambda x: frame.constraints.values(frame.place(unravel(x)))  # noqa: E731
     normals = jax.jacrev(at)(ravel_pytree(z)[0]).T
     active = null.active.at[null.active.size - frame.constraints.count :].set(False)
     basis = jnp.linalg.qr(jnp.where(active[:, None], jnp.concatenate([null.basis, normals], axis=1), 0.0))[0]
-    return Gauge(active, basis)
+    return Gauge(active, basis), rigid
 
 
-def _rigid_cost(product, z, frame, moving):
-    """‖A q‖ of each rigid motion q."""
-    basis = gauge_of(z, frame, moving).basis
-    if basis.shape[1] == 0:
-        return jnp.zeros(0, basis.dtype)
-    return jnp.linalg.norm(jax.vmap(product)(basis.T), axis=1)
-
-
-def _check_rigid(cost, highest, z, frame, potential):
+def _check_rigid(images, highest, z, frame, potential):
     # A rotation of unit length changes forces by at most their own size; rounding grows with the root of the precision.
     rounding = 10.0 * np.sqrt(np.finfo(as_unknown(z).positions.dtype).eps) * highest
-    forces = np.linalg.norm(np.asarray(ravel_pytree(gradient(z, (frame, potential)))[0]))
-    for name, size in zip(frame.motions.names, cost, strict=True):
-        if size > rounding + 10.0 * forces:
+    for name, size in zip(frame.motions.names, np.linalg.norm(images, axis=0), strict=True):
+        if size > rounding and size > rounding + 10.0 * _force(z, (frame, potential)):
             raise InputError(
                 f"The energy changes under a rigid motion of all atoms ({name}, by {size:.1e} eV/Å²): "
                 "give the system the cell and pbc that the energy itself uses, or freeze an atom."
             )
-
-
-@eqx.filter_jit
-def _dense(z, frame, potential):
-    """`(gauge, moving components, cost of rigid motions, matrix)` with the whole Hessian `(n, n)`."""
-    product, flat = _operator(z, (frame, potential)), ravel_pytree(z)[0]
-    moving = coupled(product, z, frame)
-    return _outside(z, frame, moving), moving, _rigid_cost(product, z, frame, moving), assembled(product, flat.size, flat.dtype)
-
-
-@eqx.filter_jit
-def _lanczos(z, frame, potential):
-    """`(gauge, moving components, cost of rigid motions, matrix)`, tridiagonal, of Lanczos steps outside the null space.
-
-    With full reorthogonalisation in systems of up to `KEPT` unknowns.
-    """
-    steps = LANCZOS_STEPS
-    product, flat = _operator(z, (frame, potential)), ravel_pytree(z)[0]
-    moving = coupled(product, z, frame)
-    null = _outside(z, frame, moving)
-    start = null.project(jax.random.normal(jax.random.key(1), flat.shape, flat.dtype))
-
-    def short_step(k, carry):
-        (before, v), diagonal, off = carry
-        w = null.project(product(v)) - off[k - 1] * before
-        diagonal = diagonal.at[k].set(v @ w)
-        w = w - diagonal[k] * v
-        length = jnp.linalg.norm(w)
-        return (v, w / length), diagonal, off.at[k].set(length)
-
-    def step(k, carry):
-        vectors, diagonal, off = carry
-        w = null.project(product(vectors[k]))
-        diagonal = diagonal.at[k].set(vectors[k] @ w)
-        for _ in range(2):
-            w = w - vectors.T @ (vectors @ w)
-        length = jnp.linalg.norm(w)
-        return vectors.at[k + 1].set(w / length), diagonal, off.at[k].set(length)
-
-    first = start / jnp.linalg.norm(start)
-    if flat.size <= KEPT:
-        vectors = jnp.zeros((steps + 1, flat.size), flat.dtype).at[0].set(first)
-    else:
-        step, vectors = short_step, (jnp.zeros_like(first), first)
-    _, diagonal, off = jax.lax.fori_loop(0, steps, step, (vectors, jnp.zeros(steps), jnp.zeros(steps)))
-    matrix = jnp.diag(diagonal) + jnp.diag(off[:-1], 1) + jnp.diag(off[:-1], -1)
-    return null, moving, _rigid_cost(product, z, frame, moving), matrix

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdsens.errors import MdsensError
-from mdsens.frame import Frame, Unknown, as_unknown, frame_of, periodic_volume
-from mdsens.neighbors import SKIN
+from mdsens.frame import Frame, Unknown, as_unknown, frame_of, gridded, periodic_volume
+from mdsens.neighbors import SKIN, Neighbors
 from mdsens.potentials.base import Potential
 from mdsens.progress import residual_bar
 from mdsens.solvers import FIRE, Newton, Problem, Status, solve
-from mdsens.stiffness import focused, gradient, hessian_operator, rigid_gauge
+from mdsens.stiffness import gradient, hessian_operator, is_stored, rigid_gauge
 from mdsens.system import System
 
 HANDOVER = 1e-2
@@ -47,6 +47,17 @@ def _is_stale(z, data):
     return frame.is_stale(z, potential.range)
 
 
+def _focused(z, data):
+    """The list of what lies in the range at z, so that little is evaluated and stored; a preconditioner's grid [host]."""
+    frame, potential, *more = data
+    if not isinstance(frame.system.neighbors, Neighbors):
+        return data
+    if frame.freedom is not None or not _is_listed_at(frame.place(z)):
+        frame = relisted(frame, z, potential, _tight_skin(potential))
+    # Interpolation on the grid forgives that atoms move on.
+    return gridded(frame) if is_stored(frame, potential) else frame, potential, *more
+
+
 PROBLEM = Problem(
     gradient,
     force_norm,
@@ -54,7 +65,7 @@ PROBLEM = Problem(
     gauge=rigid_gauge,
     symmetric=True,
     operator=hessian_operator,
-    focus=focused,
+    focus=_focused,
     kind="gradient",
 )
 """The unknown at which no force is left: the problem that all solvers are given."""
@@ -135,7 +146,15 @@ def listed_here(frame: Frame) -> Frame:
 
 def based(frame: Frame, z, potential: Potential) -> Frame:
     """A frame with the same freedom whose reference is the system at z, with the list that an equilibrium keeps."""
-    return frame_of(listed_tightly(frame.place(z), potential), frame.freedom, frame.constraints)
+    system = frame.place(z)
+    if frame.freedom is not None or not _is_listed_at(system):
+        system = listed_tightly(system, potential)
+    return frame_of(system, frame.freedom, frame.constraints)
+
+
+def _is_listed_at(system: System) -> bool:
+    """Whether a system in the cell that its list was made in has the list that an equilibrium keeps."""
+    return is_tight(system.neighbors) and np.array_equal(system.neighbors.reference, system.positions)
 
 
 def approach(problem: Problem, z, data, settings: Settings, volume, steps: int, show, *, tolerance: float | None = None):
@@ -171,7 +190,10 @@ def approach(problem: Problem, z, data, settings: Settings, volume, steps: int, 
         if result.status is Status.CONVERGED:
             z, data = result.z, result.data
             break
-        if not hasty:
+        if hasty:
+            # What Newton's method lists leaves no room for many short steps.
+            data = refresh(z, data, False)
+        else:
             handover = max(fmax, 0.01 * handover)
         hasty = False
     return z, data, result.norm, steps, result.status
@@ -209,8 +231,17 @@ def relisted(frame: Frame, z, potential: Potential, skin: float | None) -> Frame
 
 def listed_tightly(system: System, potential: Potential) -> System:
     """The system with the list that an equilibrium keeps; a function of positions, cell and range alone."""
+    return system.with_neighbors(potential, skin=_tight_skin(potential))
+
+
+def _tight_skin(potential: Potential) -> float | None:
     reach = float(np.asarray(potential.range))
-    return system.with_neighbors(potential, skin=TIGHT_SKIN * reach if np.isfinite(reach) else None)
+    return TIGHT_SKIN * reach if np.isfinite(reach) else None
+
+
+def is_tight(neighbors) -> bool:
+    """Whether a list is the one that an equilibrium keeps, in which atoms have no room to move."""
+    return isinstance(neighbors, Neighbors) and bool(neighbors.skin <= 1.01 * TIGHT_SKIN * (neighbors.radius - neighbors.skin))
 
 
 def check_volume(z, frame: Frame, volume: float | None) -> None:

@@ -11,15 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mdsens.coarse import coarse_grid
 from mdsens.constrained import settle
 from mdsens.constraints import Constraint, Constraints, bound_constraints
 from mdsens.curvature import Curvature, curvature
-from mdsens.descent import HANDOVER, NEWTON_STEPS, PROBLEM, TIGHT_SKIN, Settings, UnstableCell, descend
+from mdsens.descent import HANDOVER, NEWTON_STEPS, PROBLEM, Settings, UnstableCell, descend, is_tight, listed_tightly
 from mdsens.errors import CoincidingAtoms, ConvergenceError, InputError
-from mdsens.frame import Frame, as_unknown, cell_freedom, frame_of, periodic_volume
+from mdsens.frame import Frame, as_unknown, cell_freedom, frame_of, gridded, periodic_volume
 from mdsens.implicit import CG, differentiable_solution
-from mdsens.neighbors import Neighbors
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.solvers import FIRE, Newton, Status, solve_traced
 from mdsens.stiffness import gauge, gradient, hessian_operator
@@ -76,8 +74,7 @@ class Equilibrium(eqx.Module):
     @property
     def frame(self) -> Frame:
         """The state as the reference of an unknown, `frame.start`."""
-        frame = frame_of(self.system, cell_freedom(self.system, self.cell, self.pressure), self.constraints)
-        return eqx.tree_at(lambda f: f.grid, frame, coarse_grid(self.system), is_leaf=lambda leaf: leaf is None)
+        return gridded(frame_of(self.system, cell_freedom(self.system, self.cell, self.pressure), self.constraints))
 
     @property
     def unknown(self):
@@ -147,7 +144,8 @@ def relax(
     check_settings(system, potential, fmax, max_steps, smax)
     asked = {"cell": _hashable(cell), "pressure": _hashable(pressure), "solver": repr(FIRE() if solver is None else solver)}
     try:
-        system = potential.prepared(system)
+        newton_first = solver is None and polish and not constraints
+        system = listed_tightly(system, potential) if newton_first else potential.prepared(system)
         bound = bound_constraints(constraints, system)
         frame = frame_of(system, cell_freedom(system, cell, pressure), bound)
         check_movable(frame)
@@ -202,7 +200,7 @@ def finish(arrival, potential, asked, check_minimum, throw) -> Equilibrium:
         if frame.freedom is not None:
             fmax, stress_error = _left(z, frame, potential)
         if status is Status.CONVERGED and check_minimum:
-            found = curvature(z, frame, potential)
+            found = curvature(z, gridded(frame), potential)
             if found.index != asked.get("index", 0):
                 status = Status.WRONG_INDEX if asked.get("index") else Status.SADDLE
             elif frame.freedom is not None and found.highest == 0.0:
@@ -342,7 +340,7 @@ def _find(system, potential, settings):
         return eq.system.positions, _Witness(eq.frame, jnp.asarray(eq.status.code))
     # The list and the gauge are made from concrete values on the host, though a trace is under way.
     with jax.ensure_compile_time_eval():
-        if system.neighbors is None or _is_tight(system.neighbors):
+        if system.neighbors is None or is_tight(system.neighbors):
             system = system.with_neighbors(potential, skin=_traced_skin(system, potential))
         frame = frame_of(system)
     return _descend_traced(frame, potential, settings)
@@ -366,11 +364,6 @@ def _descend_traced(frame, potential, settings):
         handovers = [np.inf, *handovers]
     (z, status), _ = jax.lax.scan(descend, start, jnp.asarray(handovers))
     return jnp.where(status == Status.CONVERGED.code, z, jnp.nan), _Witness(frame, status)
-
-
-def _is_tight(neighbors) -> bool:
-    """Whether a list is the one that an equilibrium keeps, in which atoms have no room to move."""
-    return isinstance(neighbors, Neighbors) and bool(neighbors.skin <= 1.01 * TIGHT_SKIN * (neighbors.radius - neighbors.skin))
 
 
 def _traced_skin(system, potential) -> float | None:

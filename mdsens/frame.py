@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from mdsens.coarse import CoarseGrid
+from mdsens.coarse import CoarseGrid, coarse_grid
 from mdsens.errors import InputError
 from mdsens.gauge import RigidMotions, rigid_motions
-from mdsens.neighbors import Neighbors
 from mdsens.system import System
 from mdsens.units import stress_unit
 from mdsens.voigt import VOIGT, from_voigt
@@ -63,7 +62,6 @@ class Frame(eqx.Module):
         freedom: of the cell; None for a fixed one.
         constraints: equations between positions; None without.
         listed: the unknown for which the neighbour list was made; None for `start`.
-        near: for linear systems at one state, its neighbours without a skin; None for the list of the system.
         grid: for their preconditioner (`mdsens.coarse`); None without.
     """
 
@@ -72,7 +70,6 @@ class Frame(eqx.Module):
     freedom: CellFreedom | None = None
     constraints: Any = None
     listed: Unknown | None = None
-    near: Neighbors | None = None
     grid: CoarseGrid | None = None
 
     @property
@@ -130,6 +127,13 @@ class Frame(eqx.Module):
         room = 0.5 * (neighbors.radius * jnp.linalg.svd(relative, compute_uv=False)[-1] - interaction_range)
         moved = jnp.sum(((z.positions - listed.positions) @ deformation) ** 2, axis=-1)
         return (room < 0.0) | (jnp.max(moved) > room**2)
+
+
+def gridded(frame: Frame) -> Frame:
+    """The frame with a preconditioner's grid: its own, or one made for its reference [host]."""
+    if frame.grid is not None:
+        return frame
+    return eqx.tree_at(lambda f: f.grid, frame, coarse_grid(frame.system), is_leaf=lambda leaf: leaf is None)
 
 
 def frame_of(system: System, freedom: CellFreedom | None = None, constraints=None) -> Frame:

@@ -9,7 +9,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from mdsens.coarse import coarse_grid, preconditioner
+from mdsens.coarse import TwoLevel, two_level
 from mdsens.frame import Frame, Unknown, as_unknown
 from mdsens.gauge import coupled_atoms
 from mdsens.implicit.linear_system import Gauge
@@ -103,14 +103,15 @@ def hessian_operator(z, data):
     flat, unravel = ravel_pytree(z)
     if not is_stored(frame, potential):
         return jax.linearize(lambda x: ravel_pytree(gradient(unravel(x), data))[0], flat)[1]
-    neighbors, stiffness = _stiffness(z, data)
+    system = frame.place(z)
+    stiffness = sound_stiffness(potential, system)
     by_strain = None
     if isinstance(z, Unknown):
         directions = jnp.eye(z.strain.size, dtype=z.strain.dtype)
         rest = jax.tree.map(jnp.zeros_like, z)
         along = lambda e: jax.jvp(lambda x: gradient(x, data), (z,), (rest._replace(strain=e),))[1]  # noqa: E731
         by_strain = jax.lax.map(along, directions)
-    return StoredOperator(z, frame, neighbors, stiffness, by_strain)
+    return StoredOperator(z, frame, system.neighbors, stiffness, by_strain)
 
 
 class StoredOperator(eqx.Module):
@@ -147,46 +148,34 @@ class StoredOperator(eqx.Module):
         return jnp.where(self.frame.held, 0.0, image)
 
     @property
-    def precondition(self):
+    def precondition(self) -> "Preconditioner | None":
         """r ↦ M r on flat vectors with M near A⁻¹; None where the frame has no grid. Held fixed in derivatives."""
         if self.frame.grid is None:
             return None
         still = jax.tree.map(jax.lax.stop_gradient, self)
         diagonal = still.stiffness.diagonal(still.neighbors)
-        apply = preconditioner(still.frame.grid, lambda v: still.stiffness.product(v, still.neighbors), diagonal)
-        _, unravel = ravel_pytree(self.z)
-
-        def smoothed(r):
-            r = as_unknown(unravel(r))
-            positions = apply(r.positions.T).T
-            if r.strain is None:
-                return positions.ravel()
-            # The strain's unit is such that its stiffness is near that of positions.
-            return ravel_pytree(Unknown(positions, r.strain / jnp.mean(diagonal)))[0]
-
-        return smoothed
+        among_positions = two_level(still.frame.grid, lambda v: still.stiffness.product(v, still.neighbors), diagonal)
+        # The strain's unit is such that its stiffness is near that of positions.
+        return Preconditioner(still.z, among_positions, jnp.mean(diagonal))
 
 
-def _stiffness(z, data):
-    """`(neighbours, second derivatives of the atoms' energies)` at z."""
-    frame, potential = data
-    system = _near(frame, frame.place(z))
-    return system.neighbors, sound_stiffness(potential, system)
+class Preconditioner(eqx.Module):
+    """r ↦ M r on flat vectors.
 
+    Attributes:
+        z: of whose structure they are.
+        among_positions: M on `(dim, N)`.
+        of_strain: stiffness of the strain's components.
+    """
 
-def _near(frame, system):
-    return system if frame.near is None else eqx.tree_at(lambda s: s.neighbors, system, frame.near)
+    z: Any
+    among_positions: TwoLevel
+    of_strain: Float[Array, ""]
 
-
-def focused(z, data):
-    """The data of linear systems at z [host]: a list without a skin, so that little is stored, and the preconditioner's grid."""
-    frame, potential, *more = data
-    if not is_stored(frame, potential):
-        return data
-    system = frame.place(z)
-    found = (potential.find_neighbors(system, skin=0.0), coarse_grid(system))
-    frame = eqx.tree_at(lambda f: (f.near, f.grid), frame, found, is_leaf=lambda leaf: leaf is None)
-    return frame, potential, *more
+    def __call__(self, r: Float[Array, " n"]) -> Float[Array, " n"]:
+        r = as_unknown(ravel_pytree(self.z)[1](r))
+        positions = self.among_positions(r.positions.T).T
+        return positions.ravel() if r.strain is None else ravel_pytree(Unknown(positions, r.strain / self.of_strain))[0]
 
 
 def is_stored(frame: Frame, potential) -> bool:
@@ -195,7 +184,7 @@ def is_stored(frame: Frame, potential) -> bool:
     constrained = frame.constraints is not None and frame.constraints.count
     if not plain or constrained or not gives_stiffness(potential):
         return False
-    return stored_size(_near(frame, frame.system), potential) <= STORED_LIMIT
+    return stored_size(frame.system, potential) <= STORED_LIMIT
 
 
 def stored_size(system, potential) -> int:

@@ -19,12 +19,17 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
+from mdsens.errors import CoincidingAtoms
 from mdsens.implicit.linear_system import Gauge
 from mdsens.solvers.status import Status
 
 CHUNK_SECONDS = 0.5
 FIRST_CHUNK = 16
+
+LINEAR_SHARE = 0.1
+"""What the linear system of a whole step may leave, as a share of the tolerance, on the average component."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +42,8 @@ class Problem:
         is_stale: whether `data` is no longer right at z.
         gauge: known null space of ∂F/∂z, for solvers that solve linear systems.
         symmetric: whether ∂F/∂z is.
-        focus: `focus(z, data) -> data` on the host before each step of a solver that `linearises`: what its linear systems need.
+        focus: `focus(z, data) -> data` on the host: data made for z alone. A solver of few, long steps is given it at each
+            point (one with `whole_steps`, and `move(problem, z, residual, data, aim)` for the step).
         operator: `operator(z, data) -> (u ↦ ∂F/∂z u)` on z raveled, where there is a faster way than to linearise F.
         kind: "gradient" where F is one, "change" where it is T(z) - z, None where it is neither. A solver that follows the
             other kind is given -F.
@@ -160,16 +166,15 @@ def solve(
         progress: called with the steps taken and the norm of the residual, about twice a second.
     """
     problem = problem.seen_by(solver)
+    if problem.focus is not None and getattr(solver, "whole_steps", False):
+        return _solve_afresh(problem, solver, z, data, tolerance, max_steps, progress)
     state, norm = _init(problem, solver, z, data)
     if norm <= tolerance:
         return Result(state.z, data, float(norm), 0, Status.CONVERGED)
     tolerance = jnp.asarray(tolerance)
-    stepwise = problem.focus is not None and getattr(solver, "linearises", False)
-    steps, chunk = 0, 1 if stepwise else FIRST_CHUNK
+    steps, chunk = 0, FIRST_CHUNK
     while True:
         began = time.monotonic()
-        if stepwise:
-            data = problem.focus(state.z, data)
         run, reason = _chunk(problem, solver, state, data, tolerance, jnp.asarray(min(chunk, max_steps - steps)))
         state, taken, norm = run.state, int(run.steps), float(run.norm)
         reason = _Stop(int(reason))
@@ -186,8 +191,49 @@ def solve(
             data = refresh(state.z, data, taken == 0)
         elif steps >= max_steps:
             return Result(state.z, data, norm, steps, Status.MAX_STEPS)
-        elif not stepwise and time.monotonic() - began < 0.5 * CHUNK_SECONDS:
+        elif time.monotonic() - began < 0.5 * CHUNK_SECONDS:
             chunk *= 2
+
+
+@eqx.filter_jit
+def _evaluated(problem, z, data):
+    residual = problem.residual(z, data)
+    return residual, problem.norm(residual)
+
+
+@eqx.filter_jit
+def _stepped(problem, solver, z, residual, data, tolerance):
+    flat, unravel = ravel_pytree(z)
+    # A residual that is spread over all components has a largest one of a few times the mean.
+    move, sound = solver.move(problem, z, residual, data, LINEAR_SHARE * tolerance * flat.size**0.5)
+    return unravel(flat + move), sound
+
+
+def _solve_afresh(problem, solver, z, data, tolerance, max_steps, progress) -> Result:
+    """By whole steps, each point with data of its own. A step that does not lower the norm is taken back, and ends the solve."""
+    data = problem.focus(z, data)
+    residual, norm = _evaluated(problem, z, data)
+    for steps in range(max_steps + 1):
+        if progress is not None and steps:
+            progress(steps, float(norm))
+        if norm <= tolerance:
+            return Result(z, data, float(norm), steps, Status.CONVERGED)
+        if not jnp.isfinite(norm):
+            return Result(z, data, float(norm), steps, Status.NOT_FINITE)
+        if steps == max_steps:
+            return Result(z, data, float(norm), steps, Status.MAX_STEPS)
+        there, sound = _stepped(problem, solver, z, residual, data, jnp.asarray(tolerance))
+        if not sound:
+            break
+        try:
+            data_there = problem.focus(there, data)
+        except CoincidingAtoms:
+            break
+        residual, new = _evaluated(problem, there, data_there)
+        if not new < norm:
+            break
+        z, data, norm = there, data_there, new
+    return Result(z, data, float(norm), steps, Status.STALLED)
 
 
 def solve_traced(problem: Problem, solver, z, data, *, tolerance, max_steps: int):

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 from mdsens.errors import InputError
 from mdsens.implicit.krylov import CG
-from mdsens.implicit.linear import automatic, linear_solve
+from mdsens.implicit.linear import automatic
 from mdsens.implicit.linear_system import LinearSolver, linear_system
 from mdsens.implicit.root import linearised
 from mdsens.solvers.line_search import descend
@@ -42,8 +42,6 @@ class Newton:
     backtracks: int = 0
     linear_solver: LinearSolver | None = None
 
-    linearises: ClassVar = True
-
     def __post_init__(self):
         if not (0.0 < self.rtol < 1.0 and (self.max_step is None or self.max_step > 0.0) and self.backtracks >= 0):
             raise InputError(
@@ -54,21 +52,32 @@ class Newton:
     def init(self, problem, z, data) -> NewtonState:
         return NewtonState(z, problem.residual(z, data), jnp.asarray(False))
 
-    def step(self, problem, state: NewtonState, data) -> NewtonState:
-        flat, _ = ravel_pytree(state.z)
-        product, unravel = linearised(problem.residual, state.z, (data,), problem.operator)
+    @property
+    def whole_steps(self) -> bool:
+        """Whether a step goes the whole way or not at all."""
+        return self.max_step is not None and not self.backtracks
+
+    def move(self, problem, z, residual, data, aim=0.0):
+        """`(-A⁻¹F, flat; whether it is a step to take)`.
+
+        Args:
+            aim: size that the residual of the linear system may have, if that is more than `rtol` asks for.
+        """
+        product, _ = linearised(problem.residual, z, (data,), problem.operator)
+        gauge = problem.gauge(z, data)
+        b = gauge.project_equations(-ravel_pytree(residual)[0])
+        transpose = product if problem.symmetric else lambda v: jax.linear_transpose(product, b)(v)[0]
         solver = self.linear_solver
         if solver is None:
-            solver = CG() if problem.symmetric else automatic(flat.size, symmetric=False)
-            solver = dataclasses.replace(solver, rtol=self.rtol, fail_rtol=0.5)
-        move, _ = linear_solve(
-            product,
-            -ravel_pytree(state.residual)[0],
-            solver=solver,
-            symmetric=problem.symmetric,
-            gauge=problem.gauge(state.z, data),
-            throw=False,
-        )
+            solver = CG() if problem.symmetric else automatic(b.size, symmetric=False)
+        system = linear_system(product, transpose, getattr(product, "precondition", None), gauge, b)
+        move, failed = solver.prepare(system)(b, jnp.maximum(self.rtol * jnp.linalg.norm(b), aim))
+        near = self.max_step is None or jnp.max(jnp.abs(move)) <= self.max_step
+        return move, ~failed & jnp.all(jnp.isfinite(move)) & near
+
+    def step(self, problem, state: NewtonState, data) -> NewtonState:
+        flat, unravel = ravel_pytree(state.z)
+        move, _ = self.move(problem, state.z, state.residual, data)
         before = problem.norm(state.residual)
 
         def at(share):
