@@ -23,16 +23,16 @@ FEW = 4
 """Curvatures that are kept of a whole spectrum, from the lowest."""
 
 SOUGHT = 2
-"""Curvatures sought in larger systems: one more than a saddle point has below zero."""
+"""Curvatures sought in larger systems while they are negative: one more than a saddle point has."""
 
-STEPS = 120
-"""Steps of the search, at most; with a preconditioner a tenth of them."""
+STEPS = {"preconditioned": 24, "plain": 120}
+"""Steps of Lanczos towards a negative curvature."""
 
-HIGHEST_STEPS = 8
-"""Steps towards the highest curvature, of which the size is wanted only."""
+LANCZOS_NUMBERS = 10**8
+"""Numbers that its vectors may be; in huge systems it takes as few steps as with a preconditioner."""
 
-ACCURACY = 1e-5
-"""Residual of a curvature, as a share of the highest, at which the search ends."""
+POLISHING_STEPS = {"lowest": 8, "highest": 6}
+"""Steps of LOBPCG from there to the lowest curvature, and to the highest, of which the size is wanted only."""
 
 NEGATIVE = 1e-7
 """Share of the largest curvature below minus which a curvature counts as negative."""
@@ -67,7 +67,11 @@ class Curvature:
 
 
 def curvature(z, frame: Frame, potential: Potential) -> Curvature:
-    """The ends of the spectrum at a state [host]: exact up to `DENSE_LIMIT` unknowns, else the lowest by LOBPCG.
+    """The ends of the spectrum at a state [host]: exact up to `DENSE_LIMIT` unknowns, else sought.
+
+    Lanczos' method for A x = μ M⁻¹x with the preconditioner M, which CG would stop at a negative curvature with, sees one of
+    any size early, since M brings all others near each other; and LOBPCG goes from what it saw to the lowest curvature of A
+    itself.
 
     A. V. Knyazev, SIAM J. Sci. Comput. 23, 517 (2001).
 
@@ -87,7 +91,7 @@ def curvature(z, frame: Frame, potential: Potential) -> Curvature:
         return Curvature(np.inf, 0.0, 0, rattlers, True, (), 0, np.inf)
     exact = free.size <= DENSE_LIMIT
     matrix = columns(np.eye(flat.size)[:, free]) if exact else None
-    values, highest = _spectrum(matrix, active, basis) if exact else _searched(columns, free, basis)
+    values, highest = _spectrum(matrix, active, basis) if exact else _searched(columns, null)
     _check_rigid(columns(rigid), highest, z, frame, potential)
     nearest = float(np.abs(values).min())
     if exact and frame.constraints is not None:
@@ -123,26 +127,29 @@ class _Columns:
     """Products with the columns of NumPy matrices, a fixed number of columns at a time, so that they are compiled once."""
 
     def __init__(self, operator, size, dtype):
-        self.operator, self.preconditioner = operator
-        self.width = min(COLUMNS if size <= DENSE_LIMIT else SOUGHT, size)
+        self.function, self.preconditioner = operator
+        self.width = min(COLUMNS, size) if size <= DENSE_LIMIT else 1
         self.dtype = dtype
+        most = STEPS["plain" if self.preconditioner is None else "preconditioned"]
+        self.steps = max(STEPS["preconditioned"], min(most, LANCZOS_NUMBERS // size))
 
     def __call__(self, vectors):
-        return self._batched(self.operator, vectors)
+        return self._batched(self.function, vectors)
 
     def precondition(self, vectors):
-        return vectors if self.preconditioner is None else self._batched(self.preconditioner, vectors)
+        return self._batched(self.preconditioner, vectors)
 
     def _batched(self, function, vectors):
         images = np.empty_like(vectors)
         for start in range(0, vectors.shape[1], self.width):
             part = vectors[:, start : start + self.width]
-            filled = np.pad(part, ((0, 0), (0, self.width - part.shape[1])))
-            images[:, start : start + self.width] = _each(function, jnp.asarray(filled, self.dtype))[:, : part.shape[1]]
+            filled = np.zeros((len(vectors), self.width), self.dtype)
+            filled[:, : part.shape[1]] = part
+            images[:, start : start + self.width] = np.asarray(_each(function, filled))[:, : part.shape[1]]
         return images
 
 
-@eqx.filter_jit
+@jax.jit
 def _each(function, vectors):
     return jax.vmap(function, 1, 1)(vectors)
 
@@ -167,8 +174,50 @@ def _eigenvalues(matrix, active, basis):
     return np.linalg.eigvalsh(matrix + 2.0 * top * (null @ null.T))[: len(matrix) - null.shape[1]]
 
 
-def _searched(columns, free, basis):
-    """`(the lowest eigenvalues, the highest)` of an operator between the free components, outside a null space."""
+def _searched(columns, null):
+    """`(the lowest eigenvalues, the highest)` of an operator outside a null space: more than one while they are negative."""
+    active, basis = np.asarray(null.active), np.asarray(null.basis)
+    free = np.flatnonzero(active)
+    # A place for a direction that was found.
+    basis, rank = np.pad(basis, ((0, 0), (0, SOUGHT - 1))), basis.shape[1]
+    lowest, highest = [], 0.0
+    for k in range(SOUGHT):
+        start, outside = jnp.asarray(_random(active.size, k + 1)[:, k], columns.dtype), Gauge(null.active, jnp.asarray(basis))
+        softest = _softest(columns.function, columns.preconditioner, outside, start, columns.steps)
+        value, vector = _polished(columns, free, basis, softest)
+        lowest.append(value)
+        if k == 0:
+            highest, _ = _polished(columns, free, basis, start, largest=True)
+        if not value < 0.0 or k + 1 == SOUGHT:
+            break
+        basis[free, rank + k] = vector[:, 0]
+    return np.array(lowest), max(highest, *np.abs(lowest))
+
+
+@eqx.filter_jit
+def _softest(product, precondition, null, start, steps):
+    """Of some steps of Lanczos' method for A x = μ M⁻¹x the Ritz vector of the lowest μ; `start` is M⁻¹x of the first."""
+    smoothed = (lambda r: r) if precondition is None else precondition
+
+    def step(k, carry):
+        v, before, r, vectors, diagonal, off = carry
+        q = null.project(smoothed(r))
+        length = jnp.sqrt(jnp.maximum(r @ q, 0.0))
+        safe = jnp.where(length > 0.0, length, 1.0)
+        before, v, q = v, r / safe, q / safe
+        w = null.project(product(q)) - length * before
+        diagonal, off = diagonal.at[k].set(q @ w), off.at[k].set(length)
+        return v, before, w - diagonal[k] * v, vectors.at[k].set(q), diagonal, off
+
+    r = null.project(start)
+    empty = (jnp.zeros((steps, r.size), r.dtype), jnp.zeros(steps, r.dtype), jnp.zeros(steps, r.dtype))
+    *_, vectors, diagonal, off = jax.lax.fori_loop(0, steps, step, (jnp.zeros_like(r), jnp.zeros_like(r), r, *empty))
+    _, ritz = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(off[1:], 1) + jnp.diag(off[1:], -1))
+    return ritz[:, 0] @ vectors
+
+
+def _polished(columns, free, basis, start, largest=False):
+    """`(eigenvalue, vector)` by LOBPCG, between the free components and outside the columns of `basis`."""
     null = basis[free]
     null = null[:, np.abs(null).max(axis=0, initial=0.0) > 0.0]
 
@@ -181,17 +230,19 @@ def _searched(columns, free, basis):
 
         return product
 
-    operator, start = between(columns), _random(free.size, SOUGHT)
-    options = {"Y": null if null.shape[1] else None}
+    precondition = None if largest or columns.preconditioner is None else between(columns.precondition)
     with warnings.catch_warnings():
-        # That it did not get as far as it was asked to.
+        # That it did not get as far as it could.
         warnings.simplefilter("ignore", UserWarning)
-        top, _ = lobpcg(operator, start[:, :1], largest=True, maxiter=HIGHEST_STEPS, **options)
-        highest = float(np.abs(top).max())
-        if columns.preconditioner is not None:
-            options |= {"M": between(columns.precondition), "maxiter": STEPS // 10}
-        lowest, _ = lobpcg(operator, start, largest=False, tol=ACCURACY * highest, **{"maxiter": STEPS, **options})
-    return np.sort(lowest), max(highest, float(np.abs(lowest).max()))
+        (value,), vector = lobpcg(
+            between(columns),
+            np.asarray(start)[free, None],
+            M=precondition,
+            Y=null if null.shape[1] else None,
+            largest=largest,
+            maxiter=POLISHING_STEPS["highest" if largest else "lowest"],
+        )
+    return float(value), vector
 
 
 def _nearest_zero(columns, z, frame, moving):
