@@ -9,7 +9,7 @@ from ase.build import bulk
 from jax.flatten_util import ravel_pytree
 
 import mdsens as ms
-from mdsens import stiffness
+from mdsens import descent, stiffness
 from mdsens.along_last import along_last
 from mdsens.coarse import coarse_grid
 from mdsens.frame import cell_freedom, frame_of
@@ -127,7 +127,7 @@ def test_the_stored_hessian_is_the_linearised_gradient(case, cell):
     v = jax.random.normal(jax.random.key(0), flat.shape)
     assert stiffness.is_stored(frame, potential)
     reference = linearised(z, data)(v)
-    for data in ((frame, potential), stiffness.focused(z, (frame, potential))):
+    for data in ((frame, potential), descent.PROBLEM.focus(z, (frame, potential))):
         np.testing.assert_allclose(
             stiffness.hessian_operator(z, data)(v), reference, rtol=1e-12, atol=1e-12 * jnp.abs(reference).max()
         )

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse.linalg
+from ase.build import bulk
 from differences import at
 from helpers import refused
 
@@ -230,3 +232,23 @@ def test_a_direction_along_the_null_space_leads_nowhere():
     held = Problem(BROWN.residual, symmetric=True, kind="gradient", gauge=lambda z, data: implicit.Gauge(basis=jnp.eye(2)[:, :1]))
     found = search(held, MinimumMode(mode=jnp.array([1.0, 0.0])), jnp.array(MINIMA["B"]))
     assert found.status is Status.STALLED
+
+
+def test_a_large_saddle_point_has_its_one_negative_curvature_found():
+    # 1,371 atoms, an atom half way into a vacancy: among 4,113 curvatures, all others above 11, a local one is below zero.
+    # Search directions of the preconditioner alone would pass it by.
+    atoms = bulk("Ar", "fcc", a=1.55, cubic=True) * 7
+    arms = atoms.get_distances(0, range(len(atoms)), mic=True, vector=True)
+    atom = int(np.argsort(np.linalg.norm(arms, axis=1))[1])
+    mode = np.zeros_like(arms)
+    mode[atom] = arms[atom]
+    atoms.positions[atom] -= 0.5 * arms[atom]
+    del atoms[0]
+    potential = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5, onset=2.0)
+    saddle = ms.find_saddle(ms.System.from_ase(atoms), potential, mode=mode[1:], fmax=1e-8)
+    hessian = ms.hessian(saddle.system, potential)
+    # Inverse iteration about a guess below.
+    lowest = scipy.sparse.linalg.eigsh(hessian.tocsc(), k=1, sigma=-100.0, return_eigenvectors=False)[0]
+    found = saddle.curvature
+    assert not found.exact and found.index == 1 and found.few[1] > 0.0
+    np.testing.assert_allclose(found.lowest, lowest, rtol=1e-3)
