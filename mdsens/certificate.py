@@ -5,7 +5,6 @@ import dataclasses
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from mdsens.potentials.base import bond_vectors, handles, of_pairs
 from mdsens.potentials.pair import PairPotential
@@ -38,7 +37,7 @@ class Certificate:
             (`mdsens.implicit.bound`); inf where the state is too far from the equilibrium for a bound.
         linear_solver: what solved the linear systems.
         lowest_curvature: lowest eigenvalue of the Hessian outside the zero modes [eV/Å²].
-        curvature_exact: whether it comes from the whole spectrum; otherwise it is an upper bound by Lanczos, and
+        curvature_exact: whether it comes from the whole spectrum; otherwise it is an upper bound by a search, and
             error_bound an estimate.
         zero_modes: the motions that were projected out, by name.
         rattlers: atoms without a contact; their sensitivity is zero by convention (in a free cell, relative to it).
@@ -94,7 +93,7 @@ class Certificate:
         return "\n".join([*lines, *(f"but: {reason}" for reason in self.reasons)])
 
 
-def certify(eq, state, found, residual: float, error: float, mismatch: float) -> Certificate:
+def certify(eq, state, found, residual: float, error: float, mismatch: float, left: float) -> Certificate:
     """The certificate of derivatives at `eq`.
 
     Args:
@@ -103,9 +102,9 @@ def certify(eq, state, found, residual: float, error: float, mismatch: float) ->
         residual: largest relative residual of the linear systems.
         error: bound on the error of θ dX/dθ, the largest over θ [Å].
         mismatch: of the dot test.
+        left: ‖F‖ outside the null space, what is left of the forces.
     """
     softest = found.nearest_zero
-    left = float(jnp.linalg.norm(state.null.project(ravel_pytree(state.condition(state.z, eq.potential))[0])))
     displacement = left / softest if softest > 0.0 else np.inf
     kink = kink_distance(eq)
     precision = str(eq.system.positions.dtype)

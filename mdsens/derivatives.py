@@ -105,20 +105,20 @@ def sensitivity(
         )
     columns, residuals = [], []
     for directions in batches(flat.size, flat.dtype, progress):
-        still = jnp.zeros((len(directions), state.size), eq.system.positions.dtype)
+        still = np.zeros((len(directions), state.size), eq.system.positions.dtype)
         b, rest = changes(state, state.z, moving, resting, directions, still)
-        dz, step, residual = solutions(state, eq.potential, b, rest)
+        dz, step, residual, left = solutions(state, eq.potential, b, rest)
         kept = slice(0, min(BATCH, flat.size - len(columns) * BATCH))
-        columns.append(dz[kept])
-        residuals.append(residual[kept])
-    columns, residual = jnp.concatenate(columns), float(jnp.max(jnp.concatenate(residuals)))
+        columns.append(np.asarray(dz)[kept])
+        residuals.append(np.asarray(residual)[kept])
+    columns, residual = np.concatenate(columns), float(np.max(np.concatenate(residuals)))
     if throw:
         check_residual(residual, found, state)
     bounds = errors(state, found, moving, resting, columns, step)
     mismatch = float(dot_test(state, eq.potential, moving, columns))
-    certificate = certify(eq, state, found, residual, float(np.max(np.abs(flat) * bounds)), mismatch)
+    certificate = certify(eq, state, found, residual, float(np.max(np.abs(flat) * bounds)), mismatch, float(left))
     positions, cell = _displacements(state, columns)
-    positions, cell = (None if d is None else split_last(jnp.moveaxis(d, 0, -1), moving) for d in (positions, cell))
+    positions, cell = (None if d is None else split_last(np.moveaxis(np.asarray(d), 0, -1), moving) for d in (positions, cell))
     return Sensitivity(positions, cell, certificate, eq.potential)
 
 
@@ -190,11 +190,11 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) 
     for directions in batches(count, flat.dtype, None):
         row, residual, value = product(g, states, potential, directions)
         kept = slice(0, min(BATCH, count - len(rows) * BATCH))
-        rows.append(row[kept])
-        residuals.append(residual[kept])
-    matrix = jnp.concatenate(rows)
-    _check(g, states, founds, potential, jnp.max(jnp.concatenate(residuals), axis=0), value, matrix)
-    matrix = jnp.moveaxis(matrix, 0, -1) if forward else matrix.reshape(*shape.shape, flat.size)
+        rows.append(np.asarray(row)[kept])
+        residuals.append(np.asarray(residual)[kept])
+    matrix = np.concatenate(rows)
+    _check(g, states, founds, potential, np.max(np.concatenate(residuals), axis=0), value, matrix)
+    matrix = np.moveaxis(matrix, 0, -1) if forward else matrix.reshape(*shape.shape, flat.size)
     return value, split_last(matrix, potential)
 
 

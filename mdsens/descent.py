@@ -10,7 +10,7 @@ import numpy as np
 
 from mdsens.errors import MdsensError
 from mdsens.frame import Frame, Unknown, as_unknown, frame_of, gridded, periodic_volume
-from mdsens.neighbors import SKIN, Neighbors
+from mdsens.neighbors import SKIN, Neighbors, widened
 from mdsens.potentials.base import Potential
 from mdsens.progress import residual_bar
 from mdsens.solvers import FIRE, Newton, Problem, Status, solve
@@ -25,6 +25,9 @@ NEWTON_STEPS = 50
 
 TIGHT_SKIN = 0.01
 """Skin of an equilibrium's list, as a share of the range: derivatives at the state need only its own pairs."""
+
+RECOMPILED = 2000
+"""Atoms from which on a list with fewer places is worth the compilation of what works on it."""
 
 VOLUME_RATIO = 8.0
 """Factor by which a cell may shrink or grow from its start before it counts as collapsed or flown apart."""
@@ -52,8 +55,11 @@ def _focused(z, data):
     frame, potential, *more = data
     if not isinstance(frame.system.neighbors, Neighbors):
         return data
-    if frame.freedom is not None or not _is_listed_at(frame.place(z)):
-        frame = relisted(frame, z, potential, _tight_skin(potential))
+    listed = frame.system.neighbors
+    if frame.freedom is not None or float(listed.skin) > 0.0 or not np.array_equal(listed.reference, as_unknown(z).positions):
+        frame = relisted(frame, z, potential, 0.0)
+        if len(frame.system) < RECOMPILED:
+            frame = eqx.tree_at(lambda f: f.system.neighbors, frame, widened(frame.system.neighbors, listed.atom.shape[0]))
     # Interpolation on the grid forgives that atoms move on.
     return gridded(frame) if is_stored(frame, potential) else frame, potential, *more
 
@@ -146,15 +152,7 @@ def listed_here(frame: Frame) -> Frame:
 
 def based(frame: Frame, z, potential: Potential) -> Frame:
     """A frame with the same freedom whose reference is the system at z, with the list that an equilibrium keeps."""
-    system = frame.place(z)
-    if frame.freedom is not None or not _is_listed_at(system):
-        system = listed_tightly(system, potential)
-    return frame_of(system, frame.freedom, frame.constraints)
-
-
-def _is_listed_at(system: System) -> bool:
-    """Whether a system in the cell that its list was made in has the list that an equilibrium keeps."""
-    return is_tight(system.neighbors) and np.array_equal(system.neighbors.reference, system.positions)
+    return frame_of(listed_tightly(frame.place(z), potential), frame.freedom, frame.constraints)
 
 
 def approach(problem: Problem, z, data, settings: Settings, volume, steps: int, show, *, tolerance: float | None = None):
@@ -231,12 +229,8 @@ def relisted(frame: Frame, z, potential: Potential, skin: float | None) -> Frame
 
 def listed_tightly(system: System, potential: Potential) -> System:
     """The system with the list that an equilibrium keeps; a function of positions, cell and range alone."""
-    return system.with_neighbors(potential, skin=_tight_skin(potential))
-
-
-def _tight_skin(potential: Potential) -> float | None:
     reach = float(np.asarray(potential.range))
-    return TIGHT_SKIN * reach if np.isfinite(reach) else None
+    return system.with_neighbors(potential, skin=TIGHT_SKIN * reach if np.isfinite(reach) else None)
 
 
 def is_tight(neighbors) -> bool:

@@ -118,11 +118,11 @@ def changes(state: State, z, moving, resting, directions, columns):
 
 @eqx.filter_jit
 def solutions(state: State, potential, b: Float[Array, "k n"], rest: Float[Array, " n"]):
-    """`(-A⁻¹b for each b, -A⁻¹F, relative residuals of the former)`."""
+    """`(-A⁻¹b for each b, -A⁻¹F, relative residuals of the former, ‖F‖ outside the null space)`."""
     product = state.operator(state.z, potential)
     right = -jnp.concatenate([b, rest[None]]).T
     solved, residuals = linear_solve(product, right, solver=state.solver, throw=False, **state.options)
-    return solved.T[:-1], solved.T[-1], residuals[:-1]
+    return solved.T[:-1], solved.T[-1], residuals[:-1], jnp.linalg.norm(state.null.project(rest))
 
 
 @eqx.filter_jit
@@ -171,8 +171,9 @@ def _operator_of(z, state, potential):
 
 
 @eqx.filter_jit
-def _sizes(vectors, null):
-    return jax.vmap(lambda vector: jnp.linalg.norm(null.project(vector)))(vectors)
+def _sizes(vectors, vector, null):
+    size = lambda vector: jnp.linalg.norm(null.project(vector))  # noqa: E731
+    return jax.vmap(size)(vectors), size(vector)
 
 
 @eqx.filter_jit
@@ -192,7 +193,7 @@ def errors(state: State, found: Curvature, moving, resting, columns, step) -> np
     """Bounds on ‖dz/dθ - dz*/dθ‖, one for each column [host]: what `implicit.jacobian_bound` does, for all together.
 
     Args:
-        columns: dz/dθ, `(parameters, n)`.
+        columns: dz/dθ, `(parameters, n)`, NumPy's.
         step: the Newton step to the true equilibrium.
     """
     flat, unravel = ravel_pytree(state.z)
@@ -202,11 +203,10 @@ def errors(state: State, found: Curvature, moving, resting, columns, step) -> np
         norms = []
         for k, directions in enumerate(batches(len(columns), columns.dtype, False)):
             part = columns[k * BATCH : (k + 1) * BATCH]
-            filled = jnp.concatenate([part, jnp.zeros((len(directions) - len(part), part.shape[1]), part.dtype)])
-            moved, rest = changes(state, unravel(point), moving, resting, directions, filled)
-            sizes = np.asarray(_sizes(jnp.concatenate([moved, rest[None]]), state.null))
-            norms.append(sizes[: len(part)])
-        return np.concatenate(norms), float(sizes[-1])
+            filled = np.pad(part, ((0, len(directions) - len(part)), (0, 0)))
+            sizes, left = _sizes(*changes(state, unravel(point), moving, resting, directions, filled), state.null)
+            norms.append(np.asarray(sizes)[: len(part)])
+        return np.concatenate(norms), float(left)
 
     probe, length = probe_displacement(flat, step, state.null)
     defect, left = defects(flat + step)
@@ -232,15 +232,15 @@ def batches(count: int, dtype, progress: bool | None):
     disable = True if progress is False or len(starts) == 1 else (None if progress is None else False)
     for start in tqdm(starts, desc="sensitivity", unit_scale=batch, unit="parameter", disable=disable, delay=1.0, leave=False):
         rows = np.arange(start, start + batch)
-        yield jnp.asarray(rows[:, None] == np.arange(count)[None, :], dtype)
+        yield (rows[:, None] == np.arange(count)).astype(dtype)
 
 
 def split_last(stacked, tree):
-    """The last axis, over all values of a tree, cut into leaves of shape `(..., *leaf.shape)`."""
+    """The last axis, over all values of a tree, cut into leaves of shape `(..., *leaf.shape)` [host]."""
     leaves, structure = jax.tree.flatten(tree)
     ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
-    parts = jnp.split(stacked, ends, axis=-1)
-    shaped = [part.reshape(*stacked.shape[:-1], *leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+    parts = np.split(np.asarray(stacked), ends, axis=-1)
+    shaped = [jnp.asarray(part.reshape(*stacked.shape[:-1], *leaf.shape)) for part, leaf in zip(parts, leaves, strict=True)]
     return jax.tree.unflatten(structure, shaped)
 
 

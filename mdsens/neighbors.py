@@ -85,6 +85,19 @@ class Neighbors(eqx.Module):
         return interaction_range <= self.radius * (1.0 + 1e-6)
 
 
+def widened(neighbors: Neighbors, capacity: int) -> Neighbors:
+    """The same list with at least so many places an atom, so that code compiled for another one is found again [host]."""
+    more = capacity - neighbors.atom.shape[0]
+    if more <= 0:
+        return neighbors
+    n = neighbors.atom.shape[1]
+    atom = np.concatenate([neighbors.atom, np.broadcast_to(np.arange(n, dtype=np.int32), (more, n))])
+    image = np.pad(neighbors.image, ((0, 0), (0, more), (0, 0)))
+    opposite = np.pad(neighbors.opposite, ((0, more), (0, 0)), constant_values=-1)
+    parts = tuple(map(jnp.asarray, (atom, image, opposite)))
+    return eqx.tree_at(lambda n: (n.atom, n.image, n.opposite), neighbors, parts)
+
+
 def chunk(capacity: int) -> int:
     """A few places that divide a capacity."""
     return 8 if capacity % 8 == 0 else 4
