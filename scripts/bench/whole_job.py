@@ -1,0 +1,95 @@
+"""The whole job beside what a physicist does today: relax silicon with a vacancy and differentiate it in all 8 parameters.
+
+    python scripts/bench/whole_job.py [--cells 16]
+
+LAMMPS relaxes the structure, changes each parameter up and down by a thousandth, and relaxes again from where it was, all to
+the same largest force; one core, the faster of its styles cg and fire. mdsens relaxes and solves, with its certificate, on the
+cores that JAX finds. Both end with 8 derivatives of all positions (`sensitivity`) or of one observable (the adjoint gradient).
+Times are of a second run after one that compiles; the largest difference of θ dX/dθ between both is printed beside them.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from engine import FMAX, SW_FILE, Lammps, least, silicon
+
+import mdsens as ms
+
+STEP = 1e-3
+
+
+class Differences(Lammps):
+    """Central differences of structures that LAMMPS relaxed again."""
+
+    def minimised(self, style):
+        """`(seconds, positions)`, from where it is."""
+        n = len(self.system)
+        for command in (f"min_style {style}", "min_modify norm max"):
+            self.lmp.command(command)
+        began = time.perf_counter()
+        self.lmp.command(f"minimize 0 {FMAX} 20000 200000")
+        seconds = time.perf_counter() - began
+        if self.lmp.get_thermo("fmax") > FMAX:
+            raise RuntimeError(f"LAMMPS's {style} did not arrive.")
+        return seconds, np.array(self.lmp.gather_atoms("x", 1, 3)).reshape(n, 3)
+
+    def job(self, potential, folder, style):
+        """`(seconds, θ dX/dθ by name)`."""
+        self.start()
+        total, relaxed = self.minimised(style)
+        values = {name: float(value) for name, value in potential.parameters().items()}
+        columns = {}
+        for name, value in values.items():
+            ends = []
+            for sign in (1.0, -1.0):
+                path = folder / f"{name}{sign:+.0f}.sw"
+                path.write_text(SW_FILE.format(**values | {name: value * (1.0 + sign * STEP)}))
+                self.lmp.command(f"pair_coeff * * {path} Si")
+                self.lmp.scatter_atoms("x", 1, 3, np.ctypeslib.as_ctypes(relaxed.ravel().copy()))
+                seconds, positions = self.minimised(style)
+                total += seconds
+                ends.append(positions)
+            columns[name] = (ends[0] - ends[1]) / (2.0 * STEP)
+        return total, columns
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=16, help="cubic cells of 8 atoms along each edge (default: 16)")
+    system, potential = silicon(parser.parse_args().cells)
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("jax", "lammps"))
+    print(f"{os.cpu_count()} cores, {platform.machine()}, {jax.devices()[0].platform}; {versions}; {len(system)} atoms")
+
+    def relaxed():
+        return ms.relax(system, potential, fmax=FMAX)
+
+    ours = least(lambda: ms.sensitivity(relaxed()).certificate.trusted, 1)
+    adjoint = least(lambda: ms.value_and_gradient(ms.observables.pressure, relaxed())[0], 1)
+    sensitivity = ms.sensitivity(relaxed())
+    assert sensitivity.certificate.trusted, sensitivity.certificate
+    with tempfile.TemporaryDirectory() as folder:
+        peer = Differences(system, potential, Path(folder))
+        _, style = peer.relaxation()
+        theirs, columns = peer.job(potential, Path(folder), style)
+    scaled = sensitivity.scaled().positions.parameters()
+    # The differences leave the crystal's place open, and are good to a millionth, the square of their step.
+    gaps = [np.abs(_centred(np.asarray(scaled[name])) - _centred(column)).max() for name, column in columns.items()]
+    print(f"largest |θ dX/dθ| {max(np.abs(c).max() for c in columns.values()):.3f} Å, largest difference {max(gaps):.1e} Å")
+    print(f"{'LAMMPS, 17 relaxations (' + style + ')':44s} {theirs:9.2f} s")
+    print(f"{'mdsens, relaxation and all sensitivities':44s} {ours:9.2f} s, {theirs / ours:6.1f} times faster")
+    print(f"{'mdsens, relaxation and adjoint gradient':44s} {adjoint:9.2f} s, {theirs / adjoint:6.1f} times faster")
+
+
+def _centred(displacements):
+    return displacements - displacements.mean(axis=0)
+
+
+if __name__ == "__main__":
+    main()
