@@ -139,7 +139,7 @@ def certify(eq, state, found, residual: float, error: float, mismatch: float, le
     return Certificate(
         residual=residual,
         error_bound=error,
-        linear_solver=repr(state.solver),
+        linear_solver=state.method,
         lowest_curvature=found.lowest,
         curvature_exact=found.exact,
         zero_modes=names,

@@ -26,6 +26,7 @@ from mdsens.descent import (
     listed_here,
     reference_volume,
     refresher,
+    unbalanced,
 )
 from mdsens.errors import InputError
 from mdsens.frame import Frame, frame_of
@@ -152,20 +153,25 @@ def settle(frame: Frame, potential: Potential, settings: Settings) -> Arrival:
 
 def _first_penalty(constraints, frame, potential):
     """Multipliers at zero, and a penalty as stiff as the system itself."""
+    stiffness, system = _mean_stiffness(frame, potential), frame.system
+    zeros = (jnp.zeros_like(constraints.equations(system)), jnp.zeros_like(constraints.slacks(system)))
+    return Penalty(constraints, *zeros, jnp.where(stiffness > 0.0, stiffness, 1.0))
+
+
+@eqx.filter_jit
+def _mean_stiffness(frame, potential):
+    """Of the system itself, seen by a random displacement [eV/Å²]."""
     flat, unravel = ravel_pytree(frame.start)
     probe = jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
     _, change = jax.jvp(lambda z: gradient(z, (frame, potential)), (frame.start,), (unravel(probe),))
-    stiffness = jnp.linalg.norm(ravel_pytree(change)[0]) / jnp.linalg.norm(probe)
-    system = frame.system
-    zeros = (jnp.zeros_like(constraints.equations(system)), jnp.zeros_like(constraints.slacks(system)))
-    return Penalty(constraints, *zeros, jnp.where(stiffness > 0.0, stiffness, 1.0))
+    return jnp.linalg.norm(ravel_pytree(change)[0]) / jnp.linalg.norm(probe)
 
 
 def _guess(constraints, frame, potential):
     """Multipliers that leave the smallest forces at the start, and the inequalities that hold with equality and press."""
     system = frame.system
     touching = np.flatnonzero(np.abs(np.asarray(constraints.slacks(system))) < TOUCHING)
-    forces = np.asarray(ravel_pytree(gradient(frame.start, (frame, potential)))[0])
+    forces = np.asarray(ravel_pytree(unbalanced(frame.start, (frame, potential))[0])[0])
 
     def fitted(active):
         normals = _normals(constraints.with_active(active, system), frame)
@@ -196,7 +202,7 @@ def _newton(method, frame, constraints, z, multipliers, active, potential, setti
         steps = steps + result.steps
         multipliers = chosen.scale * result.z.multipliers if len(multipliers) else multipliers
         frame = based(result.data[0], result.z, potential)
-        norm = float(force_norm(gradient(_unknown(frame, multipliers), (frame, potential))))
+        norm = float(unbalanced(_unknown(frame, multipliers), (frame, potential))[1])
         if result.status is not Status.CONVERGED or norm <= settings.tolerance:
             break
         frame = listed_here(frame)
@@ -210,9 +216,13 @@ def _newton(method, frame, constraints, z, multipliers, active, potential, setti
 
 def _normals(constraints, frame) -> np.ndarray:
     """∂values/∂z `(count, n)` at the frame's start, z without multipliers, zero where held."""
+    return np.asarray(_slopes(constraints, frame)) / float(constraints.scale) * _movable(frame)
+
+
+@eqx.filter_jit
+def _slopes(constraints, frame):
     flat, unravel = ravel_pytree(frame.start)
-    slopes = np.asarray(jax.jacrev(lambda z: constraints.values(frame.place(unravel(z))))(flat)).reshape(-1, flat.size)
-    return slopes / float(constraints.scale) * _movable(frame)
+    return jax.jacrev(lambda z: constraints.values(frame.place(unravel(z))))(flat).reshape(-1, flat.size)
 
 
 def _movable(frame) -> np.ndarray:

@@ -325,11 +325,13 @@ class Constraints(eqx.Module):
 
     def has_values(self, system) -> bool:
         """Whether there is anything with a multiplier, rather than components held still only."""
-        return bool(self.equations(system).size + self.slacks(system).size)
+        return any(jax.eval_shape(part.values, system).size for part in self.parts)
 
+    @eqx.filter_jit
     def equations(self, system) -> Float[Array, " k"]:
         return _together(system, [part.values(system) for part in self.parts if not part.inequality])
 
+    @eqx.filter_jit
     def slacks(self, system) -> Float[Array, " k"]:
         """The values of all inequalities."""
         return _together(system, [part.values(system) for part in self.parts if part.inequality])
@@ -338,6 +340,7 @@ class Constraints(eqx.Module):
         """What vanishes: the equations, and the inequalities that are active, in units of `1 / scale`."""
         return self.scale * jnp.concatenate([self.equations(system), self.slacks(system)[np.array(self.active, dtype=int)]])
 
+    @eqx.filter_jit
     def normals(self, system) -> Float[Array, "count n"]:
         """∂values/∂positions, zero where held."""
         at = lambda x: self.values(system.with_positions(x))  # noqa: E731
@@ -347,7 +350,7 @@ class Constraints(eqx.Module):
     def names(self, system) -> list[str]:
         """The kind of constraint behind each equation."""
         parts = [part for part in self.parts if not part.inequality]
-        return [type(part).__name__ for part in parts for _ in range(part.values(system).size)]
+        return [type(part).__name__ for part in parts for _ in range(jax.eval_shape(part.values, system).size)]
 
     def with_active(self, active: Sequence[int], system: System) -> "Constraints":
         count = jax.eval_shape(self.equations, system).size + len(active)

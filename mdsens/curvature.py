@@ -11,10 +11,12 @@ from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import lobpcg
 
 from mdsens.errors import InputError
+from mdsens.factors import DenseFactor, Factor, SparseFactor
 from mdsens.frame import Frame, as_unknown
 from mdsens.implicit.linear_system import COLUMNS, Gauge
+from mdsens.matrices import hessian
 from mdsens.potentials.base import Potential
-from mdsens.stiffness import gauge_of, gradient, hessian_operator, known_gauge, lagrangian
+from mdsens.stiffness import gauge_of, gradient, hessian_operator, is_stored, known_gauge, lagrangian
 
 DENSE_LIMIT = 1500
 """Unknowns that can move up to which all curvatures are computed from the assembled matrix."""
@@ -36,6 +38,9 @@ POLISHING_STEPS = {"lowest": 8, "highest": 6}
 
 NEGATIVE = 1e-7
 """Share of the largest curvature below minus which a curvature counts as negative."""
+
+WELL_POSED = 1e-12
+"""The same above which a matrix is worth factorising."""
 
 FLOPPY = 1e-9
 """Share of the largest curvature within which a curvature counts as zero."""
@@ -66,8 +71,10 @@ class Curvature:
     nearest_zero: float
 
 
-def curvature(z, frame: Frame, potential: Potential) -> Curvature:
-    """The ends of the spectrum at a state [host]: exact up to `DENSE_LIMIT` unknowns, else sought.
+def curvature(z, frame: Frame, potential: Potential) -> tuple[Curvature, Factor | None]:
+    """The ends of the spectrum at a state [host]: exact up to `DENSE_LIMIT` unknowns, else sought; and factors of the Hessian.
+
+    Factors are kept of minima without constraints, if the whole matrix is there or stays sparse (see `mdsens.factors`).
 
     Lanczos' method for A x = μ M⁻¹x with the preconditioner M, which CG would stop at a negative curvature with, sees one of
     any size early, since M brings all others near each other; and LOBPCG goes from what it saw to the lowest curvature of A
@@ -88,7 +95,7 @@ def curvature(z, frame: Frame, potential: Potential) -> Curvature:
     active, basis = np.asarray(null.active), np.asarray(null.basis)
     free = np.flatnonzero(active)
     if free.size <= basis.shape[1]:
-        return Curvature(np.inf, 0.0, 0, rattlers, True, (), 0, np.inf)
+        return Curvature(np.inf, 0.0, 0, rattlers, True, (), 0, np.inf), None
     exact = free.size <= DENSE_LIMIT
     matrix = columns(np.eye(flat.size)[:, free]) if exact else None
     values, highest = _spectrum(matrix, active, basis) if exact else _searched(columns, null)
@@ -96,7 +103,7 @@ def curvature(z, frame: Frame, potential: Potential) -> Curvature:
     nearest = float(np.abs(values).min())
     if exact and frame.constraints is not None:
         nearest = _nearest_zero(columns, z, frame, moving)
-    return Curvature(
+    found = Curvature(
         float(values.min()),
         highest,
         int((np.abs(values) <= FLOPPY * highest).sum()),
@@ -106,6 +113,16 @@ def curvature(z, frame: Frame, potential: Potential) -> Curvature:
         int((values < -NEGATIVE * highest).sum()),
         nearest,
     )
+    plain = frame.symmetric and frame.constraints is None and found.lowest > WELL_POSED * highest
+    return found, _factorised(matrix, free, basis, frame, potential) if plain else None
+
+
+def _factorised(matrix, free, basis, frame, potential):
+    if matrix is not None:
+        return DenseFactor(matrix[free], basis[free], free)
+    if frame.freedom is None and frame.system.dim == 2 and is_stored(frame, potential):
+        return SparseFactor(hessian(frame.system, potential).tocsr(), basis[free], free)
+    return None
 
 
 @eqx.filter_jit
@@ -259,12 +276,17 @@ def _outside(z, frame, moving, rattlers):
     rigid = np.asarray(null.basis)
     if frame.constraints is None:
         return null, rigid
-    _, unravel = ravel_pytree(z)
-    at = lambda x: frame.constraints.values(frame.place(unravel(x)))  # noqa: E731
-    normals = jax.jacrev(at)(ravel_pytree(z)[0]).T
+    return _along(z, frame, null), rigid
+
+
+@eqx.filter_jit
+def _along(z, frame, null):
+    """The gauge of motions along constraints."""
+    flat, unravel = ravel_pytree(z)
+    normals = jax.jacrev(lambda x: frame.constraints.values(frame.place(unravel(x))))(flat).T
     active = null.active.at[null.active.size - frame.constraints.count :].set(False)
     basis = jnp.linalg.qr(jnp.where(active[:, None], jnp.concatenate([null.basis, normals], axis=1), 0.0))[0]
-    return Gauge(active, basis), rigid
+    return Gauge(active, basis)
 
 
 def _check_rigid(images, highest, z, frame, potential):

@@ -13,7 +13,7 @@ from mdsens.frame import Frame, Unknown, as_unknown, frame_of, gridded, periodic
 from mdsens.neighbors import SKIN, Neighbors, widened
 from mdsens.potentials.base import Potential
 from mdsens.progress import residual_bar
-from mdsens.solvers import FIRE, Newton, Problem, Status, solve
+from mdsens.solvers import FIRE, Newton, Problem, Status, evaluated, solve
 from mdsens.stiffness import gradient, hessian_operator, is_stored, rigid_gauge
 from mdsens.system import System
 
@@ -80,6 +80,11 @@ LOADED_PROBLEM = dataclasses.replace(PROBLEM, symmetric=False)
 """The same under a stress that is not hydrostatic."""
 
 
+def unbalanced(z, data):
+    """`(F(z), its norm)` of `data = (frame, potential)`, compiled [host]."""
+    return evaluated(PROBLEM if data[0].symmetric else LOADED_PROBLEM, z, data)
+
+
 class UnstableCell(MdsensError):
     """A cell collapsed or flew apart; `z` and `frame` are where."""
 
@@ -130,7 +135,7 @@ def descend(frame: Frame, potential: Potential, settings: Settings) -> Arrival:
             if frame.freedom is None:
                 break
             check_volume(frame.start, frame, volume)
-            norm = float(force_norm(gradient(frame.start, (frame, potential))))
+            norm = float(unbalanced(frame.start, (frame, potential))[1])
             if status is not Status.CONVERGED or norm <= settings.tolerance:
                 break
             # Seen from the relaxed cell the strains are others, if only a little.

@@ -14,8 +14,9 @@ from jaxtyping import Array
 from mdsens.constrained import settle
 from mdsens.constraints import Constraint, Constraints, bound_constraints
 from mdsens.curvature import Curvature, curvature
-from mdsens.descent import HANDOVER, NEWTON_STEPS, PROBLEM, Settings, UnstableCell, descend, is_tight
+from mdsens.descent import HANDOVER, NEWTON_STEPS, PROBLEM, Settings, UnstableCell, descend, is_tight, unbalanced
 from mdsens.errors import CoincidingAtoms, ConvergenceError, InputError
+from mdsens.factors import Factor
 from mdsens.frame import Frame, as_unknown, cell_freedom, frame_of, gridded, periodic_volume
 from mdsens.implicit import CG, differentiable_solution
 from mdsens.potentials.base import Potential, total_energy
@@ -50,6 +51,7 @@ class Equilibrium(eqx.Module):
         index: how many negative curvatures were asked for: 0 for a minimum, 1 for a saddle point.
         constraints: with their references; `constraints.active` says which inequalities hold with equality.
         multipliers: of the constraints' equations, then of the active inequalities [eV per unit of the constraint].
+        factor: of the Hessian, for the derivatives' linear systems; not in files.
     """
 
     system: System
@@ -66,6 +68,7 @@ class Equilibrium(eqx.Module):
     index: int = eqx.field(static=True, default=0)
     constraints: Constraints | None = None
     multipliers: Array | None = None
+    factor: Factor | None = eqx.field(static=True, default=None)
 
     @property
     def converged(self) -> bool:
@@ -195,13 +198,13 @@ def finish(arrival, potential, asked, check_minimum, throw) -> Equilibrium:
     Args:
         asked: fields of the equilibrium that say what was asked for.
     """
-    frame, z, status, found = arrival.frame, arrival.z, arrival.status, None
+    frame, z, status, found, factor = arrival.frame, arrival.z, arrival.status, None, None
     system, fmax, stress_error = frame.system, arrival.norm, 0.0
     if status is not Status.NOT_FINITE:
         if frame.freedom is not None:
             fmax, stress_error = _left(z, frame, potential)
         if status is Status.CONVERGED and check_minimum:
-            found = curvature(z, gridded(frame), potential)
+            found, factor = curvature(z, gridded(frame), potential)
             if found.index != asked.get("index", 0):
                 status = Status.WRONG_INDEX if asked.get("index") else Status.SADDLE
             elif frame.freedom is not None and found.highest == 0.0:
@@ -217,6 +220,7 @@ def finish(arrival, potential, asked, check_minimum, throw) -> Equilibrium:
         stress_error=stress_error,
         constraints=frame.constraints,
         multipliers=None if getattr(z, "multipliers", None) is None else frame.constraints.scale * z.multipliers,
+        factor=factor,
         **asked,
     )
     if throw and not state.converged:
@@ -226,10 +230,10 @@ def finish(arrival, potential, asked, check_minimum, throw) -> Equilibrium:
 
 def _left(z, frame, potential) -> tuple[float, float]:
     """The largest force on an atom [eV/Å], and the largest component of the stress that is not balanced."""
-    slope = as_unknown(gradient(z, (frame, potential)))
-    fmax = float(jnp.sqrt(jnp.max(jnp.sum(slope.positions**2, axis=-1))))
-    stress = jnp.tensordot(slope.strain, frame.freedom.directions, 1) * frame.freedom.length / periodic_volume(frame.system)
-    return fmax, float(jnp.max(jnp.abs(stress))) * stress_unit(frame.system.dim)
+    slope = as_unknown(unbalanced(z, (frame, potential))[0])
+    fmax = float(np.linalg.norm(slope.positions, axis=-1).max())
+    stress = np.tensordot(slope.strain, frame.freedom.directions, 1) * float(frame.freedom.length) / periodic_volume(frame.system)
+    return fmax, float(np.abs(stress).max()) * stress_unit(frame.system.dim)
 
 
 _energy = eqx.filter_jit(total_energy)

@@ -37,15 +37,19 @@ class State(eqx.Module):
         z: the unknown.
         frame: what it lives in.
         null: the null space of A that was found with the curvature.
+        inverse: a preconditioner that is nearly exact, of a factorised Hessian; None without.
         solver: of the linear systems.
         fail_rtol: relative residual beyond which a solve has failed.
+        preconditioner: what helps the solver, in words; empty without.
     """
 
     z: Any
     frame: Frame
     null: Gauge
+    inverse: Any
     solver: LinearSolver = eqx.field(static=True)
     fail_rtol: float = eqx.field(static=True)
+    preconditioner: str = eqx.field(static=True)
 
     @property
     def options(self):
@@ -61,7 +65,23 @@ class State(eqx.Module):
 
     def operator(self, z, potential):
         """∂F/∂z, as `root_jvp` wants it."""
-        return stiffness.hessian_operator(z, (self.frame, potential))
+        operator = stiffness.hessian_operator(z, (self.frame, potential))
+        return operator if self.inverse is None else Preconditioned(operator, jax.lax.stop_gradient(self.inverse))
+
+    @property
+    def method(self) -> str:
+        """How its linear systems are solved, in words."""
+        return f"{self.solver!r}, preconditioned by {self.preconditioner}" if self.preconditioner else repr(self.solver)
+
+
+class Preconditioned(eqx.Module):
+    """An operator and a preconditioner for it."""
+
+    operator: Any
+    precondition: Any
+
+    def __call__(self, v: Float[Array, " n"]) -> Float[Array, " n"]:
+        return self.operator(v)
 
 
 def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: bool = True) -> tuple[Curvature, State]:
@@ -82,7 +102,7 @@ def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: b
         raise InputError("The potential has no parameters, so there is nothing to differentiate in.")
     frame = eq.frame
     z = eq.unknown_in(frame)
-    found = curvature(z, frame, eq.potential) if eq.curvature is None else eq.curvature
+    found, factor = curvature(z, frame, eq.potential) if eq.curvature is None else (eq.curvature, eq.factor)
     if found.index != eq.index:
         raise ConvergenceError(
             f"The lowest curvature is {found.lowest:.1e} eV/Å²: {(Status.WRONG_INDEX if eq.index else Status.SADDLE).value}."
@@ -91,7 +111,12 @@ def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: b
     solver = _default_solver(eq, frame, z) if linear_solver is None else linear_solver
     if not isinstance(solver, LinearSolver):
         raise InputError(f"linear_solver must be one of mdsens.implicit's, such as implicit.CG(), not {solver!r}.")
-    return found, State(z, frame, null, solver, solver.tolerances(eq.system.positions.dtype)[1])
+    inverse, preconditioner = None, ""
+    if factor is not None and isinstance(solver, CG):
+        inverse, preconditioner = factor.inverse(), str(factor)
+    elif frame.grid is not None and solver.iterative and stiffness.is_stored(frame, eq.potential):
+        preconditioner = "a coarse grid"
+    return found, State(z, frame, null, inverse, solver, solver.tolerances(eq.system.positions.dtype)[1], preconditioner)
 
 
 def _default_solver(eq, frame, z):

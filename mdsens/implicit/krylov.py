@@ -56,20 +56,19 @@ class CG(_Iterative):
             return (jnp.linalg.norm(r) > goal) & (step < limit) & ~indefinite
 
         def iterate(carry):
-            u, r, p, rho, step, goal, _ = carry
+            u, r, p, before, step, goal, _ = carry
+            z = smoothed(r)
+            rho = jnp.vdot(r, z)
+            p = z + rho / jnp.where(before == 0.0, 1.0, before) * p
             q = system.matvec(p)
             curvature = jnp.vdot(p, q)
             indefinite = ~(curvature > 0)
             alpha = jnp.where(indefinite, 0.0, rho / jnp.where(indefinite, 1.0, curvature))
-            u, r = u + alpha * p, r - alpha * q
-            z = smoothed(r)
-            new_rho = jnp.vdot(r, z)
-            p = z + new_rho / jnp.where(rho == 0.0, 1.0, rho) * p
-            return u, r, p, new_rho, step + 1, goal, indefinite
+            return u + alpha * p, r - alpha * q, p, rho, step + 1, goal, indefinite
 
         def solve(b, goal):
-            z = smoothed(b)
-            start = (jnp.zeros_like(b), b, z, jnp.vdot(b, z), 0, goal, jnp.asarray(False))
+            zeros = jnp.zeros_like(b)
+            start = (zeros, b, zeros, jnp.zeros((), b.dtype), 0, goal, jnp.asarray(False))
             u, *_, indefinite = jax.lax.while_loop(go_on, iterate, start)
             return u, indefinite
 

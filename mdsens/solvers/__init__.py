@@ -23,7 +23,7 @@ the root of its gradient that `MinimumMode` finds: root(jax.grad(f), solver=Mini
 
 from mdsens.solvers.by_method import FixedPoint
 from mdsens.solvers.differentiable import fixed_point, minimum, root
-from mdsens.solvers.driver import Problem, Result, solve, solve_traced
+from mdsens.solvers.driver import Problem, Result, evaluated, solve, solve_traced
 from mdsens.solvers.dynamics import DampedDynamics
 from mdsens.solvers.fire import FIRE
 from mdsens.solvers.gradient_descent import GradientDescent
@@ -52,6 +52,7 @@ __all__ = [
     "Result",
     "Status",
     "TruncatedNewton",
+    "evaluated",
     "fixed_point",
     "minimum",
     "root",

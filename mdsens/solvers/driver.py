@@ -196,7 +196,8 @@ def solve(
 
 
 @eqx.filter_jit
-def _evaluated(problem, z, data):
+def evaluated(problem: Problem, z, data):
+    """`(F(z, data), its norm)`, compiled."""
     residual = problem.residual(z, data)
     return residual, problem.norm(residual)
 
@@ -212,7 +213,7 @@ def _stepped(problem, solver, z, residual, data, tolerance):
 def _solve_afresh(problem, solver, z, data, tolerance, max_steps, progress) -> Result:
     """By whole steps, each point with data of its own. A step that does not lower the norm is taken back, and ends the solve."""
     data = problem.focus(z, data)
-    residual, norm = _evaluated(problem, z, data)
+    residual, norm = evaluated(problem, z, data)
     for steps in range(max_steps + 1):
         if progress is not None and steps:
             progress(steps, float(norm))
@@ -229,7 +230,7 @@ def _solve_afresh(problem, solver, z, data, tolerance, max_steps, progress) -> R
             data_there = problem.focus(there, data)
         except CoincidingAtoms:
             break
-        residual, new = _evaluated(problem, there, data_there)
+        residual, new = evaluated(problem, there, data_there)
         if not new < norm:
             break
         z, data, norm = there, data_there, new

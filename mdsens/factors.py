@@ -1,0 +1,112 @@
+"""Factorisations of an equilibrium's Hessian that are kept with it, as preconditioners that are nearly exact inverses.
+
+Dense ones of small systems, and sparse ones of plane systems, whose factors stay sparse; in three dimensions they fill up.
+A solve then takes one or two iterations, whatever the condition number, and its residual is still looked at.
+"""
+
+import itertools
+import weakref
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+import scipy.sparse.linalg
+from jaxtyping import Array, Float, Int
+
+_handles = itertools.count(1)
+_factors: dict[int, scipy.sparse.linalg.SuperLU] = {}
+"""Of all `SparseFactor`s that are alive, since a compiled program can be given numbers only."""
+
+
+class DenseInverse(eqx.Module):
+    """r ↦ (A + c QQᵀ)⁻¹ r between the free components, Q being the null space.
+
+    Attributes:
+        factor: of Cholesky, lower.
+        free: `(k,)`, components of r.
+    """
+
+    factor: Float[Array, "k k"]
+    free: Int[Array, " k"]
+
+    def __call__(self, r: Float[Array, " n"]) -> Float[Array, " n"]:
+        return jnp.zeros_like(r).at[self.free].set(jax.scipy.linalg.cho_solve((self.factor, True), r[self.free]))
+
+
+class SparseInverse(eqx.Module):
+    """r ↦ A⁻¹ r between the free components but as many as the null space has dimensions, which stay at zero.
+
+    Attributes:
+        handle: of a `SparseFactor`; r itself where that is gone, as a preconditioner may.
+        free: `(k,)`, components of r.
+    """
+
+    handle: Int[Array, ""]
+    free: Int[Array, " k"]
+
+    def __call__(self, r: Float[Array, " n"]) -> Float[Array, " n"]:
+        rest = r[self.free]
+        shape = jax.ShapeDtypeStruct(rest.shape, rest.dtype)
+        solved = jax.pure_callback(_solve, shape, self.handle, rest, vmap_method="expand_dims")
+        return jnp.zeros_like(r).at[self.free].set(solved)
+
+
+def _solve(handle, rows):
+    """SciPy only: JAX inside a callback dead-locks on the CPU."""
+    rows = np.asarray(rows)
+    factors = _factors.get(int(np.asarray(handle).ravel()[0]))
+    if factors is None:
+        return rows
+    return factors.solve(rows.reshape(-1, rows.shape[-1]).T.astype(float)).T.reshape(rows.shape).astype(rows.dtype)
+
+
+class Factor:
+    """Of the Hessian at one state. All are equal, so that no program is compiled anew for another one."""
+
+    def __eq__(self, other):
+        return isinstance(other, Factor)
+
+    def __hash__(self):
+        return hash(Factor)
+
+    def inverse(self):
+        """What a compiled program is given: a preconditioner as a pytree."""
+        raise NotImplementedError
+
+
+class DenseFactor(Factor):
+    """Cholesky's factor of a matrix between free components, positive outside a null space."""
+
+    def __init__(self, matrix, null, free):
+        matrix = 0.5 * (matrix + matrix.T)
+        self.factor = scipy.linalg.cholesky(matrix + np.abs(np.diag(matrix)).max() * (null @ null.T), lower=True)
+        self.free = free
+
+    def inverse(self) -> DenseInverse:
+        return DenseInverse(jnp.asarray(self.factor), jnp.asarray(self.free))
+
+    def __str__(self):
+        return f"Cholesky's factor of its {len(self.free)} unknowns"
+
+
+class SparseFactor(Factor):
+    """LU factors of a sparse symmetric matrix, positive outside a null space (SuperLU)."""
+
+    def __init__(self, matrix, null, free):
+        # With as many unknowns held as there are motions that cost nothing, the matrix between the others is regular.
+        held = scipy.linalg.qr(null.T, mode="r", pivoting=True)[1][: null.shape[1]]
+        kept = np.delete(np.arange(len(free)), held)
+        self.free = free[kept]
+        between = matrix[self.free][:, self.free].tocsc()
+        options = {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
+        self.handle = next(_handles)
+        _factors[self.handle] = scipy.sparse.linalg.splu(between, **options)
+        weakref.finalize(self, _factors.pop, self.handle)
+
+    def inverse(self) -> SparseInverse:
+        return SparseInverse(jnp.asarray(self.handle), jnp.asarray(self.free))
+
+    def __str__(self):
+        return f"sparse LU factors of its {len(self.free)} unknowns"

@@ -1,0 +1,82 @@
+"""Factorised Hessians that are kept with an equilibrium: nearly exact inverses, and never more than preconditioners."""
+
+import dataclasses
+import gc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mdsens as ms
+from mdsens import curvature, factors
+from mdsens.implicit import MINRES
+from mdsens.linear_response import usable
+
+
+def with_sparse_factor(eq, monkeypatch):
+    monkeypatch.setattr(curvature, "DENSE_LIMIT", 0)
+    return ms.relax(eq.system, eq.potential, fmax=1e-12)
+
+
+def without_factor(eq):
+    return dataclasses.replace(eq, factor=None)
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_a_factor_inverts_the_hessian_outside_its_null_space(soft_packing, monkeypatch, kind):
+    eq = soft_packing if kind == "dense" else with_sparse_factor(soft_packing, monkeypatch)
+    assert isinstance(eq.factor, factors.DenseFactor if kind == "dense" else factors.SparseFactor)
+    _, state = usable(eq, None)
+    operator = state.operator(state.z, eq.potential)
+    v = state.null.project(jax.random.normal(jax.random.key(0), (state.size,)))
+    np.testing.assert_allclose(state.null.project(operator.precondition(operator(v))), v, atol=1e-9)
+    # Several right-hand sides at once, and symmetric between any two vectors.
+    w = jax.vmap(state.null.project)(jax.random.normal(jax.random.key(1), (3, state.size)))
+    images = jax.vmap(lambda r: state.null.project(operator.precondition(r)))(w)
+    np.testing.assert_allclose(w @ images.T, (w @ images.T).T, rtol=1e-9)
+    assert str(eq.factor) in ms.sensitivity(eq).certificate.linear_solver
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_derivatives_are_those_without_a_factor(soft_packing, monkeypatch, kind):
+    eq = soft_packing if kind == "dense" else with_sparse_factor(soft_packing, monkeypatch)
+    fast, slow = ms.sensitivity(eq), ms.sensitivity(without_factor(eq))
+    assert fast.certificate.trusted and fast.certificate.residual < 1e-13
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(slow.positions))
+    for a, b in zip(*map(jax.tree.leaves, (fast.positions, slow.positions)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-9 * scale)
+    # Second derivatives go through the same solves.
+    v = jax.tree.map(jnp.ones_like, eq.potential)
+    bent = ms.hessian_vector(ms.observables.pressure, eq, v)
+    for a, b in zip(
+        *map(jax.tree.leaves, (bent, ms.hessian_vector(ms.observables.pressure, without_factor(eq), v))), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)
+
+
+def test_a_free_cell_and_frozen_atoms_have_factors_too(squeezed_salt, argon_vacancy):
+    assert isinstance(squeezed_salt.factor, factors.DenseFactor)
+    assert ms.sensitivity(squeezed_salt).certificate.residual < 1e-11
+    frozen = np.zeros(len(argon_vacancy.system), dtype=bool)
+    frozen[:20] = True
+    system = argon_vacancy.system
+    held = ms.System(system.positions, cell=system.cell, pbc=True, species=system.symbols, frozen=frozen)
+    eq = ms.relax(held, argon_vacancy.potential, fmax=1e-12)
+    S = ms.sensitivity(eq)
+    assert S.certificate.residual < 1e-13 and not np.asarray(S.positions.sigma)[:20].any()
+
+
+def test_a_factor_that_is_gone_costs_iterations_only(soft_packing, monkeypatch):
+    eq = with_sparse_factor(soft_packing, monkeypatch)
+    _, state = usable(eq, None)
+    eq = without_factor(eq)
+    gc.collect()
+    assert int(state.inverse.handle) not in factors._factors
+    v = state.null.project(jax.random.normal(jax.random.key(0), (state.size,)))
+    np.testing.assert_array_equal(state.inverse(v)[state.inverse.free], v[state.inverse.free])
+
+
+def test_other_solvers_and_saddle_points_go_without(soft_packing):
+    certificate = ms.sensitivity(soft_packing, linear_solver=MINRES()).certificate
+    assert "preconditioned" not in certificate.linear_solver and certificate.trusted
