@@ -28,8 +28,8 @@ from mdsens.solvers.status import Status
 CHUNK_SECONDS = 0.5
 FIRST_CHUNK = 16
 
-LINEAR_SHARE = 0.1
-"""What the linear system of a whole step may leave, as a share of the tolerance, on the average component."""
+LINEAR_SHARE = 0.01
+"""What the linear system of a whole step may leave on the average component, as a share of the tolerance for the largest."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +205,6 @@ def evaluated(problem: Problem, z, data):
 @eqx.filter_jit
 def _stepped(problem, solver, z, residual, data, tolerance):
     flat, unravel = ravel_pytree(z)
-    # A residual that is spread over all components has a largest one of a few times the mean.
     move, sound = solver.move(problem, z, residual, data, LINEAR_SHARE * tolerance * flat.size**0.5)
     return unravel(flat + move), sound
 

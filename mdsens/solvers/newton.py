@@ -61,7 +61,8 @@ class Newton:
         """`(-A⁻¹F, flat; whether it is a step to take)`.
 
         Args:
-            aim: size that the residual of the linear system may have, if that is more than `rtol` asks for.
+            aim: size that the residual of the linear system may have, if that is more than `rtol` asks for and still a
+                hundredth of the right-hand side.
         """
         product, _ = linearised(problem.residual, z, (data,), problem.operator)
         gauge = problem.gauge(z, data)
@@ -71,7 +72,8 @@ class Newton:
         if solver is None:
             solver = CG() if problem.symmetric else automatic(b.size, symmetric=False)
         system = linear_system(product, transpose, getattr(product, "precondition", None), gauge, b)
-        move, failed = solver.prepare(system)(b, jnp.maximum(self.rtol * jnp.linalg.norm(b), aim))
+        size = jnp.linalg.norm(b)
+        move, failed = solver.prepare(system)(b, jnp.clip(aim, self.rtol * size, 0.01 * size))
         near = self.max_step is None or jnp.max(jnp.abs(move)) <= self.max_step
         return move, ~failed & jnp.all(jnp.isfinite(move)) & near
 
