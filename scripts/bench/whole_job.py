@@ -3,7 +3,7 @@
     python scripts/bench/whole_job.py [--cells 16]
 
 LAMMPS relaxes the structure, changes each parameter up and down by a thousandth, and relaxes again from where it was, all to
-the same largest force; one core, the faster of its styles cg and fire. mdsens relaxes and solves, with its certificate, on the
+the same largest force, on one core. mdsens relaxes and solves, with its certificate, on the
 cores that JAX finds. Both end with 8 derivatives of all positions (`sensitivity`) or of one observable (the adjoint gradient).
 Times are of a second run after one that compiles; the largest difference of θ dX/dθ between both is printed beside them.
 """
@@ -28,24 +28,23 @@ STEP = 1e-3
 class Differences(Lammps):
     """Central differences of structures that LAMMPS relaxed again."""
 
-    def minimised(self, style):
-        """`(seconds, positions)`, from where it is."""
-        n = len(self.system)
-        for command in (f"min_style {style}", "min_modify norm max"):
-            self.lmp.command(command)
+    def minimised(self):
+        """`(seconds, positions)`, from where it is; by fire from where cg's line search sees nothing but rounding."""
         began = time.perf_counter()
-        self.lmp.command(f"minimize 0 {FMAX} 20000 200000")
-        seconds = time.perf_counter() - began
-        if self.lmp.get_thermo("fmax") > FMAX:
-            raise RuntimeError(f"LAMMPS's {style} did not arrive.")
-        return seconds, np.array(self.lmp.gather_atoms("x", 1, 3)).reshape(n, 3)
+        for style in ("cg", "fire"):
+            for command in (f"min_style {style}", "min_modify norm max", f"minimize 0 {FMAX} 20000 200000"):
+                self.lmp.command(command)
+            if self.lmp.get_thermo("fmax") <= FMAX:
+                seconds = time.perf_counter() - began
+                return seconds, np.array(self.lmp.gather_atoms("x", 1, 3)).reshape(len(self.system), 3)
+        raise RuntimeError(f"LAMMPS did not reach a largest force of {FMAX}.")
 
-    def job(self, potential, folder, style):
+    def job(self, potential, folder):
         """`(seconds, θ dX/dθ by name)`."""
         self.start()
-        total, relaxed = self.minimised(style)
+        total, relaxed = self.minimised()
         values = {name: float(value) for name, value in potential.parameters().items()}
-        columns = {}
+        columns, box = {}, np.diag(np.asarray(self.system.cell))
         for name, value in values.items():
             ends = []
             for sign in (1.0, -1.0):
@@ -53,10 +52,12 @@ class Differences(Lammps):
                 path.write_text(SW_FILE.format(**values | {name: value * (1.0 + sign * STEP)}))
                 self.lmp.command(f"pair_coeff * * {path} Si")
                 self.lmp.scatter_atoms("x", 1, 3, np.ctypeslib.as_ctypes(relaxed.ravel().copy()))
-                seconds, positions = self.minimised(style)
+                seconds, positions = self.minimised()
                 total += seconds
                 ends.append(positions)
-            columns[name] = (ends[0] - ends[1]) / (2.0 * STEP)
+            moved = ends[0] - ends[1]
+            # LAMMPS may have brought an atom back into the box in one of both.
+            columns[name] = (moved - box * np.round(moved / box)) / (2.0 * STEP)
         return total, columns
 
 
@@ -76,13 +77,12 @@ def main():
     assert sensitivity.certificate.trusted, sensitivity.certificate
     with tempfile.TemporaryDirectory() as folder:
         peer = Differences(system, potential, Path(folder))
-        _, style = peer.relaxation()
-        theirs, columns = peer.job(potential, Path(folder), style)
+        theirs, columns = peer.job(potential, Path(folder))
     scaled = sensitivity.scaled().positions.parameters()
     # The differences leave the crystal's place open, and are good to a millionth, the square of their step.
     gaps = [np.abs(_centred(np.asarray(scaled[name])) - _centred(column)).max() for name, column in columns.items()]
     print(f"largest |θ dX/dθ| {max(np.abs(c).max() for c in columns.values()):.3f} Å, largest difference {max(gaps):.1e} Å")
-    print(f"{'LAMMPS, 17 relaxations (' + style + ')':44s} {theirs:9.2f} s")
+    print(f"{'LAMMPS, 17 relaxations':44s} {theirs:9.2f} s")
     print(f"{'mdsens, relaxation and all sensitivities':44s} {ours:9.2f} s, {theirs / ours:6.1f} times faster")
     print(f"{'mdsens, relaxation and adjoint gradient':44s} {adjoint:9.2f} s, {theirs / adjoint:6.1f} times faster")
 
