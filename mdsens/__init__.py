@@ -5,6 +5,7 @@ Everything a user needs is listed below and loaded on first use, so that `import
 
 import importlib
 import os
+import warnings
 
 import jax
 
@@ -92,4 +93,7 @@ def __dir__():
 
 
 if os.environ.get("MDSENS_KEEP_COMPILED", "0") not in ("", "0"):
-    __getattr__("keep_compiled")()
+    try:
+        __getattr__("keep_compiled")()
+    except OSError as error:
+        warnings.warn(f"MDSENS_KEEP_COMPILED is set, but nothing is kept: {error}", RuntimeWarning, stacklevel=2)

@@ -35,7 +35,7 @@ class Certificate:
         error_bound: bound on the error of θ dX/dθ, in the 2-norm over all atoms, the largest over θ [Å]: what the linear
             solves, the distance of the state from the true equilibrium and rounding can amount to
             (`mdsens.implicit.bound`); inf where the state is too far from the equilibrium for a bound.
-        linear_solver: what solved the linear systems.
+        linear_solver: what solved the linear systems, and what preconditioned them.
         lowest_curvature: lowest eigenvalue of the Hessian outside the zero modes [eV/Å²].
         curvature_exact: whether it comes from the whole spectrum; otherwise it is an upper bound by a search, and
             error_bound an estimate.

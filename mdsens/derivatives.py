@@ -82,8 +82,9 @@ def sensitivity(
 
     Args:
         wrt: names or paths: `["sigma", "epsilon.A-B"]`.
-        linear_solver: by default `implicit.CG()`; MINRES at saddle points and under constraints, GMRES under a stress
-            that is not hydrostatic. Also `implicit.Direct()`.
+        linear_solver: by default `implicit.CG()`, preconditioned by factors of the Hessian that the equilibrium keeps (up to
+            1,500 unknowns, and in the plane) or by a coarse grid (large periodic solids); MINRES at saddle points and under
+            constraints, GMRES under a stress that is not hydrostatic. Also `implicit.Direct()`. The certificate says which.
         max_bytes: refuse an answer larger than this.
         throw: raise if a linear system failed; otherwise its columns are NaN and the certificate says so.
         progress: show a bar over the parameters; by default only at a terminal and for long work.
