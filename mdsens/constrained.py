@@ -193,9 +193,8 @@ def _newton(method, frame, constraints, z, multipliers, active, potential, setti
     chosen = constraints.with_active(active, system)
     frame = listed_here(frame_of(system.with_neighbors(potential), frame.freedom, chosen))
     size = ravel_pytree(z)[0].size + len(multipliers)
-    linear = Direct() if size <= SMALL else MINRES(rtol=1e-7, fail_rtol=0.5)
-
-    run = functools.partial(solve, PROBLEM, dataclasses.replace(method, linear_solver=linear), refresh=refresher(volume))
+    method = dataclasses.replace(method, rtol=1e-7, linear_solver=Direct() if size <= SMALL else MINRES())
+    run = functools.partial(solve, PROBLEM, method, refresh=refresher(volume))
     options = {"tolerance": settings.tolerance, "max_steps": NEWTON_STEPS}
     for _ in range(2):
         result = run(_unknown(frame, multipliers), (frame, potential), progress=show.after(steps), **options)

@@ -39,8 +39,11 @@ POLISHING_STEPS = {"lowest": 8, "highest": 6}
 NEGATIVE = 1e-7
 """Share of the largest curvature below minus which a curvature counts as negative."""
 
-WELL_POSED = 1e-12
-"""The same above which a matrix is worth factorising."""
+WELL_POSED = 1e4
+"""Lowest curvature, in roundings of the highest, above which a matrix is worth factorising."""
+
+BLOCK_NUMBERS = 10**7
+"""Numbers in the columns of a matrix that are computed together, at most."""
 
 FLOPPY = 1e-9
 """Share of the largest curvature within which a curvature counts as zero."""
@@ -86,7 +89,7 @@ def curvature(z, frame: Frame, potential: Potential) -> tuple[Curvature, Factor 
         InputError: a rigid motion that should cost nothing does, so the energy has a geometry of its own.
     """
     flat = ravel_pytree(z)[0]
-    columns = _Columns(_operator(z, (frame, potential)), flat.size, flat.dtype)
+    columns = _Columns(*_operator(z, (frame, potential)), flat.size, flat.dtype)
     image = as_unknown(ravel_pytree(z)[1](columns(_random(flat.size, 1))[:, 0])).positions
     moving = ~np.asarray(frame.held) & np.any(np.asarray(image) != 0.0, axis=1)[:, None]
     loose = ~moving.any(axis=1) & ~np.asarray(frame.held).all(axis=1)
@@ -97,8 +100,8 @@ def curvature(z, frame: Frame, potential: Potential) -> tuple[Curvature, Factor 
     if free.size <= basis.shape[1]:
         return Curvature(np.inf, 0.0, 0, rattlers, True, (), 0, np.inf), None
     exact = free.size <= DENSE_LIMIT
-    matrix = columns(np.eye(flat.size)[:, free]) if exact else None
-    values, highest = _spectrum(matrix, active, basis) if exact else _searched(columns, null)
+    matrix = columns.between(free) if exact else None
+    values, highest = _spectrum(matrix, basis[free]) if exact else _searched(columns, null)
     _check_rigid(columns(rigid), highest, z, frame, potential)
     nearest = float(np.abs(values).min())
     if exact and frame.constraints is not None:
@@ -113,15 +116,21 @@ def curvature(z, frame: Frame, potential: Potential) -> tuple[Curvature, Factor 
         int((values < -NEGATIVE * highest).sum()),
         nearest,
     )
-    plain = frame.symmetric and frame.constraints is None and found.lowest > WELL_POSED * highest
-    return found, _factorised(matrix, free, basis, frame, potential) if plain else None
+    plain = frame.symmetric and frame.constraints is None
+    if not (plain and found.lowest > WELL_POSED * np.finfo(flat.dtype).eps * highest):
+        return found, None
+    return found, _factorised(matrix, basis[free], free, frame, potential)
 
 
-def _factorised(matrix, free, basis, frame, potential):
-    if matrix is not None:
-        return DenseFactor(matrix[free], basis[free], free)
-    if frame.freedom is None and frame.system.dim == 2 and is_stored(frame, potential):
-        return SparseFactor(hessian(frame.system, potential).tocsr(), basis[free], free)
+def _factorised(matrix, null, free, frame, potential):
+    dtype = frame.system.positions.dtype
+    try:
+        if matrix is not None:
+            return DenseFactor(matrix, null, free, dtype)
+        if frame.freedom is None and frame.system.dim == 2 and is_stored(frame, potential):
+            return SparseFactor(hessian(frame.system, potential).tocsr(), null, free)
+    except (np.linalg.LinAlgError, RuntimeError):  # not positive, or singular, to working precision
+        pass
     return None
 
 
@@ -143,11 +152,10 @@ def _force(z, data):
 class _Columns:
     """Products with the columns of NumPy matrices, a fixed number of columns at a time, so that they are compiled once."""
 
-    def __init__(self, operator, size, dtype):
-        self.function, self.preconditioner = operator
+    def __init__(self, function, preconditioner, size, dtype):
+        self.function, self.preconditioner, self.size, self.dtype = function, preconditioner, size, dtype
         self.width = min(COLUMNS, size) if size <= DENSE_LIMIT else 1
-        self.dtype = dtype
-        most = STEPS["plain" if self.preconditioner is None else "preconditioned"]
+        most = STEPS["plain" if preconditioner is None else "preconditioned"]
         self.steps = max(STEPS["preconditioned"], min(most, LANCZOS_NUMBERS // size))
 
     def __call__(self, vectors):
@@ -155,6 +163,17 @@ class _Columns:
 
     def precondition(self, vectors):
         return self._batched(self.preconditioner, vectors)
+
+    def between(self, free):
+        """The matrix between some components."""
+        matrix = np.empty((len(free), len(free)))
+        width = max(1, min(COLUMNS, self.size, BLOCK_NUMBERS // self.size))
+        for start in range(0, len(free), width):
+            chosen = free[start : start + width]
+            unit = np.zeros((self.size, width), self.dtype)
+            unit[chosen, np.arange(len(chosen))] = 1.0
+            matrix[:, start : start + width] = np.asarray(_each(self.function, unit))[free, : len(chosen)]
+        return matrix
 
     def _batched(self, function, vectors):
         images = np.empty_like(vectors)
@@ -175,20 +194,15 @@ def _random(size, count):
     return np.random.default_rng(1).normal(size=(size, count))
 
 
-def _spectrum(matrix, active, basis):
-    values = _eigenvalues(matrix[np.flatnonzero(active)], active, basis)
-    return values, float(np.abs(values).max())
-
-
-def _eigenvalues(matrix, active, basis):
-    """Eigenvalues of a symmetric matrix between the active components outside a null space, in order."""
-    null = basis[active]
+def _spectrum(matrix, null):
+    """`(eigenvalues of a symmetric matrix outside a null space, in order, the largest magnitude)`."""
     null = null[:, np.abs(null).max(axis=0, initial=0.0) > 0.0]
     top = np.abs(matrix).sum(axis=1).max()
     matrix = 0.5 * (matrix + matrix.T)
     matrix = matrix - null @ (null.T @ matrix)
     matrix = matrix - (matrix @ null) @ null.T
-    return np.linalg.eigvalsh(matrix + 2.0 * top * (null @ null.T))[: len(matrix) - null.shape[1]]
+    values = np.linalg.eigvalsh(matrix + 2.0 * top * (null @ null.T))[: len(matrix) - null.shape[1]]
+    return values, float(np.abs(values).max())
 
 
 def _searched(columns, null):
@@ -265,9 +279,9 @@ def _polished(columns, free, basis, start, largest=False):
 def _nearest_zero(columns, z, frame, moving):
     """Of the matrix with its multipliers."""
     null = gauge_of(z, frame, moving)
-    active, basis = np.asarray(null.active), np.asarray(null.basis)
-    matrix = columns(np.eye(len(active))[:, active])[active]
-    return float(np.abs(_eigenvalues(matrix, active, basis)).min())
+    free = np.flatnonzero(null.active)
+    values, _ = _spectrum(columns.between(free), np.asarray(null.basis)[free])
+    return float(np.abs(values).min())
 
 
 def _outside(z, frame, moving, rattlers):

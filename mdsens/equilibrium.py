@@ -51,7 +51,8 @@ class Equilibrium(eqx.Module):
         index: how many negative curvatures were asked for: 0 for a minimum, 1 for a saddle point.
         constraints: with their references; `constraints.active` says which inequalities hold with equality.
         multipliers: of the constraints' equations, then of the active inequalities [eV per unit of the constraint].
-        factor: of the Hessian, for the derivatives' linear systems; not in files.
+        factor: of the Hessian, for the derivatives' linear systems, up to 18 MB (more for large systems in the plane), None
+            where there is none; not in files.
     """
 
     system: System

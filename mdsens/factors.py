@@ -79,10 +79,10 @@ class Factor:
 class DenseFactor(Factor):
     """Cholesky's factor of a matrix between free components, positive outside a null space."""
 
-    def __init__(self, matrix, null, free):
+    def __init__(self, matrix, null, free, dtype):
         matrix = 0.5 * (matrix + matrix.T)
-        self.factor = scipy.linalg.cholesky(matrix + np.abs(np.diag(matrix)).max() * (null @ null.T), lower=True)
-        self.free = free
+        lower = scipy.linalg.cholesky(matrix + np.abs(np.diag(matrix)).max() * (null @ null.T), lower=True)
+        self.factor, self.free = lower.astype(dtype), free
 
     def inverse(self) -> DenseInverse:
         return DenseInverse(jnp.asarray(self.factor), jnp.asarray(self.free))
@@ -96,7 +96,8 @@ class SparseFactor(Factor):
 
     def __init__(self, matrix, null, free):
         # With as many unknowns held as there are motions that cost nothing, the matrix between the others is regular.
-        held = scipy.linalg.qr(null.T, mode="r", pivoting=True)[1][: null.shape[1]]
+        null = null[:, null.any(axis=0)]
+        held = scipy.linalg.qr(null.T, mode="r", pivoting=True)[1][: null.shape[1]] if null.size else []
         kept = np.delete(np.arange(len(free)), held)
         self.free = free[kept]
         between = matrix[self.free][:, self.free].tocsc()

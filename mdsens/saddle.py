@@ -22,7 +22,7 @@ from mdsens.system import System
 CLIMB = dataclasses.replace(PROBLEM, gauge=gauge)
 """The problem with rattlers in its null space, whose curvatures would otherwise be the lowest."""
 
-POLISH = Newton(linear_solver=MINRES(rtol=1e-5, fail_rtol=0.5))
+POLISH = Newton(linear_solver=MINRES())
 """Newton's method as it goes to saddle points too."""
 
 

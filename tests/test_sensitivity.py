@@ -315,6 +315,23 @@ def test_a_search_sees_a_negative_curvature(silicon, monkeypatch):
     np.testing.assert_allclose(sketched.curvature.lowest, exact.lowest, rtol=1e-2)
 
 
+def test_a_few_atoms_that_move_among_many_have_their_whole_spectrum(argon_vacancy):
+    from ase.build import bulk
+
+    atoms = bulk("Ar", "fcc", a=1.55, cubic=True) * 6
+    moving = np.argsort(np.linalg.norm(atoms.positions - atoms.positions[400], axis=1))[1:20]
+    frozen = np.ones(len(atoms), dtype=bool)
+    frozen[moving] = False
+    keep = np.arange(len(atoms)) != 400
+    system = ms.System(atoms.positions[keep], cell=atoms.cell.array, pbc=True, frozen=frozen[keep])
+    eq = ms.relax(system, argon_vacancy.potential, fmax=1e-10)
+    rows = np.flatnonzero(np.repeat(~frozen[keep], 3))
+    block = ms.hessian(eq.system, eq.potential).tocsr()[rows][:, rows].toarray()
+    assert eq.curvature.exact and eq.system.positions.size > curvature.DENSE_LIMIT
+    np.testing.assert_allclose(eq.curvature.few, np.linalg.eigvalsh(block)[:4], rtol=1e-9)
+    assert ms.sensitivity(eq, wrt=["sigma"]).certificate.trusted
+
+
 # What must be refused or said
 
 

@@ -64,7 +64,7 @@ def root(
         ConvergenceError, when called: with the reason; under `jit` and `vmap` the answer is NaN instead.
     """
     # A symmetric Jacobian need not be positive: F may vanish at a saddle point.
-    indefinite = MINRES(rtol=1e-5, fail_rtol=0.5) if symmetric else None
+    indefinite = MINRES() if symmetric else None
     settings = Newton(max_step=None, backtracks=40, linear_solver=indefinite) if solver is None else solver
     options = {"symmetric": symmetric, "null_space": null_space, "precondition": precondition, "linear_solver": linear_solver}
     return _solution(condition, settings, None, tolerance, max_steps, options, return_status, progress)

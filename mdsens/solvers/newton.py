@@ -34,7 +34,7 @@ class Newton:
         rtol: tolerance of a step's linear system; the residual falls by about this factor each step.
         max_step: largest change of a component in one step; None for no limit.
         backtracks: halvings of a step.
-        linear_solver: by default CG where the problem is symmetric, else `implicit.automatic`.
+        linear_solver: by default CG where the problem is symmetric, else `implicit.automatic`; its own tolerances do not count.
     """
 
     rtol: float = 1e-5
