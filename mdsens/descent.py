@@ -51,18 +51,20 @@ def _is_stale(z, data):
 
 
 def _focused(z, data):
-    """The list of what lies in the range at z, so that little is evaluated and stored; a preconditioner's grid [host]."""
+    """A list of little more than the range at z, so that little is evaluated and stored; a preconditioner's grid [host]."""
     frame, potential, *more = data
-    if not isinstance(frame.system.neighbors, Neighbors):
-        return data
     listed = frame.system.neighbors
-    if frame.freedom is not None or float(listed.skin) > 0.0 or not np.array_equal(listed.reference, as_unknown(z).positions):
-        frame = relisted(frame, z, potential, 0.0)
+    if not isinstance(listed, Neighbors):
+        return data
+    if not is_tight(listed) or _is_stale_now(z, data):
+        frame = relisted(frame, z, potential, TIGHT_SKIN * float(np.asarray(potential.range)))
         if len(frame.system) < RECOMPILED:
             frame = eqx.tree_at(lambda f: f.system.neighbors, frame, widened(frame.system.neighbors, listed.atom.shape[0]))
     # Interpolation on the grid forgives that atoms move on.
     return gridded(frame) if is_stored(frame, potential) else frame, potential, *more
 
+
+_is_stale_now = eqx.filter_jit(_is_stale)
 
 PROBLEM = Problem(
     gradient,

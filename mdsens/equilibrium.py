@@ -14,7 +14,7 @@ from jaxtyping import Array
 from mdsens.constrained import settle
 from mdsens.constraints import Constraint, Constraints, bound_constraints
 from mdsens.curvature import Curvature, curvature
-from mdsens.descent import HANDOVER, NEWTON_STEPS, PROBLEM, Settings, UnstableCell, descend, is_tight, unbalanced
+from mdsens.descent import HANDOVER, NEWTON_STEPS, PROBLEM, Settings, UnstableCell, descend, is_tight, listed_tightly, unbalanced
 from mdsens.errors import CoincidingAtoms, ConvergenceError, InputError
 from mdsens.factors import Factor
 from mdsens.frame import Frame, as_unknown, cell_freedom, frame_of, gridded, periodic_volume
@@ -149,8 +149,8 @@ def relax(
     asked = {"cell": _hashable(cell), "pressure": _hashable(pressure), "solver": repr(FIRE() if solver is None else solver)}
     try:
         newton_first = solver is None and polish and not constraints
-        # Newton's method makes a list for each point, and comes to the first at once.
-        system = system.with_neighbors(potential, skin=0.0) if newton_first else potential.prepared(system)
+        # The list of Newton's steps, which are few and mostly short.
+        system = listed_tightly(system, potential) if newton_first else potential.prepared(system)
         bound = bound_constraints(constraints, system)
         frame = frame_of(system, cell_freedom(system, cell, pressure), bound)
         check_movable(frame)
