@@ -71,7 +71,7 @@ def main():
         text = done.stdout.rstrip()
         if done.returncode:
             failed += 1
-            text += f"\nfailed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
+            text += f"\nexit {done.returncode}: {(done.stderr.strip().splitlines() or ['a floor was missed'])[-1]}"
         shown = " ".join([script, *(short if options.quick else long)])
         page += ["", f"## {title}", "", f"`scripts/bench/{shown}`", "", "```text", text, "```"]
         if script == "scaling.py" and not done.returncode:
