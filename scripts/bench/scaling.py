@@ -56,11 +56,12 @@ def draw(rows, file):
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     atoms = [row["atoms"] for row in rows]
     for name in COLUMNS:
-        left.loglog(atoms, [1e6 * row[name] / row["atoms"] for row in rows], "o-", label=name)
+        left.semilogx(atoms, [1e6 * row[name] / row["atoms"] for row in rows], "o-", label=name)
     left.set(xlabel="atoms", ylabel="µs per atom", title="Silicon with a vacancy")
-    left.legend(frameon=False)
-    right.loglog(atoms, [row["gigabytes"] for row in rows], "o-", color="black")
-    right.set(xlabel="atoms", ylabel="largest resident size [GB]")
+    left.set_ylim(0.0, 1.5 * left.get_ylim()[1])
+    left.legend(frameon=False, ncols=2, loc="upper center")
+    right.semilogx(atoms, [row["gigabytes"] for row in rows], "o-", color="black")
+    right.set(xlabel="atoms", ylabel="largest resident size [GB]", ylim=(0.0, None))
     figure.savefig(file, dpi=150)
 
 
