@@ -74,7 +74,7 @@ class Curvature:
     nearest_zero: float
 
 
-def curvature(z, frame: Frame, potential: Potential) -> tuple[Curvature, Factor | None]:
+def curvature(z, frame: Frame, potential: Potential) -> tuple[Curvature, Factor]:
     """The ends of the spectrum at a state [host]: exact up to `DENSE_LIMIT` unknowns, else sought; and factors of the Hessian.
 
     Factors are kept of minima without constraints, if the whole matrix is there or stays sparse (see `mdsens.factors`).
@@ -98,7 +98,7 @@ def curvature(z, frame: Frame, potential: Potential) -> tuple[Curvature, Factor 
     active, basis = np.asarray(null.active), np.asarray(null.basis)
     free = np.flatnonzero(active)
     if free.size <= basis.shape[1]:
-        return Curvature(np.inf, 0.0, 0, rattlers, True, (), 0, np.inf), None
+        return Curvature(np.inf, 0.0, 0, rattlers, True, (), 0, np.inf), Factor()
     exact = free.size <= DENSE_LIMIT
     matrix = columns.between(free) if exact else None
     values, highest = _spectrum(matrix, basis[free]) if exact else _searched(columns, null)
@@ -116,22 +116,34 @@ def curvature(z, frame: Frame, potential: Potential) -> tuple[Curvature, Factor 
         int((values < -NEGATIVE * highest).sum()),
         nearest,
     )
-    plain = frame.symmetric and frame.constraints is None
-    if not (plain and found.lowest > WELL_POSED * np.finfo(flat.dtype).eps * highest):
-        return found, None
-    return found, _factorised(matrix, basis[free], free, frame, potential)
+    return found, _factorised(found, matrix, basis[free], free, frame, potential)
 
 
-def _factorised(matrix, null, free, frame, potential):
-    dtype = frame.system.positions.dtype
+def factorised(z, frame: Frame, potential: Potential, found: Curvature) -> Factor:
+    """The factors that come with a curvature, of a state whose curvature is known [host]."""
+    null = known_gauge(z, frame, found.rattlers)
+    free, size, matrix = np.flatnonzero(null.active), null.active.size, None
+    if found.exact and _is_worth_factorising(found, frame):
+        matrix = _Columns(*_operator(z, (frame, potential)), size, frame.system.positions.dtype).between(free)
+    return _factorised(found, matrix, np.asarray(null.basis)[free], free, frame, potential)
+
+
+def _is_worth_factorising(found, frame):
+    rounding = np.finfo(frame.system.positions.dtype).eps * found.highest
+    return frame.symmetric and frame.constraints is None and WELL_POSED * rounding < found.lowest < np.inf
+
+
+def _factorised(found, matrix, null, free, frame, potential):
     try:
+        if not _is_worth_factorising(found, frame):
+            return Factor()
         if matrix is not None:
-            return DenseFactor(matrix, null, free, dtype)
+            return DenseFactor(matrix, null, free, frame.system.positions.dtype)
         if frame.freedom is None and frame.system.dim == 2 and is_stored(frame, potential):
             return SparseFactor(hessian(frame.system, potential).tocsr(), null, free)
     except (np.linalg.LinAlgError, RuntimeError):  # not positive, or singular, to working precision
         pass
-    return None
+    return Factor()
 
 
 @eqx.filter_jit

@@ -51,8 +51,8 @@ class Equilibrium(eqx.Module):
         index: how many negative curvatures were asked for: 0 for a minimum, 1 for a saddle point.
         constraints: with their references; `constraints.active` says which inequalities hold with equality.
         multipliers: of the constraints' equations, then of the active inequalities [eV per unit of the constraint].
-        factor: of the Hessian, for the derivatives' linear systems, up to 18 MB (more for large systems in the plane), None
-            where there is none; not in files.
+        factor: of the Hessian, for the derivatives' linear systems, up to 18 MB (more for large systems in the plane). Not in
+            files: derivatives make it again.
     """
 
     system: System
@@ -69,7 +69,7 @@ class Equilibrium(eqx.Module):
     index: int = eqx.field(static=True, default=0)
     constraints: Constraints | None = None
     multipliers: Array | None = None
-    factor: Factor | None = eqx.field(static=True, default=None)
+    factor: Factor = eqx.field(static=True, default=Factor())
 
     @property
     def converged(self) -> bool:
@@ -199,7 +199,7 @@ def finish(arrival, potential, asked, check_minimum, throw) -> Equilibrium:
     Args:
         asked: fields of the equilibrium that say what was asked for.
     """
-    frame, z, status, found, factor = arrival.frame, arrival.z, arrival.status, None, None
+    frame, z, status, found, factor = arrival.frame, arrival.z, arrival.status, None, Factor()
     system, fmax, stress_error = frame.system, arrival.norm, 0.0
     if status is not Status.NOT_FINITE:
         if frame.freedom is not None:

@@ -63,7 +63,10 @@ def _solve(handle, rows):
 
 
 class Factor:
-    """Of the Hessian at one state. All are equal, so that no program is compiled anew for another one."""
+    """Of the Hessian at one state; this one stands for none.
+
+    All are equal: they change nothing about an equilibrium, and no program is compiled anew for another one.
+    """
 
     def __eq__(self, other):
         return isinstance(other, Factor)
@@ -71,9 +74,11 @@ class Factor:
     def __hash__(self):
         return hash(Factor)
 
+    def __bool__(self):
+        return type(self) is not Factor
+
     def inverse(self):
-        """What a compiled program is given: a preconditioner as a pytree."""
-        raise NotImplementedError
+        """What a compiled program is given: a preconditioner as a pytree; None where there are no factors."""
 
 
 class DenseFactor(Factor):

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from mdsens import stiffness
-from mdsens.curvature import Curvature, curvature
+from mdsens.curvature import Curvature, curvature, factorised
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import ConvergenceError, InputError, LinearSolveError
 from mdsens.frame import Frame
@@ -111,8 +111,10 @@ def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: b
     solver = _default_solver(eq, frame, z) if linear_solver is None else linear_solver
     if not isinstance(solver, LinearSolver):
         raise InputError(f"linear_solver must be one of mdsens.implicit's, such as implicit.CG(), not {solver!r}.")
+    if linear_solver is None and not factor:
+        factor = factorised(z, frame, eq.potential, found)
     inverse, preconditioner = None, ""
-    if factor is not None and isinstance(solver, CG):
+    if linear_solver is None and factor:
         inverse, preconditioner = factor.inverse(), str(factor)
     elif frame.grid is not None and solver.iterative and stiffness.is_stored(frame, eq.potential):
         preconditioner = "a coarse grid"
