@@ -116,29 +116,28 @@ def curvature(z, frame: Frame, potential: Potential) -> tuple[Curvature, Factor]
         int((values < -NEGATIVE * highest).sum()),
         nearest,
     )
-    return found, _factorised(found, matrix, basis[free], free, frame, potential)
+    return found, _factorised(found, lambda: matrix, basis[free], free, frame, potential)
 
 
-def factorised(z, frame: Frame, potential: Potential, found: Curvature) -> Factor:
-    """The factors that come with a curvature, of a state whose curvature is known [host]."""
-    null = known_gauge(z, frame, found.rattlers)
-    free, size, matrix = np.flatnonzero(null.active), null.active.size, None
-    if found.exact and _is_worth_factorising(found, frame):
-        matrix = _Columns(*_operator(z, (frame, potential)), size, frame.system.positions.dtype).between(free)
+def factorised(z, frame: Frame, potential: Potential, found: Curvature, null: Gauge) -> Factor:
+    """The factors that come with a curvature, of a state whose curvature and null space are known [host]."""
+    free, size = np.flatnonzero(null.active), null.active.size
+
+    def matrix():
+        return _Columns(*_operator(z, (frame, potential)), size, frame.system.positions.dtype).between(free)
+
     return _factorised(found, matrix, np.asarray(null.basis)[free], free, frame, potential)
 
 
-def _is_worth_factorising(found, frame):
-    rounding = np.finfo(frame.system.positions.dtype).eps * found.highest
-    return frame.symmetric and frame.constraints is None and WELL_POSED * rounding < found.lowest < np.inf
-
-
 def _factorised(found, matrix, null, free, frame, potential):
+    """`matrix()` is the one between the free components."""
+    dtype = frame.system.positions.dtype
+    rounding = np.finfo(dtype).eps * found.highest
+    if not (frame.symmetric and frame.constraints is None and WELL_POSED * rounding < found.lowest < np.inf):
+        return Factor()
     try:
-        if not _is_worth_factorising(found, frame):
-            return Factor()
-        if matrix is not None:
-            return DenseFactor(matrix, null, free, frame.system.positions.dtype)
+        if found.exact:
+            return DenseFactor(matrix(), null, free, dtype)
         if frame.freedom is None and frame.system.dim == 2 and is_stored(frame, potential):
             return SparseFactor(hessian(frame.system, potential).tocsr(), null, free)
     except (np.linalg.LinAlgError, RuntimeError):  # not positive, or singular, to working precision
@@ -167,8 +166,6 @@ class _Columns:
     def __init__(self, function, preconditioner, size, dtype):
         self.function, self.preconditioner, self.size, self.dtype = function, preconditioner, size, dtype
         self.width = min(COLUMNS, size) if size <= DENSE_LIMIT else 1
-        most = STEPS["plain" if preconditioner is None else "preconditioned"]
-        self.steps = max(STEPS["preconditioned"], min(most, LANCZOS_NUMBERS // size))
 
     def __call__(self, vectors):
         return self._batched(self.function, vectors)
@@ -208,7 +205,7 @@ def _random(size, count):
 
 def _spectrum(matrix, null):
     """`(eigenvalues of a symmetric matrix outside a null space, in order, the largest magnitude)`."""
-    null = null[:, np.abs(null).max(axis=0, initial=0.0) > 0.0]
+    null = null[:, null.any(axis=0)]
     top = np.abs(matrix).sum(axis=1).max()
     matrix = 0.5 * (matrix + matrix.T)
     matrix = matrix - null @ (null.T @ matrix)
@@ -223,10 +220,12 @@ def _searched(columns, null):
     free = np.flatnonzero(active)
     # A place for a direction that was found.
     basis, rank = np.pad(basis, ((0, 0), (0, SOUGHT - 1))), basis.shape[1]
+    most = STEPS["plain" if columns.preconditioner is None else "preconditioned"]
+    steps = max(STEPS["preconditioned"], min(most, LANCZOS_NUMBERS // active.size))
     lowest, highest = [], 0.0
     for k in range(SOUGHT):
         start, outside = jnp.asarray(_random(active.size, k + 1)[:, k], columns.dtype), Gauge(null.active, jnp.asarray(basis))
-        softest = _softest(columns.function, columns.preconditioner, outside, start, columns.steps)
+        softest = _softest(columns.function, columns.preconditioner, outside, start, steps)
         value, vector = _polished(columns, free, basis, softest)
         lowest.append(value)
         if k == 0:
@@ -262,7 +261,7 @@ def _softest(product, precondition, null, start, steps):
 def _polished(columns, free, basis, start, largest=False):
     """`(eigenvalue, vector)` by LOBPCG, between the free components and outside the columns of `basis`."""
     null = basis[free]
-    null = null[:, np.abs(null).max(axis=0, initial=0.0) > 0.0]
+    null = null[:, null.any(axis=0)]
 
     def between(function):
         def product(vectors):

@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from mdsens.constrained import settle
 from mdsens.constraints import Constraint, Constraints, bound_constraints
-from mdsens.curvature import Curvature, curvature
+from mdsens.curvature import Curvature, curvature, factorised
 from mdsens.descent import HANDOVER, NEWTON_STEPS, PROBLEM, Settings, UnstableCell, descend, is_tight, listed_tightly, unbalanced
 from mdsens.errors import CoincidingAtoms, ConvergenceError, InputError
 from mdsens.factors import Factor
@@ -21,7 +21,7 @@ from mdsens.frame import Frame, as_unknown, cell_freedom, frame_of, gridded, per
 from mdsens.implicit import CG, differentiable_solution
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.solvers import FIRE, Newton, Status, solve_traced
-from mdsens.stiffness import gauge, gradient, hessian_operator
+from mdsens.stiffness import gauge, gradient, hessian_operator, known_gauge
 from mdsens.system import System, is_concrete
 from mdsens.units import stress_unit
 
@@ -224,6 +224,12 @@ def finish(arrival, potential, asked, check_minimum, throw) -> Equilibrium:
         factor=factor,
         **asked,
     )
+    if factor and frame.freedom is not None:
+        # A strain is counted in a unit that follows the cell: derivatives see it from the relaxed one.
+        own = state.frame
+        z = state.unknown_in(own)
+        factor = factorised(z, own, potential, found, known_gauge(z, own, found.rattlers))
+        state = dataclasses.replace(state, factor=factor)
     if throw and not state.converged:
         raise ConvergenceError(f"The structure after {arrival.steps} steps (fmax {fmax:.1e} eV/Å): {status.value}.")
     return state

@@ -112,7 +112,7 @@ def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: b
     if not isinstance(solver, LinearSolver):
         raise InputError(f"linear_solver must be one of mdsens.implicit's, such as implicit.CG(), not {solver!r}.")
     if linear_solver is None and not factor:
-        factor = factorised(z, frame, eq.potential, found)
+        factor = factorised(z, frame, eq.potential, found, null)
     inverse, preconditioner = None, ""
     if linear_solver is None and factor:
         inverse, preconditioner = factor.inverse(), str(factor)

@@ -36,8 +36,8 @@ def test_a_second_process_finds_what_the_first_has_compiled(tmp_path):
     # Some programs are the same.
     assert folder == str(tmp_path / "kept") and int(hits) < 10
     kept = len(list((tmp_path / "kept").iterdir()))
-    assert kept > 10
-    assert int(run(tmp_path / "kept")[1]) > 10
+    assert kept > 20
+    assert int(run(tmp_path / "kept")[1]) > 20
     assert len(list((tmp_path / "kept").iterdir())) == kept
 
 
@@ -47,7 +47,7 @@ def test_it_is_switched_on_by_the_environment_and_off_without(tmp_path):
     assert not list(tmp_path.rglob("compiled"))
     run(**cache, MDSENS_KEEP_COMPILED="1")
     (folder,) = tmp_path.rglob("compiled")
-    assert len(list(folder.iterdir())) > 10
+    assert len(list(folder.iterdir())) > 20
 
 
 def test_a_folder_that_cannot_be_made_costs_a_warning_only(tmp_path):
