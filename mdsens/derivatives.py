@@ -19,6 +19,7 @@ from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, MdsensError, did_you_mean, reason
 from mdsens.linear_response import (
     BATCH,
+    TOGETHER,
     State,
     along,
     batches,
@@ -35,9 +36,6 @@ from mdsens.potentials.base import Potential, parameter_paths
 
 MAX_BYTES = 4e9
 """Size of a full sensitivity above which it is refused unless a larger one is asked for."""
-
-TOGETHER = 3000
-"""Unknowns up to which the linear systems of several parameters are solved together."""
 
 Observable = Callable[[Any, Potential], Any]
 States = Equilibrium | Mapping[str, Equilibrium]
@@ -108,10 +106,12 @@ def sensitivity(
     for directions in batches(flat.size, flat.dtype, progress):
         still = np.zeros((len(directions), state.size), eq.system.positions.dtype)
         b, rest = changes(state, state.z, moving, resting, directions, still)
-        dz, step, residual, left = solutions(state, eq.potential, b, rest)
-        kept = slice(0, min(BATCH, flat.size - len(columns) * BATCH))
-        columns.append(np.asarray(dz)[kept])
-        residuals.append(np.asarray(residual)[kept])
+        start = len(columns) * BATCH
+        kept = slice(0, min(BATCH, flat.size - start))
+        theta = np.pad(np.asarray(flat[start : start + BATCH]), (0, len(b) - kept.stop))
+        dz, step, residual, left = solutions(state, eq.potential, b, rest, theta)
+        columns.append(dz[kept])
+        residuals.append(residual[kept])
     columns, residual = np.concatenate(columns), float(np.max(np.concatenate(residuals)))
     if throw:
         check_residual(residual, found, state)

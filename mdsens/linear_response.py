@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
@@ -25,6 +26,9 @@ from mdsens.solvers import Status
 
 BATCH = 32
 """Right-hand sides solved together."""
+
+TOGETHER = 3000
+"""Unknowns up to which linear systems are solved together; beyond, one fills the cache, and each takes its own time."""
 
 KRYLOV = 300
 """Size of GMRES's space, for stresses that are not hydrostatic."""
@@ -143,13 +147,64 @@ def changes(state: State, z, moving, resting, directions, columns):
     return jax.vmap(change)(columns, directions), condition(z, moving)
 
 
+def solutions(state: State, potential, b, rest, theta) -> tuple[np.ndarray, Array, np.ndarray, float]:
+    """The answers to several right-hand sides, with each direction that they share solved for once [host].
+
+    Right-hand sides of one potential lie in few directions: where energies scale, some are parallel, and some are what is
+    left of the forces. So an orthonormal basis of them is solved for, each of its vectors to what it matters.
+
+    Args:
+        b: `(k, n)`, ∂F/∂θ.
+        rest: F.
+        theta: `(k,)`, the parameters, since errors of θ dz/dθ compare.
+
+    Returns:
+        `(-A⁻¹b for each b, -A⁻¹F to three digits, relative residuals of the former, ‖F‖ outside the null space)`. The
+        residuals are bounds. Where θ ∂F/∂θ is no larger than what is left of F, three digits of that are enough, and such a
+        residual is relative to them.
+    """
+    weight = np.append(np.where(theta != 0.0, np.abs(theta), 1.0), 1.0)
+    sides = weight[:, None] * np.asarray(_outside(state.null, b, rest), dtype=float)
+    sizes = np.linalg.norm(sides, axis=1)
+    rtol, left = state.solver.tolerances(rest.dtype)[0], sizes[-1]
+    if not np.isfinite(sizes).all():
+        return np.full(b.shape, np.nan), rest * np.nan, np.full(len(b), np.nan), left
+    scales = np.maximum(sizes, state.solver.atol * weight)
+    aims = np.maximum(rtol * sizes, state.solver.atol * weight)
+    nothing = sizes <= 2.0 * left
+    # Unless nothing but such derivatives was asked for.
+    aims[nothing] = np.maximum(aims[nothing], min(1e-3 * left, 1e-9 * sizes.max()))
+    aims[-1] = max(aims[-1], 1e-3 * left)
+    scales[nothing] = aims[nothing] / max(rtol, np.finfo(rest.dtype).eps)
+
+    basis, shares, order = scipy.linalg.qr(sides.T, mode="economic", pivoting=True, overwrite_a=True)
+    shares = shares[:, np.argsort(order)]
+    needed = np.divide(aims, np.abs(shares), out=np.full(shares.shape, np.inf), where=shares != 0.0).min(axis=1)
+    solved_for = needed < 1.0
+    columns = np.where(solved_for, basis, 0.0).T.astype(rest.dtype)
+    solved, residuals = _solved(state, potential, columns, np.minimum(needed, 1.0).astype(rest.dtype))
+    answers = (-(shares.T @ np.asarray(solved, dtype=float)) / weight[:, None]).astype(rest.dtype)
+    errors = np.abs(shares).T @ np.where(solved_for, residuals, 1.0)
+    residuals = np.divide(errors, scales, out=np.zeros_like(errors), where=scales > 0.0)
+    return answers[:-1], jnp.asarray(answers[-1]), residuals[:-1], left
+
+
 @eqx.filter_jit
-def solutions(state: State, potential, b: Float[Array, "k n"], rest: Float[Array, " n"]):
-    """`(-A⁻¹b for each b, -A⁻¹F, relative residuals of the former, ‖F‖ outside the null space)`."""
+def _outside(null, b, rest):
+    return jax.vmap(null.project)(jnp.concatenate([b, rest[None]]))
+
+
+@eqx.filter_jit
+def _solved(state, potential, columns, aims):
+    """`(A⁻¹ of each column, residuals)`, each to what is aimed at."""
     product = state.operator(state.z, potential)
-    right = -jnp.concatenate([b, rest[None]]).T
-    solved, residuals = linear_solve(product, right, solver=state.solver, throw=False, **state.options)
-    return solved.T[:-1], solved.T[-1], residuals[:-1], jnp.linalg.norm(state.null.project(rest))
+
+    def solved(column, aim):
+        return linear_solve(product, column, solver=state.solver, atol=aim, throw=False, **state.options)
+
+    if state.solver.iterative and state.size > TOGETHER:
+        return jax.lax.map(lambda both: solved(*both), (columns, aims))
+    return jax.vmap(solved)(columns, aims)
 
 
 @eqx.filter_jit

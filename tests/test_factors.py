@@ -10,7 +10,7 @@ import pytest
 import mdsens as ms
 from mdsens import curvature, factors
 from mdsens.implicit import CG, MINRES
-from mdsens.linear_response import usable
+from mdsens.linear_response import solutions, usable
 
 
 def with_sparse_factor(eq, monkeypatch):
@@ -73,3 +73,23 @@ def test_a_factor_that_is_gone_costs_iterations_only(soft_packing, monkeypatch):
 def test_other_solvers_and_saddle_points_go_without(soft_packing):
     certificate = ms.sensitivity(soft_packing, linear_solver=MINRES()).certificate
     assert "preconditioned" not in certificate.linear_solver and certificate.trusted
+
+
+def test_right_hand_sides_that_share_directions_are_answered_like_each_alone(soft_packing):
+    """Parallel ones, graded ones, and one that is what is left of the forces, which matters to three digits only."""
+    _, state = usable(soft_packing, CG())
+    rng = np.random.default_rng(1)
+    apart, rest = rng.normal(size=(2, state.size)), 1e-11 * rng.normal(size=state.size)
+    b = np.stack([apart[0], -3.0 * apart[0], 1e-3 * apart[0] + 1e-7 * apart[1], 2.0 * rest])
+    theta = np.array([1.0, 5.0, 0.0, 1.0])
+    answers, step, residuals, left = solutions(state, soft_packing.potential, jnp.asarray(b), jnp.asarray(rest), theta)
+    matrix = np.asarray(jax.vmap(state.operator(state.z, soft_packing.potential))(jnp.eye(state.size)))
+    outside = np.asarray(jax.vmap(state.null.project)(jnp.eye(state.size)))
+    inverse = -np.linalg.pinv(outside @ matrix @ outside, rcond=1e-10, hermitian=True)
+    exact = b @ inverse
+    sizes = np.linalg.norm(exact, axis=1)
+    assert (np.linalg.norm(answers - exact, axis=1)[:3] < 1e-9 * sizes[:3]).all()
+    assert np.linalg.norm(answers[3] - exact[3]) < 1e-2 * sizes[3]
+    assert np.linalg.norm(np.asarray(step) - rest @ inverse) < 1e-2 * np.linalg.norm(step)
+    assert residuals.max() < 1e-11
+    assert left == pytest.approx(np.linalg.norm(outside @ rest))

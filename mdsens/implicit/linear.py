@@ -49,6 +49,7 @@ def linear_solve(
     start: Float[Array, " n"] | Float[Array, "n k"] | None = None,
     project: bool = True,
     negligible: float | Float[Array, ""] = 0.0,
+    atol: float | Float[Array, "*k"] | None = None,
     throw: bool = True,
 ) -> tuple[Float[Array, "*b"], Float[Array, "*k"]]:
     """Solve A u = b outside the known null space of A.
@@ -64,6 +65,7 @@ def linear_solve(
         start: a guess of u. It changes the road only.
         project: False if a part of b along the left null space should count as residual, since no u balances it.
         negligible: size up to which such a part is dropped as rounding all the same.
+        atol: residual that is good enough whatever the right-hand side, one for all or for each; by default the solver's.
         throw: raise where the solver failed and the values are concrete; u is NaN there otherwise.
 
     Returns:
@@ -82,12 +84,14 @@ def linear_solve(
     solver = automatic(b.shape[0], symmetric) if solver is None else solver
     start = None if start is None else jax.lax.stop_gradient(jnp.asarray(start, b.dtype))
 
-    def column(b, start):
-        return _solve_one(matvec, b, start, solver, symmetric, gauge, precondition, project, negligible)
+    atol = jnp.broadcast_to(jnp.asarray(solver.atol if atol is None else atol, b.dtype), b.shape[1:])
+
+    def column(b, start, atol):
+        return _solve_one(matvec, b, start, atol, solver, symmetric, gauge, precondition, project, negligible)
 
     if b.ndim == 2:
-        column = jax.vmap(column, in_axes=(1, None if start is None else 1), out_axes=(1, 0))
-    u, residual = column(b, start)
+        column = jax.vmap(column, in_axes=(1, None if start is None else 1, 0), out_axes=(1, 0))
+    u, residual = column(b, start, atol)
     if throw and not is_traced(residual):
         _check_promises(matvec, b, symmetric, gauge)
         worst, limit = float(jnp.max(residual)), solver.tolerances(b.dtype)[1]
@@ -100,7 +104,7 @@ def linear_solve(
     return u, residual
 
 
-def _solve_one(matvec, b, start, solver, symmetric, gauge, precondition, project, negligible):
+def _solve_one(matvec, b, start, good_enough, solver, symmetric, gauge, precondition, project, negligible):
     n, dtype = b.size, b.dtype
     rtol, fail_rtol = solver.tolerances(dtype)
     active = None if gauge.active is None else gauge.active.astype(dtype)
@@ -129,7 +133,7 @@ def _solve_one(matvec, b, start, solver, symmetric, gauge, precondition, project
             size = jnp.where((size > 0.0) & jnp.isfinite(size), size, 1.0)
             b_u, b_border = right_hand_side[:n] / size, right_hand_side[n:] / size
             # Of a right-hand side along the null space the projection leaves rounding, which is nothing to be solved for.
-            atol = jnp.maximum(solver.atol / size, 10.0 * jnp.finfo(dtype).eps * jnp.linalg.norm(b_u))
+            atol = jnp.maximum(good_enough / size, 10.0 * jnp.finfo(dtype).eps * jnp.linalg.norm(b_u))
             ask = solver.prepare(linear_system(image, transpose, precondition, gauge, b_u))
             whole = jnp.linalg.norm(gauge.project_equations(b_u))
             scale = jnp.maximum(whole, atol)
@@ -144,7 +148,7 @@ def _solve_one(matvec, b, start, solver, symmetric, gauge, precondition, project
                 error = jnp.where(lost > negligible / size, jnp.hypot(error, lost), error)
                 scale = jnp.maximum(scale, jnp.linalg.norm(b_u))
             residual = error / jnp.where(scale > 0.0, scale, 1.0)
-            failed = failed | ~(residual <= fail_rtol)
+            failed = failed | ~(error <= jnp.maximum(fail_rtol * scale, 10.0 * atol))
             return size * jnp.concatenate([jnp.where(failed, jnp.nan, u), left.T @ rest]), residual
 
         return solve
