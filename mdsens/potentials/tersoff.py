@@ -18,7 +18,8 @@ TWO_BODY = ("n", "beta", "lam2", "B", "lam1", "A")
 """Parameters of a bond: of several species, only the entries i-j-j count."""
 LARGEST_EXPONENT = 69.0776
 """Where exp(λ₃ᵐ (r_ij - r_ik)ᵐ) stops growing, 1e30, as in LAMMPS."""
-_POSITIVE = ("d", "n", "R", "D")
+_POSITIVE = ("d", "n", "R", "D", "lam1", "lam2")
+_NOT_NEGATIVE = ("gamma", "c", "beta", "A", "B")
 Parameter = Float[Array, ""] | dict[str, Float[Array, ""]]
 
 
@@ -79,6 +80,8 @@ class Tersoff(SitePotential):
                     _check_key(key, where, bond=name in TWO_BODY)
                 if name in _POSITIVE and is_concrete(value) and not value > 0:
                     raise InputError(f"{where} must be positive, not {value}.")
+                if name in _NOT_NEGATIVE and is_concrete(value) and value < 0:
+                    raise InputError(f"{where} must not be negative, but is {value}.")
 
     @classmethod
     def silicon(cls) -> "Tersoff":
@@ -112,10 +115,10 @@ class Tersoff(SitePotential):
         columns = {name: {"-".join(t): entry[name] for t, entry in entries.items()} for name in next(iter(entries.values()))}
         exponents = columns.pop("m")
         m = next(iter(exponents.values())) if len(set(exponents.values())) == 1 else tuple(exponents.items())
-        if len(entries) == 1:
-            return cls(**{name: next(iter(column.values())) for name, column in columns.items()}, m=m)
         for name in TWO_BODY:
             columns[name] = {key: value for key, value in columns[name].items() if _is_bond(key)}
+        if len(entries) == 1:
+            columns = {name: next(iter(column.values())) for name, column in columns.items()}
         try:
             return cls(**columns, m=m)
         except InputError as error:
