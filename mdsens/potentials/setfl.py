@@ -88,7 +88,7 @@ def _read_setfl(path, text, lines, form, elements) -> dict:
         for second in known[: a + 1]:
             tables["phi"][f"{first}-{second}"] = take(n_r, f"the pair {first}-{second}")
     if place != len(words):
-        raise InputError(f"{str(path)!r} is cut off or of another form: {len(words)} words follow its line 5, {place} are wanted.")
+        raise InputError(f"{str(path)!r} is cut off or of another form: {len(words)} words follow its line 5, not {place}.")
     chosen = chosen_elements(path, elements, known)
     pairs = {f"{a}-{b}" for a in chosen for b in chosen}
     rho = {a: tables["rho"][a] for a in chosen}

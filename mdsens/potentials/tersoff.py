@@ -10,9 +10,9 @@ from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.potentials.base import static
+from mdsens.potentials.checks import check_numbers
 from mdsens.potentials.files import read_tersoff
 from mdsens.potentials.site import SitePotential
-from mdsens.system import is_concrete
 
 TWO_BODY = ("n", "beta", "lam2", "B", "lam1", "A")
 """Parameters of a bond: of several species, only the entries i-j-j count."""
@@ -72,16 +72,9 @@ class Tersoff(SitePotential):
 
     def __check_init__(self):
         for name, parameter in self.parameters().items():
-            for key, value in parameter.items() if isinstance(parameter, dict) else [("", parameter)]:
-                where = f"Tersoff's {name}[{key!r}]" if key else f"Tersoff's {name}"
-                if np.ndim(value) != 0:
-                    raise InputError(f"{where} must be one number, not an array of shape {np.shape(value)}.")
-                if key:
-                    _check_key(key, where, bond=name in TWO_BODY)
-                if name in _POSITIVE and is_concrete(value) and not value > 0:
-                    raise InputError(f"{where} must be positive, not {value}.")
-                if name in _NOT_NEGATIVE and is_concrete(value) and value < 0:
-                    raise InputError(f"{where} must not be negative, but is {value}.")
+            for key in parameter if isinstance(parameter, dict) else ():
+                _check_key(key, f"Tersoff's {name}[{key!r}]", bond=name in TWO_BODY)
+        check_numbers(self, _POSITIVE, _NOT_NEGATIVE)
 
     @classmethod
     def silicon(cls) -> "Tersoff":

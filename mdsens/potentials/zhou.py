@@ -1,6 +1,5 @@
 """The analytic embedded-atom potential of Zhou, Johnson and Wadley."""
 
-from numbers import Real
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -8,6 +7,7 @@ from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.potentials.base import static
+from mdsens.potentials.checks import check_numbers, check_switch
 from mdsens.potentials.embedded import EmbeddedPotential
 from mdsens.potentials.switching import quintic
 
@@ -85,11 +85,8 @@ class ZhouJohnsonWadley(EmbeddedPotential):
     cutoff: float = static(7.0)
 
     def __check_init__(self):
-        if not (isinstance(self.cutoff, Real) and isinstance(self.onset, Real) and 0 <= self.onset < self.cutoff < jnp.inf):
-            raise InputError(
-                f"ZhouJohnsonWadley's onset and cutoff must be lengths in Å, 0 ≤ onset < cutoff, "
-                f"not {self.onset!r} and {self.cutoff!r}."
-            )
+        check_numbers(self, positive=("re", "fe", "rhoe", "rhos"))
+        check_switch(self)
 
     @classmethod
     def published(cls, *elements: str, onset: float = 6.0, cutoff: float = 7.0) -> "ZhouJohnsonWadley":
