@@ -28,7 +28,7 @@ def read_tables(path, form: str | None = None, elements=None) -> dict:
             f"There is no form {form!r} of an embedded-atom file: 'alloy', 'fs' or 'funcfl' (or None, to see by the file)."
         )
     text = read_text(path)
-    lines = [line.split() for line in text.splitlines()[:5]]
+    lines = [line.split("#")[0].split() for line in text.splitlines()[:5]]
     if form == "funcfl" or (form is None and not _names(lines) and _is_funcfl(lines)):
         return _read_funcfl(path, text, lines, elements)
     return _read_setfl(path, text, lines, form, elements)
@@ -59,7 +59,7 @@ def _read_setfl(path, text, lines, form, elements) -> dict:
             "densities and which mdsens does not have: use another file."
         )
     n_rho, n_r, grid = _grid(path, text, 5)
-    words, n = Words.of(path, text, skip=5), len(known)
+    words, n = Words.of(path, text, skip=5, comment="#"), len(known)
     # What is left for the elements' own lines, of two to five words, tells the forms apart.
     lengths = {kind: n * (n_rho + n_r * width) + n_r * n * (n + 1) // 2 for kind, width in (("alloy", 1), ("fs", n))}
     wanted = {kind: length for kind, length in lengths.items() if form in (None, kind)}
@@ -115,7 +115,7 @@ def _read_funcfl(path, text, lines, elements) -> dict:
         raise InputError(f"{str(path)!r}, line 2: no element has the atomic number {number}.")
     (element,) = chosen_elements(path, elements, [chemical_symbols[number]])
     n_rho, n_r, grid = _grid(path, text, 3)
-    words = Words.of(path, text, skip=3)
+    words = Words.of(path, text, skip=3, comment="#")
     if len(words) != n_rho + 2 * n_r:
         raise InputError(
             f"{str(path)!r} is cut off or of another form: {len(words)} words follow its line 3, which announces "
@@ -132,7 +132,7 @@ def _read_funcfl(path, text, lines, elements) -> dict:
 
 def _grid(path, text, line) -> tuple[int, int, dict]:
     """Nrho, Nr, and the rest of the line that describes the grids."""
-    words = Words.of(path, "\n".join(text.splitlines()[:line]), skip=line - 1)
+    words = Words.of(path, "\n".join(text.splitlines()[:line]), skip=line - 1, comment="#")
     if len(words) < 5:
         raise InputError(f"{str(path)!r}, line {line}: Nrho, drho, Nr, dr and the cutoff are wanted, not {len(words)} words.")
     n_rho, drho, n_r, dr, cutoff = words.numbers(0, 5, "Nrho, drho, Nr, dr and the cutoff").tolist()
