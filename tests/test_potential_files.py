@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.calculators.tersoff import Tersoff as TersoffOfASE
-from eam_tables import shipped, write_setfl
+from eam_tables import write_setfl
 from helpers import refused, sw_entry
+from lammps_reference import shipped
 from matscipy.calculators.eam.io import read_eam
 
 import mdsens as ms
@@ -30,7 +31,7 @@ EMBEDDED = {
 }
 TERSOFF = {
     **{f"{name}.tersoff": READ for name in ("BNC", "GaN", "Ge", "Si", "SiC", "SiC_1989", "SiC_1994", "SiC_Erhart-Albe", "SiO")},
-    "SiC_1990.tersoff": ["D['C-C-C']", "positive"],  # a cutoff without width
+    "SiC_1990.tersoff": ["line", "D of C-C-C", "positive"],  # a cutoff without width
     "SiCGe.tersoff": ["no entry", "Si(B)", "elements="],  # several silicons; see below
     "Si.tersoff.mod": ["line 25", "tersoff/mod, another formula", "17"],
     "Si.tersoff.modc": ["line 8", "tersoff/mod/c", "17"],

@@ -20,12 +20,20 @@ def check_numbers(potential, positive: Collection[str] = (), not_negative: Colle
             where = f"{type(potential).__name__}'s {name}" + (f"[{key!r}]" if key else "")
             if np.ndim(value) != 0:
                 raise InputError(f"{where} must be one number, not an array of shape {np.shape(value)}.")
-            if not is_concrete(value):
-                continue
-            if name in positive and not value > 0:
-                raise InputError(f"{where} must be positive, not {value}.")
-            if name in not_negative and not value >= 0:
-                raise InputError(f"{where} must not be negative, but is {value}.")
+            if is_concrete(value):
+                check_sign(where, value, positive=name in positive, not_negative=name in not_negative)
+
+
+def check_sign(where: str, value, *, positive: bool = False, not_negative: bool = False) -> None:
+    """One number has the sign that it should.
+
+    Raises:
+        InputError: naming `where`.
+    """
+    if positive and not value > 0:
+        raise InputError(f"{where} must be positive, not {value}.")
+    if not_negative and not value >= 0:
+        raise InputError(f"{where} must not be negative, but is {value}.")
 
 
 def check_switch(potential) -> None:

@@ -14,6 +14,8 @@ class EmbeddedPotential(Potential):
     A subclass gives `pair_energy(r, i, j)`, `density(r, i, j)`, `embedding(rho, i)`, and a static `cutoff` or a `range`,
     at which φ and f vanish by themselves. An attraction of two species that grows as the root of its neighbours' overlap:
 
+        from mdsens.potentials.embedded import square_root  # not NaN for an atom that is alone
+
         class Glue(ms.EmbeddedPotential):
             strength: dict
             width: float

@@ -83,6 +83,14 @@ class Words:
         return np.array(values)
 
 
+class Entry(dict):
+    """The numbers of an entry by name, and the line that it begins on."""
+
+    def __init__(self, line: int, names, values):
+        super().__init__(zip(names, values, strict=True))
+        self.line = line
+
+
 def number(word: str) -> float | None:
     """The number that a word is, None where it is none."""
     try:
@@ -109,7 +117,7 @@ def read_sw(path, element: str | None = None) -> dict:
     return entry
 
 
-def read_tersoff(path, elements=None) -> dict[tuple[str, str, str], dict[str, float]]:
+def read_tersoff(path, elements=None) -> dict[tuple[str, str, str], Entry]:
     """The entries of a LAMMPS `.tersoff` file (units metal) for all triplets of some elements, by LAMMPS's names."""
     entries = _read_triplets(path, "Tersoff", _TERSOFF_COLUMNS)
     elements = chosen_elements(path, elements, dict.fromkeys(element for triplet in entries for element in triplet))
@@ -132,7 +140,7 @@ def chosen_elements(path, elements, known) -> list[str]:
     return elements
 
 
-def _read_triplets(path, kind, columns) -> dict[tuple[str, str, str], dict[str, float]]:
+def _read_triplets(path, kind, columns) -> dict[tuple[str, str, str], Entry]:
     """Entries of three elements and some numbers, each over one or several lines; `#` starts a comment."""
     words = Words.of(path, read_text(path), comment="#")
     if str(path).endswith(".sw.mod"):
@@ -164,5 +172,5 @@ def _read_triplets(path, kind, columns) -> dict[tuple[str, str, str], dict[str, 
         values = words.numbers(start + 3, len(columns), where)
         if triplet in entries:
             raise InputError(f"{words.at(start, where)}: it is there twice: remove one.")
-        entries[triplet] = dict(zip(columns, values.tolist(), strict=True))
+        entries[triplet] = Entry(int(words.lines[start]), columns, values.tolist())
     return entries

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.potentials.base import static
-from mdsens.potentials.checks import check_numbers
+from mdsens.potentials.checks import check_numbers, check_sign
 from mdsens.potentials.files import read_tersoff
 from mdsens.potentials.site import SitePotential
 
@@ -105,6 +105,11 @@ class Tersoff(SitePotential):
             InputError: no such file, a malformed one, an element or a triplet that is not in it.
         """
         entries = read_tersoff(path, elements)
+        for triplet, entry in entries.items():
+            for name, value in entry.items():
+                if name not in TWO_BODY or triplet[1] == triplet[2]:
+                    where = f"{str(path)!r}, line {entry.line}: {name} of {'-'.join(triplet)}"
+                    check_sign(where, value, positive=name in _POSITIVE, not_negative=name in _NOT_NEGATIVE)
         columns = {name: {"-".join(t): entry[name] for t, entry in entries.items()} for name in next(iter(entries.values()))}
         exponents = columns.pop("m")
         m = next(iter(exponents.values())) if len(set(exponents.values())) == 1 else tuple(exponents.items())
