@@ -157,6 +157,7 @@ SPOILT = {
     "a line too short": (lambda lines: [*lines[:4], "8 2.0 8", *lines[5:]], ["line 5", "Nrho, drho, Nr, dr and the cutoff"]),
     "no elements": (lambda lines: [*lines[:3], "1", *lines[4:]], ["not a setfl file", "line 4"]),
     "a square as a number": (lambda lines: [*lines[:3], "² Cu Ni", *lines[4:]], ["not a setfl file", "line 4"]),
+    "a number of elements with 5000 digits": (lambda lines: [*lines[:3], f"{'9' * 5000} Cu", *lines[4:]], ["not a setfl file"]),
     "an element twice": (lambda lines: [*lines[:3], "2 Cu Cu", *lines[4:]], ["line 4", "twice", "Cu, Cu"]),
     "kcal/mol": (lambda lines: ["# UNITS: real", *lines[1:]], ["line 1", "real", "metal", "convert"]),
     "empty": (lambda lines: [], ["not a setfl file"]),
@@ -196,7 +197,7 @@ def test_files_of_another_style_are_refused():
 
 def test_spoilt_funcfl_files_are_refused(tmp_path):
     lines, path = Path(shipped("Cu_u3.eam")).read_text().splitlines(), tmp_path / "Cu.eam"
-    for line, words in {"999 1.0 3.6 FCC": ["line 2", "999"], "29 1.0 3.6": ["not a setfl file"]}.items():
+    for line, words in {f"{'9' * 5000} 1.0 3.6 FCC": ["line 2", "999"], "copper 1.0 3.6": ["not a setfl file"]}.items():
         path.write_text("\n".join([lines[0], line, *lines[2:]]))
         refused(lambda: ms.EAM.from_file(path), *words)
     path.write_text("\n".join(lines[:200]))

@@ -37,11 +37,14 @@ def read_tables(path, form: str | None = None, elements=None) -> dict:
 def _names(lines) -> list[str]:
     """The elements of a setfl file, none where it is no such file."""
     count, *names = lines[3] if len(lines) > 4 and lines[3] else [""]
-    return names if count.isdecimal() and int(count) == len(names) else []
+    return names if count == str(len(names)) else []
 
 
 def _is_funcfl(lines) -> bool:
-    return len(lines) > 2 and len(lines[1]) == 4 and lines[1][0].isdecimal() and len(lines[2]) == 5
+    """Whether there are an atomic number and a mass on line 2 and five numbers on line 3; the rest is for people."""
+    if len(lines) < 3 or len(lines[1]) < 2 or len(lines[2]) < 5:
+        return False
+    return lines[1][0].isdecimal() and all(number(word) is not None for word in (lines[1][1], *lines[2][:5]))
 
 
 def _read_setfl(path, text, lines, form, elements) -> dict:
@@ -49,7 +52,7 @@ def _read_setfl(path, text, lines, form, elements) -> dict:
     if not known:
         raise InputError(
             f"{str(path)!r} is not a setfl file: its line 4 should be the number of elements and their names, "
-            "its line 5 Nrho, drho, Nr, dr and the cutoff."
+            "and its line 5 Nrho, drho, Nr, dr and the cutoff."
         )
     if len(known) != len(set(known)):
         raise InputError(f"{str(path)!r}, line 4: an element is named twice: {', '.join(known)}.")
@@ -108,12 +111,12 @@ def _read_funcfl(path, text, lines, elements) -> dict:
     if not _is_funcfl(lines):
         raise InputError(
             f"{str(path)!r} is not a funcfl file: its line 2 should be the atomic number, mass, lattice constant and lattice, "
-            "its line 3 Nrho, drho, Nr, dr and the cutoff."
+            "and its line 3 Nrho, drho, Nr, dr and the cutoff."
         )
-    number = int(lines[1][0])
-    if not 0 < number < len(chemical_symbols):
-        raise InputError(f"{str(path)!r}, line 2: no element has the atomic number {number}.")
-    (element,) = chosen_elements(path, elements, [chemical_symbols[number]])
+    by_number = {str(number): symbol for number, symbol in enumerate(chemical_symbols) if number}
+    if lines[1][0] not in by_number:
+        raise InputError(f"{str(path)!r}, line 2: no element has the atomic number {lines[1][0][:20]}.")
+    (element,) = chosen_elements(path, elements, [by_number[lines[1][0]]])
     n_rho, n_r, grid = _grid(path, text, 3)
     words = Words.of(path, text, skip=3, comment="#")
     if len(words) != n_rho + 2 * n_r:
