@@ -26,6 +26,8 @@ _PUBLIC = {
     "StillingerWeber": "mdsens.potentials",
     "EmbeddedPotential": "mdsens.potentials",
     "EAM": "mdsens.potentials",
+    "FinnisSinclair": "mdsens.potentials",
+    "Gupta": "mdsens.potentials",
     "ZhouJohnsonWadley": "mdsens.potentials",
     "Tersoff": "mdsens.potentials",
     "JaxMD": "mdsens.potentials",

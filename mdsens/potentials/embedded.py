@@ -12,7 +12,23 @@ class EmbeddedPotential(Potential):
     """U = ½ Σ_i Σ_{j≠i} φ(r_ij) + Σ_i F(ρ_i), ρ_i = Σ_{j≠i} f(r_ij).
 
     A subclass gives `pair_energy(r, i, j)`, `density(r, i, j)`, `embedding(rho, i)`, and a static `cutoff` or a `range`,
-    at which φ and f vanish by themselves.
+    at which φ and f vanish by themselves. An attraction of two species that grows as the root of its neighbours' overlap:
+
+        from mdsens.potentials.embedded import square_root  # not NaN for an atom that is alone
+
+        class Glue(ms.EmbeddedPotential):
+            strength: dict
+            width: float
+            cutoff: float = ms.static(5.0)
+
+            def pair_energy(self, r, i, j):
+                return (self.cutoff - r) ** 3 / r
+
+            def density(self, r, i, j):
+                return self.pair(self.strength, i, j) * jnp.exp(-r / self.width) * (self.cutoff - r) ** 3
+
+            def embedding(self, rho, i):
+                return -square_root(rho)
     """
 
     def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
@@ -44,6 +60,12 @@ class EmbeddedPotential(Potential):
         _, first, second = jax.vmap(_with_derivatives(self.embedding))(jnp.sum(f, axis=0), i)
         pairs = pair_stiffness(d, r, 0.5 * slope + first * f_slope, 0.5 * curvature + first * f_curvature)
         return EmbeddedStiffness(pairs, f_slope * d / r, second)
+
+
+def square_root(rho: Float[Array, ""]) -> Float[Array, ""]:
+    """√ρ for an `embedding`; 0, with all derivatives, for an atom that is alone and where √ρ is below rounding."""
+    counts = rho > jnp.finfo(rho.dtype).tiny ** (1.0 / 3.0)
+    return jnp.where(counts, jnp.sqrt(jnp.where(counts, rho, 1.0)), 0.0)
 
 
 def _with_derivatives(function):

@@ -1,5 +1,6 @@
-"""Reading potential files. Nothing in a file is ever evaluated as code."""
+"""Reading potential files: text, numbers, and entries of three elements. Nothing in a file is ever evaluated as code."""
 
+import dataclasses
 import itertools
 import re
 from pathlib import Path
@@ -10,16 +11,18 @@ from mdsens.errors import InputError
 
 _SW_COLUMNS = ("epsilon", "sigma", "a", "lam", "gamma", "costheta0", "A", "B", "p", "q", "tol")
 _TERSOFF_COLUMNS = ("m", "gamma", "lam3", "c", "d", "costheta0", "n", "beta", "lam2", "B", "R", "D", "lam1", "A")
-MIN_TABLE = 6
-"""Values of a table that its interpolation needs."""
+_OTHER_STYLES = {"Tersoff": {17: "tersoff/mod, another formula", 18: "tersoff/zbl or tersoff/mod/c, other formulas"}}
+"""What a file of another number of columns is."""
 MAX_BYTES = 64 * 2**20
+LARGEST = 1e30
+"""Numbers of a potential in eV and Å are far below."""
 
 
 def read_text(path) -> str:
-    """The text of a small file.
+    """The text of a small file in LAMMPS's units metal.
 
     Raises:
-        InputError: no such file, too large, or not text.
+        InputError: no such file, too large, not text, or in other units.
     """
     path = Path(path)
     if not path.is_file():
@@ -27,9 +30,73 @@ def read_text(path) -> str:
     if path.stat().st_size > MAX_BYTES:
         raise InputError(f"{str(path)!r} has {path.stat().st_size} bytes, too many for a potential file.")
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{str(path)!r} is not a text file.") from None
+    if (units := re.search(r"UNITS:\s*(\w+)", text)) and units[1] != "metal":
+        line = text.count("\n", 0, units.start()) + 1
+        raise InputError(
+            f"{str(path)!r}, line {line}: it is in LAMMPS's units {units[1]}, and mdsens reads units metal (eV, Å): convert it."
+        )
+    return text
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Words:
+    """The words of a file, and the line that each stands on."""
+
+    path: str
+    words: list[str]
+    lines: np.ndarray
+
+    @classmethod
+    def of(cls, path, text: str, *, skip: int = 0, comment: str | None = None) -> "Words":
+        """Those after the first `skip` lines; `comment` starts what is no word."""
+        lines = [(line.split(comment)[0] if comment else line).split() for line in text.splitlines()[skip:]]
+        numbers = np.arange(skip + 1, skip + 1 + len(lines))
+        return cls(str(path), list(itertools.chain.from_iterable(lines)), np.repeat(numbers, [len(line) for line in lines]))
+
+    def __len__(self):
+        return len(self.words)
+
+    def at(self, k: int, what: str = "") -> str:
+        """The file and the line of a word, for a message."""
+        return f"{self.path!r}, line {self.lines[k]}" + (f", {what}" if what else "")
+
+    def numbers(self, start: int, count: int, what: str) -> np.ndarray:
+        """Some words as numbers.
+
+        Raises:
+            InputError: naming the line of one that is none, or is not finite or absurd.
+        """
+        words = self.words[start : start + count]
+        values = [number(word) for word in words]
+        for k, value in enumerate(values):
+            if value is None:
+                line = self.lines[start + k]
+                there = [word for word, at in zip(words, self.lines[start : start + count], strict=True) if at == line]
+                raise InputError(f"{self.at(start + k, what)}: {' '.join(there)[:160]!r} are not numbers: correct the line.")
+            if not np.isfinite(value):
+                raise InputError(f"{self.at(start + k, what)}: a number is not finite, {words[k]!r}: correct it.")
+            if abs(value) > LARGEST:
+                raise InputError(f"{self.at(start + k, what)}: {words[k]!r} is absurdly large for eV and Å: correct it.")
+        return np.array(values)
+
+
+class Entry(dict):
+    """The numbers of an entry by name, and the line that it begins on."""
+
+    def __init__(self, line: int, names, values):
+        super().__init__(zip(names, values, strict=True))
+        self.line = line
+
+
+def number(word: str) -> float | None:
+    """The number that a word is, None where it is none."""
+    try:
+        return None if "_" in word else float(word)
+    except ValueError:
+        return None
 
 
 def read_sw(path, element: str | None = None) -> dict:
@@ -50,10 +117,10 @@ def read_sw(path, element: str | None = None) -> dict:
     return entry
 
 
-def read_tersoff(path, elements=None) -> dict[tuple[str, str, str], dict[str, float]]:
+def read_tersoff(path, elements=None) -> dict[tuple[str, str, str], Entry]:
     """The entries of a LAMMPS `.tersoff` file (units metal) for all triplets of some elements, by LAMMPS's names."""
     entries = _read_triplets(path, "Tersoff", _TERSOFF_COLUMNS)
-    elements = _chosen(path, elements, dict.fromkeys(element for triplet in entries for element in triplet))
+    elements = chosen_elements(path, elements, dict.fromkeys(element for triplet in entries for element in triplet))
     wanted = list(itertools.product(elements, repeat=3))
     if missing := [triplet for triplet in wanted if triplet not in entries]:
         raise InputError(
@@ -63,7 +130,7 @@ def read_tersoff(path, elements=None) -> dict[tuple[str, str, str], dict[str, fl
     return {triplet: entries[triplet] for triplet in wanted}
 
 
-def _chosen(path, elements, known) -> list[str]:
+def chosen_elements(path, elements, known) -> list[str]:
     """The elements asked for, all of them by default."""
     elements = list(known) if elements is None else [elements] if isinstance(elements, str) else list(elements)
     if unknown := [element for element in elements if element not in known]:
@@ -73,96 +140,37 @@ def _chosen(path, elements, known) -> list[str]:
     return elements
 
 
-def _read_triplets(path, kind, columns) -> dict[tuple[str, str, str], dict[str, float]]:
+def _read_triplets(path, kind, columns) -> dict[tuple[str, str, str], Entry]:
     """Entries of three elements and some numbers, each over one or several lines; `#` starts a comment."""
-    text = read_text(path)
-    units = re.search(r"UNITS:\s*(\w+)", text)
-    if units and units[1] != "metal":
-        raise InputError(f"{str(path)!r} is in LAMMPS's units {units[1]}, and mdsens reads units metal (eV, Å): convert it.")
-    words = [word for line in text.splitlines() for word in line.split("#")[0].split()]
+    words = Words.of(path, read_text(path), comment="#")
+    if str(path).endswith(".sw.mod"):
+        raise InputError(f"{str(path)!r} is for LAMMPS's sw/mod, another formula, which mdsens does not have: use a .sw file.")
     size = 3 + len(columns)
-    if not words or len(words) % size:
+    entry = f"entries of {size} words (three elements, {len(columns)} numbers)"
+    if not len(words):
+        raise InputError(f"{str(path)!r} is empty or cut off: a {kind} file has {entry}.")
+    found = sum(1 for _ in itertools.takewhile(lambda word: number(word) is not None, words.words[3:]))
+    if other := _OTHER_STYLES.get(kind, {}).get(found):
         raise InputError(
-            f"{str(path)!r} is not a {kind} file, or is cut off: "
-            f"{len(words)} words are not entries of {size} (three elements, {len(columns)} numbers)."
+            f"{words.at(0)}: an entry of {found} numbers is one of LAMMPS's {other}, which mdsens does not have: "
+            f"a {kind} file has {entry}."
         )
     entries = {}
     for start in range(0, len(words), size):
-        triplet, numbers = tuple(words[start : start + 3]), words[start + 3 : start + size]
-        values = _numbers(path, f"entry {'-'.join(triplet)}", numbers)
+        triplet = tuple(words.words[start : start + 3])
+        if not all(re.fullmatch(r"[A-Za-z][\w()+*]*", element) for element in triplet):
+            raise InputError(
+                f"{words.at(start)}: an entry should begin here, with three elements, not with {' '.join(triplet)!r}: "
+                f"a {kind} file has {entry}."
+            )
+        if start + size > len(words):
+            raise InputError(
+                f"{words.at(start)}: the last entry is cut off or has columns too few, {len(words) - start} words: "
+                f"a {kind} file has {entry}."
+            )
+        where = f"entry {'-'.join(triplet)}"
+        values = words.numbers(start + 3, len(columns), where)
         if triplet in entries:
-            raise InputError(f"{str(path)!r} has the entry {'-'.join(triplet)} twice: remove one.")
-        entries[triplet] = dict(zip(columns, values.tolist(), strict=True))
+            raise InputError(f"{words.at(start, where)}: it is there twice: remove one.")
+        entries[triplet] = Entry(int(words.lines[start]), columns, values.tolist())
     return entries
-
-
-def _numbers(path, where, words) -> np.ndarray:
-    try:
-        values = np.array([float(word) for word in words])
-    except ValueError:
-        raise InputError(f"{str(path)!r}, {where}: {' '.join(words)[:160]!r} are not numbers.") from None
-    if not np.isfinite(values).all():
-        raise InputError(f"{str(path)!r}, {where}: a number is not finite.")
-    return values
-
-
-def read_setfl(path, form: str | None = None, elements=None) -> dict:
-    """Tables of an embedded-atom file of LAMMPS's `eam/alloy` or `eam/fs` (DYNAMO setfl).
-
-    Args:
-        form: `"alloy"` or `"fs"`; by default whichever the length fits. For one element they are the same.
-        elements: some of the file's; all by default.
-
-    Returns:
-        `F` by element, `rho` by element (alloy) or by the element that makes the density and the one that it is felt at
-        (fs), `phi` = r φ(r) [eV Å] by the pair, and `drho`, `dr` [Å], `cutoff` [Å].
-    """
-    if form not in (None, "alloy", "fs"):
-        raise InputError(f"There is no form {form!r} of an embedded-atom file: 'alloy' or 'fs' (or None, to see by its length).")
-    lines = read_text(path).splitlines()
-    names, sizes = (lines[k].split() if len(lines) > k else [] for k in (3, 4))
-    if not (names and names[0].isdigit() and int(names[0]) == len(names) - 1 > 0 and len(sizes) >= 5):
-        raise InputError(
-            f"{str(path)!r} is not a setfl file: its fourth line should be the number of elements and their names, "
-            "its fifth Nrho, drho, Nr, dr and the cutoff."
-        )
-    if len(known := names[1:]) != len(set(known)):
-        raise InputError(f"{str(path)!r} names an element twice: {', '.join(known)}.")
-    n_rho, drho, n_r, dr, cutoff = _numbers(path, "line 5", sizes[:5]).tolist()
-    if min(n_rho, n_r) < MIN_TABLE or n_rho % 1 or n_r % 1 or min(drho, dr, cutoff) <= 0.0:
-        raise InputError(
-            f"{str(path)!r}, line 5: Nrho and Nr must be whole numbers of at least {MIN_TABLE}, drho, dr and the cutoff positive."
-        )
-    n_rho, n_r, n = int(n_rho), int(n_r), len(known)
-    words = [word for line in lines[5:] for word in line.split()]
-    lengths = {kind: n * (4 + n_rho + n_r * width) + n_r * n * (n + 1) // 2 for kind, width in (("alloy", 1), ("fs", n))}
-    fits = [kind for kind, length in lengths.items() if length == len(words) and form in (None, kind)]
-    if not fits:
-        expected = " or ".join(f"{length} ({kind})" for kind, length in lengths.items() if form in (None, kind))
-        raise InputError(f"{str(path)!r} is cut off or of another form: {len(words)} words after its fifth line, not {expected}.")
-    tables, place = {"F": {}, "rho": {}, "phi": {}}, 0
-
-    def take(count, what):
-        nonlocal place
-        place += count
-        return _numbers(path, what, words[place - count : place])
-
-    for element in known:
-        place += 4  # atomic number, mass, lattice constant, lattice
-        tables["F"][element] = take(n_rho, f"F of {element}")
-        densities = [take(n_r, f"the density of {element}") for _ in range(1 if fits[0] == "alloy" else n)]
-        tables["rho"][element] = densities[0] if fits[0] == "alloy" else dict(zip(known, densities, strict=True))
-    for a, first in enumerate(known):
-        for second in known[: a + 1]:
-            tables["phi"][f"{first}-{second}"] = take(n_r, f"the pair {first}-{second}")
-    chosen = _chosen(path, elements, known)
-    pairs = {f"{a}-{b}" for a in chosen for b in chosen}
-    rho = {a: tables["rho"][a] for a in chosen}
-    return {
-        "F": {a: tables["F"][a] for a in chosen},
-        "rho": rho if fits[0] == "alloy" else {a: {b: made[b] for b in chosen} for a, made in rho.items()},
-        "phi": {pair: table for pair, table in tables["phi"].items() if pair in pairs},
-        "drho": drho,
-        "dr": dr,
-        "cutoff": cutoff,
-    }

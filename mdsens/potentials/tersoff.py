@@ -10,15 +10,16 @@ from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.potentials.base import static
+from mdsens.potentials.checks import check_numbers, check_sign
 from mdsens.potentials.files import read_tersoff
 from mdsens.potentials.site import SitePotential
-from mdsens.system import is_concrete
 
 TWO_BODY = ("n", "beta", "lam2", "B", "lam1", "A")
 """Parameters of a bond: of several species, only the entries i-j-j count."""
 LARGEST_EXPONENT = 69.0776
 """Where exp(λ₃ᵐ (r_ij - r_ik)ᵐ) stops growing, 1e30, as in LAMMPS."""
-_POSITIVE = ("d", "n", "R", "D")
+_POSITIVE = ("d", "n", "R", "D", "lam1", "lam2")
+_NOT_NEGATIVE = ("gamma", "c", "beta", "A", "B")
 Parameter = Float[Array, ""] | dict[str, Float[Array, ""]]
 
 
@@ -71,14 +72,9 @@ class Tersoff(SitePotential):
 
     def __check_init__(self):
         for name, parameter in self.parameters().items():
-            for key, value in parameter.items() if isinstance(parameter, dict) else [("", parameter)]:
-                where = f"Tersoff's {name}[{key!r}]" if key else f"Tersoff's {name}"
-                if np.ndim(value) != 0:
-                    raise InputError(f"{where} must be one number, not an array of shape {np.shape(value)}.")
-                if key:
-                    _check_key(key, where, bond=name in TWO_BODY)
-                if name in _POSITIVE and is_concrete(value) and not value > 0:
-                    raise InputError(f"{where} must be positive, not {value}.")
+            for key in parameter if isinstance(parameter, dict) else ():
+                _check_key(key, f"Tersoff's {name}[{key!r}]", bond=name in TWO_BODY)
+        check_numbers(self, _POSITIVE, _NOT_NEGATIVE)
 
     @classmethod
     def silicon(cls) -> "Tersoff":
@@ -109,13 +105,18 @@ class Tersoff(SitePotential):
             InputError: no such file, a malformed one, an element or a triplet that is not in it.
         """
         entries = read_tersoff(path, elements)
+        for triplet, entry in entries.items():
+            for name, value in entry.items():
+                if name not in TWO_BODY or triplet[1] == triplet[2]:
+                    where = f"{str(path)!r}, line {entry.line}: {name} of {'-'.join(triplet)}"
+                    check_sign(where, value, positive=name in _POSITIVE, not_negative=name in _NOT_NEGATIVE)
         columns = {name: {"-".join(t): entry[name] for t, entry in entries.items()} for name in next(iter(entries.values()))}
         exponents = columns.pop("m")
         m = next(iter(exponents.values())) if len(set(exponents.values())) == 1 else tuple(exponents.items())
-        if len(entries) == 1:
-            return cls(**{name: next(iter(column.values())) for name, column in columns.items()}, m=m)
         for name in TWO_BODY:
             columns[name] = {key: value for key, value in columns[name].items() if _is_bond(key)}
+        if len(entries) == 1:
+            columns = {name: next(iter(column.values())) for name, column in columns.items()}
         try:
             return cls(**columns, m=m)
         except InputError as error:
