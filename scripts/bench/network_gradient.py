@@ -13,6 +13,7 @@ import os
 import platform
 import resource
 import sys
+import time
 
 import equinox as eqx
 import jax
@@ -70,7 +71,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=5, help="cubic cells of 8 atoms along each edge (default: 5)")
     parser.add_argument("--hidden", type=int, default=310, help="units of each hidden layer (default: 310)")
-    parser.add_argument("--repeat", type=int, default=3, help="runs (default: 3)")
+    parser.add_argument("--repeat", type=int, default=2, help="runs (default: 2)")
     options = parser.parse_args()
     potential = widened(ms.BehlerParrinello.silicon(), options.hidden, np.random.default_rng(0))
     system, near = vacancy(options.cells)
@@ -82,8 +83,10 @@ def main():
         gap = system.positions[near[0]] - system.positions[near[1]]
         return jnp.linalg.norm(gap - system.cell.T @ jnp.round(jnp.linalg.solve(system.cell.T, gap)))
 
+    ms.relax(system, potential, fmax=FMAX)
+    began = time.perf_counter()
     eq = ms.relax(system, potential, fmax=FMAX)
-    relaxation = least(lambda: ms.relax(system, potential, fmax=FMAX), 1)
+    relaxation = time.perf_counter() - began
     few = ms.relax(eq.system, with_ten_parameters(potential), fmax=FMAX)
     of_all = least(lambda: ms.gradient(opening, eq), options.repeat)
     of_ten = least(lambda: ms.gradient(opening, few), options.repeat)
