@@ -30,6 +30,10 @@ _PUBLIC = {
     "Gupta": "mdsens.potentials",
     "ZhouJohnsonWadley": "mdsens.potentials",
     "Tersoff": "mdsens.potentials",
+    "BehlerParrinello": "mdsens.potentials",
+    "DeepSets": "mdsens.potentials",
+    "NetworkPotential": "mdsens.potentials",
+    "GraphPotential": "mdsens.potentials",
     "JaxMD": "mdsens.potentials",
     "static": "mdsens.potentials",
     # equilibria

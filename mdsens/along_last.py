@@ -3,7 +3,8 @@
 `jax.vmap` leaves the batch at the front wherever it builds or contracts a small array, so that the innermost loops of the
 compiled code run over three components or four neighbours, and nothing is vectorised. Here each primitive of the function
 is applied with the batch last: the innermost loop runs over atoms. For the energy of a site with a few neighbours that is
-five times faster on the CPU. What is not listed below goes through `jax.vmap`.
+five times faster on the CPU. What is not listed below goes through `jax.vmap`, and so do products with a matrix that all
+members share, a network's weights: they are one product of matrices.
 """
 
 from collections.abc import Callable
@@ -69,7 +70,7 @@ def _applied(jaxpr, equation, values, size):
         shape = (*equation.outvars[0].aval.shape, size)
         arrays = [jnp.broadcast_to(_batched(value, size, len(shape) - 1), shape) for value in values]
         return [(equation.primitive.bind(*arrays, **settings), True)]
-    if name in _RULES:
+    if name in _RULES and (name != "dot_general" or all(has_batch for _, has_batch in values)):
         return [(_RULES[name]([_batched(value, size) for value in values], size, **settings), True)]
     if name in REDUCTIONS:
         return [(equation.primitive.bind(values[0][0], **settings), True)]

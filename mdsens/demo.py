@@ -12,9 +12,9 @@ import numpy as np
 from mdsens import observables, plot
 from mdsens.derivatives import Sensitivity, jacobian, sensitivity
 from mdsens.equilibrium import Equilibrium, relax
-from mdsens.errors import InputError
 from mdsens.potentials import SoftSphere, StillingerWeber
 from mdsens.potentials.base import parameter_paths
+from mdsens.shipped import data_file
 from mdsens.store import check_writable, save, save_picture
 from mdsens.structures import random_packing
 from mdsens.system import System, read
@@ -27,19 +27,6 @@ INWARD = 0.4
 """How far the vacancy's neighbours are moved towards it before relaxing [Å]."""
 
 Say = Callable[[str], None]
-
-
-def data_file(name: str) -> Path:
-    """A file shipped with mdsens.
-
-    Raises:
-        InputError: it is missing, so the installation is broken.
-    """
-    here = Path(__file__).parent
-    for folder in (here / "_data", here.parent / "data"):
-        if (folder / name).is_file():
-            return folder / name
-    raise InputError(f"The data file {name!r} is missing from this installation: install mdsens again.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -95,7 +95,7 @@ def _rows(eq, sensitivity):
             plain = np.linalg.norm(np.asarray(derivatives[name]).reshape(*derivatives[name].shape[:2], -1), axis=1)
             row += f" {plain.max():>14.4e} {sizes[name].max():>19.4e}"
             if name in cells:
-                row += f" {np.abs(theta * cells[name]).max():>19.4e}"
+                row += f" {np.abs(theta * cells[name]).max(initial=0.0):>19.4e}"
         yield row
 
 

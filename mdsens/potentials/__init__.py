@@ -1,12 +1,15 @@
 """Interatomic potentials: each is a pytree of its own parameters, written once as a pair, a site or an embedding energy."""
 
 from mdsens.potentials.base import Potential, static
+from mdsens.potentials.behler_parrinello import BehlerParrinello
+from mdsens.potentials.deep_sets import DeepSets
 from mdsens.potentials.eam import EAM
 from mdsens.potentials.embedded import EmbeddedPotential
 from mdsens.potentials.finnis_sinclair import FinnisSinclair
 from mdsens.potentials.gupta import Gupta
 from mdsens.potentials.jaxmd import JaxMD
 from mdsens.potentials.lennard_jones import LennardJones
+from mdsens.potentials.network import GraphPotential, NetworkPotential
 from mdsens.potentials.pair import PairPotential
 from mdsens.potentials.site import SitePotential
 from mdsens.potentials.soft_sphere import SoftSphere
@@ -17,8 +20,11 @@ from mdsens.potentials.zhou import ZhouJohnsonWadley
 SHIPPED = {
     cls.__name__: cls
     for cls in (
-        *(LennardJones, SoftSphere, StillingerWeber, Tersoff),
+        *(LennardJones,),
+        *(SoftSphere,),
+        *(StillingerWeber, Tersoff),
         *(EAM, FinnisSinclair, Gupta, ZhouJohnsonWadley),
+        *(BehlerParrinello, DeepSets),
     )
 }
 """Potentials that a file can name and `load` can build again."""
@@ -26,11 +32,15 @@ SHIPPED = {
 __all__ = [
     "EAM",
     "SHIPPED",
+    "BehlerParrinello",
+    "DeepSets",
     "EmbeddedPotential",
     "FinnisSinclair",
+    "GraphPotential",
     "Gupta",
     "JaxMD",
     "LennardJones",
+    "NetworkPotential",
     "PairPotential",
     "Potential",
     "SitePotential",

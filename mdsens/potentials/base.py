@@ -68,6 +68,12 @@ class Potential(eqx.Module):
     units: ClassVar[dict[str, str]] = {}
     """Units of the parameters by name, for files; "" for pure numbers, absent where unknown."""
 
+    keyed: ClassVar[bool] = True
+    """Whether dicts among the parameters are keyed by species, or are trees of a user's that are kept as they are."""
+
+    by_sites: ClassVar[bool] = True
+    """Whether an atom's energy is a function of the vectors to its neighbours alone."""
+
     built_range: _BuiltRange = eqx.field(static=True, init=False, repr=False)
 
     def __init_subclass__(cls, **options):
@@ -81,7 +87,8 @@ class Potential(eqx.Module):
     def __post_init__(self):
         for field in dataclasses.fields(self):
             if not field.metadata.get("static", False):
-                value = _as_parameter(getattr(self, field.name), f"{type(self).__name__}.{field.name}")
+                kept = _as_parameter if self.keyed else _as_tree
+                value = kept(getattr(self, field.name), f"{type(self).__name__}.{field.name}")
                 object.__setattr__(self, field.name, value)
             elif isinstance(value := getattr(self, field.name, None), np.generic):
                 object.__setattr__(self, field.name, value.item())
@@ -125,7 +132,7 @@ class Potential(eqx.Module):
             raise InputError(f"A mdsens.System is wanted, not {type(system).__name__}: System.from_ase(atoms) makes one.")
         pairs = {_canonical_key(f"{a}-{b}") for a in system.labels for b in system.labels}
         for name, parameter in self.parameters().items():
-            if not isinstance(parameter, dict):
+            if not self.keyed or not isinstance(parameter, dict):
                 continue
             if not parameter:
                 raise InputError(f"{type(self).__name__}.{name} is an empty dict: give at least one entry.")
@@ -398,6 +405,35 @@ def _as_parameter(value, what: str):
     if is_concrete(array) and not np.isfinite(array).all():
         raise InputError(f"{what} is not finite: {value!r:.80}.")
     return array
+
+
+class Constant(eqx.Module):
+    """A leaf of a user's tree that is no parameter (an activation function, None), kept where it stood."""
+
+    value: Any = eqx.field(static=True)
+
+
+def _as_tree(tree, what: str):
+    """The tree with its leaves as arrays, and a `Constant` in place of what is no number."""
+
+    def kept(path, leaf):
+        where = f"{what}{jax.tree_util.keystr(path)}"
+        if leaf is None or isinstance(leaf, Constant | str | bool) or callable(leaf):
+            return leaf if isinstance(leaf, Constant) else Constant(leaf)
+        if not isinstance(leaf, float) and not (eqx.is_array_like(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)):
+            raise InputError(f"{where} is no floating-point number, so no parameter: let the function hold it instead.")
+        if is_concrete(leaf) and not np.isfinite(np.asarray(leaf, dtype=np.float64)).all():
+            raise InputError(f"{where} is not finite.")
+        # Weights that were trained in 32 bits are the same numbers in 64.
+        return jnp.asarray(leaf, jnp.float64)
+
+    return jax.tree_util.tree_map_with_path(kept, tree, is_leaf=lambda leaf: leaf is None or isinstance(leaf, Constant))
+
+
+def without_constants(tree):
+    """A tree that `_as_tree` made, as the user wrote it."""
+    is_constant = lambda leaf: isinstance(leaf, Constant)  # noqa: E731
+    return jax.tree.map(lambda leaf: leaf.value if is_constant(leaf) else leaf, tree, is_leaf=is_constant)
 
 
 def _canonical_key(key: str) -> str:

@@ -1,5 +1,7 @@
 """`SitePotential`: a many-body energy, written as the energy of one site with its neighbours."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -19,6 +21,9 @@ HESSIAN_BLOCK = 2**15
 class SitePotential(Potential):
     """U = Σ_i E_i(d_i1, d_i2, ...). A subclass gives `site_energy(d, i, j, mask)`, and a static `cutoff` or a `range`."""
 
+    pair_numbers: ClassVar[int] = 1
+    """Numbers that `site_energy` keeps for each pair of neighbours: the more there are, the fewer sites go into a block."""
+
     def site_energy(
         self, d: Float[Array, "neighbors dim"], i: Atom, j: Atom, mask: Bool[Array, " neighbors"]
     ) -> Float[Array, ""]:
@@ -29,7 +34,7 @@ class SitePotential(Potential):
         raise NotImplementedError
 
     def atom_energies(self, system):
-        return in_blocks(lambda *sites: along_last(self.site_energy, *sites), self._sites(system), CACHED)
+        return in_blocks(lambda *sites: along_last(self.site_energy, *sites), self._sites(system), CACHED // self.pair_numbers)
 
     def local_stiffness(self, system) -> SiteStiffness:
         # For two second derivatives of a scalar in few variables reverse over reverse takes the fewest operations, most of
@@ -37,6 +42,7 @@ class SitePotential(Potential):
         hessian = jax.jacrev(jax.jacrev(self.site_energy))
         sites = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), self._sites(system))
         batch = max(128, HESSIAN_BLOCK // system.neighbors.atom.shape[0] ** 2)
+        batch = max(8, batch // self.pair_numbers)
         blocks = jax.lax.map(lambda site: hessian(*site), fence(sites, system.neighbors), batch_size=batch)
         return SiteStiffness(jnp.moveaxis(blocks, 0, -1))
 

@@ -1,0 +1,18 @@
+"""Where the files are that come with mdsens."""
+
+from pathlib import Path
+
+from mdsens.errors import InputError
+
+
+def data_file(name: str) -> Path:
+    """A file shipped with mdsens.
+
+    Raises:
+        InputError: it is missing, so the installation is broken.
+    """
+    here = Path(__file__).parent
+    for folder in (here / "_data", here.parent / "data"):
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(f"The data file {name!r} is missing from this installation: install mdsens again.")
