@@ -50,7 +50,8 @@ def in_blocks(function, arguments, pairs: int):
 
     A block is evaluated again for its derivative rather than kept.
     """
-    capacity, _, size = arguments[0].shape
+    first = jax.tree.leaves(arguments)[0]
+    capacity, size = first.shape[0], first.shape[-1]
     block = max(128, pairs // capacity**2)
     if size <= block:
         return function(*arguments)
