@@ -28,6 +28,7 @@ _PUBLIC = {
     "EAM": "mdsens.potentials",
     "ZhouJohnsonWadley": "mdsens.potentials",
     "Tersoff": "mdsens.potentials",
+    "SNAP": "mdsens.potentials",
     "JaxMD": "mdsens.potentials",
     "static": "mdsens.potentials",
     # equilibria

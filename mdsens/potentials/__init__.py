@@ -7,17 +7,19 @@ from mdsens.potentials.jaxmd import JaxMD
 from mdsens.potentials.lennard_jones import LennardJones
 from mdsens.potentials.pair import PairPotential
 from mdsens.potentials.site import SitePotential
+from mdsens.potentials.snap import SNAP
 from mdsens.potentials.soft_sphere import SoftSphere
 from mdsens.potentials.stillinger_weber import StillingerWeber
 from mdsens.potentials.tersoff import Tersoff
 from mdsens.potentials.zhou import ZhouJohnsonWadley
 
-SHIPPED = {cls.__name__: cls for cls in (LennardJones, SoftSphere, StillingerWeber, Tersoff, EAM, ZhouJohnsonWadley)}
+SHIPPED = {cls.__name__: cls for cls in (LennardJones, SoftSphere, StillingerWeber, Tersoff, EAM, ZhouJohnsonWadley, SNAP)}
 """Potentials that a file can name and `load` can build again."""
 
 __all__ = [
     "EAM",
     "SHIPPED",
+    "SNAP",
     "EmbeddedPotential",
     "JaxMD",
     "LennardJones",

@@ -19,6 +19,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float, Int
 
+from mdsens.neighbor_sums import fence
 from mdsens.potentials.hypersphere import sphere, triple_integrals
 
 
@@ -38,6 +39,11 @@ class Surroundings(NamedTuple):
     own: Int[Array, " atoms"]
     middle: Float[Array, "capacity atoms"]
     half_width: Float[Array, "capacity atoms"]
+
+    @property
+    def alive(self):
+        """A number that is not negative, which compilers do not know."""
+        return self.own[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +91,7 @@ class Bispectrum:
 
     def density(self, near: Surroundings, d, weight) -> Float[Array, "channels_harmonics atoms"]:
         """Coefficients in harmonics of the functions F, channel after channel."""
-        rule = sphere(self.twojmax)
+        rule = self._sphere(d)
         samples = self._samples(near, d, weight)
         parts = [m @ x for sums in samples for m, x in zip(rule.from_samples, sums, strict=True)]
         return jnp.concatenate(parts) + self._own(near, rule.north)
@@ -105,15 +111,26 @@ class Bispectrum:
 
     def _of_neighbors(self, near, d, weight):
         """`(w f(r), [U_j(q·p) of each level at the samples q, (samples, capacity, atoms)])`."""
-        r = jnp.sqrt(jnp.sum(d * d, axis=1))
-        share = (r - self.rmin0) / (near.cutoff - self.rmin0)
-        theta = self.rfac0 * np.pi * share
-        q0, q = np.split(sphere(self.twojmax).samples[:, :, None, None], [1], axis=1)
-        # Written out, since a product of matrices this thin is slow.
-        x = q0[:, 0] * jnp.cos(theta) + jnp.sin(theta) / r * sum(q[:, k] * d[:, k] for k in range(3))
+        # Lest sines be computed again at each sample.
+        factor, p = fence(self._on_sphere(near, d, weight), near)
+        return factor, self._chebyshev(self._at_samples(p))
+
+    def _at_samples(self, p):
+        """q·p, written out, since a product of matrices this thin is slow."""
+        return sum(q[:, None, None] * x for q, x in zip(self._sphere(p).samples.T, p, strict=True))
+
+    def _chebyshev(self, x):
         levels = [jnp.ones_like(x), 2.0 * x]
         for _ in range(self.twojmax - 1):
             levels.append(2.0 * x * levels[-1] - levels[-2])
+        return levels[: self.twojmax + 1]
+
+    def _on_sphere(self, near, d, weight):
+        """`(w f(r), p)`, p being `(4, capacity, atoms)`."""
+        r = jnp.sqrt(jnp.sum(d * d, axis=1))
+        share = (r - self.rmin0) / (near.cutoff - self.rmin0)
+        theta = self.rfac0 * np.pi * share
+        p = jnp.concatenate([jnp.cos(theta)[None], jnp.swapaxes(d, 0, 1) * (jnp.sin(theta) / r)])
         inside = near.inside & (r < near.cutoff)
         factor = jnp.where(inside, weight, 0.0)
         if self.switchflag:
@@ -122,15 +139,20 @@ class Bispectrum:
         if self.switchinnerflag:
             phase = jnp.clip((r - near.middle) / near.half_width, -1.0, 1.0)
             factor = factor * (0.5 + 0.5 * jnp.sin(0.5 * np.pi * phase))
-        return factor, levels[: self.twojmax + 1]
+        return factor, p
 
     def functions(self, density) -> list[Float[Array, "points atoms"]]:
         """F at the points of the quadrature, by channel and level."""
-        return [values.T @ density[place] for place, values in self._levels()]
+        return [values.T @ density[place] for place, values in self._levels(density)]
 
-    def _levels(self):
+    def _sphere(self, values):
+        """Tables in the precision of some values."""
+        return sphere(self.twojmax, values.dtype.name)
+
+    def _levels(self, density):
         """`(slice of the density, values of its harmonics at the points)`, by channel and level."""
-        rule, n = sphere(self.twojmax), len(sphere(self.twojmax).level)
+        rule = self._sphere(density)
+        n = len(rule.level)
         ends = np.cumsum((np.arange(self.twojmax + 1) + 1) ** 2)
         for c, j in itertools.product(range(self.channels), range(self.twojmax + 1)):
             place = slice(ends[j] - (j + 1) ** 2, ends[j])
@@ -138,14 +160,15 @@ class Bispectrum:
 
     def components_of(self, near: Surroundings, density) -> Float[Array, "components atoms"]:
         """B of each atom."""
-        F, weight = self.functions(density), sphere(self.twojmax).weight[:, None]
+        F, weight = self.functions(density), self._sphere(density).weight[:, None]
         # Products of two serve several.
         pairs = {pair: weight * F[pair[0]] * F[pair[1]] for pair in {triple[:2] for triple in self.components}}
         B = jnp.stack([jnp.sum(pairs[u, v] * F[w], axis=0) for u, v, w in self.components])
-        B = self.factors[:, None] * B
+        factors = self.factors[:, None].astype(density.dtype)
+        B = factors * B
         if not self.bzeroflag:
             return B
-        zero = np.broadcast_to(self.factors[:, None], (len(B), 1))
+        zero = factors
         if self.channels > 1 and not self.wselfallflag:
             n = len(self.triples)
             channel = np.repeat(np.array(list(itertools.product(range(self.channels), repeat=3))), n, axis=0)
@@ -175,7 +198,7 @@ class Bispectrum:
 
     def _moved(self, near, d, weight) -> Float[Array, "atoms capacity_dim channels_harmonics"]:
         """∂ρ/∂d."""
-        rule = sphere(self.twojmax)
+        rule = self._sphere(d)
 
         def levels(d):
             factor, u = self._of_neighbors(near, d, weight)
@@ -193,9 +216,9 @@ class Bispectrum:
 
     def _component_slopes(self, density) -> Float[Array, "components channels_harmonics atoms"]:
         """∂B/∂ρ."""
-        F, weight = self.functions(density), sphere(self.twojmax).weight[:, None]
+        F, weight = self.functions(density), self._sphere(density).weight[:, None]
         slopes = []
-        for u, (_, values) in enumerate(self._levels()):
+        for u, (_, values) in enumerate(self._levels(density)):
             # Of each component the other two functions, wherever this one stands.
             others = [
                 (k, tuple(sorted(triple[:at] + triple[at + 1 :])))
@@ -205,18 +228,18 @@ class Bispectrum:
             ]
             pairs = sorted({pair for _, pair in others})
             products = jnp.stack([weight * F[v] * F[w] for v, w in pairs])
-            share = np.zeros((len(self.components), len(pairs)))
+            share = np.zeros((len(self.components), len(pairs)), density.dtype)
             for k, pair in others:
                 share[k, pairs.index(pair)] += self.factors[k]
             slopes.append(jnp.tensordot(share, jnp.tensordot(values, products, (1, 1)), (1, 1)))
         return jnp.concatenate(slopes, axis=1)
 
-    def _curvature_in_density(self, density, slope) -> Float[Array, "atoms channels_harmonics channels_harmonics"]:
+    def _curvature_in_density(self, density, slope) -> Float[Array, "channels_harmonics channels_harmonics atoms"]:
         """Σ_k slope_k ∂²B_k/∂ρ∂ρ, from the integrals of three harmonics."""
         table, n = triple_integrals(self.twojmax), self.twojmax + 1
-        level = sphere(self.twojmax).level
+        level, integral = self._sphere(density).level, table.integral.astype(density.dtype)
         both = [(a, b) for a in range(n) for b in range(a + 1)]
-        third = np.zeros((len(self.components), self.channels * n, self.channels * n, self.channels * n))
+        third = np.zeros((len(self.components), *(self.channels * n,) * 3), density.dtype)
         for k, triple in enumerate(self.components):
             for u, v, w in itertools.permutations(triple):
                 third[k, u, v, w] += self.factors[k]
@@ -228,14 +251,19 @@ class Bispectrum:
             fields = jnp.sum(weights[:, :, level] * rho, axis=0).reshape(-1, rho.shape[-1])
             pair = [both.index((a, b)) for a, b in zip(level[table.first], level[table.second], strict=True)]
             place = np.array(pair) * len(level) + table.third
-            found = sum(m[:, None] * fields[at] for m, at in zip(table.integral, place, strict=True))
-            lower[c1, c2] = jnp.concatenate([found, jnp.zeros_like(found[:1])]).T[:, table.place]
-        below = np.tri(len(level), dtype=bool)
+            # Pairs with as many integrals together.
+            ends = np.flatnonzero(np.diff(table.count, prepend=0, append=0))
+            found = [
+                sum(m[start:end, None] * fields[at[start:end]] for m, at in zip(integral[:n_terms], place[:n_terms], strict=True))
+                for start, end, n_terms in zip(ends[:-1], ends[1:], table.count[ends[:-1]])
+            ]
+            lower[c1, c2] = jnp.concatenate([*found, jnp.zeros_like(fields[:1])])[table.place]
+        below = np.tri(len(level), dtype=bool)[:, :, None]
         rows = [
             [lower[c, e] if c == e else jnp.where(below, lower[c, e], lower[e, c]) for e in range(self.channels)]
             for c in range(self.channels)
         ]
-        return jnp.concatenate([jnp.concatenate(row, axis=2) for row in rows], axis=1)
+        return jnp.concatenate([jnp.concatenate(row, axis=1) for row in rows])
 
     def stiffness(self, near: Surroundings, d, weight, coefficients) -> Float[Array, "capacity dim capacity dim atoms"]:
         """∂²E/∂d∂d."""
@@ -247,24 +275,48 @@ class Bispectrum:
         curvature = self._curvature_in_density(density, slope)
         if self.quadraticflag:
             G = self._component_slopes(density)
-            curvature = curvature + jnp.einsum("kan,kln,lbn->nab", G, self._square(coefficients), G)
+            curvature = curvature + jnp.einsum("kan,kln,lbn->abn", G, self._square(coefficients), G)
         moved = self._moved(near, d, weight)
-        whole = jnp.einsum("nxa,nab,nyb->nxy", moved, curvature, moved)
+        whole = jnp.einsum("nxa,abn,nyb->nxy", moved, curvature, moved)
         capacity, _, atoms = d.shape
         whole = jnp.moveaxis(whole.reshape(atoms, capacity, 3, capacity, 3), 0, -1)
 
-        # What the curvature of a neighbour's own place on the sphere adds.
-        matrices = sphere(self.twojmax).from_samples * self.channels
-        felt = [m.T @ by_density[place] for m, (place, _) in zip(matrices, self._levels(), strict=True)]
-
-        def energy(d):
-            sums = itertools.chain(*self._samples(near, d, weight))
-            return sum(jnp.sum(x * samples) for x, samples in zip(felt, sums, strict=True))
-
-        unit = jnp.broadcast_to(jnp.eye(3, dtype=d.dtype)[:, None, :, None], (3, *d.shape))
-        own = jax.vmap(lambda direction: jax.jvp(jax.grad(energy), (d,), (direction,))[1])(unit)
+        own = self._curvature_of_neighbors(near, d, weight, by_density)
         places = np.arange(capacity)
         return whole.at[places, :, places].add(jnp.transpose(own, (1, 0, 2, 3)))
+
+    def _curvature_of_neighbors(self, near, d, weight, by_density) -> Float[Array, "dim capacity dim atoms"]:
+        """Σ_a ∂E/∂ρ_a ∂²ρ_a/∂d∂d of each neighbour: of its factor times a function of its place p, taken to second order there."""
+        _, p = fence(self._on_sphere(near, d, weight), near)
+        x, samples = self._at_samples(p), self._sphere(d).samples
+        matrices = self._sphere(d).from_samples * self.channels
+        fields = [m.T @ by_density[place] for m, (place, _) in zip(matrices, self._levels(d), strict=True)]
+        expansions = []
+        for c in range(self.channels):
+            of_channel = fields[c * (self.twojmax + 1) : (c + 1) * (self.twojmax + 1)]
+
+            def kernel(x, of_channel=of_channel):
+                return sum(field[:, None] * u for field, u in zip(of_channel, self._chebyshev(x), strict=True))
+
+            slope = lambda x, kernel=kernel: jax.jvp(kernel, (x,), (jnp.ones_like(x),))  # noqa: E731
+            (value, first), (_, second) = jax.jvp(slope, (x,), (jnp.ones_like(x),))
+            powers = [np.ones_like(samples[:, 0]), samples, samples[:, :, None] * samples[:, None, :]]
+            terms = zip(powers, (value, first, second), strict=True)
+            expansions.append([jnp.tensordot(power, term, (0, 0)) for power, term in terms])
+        value, first, second = expansions[0]
+        for c, others in enumerate(expansions[1:], start=1):
+            value, first, second = (
+                jnp.where(near.channel == c, b, a) for a, b in zip((value, first, second), others, strict=True)
+            )
+
+        def energy(d):
+            factor, moved = self._on_sphere(near, d, weight)
+            moved = moved - p
+            curved = 0.5 * jnp.sum(second * moved, axis=1)
+            return jnp.sum(factor * (value + jnp.sum(moved * (first + curved), axis=0)))
+
+        unit = jnp.broadcast_to(jnp.eye(3, dtype=d.dtype)[:, None, :, None], (3, *d.shape))
+        return jax.vmap(lambda direction: jax.jvp(jax.grad(energy), (d,), (direction,))[1])(unit)
 
     def coefficient_slopes(self, near: Surroundings, d, weight, coefficients, change) -> Float[Array, "capacity dim atoms"]:
         """What a change of the coefficients changes in ∂E/∂d; linear in it, with all else computed once."""

@@ -42,7 +42,7 @@ class Sphere:
 
 
 @functools.cache
-def sphere(twojmax: int) -> Sphere:
+def sphere(twojmax: int, dtype="float64") -> Sphere:
     """In points √(1-t) exp(i (φ + ψ)/2), √t exp(i (φ - ψ)/2) such a product is a polynomial in t, of period 2π in φ and ψ."""
     degree = (3 * twojmax - twojmax % 2) // 2
     t, weight = np.polynomial.legendre.leggauss(degree // 2 + 1)
@@ -54,9 +54,11 @@ def sphere(twojmax: int) -> Sphere:
     values = _harmonics(points, twojmax)
     # Pivots of a QR decomposition are columns far from dependent.
     best = scipy.linalg.qr(values[level == twojmax], mode="r", pivoting=True)[1][: (twojmax + 1) ** 2]
-    from_samples = tuple(np.linalg.pinv(values[level == j][:, best].T) for j in range(twojmax + 1))
+    from_samples = [np.linalg.pinv(values[level == j][:, best].T) for j in range(twojmax + 1)]
     weight = np.repeat(0.5 * weight, len(angle) ** 2) / len(angle) ** 2
-    return Sphere(level, weight, values, _harmonics(NORTH[None], twojmax)[:, 0], points[best], from_samples)
+    north = _harmonics(NORTH[None], twojmax)[:, 0]
+    numbers = [array.astype(dtype) for array in (weight, values, north, points[best])]
+    return Sphere(level, *numbers, tuple(matrix.astype(dtype) for matrix in from_samples))
 
 
 def _harmonics(points, twojmax: int) -> Float[np.ndarray, "harmonics points"]:
@@ -88,6 +90,7 @@ class TripleIntegrals:
     Attributes:
         place: the pair of two harmonics; one beyond the last where they have no integral.
         first, second: a and b of each pair.
+        count: how many integrals each pair has, in increasing order.
         third: the c of each pair, filled up with zeros.
         integral: ⟨u_a u_b u_c⟩, filled up with zeros.
     """
@@ -95,6 +98,7 @@ class TripleIntegrals:
     place: Int[np.ndarray, "harmonics harmonics"]
     first: Int[np.ndarray, " pairs"]
     second: Int[np.ndarray, " pairs"]
+    count: Int[np.ndarray, " pairs"]
     third: Int[np.ndarray, "most pairs"]
     integral: Float[np.ndarray, "most pairs"]
 
@@ -117,10 +121,15 @@ def triple_integrals(twojmax: int) -> TripleIntegrals:
     _, once = np.unique((a * n + b) * n + c, return_index=True)
     once = once[a[once] >= b[once]]
     pairs, start, count = np.unique(a[once] * n + b[once], return_index=True, return_counts=True)
+    # Those with as many integrals one after the other.
+    order = np.argsort(count, kind="stable")
+    pairs, start, count = pairs[order], start[order], count[order]
+    once = np.concatenate([once[s : s + c] for s, c in zip(start, count, strict=True)])
+    start = np.cumsum(count) - count
     rank, pair = np.arange(len(once)) - np.repeat(start, count), np.repeat(np.arange(len(pairs)), count)
     third, integral = np.zeros((count.max(), len(pairs)), int), np.zeros((count.max(), len(pairs)))
     third[rank, pair], integral[rank, pair] = c[once], np.concatenate(integrals)[once]
     place = np.full((n, n), len(pairs))
     first, second = np.divmod(pairs, n)
     place[first, second] = place[second, first] = np.arange(len(pairs))
-    return TripleIntegrals(place, first, second, third, integral)
+    return TripleIntegrals(place, first, second, count, third, integral)
