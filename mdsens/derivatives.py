@@ -106,8 +106,7 @@ def sensitivity(
         )
     columns, residuals = [], []
     for directions in batches(flat.size, flat.dtype, progress):
-        still = np.zeros((len(directions), state.size), eq.system.positions.dtype)
-        b, rest = changes(state, state.z, moving, resting, directions, still)
+        b, rest = changes(state, state.z, moving, resting, directions, None)
         dz, step, residual, left = solutions(state, eq.potential, b, rest)
         kept = slice(0, min(BATCH, flat.size - len(columns) * BATCH))
         columns.append(np.asarray(dz)[kept])

@@ -255,7 +255,7 @@ class Bispectrum:
             ends = np.flatnonzero(np.diff(table.count, prepend=0, append=0))
             found = [
                 sum(m[start:end, None] * fields[at[start:end]] for m, at in zip(integral[:n_terms], place[:n_terms], strict=True))
-                for start, end, n_terms in zip(ends[:-1], ends[1:], table.count[ends[:-1]])
+                for start, end, n_terms in zip(ends[:-1], ends[1:], table.count[ends[:-1]], strict=True)
             ]
             lower[c1, c2] = jnp.concatenate([*found, jnp.zeros_like(fields[:1])])[table.place]
         below = np.tri(len(level), dtype=bool)[:, :, None]
@@ -265,28 +265,35 @@ class Bispectrum:
         ]
         return jnp.concatenate([jnp.concatenate(row, axis=1) for row in rows])
 
-    def stiffness(self, near: Surroundings, d, weight, coefficients) -> Float[Array, "capacity dim capacity dim atoms"]:
-        """∂²E/∂d∂d."""
+    def _curvatures(self, near, d, weight, coefficients):
+        """`(∂ρ/∂d, ∂²E/∂ρ∂ρ, what the curvature of each neighbour's own place on the sphere adds)`: ∂²E/∂d∂d in factors."""
         density = self.density(near, d, weight)
-        B = self.components_of(near, density)
+        B, pull = jax.vjp(lambda rho: self.components_of(near, rho), density)
         slope = self._slope(B, coefficients)
-        _, pull = jax.vjp(lambda rho: self.components_of(near, rho), density)
-        (by_density,) = pull(slope)
         curvature = self._curvature_in_density(density, slope)
         if self.quadraticflag:
             G = self._component_slopes(density)
             curvature = curvature + jnp.einsum("kan,kln,lbn->abn", G, self._square(coefficients), G)
-        moved = self._moved(near, d, weight)
-        whole = jnp.einsum("nxa,abn,nyb->nxy", moved, curvature, moved)
-        capacity, _, atoms = d.shape
-        whole = jnp.moveaxis(whole.reshape(atoms, capacity, 3, capacity, 3), 0, -1)
+        return self._moved(near, d, weight), curvature, self._curvature_of_neighbors(near, d, weight, *pull(slope))
 
-        own = self._curvature_of_neighbors(near, d, weight, by_density)
+    def stiffness(self, near: Surroundings, d, weight, coefficients) -> Float[Array, "capacity dim capacity dim atoms"]:
+        """∂²E/∂d∂d."""
+        moved, curvature, own = self._curvatures(near, d, weight, coefficients)
+        capacity, dim, atoms = d.shape
+        whole = jnp.einsum("nxa,abn,nyb->nxy", moved, curvature, moved).reshape(atoms, capacity, dim, capacity, dim)
         places = np.arange(capacity)
-        return whole.at[places, :, places].add(jnp.transpose(own, (1, 0, 2, 3)))
+        return jnp.moveaxis(whole, 0, -1).at[places, :, places].add(jnp.transpose(own, (1, 0, 2, 3)))
+
+    def moved_slopes(self, near: Surroundings, d, weight, coefficients, change) -> Float[Array, "capacity dim atoms"]:
+        """What a change of d changes in ∂E/∂d: the product with the stiffness, which is not multiplied out."""
+        moved, curvature, own = self._curvatures(near, d, weight, coefficients)
+        capacity, dim, atoms = d.shape
+        by_density = jnp.einsum("nxa,nx->na", moved, jnp.moveaxis(change, -1, 0).reshape(atoms, -1))
+        image = jnp.einsum("nxa,na->nx", moved, jnp.einsum("abn,na->nb", curvature, by_density))
+        return jnp.moveaxis(image.reshape(atoms, capacity, dim), 0, -1) + jnp.einsum("bkan,kbn->kan", own, change)
 
     def _curvature_of_neighbors(self, near, d, weight, by_density) -> Float[Array, "dim capacity dim atoms"]:
-        """Σ_a ∂E/∂ρ_a ∂²ρ_a/∂d∂d of each neighbour: of its factor times a function of its place p, taken to second order there."""
+        """Σ_a ∂E/∂ρ_a ∂²ρ_a/∂d∂d of each neighbour: a factor times a function of its place p, taken to second order there."""
         _, p = fence(self._on_sphere(near, d, weight), near)
         x, samples = self._at_samples(p), self._sphere(d).samples
         matrices = self._sphere(d).from_samples * self.channels
@@ -362,7 +369,7 @@ def _(form, primals, tangents):
     _, moved, by_weight, by_coefficients = tangents
     value, change = slopes(form, *primals), 0.0
     if not _is_zero(moved):
-        change = change + jnp.einsum("kalbn,lbn->kan", form.stiffness(*primals), moved)
+        change = change + form.moved_slopes(*primals, moved)
     if not _is_zero(by_coefficients):
         change = change + form.coefficient_slopes(*primals, by_coefficients)
     if not _is_zero(by_weight):

@@ -56,14 +56,14 @@ def _read_coefficients(path) -> dict[str, tuple[float, float, np.ndarray]]:
     lines = _lines(path)
     if not lines or len(lines[0][1]) != 2 or not all(word.isdigit() and int(word) > 0 for word in lines[0][1]):
         raise InputError(
-            f"{str(path)!r} is no file of SNAP coefficients: its first line should be the numbers of elements and of coefficients."
+            f"{str(path)!r} is no .snapcoeff file: its first line should be the numbers of elements and of coefficients."
         )
     n_elements, n_coefficients = map(int, lines[0][1])
     body = lines[1:]
-    if len(body) != n_elements * (1 + n_coefficients):
+    if len(body) != (expected := n_elements * (1 + n_coefficients)):
         raise InputError(
-            f"{str(path)!r} is cut off or has too many lines: {len(body)} behind its first, not {n_elements * (1 + n_coefficients)} "
-            f"({n_elements} element(s), each with a line of its own and {n_coefficients} of coefficients)."
+            f"{str(path)!r} has {len(body)} lines behind its first, not {expected}: it is cut off or too long for {n_elements} "
+            f"element(s), each with a line of its own and {n_coefficients} of coefficients."
         )
     entries = {}
     for start in range(0, len(body), 1 + n_coefficients):

@@ -108,7 +108,9 @@ def main():
         line(n, "relaxation", first, again, None, None)
         first, again, S = timed(lambda eq=eq: ms.sensitivity(eq, wrt=["coefficients"]))
         assert S.certificate.trusted and S.certificate.residual < 1e-10, S.certificate
-        missed |= line(n, f"all {S.positions.coefficients['W'].shape[-1]}, residual {S.certificate.residual:.0e}", first, again, "all")
+        missed |= line(
+            n, f"all {S.positions.coefficients['W'].shape[-1]}, residual {S.certificate.residual:.0e}", first, again, "all"
+        )
         first, again, _ = timed(lambda eq=eq: ms.value_and_gradient(ms.observables.pressure, eq)[0])
         missed |= line(n, "adjoint gradient of the pressure", first, again, "adjoint")
     sys.exit(1 if missed else 0)
