@@ -47,7 +47,8 @@ class SNAP(Potential):
             means of both elements' sinner and dinner [Å], dicts or pairs.
 
     Three-dimensional systems only. The second derivative jumps where a neighbour passes r_c. What LAMMPS adds to a SNAP
-    potential, such as ZBL's repulsion (`pair_style hybrid/overlay`), is not in its files.
+    potential, such as ZBL's repulsion (`pair_style hybrid/overlay`), is not in its files. Forces are the derivative of the
+    energy with chemflag too; LAMMPS's (of 2025) are so only for coefficients that do not depend on the order of elements.
 
     A. P. Thompson, L. P. Swiler, C. R. Trott, S. M. Foiles, G. J. Tucker, J. Comput. Phys. 285, 316 (2015),
     doi:10.1016/j.jcp.2014.12.018; quadratic: M. A. Wood, A. P. Thompson, J. Chem. Phys. 148, 241721 (2018),

@@ -103,5 +103,5 @@ def _read_parameters(path) -> dict:
             values if name in LISTS else bool(values[0]) if name in FLAGS else int(values[0]) if name == "twojmax" else values[0]
         )
     if missing := [name for name in ("rcutfac", "twojmax") if name not in settings]:
-        raise InputError(f"{str(path)!r} does not say {missing[0]}, which SNAP needs: is it a .snapparam file, and whole?")
+        raise InputError(f"{str(path)!r} does not say {missing[0]}, which SNAP needs: give a whole .snapparam file.")
     return settings
