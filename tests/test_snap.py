@@ -158,7 +158,7 @@ def test_integrals_of_three_harmonics_are_those_of_the_quadrature():
 
 
 @pytest.fixture(
-    scope="module", params=[{}, {"chemflag": 1, "quadraticflag": 1, "twojmax": 2}], ids=["linear", "quadratic, chemflag"]
+    scope="module", params=[{}, {"chemflag": 1, "quadraticflag": 1, "twojmax": 1}], ids=["linear", "quadratic, chemflag"]
 )
 def small(request, tmp_path_factory):
     """A potential of few components and a crystal with unused places in its list, as `energies` has them."""
