@@ -34,6 +34,7 @@ _PUBLIC = {
     "DeepSets": "mdsens.potentials",
     "NetworkPotential": "mdsens.potentials",
     "GraphPotential": "mdsens.potentials",
+    "SNAP": "mdsens.potentials",
     "JaxMD": "mdsens.potentials",
     "static": "mdsens.potentials",
     # equilibria

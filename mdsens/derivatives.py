@@ -104,8 +104,7 @@ def sensitivity(
         )
     columns, residuals = [], []
     for directions in batches(flat.size, flat.dtype, progress):
-        still = np.zeros((len(directions), state.size), eq.system.positions.dtype)
-        b, rest = changes(state, state.z, moving, resting, directions, still)
+        b, rest = changes(state, state.z, moving, resting, directions, None)
         start = len(columns) * BATCH
         kept = slice(0, min(BATCH, flat.size - start))
         theta = np.pad(np.asarray(flat[start : start + BATCH]), (0, len(b) - kept.stop))

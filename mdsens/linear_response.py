@@ -24,7 +24,7 @@ from mdsens.implicit.linear import DIRECT_LIMIT
 from mdsens.implicit.linear_system import LinearSolver
 from mdsens.solvers import Status
 
-BATCH = 32
+BATCH = 64
 """Right-hand sides solved together."""
 
 TOGETHER = 3000
@@ -134,7 +134,7 @@ def _default_solver(eq, frame, z):
 
 @eqx.filter_jit
 def changes(state: State, z, moving, resting, directions, columns):
-    """`(A dz + B dθ, F)` at some z, for each direction dθ and column dz together. Without dz it is B dθ."""
+    """`(A dz + B dθ, F)` at some z, for each direction dθ and column dz together. With `columns` None it is B dθ."""
     _, unravel_parameters = ravel_pytree(moving)
     _, unravel = ravel_pytree(z)
 
@@ -144,6 +144,9 @@ def changes(state: State, z, moving, resting, directions, columns):
     def change(dz, direction):
         return jax.jvp(condition, (z, moving), (unravel(dz), unravel_parameters(direction)))[1]
 
+    if columns is None:
+        by_parameters = jax.linearize(lambda selected: condition(z, selected), moving)[1]
+        return jax.vmap(lambda direction: by_parameters(unravel_parameters(direction)))(directions), condition(z, moving)
     return jax.vmap(change)(columns, directions), condition(z, moving)
 
 

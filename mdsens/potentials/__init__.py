@@ -12,6 +12,7 @@ from mdsens.potentials.lennard_jones import LennardJones
 from mdsens.potentials.network import GraphPotential, NetworkPotential
 from mdsens.potentials.pair import PairPotential
 from mdsens.potentials.site import SitePotential
+from mdsens.potentials.snap import SNAP
 from mdsens.potentials.soft_sphere import SoftSphere
 from mdsens.potentials.stillinger_weber import StillingerWeber
 from mdsens.potentials.tersoff import Tersoff
@@ -24,7 +25,7 @@ SHIPPED = {
         *(SoftSphere,),
         *(StillingerWeber, Tersoff),
         *(EAM, FinnisSinclair, Gupta, ZhouJohnsonWadley),
-        *(BehlerParrinello, DeepSets),
+        *(SNAP, BehlerParrinello, DeepSets),
     )
 }
 """Potentials that a file can name and `load` can build again."""
@@ -32,6 +33,7 @@ SHIPPED = {
 __all__ = [
     "EAM",
     "SHIPPED",
+    "SNAP",
     "BehlerParrinello",
     "DeepSets",
     "EmbeddedPotential",

@@ -51,16 +51,18 @@ class SitePotential(Potential):
         return jnp.swapaxes(d, 0, 1), *handles(system), inside
 
 
-def in_blocks(function, arguments, pairs: int):
+def in_blocks(function, arguments, pairs: int, least: int = 128):
     """`function(*arguments)`, atoms last, block by block of so many pairs of neighbours, so that a block stays in the cache.
 
-    A block is evaluated again for its derivative rather than kept.
+    A block has `least` atoms at least, where there are as many. It is evaluated again for its derivative rather than kept.
     """
-    capacity, _, size = arguments[0].shape
-    block = max(128, pairs // capacity**2)
+    first = jax.tree.leaves(arguments)[0]
+    capacity, size = first.shape[0], first.shape[-1]
+    block = max(least, pairs // capacity**2)
     if size <= block:
         return function(*arguments)
     count = -(-size // block)
+    block = -(-size // count)
 
     def cut(leaf):
         filled = jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, count * block - size)], mode="edge")
