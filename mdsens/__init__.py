@@ -29,6 +29,9 @@ _PUBLIC = {
     "ZhouJohnsonWadley": "mdsens.potentials",
     "Tersoff": "mdsens.potentials",
     "JaxMD": "mdsens.potentials",
+    "from_ase": "mdsens.potentials",
+    "Coulomb": "mdsens.potentials",
+    "Ewald": "mdsens.potentials",
     "static": "mdsens.potentials",
     # equilibria
     "FIRE": "mdsens.solvers",

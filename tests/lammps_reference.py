@@ -29,9 +29,10 @@ class Reference:
     version: int
 
 
-def evaluate(system, *commands) -> Reference:
-    """Evaluate a concrete system with the given `pair_style` and `pair_coeff` commands (units metal, charges zero).
+def evaluate(system, *commands, charges=None) -> Reference:
+    """Evaluate a concrete system with the given `pair_style` and `pair_coeff` commands (units metal).
 
+    `charges` [e] are zero unless given, `(N,)`.
     The atom types 1, 2, ... are the system's labels in their order. Skips the test where LAMMPS cannot be loaded.
     """
     lmp, library = _instance()
@@ -52,6 +53,10 @@ def evaluate(system, *commands) -> Reference:
         lmp.command(command)
     types = (np.asarray(system.species) + 1).tolist()
     assert lmp.create_atoms(n, list(range(1, n + 1)), types, positions.ravel().tolist()) == n
+    if charges is not None:
+        given = np.asarray(charges, dtype=float).tolist()
+        for atom, charge in enumerate(given, start=1):
+            lmp.command(f"set atom {atom} charge {charge!r}")
     for command in (
         *commands,
         "neighbor 0.5 bin",

@@ -1,8 +1,11 @@
 """Interatomic potentials: each is a pytree of its own parameters, written once as a pair, a site or an embedding energy."""
 
 from mdsens.potentials.base import Potential, static
+from mdsens.potentials.coulomb import Coulomb
 from mdsens.potentials.eam import EAM
 from mdsens.potentials.embedded import EmbeddedPotential
+from mdsens.potentials.ewald import Ewald
+from mdsens.potentials.external import from_ase
 from mdsens.potentials.jaxmd import JaxMD
 from mdsens.potentials.lennard_jones import LennardJones
 from mdsens.potentials.pair import PairPotential
@@ -12,13 +15,17 @@ from mdsens.potentials.stillinger_weber import StillingerWeber
 from mdsens.potentials.tersoff import Tersoff
 from mdsens.potentials.zhou import ZhouJohnsonWadley
 
-SHIPPED = {cls.__name__: cls for cls in (LennardJones, SoftSphere, StillingerWeber, Tersoff, EAM, ZhouJohnsonWadley)}
+SHIPPED = {
+    cls.__name__: cls for cls in (LennardJones, SoftSphere, StillingerWeber, Tersoff, EAM, ZhouJohnsonWadley, Coulomb, Ewald)
+}
 """Potentials that a file can name and `load` can build again."""
 
 __all__ = [
     "EAM",
     "SHIPPED",
+    "Coulomb",
     "EmbeddedPotential",
+    "Ewald",
     "JaxMD",
     "LennardJones",
     "PairPotential",
@@ -28,5 +35,6 @@ __all__ = [
     "StillingerWeber",
     "Tersoff",
     "ZhouJohnsonWadley",
+    "from_ase",
     "static",
 ]

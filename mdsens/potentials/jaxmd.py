@@ -1,7 +1,7 @@
 """Any jax-md energy as a `Potential`."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -42,6 +42,8 @@ class JaxMDEnergy(Potential):
     `potential.sigma` reads a parameter. There is one energy for the whole system (per-atom energies are equal shares)
     and no stress, since the cell is hidden in the displacement function.
     """
+
+    local: ClassVar = False
 
     values: dict[str, Any]
     energy_fn: Callable = static()
