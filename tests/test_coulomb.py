@@ -153,29 +153,43 @@ class Buckingham(ms.PairPotential):
         return self.pair(self.A, i, j) * jnp.exp(-r / self.pair(self.rho, i, j)) - self.C / r**6
 
 
-def test_magnesium_oxide_is_as_large_as_madelung_and_repulsion_make_it():
-    """The oxygen-magnesium repulsion of G. V. Lewis, C. R. A. Catlow, J. Phys. C 18, 1149 (1985), with rigid ions."""
-    short = Buckingham(A={"Mg-O": 1428.5, "Mg-Mg": 0.0, "O-O": 0.0}, rho={"Mg-O": 0.2945, "Mg-Mg": 1.0, "O-O": 1.0}, C=0.0)
-    oxide = Ions(short, ms.Ewald(charge={"Mg": 2.0, "O": -2.0}, cutoff=6.5, background=True))
-    eq = ms.relax(ms.System.from_ase(bulk("MgO", "rocksalt", a=4.2)), oxide, cell="isotropic", fmax=1e-10)
-    a = (4.0 * float(eq.system.volume)) ** (1 / 3)
-    places = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 3), axis=-1).reshape(-1, 3)
-    shells = np.linalg.norm(places[places.sum(axis=1) % 2 == 1], axis=1) / 2  # in lattice constants, up to 5 Å
-    shells = shells[shells * a < 5.0]
+OXIDE = Ions(
+    Buckingham(A={"Mg-O": 1428.5, "Mg-Mg": 0.0, "O-O": 0.0}, rho={"Mg-O": 0.2945, "Mg-Mg": 1.0, "O-O": 1.0}, C=0.0),
+    ms.Ewald(charge={"Mg": 2.0, "O": -2.0}, cutoff=6.5, background=True),
+)
+"""The oxygen-magnesium repulsion of G. V. Lewis, C. R. A. Catlow, J. Phys. C 18, 1149 (1985), with rigid ions."""
 
-    # U(a) = Σ A exp(-d a/ρ) - M/a is stationary, which gives a and what a change of A or of the charges makes of it.
-    each = 1428.5 * np.exp(-shells * a / 0.2945)
-    madelung = 2.0 * 1.747564594633 * 4.0 * oxide.charges.coulomb
-    slope = np.sum(-shells / 0.2945 * each) + madelung / a**2
-    curvature = np.sum((shells / 0.2945) ** 2 * each) - 2.0 * madelung / a**3
+
+def closed_form(a):
+    """Of magnesium oxide U(a) = Σ A exp(-d a/ρ) - M/a: the two terms' energies, and d/ρ of the shells up to 5 Å."""
+    places = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 3), axis=-1).reshape(-1, 3)
+    shells = np.linalg.norm(places[places.sum(axis=1) % 2 == 1], axis=1) / 2
+    shells = shells[shells * a < 5.0] / 0.2945
+    return 1428.5 * np.exp(-shells * a), 2.0 * 1.747564594633 * 4.0 * OXIDE.charges.coulomb / a, shells
+
+
+def test_magnesium_oxide_has_madelungs_energy_and_pressure():
+    a = 4.3
+    system = ms.System.from_ase(bulk("MgO", "rocksalt", a=a))
+    repulsion, madelung, shells = closed_form(a)
+    np.testing.assert_allclose(OXIDE.energy(system), repulsion.sum() - madelung, rtol=1e-11)
+    pressure = (np.sum(shells * repulsion) - madelung / a) / (3.0 * a**2 / 4.0)
+    np.testing.assert_allclose(OXIDE.stress(system), [-pressure] * 3 + [0.0] * 3, atol=1e-11)
+
+
+@pytest.mark.slow
+def test_magnesium_oxide_grows_with_its_parameters_as_its_energy_says():
+    eq = ms.relax(ms.System.from_ase(bulk("MgO", "rocksalt", a=4.2)), OXIDE, cell="isotropic", fmax=1e-10)
+    a = (4.0 * float(eq.system.volume)) ** (1 / 3)
+    repulsion, madelung, shells = closed_form(a)
+    slope = madelung / a - np.sum(shells * repulsion)
+    curvature = np.sum(shells**2 * repulsion) - 2.0 * madelung / a**2
     assert abs(slope / curvature) < 1e-9  # by so little it is another lattice constant
-    np.testing.assert_allclose(eq.energy, each.sum() - madelung / a, rtol=1e-11)
     S = ms.sensitivity(eq, wrt=["repulsion.A.Mg-O", "charges.charge.Mg"]).scaled()
-    size = np.linalg.norm(eq.system.cell)
-    growth = lambda cell: float(np.vdot(cell, eq.system.cell)) / size**2 * a  # noqa: E731
-    np.testing.assert_allclose(growth(S.cell.repulsion.A["Mg-O"]), np.sum(shells / 0.2945 * each) / curvature, rtol=1e-8)
-    # The energy is one of the products of charges, those of like ions included: half of it changes with one charge.
-    np.testing.assert_allclose(growth(S.cell.charges.charge["Mg"]), -madelung / a**2 / curvature, rtol=1e-8)
+    growth = lambda cell: float(np.vdot(cell, eq.system.cell)) / np.linalg.norm(eq.system.cell) ** 2 * a  # noqa: E731
+    np.testing.assert_allclose(growth(S.cell.repulsion.A["Mg-O"]), np.sum(shells * repulsion) / curvature, rtol=1e-8)
+    # All products of charges have the sum of two terms, and like ions stand on the same lattice.
+    np.testing.assert_allclose(growth(S.cell.charges.charge["Mg"]), -madelung / a / curvature, rtol=1e-8)
 
 
 @pytest.mark.parametrize(

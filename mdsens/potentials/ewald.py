@@ -20,7 +20,10 @@ from mdsens.system import is_concrete
 from mdsens.units import COULOMB
 
 WAVES = 64
-"""Waves summed together, so that the phases of large systems are not stored all at once."""
+"""Waves in a block, of which lists are whole numbers of."""
+
+STORED = 2**20
+"""Phases that are stored all at once; more are computed block by block."""
 
 NEUTRAL = 1e-8
 """Net charge [e] for each atom above which a cell is not neutral."""
@@ -103,7 +106,7 @@ class Ewald(Potential):
         near = 0.5 * jnp.sum(self._pairs(system), axis=0)
         own = -self.alpha / math.sqrt(math.pi) * charges**2
         net = jnp.sum(charges)
-        spread = -0.5 * math.pi / self.alpha**2 * charges * net / system.volume
+        spread = -0.5 * math.pi / self.alpha**2 * charges * net / _reciprocal(system.cell)[1]
         return self.coulomb * (near + own + spread + charges * self._far_potentials(charges, system))
 
     def _charges(self, system):
@@ -122,22 +125,32 @@ class Ewald(Potential):
 
     def _far_potentials(self, charges, system):
         """Half the potential of the reciprocal sum at each atom, in units of k."""
-        inverse = jnp.linalg.inv(system.cell)
-        fractions = system.positions @ inverse
+        reciprocal, volume = _reciprocal(system.cell)
+        fractions = system.positions @ reciprocal.T
 
         def of_block(waves):
-            squares = (2.0 * math.pi) ** 2 * jnp.sum((waves @ inverse.T) ** 2, axis=1)
+            squares = (2.0 * math.pi) ** 2 * jnp.sum((waves @ reciprocal) ** 2, axis=1)
             real = squares > 0.0  # places that are not used hold no wave
             squares = jnp.where(real, squares, 1.0)
             # Each wave stands for its opposite too.
-            weights = jnp.where(real, 4.0 * math.pi / system.volume * jnp.exp(-squares / (4.0 * self.alpha**2)) / squares, 0.0)
+            weights = jnp.where(real, 4.0 * math.pi / volume * jnp.exp(-squares / (4.0 * self.alpha**2)) / squares, 0.0)
             phases = 2.0 * math.pi * waves @ fractions.T
             cosines, sines = jnp.cos(phases), jnp.sin(phases)
             return (weights * (cosines @ charges)) @ cosines + (weights * (sines @ charges)) @ sines
 
-        blocks = system.neighbors.waves.reshape(-1, WAVES, 3).astype(fractions.dtype)
+        waves = system.neighbors.waves.astype(fractions.dtype)
+        if len(waves) * len(charges) <= STORED:
+            return of_block(waves)
+        blocks = waves.reshape(-1, WAVES, 3)
         # Evaluated again for a derivative rather than kept.
         return jnp.sum(jax.lax.map(jax.checkpoint(of_block), blocks), axis=0)
+
+
+def _reciprocal(cell):
+    """`(rows of the reciprocal lattice without 2π, volume)`: by products, which compile faster than a factorisation."""
+    products = jnp.stack([jnp.cross(cell[1], cell[2]), jnp.cross(cell[2], cell[0]), jnp.cross(cell[0], cell[1])])
+    volume = cell[0] @ products[0]
+    return products / volume, volume
 
 
 class NeighborsAndWaves(Neighbors):
