@@ -7,7 +7,7 @@ import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,9 @@ from mdsens.potentials.central import central
 
 KEPT = 32
 """Calculators that are kept, and states of which results are."""
+
+NEIGHBORHOOD = 10.0
+"""Distance [Å] at which neighbours move by a step, at most, where the cell strains."""
 
 CONSISTENT = 1e-2
 """Share by which forces and differences of the energy may differ."""
@@ -266,11 +269,14 @@ def _by_parameters(function, theta, lengths, size):
 
 
 def _host_product(v, positions, cell, theta, codes, step, *, box, structure, strained):
-    """The Hessian's product with a displacement, whose largest component is made as long as the step."""
+    """The Hessian's product with a displacement, made so long that no atom and no neighbour moves more than about a step."""
 
     def call(v, positions, cell, theta, codes, step):
         v, positions, cell = np.asarray(v), np.asarray(positions), np.asarray(cell)
-        size = np.abs(v).max()
+        size = np.abs(v[: positions.size]).max()
+        if strained:
+            strain = np.linalg.solve(cell, v[positions.size :].reshape(3, 3))
+            size = max(size, NEIGHBORHOOD * np.abs(strain).max())
         if not np.isfinite(size) or size == 0.0:
             return size * v
         moved, deformed = _moved(v / size, positions, strained)
@@ -301,8 +307,15 @@ def _transposed(cotangent, v, *rest, **settings):
 
 
 def _batched(arguments, axes, **settings):
-    each: Any = functools.partial(_host_product, **settings)
-    return jax.vmap(each, in_axes=axes)(*arguments), 0
+    """One after the other, as the calls would be anyway; a vector at a time is still differentiated and transposed."""
+    mapped = [axis is not batching.not_mapped for axis in axes]
+    rows = [jnp.moveaxis(argument, axis, 0) for argument, axis, kept in zip(arguments, axes, mapped, strict=True) if kept]
+
+    def one(row):
+        row = iter(row)
+        return _product.bind(*(next(row) if kept else whole for whole, kept in zip(arguments, mapped, strict=True)), **settings)
+
+    return jax.lax.map(one, rows), 0
 
 
 _product = Primitive("mdsens_difference_product")

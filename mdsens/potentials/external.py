@@ -25,6 +25,9 @@ SPACING = 1e-4
 LONGEST_SHARE = 0.032
 """Change of a parameter from which steps are tried, as a share of its value (of 1 where it is zero)."""
 
+SINGLE = 1e-7
+"""Error of a derivative by noise [eV/Å²] above which energies may be of single precision."""
+
 UNTUNED = 1.0 / 64.0
 """Of those the steps where nothing has been measured."""
 
@@ -189,14 +192,15 @@ def measured_steps(box: BlackBox, structure: Structure, positions, cell, codes, 
         except Exception as error:  # whatever a foreign program raises
             raise InputError(f"The calculator fails at this structure: {str(error).splitlines()[0]:.200}.") from error
 
-    noise = noise_of(lambda t: at(t).slope, SPACING)
-    step = best_step(lambda t: at(t).slope, LONGEST, noise)
+    # By symmetry there may be no forces: then at least a rounding of an atom's energy over 1 Å.
+    noise = max(noise_of(lambda t: at(t).slope, SPACING), np.finfo(float).eps * abs(at().energy) / len(positions))
+    step = _step(lambda t: at(t).slope, LONGEST, noise)
     _check_conservative(at, u, step)
     lengths, errors = [], []
     for k, size in enumerate(_size(theta)):
         change = np.zeros_like(theta)
         change[k] = 1.0
-        found = best_step(lambda t, change=change: at(parameters=theta + t * change).slope, LONGEST_SHARE * size, noise)
+        found = _step(lambda t, change=change: at(parameters=theta + t * change).slope, LONGEST_SHARE * size, noise)
         lengths.append(found.length)
         errors.append(found.truncation + found.noise)
     # Truncation was seen along a direction of all atoms; noise is worst for a displacement of one.
@@ -204,11 +208,19 @@ def measured_steps(box: BlackBox, structure: Structure, positions, cell, codes, 
     return jax.tree.map(jnp.asarray, Steps(step.length, np.array(lengths), noise, error, np.array(errors)))
 
 
+def _step(slope, longest, noise):
+    found = best_step(slope, longest, noise)
+    if np.linalg.norm(found.derivative) > 1e2 * found.noise:
+        return found
+    # No force changes, by symmetry: nothing was measured.
+    return found._replace(length=UNTUNED * longest)
+
+
 def _check_conservative(at, u, step):
     h, here = step.length, at().slope
     by_energy = (8.0 * (at(h).energy - at(-h).energy) - (at(2 * h).energy - at(-2 * h).energy)) / (12.0 * h)
     scale = np.linalg.norm(u) * (np.linalg.norm(here) + h * np.linalg.norm(step.derivative))
-    rounding = 1e2 * np.finfo(np.float32).eps * abs(at().energy) / h if step.noise > 1e-7 else 0.0
+    rounding = 1e2 * np.finfo(np.float32 if step.noise > SINGLE else float).eps * abs(at().energy) / h
     if abs(by_energy - np.vdot(here, u)) > CONSISTENT * scale + rounding:
         raise InputError(
             f"The calculator's forces are not minus the gradient of its energy (along a random direction {np.vdot(here, u):.6g} "

@@ -96,6 +96,8 @@ class JaxMDEnergy(Potential):
 class AllPairs(eqx.Module):
     """No list: the energy looks at all pairs itself."""
 
+    hides_cell: ClassVar = True
+
     def is_stale(self, positions, interaction_range):
         return jnp.asarray(False)
 
@@ -105,6 +107,8 @@ class AllPairs(eqx.Module):
 
 class JaxMDNeighbors(eqx.Module):
     """A jax-md list, updated by jax-md's own rule wherever it is used; what can go wrong silently is its overflow."""
+
+    hides_cell: ClassVar = True
 
     listed: Any
     cell: Any
