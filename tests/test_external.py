@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import lammps_reference
 import numpy as np
 import pytest
 from ase import Atoms
@@ -102,6 +103,27 @@ def test_equilibria_under_jit_and_vmap_call_no_jax_from_inside(cluster, wrapped)
     found = jax.vmap(lambda p: ms.equilibrium_positions(cluster.system, p))(several)
     size = lambda x: np.linalg.norm(x - x.mean(axis=0))  # noqa: E731
     np.testing.assert_allclose(size(found[1]) / size(found[0]), 1.001, rtol=1e-6)  # all but the cutoff
+
+
+@pytest.mark.slow
+def test_lammps_gives_sensitivities_by_its_forces(cluster):
+    lammps_reference.preload_mpi()
+    pytest.importorskip("lammps", exc_type=(ImportError, OSError), reason="LAMMPS cannot be loaded (pip install lammps mpich)")
+    from ase.calculators.lammpslib import LAMMPSlib
+
+    def lammps(epsilon, sigma):
+        commands = ["pair_style lj/smooth/linear 9.0", f"pair_coeff * * {epsilon!r} {sigma!r}"]
+        return LAMMPSlib(lmpcmds=commands, atom_types={"Ar": 1}, keep_alive=True)
+
+    own = ms.LennardJones(**PARAMETERS, cutoff=9.0, switch="shifted_force")
+    start = ms.System(cluster.system.positions + 10.0, cell=30.0 * np.eye(3), pbc=False, species="Ar")
+    exact = ms.relax(start, own, fmax=1e-10)
+    eq = ms.relax(exact.system, ms.from_ase(lammps, PARAMETERS), fmax=1e-8)
+    assert abs(eq.energy - exact.energy) < 1e-12
+    S, reference = ms.sensitivity(eq), ms.sensitivity(exact)
+    assert S.certificate.trusted, S.certificate.reasons
+    scale = np.abs(reference.positions.sigma).max()
+    assert np.abs(S.positions.sigma - reference.positions.sigma).max() < 1e-8 * scale
 
 
 @pytest.mark.slow
