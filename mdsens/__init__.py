@@ -36,6 +36,9 @@ _PUBLIC = {
     "GraphPotential": "mdsens.potentials",
     "SNAP": "mdsens.potentials",
     "JaxMD": "mdsens.potentials",
+    "from_ase": "mdsens.potentials",
+    "Coulomb": "mdsens.potentials",
+    "Ewald": "mdsens.potentials",
     "static": "mdsens.potentials",
     # equilibria
     "FIRE": "mdsens.solvers",

@@ -34,7 +34,8 @@ class Certificate:
         error_bound: bound on the error of θ dX/dθ, in the 2-norm over all atoms, the largest over θ [Å]: what the linear
             solves, the distance of the state from the true equilibrium and rounding can amount to
             (`mdsens.implicit.bound`); inf where the state is too far from the equilibrium for a bound.
-        linear_solver: what solved the linear systems, and what preconditioned them.
+        linear_solver: what solved the linear systems, and what preconditioned them; how second derivatives were approximated,
+            where they are not exact.
         lowest_curvature: lowest eigenvalue of the Hessian outside the zero modes [eV/Å²].
         curvature_exact: whether it comes from the whole spectrum; otherwise it is an upper bound by a search, and
             error_bound an estimate.
@@ -107,11 +108,13 @@ def certify(eq, state, found, residual: float, error: float, mismatch: float, le
     displacement = left / softest if softest > 0.0 else np.inf
     kink = kink_distance(eq)
     precision = str(eq.system.positions.dtype)
+    approximation = eq.potential.approximation(eq.system)
     names = (*state.frame.motions.names, *(f"rattler {atom}" for atom in found.rattlers))
     reasons = []
     if not residual <= MAX_RESIDUAL:
         reasons.append(f"a linear system was solved to a relative residual of {residual:.1e} only")
-    if not mismatch <= (MAX_MISMATCH if precision == "float64" else 1e-2):
+    inexact = 0.0 if approximation is None else approximation.hessian / softest
+    if not mismatch <= max(MAX_MISMATCH if precision == "float64" else 1e-2, inexact):
         reasons.append(f"forward and adjoint derivatives differ by {mismatch:.1e}: one of the linear solves is not what it says")
     if found.index != eq.index or (eq.index == 0 and not found.lowest > 0.0):
         reasons.append(f"the lowest curvature is {found.lowest:.1e} eV/Å², so the state is no isolated {_kind(eq)}")
@@ -138,7 +141,7 @@ def certify(eq, state, found, residual: float, error: float, mismatch: float, le
     return Certificate(
         residual=residual,
         error_bound=error,
-        linear_solver=state.method,
+        linear_solver=state.method if approximation is None else f"{state.method}; {approximation.words}",
         lowest_curvature=found.lowest,
         curvature_exact=found.exact,
         zero_modes=names,

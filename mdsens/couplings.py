@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mdsens.errors import InputError
 from mdsens.potentials.base import Potential, gives_stiffness, sound_stiffness, total_energy
 from mdsens.potentials.local_stiffness import PairStiffness
 from mdsens.system import System
@@ -18,11 +17,6 @@ def couplings(system: System, potential: Potential):
     unused places are zero. Where a potential stores no second derivatives, each atom's energy is differentiated twice in
     the vectors to its neighbours, of which alone it must be a function.
     """
-    if not potential.by_sites:
-        raise InputError(
-            f"The energy of {type(potential).__name__} is no sum of functions of each atom's neighbours, so its matrix cannot be "
-            'assembled from them: ask for hessian(..., format="operator").'
-        )
     if not gives_stiffness(potential):
         parts = _of_sites(system.neighbors, _probed(system, potential))
     elif isinstance(stored := sound_stiffness(potential, system), PairStiffness):

@@ -161,7 +161,7 @@ def cell_freedom(system: System, cell, pressure) -> CellFreedom | None:
         raise InputError(f'cell must be "fixed", "isotropic", "free" or a mask of strains, not {cell!r}.')
     if not any(system.pbc):
         raise InputError("A system that is not periodic has no cell to relax: leave out cell=, or give it pbc.")
-    if system.neighbors is not None and not hasattr(system.neighbors, "shift"):
+    if getattr(system.neighbors, "hides_cell", False):
         raise InputError("A wrapped jax-md energy hides its cell, so mdsens cannot strain it: use one of mdsens's own.")
     axes = _periodic_axes(system)
     if isinstance(cell, str):

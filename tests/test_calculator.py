@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
-from ase import Atoms
+from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
+from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms, FixBondLength
 from ase.filters import FrechetCellFilter
-from ase.optimize import BFGS
+from ase.mep import NEB
+from ase.optimize import BFGS, FIRE
+from ase.phonons import Phonons
 from helpers import refused
 
 import mdsens as ms
@@ -63,6 +66,52 @@ def test_ase_relaxes_silicon_to_its_lattice_constant(silicon):
     # Four digits are known of the potential's lattice constant (5.43095 Å): fmax leaves less than that.
     np.testing.assert_allclose(atoms.get_volume() * 4.0, 5.4310**3, rtol=1e-4)
     np.testing.assert_allclose(atoms.get_potential_energy() / 2, -4.3366, atol=1e-4)
+
+
+def test_numbers_are_those_of_ases_own_lennard_jones():
+    # ASE shares a pair's energy equally too; its smooth cutoff is LAMMPS's CHARMM.
+    settings = {"epsilon": 0.0104, "sigma": 3.4}
+    atoms = bulk("Ar", cubic=True, a=5.2)
+    atoms.rattle(0.1, seed=3)
+    other = atoms.copy()
+    atoms.calc = ms.LennardJones(**settings, cutoff=7.0, onset=5.5, switch="xplor").calculator()
+    other.calc = LennardJones(**settings, rc=7.0, ro=5.5, smooth=True)
+    np.testing.assert_allclose(atoms.get_potential_energies(), other.get_potential_energies(), rtol=1e-12)
+    np.testing.assert_allclose(atoms.get_forces(), other.get_forces(), atol=1e-14)
+    np.testing.assert_allclose(atoms.get_stress(), other.get_stress(), atol=1e-15)
+
+
+def test_ases_phonons_run_on_it_and_are_ours(silicon, tmp_path):
+    crystal = ms.System.from_ase(bulk("Si", a=5.43095))
+    phonons = Phonons(crystal.to_ase(), silicon.calculator(), supercell=(3, 3, 3), delta=1e-3, name=tmp_path / "phonon")
+    phonons.run()
+    phonons.read(symmetrize=0)
+    # A point that a supercell of three cells knows exactly.
+    energies = phonons.band_structure([[1 / 3, 0.0, 0.0]], verbose=False)[0]
+    own = ms.observables.phonon_frequencies([1 / 3, 0.0, 0.0])(crystal, silicon)
+    # Forward and backward differences over 1e-3 Å leave 1e-5.
+    np.testing.assert_allclose(energies / (units._hplanck * 1e12 * units.J), np.sort(own), rtol=1e-5)
+
+
+def test_ases_nudged_elastic_band_climbs_as_with_ases_own_calculator():
+    # An atom through the gap between three that are held.
+    settings = {"epsilon": 1.0, "sigma": 1.0}
+    gap = 1.6 * np.array([[1.0, 0.0, 0.0], [-0.5, np.sqrt(0.75), 0.0], [-0.5, -np.sqrt(0.75), 0.0]]) / np.sqrt(3)
+
+    def barrier(calculator):
+        images = [Atoms("Ar4", [*gap, [0.0, 0.02, z]], constraint=FixAtoms([0, 1, 2])) for z in np.linspace(-0.8, 0.8, 5)]
+        band = NEB(images, climb=True, allow_shared_calculator=True)
+        for image in images:
+            image.calc = calculator
+        optimizer = FIRE(band, logfile=None)
+        assert optimizer.run(fmax=1e-3, steps=300)
+        return [image.get_potential_energy() for image in images], optimizer.nsteps
+
+    own = ms.LennardJones(**settings, cutoff=4.0, onset=3.0, switch="xplor").calculator()
+    energies, steps = barrier(own)
+    expected, as_many = barrier(LennardJones(**settings, rc=4.0, ro=3.0, smooth=True))
+    assert steps == as_many and energies[2] > energies[0]
+    np.testing.assert_allclose(energies, expected, rtol=1e-9)
 
 
 def test_constraints_are_left_to_ase(atoms):

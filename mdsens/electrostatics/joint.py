@@ -8,7 +8,7 @@ Two roads to the same equilibrium. Nested: charges are eliminated inside the ene
 whose Hessian, symmetric and indefinite, answers for positions, charges and multiplier in one linear system.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -33,6 +33,8 @@ class WithCharges(Potential):
         short_range: any potential with neighbour lists.
         equilibration: the charges' energy.
     """
+
+    local: ClassVar = False
 
     short_range: Potential
     equilibration: ChargeEquilibration

@@ -6,10 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from scipy import constants
 
-COULOMB = constants.elementary_charge / (4.0 * math.pi * constants.epsilon_0) * 1e10
-"""1 / (4π ε₀) = 14.3996 eV Å / e²."""
+from mdsens.units import COULOMB as COULOMB
 
 _NEAR = 0.25
 """(r/c)² below which erf(r/c)/r is summed as a series."""

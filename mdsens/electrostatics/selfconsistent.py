@@ -33,6 +33,8 @@ class SelfConsistent(Potential):
     equal shares), and each step forms all N² pairs.
     """
 
+    local: ClassVar = False
+
     positive: ClassVar[tuple[str, ...]] = ()
     """Parameters that must be larger than zero."""
 

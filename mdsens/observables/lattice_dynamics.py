@@ -132,6 +132,11 @@ def crystal(system: System, potential: Potential) -> System:
     if isinstance(potential, JaxMDEnergy):
         raise InputError("A wrapped jax-md energy hides its cell, so it has no phonons here: use one of mdsens's own.")
     potential.check(system)
+    if not potential.local:
+        raise InputError(
+            f"The energy of {type(potential).__name__} is no sum over listed neighbours, which phonons are made of here: "
+            "ASE's take potential.calculator()."
+        )
     if system.cell is None or not any(system.pbc):
         raise InputError("Phonons are waves in a periodic structure: give the system a cell and pbc.")
     if is_concrete(system.frozen) and np.asarray(system.frozen).any():

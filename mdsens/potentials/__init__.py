@@ -2,9 +2,12 @@
 
 from mdsens.potentials.base import Potential, static
 from mdsens.potentials.behler_parrinello import BehlerParrinello
+from mdsens.potentials.coulomb import Coulomb
 from mdsens.potentials.deep_sets import DeepSets
 from mdsens.potentials.eam import EAM
 from mdsens.potentials.embedded import EmbeddedPotential
+from mdsens.potentials.ewald import Ewald
+from mdsens.potentials.external import from_ase
 from mdsens.potentials.finnis_sinclair import FinnisSinclair
 from mdsens.potentials.gupta import Gupta
 from mdsens.potentials.jaxmd import JaxMD
@@ -22,7 +25,7 @@ SHIPPED = {
     cls.__name__: cls
     for cls in (
         *(LennardJones,),
-        *(SoftSphere,),
+        *(SoftSphere, Coulomb, Ewald),
         *(StillingerWeber, Tersoff),
         *(EAM, FinnisSinclair, Gupta, ZhouJohnsonWadley),
         *(SNAP, BehlerParrinello, DeepSets),
@@ -35,8 +38,10 @@ __all__ = [
     "SHIPPED",
     "SNAP",
     "BehlerParrinello",
+    "Coulomb",
     "DeepSets",
     "EmbeddedPotential",
+    "Ewald",
     "FinnisSinclair",
     "GraphPotential",
     "Gupta",
@@ -50,5 +55,6 @@ __all__ = [
     "StillingerWeber",
     "Tersoff",
     "ZhouJohnsonWadley",
+    "from_ase",
     "static",
 ]

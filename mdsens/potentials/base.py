@@ -6,7 +6,7 @@ definition by differentiation, and so does everything that `mdsens.stiffness` an
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -55,6 +55,20 @@ class Atom(eqx.Module):
     n_atoms: int = eqx.field(static=True)
 
 
+class Approximation(NamedTuple):
+    """What is known of second derivatives that are not exact.
+
+    Attributes:
+        words: how they are made, and how good they are.
+        hessian: error of a product of the Hessian with a vector of unit length, in the 2-norm [eV/Å²].
+        mixed: potential-shaped, errors of ∂F/∂θ in the 2-norm over all atoms [eV/Å per unit of θ].
+    """
+
+    words: str
+    hessian: float
+    mixed: "Potential"
+
+
 class Potential(eqx.Module):
     """Base class. Array fields are parameters; fields declared with `mdsens.static` are not.
 
@@ -71,8 +85,8 @@ class Potential(eqx.Module):
     keyed: ClassVar[bool] = True
     """Whether dicts among the parameters are keyed by species, or are trees of a user's that are kept as they are."""
 
-    by_sites: ClassVar[bool] = True
-    """Whether an atom's energy is a function of the vectors to its neighbours alone."""
+    local: ClassVar[bool] = True
+    """Whether each atom's energy is a function of the vectors to its listed neighbours alone; a matrix can be assembled then."""
 
     built_range: _BuiltRange = eqx.field(static=True, init=False, repr=False)
 
@@ -121,6 +135,10 @@ class Potential(eqx.Module):
     def local_stiffness(self, system: System):
         """∂²E_i/∂d_ik ∂d_il as a `local_stiffness`, from `system.neighbors`, where energies have such a form."""
         raise NotImplementedError
+
+    def approximation(self, system: System) -> Approximation | None:
+        """What second derivatives at a system with its list are good to; None where they are exact to rounding [host]."""
+        return None
 
     def check(self, system: System) -> None:
         """Refuse a system that this potential has no parameters for.
@@ -271,6 +289,12 @@ class Potential(eqx.Module):
         if is_concrete(volume) and float(volume) == 0.0:
             raise InputError("The cell has a vector of length zero and so no volume: stress and pressure need one.")
         return _stress(self, self.prepared(system))
+
+    def calculator(self, *, skin: float | None = None):
+        """A calculator of ASE with the parameters as they are now, `mdsens.Calculator(self)`: `atoms.calc = p.calculator()`."""
+        from mdsens.calculator import Calculator
+
+        return Calculator(self, skin=skin)
 
 
 def total_energy(potential: Potential, system: System) -> Float[Array, ""]:

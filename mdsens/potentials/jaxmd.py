@@ -1,7 +1,7 @@
 """Any jax-md energy as a `Potential`."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -42,6 +42,8 @@ class JaxMDEnergy(Potential):
     `potential.sigma` reads a parameter. There is one energy for the whole system (per-atom energies are equal shares)
     and no stress, since the cell is hidden in the displacement function.
     """
+
+    local: ClassVar = False
 
     values: dict[str, Any]
     energy_fn: Callable = static()
@@ -94,6 +96,8 @@ class JaxMDEnergy(Potential):
 class AllPairs(eqx.Module):
     """No list: the energy looks at all pairs itself."""
 
+    hides_cell: ClassVar = True
+
     def is_stale(self, positions, interaction_range):
         return jnp.asarray(False)
 
@@ -103,6 +107,8 @@ class AllPairs(eqx.Module):
 
 class JaxMDNeighbors(eqx.Module):
     """A jax-md list, updated by jax-md's own rule wherever it is used; what can go wrong silently is its overflow."""
+
+    hides_cell: ClassVar = True
 
     listed: Any
     cell: Any

@@ -97,7 +97,7 @@ class GraphPotential(Potential):
     """
 
     keyed: ClassVar[bool] = False
-    by_sites: ClassVar[bool] = False
+    local: ClassVar = False
 
     apply: Callable = static()
     params: Any
