@@ -29,6 +29,10 @@ _PUBLIC = {
     "ZhouJohnsonWadley": "mdsens.potentials",
     "Tersoff": "mdsens.potentials",
     "JaxMD": "mdsens.potentials",
+    "Sum": "mdsens.potentials",
+    "fixed": "mdsens.potentials",
+    "tied": "mdsens.potentials",
+    "reparameterised": "mdsens.potentials",
     "static": "mdsens.potentials",
     # equilibria
     "FIRE": "mdsens.solvers",

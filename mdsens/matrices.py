@@ -9,8 +9,7 @@ import scipy.sparse.linalg
 
 from mdsens.couplings import coupling_numbers, couplings
 from mdsens.errors import InputError, did_you_mean
-from mdsens.potentials.base import Potential, gives_stiffness, sound_stiffness, total_energy
-from mdsens.potentials.jaxmd import JaxMDEnergy
+from mdsens.potentials.base import Potential, gives_stiffness, is_local, sound_stiffness, total_energy
 from mdsens.stiffness import STORED_LIMIT, stored_size
 from mdsens.system import System, is_concrete
 
@@ -47,8 +46,11 @@ def hessian(system: System, potential: Potential, format: str = "sparse"):
     system = system.with_neighbors(potential, skin=0.0)
     if format == "operator":
         return _operator(system, potential)
-    if isinstance(potential, JaxMDEnergy):
-        raise InputError('A wrapped jax-md energy hides its pairs, so its matrix cannot be assembled: ask for format="operator".')
+    if not is_local(potential):
+        raise InputError(
+            "An energy that is no function of listed pairs (a wrapped jax-md energy, charges) hides what its matrix would be "
+            'assembled from: ask for format="operator".'
+        )
     if (numbers := coupling_numbers(system, potential)) > ASSEMBLED_LIMIT:
         raise InputError(
             f"Assembling this Hessian takes {8e-9 * numbers:.0f} GB, more than the {8e-9 * ASSEMBLED_LIMIT:.0f} GB allowed: "

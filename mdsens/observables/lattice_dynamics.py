@@ -129,7 +129,7 @@ def crystal(system: System, potential: Potential) -> System:
         InputError: no periodicity, frozen or massless atoms, an energy that hides its cell, or what `potential.check`
             refuses.
     """
-    if isinstance(potential, JaxMDEnergy):
+    if any(isinstance(part, JaxMDEnergy) for part in potential.parts()):
         raise InputError("A wrapped jax-md energy hides its cell, so it has no phonons here: use one of mdsens's own.")
     potential.check(system)
     if system.cell is None or not any(system.pbc):
