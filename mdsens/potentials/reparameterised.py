@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdsens.errors import InputError, did_you_mean
+from mdsens.errors import InputError
 from mdsens.potentials.base import Potential, built, parameter_paths, static
 from mdsens.potentials.paths import named_leaves
 from mdsens.system import is_concrete
@@ -219,8 +219,7 @@ def _expanded(potential, rules, values) -> dict[str, tuple[str, str]]:
     for name, given in rules.items():
         rule, other = given if isinstance(given, tuple) and len(given) == 2 else (given, "")
         if rule not in (*ALONE, *TOGETHER) or (rule in TOGETHER) != bool(other):
-            hint = did_you_mean(str(rule), (*ALONE, *TOGETHER)) if rule not in (*ALONE, *TOGETHER) else ""
-            raise InputError(f'The rule {given!r} of {name} is none of "fixed", "log", ("tied", path), ("ratio", path).{hint}')
+            raise InputError(f'The rule {given!r} of {name} is none of "fixed", "log", ("tied", path) and ("ratio", path).')
         leaves = [path for path, meant in zip(values, named_leaves(potential, [name]), strict=True) if meant]
         if other and sum(named_leaves(potential, [other])) != 1:
             raise InputError(f"{name} can follow one parameter, but {other!r} means several: give the path of one.")

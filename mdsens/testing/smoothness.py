@@ -1,6 +1,7 @@
 """Whether an energy and its derivatives are continuous: jumps along a path on which all distances grow beyond the cutoff."""
 
-import equinox as eqx
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +26,10 @@ START = 0.9
 
 JUMP = 1e-5
 """Share of the largest value on the path that counts as a jump; published digits often leave smaller ones."""
+
+
+# These functions run a few times on a few atoms: what they cost is their compilation.
+quickly_compiled = functools.partial(jax.jit, compiler_options={"xla_llvm_disable_expensive_passes": True})
 
 
 def jumps(potential: Potential, system: System, spacing: float) -> list[tuple[float, float]]:
@@ -67,7 +72,7 @@ def _cluster(system):
     return System(x[kept], species=list(symbols[kept])), jnp.asarray(x[kept].mean(axis=0)), np.array(kept)
 
 
-@eqx.filter_jit
+@quickly_compiled
 def _values(potential, listed, positions, centre, scales):
     def energy(scale):
         return total_energy(potential, listed.with_positions(centre + scale * (positions - centre)))
