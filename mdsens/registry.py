@@ -51,7 +51,9 @@ def page(name: str) -> Iterator[str]:
 
 
 def _kind(cls: type[Potential]) -> str:
-    return next((kind for base, kind in KINDS.items() if issubclass(cls, base)), "composed" if cls.__name__ in COMPOSED else "other")
+    return next(
+        (kind for base, kind in KINDS.items() if issubclass(cls, base)), "composed" if cls.__name__ in COMPOSED else "other"
+    )
 
 
 def _species(cls: type[Potential]) -> str:

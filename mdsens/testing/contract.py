@@ -19,7 +19,15 @@ from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, MdsensError
 from mdsens.neighbors import Neighbors, displacements, find_neighbors, widened
 from mdsens.potentials import SHIPPED
-from mdsens.potentials.base import Potential, gives_stiffness, is_local, listed_energies, parameter_paths, sound_stiffness, total_energy
+from mdsens.potentials.base import (
+    Potential,
+    gives_stiffness,
+    is_local,
+    listed_energies,
+    parameter_paths,
+    sound_stiffness,
+    total_energy,
+)
 from mdsens.solvers import Status
 from mdsens.store import load, save
 from mdsens.system import System
@@ -336,12 +344,16 @@ def _modes(case) -> Iterator[Finding]:
     results = _second_order(potential, system, v, unravel(jnp.asarray(step)))
     as_given = _second_order(potential, case.listed(case.given), v, unravel(jnp.asarray(step)))
     bad = sum(int((~np.isfinite(leaf)).sum()) for leaf in jax.tree.leaves((results, as_given)))
-    yield Finding("finite derivatives", float(bad), 0.0, "A second derivative is not finite (use jnp.where on both sides of what has none)")
+    yield Finding(
+        "finite derivatives", float(bad), 0.0, "A second derivative is not finite (use jnp.where on both sides of what has none)"
+    )
     along, together, hv, mixed, stored = results
     by_theta = np.asarray(ravel_pytree(case.found.by_parameters)[0])
     reverse = -np.vdot(case.found.forces, v) + np.vdot(by_theta, step)
     scale = np.linalg.norm(case.found.forces) * np.linalg.norm(v) + np.linalg.norm(by_theta) * np.linalg.norm(step)
-    yield Finding("jvp = vjp", _relative(along, reverse, scale), ROUNDING, "Forward and reverse mode give different slopes of the energy")
+    yield Finding(
+        "jvp = vjp", _relative(along, reverse, scale), ROUNDING, "Forward and reverse mode give different slopes of the energy"
+    )
     of_step = np.asarray(together - hv)
     forward, reverse = np.vdot(v, of_step), np.vdot(ravel_pytree(mixed)[0], step)
     scale = np.linalg.norm(v) * max(np.linalg.norm(of_step), np.linalg.norm(hv))
@@ -388,7 +400,9 @@ def _smooth(case) -> Iterator[Finding]:
     if order < 0 or not case.local:
         yield Finding("smoothness", 0.0, 0.0, "", "not checked: nothing is promised" if order < 0 else "not checked: no range")
         return
-    for k, (name, (jump, allowed)) in enumerate(zip(("energy", "force", "second derivative"), jumps(case.potential, case.system, case.spacing), strict=True)):
+    for k, (name, (jump, allowed)) in enumerate(
+        zip(("energy", "force", "second derivative"), jumps(case.potential, case.system, case.spacing), strict=True)
+    ):
         if k <= order:
             sentence = f"smoothness promises {order:g} continuous derivatives, but the {name} jumps somewhere up to the cutoff"
             yield Finding(f"continuous {name}", jump, allowed, sentence)
@@ -398,7 +412,9 @@ def _single(case) -> Iterator[Finding]:
     single = case.potential.astype("float32")
     system = case.listed(case.given.with_positions(case.system.positions).astype("float32"), single)
     found = case.evaluate(system, single)
-    worst = max(_relative(found.energies, case.found.energies, case.energy), _relative(found.forces, case.found.forces, case.force))
+    worst = max(
+        _relative(found.energies, case.found.energies, case.energy), _relative(found.forces, case.found.forces, case.force)
+    )
     yield Finding("32 bits", worst, SINGLE, "Energies and forces in 32 bits are not close to those in 64")
     ours = found.energies.dtype == np.float32 and found.forces.dtype == np.float32
     yield Finding("32 bits stay", 0.0 if ours else 1.0, 0.0, "What is computed in 32 bits comes back in 64 (a float64 constant)")
