@@ -232,11 +232,13 @@ def check_direction(potential: Potential, direction) -> Potential:
     try:
         if isinstance(direction, Mapping):
             direction = _steps_by_name(potential, direction)
-        shaped = jax.tree.map(
-            lambda theta, step: jnp.zeros_like(theta) if step is None else jnp.asarray(step, theta.dtype).reshape(theta.shape),
-            potential,
-            direction,
-            is_leaf=lambda leaf: leaf is None,
+        steps = jax.tree.structure(potential).flatten_up_to(direction)
+        shaped = jax.tree.unflatten(
+            jax.tree.structure(potential),
+            [
+                jnp.zeros_like(theta) if step is None else jnp.asarray(step, theta.dtype).reshape(theta.shape)
+                for theta, step in zip(jax.tree.leaves(potential), steps, strict=True)
+            ],
         )
     except InputError:
         raise

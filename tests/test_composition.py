@@ -141,6 +141,7 @@ def test_derivatives_in_other_variables_obey_the_chain_rule(cluster):
     span = lambda system, potential: jnp.sum(system.positions**2)  # noqa: E731
     slope = ms.gradient(span, eq)
     assert deviation(slope.epsilon["A-B"], np.vdot(2.0 * eq.system.positions, new.epsilon["A-B"])) < 1e-8
+    assert deviation(ms.jvp(eq, {"epsilon.A-B": 1.0}), new.epsilon["A-B"]) < 1e-9
     traced = jax.grad(lambda p: jnp.sum(ms.equilibrium_positions(eq.system, p, fmax=1e-12) ** 2))(potential)
     assert deviation(traced.epsilon["A-B"], slope.epsilon["A-B"]) < 1e-8
 
