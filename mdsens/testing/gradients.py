@@ -49,7 +49,8 @@ def check_gradients(name: str, setting: str) -> Gradients:
     if not any(np.abs(leaf).max(initial=0.0) > 1e-9 for leaf in jax.tree.leaves(found.scaled().positions)):
         return Gradients(np.nan, "", 0, "nothing moves")
     checks = list(check_sensitivity(eq, found))
-    if bad := [check for check in checks if check.note]:
+    # Where nothing moves to first order, symmetry makes a step look as if it left the basin.
+    if bad := [check for check in checks if check.note and not check.error <= TOLERANCE]:
         return Gradients(np.nan, "", len(checks), f"{bad[0].parameter}: {bad[0].note}")
     worst = max(checks, key=lambda check: check.error)
     return Gradients(worst.error, worst.parameter, len(checks))
