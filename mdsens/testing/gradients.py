@@ -9,13 +9,13 @@ import numpy as np
 from mdsens.derivatives import sensitivity
 from mdsens.equilibrium import relax
 from mdsens.errors import MdsensError
-from mdsens.potentials import EmbeddedPotential, PairPotential
+from mdsens.potentials import EmbeddedPotential, PairPotential, SitePotential
 from mdsens.system import System
 from mdsens.testing.examples import EXAMPLES
 from mdsens.verify import TOLERANCE, check_sensitivity
 
-CLUSTER = 8
-"""Atoms of a cluster, at most."""
+CLUSTER, BONDED_CLUSTER = 8, 5
+"""Atoms of a cluster, and of one that angles hold together: larger ones cut out of a crystal have loose ends."""
 
 STEPS = (1e-4, 1e-5)
 """Of parameters; the shorter one where a pair crosses a jump of a third derivative, or a soft cluster leaves its basin."""
@@ -79,7 +79,9 @@ def _cluster(potential, system) -> System | None:
     if system.cell is not None:
         d = (x - x[1]) @ np.linalg.inv(system.cell)
         x = x[1] + (d - np.round(d)) @ np.asarray(system.cell)
-    near = np.argsort(np.linalg.norm(x - x[1], axis=1), kind="stable")[:CLUSTER]
+    bonded = any(isinstance(part, SitePotential) for part in potential.parts())
+    size = BONDED_CLUSTER if bonded else CLUSTER
+    near = np.argsort(np.linalg.norm(x - x[1], axis=1), kind="stable")[:size]
     symbols = [system.symbols[k] for k in near]
     return None if _only_repels(potential) else System(x[near], species=symbols)
 
