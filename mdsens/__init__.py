@@ -39,6 +39,10 @@ _PUBLIC = {
     "from_ase": "mdsens.potentials",
     "Coulomb": "mdsens.potentials",
     "Ewald": "mdsens.potentials",
+    "Sum": "mdsens.potentials",
+    "fixed": "mdsens.potentials",
+    "tied": "mdsens.potentials",
+    "reparameterised": "mdsens.potentials",
     "static": "mdsens.potentials",
     # equilibria
     "FIRE": "mdsens.solvers",
@@ -82,7 +86,7 @@ _PUBLIC = {
     "LinearSolveError": "mdsens.errors",
     "StoreError": "mdsens.errors",
 }
-_MODULES = ("constraints", "electrostatics", "implicit", "observables", "plot", "potentials", "solvers")
+_MODULES = ("constraints", "electrostatics", "implicit", "observables", "plot", "potentials", "solvers", "testing")
 
 __all__ = ["__version__", *_PUBLIC, *_MODULES]
 

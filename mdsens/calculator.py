@@ -61,7 +61,7 @@ class Calculator(ase_calculator.Calculator):
         known, self._system = self._system, None
         if known is not None and not REBUILT_AFTER & set(changes):
             moved = known.with_positions(jnp.asarray(self.atoms.positions, known.positions.dtype))
-            if not moved.neighbors.is_stale(moved.positions, self.potential.range):
+            if not moved.neighbors.is_stale(moved.positions, self.potential.ranges):
                 return moved
         atoms = self.atoms.copy()
         atoms.set_constraint()

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdsens.potentials.base import bond_vectors, handles, of_pairs
+from mdsens.potentials.sums import shared
 
 MAX_RESIDUAL = 1e-9
 """Relative residual of the linear systems above which a derivative is not trusted."""
@@ -177,12 +178,19 @@ def _kind(eq):
 
 def kink_distance(eq) -> float:
     """Distance of the listed pair nearest to a point where its second derivative jumps [Å]."""
-    potential = eq.potential
+    unknown = distance_to_kinks(eq.potential)
+    return float(_nearest_kink(eq.potential, eq.system)) if unknown is None else unknown
+
+
+def distance_to_kinks(potential) -> float | None:
+    """inf where no second derivative jumps, nan where the potential doesn't say, None where `kink_gaps` knows."""
     if potential.smoothness >= 2:
         return np.inf
-    if not hasattr(potential, "kinks"):
-        return np.nan
-    return float(_nearest_kink(potential, eq.system))
+    return None if all(hasattr(part, "kinks") for part in _rough(potential)) else np.nan
+
+
+def _rough(potential):
+    return [part for part in potential.parts() if part.smoothness < 2]
 
 
 @eqx.filter_jit
@@ -192,7 +200,12 @@ def _nearest_kink(potential, system):
 
 def kink_gaps(potential, system):
     """r - r_kink of each listed pair and each of its kinks, `(N, capacity, kinks)` [Å]; inf in unused places. Pure JAX."""
+    system = shared(system)
     d, _ = bond_vectors(system, system.neighbors.radius)
     r = jnp.linalg.norm(d, axis=0)
-    gaps = of_pairs(lambda r, i, j: jnp.stack([r - kink for kink in potential.kinks(i, j)]), r, *handles(system))
+
+    def of_pair(r, i, j):
+        return jnp.stack([r - kink for part in _rough(potential) for kink in part.kinks(i, j)])
+
+    gaps = of_pairs(of_pair, r, *handles(system))
     return jnp.where(system.neighbors.mask[..., None], jnp.swapaxes(gaps, 0, 1), jnp.inf)

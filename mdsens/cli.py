@@ -123,6 +123,15 @@ def verify(file: ResultFile):
 
 
 @app.command()
+def potentials(name: Annotated[str | None, typer.Argument(help="Whose page to show.", show_default=False)] = None):
+    """The potentials that there are; with a NAME its page: formula, parameters, restrictions, paper."""
+    from mdsens import registry
+
+    for line in registry.listing() if name is None else registry.page(name):
+        typer.echo(line)
+
+
+@app.command()
 def doctor():
     """Versions, precision, devices, and whether this JAX computes correctly. Exit 1 if something is wrong."""
     from mdsens.doctor import report

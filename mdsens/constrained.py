@@ -89,7 +89,7 @@ def _penalised(z, data):
 
 
 def _is_stale(z, data):
-    return data[0].is_stale(z, data[1].range)
+    return data[0].is_stale(z, data[1].ranges)
 
 
 PENALISED = Problem(

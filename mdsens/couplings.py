@@ -7,6 +7,8 @@ from jaxtyping import Array, Float
 
 from mdsens.potentials.base import Potential, gives_stiffness, sound_stiffness, total_energy
 from mdsens.potentials.local_stiffness import PairStiffness
+from mdsens.potentials.reparameterised import Reparameterised
+from mdsens.potentials.sums import Sum
 from mdsens.system import System
 
 
@@ -17,6 +19,11 @@ def couplings(system: System, potential: Potential):
     unused places are zero. Where a potential stores no second derivatives, each atom's energy is differentiated twice in
     the vectors to its neighbours, of which alone it must be a function.
     """
+    if isinstance(potential, Reparameterised):
+        return couplings(system, potential.inner)
+    if isinstance(potential, Sum):
+        terms = [couplings(at, term) for term, at in potential.placed(system)]
+        return tuple(map(jnp.concatenate, zip(*terms, strict=True)))
     if not gives_stiffness(potential):
         parts = _of_sites(system.neighbors, _probed(system, potential))
     elif isinstance(stored := sound_stiffness(potential, system), PairStiffness):

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from mdsens.certificate import Certificate, certify
 from mdsens.equilibrium import Equilibrium
-from mdsens.errors import InputError, MdsensError, did_you_mean, reason
+from mdsens.errors import InputError, MdsensError, reason
 from mdsens.linear_response import (
     BATCH,
     TOGETHER,
@@ -32,7 +32,8 @@ from mdsens.linear_response import (
     split_last,
     usable,
 )
-from mdsens.potentials.base import Potential, parameter_paths
+from mdsens.potentials.base import Potential
+from mdsens.potentials.paths import named_leaves
 
 MAX_BYTES = 4e9
 """Size of a full sensitivity above which it is refused unless a larger one is asked for."""
@@ -230,11 +231,13 @@ def check_direction(potential: Potential, direction) -> Potential:
     try:
         if isinstance(direction, Mapping):
             direction = _steps_by_name(potential, direction)
-        shaped = jax.tree.map(
-            lambda theta, step: jnp.zeros_like(theta) if step is None else jnp.asarray(step, theta.dtype).reshape(theta.shape),
-            potential,
-            direction,
-            is_leaf=lambda leaf: leaf is None,
+        steps = jax.tree.structure(potential).flatten_up_to(direction)
+        shaped = jax.tree.unflatten(
+            jax.tree.structure(potential),
+            [
+                jnp.zeros_like(theta) if step is None else jnp.asarray(step, theta.dtype).reshape(theta.shape)
+                for theta, step in zip(jax.tree.leaves(potential), steps, strict=True)
+            ],
         )
     except InputError:
         raise
@@ -251,7 +254,7 @@ def _steps_by_name(potential, steps):
     leaves, structure = jax.tree.flatten(potential)
     moved = [None] * len(leaves)
     for name, step in steps.items():
-        for k, chosen in enumerate(_chosen(potential, [name])):
+        for k, chosen in enumerate(named_leaves(potential, [name])):
             if chosen and step is not None:
                 moved[k] = jnp.broadcast_to(jnp.asarray(step, leaves[k].dtype), leaves[k].shape)
     return jax.tree.unflatten(structure, moved)
@@ -387,23 +390,13 @@ def observable_shape(g, states, potential) -> jax.ShapeDtypeStruct:
     return shape
 
 
-def _chosen(potential, names) -> list[bool]:
-    """Which leaves of a potential are meant by names and paths."""
-    paths = parameter_paths(potential)
-    known = dict.fromkeys([*(path.split(".")[0] for path in paths), *paths])
-    for name in names:
-        if not isinstance(name, str) or name not in known:
-            raise InputError(f"{type(potential).__name__} has no parameter {name!r}.{did_you_mean(str(name), known)}")
-    return [any(path == name or path.startswith(f"{name}.") for name in names) for path in paths]
-
-
 def _select(potential, wrt):
     """The potential split into the parameters that are asked for and the rest, each None where the other has them."""
     leaves, structure = jax.tree.flatten(potential)
     chosen = (
         [True] * len(leaves)
         if wrt is None
-        else _chosen(potential, list(wrt) if isinstance(wrt, list | tuple | set | dict) else [wrt])
+        else named_leaves(potential, list(wrt) if isinstance(wrt, list | tuple | set | dict) else [wrt])
     )
     if not any(chosen):
         raise InputError("No parameter was asked for: leave wrt= out for all of them.")

@@ -47,7 +47,7 @@ def force_norm(slope):
 
 def _is_stale(z, data):
     frame, potential = data
-    return frame.is_stale(z, potential.range)
+    return frame.is_stale(z, potential.ranges)
 
 
 def _focused(z, data):
@@ -59,7 +59,7 @@ def _focused(z, data):
     if not is_tight(listed) or _is_stale_now(z, data):
         frame = relisted(frame, z, potential, TIGHT_SKIN * float(np.asarray(potential.range)))
         if len(frame.system) < RECOMPILED:
-            frame = eqx.tree_at(lambda f: f.system.neighbors, frame, widened(frame.system.neighbors, listed.atom.shape[0]))
+            frame = eqx.tree_at(lambda f: f.system.neighbors, frame, widened(frame.system.neighbors, listed))
     # Interpolation on the grid forgives that atoms move on.
     return gridded(frame) if is_stored(frame, potential) else frame, potential, *more
 

@@ -124,7 +124,7 @@ class Frame(eqx.Module):
         deformation = self.freedom.deformation(z.strain)
         relative = jnp.linalg.inv(self.freedom.deformation(listed.strain)) @ deformation
         # No vector between images that moved along became shorter than by the smallest stretch.
-        room = 0.5 * (neighbors.radius * jnp.linalg.svd(relative, compute_uv=False)[-1] - interaction_range)
+        room = 0.5 * neighbors.slack(interaction_range, jnp.linalg.svd(relative, compute_uv=False)[-1])
         moved = jnp.sum(((z.positions - listed.positions) @ deformation) ** 2, axis=-1)
         return (room < 0.0) | (jnp.max(moved) > room**2)
 

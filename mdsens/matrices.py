@@ -9,7 +9,7 @@ import scipy.sparse.linalg
 
 from mdsens.couplings import coupling_numbers, couplings
 from mdsens.errors import InputError, did_you_mean
-from mdsens.potentials.base import Potential, gives_stiffness, sound_stiffness, total_energy
+from mdsens.potentials.base import Potential, gives_stiffness, is_local, sound_stiffness, total_energy
 from mdsens.stiffness import STORED_LIMIT, stored_size
 from mdsens.system import System, is_concrete
 
@@ -46,7 +46,7 @@ def hessian(system: System, potential: Potential, format: str = "sparse"):
     system = system.with_neighbors(potential, skin=0.0)
     if format == "operator":
         return _operator(system, potential)
-    if not potential.local:
+    if not is_local(potential):
         raise InputError(
             f"The energy of {type(potential).__name__} is no sum over listed neighbours, so its matrix cannot be assembled: "
             'ask for format="operator".'

@@ -35,6 +35,7 @@ class Neighbors(eqx.Module):
         radius: reach of the list [Å].
         skin: what of it is beyond the interaction's range [Å].
         alive: 0, a number that compilers do not know.
+        shorter: lists of the terms of a sum, None for those that use this one; empty without a sum.
     """
 
     atom: Int[Array, "capacity atoms"]
@@ -44,6 +45,7 @@ class Neighbors(eqx.Module):
     radius: Float[Array, ""]
     skin: Float[Array, ""]
     alive: Int[Array, ""]
+    shorter: "tuple[Neighbors | None, ...]" = ()
 
     @property
     def used(self) -> Bool[Array, "capacity atoms"]:
@@ -68,26 +70,41 @@ class Neighbors(eqx.Module):
     @property
     def none(self) -> "Neighbors":
         """The same list with all places unused."""
-        return eqx.tree_at(lambda n: n.opposite, self, jnp.full_like(self.opposite, -1))
+        emptied = eqx.tree_at(lambda n: n.opposite, self, jnp.full_like(self.opposite, -1))
+        return emptied.with_shorter(tuple(one and one.none for one in self.shorter))
+
+    def with_shorter(self, shorter: "tuple[Neighbors | None, ...]") -> "Neighbors":
+        """The same list with others for the terms of a sum."""
+        return eqx.tree_at(lambda n: n.shorter, self, shorter, is_leaf=lambda leaf: isinstance(leaf, tuple))
+
+    def slack(self, interaction_range, stretch=1.0) -> Float[Array, ""]:
+        """What a list reaches beyond the range, if lengths were stretched: the least of all where each term has a range."""
+        if not jnp.ndim(interaction_range):
+            return self.radius * stretch - interaction_range
+        radii = jnp.stack([self.radius if one is None else one.radius for one in self.shorter])
+        return jnp.min(radii * stretch - interaction_range)
 
     def is_stale(self, positions: Float[Array, "atoms dim"], interaction_range) -> Bool[Array, ""]:
         """True where an atom moved so far, in the same cell, that a pair within the range could be missing.
 
         Works on tracers. Positions that are not finite are not stale but worse, which their energy says.
         """
-        room = jnp.maximum(0.5 * (self.radius - interaction_range), 0.0)
+        room = jnp.maximum(0.5 * self.slack(interaction_range), 0.0)
         moved = jnp.sum((positions - self.reference) ** 2, axis=-1)
         return jnp.max(moved) > room**2
 
     def reaches(self, interaction_range) -> Bool[Array, ""]:
         """True if the list holds every pair within this range (at its reference positions; works on tracers)."""
         # A range in 32 bits may be rounded up.
-        return interaction_range <= self.radius * (1.0 + 1e-6)
+        return self.slack(interaction_range, 1.0 + 1e-6) >= 0.0
 
 
-def widened(neighbors: Neighbors, capacity: int) -> Neighbors:
-    """The same list with at least so many places an atom, so that code compiled for another one is found again [host]."""
-    more = capacity - neighbors.atom.shape[0]
+def widened(neighbors: Neighbors, other: Neighbors) -> Neighbors:
+    """The same list with at least as many places an atom as another, so that code compiled for it is found again [host]."""
+    if neighbors.shorter:
+        both = zip(neighbors.shorter, other.shorter, strict=True)
+        neighbors = neighbors.with_shorter(tuple(one and widened(one, like) for one, like in both))
+    more = other.atom.shape[0] - neighbors.atom.shape[0]
     if more <= 0:
         return neighbors
     n = neighbors.atom.shape[1]

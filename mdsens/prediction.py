@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from mdsens.certificate import kink_gaps
+from mdsens.certificate import distance_to_kinks, kink_gaps
 from mdsens.descent import relisted
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, MdsensError
@@ -248,10 +248,8 @@ def _softening(state, potential, direction, first):
 def _first_contact(series) -> float:
     """The first t at which a pair, moving as predicted to first order, crosses a jump of its second derivative."""
     potential = series.potential
-    if potential.smoothness >= 2:
-        return math.inf
-    if not hasattr(potential, "kinks"):
-        return math.nan
+    if (unknown := distance_to_kinks(potential)) is not None:
+        return unknown
     state = series.state
     frame = relisted(state.frame, state.z, potential, SKIN * _reach(potential))
     gaps, rates = _gaps_and_rates(frame, state.z, potential, series.direction, series.first)

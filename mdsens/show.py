@@ -9,6 +9,7 @@ from mdsens import plot
 from mdsens.derivatives import Sensitivity
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, did_you_mean
+from mdsens.potentials import Reparameterised
 from mdsens.potentials.base import parameter_paths
 
 
@@ -19,7 +20,9 @@ def describe(eq: Equilibrium, sensitivity: Sensitivity | None) -> Iterator[str]:
     yield f"System       {len(system)} atoms in {system.dim}-D ({counts}), {int(system.frozen.sum())} frozen"
     periodic = "".join(name for name, flag in zip("xyz", system.pbc, strict=False) if flag) or "no direction"
     yield f"Cell         {_cell(system)}, periodic along {periodic}"
-    yield f"Potential    {type(eq.potential).__name__}"
+    yield f"Potential    {' + '.join(type(part).__name__ for part in eq.potential.parts())}"
+    if isinstance(eq.potential, Reparameterised):
+        yield f"             {', '.join(' '.join(rule).strip() for rule in eq.potential.rules)}"
     kind = "saddle point" if eq.index else "equilibrium"
     yield f"State        {kind}, {eq.status.name}: energy {eq.energy:.10g} eV, fmax {eq.fmax:.1e} eV/Å, {eq.steps} steps"
     if eq.frame.freedom is not None:

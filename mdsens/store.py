@@ -176,8 +176,10 @@ def _write(file, eq, sensitivity):
     _write_particles(file, eq.system)
     group = file.create_group("parameters/potential")
     group.attrs["class"] = type(eq.potential).__name__
-    group.attrs["static"] = json.dumps(_static_fields(eq.potential), sort_keys=True)
+    group.attrs["static"] = _settings(eq.potential)
     _write_tree(group, eq.potential)
+    for path, value in eq.potential.stored_constants.items():
+        group.create_dataset(path.replace(".", "/"), data=value)
     for name, value, unit in (("potential_energy", eq.energy, "eV"), ("maximum_force", eq.fmax, "eV Angstrom-1")):
         _write_element(file, f"observables/{name}", np.array([value]), unit)
     state = file.create_group("equilibrium")
@@ -229,7 +231,7 @@ def _write_tree(group, tree, per=None):
     """The leaves of a potential-shaped tree, with the parameters' units, or `per` over them, where they are known."""
     for path, leaf in zip(parameter_paths(tree), jax.tree.leaves(tree), strict=True):
         dataset = group.create_dataset(path.replace(".", "/"), data=np.asarray(leaf))
-        unit = tree.units.get(path.split(".")[0])
+        unit = tree.unit_of(path)
         if unit is not None:
             dataset.attrs["unit"] = unit if per is None else f"{per} ({unit})-1" if unit else per
 
@@ -282,14 +284,9 @@ def _write_provenance(file):
     )
 
 
-def _static_fields(potential) -> dict:
-    fields = {f.name: getattr(potential, f.name) for f in dataclasses.fields(potential) if f.metadata.get("static") and f.init}
+def _settings(potential) -> str:
     # What is no plain value (a function, say) is only named: `load` needs a potential then.
-    return {name: value if _is_plain(value) else f"<{type(value).__name__}>" for name, value in fields.items()}
-
-
-def _is_plain(value) -> bool:
-    return all(map(_is_plain, value)) if isinstance(value, tuple) else isinstance(value, int | float | str | bool | None)
+    return json.dumps(potential.stored_settings(), sort_keys=True, default=lambda value: f"<{type(value).__name__}>")
 
 
 # Reading
@@ -392,28 +389,35 @@ def _read_system(atoms):
 
 
 def _read_potential(group, path, template):
-    name = str(group.attrs["class"])
-    static = {field: nested(value) for field, value in json.loads(group.attrs["static"]).items()}
+    name, static = str(group.attrs["class"]), json.loads(group.attrs["static"])
     if template is None:
-        if name not in SHIPPED:
+        if foreign := [one for one in _classes(name, static) if one not in SHIPPED]:
             raise StoreError(
-                f"{str(path)!r} was made with the potential {name}, which is not mdsens's own: "
-                f"give one, load(path, potential={'ms.JaxMD' if name == 'JaxMDEnergy' else name}(...)); "
+                f"{str(path)!r} was made with the potential {foreign[0]}, which is not mdsens's own: give one, "
+                f"load(path, potential={'ms.JaxMD' if name == 'JaxMDEnergy' else name}(...)); "
                 "its parameters' values are then taken from the file."
             )
-        potential = SHIPPED[name](**_read_parameters(group), **static)
+        potential = SHIPPED[name].from_stored(_read_parameters(group), static, SHIPPED)
         dtypes = {leaf.dtype for leaf in _datasets(group)}
         return potential if dtypes <= {np.dtype(np.float64)} else potential.astype(dtypes.pop())
-    if type(template).__name__ != name or _static_fields(template) != static:
+    if type(template).__name__ != name or json.loads(_settings(template)) != static:
         raise StoreError(
             f"{str(path)!r} was made with a {name} of the settings {static}, "
-            f"not with a {type(template).__name__} of the settings {_static_fields(template)}."
+            f"not with a {type(template).__name__} of the settings {json.loads(_settings(template))}."
         )
     try:
         leaves = [jnp.asarray(group[leaf.replace(".", "/")][()]) for leaf in parameter_paths(template)]
     except KeyError:
         raise StoreError(f"{str(path)!r} has other parameters than the {name} given.") from None
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def _classes(name, static):
+    """The classes that a potential is made of."""
+    yield name
+    if name in ("Sum", "Reparameterised"):
+        for inner in static["terms"]:
+            yield from _classes(inner["class"], inner["static"])
 
 
 def _read_parameters(group) -> dict:

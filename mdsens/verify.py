@@ -81,7 +81,7 @@ def _difference(eq, position, entry, change):
 def _column(sensitivity, position, entry):
     """dX/dθ, with dh/dθ of a free cell below it."""
     trees = [tree for tree in (sensitivity.positions, sensitivity.cell) if tree is not None]
-    return np.concatenate([np.asarray(_leaf(tree, position))[(..., *entry)] for tree in trees])
+    return np.concatenate([np.asarray(_leaf(sensitivity, tree, position))[(..., *entry)] for tree in trees])
 
 
 def _relaxed_at(eq, position, entry, change):
@@ -102,15 +102,16 @@ def displaced(eq: Equilibrium, system: System) -> System:
     return frame.place(unravel(flat + null.project(ravel_pytree(frame.unknown_of(system))[0] - flat)))
 
 
-def _leaf(tree, position):
-    return jax.tree.leaves(tree, is_leaf=lambda leaf: leaf is None)[position]
+def _leaf(sensitivity, tree, position):
+    """Of a parameter; None where its derivative was not asked for."""
+    return jax.tree.structure(sensitivity.potential).flatten_up_to(tree)[position]
 
 
 def _entries(sensitivity):
     """`(position of the leaf, index within it, name)` of every value that is looked at."""
     names = parameter_paths(sensitivity.potential)
     for position, (name, theta) in enumerate(zip(names, jax.tree.leaves(sensitivity.potential), strict=True)):
-        derivative = _leaf(sensitivity.positions, position)
+        derivative = _leaf(sensitivity, sensitivity.positions, position)
         if derivative is None:
             continue
         if theta.ndim == 0:

@@ -135,7 +135,7 @@ def _check(system, potential, definition):
         raise InputError(
             f"There are no elastic constants by the definition {definition!r}.{did_you_mean(str(definition), DEFINITIONS)}"
         )
-    if isinstance(potential, JaxMDEnergy):
+    if any(isinstance(part, JaxMDEnergy) for part in potential.parts()):
         raise InputError("A wrapped jax-md energy hides its cell, so mdsens cannot strain it: use one of mdsens's own.")
     potential.check(system)
     if system.cell is None or not all(system.pbc):
@@ -161,7 +161,7 @@ def _response(system, potential, relaxed):
     """∂²U/∂ε_k∂ε_l and ∂U/∂ε_k, both per volume."""
     stress = jax.grad(_deformed_energy(system, potential), argnums=1)(*_undeformed(system))
     # Nobody else looks at the list of traced positions.
-    stale = system.neighbors.is_stale(*jax.lax.stop_gradient((system.positions, potential.range)))
+    stale = system.neighbors.is_stale(*jax.lax.stop_gradient((system.positions, potential.ranges)))
     unit = jnp.where(stale, jnp.nan, stress_unit(system.dim)) / system.volume
     return unit * _strain_curvature(system, potential, relaxed), unit * stress
 

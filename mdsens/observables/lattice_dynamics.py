@@ -18,7 +18,7 @@ from jaxtyping import Array, Complex, Float, Int
 
 from mdsens.couplings import couplings
 from mdsens.errors import InputError
-from mdsens.potentials.base import Potential, freshness
+from mdsens.potentials.base import Potential, freshness, is_local
 from mdsens.potentials.jaxmd import JaxMDEnergy
 from mdsens.system import System, is_concrete
 
@@ -129,10 +129,10 @@ def crystal(system: System, potential: Potential) -> System:
         InputError: no periodicity, frozen or massless atoms, an energy that hides its cell, or what `potential.check`
             refuses.
     """
-    if isinstance(potential, JaxMDEnergy):
+    if any(isinstance(part, JaxMDEnergy) for part in potential.parts()):
         raise InputError("A wrapped jax-md energy hides its cell, so it has no phonons here: use one of mdsens's own.")
     potential.check(system)
-    if not potential.local:
+    if not is_local(potential):
         raise InputError(
             f"The energy of {type(potential).__name__} is no sum over listed neighbours, which phonons are made of here: "
             "ASE's take potential.calculator()."

@@ -14,10 +14,12 @@ from mdsens.potentials.jaxmd import JaxMD
 from mdsens.potentials.lennard_jones import LennardJones
 from mdsens.potentials.network import GraphPotential, NetworkPotential
 from mdsens.potentials.pair import PairPotential
+from mdsens.potentials.reparameterised import Reparameterised, fixed, reparameterised, tied
 from mdsens.potentials.site import SitePotential
 from mdsens.potentials.snap import SNAP
 from mdsens.potentials.soft_sphere import SoftSphere
 from mdsens.potentials.stillinger_weber import StillingerWeber
+from mdsens.potentials.sums import Sum
 from mdsens.potentials.tersoff import Tersoff
 from mdsens.potentials.zhou import ZhouJohnsonWadley
 
@@ -29,6 +31,7 @@ SHIPPED = {
         *(StillingerWeber, Tersoff),
         *(EAM, FinnisSinclair, Gupta, ZhouJohnsonWadley),
         *(SNAP, BehlerParrinello, DeepSets),
+        *(Sum, Reparameterised),
     )
 }
 """Potentials that a file can name and `load` can build again."""
@@ -50,11 +53,16 @@ __all__ = [
     "NetworkPotential",
     "PairPotential",
     "Potential",
+    "Reparameterised",
     "SitePotential",
     "SoftSphere",
     "StillingerWeber",
+    "Sum",
     "Tersoff",
     "ZhouJohnsonWadley",
+    "fixed",
     "from_ase",
+    "reparameterised",
     "static",
+    "tied",
 ]

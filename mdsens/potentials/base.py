@@ -120,6 +120,11 @@ class Potential(eqx.Module):
         return np.asarray(float(self.cutoff))
 
     @property
+    def ranges(self) -> Float[Array, "*terms"]:
+        """What its neighbour list is held against: the range, or one for each term of a sum."""
+        return self.range
+
+    @property
     def smoothness(self) -> float:
         """How many derivatives of the energy are continuous everywhere; -1 where nothing is known."""
         return -1
@@ -212,7 +217,50 @@ class Potential(eqx.Module):
         names = [name for name, value in self.parameters().items() if value is parameter]
         return f"{type(self).__name__}.{names[0] if names else '<parameter>'}"
 
+    # What compositions say.
+
+    def parts(self) -> "tuple[Potential, ...]":
+        """The potentials whose energies add up to this one; by default itself."""
+        return (self,)
+
+    def path_name(self, path) -> str:
+        """The name of a leaf from its path in the tree."""
+        return _path_name(path)
+
+    def unit_of(self, name: str) -> str | None:
+        """The unit of a parameter from its name or path; "" for pure numbers, None where unknown."""
+        return self.units.get(name.split(".")[0])
+
+    def stored_settings(self) -> dict[str, Any]:
+        """What a file must keep beside the parameters' values to build the potential again."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.metadata.get("static", False) and field.init
+        }
+
+    @property
+    def stored_constants(self) -> dict[str, np.ndarray]:
+        """Values that a file must keep by path, and that are no parameters."""
+        return {}
+
+    @classmethod
+    def from_stored(cls, values: dict[str, Any], settings: dict[str, Any], known: "dict[str, type[Potential]]") -> "Potential":
+        """The potential of what a file kept.
+
+        Args:
+            values: parameters and constants, nested by the parts of their paths.
+            known: classes by name, for the potentials that this one is made of.
+        """
+        return cls(**values, **{name: _as_tuples(value) for name, value in settings.items()})
+
     # What follows.
+
+    def __add__(self, other: "Potential") -> "Potential":
+        """The potential whose energy is the sum of both: a `Sum`."""
+        from mdsens.potentials.sums import Sum
+
+        return Sum((self, other)) if isinstance(other, Potential) else NotImplemented
 
     def parameters(self) -> dict[str, Any]:
         """The parameters by name, as they are in this tree (leaves may be numbers, derivatives or None)."""
@@ -311,9 +359,21 @@ def sound_stiffness(potential: Potential, system: System):
     return jax.tree.map(lambda leaf: factor * leaf, stiffness)
 
 
+def built(tree: Potential, values: Potential) -> Potential:
+    """A tree of a potential's shape that remembers the range of other values of it."""
+    copy = jax.tree.map(lambda leaf: leaf, tree)
+    object.__setattr__(copy, "built_range", _BuiltRange(float(values.range)))
+    return copy
+
+
 def gives_stiffness(potential: Potential) -> bool:
     """Whether a potential says what the second derivatives of its atoms' energies are."""
-    return type(potential).local_stiffness is not Potential.local_stiffness
+    return all(type(part).local_stiffness is not Potential.local_stiffness for part in potential.parts())
+
+
+def is_local(potential: Potential) -> bool:
+    """Whether each atom's energy is a function of the vectors to its listed neighbours alone, in all parts of a potential."""
+    return all(part.local for part in potential.parts())
 
 
 def listed_energies(potential: Potential, system: System) -> Float[Array, " atoms"]:
@@ -326,14 +386,14 @@ def listed_energies(potential: Potential, system: System) -> Float[Array, " atom
 
 def soundness(potential: Potential, system: System) -> Float[Array, ""]:
     """1, or NaN where parameters have outgrown the list or positions are not finite: such pairs lie nowhere."""
-    sound = system.neighbors.reaches(jax.lax.stop_gradient(potential.range))
+    sound = system.neighbors.reaches(jax.lax.stop_gradient(potential.ranges))
     sound = sound & jnp.all(jnp.isfinite(jax.lax.stop_gradient(system.positions)))
     return jnp.where(sound, 1.0, jnp.nan).astype(system.positions.dtype)
 
 
 def freshness(potential: Potential, system: System) -> Float[Array, ""]:
     """1, or NaN where the list went stale: nobody else looks at the list of traced positions."""
-    stale = system.neighbors.is_stale(*jax.lax.stop_gradient((system.positions, potential.range)))
+    stale = system.neighbors.is_stale(*jax.lax.stop_gradient((system.positions, potential.ranges)))
     return jnp.where(stale, jnp.nan, 1.0).astype(system.positions.dtype)
 
 
@@ -403,7 +463,7 @@ def of_pairs(function: Callable, *arguments):
 
 def parameter_paths(potential: Potential) -> list[str]:
     """Names of a potential's parameters: `"sigma"`, or `"epsilon.A-B"` where they depend on the species."""
-    return [_path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(potential)]
+    return [potential.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(potential)]
 
 
 def _path_name(path) -> str:
@@ -412,10 +472,15 @@ def _path_name(path) -> str:
     return ".".join(key for key in keys if key != "values") or ".".join(keys)
 
 
+def _as_tuples(value):
+    """Lists of a file as the tuples that static fields are."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
 def _as_parameter(value, what: str):
     if isinstance(value, dict):
         return _canonical_dict({key: _as_parameter(entry, f"{what}[{key!r}]") for key, entry in value.items()}, what)
-    if isinstance(value, list | tuple) and not any(eqx.is_array(leaf) for leaf in value):
+    if isinstance(value, list | tuple) and not any(eqx.is_array(leaf) or isinstance(leaf, eqx.Module) for leaf in value):
         value = np.asarray(value)
     if isinstance(value, eqx.Module | list | tuple) or callable(value):
         if any(not eqx.is_inexact_array(leaf) for leaf in jax.tree.leaves(value)):

@@ -123,6 +123,20 @@ class EmbeddedStiffness(eqx.Module):
         return jnp.sum(pairs, axis=0) + whole + from_neighbors(places, neighbors)
 
 
+class SumStiffness(eqx.Module):
+    """Those of the terms of a sum, each on the list that it has there."""
+
+    terms: tuple[PairStiffness | SiteStiffness | EmbeddedStiffness, ...]
+
+    def product(self, v: Float[Array, "dim atoms"], neighbors: Neighbors) -> Float[Array, "dim atoms"]:
+        """The Hessian's product with displacements of atoms."""
+        return sum(term.product(v, one or neighbors) for term, one in zip(self.terms, neighbors.shorter, strict=True))
+
+    def diagonal(self, neighbors: Neighbors) -> Float[Array, " atoms"]:
+        """The mean of the Hessian's diagonal entries of each atom."""
+        return sum(term.diagonal(one or neighbors) for term, one in zip(self.terms, neighbors.shorter, strict=True))
+
+
 def _gathered(stiffness, v, neighbors):
     """The product of what each atom's energy makes of its neighbours' displacements, and they of it."""
     moved = at_neighbors(v, neighbors) - jnp.where(neighbors.used, v[:, None, :], 0.0)
@@ -130,4 +144,4 @@ def _gathered(stiffness, v, neighbors):
     return from_neighbors(image, neighbors) - jnp.sum(image, axis=1)
 
 
-LocalStiffness = PairStiffness | SiteStiffness | EmbeddedStiffness
+LocalStiffness = PairStiffness | SiteStiffness | EmbeddedStiffness | SumStiffness

@@ -1,0 +1,178 @@
+"""`Sum`: potentials added up."""
+
+import collections
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+from mdsens.errors import InputError
+from mdsens.neighbors import Neighbors
+from mdsens.potentials.base import Approximation, Potential, is_local, listed_energies, total_energy
+from mdsens.potentials.local_stiffness import SumStiffness
+from mdsens.system import System
+
+SHORTER = 0.9
+"""Share of the longest range below which a term has a list of its own."""
+
+
+class Sum(Potential):
+    """U = Σ_k U_k, made by `+`: `ms.ZBL(...) + ms.EAM.from_file(...)`.
+
+    Args:
+        terms: potentials of any kind and range, wrapped energies too. Sums among them are taken apart.
+
+    Parameters are those of the terms: `potential.terms[0].epsilon`, and by the name of the term's class,
+    `wrt=["LennardJones.epsilon"]`; terms of one class are numbered, `"LennardJones1"`, `"LennardJones2"`. It is as smooth as
+    its roughest term.
+    """
+
+    terms: tuple[Potential, ...]
+
+    def __post_init__(self):
+        terms = tuple(self.terms) if isinstance(self.terms, list | tuple) else (self.terms,)
+        if not terms or not all(isinstance(term, Potential) for term in terms):
+            raise InputError("Sum wants a tuple of potentials: ms.ZBL(...) + ms.EAM.from_file(...).")
+        flat = (part for term in terms for part in (term.terms if isinstance(term, Sum) else (term,)))
+        object.__setattr__(self, "terms", tuple(flat))
+        super().__post_init__()
+
+    @property
+    def range(self):
+        """The longest of the terms whose pairs are listed; energies that are not of listed pairs look after themselves."""
+        return jnp.max(self.ranges)
+
+    @property
+    def ranges(self):
+        """Those of the terms; without bound where no term is of listed pairs."""
+        listed = [jnp.asarray(term.range) for term in self.terms if is_local(term)]
+        return jnp.stack(listed) if listed else np.asarray(np.inf)
+
+    @property
+    def smoothness(self) -> float:
+        return min(term.smoothness for term in self.terms)
+
+    def parts(self):
+        return tuple(part for term in self.terms for part in term.parts())
+
+    def approximation(self, system):
+        each = [(term, term.approximation(at)) for term, at in self.placed(system)]
+        known = [found for _, found in each if found is not None]
+        if not known:
+            return None
+        mixed = tuple(jax.tree.map(jnp.zeros_like, term) if found is None else found.mixed for term, found in each)
+        words = "; ".join(found.words for found in known)
+        return Approximation(words, sum(found.hessian for found in known), eqx.tree_at(lambda s: s.terms, self, mixed))
+
+    def check(self, system):
+        for term in self.terms:
+            term.check(system)
+
+    def find_neighbors(self, system, *, skin=None):
+        listed = [term for term in self.terms if is_local(term)]
+        if not listed:
+            return TermLists(None, tuple(term.find_neighbors(system) for term in self.terms))
+        whole = super().find_neighbors(system, skin=skin)
+        # Many-body energies grow with the square of their neighbours, so those of short range get a list of their own.
+        room = float(whole.skin)
+        shares = [len(term.parts()) == 1 and term._host_range() >= SHORTER * self._host_range() for term in listed]
+        own = [None if share else term.find_neighbors(system, skin=room) for term, share in zip(listed, shares, strict=True)]
+        whole = whole.with_shorter(tuple(own))
+        if len(listed) == len(self.terms):
+            return whole
+        return TermLists(whole, tuple(None if is_local(term) else term.find_neighbors(system) for term in self.terms))
+
+    def prepared(self, system):
+        for term in self.terms:
+            if not is_local(term):
+                term.prepared(system)  # may refuse what its check cannot see
+        return super().prepared(system)
+
+    def atom_energies(self, system):
+        return sum(listed_energies(term, at) for term, at in self.placed(system))
+
+    def total(self, system):
+        return sum(total_energy(term, at) for term, at in self.placed(system))
+
+    def local_stiffness(self, system) -> SumStiffness:
+        return SumStiffness(tuple(term.local_stiffness(at) for term, at in self.placed(system)))
+
+    def stress(self, system):
+        for term in self.terms:
+            if not is_local(term):
+                term.stress(system)  # refuses where a cell is hidden
+        return super().stress(system)
+
+    def placed(self, system: System) -> list[tuple[Potential, System]]:
+        """Each term with the system and the list that it wants."""
+        lists = system.neighbors
+        whole, own = (lists.shared, lists.own) if isinstance(lists, TermLists) else (lists, (None,) * len(self.terms))
+        shorter = iter(whole.shorter if whole is not None else ())
+        chosen = [next(shorter) or whole if one is None else one for one in own]
+        return [(term, _listing(system, one)) for term, one in zip(self.terms, chosen, strict=True)]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the terms are called in paths."""
+        kinds = [type(parts[0]).__name__ if len(parts := term.parts()) == 1 else "Sum" for term in self.terms]
+        counts, seen, names = collections.Counter(kinds), collections.Counter(), []
+        for kind in kinds:
+            seen[kind] += 1
+            names.append(f"{kind}{seen[kind]}" if counts[kind] > 1 else kind)
+        return tuple(names)
+
+    def path_name(self, path):
+        _, place, *rest = path
+        return f"{self.names[place.idx]}.{self.terms[place.idx].path_name(rest)}"
+
+    def unit_of(self, name):
+        term, _, rest = name.partition(".")
+        return self.terms[self.names.index(term)].unit_of(rest)
+
+    def stored_settings(self):
+        named = zip(self.names, self.terms, strict=True)
+        return {"terms": [{"name": name, "class": type(term).__name__, "static": term.stored_settings()} for name, term in named]}
+
+    @property
+    def stored_constants(self):
+        named = zip(self.names, self.terms, strict=True)
+        return {f"{name}.{path}": value for name, term in named for path, value in term.stored_constants.items()}
+
+    @classmethod
+    def from_stored(cls, values, settings, known):
+        terms = [known[term["class"]].from_stored(values[term["name"]], term["static"], known) for term in settings["terms"]]
+        return cls(tuple(terms))
+
+
+class TermLists(eqx.Module):
+    """One list for the terms whose energies are of listed pairs, and what the others want.
+
+    Attributes:
+        shared: with the shorter ones of some of them; None without such terms.
+        own: the others', None for terms that share.
+    """
+
+    shared: Neighbors | None
+    own: tuple
+
+    def is_stale(self, positions, interaction_range) -> Bool[Array, ""]:
+        stale = [one.is_stale(positions, _reach(one)) for one in self.own if one is not None]
+        return jnp.any(jnp.stack(stale if self.shared is None else [*stale, self.shared.is_stale(positions, interaction_range)]))
+
+    def reaches(self, interaction_range) -> Bool[Array, ""]:
+        return jnp.asarray(True) if self.shared is None else self.shared.reaches(interaction_range)
+
+
+def _reach(neighbors):
+    return neighbors.radius - neighbors.skin if isinstance(neighbors, Neighbors) else jnp.inf
+
+
+def _listing(system: System, neighbors) -> System:
+    return eqx.tree_at(lambda s: s.neighbors, system, neighbors, is_leaf=lambda leaf: leaf is None)
+
+
+def shared(system: System) -> System:
+    """The system with the list of pairs, where it has other lists too."""
+    return _listing(system, system.neighbors.shared) if isinstance(system.neighbors, TermLists) else system

@@ -1,0 +1,122 @@
+"""Sensitivities of the examples against differences of structures relaxed again, in four settings."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from mdsens.derivatives import sensitivity
+from mdsens.equilibrium import relax
+from mdsens.errors import MdsensError
+from mdsens.potentials import EmbeddedPotential, PairPotential, SitePotential
+from mdsens.system import System
+from mdsens.testing.examples import EXAMPLES
+from mdsens.verify import TOLERANCE, check_sensitivity
+
+CLUSTER, BONDED_CLUSTER = 8, 5
+"""Atoms of a cluster, and of one that angles hold together: larger ones cut out of a crystal have loose ends."""
+
+STEPS = (1e-4, 1e-5)
+"""Of parameters; the shorter one where a pair crosses a jump of a third derivative, or a soft cluster leaves its basin."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Gradients:
+    """The worst parameter of an example in a setting; `note` says why there is none."""
+
+    error: float
+    parameter: str
+    values: int
+    note: str = ""
+
+    @property
+    def fine(self) -> bool:
+        return self.note.startswith("no ") or self.error <= TOLERANCE
+
+    def __str__(self) -> str:
+        return self.note[:26] if self.note else f"{self.error:.0e} {self.parameter[:20]}"
+
+
+def check_gradients(name: str, setting: str) -> Gradients:
+    """Relax an example in one of the `SETTINGS`, differentiate, and hold every parameter against relaxations anew."""
+    potential, system = EXAMPLES[name]()
+    system = SETTINGS[setting](potential, system)
+    if system is None:
+        return Gradients(np.nan, "", 0, "no such structure")
+    try:
+        eq = relax(system, potential, fmax=1e-12)
+        found = sensitivity(eq)
+    except MdsensError as error:
+        return Gradients(np.nan, "", 0, f"failed: {error}")
+    if not any(np.abs(leaf).max(initial=0.0) > 1e-9 for leaf in jax.tree.leaves(found.scaled().positions)):
+        return Gradients(np.nan, "", 0, "nothing moves")
+    for step in STEPS:
+        checks = list(check_sensitivity(eq, found, step=step))
+        if all(check.error <= TOLERANCE for check in checks):
+            break
+    # Where nothing moves to first order, symmetry makes a step look as if it left the basin.
+    if bad := [check for check in checks if check.note and not check.error <= TOLERANCE]:
+        return Gradients(np.nan, "", len(checks), f"{bad[0].parameter}: {bad[0].note}")
+    worst = max(checks, key=lambda check: check.error)
+    return Gradients(worst.error, worst.parameter, len(checks))
+
+
+def _fixed_cell(potential, system) -> System:
+    return system
+
+
+def _frozen(potential, system) -> System:
+    """Every fourth atom, somewhat out of its place."""
+    frozen = np.arange(len(system)) % 4 == 0
+    shifts = 0.03 * _spacing(system) * np.random.default_rng(3).normal(size=system.positions.shape)
+    return _rebuilt(system, np.asarray(system.positions) + shifts * frozen[:, None], frozen=frozen)
+
+
+def _cluster(potential, system) -> System | None:
+    """The atoms nearest to the second one, out of their cell."""
+    x = np.asarray(system.positions)
+    if system.cell is not None:
+        d = (x - x[1]) @ np.linalg.inv(system.cell)
+        x = x[1] + (d - np.round(d)) @ np.asarray(system.cell)
+    bonded = any(isinstance(part, SitePotential) for part in potential.parts())
+    size = BONDED_CLUSTER if bonded else CLUSTER
+    near = np.argsort(np.linalg.norm(x - x[1], axis=1), kind="stable")[:size]
+    symbols = [system.symbols[k] for k in near]
+    return None if _only_repels(potential) else System(x[near], species=symbols)
+
+
+def _plane(potential, system) -> System | None:
+    """A triangular lattice with a vacancy at the crystal's nearest distance; what bonds by angles has no such structure."""
+    parts = (PairPotential, EmbeddedPotential)
+    if not all(isinstance(part, parts) for part in potential.parts()):
+        return None
+    if system.dim == 2:
+        return system
+    a, rows = 0.98 * _spacing(system), 4
+    points = np.array([[i + 0.5 * (j % 2), j * np.sqrt(0.75)] for j in range(rows) for i in range(rows)])
+    cell = np.diag([rows, rows * np.sqrt(0.75)]) * a
+    labels = [system.labels[k % len(system.labels)] for k in range(len(points) - 1)]
+    return System(a * points[1:], cell=cell, pbc=True, species=labels)
+
+
+SETTINGS: dict[str, Callable] = {"fixed cell": _fixed_cell, "frozen atoms": _frozen, "cluster": _cluster, "2-D": _plane}
+"""`(potential, system of the example) -> system`, None where it makes no sense."""
+
+
+def _only_repels(potential) -> bool:
+    return type(potential).__name__ == "SoftSphere"
+
+
+def _rebuilt(system, positions, **fields) -> System:
+    return System(positions, cell=system.cell, pbc=system.pbc, species=system.symbols, **fields)
+
+
+def _spacing(system) -> float:
+    x = np.asarray(system.positions)
+    d = x[:, None] - x
+    if system.cell is not None:
+        inverse = np.linalg.inv(system.cell)
+        d = d - np.round(d @ inverse) @ np.asarray(system.cell)
+    lengths = np.linalg.norm(d, axis=-1)
+    return float(lengths[lengths > 0.0].min())

@@ -1,0 +1,42 @@
+"""`mdsens potentials` lists what there is, and shows the page of one."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+from helpers import refused
+
+from mdsens.potentials import SHIPPED
+from mdsens.registry import listing, page
+
+
+def test_all_potentials_are_listed_in_a_line():
+    lines = list(listing())
+    assert len(lines) == len(SHIPPED) and all(sum(line.split()[0] == name for line in lines) == 1 for name in SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_each_has_a_page_with_its_parameters(name):
+    cls, text = SHIPPED[name], "\n".join(page(name.lower()))
+    assert text.startswith(name) and "Traceback" not in text
+    for field in dataclasses.fields(cls):
+        assert not field.init or f"\n  {field.name} " in text
+    assert all(f"[{unit}]" in text for unit in cls.units.values() if unit)
+
+
+def test_a_page_shows_formula_units_paper_and_files():
+    text = "\n".join(page("TERSOFF"))
+    for words in ("b_ij = ", "[Angstrom-1]", "doi:10.1103/PhysRevB.39.5566", "Tersoff.from_file(path", "by default 3"):
+        assert words in text
+    refused(lambda: list(page("tersof")), "'tersof'", "Did you mean 'Tersoff'?")
+
+
+def test_the_command_prints_it_or_one_sentence():
+    def run(*names):
+        command = [sys.executable, "-m", "mdsens.cli", "potentials", *names]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    assert "LennardJones" in run().stdout
+    done = run("morsee")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
