@@ -1,32 +1,54 @@
 """Interatomic potentials: each is a pytree of its own parameters, written once as a pair, a site or an embedding energy."""
 
 from mdsens.potentials.base import Potential, static
+from mdsens.potentials.born_mayer_huggins import BornMayerHuggins
+from mdsens.potentials.buckingham import Buckingham
 from mdsens.potentials.eam import EAM
 from mdsens.potentials.embedded import EmbeddedPotential
+from mdsens.potentials.harmonic_bonds import HarmonicBonds
 from mdsens.potentials.jaxmd import JaxMD
 from mdsens.potentials.lennard_jones import LennardJones
+from mdsens.potentials.mie import Mie
+from mdsens.potentials.morse import Morse
 from mdsens.potentials.pair import PairPotential
 from mdsens.potentials.site import SitePotential
 from mdsens.potentials.soft_sphere import SoftSphere
 from mdsens.potentials.stillinger_weber import StillingerWeber
 from mdsens.potentials.tersoff import Tersoff
+from mdsens.potentials.weeks_chandler_andersen import WeeksChandlerAndersen
+from mdsens.potentials.yukawa import Yukawa
+from mdsens.potentials.zbl import ZBL
 from mdsens.potentials.zhou import ZhouJohnsonWadley
 
-SHIPPED = {cls.__name__: cls for cls in (LennardJones, SoftSphere, StillingerWeber, Tersoff, EAM, ZhouJohnsonWadley)}
+SHIPPED = {
+    cls.__name__: cls
+    for cls in (
+        *(LennardJones, Mie, WeeksChandlerAndersen, Morse, Buckingham, BornMayerHuggins, Yukawa, ZBL, SoftSphere, HarmonicBonds),
+        *(StillingerWeber, Tersoff, EAM, ZhouJohnsonWadley),
+    )
+}
 """Potentials that a file can name and `load` can build again."""
 
 __all__ = [
     "EAM",
     "SHIPPED",
+    "ZBL",
+    "BornMayerHuggins",
+    "Buckingham",
     "EmbeddedPotential",
+    "HarmonicBonds",
     "JaxMD",
     "LennardJones",
+    "Mie",
+    "Morse",
     "PairPotential",
     "Potential",
     "SitePotential",
     "SoftSphere",
     "StillingerWeber",
     "Tersoff",
+    "WeeksChandlerAndersen",
+    "Yukawa",
     "ZhouJohnsonWadley",
     "static",
 ]
