@@ -57,9 +57,7 @@ class HarmonicBonds(PairPotential):
         pairs = np.column_stack([atoms, np.asarray(listed.index)[atoms, places]])
         bonds = pairs[pairs[:, 0] < pairs[:, 1]]
         if len(np.unique(bonds, axis=0)) < 0.5 * len(pairs):
-            raise InputError(
-                f"Within {cutoff} Å an atom sees itself, or another one twice: repeat the cell."
-            )
+            raise InputError(f"Within {cutoff} Å an atom sees itself, or another one twice: repeat the cell.")
         return cls(k=k, r0=_nearest(system, bonds)[1], bonds=bonds)
 
     @property

@@ -65,9 +65,7 @@ def check_mixing(potential, *names: str) -> None:
                 f"{kind}.{name} is keyed by species: key it by pairs, like 'A-A', or say how species mix, mixing='arithmetic'."
             )
         if rule is not None and dashes - {0}:
-            raise InputError(
-                f"{kind} mixes values of species, and its {name} is keyed by pairs: leave one of them out."
-            )
+            raise InputError(f"{kind} mixes values of species, and its {name} is keyed by pairs: leave one of them out.")
         if rule is not None and any(np.ndim(leaf) > (not dashes) for leaf in jax.tree.leaves(value)):
             raise InputError(f"{kind}.{name} must be one number, a dict by species, or one value per atom.")
     if rule is not None:

@@ -58,7 +58,5 @@ def _atomic_numbers(labels) -> list[int]:
     from ase.data import atomic_numbers
 
     if unknown := [label for label in labels if not atomic_numbers.get(label)]:
-        raise InputError(
-            f"ZBL takes charges from the species' names, and {unknown[0]!r} is no chemical element: name it so."
-        )
+        raise InputError(f"ZBL takes charges from the species' names, and {unknown[0]!r} is no chemical element: name it so.")
     return [atomic_numbers[label] for label in labels]
