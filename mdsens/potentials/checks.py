@@ -13,13 +13,13 @@ def check_positive(potential, *names: str, or_zero: bool = False) -> None:
         InputError: naming the parameter and its entry.
     """
     for name in names:
-        for where, value in entries(potential, name):
+        for _, where, value in entries(potential, name):
             lowest = np.min(value) if is_concrete(value) and np.size(value) else np.inf
             if lowest < 0.0 or (lowest == 0.0 and not or_zero):
                 raise InputError(f"{where} must be {'positive or zero' if or_zero else 'positive'}, not {lowest}.")
 
 
 def entries(potential, name: str) -> list:
-    """`(what it is called, value)` of a parameter, or of each entry where it is a dict."""
+    """`(key, what it is called, value)` of each entry of a parameter; one, without key, where it is no dict."""
     value, where = getattr(potential, name), f"{type(potential).__name__}'s {name}"
-    return [(f"{where}[{key!r}]", entry) for key, entry in value.items()] if isinstance(value, dict) else [(where, value)]
+    return [(k, f"{where}[{k!r}]", entry) for k, entry in value.items()] if isinstance(value, dict) else [(None, where, value)]
