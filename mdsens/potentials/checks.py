@@ -14,7 +14,7 @@ def check_positive(potential, *names: str, or_zero: bool = False) -> None:
     """
     for name in names:
         for _, where, value in entries(potential, name):
-            lowest = np.min(value) if is_concrete(value) and np.size(value) else np.inf
+            lowest = np.min(np.asarray(value), initial=np.inf) if is_concrete(value) else np.inf
             if lowest < 0.0 or (lowest == 0.0 and not or_zero):
                 raise InputError(f"{where} must be {'positive or zero' if or_zero else 'positive'}, not {lowest}.")
 

@@ -43,7 +43,7 @@ class Mie(PairPotential):
         exponents = [of if isinstance(of, dict) else {None: of} for of in (self.n, self.m)]
         for key in {**exponents[0], **exponents[1]}:
             n, m = (of.get(key, of.get(None)) for of in exponents)
-            if not (n is None or m is None) and is_concrete((n, m)) and not np.all(n > m):
+            if not (n is None or m is None) and is_concrete((n, m)) and not np.all(np.asarray(n) > np.asarray(m)):
                 where = "n" if key is None else f"n[{key!r}]"
                 raise InputError(f"Mie's {where} must be larger than its m, not {n} against {m}: n is the repulsion's exponent.")
 
