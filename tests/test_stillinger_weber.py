@@ -50,7 +50,7 @@ def everything_different() -> dict:
         entry = {name: value * rng.uniform(0.9, 1.1) for name, value in typical.items()}
         entry |= {"p": 4.0 + 0.5 * (i == j), "q": float(i == j), "tol": 0.0}
         if j != k:
-            entry |= {"sigma": 9.0, "a": 99.0, "gamma": 7.0, "A": 55.0, "B": 3.0, "p": 11.0, "q": 13.0, "tol": 0.1}
+            entry |= {"sigma": 0.5, "a": 1.1, "gamma": 7.0, "A": 55.0, "B": 3.0, "p": 11.0, "q": 13.0, "tol": 0.1}
         for twin, same in (((i, k, j), ("epsilon", "lam", "costheta0")), ((j, i, i), ("epsilon", "sigma", "a", "A", "B"))):
             if twin in entries and (j == k) == (twin[1] == twin[2]):
                 entry |= {name: entries[twin][name] for name in same}

@@ -73,10 +73,9 @@ def check_species(potential, names, bond: tuple[str, ...], leaf=lambda name, key
 
 def largest(function, x: Parameter, y: Parameter) -> Float[Array, ""]:
     """The largest `function(x, y)` over the entries of two parameters."""
-    if isinstance(x, dict) and isinstance(y, dict):
-        values = [function(x[key], y[key]) for key in x if key in y]
-    else:
-        values = [function(a, b) for a in jax.tree.leaves(x) for b in jax.tree.leaves(y)]
+    shared = [key for key in x if key in y] if isinstance(x, dict) and isinstance(y, dict) else []
+    pairs = [(x[key], y[key]) for key in shared] or itertools.product(jax.tree.leaves(x), jax.tree.leaves(y))
+    values = [function(a, b) for a, b in pairs]
     return values[0] if len(values) == 1 else jnp.max(jnp.stack(values))
 
 
