@@ -183,8 +183,13 @@ def find_neighbors(positions, cell, pbc, *, radius: float, skin: float) -> Neigh
             f"Atoms {i[nearest]} and {j[nearest]} coincide (distance {distance[nearest]:.1e}): "
             "remove one of them or move them apart.",
         )
+    return neighbors_of(positions, i, j, shift[:, :dim], radius=reach, skin=float(skin))
+
+
+def neighbors_of(positions, i, j, shift, *, radius: float, skin: float) -> Neighbors:
+    """The list of given pairs, each from both sides: atoms `i` and the images `shift` `(pairs, dim)` of their neighbours `j`."""
+    n, dim = positions.shape
     # A fixed order makes the list, and so every sum over it, reproducible bit for bit.
-    shift = shift[:, :dim]
     order = np.argsort(_key(i, j, shift, n), kind="stable")
     i, j, shift = i[order].astype(np.int64), j[order].astype(np.int32), shift[order]
     counts = np.bincount(i, minlength=n)
@@ -202,8 +207,8 @@ def find_neighbors(positions, cell, pbc, *, radius: float, skin: float) -> Neigh
         image=jnp.asarray(image.reshape(dim, capacity, n)),
         opposite=jnp.asarray(opposite.reshape(capacity, n)),
         reference=jnp.asarray(positions),
-        radius=jnp.asarray(reach),
-        skin=jnp.asarray(float(skin)),
+        radius=jnp.asarray(radius),
+        skin=jnp.asarray(skin),
         alive=jnp.asarray(0),
     )
 

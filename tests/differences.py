@@ -1,5 +1,6 @@
-"""Derivatives of re-relaxed structures by central differences: the independent proof of every sensitivity."""
+"""Derivatives by central differences: of re-relaxed structures, the independent proof of every sensitivity, and of energies."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,3 +68,51 @@ def scaled_errors(eq, sensitivity, *, same_contacts=True, step=STEP):
         difference = float(theta) * richardson(eq, name, same_contacts=same_contacts, step=step)
         errors[name] = float(np.abs(difference - np.asarray(leaf)).max()) / scale
     return errors
+
+
+def strained_energy(potential, system):
+    """The energy as a function of potential, positions and a strain, with a list that has pairs beyond the cutoff too."""
+    listed = system.with_neighbors(potential)
+
+    def energy(potential, positions, strain):
+        deformation = jnp.eye(system.dim) + 0.5 * (strain + strain.T)
+        moved = eqx.tree_at(lambda s: (s.positions, s.cell), listed, (positions @ deformation, system.cell @ deformation))
+        return potential.energy(moved)
+
+    return energy
+
+
+def energy_forces_virial(potential, system):
+    """`(energy, forces, -V stress)`, from one program."""
+    derivatives = jax.jit(jax.value_and_grad(strained_energy(potential, system), argnums=(1, 2)))
+    energy, (slopes, virial) = derivatives(potential, system.positions, jnp.zeros((system.dim, system.dim)))
+    return energy, -slopes, -virial
+
+
+def checked_energy_forces_virial(potential, system, step=STEP):
+    """The same, after a look at first and second derivatives in all parameters, positions and strains together.
+
+    Reverse over reverse; along a random direction they must be the differences of energies and of first derivatives.
+    """
+    start, unravel = jax.flatten_util.ravel_pytree((potential, system.positions, jnp.zeros((system.dim, system.dim))))
+    direction = jnp.asarray(np.random.default_rng(5).normal(size=start.shape))
+    energy = strained_energy(potential, system)
+
+    def slope(v):
+        value, gradient = jax.value_and_grad(lambda v: energy(*unravel(start + v)))(v)
+        return jnp.vdot(gradient, direction), (value, gradient)
+
+    @jax.jit
+    def derivatives(h):
+        (_, (value, first)), second = jax.value_and_grad(slope, has_aux=True)(h * direction)
+        return value, first, second
+
+    value, first, second = derivatives(0.0)
+    assert np.isfinite(second).all()
+    values, firsts, _ = zip(*(derivatives(h) for h in (-2 * step, -step, step, 2 * step)), strict=True)
+    for found, expected in ((jnp.vdot(first, direction), values), (second, firsts)):
+        by_differences = (8 * (expected[2] - expected[1]) - (expected[3] - expected[0])) / (12 * step)
+        # Rounding, 1e-16 / step of a value, and truncation, step⁴ times a fifth derivative.
+        assert jnp.abs(found - by_differences).max() < 1e-8 * jnp.abs(by_differences).max()
+    _, slopes, virial = unravel(first)
+    return value, -slopes, -virial

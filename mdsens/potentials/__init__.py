@@ -2,6 +2,8 @@
 
 from mdsens.potentials.base import Potential, static
 from mdsens.potentials.behler_parrinello import BehlerParrinello
+from mdsens.potentials.born_mayer_huggins import BornMayerHuggins
+from mdsens.potentials.buckingham import Buckingham
 from mdsens.potentials.coulomb import Coulomb
 from mdsens.potentials.deep_sets import DeepSets
 from mdsens.potentials.eam import EAM
@@ -10,8 +12,11 @@ from mdsens.potentials.ewald import Ewald
 from mdsens.potentials.external import from_ase
 from mdsens.potentials.finnis_sinclair import FinnisSinclair
 from mdsens.potentials.gupta import Gupta
+from mdsens.potentials.harmonic_bonds import HarmonicBonds
 from mdsens.potentials.jaxmd import JaxMD
 from mdsens.potentials.lennard_jones import LennardJones
+from mdsens.potentials.mie import Mie
+from mdsens.potentials.morse import Morse
 from mdsens.potentials.network import GraphPotential, NetworkPotential
 from mdsens.potentials.pair import PairPotential
 from mdsens.potentials.reparameterised import Reparameterised, fixed, reparameterised, tied
@@ -21,13 +26,16 @@ from mdsens.potentials.soft_sphere import SoftSphere
 from mdsens.potentials.stillinger_weber import StillingerWeber
 from mdsens.potentials.sums import Sum
 from mdsens.potentials.tersoff import Tersoff
+from mdsens.potentials.weeks_chandler_andersen import WeeksChandlerAndersen
+from mdsens.potentials.yukawa import Yukawa
+from mdsens.potentials.zbl import ZBL
 from mdsens.potentials.zhou import ZhouJohnsonWadley
 
 SHIPPED = {
     cls.__name__: cls
     for cls in (
-        *(LennardJones,),
-        *(SoftSphere, Coulomb, Ewald),
+        *(LennardJones, Mie, WeeksChandlerAndersen, Morse, Buckingham, BornMayerHuggins, Yukawa, ZBL),
+        *(SoftSphere, HarmonicBonds, Coulomb, Ewald),
         *(StillingerWeber, Tersoff),
         *(EAM, FinnisSinclair, Gupta, ZhouJohnsonWadley),
         *(SNAP, BehlerParrinello, DeepSets),
@@ -40,7 +48,10 @@ __all__ = [
     "EAM",
     "SHIPPED",
     "SNAP",
+    "ZBL",
     "BehlerParrinello",
+    "BornMayerHuggins",
+    "Buckingham",
     "Coulomb",
     "DeepSets",
     "EmbeddedPotential",
@@ -48,8 +59,11 @@ __all__ = [
     "FinnisSinclair",
     "GraphPotential",
     "Gupta",
+    "HarmonicBonds",
     "JaxMD",
     "LennardJones",
+    "Mie",
+    "Morse",
     "NetworkPotential",
     "PairPotential",
     "Potential",
@@ -59,6 +73,8 @@ __all__ = [
     "StillingerWeber",
     "Sum",
     "Tersoff",
+    "WeeksChandlerAndersen",
+    "Yukawa",
     "ZhouJohnsonWadley",
     "fixed",
     "from_ase",

@@ -437,7 +437,7 @@ def within(d: Float[Array, "dim places atoms"], used, reach):
     """
     reach = jax.lax.stop_gradient(reach).astype(d.dtype)
     inside = used & (jnp.sum(d * d, axis=0) < reach**2)
-    harmless = jnp.zeros((len(d), 1, 1), d.dtype).at[0].set(0.5 * reach)
+    harmless = jnp.zeros((len(d), 1, 1), d.dtype).at[0].set(jnp.where(jnp.isfinite(reach), 0.5 * reach, 1.0))
     return jnp.where(inside, d, harmless), inside
 
 

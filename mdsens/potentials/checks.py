@@ -9,19 +9,30 @@ from mdsens.errors import InputError
 from mdsens.system import is_concrete
 
 
+def check_positive(potential, *names: str, or_zero: bool = False) -> None:
+    """Refuse values of these parameters that are negative, or zero; what is traced by JAX has none.
+
+    Raises:
+        InputError: naming the parameter and its entry.
+    """
+    for name in names:
+        for _, where, value in entries(potential, name):
+            if is_concrete(value) and np.size(value):
+                check_sign(where, np.min(value), positive=not or_zero, not_negative=or_zero)
+
+
 def check_numbers(potential, positive: Collection[str] = (), not_negative: Collection[str] = ()) -> None:
     """Each parameter is one number or a dict of such, and some have a sign.
 
     Raises:
         InputError: naming the parameter and its entry.
     """
-    for name, parameter in potential.parameters().items():
-        for key, value in parameter.items() if isinstance(parameter, dict) else [("", parameter)]:
-            where = f"{type(potential).__name__}'s {name}" + (f"[{key!r}]" if key else "")
+    for name in potential.parameters():
+        for _, where, value in entries(potential, name):
             if np.ndim(value) != 0:
                 raise InputError(f"{where} must be one number, not an array of shape {np.shape(value)}.")
-            if is_concrete(value):
-                check_sign(where, value, positive=name in positive, not_negative=name in not_negative)
+    check_positive(potential, *positive)
+    check_positive(potential, *not_negative, or_zero=True)
 
 
 def check_sign(where: str, value, *, positive: bool = False, not_negative: bool = False) -> None:
@@ -33,7 +44,7 @@ def check_sign(where: str, value, *, positive: bool = False, not_negative: bool 
     if positive and not value > 0:
         raise InputError(f"{where} must be positive, not {value}.")
     if not_negative and not value >= 0:
-        raise InputError(f"{where} must not be negative, but is {value}.")
+        raise InputError(f"{where} must be positive or zero, not {value}.")
 
 
 def check_switch(potential) -> None:
@@ -48,3 +59,9 @@ def check_switch(potential) -> None:
             f"{type(potential).__name__}'s onset and cutoff must be lengths in Å, 0 ≤ onset < cutoff, "
             f"not {onset!r} and {cutoff!r}."
         )
+
+
+def entries(potential, name: str) -> list:
+    """`(key, what it is called, value)` of each entry of a parameter; one, without key, where it is no dict."""
+    value, where = getattr(potential, name), f"{type(potential).__name__}'s {name}"
+    return [(k, f"{where}[{k!r}]", entry) for k, entry in value.items()] if isinstance(value, dict) else [(None, where, value)]

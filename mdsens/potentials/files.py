@@ -99,27 +99,23 @@ def number(word: str) -> float | None:
         return None
 
 
-def read_sw(path, element: str | None = None) -> dict:
-    """The parameters of one element from a LAMMPS `.sw` file (units metal), by LAMMPS's names."""
-    entries = _read_triplets(path, "Stillinger-Weber", _SW_COLUMNS)
-    elements = [triplet[0] for triplet in entries if len(set(triplet)) == 1]
-    if not elements:
-        raise InputError(f"{str(path)!r} has no entry of one element, only {', '.join(map('-'.join, entries))}.")
-    if element is None:
-        if len(elements) != 1:
-            raise InputError(f"{str(path)!r} has the elements {', '.join(elements)}: choose one with element=.")
-        element = elements[0]
-    if element not in elements:
-        raise InputError(f"{str(path)!r} has no element {element!r}; it has {', '.join(elements)}.")
-    entry = entries[(element,) * 3]
-    if entry.pop("tol") > 0.0:
-        raise InputError(f"{str(path)!r} sets tol > 0, LAMMPS's shortened cutoff, which mdsens does not use: set it to 0.")
-    return entry
+def read_sw(path, elements=None) -> dict[tuple[str, str, str], dict[str, float]]:
+    """The entries of a LAMMPS `.sw` file (units metal) for all triplets of some elements, by LAMMPS's names."""
+    entries = _read_complete(path, "Stillinger-Weber", _SW_COLUMNS, elements)
+    for (_, j, k), entry in entries.items():
+        if entry.pop("tol") > 0.0 and j == k:
+            raise InputError(f"{str(path)!r} sets tol > 0, LAMMPS's shortened cutoff, which mdsens does not use: set it to 0.")
+    return entries
 
 
 def read_tersoff(path, elements=None) -> dict[tuple[str, str, str], Entry]:
     """The entries of a LAMMPS `.tersoff` file (units metal) for all triplets of some elements, by LAMMPS's names."""
-    entries = _read_triplets(path, "Tersoff", _TERSOFF_COLUMNS)
+    return _read_complete(path, "Tersoff", _TERSOFF_COLUMNS, elements)
+
+
+def _read_complete(path, kind, columns, elements) -> dict[tuple[str, str, str], Entry]:
+    """The entries of all triplets of the elements asked for."""
+    entries = _read_triplets(path, kind, columns)
     elements = chosen_elements(path, elements, dict.fromkeys(element for triplet in entries for element in triplet))
     wanted = list(itertools.product(elements, repeat=3))
     if missing := [triplet for triplet in wanted if triplet not in entries]:

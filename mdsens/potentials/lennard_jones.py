@@ -5,6 +5,8 @@ from typing import ClassVar
 from jaxtyping import Array, Float
 
 from mdsens.potentials.base import static
+from mdsens.potentials.checks import check_positive
+from mdsens.potentials.mixing import check_mixing, mixed
 from mdsens.potentials.pair import PairPotential
 
 
@@ -14,22 +16,29 @@ class LennardJones(PairPotential):
     Args:
         epsilon: well depth ε [eV], a number or `{"A-A": ..., "A-B": ..., "B-B": ...}`.
         sigma: distance σ where φ = 0 [Å], likewise.
+        mixing: `"arithmetic"`, `"geometric"` or `"sixthpower"`; epsilon and sigma are then `{"A": ..., "B": ...}`, of species,
+            which remain the parameters (`mdsens.potentials.mixing`).
         cutoff: [Å], the same for all pairs; no parameter.
         onset: where the switch S begins [Å]; not used by `"shifted_force"` and `"truncated"`.
-        switch: `"quintic"` (C2), `"xplor"` (C1), `"shifted_force"` (C1) or `"truncated"`.
+        switch: `"quintic"` (C2), `"force_switch"` (C2), `"xplor"` (C1), `"shifted_force"` (C1) or `"truncated"`.
 
     J. E. Lennard-Jones, Proc. R. Soc. Lond. A 106, 463 (1924), doi:10.1098/rspa.1924.0082.
     """
 
     units: ClassVar = {"epsilon": "eV", "sigma": "Angstrom"}
 
-    epsilon: Float[Array, ""] | dict[str, Float[Array, ""]]
-    sigma: Float[Array, ""] | dict[str, Float[Array, ""]]
+    epsilon: Float[Array, "*atoms"] | dict[str, Float[Array, ""]]
+    sigma: Float[Array, "*atoms"] | dict[str, Float[Array, ""]]
     cutoff: float = static()
     onset: float | None = static(None)
     switch: str = static("quintic")
+    mixing: str | None = static(None)
+
+    def __check_init__(self):
+        check_mixing(self, "epsilon", "sigma")
+        check_positive(self, "sigma")
 
     def pair_energy(self, r, i, j):
-        epsilon, sigma = self.pair(self.epsilon, i, j), self.pair(self.sigma, i, j)
+        epsilon, sigma = mixed(self, i, j)
         s6 = (sigma / r) ** 6
         return 4.0 * epsilon * s6 * (s6 - 1.0)

@@ -12,15 +12,15 @@ from mdsens.neighbor_sums import fence
 from mdsens.neighbors import bonds, in_chunks, pair_bonds
 from mdsens.potentials.base import Atom, Potential, bond_vectors, handles, of_pairs, within
 from mdsens.potentials.local_stiffness import CACHED, PairStiffness, pair_stiffness
-from mdsens.potentials.switching import SMOOTHNESS, quintic, xplor
+from mdsens.potentials.switching import SMOOTHNESS, force_switch, quintic, xplor
 
 
 class PairPotential(Potential):
     """U = ½ Σ_i Σ_{j≠i} φ(r_ij). A subclass gives `pair_energy(r, i, j)` and a static `cutoff` [Å].
 
     Optional static fields `onset` [Å] and `switch` bring the energy to zero at the cutoff: `"quintic"` (C2) and
-    `"xplor"` (C1) multiply it between onset and cutoff, `"shifted_force"` (C1) subtracts φ(r_c) + (r - r_c) φ'(r_c),
-    `"truncated"` (the default without such a field) cuts it off.
+    `"xplor"` (C1) multiply it between onset and cutoff, `"force_switch"` (C2) adds a polynomial to its force there,
+    `"shifted_force"` (C1) subtracts φ(r_c) + (r - r_c) φ'(r_c), `"truncated"` (the default without such a field) cuts it off.
     """
 
     def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
@@ -49,7 +49,7 @@ class PairPotential(Potential):
             raise InputError(f"{name} has no switch {switch!r}.{did_you_mean(str(switch), SMOOTHNESS)}")
         if cutoff is not None and not (isinstance(cutoff, Real) and 0 < cutoff < np.inf):
             raise InputError(f"{name}'s cutoff must be a positive length in Å, not {cutoff!r}.")
-        if switch in ("quintic", "xplor") and not (isinstance(onset, Real) and 0 <= onset < cutoff):
+        if switch in ("quintic", "xplor", "force_switch") and not (isinstance(onset, Real) and 0 <= onset < cutoff):
             raise InputError(f"{name}'s onset must lie between 0 and the cutoff {cutoff} for the {switch} switch, not {onset!r}.")
 
     def atom_energies(self, system):
@@ -99,6 +99,8 @@ class PairPotential(Potential):
             return self.pair_energy(r, i, j) * quintic(r, self.onset, self.cutoff)
         if self._switch == "xplor":
             return self.pair_energy(r, i, j) * xplor(r, self.onset, self.cutoff)
+        if self._switch == "force_switch":
+            return force_switch(lambda r: self.pair_energy(r, i, j), r, self.onset, self.cutoff)
         if self._switch == "shifted_force":
             edge = jnp.asarray(self.cutoff, r.dtype)
             value, slope = jax.value_and_grad(self.pair_energy)(edge, i, j)

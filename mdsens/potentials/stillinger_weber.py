@@ -1,16 +1,27 @@
-"""The Stillinger-Weber potential for one species."""
+"""The Stillinger-Weber potential for one or several species."""
 
+from collections.abc import Sequence
+from operator import mul
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.potentials.base import static
+from mdsens.potentials.checks import check_positive
 from mdsens.potentials.files import read_sw
 from mdsens.potentials.site import SitePotential
-from mdsens.system import is_concrete
+from mdsens.potentials.triplets import Parameter, check_species, check_triplets, exponents, is_bond, largest
+
+OF_BONDS = ("sigma", "a", "gamma", "A", "B", "p", "q")
+"""Parameters of a bond: of several species, only the entries i-j-j count."""
+SAME_FROM_BOTH_SIDES = ("epsilon", "sigma", "a", "A", "B", "p", "q")
+"""Parameters whose entries i-j-j and j-i-i are one, since a bond has one energy."""
+DIGITS = 1e-6
+"""Relative difference of entries of a file up to which they count as one number, rounded."""
+Exponent = float | tuple[tuple[str, float], ...]
 
 
 class StillingerWeber(SitePotential):
@@ -19,38 +30,48 @@ class StillingerWeber(SitePotential):
     U = Σ_{i<j} A ε [B (σ/r)^p - (σ/r)^q] exp(σ/(r - aσ))
       + Σ_i Σ_{j<k} λ ε (cos θ_jik - cos θ₀)² exp(γσ/(r_ij - aσ)) exp(γσ/(r_ik - aσ)),   all r < aσ
 
-    Args (LAMMPS's names):
-        epsilon: ε [eV]. sigma: σ [Å]. a: cutoff in units of σ. lam: λ. gamma: γ. costheta0: cos θ₀. A, B: prefactors.
-        p, q: exponents, static.
+    Args (LAMMPS's names): numbers for one species; for several, numbers or dicts by the ordered triplet i-j-k
+        (`"Ga-N-N"`), the entries of LAMMPS's files. The order of j and k does not matter.
+        lam, costheta0: λ, cos θ₀, of i-j-k.
+        epsilon: ε [eV], of i-j-k in the angles, of i-j-j in the bonds, where it is that of j-i-i too.
+        sigma, a, A, B: σ [Å], cutoff in units of σ, prefactors, of i-j-j and j-i-i, which are one entry.
+        gamma: γ, of i-j-j, for a leg from i to j.
+        p, q: exponents of i-j-j, static; one number, or pairs `(("Ga-N-N", 4.0), ...)`.
 
-    Smooth to all orders at its cutoff aσ. One species.
+    Smooth to all orders at its cutoff aσ.
 
     F. H. Stillinger, T. A. Weber, Phys. Rev. B 31, 5262 (1985), doi:10.1103/PhysRevB.31.5262.
     """
 
     units: ClassVar = {"epsilon": "eV", "sigma": "Angstrom"} | dict.fromkeys(("a", "lam", "gamma", "costheta0", "A", "B"), "")
 
-    epsilon: Float[Array, ""]
-    sigma: Float[Array, ""]
-    a: Float[Array, ""]
-    lam: Float[Array, ""]
-    gamma: Float[Array, ""]
-    costheta0: Float[Array, ""]
-    A: Float[Array, ""]
-    B: Float[Array, ""]
-    p: float = static(4)
-    q: float = static(0)
+    epsilon: Parameter
+    sigma: Parameter
+    a: Parameter
+    lam: Parameter
+    gamma: Parameter
+    costheta0: Parameter
+    A: Parameter
+    B: Parameter
+    p: Exponent = static(4)
+    q: Exponent = static(0)
+
+    def __post_init__(self):
+        for name, value in self.parameters().items():
+            if isinstance(value, dict):
+                object.__setattr__(self, name, _as_leaves(name, value))
+        for name in ("p", "q"):
+            where, leaf = f"StillingerWeber's {name}", lambda key: _leaf("p", key)
+            value = exponents(getattr(self, name), _exponent, where, "a number", bond=True, leaf=leaf)
+            object.__setattr__(self, name, value)
+        super().__post_init__()
 
     def __check_init__(self):
-        self._check_scalars()
-        for name in ("sigma", "a"):
-            if is_concrete(value := getattr(self, name)) and not value > 0:
-                raise InputError(f"StillingerWeber's {name} must be positive, not {value}.")
+        self._check()
 
-    def _check_scalars(self):
-        for name, value in self.parameters().items():
-            if np.ndim(value) != 0:
-                raise InputError(f"StillingerWeber's {name} must be one number, not an array of shape {np.shape(value)}.")
+    def _check(self):
+        check_triplets(self, OF_BONDS)
+        check_positive(self, "sigma", "a")
 
     @classmethod
     def silicon(cls) -> "StillingerWeber":
@@ -67,17 +88,34 @@ class StillingerWeber(SitePotential):
         )
 
     @classmethod
-    def from_file(cls, path, element: str | None = None) -> "StillingerWeber":
-        """From a LAMMPS `.sw` file; `element` chooses one where the file has several.
+    def from_file(cls, path, elements: str | Sequence[str] | None = None) -> "StillingerWeber":
+        """From a LAMMPS `.sw` file; `elements` chooses some where the file has more.
+
+        One element gives numbers, several give dicts by triplets. What LAMMPS does not use is left out: all but λ, ε and
+        cos θ₀ of i-j-k with j ≠ k, of which in turn only the product λε counts, by the first of i-j-k and i-k-j.
 
         Raises:
-            InputError: no such file, a malformed one, or an element that is not in it.
+            InputError: no such file, a malformed one, an element or a triplet that is not in it, entries that must be the
+                same and are not.
         """
-        return cls(**read_sw(path, element))
+        entries = {"-".join(triplet): entry for triplet, entry in read_sw(path, elements).items()}
+        columns = {name: {} for name in next(iter(entries.values()))}
+        for key, entry in entries.items():
+            _check_same(path, key, entries)
+            for name in columns:
+                if is_bond(key) or name not in OF_BONDS:
+                    columns[name].setdefault(_leaf(name, key), entry[name])
+        for name, column in columns.items():
+            if len(entries) == 1 or (name in ("p", "q") and len(set(column.values())) == 1):
+                columns[name] = next(iter(column.values()))
+        try:
+            return cls(**columns)
+        except InputError as error:
+            raise InputError(f"{str(path)!r}: {error}") from None
 
     @property
     def range(self):
-        return self.a * self.sigma
+        return largest(mul, self.a, self.sigma)
 
     @property
     def smoothness(self) -> float:
@@ -85,26 +123,91 @@ class StillingerWeber(SitePotential):
 
     def check(self, system):
         super().check(system)
-        self._check_scalars()
-        if len(system.labels) > 1:
-            raise InputError(
-                f"StillingerWeber is for one species, but the system has {', '.join(system.labels)}: use a system of one species."
-            )
+        self._check()
+        exponents = {name: dict(value) for name, value in (("p", self.p), ("q", self.q)) if isinstance(value, tuple)}
+        check_species(self, system.labels, OF_BONDS, _leaf, **exponents)
 
     def site_energy(self, d, i, j, mask):
         r = jnp.sqrt(jnp.sum(d * d, axis=-1))
+        row, column = (jax.tree.map(lambda x, at=at: jnp.expand_dims(x, at), j) for at in (1, 0))
+
+        def of_bond(name):
+            return self.triplet(self._by_triplet(name, i.labels), i, j, j)
+
+        def of_pair(name):
+            return self.triplet(self._by_triplet(name, i.labels), i, row, column)
+
+        sigma = of_bond("sigma")
+        reach = of_bond("a") * sigma
         # Rounding may bring a bond at the cutoff onto it, where the exponents have their pole.
-        mask = mask & (r < self.range)
-        reduced = self.sigma / r
-        decay = self.sigma / jnp.where(mask, r - self.range, -1.0)
-        two_body = self.A * self.epsilon * (self.B * _power(reduced, self.p) - _power(reduced, self.q)) * jnp.exp(decay)
-        leg = jnp.where(mask, jnp.exp(self.gamma * decay), 0.0)
+        mask = mask & (r < reach)
+        reduced = sigma / r
+        decay = sigma / jnp.where(mask, r - reach, -1.0)
+        attraction = self._power(reduced, self.q, i, j)
+        well = of_bond("A") * of_bond("epsilon") * (of_bond("B") * self._power(reduced, self.p, i, j) - attraction)
+        leg = jnp.where(mask, jnp.exp(of_bond("gamma") * decay), 0.0)
         bond = d / r[:, None]
-        off_angle = (bond @ bond.T - self.costheta0) ** 2
+        off_angle = (bond @ bond.T - of_pair("costheta0")) ** 2
         pairs = leg[:, None] * leg[None, :] * (1.0 - jnp.eye(len(r), dtype=r.dtype))
+        strength = of_pair("lam") * of_pair("epsilon")
         # Each pair (the site's half) and each unordered pair of bonds once.
-        return 0.5 * jnp.sum(jnp.where(mask, two_body, 0.0)) + 0.5 * self.lam * self.epsilon * jnp.sum(off_angle * pairs)
+        return 0.5 * jnp.sum(jnp.where(mask, well * jnp.exp(decay), 0.0)) + 0.5 * jnp.sum(strength * off_angle * pairs)
+
+    def _by_triplet(self, name, labels):
+        """A parameter with an entry for each order in which its triplets may be named."""
+        parameter = getattr(self, name)
+        if not isinstance(parameter, dict):
+            return parameter
+        keys = [f"{a}-{b}-{c}" for a in labels for b in labels for c in labels]
+        return {key: parameter[leaf] for key in keys if (leaf := _leaf(name, key)) in parameter}
+
+    def _power(self, x, exponent, i, j):
+        if not isinstance(exponent, tuple):
+            return x ** int(exponent) if float(exponent).is_integer() else x**exponent
+        table = dict(exponent)
+        values = np.array([[table[_leaf("p", f"{a}-{b}-{b}")] for b in i.labels] for a in i.labels])
+        return x ** jnp.asarray(values, x.dtype)[i.code, j.code]
 
 
-def _power(x, exponent):
-    return x ** int(exponent) if float(exponent).is_integer() else x**exponent
+def _leaf(name: str, key: str) -> str:
+    """The key under which a parameter keeps an entry: i-j-k of i-j-k and i-k-j, and one for both sides of a bond."""
+    if key.count("-") != 2:
+        return key
+    i, j, k = key.split("-")
+    if j != k:
+        j, k = sorted((j, k))
+    elif name in SAME_FROM_BOTH_SIDES:
+        i, j = sorted((i, j))
+        k = j
+    return f"{i}-{j}-{k}"
+
+
+def _as_leaves(name, table: dict) -> dict:
+    leaves = {}
+    for key, value in table.items():
+        leaf = _leaf(name, key) if isinstance(key, str) else key
+        if leaf in leaves:
+            raise InputError(f"StillingerWeber.{name} has the entry {leaf!r} twice, in both orders: give it once.")
+        leaves[leaf] = value
+    return leaves
+
+
+def _exponent(value) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
+        raise ValueError
+    return value.item() if isinstance(value, np.number) else value
+
+
+def _check_same(path, key, entries):
+    """Refuse a file in which the two names of one entry have different numbers."""
+    i, j, k = key.split("-")
+    twin = f"{j}-{i}-{i}" if j == k else f"{i}-{k}-{j}"
+    both = [entries[key], entries[twin]]
+    if j == k:
+        numbers = {name: [entry[name] for entry in both] for name in SAME_FROM_BOTH_SIDES}
+    else:
+        numbers = {"costheta0": [entry["costheta0"] for entry in both], "lam epsilon": [e["lam"] * e["epsilon"] for e in both]}
+    if differing := [name for name, (x, y) in numbers.items() if abs(x - y) > DIGITS * max(abs(x), abs(y))]:
+        raise InputError(
+            f"{str(path)!r} has entries {key} and {twin} with different {differing[0]}, which must be the same: correct one."
+        )

@@ -1,8 +1,9 @@
 """Functions that bring a pair energy smoothly to zero between `onset` and `cutoff`."""
 
+import jax
 import jax.numpy as jnp
 
-SMOOTHNESS = {"quintic": 2, "xplor": 1, "shifted_force": 1, "truncated": -1}
+SMOOTHNESS = {"quintic": 2, "xplor": 1, "shifted_force": 1, "truncated": -1, "force_switch": 2}
 """Continuous derivatives of a switched energy (-1: the energy itself jumps)."""
 
 
@@ -20,3 +21,18 @@ def xplor(r, onset, cutoff):
     r2, o2, c2 = r * r, onset * onset, cutoff * cutoff
     between = (c2 - r2) ** 2 * (c2 + 2.0 * r2 - 3.0 * o2) / (c2 - o2) ** 3
     return jnp.where(r < onset, 1.0, jnp.where(r < cutoff, between, 0.0))
+
+
+def force_switch(phi, r, onset, cutoff):
+    """φ(r) + A x³/3 + B x⁴/4 + C with x = r - onset, 0 below it: a quadratic and a cubic added to the force.
+
+    A, B and C make φ, φ' and φ'' zero at the cutoff, so that two derivatives are continuous. GROMACS's force-switch, as in
+    LAMMPS's `zbl` and `lj/gromacs`.
+    """
+    edge, width = jnp.asarray(cutoff, r.dtype), cutoff - onset
+    slope, curvature = jax.value_and_grad(jax.grad(phi))(edge)
+    a = (width * curvature - 3.0 * slope) / width**2
+    b = (2.0 * slope - width * curvature) / width**3
+    c = 0.5 * width * slope - width**2 * curvature / 12.0 - phi(edge)
+    x = jnp.maximum(r - onset, 0.0)
+    return phi(r) + x**3 * (a / 3.0 + b / 4.0 * x) + c

@@ -1,18 +1,19 @@
 """The Tersoff potential for one or several species."""
 
 from collections.abc import Sequence
+from operator import add
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.potentials.base import static
-from mdsens.potentials.checks import check_numbers, check_sign
+from mdsens.potentials.checks import check_positive, check_sign
 from mdsens.potentials.files import read_tersoff
 from mdsens.potentials.site import SitePotential
+from mdsens.potentials.triplets import Parameter, check_species, check_triplets, exponents, is_bond, largest
 
 TWO_BODY = ("n", "beta", "lam2", "B", "lam1", "A")
 """Parameters of a bond: of several species, only the entries i-j-j count."""
@@ -20,7 +21,6 @@ LARGEST_EXPONENT = 69.0776
 """Where exp(λ₃ᵐ (r_ij - r_ik)ᵐ) stops growing, 1e30, as in LAMMPS."""
 _POSITIVE = ("d", "n", "R", "D", "lam1", "lam2")
 _NOT_NEGATIVE = ("gamma", "c", "beta", "A", "B")
-Parameter = Float[Array, ""] | dict[str, Float[Array, ""]]
 
 
 class Tersoff(SitePotential):
@@ -67,14 +67,13 @@ class Tersoff(SitePotential):
     m: int | tuple[tuple[str, int], ...] = static(3)
 
     def __post_init__(self):
-        object.__setattr__(self, "m", _exponent(self.m))
+        object.__setattr__(self, "m", exponents(self.m, _exponent, "Tersoff's m", "3 or 1", bond=False))
         super().__post_init__()
 
     def __check_init__(self):
-        for name, parameter in self.parameters().items():
-            for key in parameter if isinstance(parameter, dict) else ():
-                _check_key(key, f"Tersoff's {name}[{key!r}]", bond=name in TWO_BODY)
-        check_numbers(self, _POSITIVE, _NOT_NEGATIVE)
+        check_triplets(self, TWO_BODY)
+        check_positive(self, *_POSITIVE)
+        check_positive(self, *_NOT_NEGATIVE, or_zero=True)
 
     @classmethod
     def silicon(cls) -> "Tersoff":
@@ -111,10 +110,10 @@ class Tersoff(SitePotential):
                     where = f"{str(path)!r}, line {entry.line}: {name} of {'-'.join(triplet)}"
                     check_sign(where, value, positive=name in _POSITIVE, not_negative=name in _NOT_NEGATIVE)
         columns = {name: {"-".join(t): entry[name] for t, entry in entries.items()} for name in next(iter(entries.values()))}
-        exponents = columns.pop("m")
-        m = next(iter(exponents.values())) if len(set(exponents.values())) == 1 else tuple(exponents.items())
+        powers = columns.pop("m")
+        m = next(iter(powers.values())) if len(set(powers.values())) == 1 else tuple(powers.items())
         for name in TWO_BODY:
-            columns[name] = {key: value for key, value in columns[name].items() if _is_bond(key)}
+            columns[name] = {key: value for key, value in columns[name].items() if is_bond(key)}
         if len(entries) == 1:
             columns = {name: next(iter(column.values())) for name, column in columns.items()}
         try:
@@ -124,12 +123,7 @@ class Tersoff(SitePotential):
 
     @property
     def range(self):
-        middle, width = self.R, self.D
-        if isinstance(middle, dict) and isinstance(width, dict):
-            both = [middle[key] + width[key] for key in middle if key in width]
-        else:
-            both = [a + b for a in jax.tree.leaves(middle) for b in jax.tree.leaves(width)]
-        return both[0] if len(both) == 1 else jnp.max(jnp.stack(both))
+        return largest(add, self.R, self.D)
 
     @property
     def smoothness(self) -> float:
@@ -137,22 +131,7 @@ class Tersoff(SitePotential):
 
     def check(self, system):
         super().check(system)
-        names, exponents = system.labels, dict(self.m) if isinstance(self.m, tuple) else None
-        tables = {name: value for name, value in self.parameters().items() if isinstance(value, dict)}
-        if len(names) > 1 and not tables:
-            raise InputError(
-                f"This Tersoff potential is for one species, but the system has {', '.join(names)}: "
-                "give its parameters as dicts by triplets, or read several elements from a file."
-            )
-        if exponents is not None:
-            tables["m"] = exponents
-        for name, table in tables.items():
-            for key in _triplets(names, bond=name in TWO_BODY):
-                if key not in table:
-                    raise InputError(
-                        f"Tersoff.{name} has no entry {key!r}, but the system has the species {', '.join(names)}: "
-                        f"add {name}[{key!r}]."
-                    )
+        check_species(self, system.labels, TWO_BODY, **({"m": dict(self.m)} if isinstance(self.m, tuple) else {}))
 
     def site_energy(self, d, i, j, mask):
         r = jnp.sqrt(jnp.sum(d * d, axis=-1))
@@ -208,31 +187,7 @@ def _bond_order(x, n):
     return jnp.where(settled, 1.0, jnp.exp(-jnp.logaddexp(0.0, n * jnp.log(x)) / (2.0 * n)))
 
 
-def _triplets(names, *, bond):
-    return [f"{a}-{b}-{c}" for a in names for b in names for c in ((b,) if bond else names)]
-
-
-def _is_bond(key: str) -> bool:
-    return key.split("-")[1] == key.split("-")[2]
-
-
-def _check_key(key, where, *, bond):
-    if key.count("-") != 2:
-        raise InputError(f'{where} is not of a triplet: keys are like "Si-C-C", the atom, its bond and another neighbour.')
-    if bond and not _is_bond(key):
-        raise InputError(f"{where} would have no effect: a parameter of a bond has entries i-j-j only, so leave it out.")
-
-
-def _exponent(m):
-    """One number, or the sorted pairs of triplets and numbers, however they were written."""
-    if isinstance(m, dict | list | tuple):
-        try:
-            pairs = tuple(sorted((str(key), _exponent(value)) for key, value in (m.items() if isinstance(m, dict) else m)))
-        except (TypeError, ValueError):
-            raise InputError(f'Tersoff\'s m must be 3, 1, or pairs like (("Si-Si-Si", 3), ...), not {m!r:.80}.') from None
-        for key, _ in pairs:
-            _check_key(key, f"Tersoff's m[{key!r}]", bond=False)
-        return pairs
+def _exponent(m) -> int:
     if isinstance(m, bool) or not isinstance(m, int | float | np.number) or m not in (1, 3):
-        raise InputError(f"Tersoff's m must be 3 or 1, not {m!r:.80}.")
+        raise ValueError
     return int(m)

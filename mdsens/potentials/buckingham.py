@@ -1,0 +1,40 @@
+"""The Buckingham potential."""
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mdsens.potentials.base import static
+from mdsens.potentials.checks import check_positive
+from mdsens.potentials.pair import PairPotential
+
+
+class Buckingham(PairPotential):
+    """φ(r) = [A exp(-r/ρ) - C/r⁶] S(r), for one or several species.
+
+    Args (LAMMPS's names): numbers, or dicts `{"A-A": ..., "A-B": ..., "B-B": ...}`.
+        A: [eV]. rho: ρ [Å]. C: [eV Å⁶].
+        cutoff: [Å], the same for all pairs; no parameter.
+        onset, switch: how the energy comes to zero there, as of `LennardJones`.
+
+    With C > 0 it falls to -∞ inside a barrier at short distance: start a relaxation outside of it, or add `ZBL`.
+
+    R. A. Buckingham, Proc. R. Soc. Lond. A 168, 264 (1938), doi:10.1098/rspa.1938.0173.
+    """
+
+    units: ClassVar = {"A": "eV", "rho": "Angstrom", "C": "eV Angstrom6"}
+
+    A: Float[Array, ""] | dict[str, Float[Array, ""]]
+    rho: Float[Array, ""] | dict[str, Float[Array, ""]]
+    C: Float[Array, ""] | dict[str, Float[Array, ""]]
+    cutoff: float = static()
+    onset: float | None = static(None)
+    switch: str = static("quintic")
+
+    def __check_init__(self):
+        check_positive(self, "rho")
+
+    def pair_energy(self, r, i, j):
+        repulsion = self.pair(self.A, i, j) * jnp.exp(-r / self.pair(self.rho, i, j))
+        return repulsion - self.pair(self.C, i, j) / r**6

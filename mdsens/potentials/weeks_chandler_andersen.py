@@ -1,0 +1,56 @@
+"""The repulsive half of Lennard-Jones's potential."""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mdsens.potentials.base import static
+from mdsens.potentials.checks import check_positive
+from mdsens.potentials.mixing import check_mixing, mixed
+from mdsens.potentials.pair import PairPotential
+
+MINIMUM = 2.0 ** (1.0 / 6.0)
+"""Where Lennard-Jones's potential has its minimum, in units of σ."""
+
+
+class WeeksChandlerAndersen(PairPotential):
+    """φ(r) = 4 ε [(σ/r)¹² - (σ/r)⁶] + ε for r < 2^(1/6) σ, else 0; for one or several species.
+
+    Args:
+        epsilon: ε [eV], a number or `{"A-A": ..., "A-B": ..., "B-B": ...}`.
+        sigma: σ [Å], likewise; it sets the range too.
+        mixing: as of `LennardJones`.
+
+    The second derivative jumps where a contact opens or closes.
+
+    J. D. Weeks, D. Chandler, H. C. Andersen, J. Chem. Phys. 54, 5237 (1971), doi:10.1063/1.1674820.
+    """
+
+    units: ClassVar = {"epsilon": "eV", "sigma": "Angstrom"}
+
+    epsilon: Float[Array, "*atoms"] | dict[str, Float[Array, ""]]
+    sigma: Float[Array, "*atoms"] | dict[str, Float[Array, ""]]
+    mixing: str | None = static(None)
+
+    def __check_init__(self):
+        check_mixing(self, "epsilon", "sigma")
+        check_positive(self, "sigma")
+
+    @property
+    def range(self):
+        # A mean is not beyond the larger of two.
+        return MINIMUM * jnp.max(jnp.stack([jnp.max(sigma) for sigma in jax.tree.leaves(self.sigma)]))
+
+    @property
+    def smoothness(self) -> float:
+        return 1
+
+    def kinks(self, i, j):
+        return (MINIMUM * mixed(self, i, j)[1],)
+
+    def pair_energy(self, r, i, j):
+        epsilon, sigma = mixed(self, i, j)
+        s6 = (sigma / r) ** 6
+        return jnp.where(r < MINIMUM * sigma, epsilon * (4.0 * s6 * (s6 - 1.0) + 1.0), 0.0)
