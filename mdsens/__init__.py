@@ -72,7 +72,7 @@ _PUBLIC = {
     "LinearSolveError": "mdsens.errors",
     "StoreError": "mdsens.errors",
 }
-_MODULES = ("constraints", "electrostatics", "implicit", "observables", "plot", "potentials", "solvers")
+_MODULES = ("constraints", "electrostatics", "implicit", "observables", "plot", "potentials", "solvers", "studies")
 
 __all__ = ["__version__", *_PUBLIC, *_MODULES]
 

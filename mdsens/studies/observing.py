@@ -118,7 +118,9 @@ def split(rows: Float[np.ndarray, "values ..."], values: Mapping[str, np.ndarray
     """What stands behind each number of a vector, by name, in the values' shapes."""
     ends = np.cumsum([value.size for value in values.values()])
     parts = np.split(rows, ends[:-1])
-    return {name: part.reshape((*value.shape, *rows.shape[1:])) for (name, value), part in zip(values.items(), parts, strict=True)}
+    return {
+        name: part.reshape((*value.shape, *rows.shape[1:])) for (name, value), part in zip(values.items(), parts, strict=True)
+    }
 
 
 def entries(name: str, shape: tuple[int, ...]) -> list[str]:
