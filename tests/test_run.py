@@ -13,9 +13,11 @@ import time
 import h5py
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import mdsens as ms
-from mdsens.studies import collecting, execution, records, units
+from mdsens.cli import app
+from mdsens.studies import building, collecting, execution, records, units
 from mdsens.studies.reporting import describe_study
 from mdsens.studies.schema import KINDS
 from mdsens.studies.templates import template
@@ -46,10 +48,10 @@ def dimers(folder, sigma="[1.0, 1.1, 1.2]", name="dimers.toml"):
     return path
 
 
-def mdsens(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "mdsens.cli", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False
-    )
+def mdsens(*arguments):
+    """The command in this process: `(exit status, what it says)`."""
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    return done.exit_code, f"{done.output}{done.exception or ''}"
 
 
 def numbers(folder):
@@ -121,9 +123,12 @@ def test_a_collected_study_is_a_table(swept, tmp_path):
 
 
 def test_a_unit_that_fails_is_recorded_and_the_rest_goes_on(tmp_path):
-    study = units.read_study(dimers(tmp_path, "[1.0, 0.0, 1.1]"))
+    study = units.read_study(dimers(tmp_path, "[1.0, inf, 1.1]"))
     found = execution.run(study, tmp_path / "out", progress=False)
-    assert found.done == 6 and {label for label, _ in found.failed} == {"dimer sigma=0 epsilon=0.5", "dimer sigma=0 epsilon=1"}
+    assert found.done == 6 and {label for label, _ in found.failed} == {
+        "dimer sigma=inf epsilon=0.5",
+        "dimer sigma=inf epsilon=1",
+    }
     assert all(reason for _, reason in found.failed)
     # They stay failed, and are told again; nothing is done until it is asked for.
     again = execution.run(study, tmp_path / "out", progress=False)
@@ -181,6 +186,7 @@ def test_structures_of_files_are_known_by_their_content(tmp_path):
     (tmp_path / "dimer1.xyz").write_text((tmp_path / "dimer0.xyz").read_text())
     after = units.read_study(tmp_path / "study.toml")
     assert after.units[0].name == study.units[0].name and after.units[2].name != study.units[2].name
+    building._structure.cache_clear()
     found = execution.run(study, tmp_path / "out", shard=(3, 4), progress=False)
     assert "has changed" in found.failed[0][1]
 
@@ -301,8 +307,7 @@ def test_a_killed_study_keeps_what_is_finished_and_resumes_bit_for_bit(tmp_path)
             stamp = path.stat().st_mtime_ns
             assert before.setdefault(path, stamp) == stamp
     assert 0 < len(before) < len(study.units)
-    done = mdsens("run", "dimers.toml", "-o", "killed", cwd=tmp_path)
-    assert done.returncode == 0 and f"{len(study.units)} units, {len(study.units) - len(before)} of them done now" in done.stdout
+    assert execution.run(study, tmp_path / "killed", progress=False).done == len(study.units) - len(before)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
     execution.run(study, tmp_path / "whole", progress=False)
     assert same(numbers(tmp_path / "killed"), numbers(tmp_path / "whole"))
@@ -318,17 +323,22 @@ def test_workers_do_the_same_and_end_with_the_one_that_was_killed(tmp_path):
     there = len(list(tmp_path.glob("killed/units/*.h5")))
     time.sleep(1.0)
     assert len(list(tmp_path.glob("killed/units/*.h5"))) == there < len(study.units)
-    done = mdsens("run", "dimers.toml", "-o", "killed", "--workers", "2", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    execution.run(study, tmp_path / "killed", workers=2, progress=False)
     execution.run(study, tmp_path / "whole", progress=False)
     assert same(numbers(tmp_path / "killed"), numbers(tmp_path / "whole"))
 
 
-def test_the_command_line(tmp_path):
-    assert mdsens("new", "swep", cwd=tmp_path).stderr.strip().endswith("Did you mean 'sweep'?")
-    dimers(tmp_path, "[1.0, 0.0]")
-    done = mdsens("run", "dimers.toml", "--shard", "1/2", cwd=tmp_path)
-    assert done.returncode == 0 and "2 units, 2 of them done now, 0 failed" in done.stdout, done.stdout + done.stderr
-    done = mdsens("run", "dimers.toml", cwd=tmp_path)
-    assert done.returncode == 1 and "Failed (2)" in done.stdout and "Traceback" not in done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dimers", "dimers.toml"]
+def test_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert mdsens("new", "swep")[1].endswith("Did you mean 'sweep'?")
+    assert mdsens("new", "sweep", "-o", "sweep.toml") == (0, "sweep.toml: now 'mdsens run sweep.toml'.\n")
+    assert "15 units" in mdsens("run", "sweep.toml", "--check")[1]
+    dimers(tmp_path, "[1.0, inf]")
+    status, said = mdsens("run", "dimers.toml", "--shard", "1/2")
+    assert status == 1 and "2 units, 2 of them done now, 1 failed" in said
+    assert "I/N" in mdsens("run", "dimers.toml", "--shard", "3/2")[1]
+    status, said = mdsens("run", "dimers.toml")
+    assert status == 1 and "Failed (2)" in said and "--retry" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dimers", "dimers.toml", "sweep.toml"]
+    assert mdsens("collect", "dimers", "-o", "all.h5")[0] == 0
+    assert "4 units, 2 of them failed" in mdsens("show", "all.h5")[1]

@@ -4,12 +4,10 @@ Both bonds have the length r = 2^(1/6) σ of the pair's minimum, so its height o
 energies of both bonds are -ε, whatever the ε are.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
-from ase.build import bulk
 from helpers import refused
 
 import mdsens as ms
