@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
+from ase.build import bulk
 from helpers import refused
 
 import mdsens as ms
 from mdsens import studies
+from mdsens.studies.observing import evaluate, flat, relax_all, together
+from mdsens.studies.parameters import Selection
 
 L = 1.8
 MINIMUM = 2.0 ** (1.0 / 6.0)
@@ -209,3 +212,68 @@ def test_a_fold_is_found_where_the_minimum_ends():
     depth = scipy.optimize.fsolve(both, [1.22, 5.0], xtol=1e-12)[1]
     assert not path.complete and path.kind == "fold"
     assert 1.5 + (reach - 1.5) * path.critical == pytest.approx(depth, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_error_bars_are_those_of_two_thousand_samples_a_hundred_times_faster(seated):
+    widths = {"sigma": 0.004, "epsilon.A-B": 0.1}
+    studies.uncertainty(seated, OBSERVABLES, widths, relax=TIGHT)
+    found = studies.uncertainty(seated, OBSERVABLES, widths, samples=2000, seed=1, relax=TIGHT)
+    assert found.trusted and found.sampling.count == 2000
+    for name in OBSERVABLES:
+        assert (abs(found.std[name] - found.sampling.std[name]) < 3.0 * found.sampling.std_error[name]).all()
+    assert found.sampling.seconds > 100.0 * found.seconds
+
+
+def silicon_targets():
+    """Lattice constant and elastic constants of the crystal, and the bonds around a vacancy."""
+    atoms = bulk("Si", cubic=True) * 2
+    arms = atoms.get_distances(0, range(len(atoms)), mic=True, vector=True)
+    lengths = np.linalg.norm(arms, axis=1)
+    near, shell = np.split(np.argsort(lengths)[1:11], [4])
+    atoms.positions[near] -= 0.4 * arms[near] / lengths[near, None]
+    del atoms[0]
+    pairs = [(a - 1, b - 1) for k, a in enumerate(near) for b in [*near[k + 1 :], *shell]]
+    systems = {"crystal": ms.System.from_ase(bulk("Si")), "vacancy": ms.System.from_ase(atoms)}
+    observables = {
+        "a": studies.Of(ms.observables.lattice_constants, "crystal"),
+        "C": studies.Of(ms.observables.elastic_constants, "crystal"),
+        "bonds": studies.Of(ms.observables.distances(pairs), "vacancy"),
+    }
+    return systems, observables, {"crystal": {"cell": "free", **TIGHT}, "vacancy": TIGHT}
+
+
+@pytest.mark.slow
+def test_calibration_recovers_silicon_in_a_tenth_of_the_relaxations_of_finite_differences():
+    """ε stays as it is: A ε and λ ε are all that is in the energy, as the next fit, of all eight, finds out."""
+    systems, observables, options = silicon_targets()
+    truth = ms.StillingerWeber.silicon()
+    names = ["sigma", "a", "lam", "gamma", "costheta0", "A", "B"]
+    observed = together(observables, systems)
+    values = evaluate(observed, relax_all(systems, truth, options))
+    sigma = {"a": 1e-3, "C": 1.0, "bonds": 1e-3}
+    targets = {name: studies.Target(observables[name], values[name], sigma[name]) for name in observables}
+    rng = np.random.default_rng(0)
+    start = studies.with_values(truth, {name: float(getattr(truth, name)) * (1 + 0.01 * rng.uniform(-1, 1)) for name in names})
+
+    fit = studies.calibrate(systems, start, targets, wrt=names, relax=options)
+    selection = Selection.of(truth, names)
+    assert fit.converged
+    np.testing.assert_allclose(fit.parameters, selection.values(), rtol=1e-6)
+
+    count, wanted = 0, flat(values)
+    weights = np.concatenate([np.full(values[name].size, sigma[name]) for name in values])
+
+    def residual(x):
+        nonlocal count
+        count += len(systems)
+        return (flat(evaluate(observed, relax_all(systems, selection.at(x), options))) - wanted) / weights
+
+    there = scipy.optimize.least_squares(residual, selection.values(start), x_scale=np.abs(selection.values(start)))
+    np.testing.assert_allclose(there.x, selection.values(), rtol=1e-4)
+    assert fit.relaxations <= 0.1 * count, (fit.relaxations, count)
+
+    free = studies.calibrate(systems, start, targets, relax=options)
+    (direction,) = free.undetermined
+    np.testing.assert_allclose([direction["A"], direction["lam"]], -direction["epsilon"], rtol=1e-4)
+    assert max(abs(direction[name]) for name in ("sigma", "a", "gamma", "costheta0", "B")) < 1e-5
