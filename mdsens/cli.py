@@ -121,9 +121,10 @@ def collect(
 ):
     """Merge the units of a finished study into one file."""
     from mdsens.studies import collecting
+    from mdsens.studies.observing import counted
 
     units, failed = collecting.collect(folder, output, overwrite=overwrite)
-    typer.echo(f"{output}: {units} units{f', {failed} of them failed' if failed else ''}; see 'mdsens show {output}'.")
+    typer.echo(f"{output}: {counted(units, 'unit')}{f', {failed} of them failed' if failed else ''}; see 'mdsens show {output}'.")
 
 
 @app.command()
@@ -138,17 +139,22 @@ def plot(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace pictures that exist.")] = False,
 ):
-    """Pictures of a stored result."""
+    """Pictures of a stored result, or of a collected study."""
     from mdsens.show import pictures
     from mdsens.store import check_writable, load, save_picture
+    from mdsens.studies.collecting import is_collected, read_collected
+    from mdsens.studies.pictures import study_pictures
 
-    eq, sensitivity = load(file)
-    if sensitivity is None:
-        raise InputError(f"{str(file)!r} holds no sensitivity to draw: store one with ms.save(path, eq, S).")
+    if is_collected(file):
+        drawn = study_pictures(read_collected(file))
+    else:
+        eq, sensitivity = load(file)
+        if sensitivity is None:
+            raise InputError(f"{str(file)!r} holds no sensitivity to draw: store one with ms.save(path, eq, S).")
+        drawn = pictures(eq, sensitivity, parameter)
     folder = file.parent if output is None else output
     if output is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    drawn = pictures(eq, sensitivity, parameter)
     paths = {folder / f"{file.stem}_{name}.png": ax for name, ax in drawn.items()}
     for path in paths:
         check_writable(path, overwrite=overwrite)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mdsens.errors import InputError
 from mdsens.studies import execution
+from mdsens.studies.observing import counted
 from mdsens.studies.reporting import failure_table
 from mdsens.studies.units import read_study
 
@@ -15,7 +16,7 @@ def check(path: Path) -> list[str]:
     """What a study consists of, in words."""
     study = read_study(path)
     repeated = sum(count - 1 for count in Counter(unit.name for unit in study.units).values())
-    many = "1 unit" if len(study.units) == 1 else f"{len(study.units)} units"
+    many = counted(len(study.units), "unit")
     lines = [f"{path} is in order. {study.kind}: {many}{f', {repeated} of them twice' if repeated else ''}"]
     lines += [f"  {unit.label}" for unit in study.units[:SHOWN]]
     if len(study.units) > SHOWN:
@@ -30,7 +31,7 @@ def run(path: Path, folder: Path | None, *, shard: str, workers: int, retry: boo
     if folder.is_file():
         raise InputError(f"{str(folder)!r} is a file: name a folder for the results, -o DIR.")
     done = execution.run(study, folder, shard=_shard(shard), workers=workers, retry=retry)
-    lines = [f"{folder}: {done.total} units, {done.done} of them done now, {len(done.failed)} failed."]
+    lines = [f"{folder}: {counted(done.total, 'unit')}, {done.done} of them done now, {len(done.failed)} failed."]
     if done.failed:
         lines += [*failure_table(list(done.failed)), "Do them again with --retry."]
     lines.append(f"Merge them with 'mdsens collect {folder} -o {folder}.h5', then 'mdsens show {folder}.h5'.")

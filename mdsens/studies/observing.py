@@ -123,6 +123,11 @@ def split(rows: Float[np.ndarray, "values ..."], values: Mapping[str, np.ndarray
     }
 
 
+def counted(count: int, noun: str) -> str:
+    """ "1 unit", "2 units"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def entries(name: str, shape: tuple[int, ...]) -> list[str]:
     """Names of an observable's numbers: `"pressure"`, `"C[3,3]"`."""
     return [name + (f"[{','.join(map(str, index))}]" if index else "") for index in np.ndindex(shape)]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mdsens.studies.collecting import Collected
-from mdsens.studies.observing import entries
+from mdsens.studies.observing import counted, entries
 from mdsens.studies.records import Outcome
 
 COLUMNS = 6
@@ -17,7 +17,7 @@ ROWS = 60
 def describe_study(study: Collected) -> Iterator[str]:
     """The table, line by line."""
     failed = [outcome for outcome in study.outcomes if outcome.failed]
-    yield f"Study        {study.kind}, {len(study.outcomes)} units, {len(failed)} of them failed"
+    yield f"Study        {study.kind}, {counted(len(study.outcomes), 'unit')}, {len(failed)} of them failed"
     first = next((outcome for outcome in study.outcomes if not outcome.failed), None)
     if first is not None:
         versions = first.provenance.get("versions", {})
@@ -59,7 +59,7 @@ def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
         yield f"  and {len(rows) - ROWS} more rows, in the file's /table"
 
 
-def _numbers(outcome: Outcome, group: str) -> dict[str, np.ndarray]:
+def numbers_of(outcome: Outcome, group: str) -> dict[str, np.ndarray]:
     """Arrays of a group by name."""
     prefix = f"{group}/"
     return {path.removeprefix(prefix): value for path, value in outcome.record.arrays.items() if path.startswith(prefix)}
@@ -75,10 +75,10 @@ def _flat(arrays: dict[str, np.ndarray], columns: int = COLUMNS) -> dict[str, fl
 
 
 def _sweep(done: list[Outcome]):
-    labels = dict.fromkeys(label for outcome in done for label in _flat(_numbers(outcome, "values")))
+    labels = dict.fromkeys(label for outcome in done for label in _flat(numbers_of(outcome, "values")))
     rows = []
     for outcome in done:
-        found = _flat(_numbers(outcome, "values"))
+        found = _flat(numbers_of(outcome, "values"))
         rows.append([outcome.label, *(f"{found[label]:.8g}" if label in found else "-" for label in labels)])
     yield from _table(["unit", *labels], rows)
 
@@ -86,7 +86,7 @@ def _sweep(done: list[Outcome]):
 def _sensitivity(done: list[Outcome]):
     for outcome in done:
         names, theta = outcome.record.facts["names"], outcome.record.arrays["parameters"]
-        derivatives = _numbers(outcome, "derivatives")
+        derivatives = numbers_of(outcome, "derivatives")
         yield f"{outcome.label}: θ dg/dθ, {_trust(outcome)}"
         scaled = {name: (theta * slope).reshape(-1, len(names)) for name, slope in derivatives.items()}
         shapes = {name: slope.shape[:-1] for name, slope in derivatives.items()}
@@ -115,12 +115,12 @@ def _uncertainty(done: list[Outcome]):
     for outcome in done:
         arrays, facts = outcome.record.arrays, outcome.record.facts
         yield f"{outcome.label}: {_trust(outcome)}"
-        values, std = _flat(_numbers(outcome, "values")), _flat(_numbers(outcome, "std"))
-        sampled = _flat(_numbers(outcome, "sampling/std"))
+        values, std = _flat(numbers_of(outcome, "values")), _flat(numbers_of(outcome, "std"))
+        sampled = _flat(numbers_of(outcome, "sampling/std"))
         head = ["observable", "value", "std"]
         if sampled:
             head.append(f"std of {facts['sampling']['count']} samples")
-        shares = _numbers(outcome, "shares")
+        shares = numbers_of(outcome, "shares")
         most = {
             label: facts["names"][int(np.argmax(row))]
             for name, share in shares.items()
@@ -163,7 +163,7 @@ def _continuation(done: list[Outcome]):
         yield f"{outcome.label}: {facts['end']}"
         if facts["kind"] != "none":
             yield f"  {facts['kind']}: the lowest curvature vanishes at t = {facts['critical']:.6g}"
-        values = _numbers(outcome, "values")
+        values = numbers_of(outcome, "values")
         labels = [label for name, value in values.items() for label in entries(name, value.shape[1:])[:COLUMNS]]
         columns = [row for value in values.values() for row in value.reshape(len(value), -1).T[:COLUMNS]]
         rows = [

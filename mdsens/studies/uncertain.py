@@ -18,6 +18,7 @@ from mdsens.studies.observing import (
     differentiate,
     evaluate,
     flat,
+    options_of,
     relax_again,
     split,
     together,
@@ -120,7 +121,7 @@ def uncertainty(
     sums = variances.sum(axis=1, keepdims=True)
     shares = np.divide(variances, sums, out=np.zeros_like(variances), where=sums > 0.0)
     bent = dict.fromkeys(values, np.nan)
-    options = {"check_minimum": False, **(relax or {})}
+    options = {name: {"check_minimum": False, **one} for name, one in options_of(named, relax).items()}
     if check:
         for name, part in split(spread, values).items():
             try:

@@ -10,7 +10,7 @@ from mdsens.equilibrium import Equilibrium
 from mdsens.studies import building
 from mdsens.studies.calibration import Target, calibrate, inverse_design
 from mdsens.studies.following import continuation
-from mdsens.studies.observing import Together, options_of, relax_all
+from mdsens.studies.observing import Together, relax_all
 from mdsens.studies.parameters import Selection, with_values
 from mdsens.studies.sweeping import at_point
 from mdsens.studies.tables import sensitivity_table
@@ -71,7 +71,6 @@ def _uncertainty(systems, potential, options, observed, settings) -> Record:
     if "ensemble" in settings and wrt is None:
         wrt = sorted({name for member in settings["ensemble"] for name in member})
     again = {name: {key: one[key] for key in ("fmax", "smax", "max_steps") if key in one} for name, one in options.items()}
-    again = {name: {"check_minimum": False, **one} for name, one in again.items()}
     found = uncertainty(
         states,
         observed.parts,
@@ -108,7 +107,7 @@ def _calibration(systems, potential, options, observed, settings) -> Record:
         "wrt": settings.get("wrt"),
         "bounds": {name: tuple(pair) for name, pair in settings["bounds"].items()},
         "priors": {name: tuple(pair) for name, pair in settings["priors"].items()},
-        "relax": options_of(systems, options),
+        "relax": options,
         "max_steps": settings["max_steps"],
         "tolerance": settings["tolerance"],
     }
