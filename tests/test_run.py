@@ -11,6 +11,8 @@ import sys
 import time
 
 import h5py
+import matplotlib.axes
+import matplotlib.pyplot
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -18,6 +20,7 @@ from typer.testing import CliRunner
 import mdsens as ms
 from mdsens.cli import app
 from mdsens.studies import building, collecting, execution, records, units
+from mdsens.studies.pictures import study_pictures
 from mdsens.studies.reporting import describe_study
 from mdsens.studies.schema import KINDS
 from mdsens.studies.templates import template
@@ -282,6 +285,33 @@ def test_a_file_of_another_kind_is_refused_in_a_sentence(tmp_path):
     assert not collecting.is_collected(tmp_path / "units" / "x.h5")
 
 
+OTHERS = {
+    "sensitivity": ("", "sigma"),
+    "uncertainty": ("std = { sigma = 0.01, epsilon = 0.1 }\nsamples = 10", "10 samples"),
+    "calibration": ('wrt = ["sigma"]\nbounds = { sigma = [0.5, 2.0] }\n[targets.distances]\nvalue = [1.2]', "1.0690"),
+    "inverse": ("[targets.energy]\nvalue = -2.0\n[targets.distances]\nvalue = [1.2]", "1.0690"),
+    "continuation": ("parameters = { sigma = 1.1 }\nfirst_step = 0.5\nlargest_step = 0.5", "were reached"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_each_kind_is_done_told_and_drawn(kind, tmp_path):
+    settings, word = OTHERS[kind]
+    text = DIMER.format(sigma="[1.0]").replace('kind = "sweep"\n', f'kind = "{kind}"\n{settings}\n')
+    text = text.replace("[study.parameters]\nsigma = [1.0]\nepsilon = [0.5, 1.0]\n", "")
+    (tmp_path / "study.toml").write_text(text)
+    study = units.read_study(tmp_path / "study.toml")
+    done = execution.run(study, tmp_path / "out", progress=False)
+    assert done.done == 1 and not done.failed, done.failed
+    collecting.collect(tmp_path / "out", tmp_path / "all.h5")
+    collected = collecting.read_collected(tmp_path / "all.h5")
+    lines = "\n".join(describe_study(collected))
+    assert word in lines and kind in lines, lines
+    drawn = study_pictures(collected)
+    assert drawn and all(isinstance(ax, matplotlib.axes.Axes) for ax in drawn.values())
+    matplotlib.pyplot.close("all")
+
+
 MANY = "{ start = 0.9, stop = 1.3, points = 60 }"
 
 
@@ -311,6 +341,7 @@ def test_a_killed_study_keeps_what_is_finished_and_resumes_bit_for_bit(tmp_path)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
     execution.run(study, tmp_path / "whole", progress=False)
     assert same(numbers(tmp_path / "killed"), numbers(tmp_path / "whole"))
+    assert not list(tmp_path.rglob("*.part"))
 
 
 @pytest.mark.slow

@@ -69,6 +69,9 @@ def run(
     _make(folder)
     with locked(folder, shard):
         write_plan(folder, study)
+        if shard == (1, 1):
+            for left in (folder / UNITS).glob(".*.part"):  # by a process that was killed
+                left.unlink(missing_ok=True)
         units = list({unit.name: unit for unit in study.units[i - 1 :: n]}.values())
         there = finished(folder, retry=retry)
         missing = [unit for unit in units if unit.name not in there]
@@ -169,10 +172,8 @@ def _in_parallel(units: Sequence[Unit], folder: Path, workers: int) -> Iterator[
 
 @contextlib.contextmanager
 def _bounded_threads(count: int):
-    """Processes that are started meanwhile use so many threads each."""
-    flags = os.environ.get("XLA_FLAGS")
-    bound = f"--xla_cpu_multi_thread_eigen={str(count > 1).lower()} intra_op_parallelism_threads={count}"
-    names = {"XLA_FLAGS": f"{flags or ''} {bound}".strip(), "OMP_NUM_THREADS": str(count), "OPENBLAS_NUM_THREADS": str(count)}
+    """Processes that are started meanwhile use so many threads each; NPROC is XLA's."""
+    names = dict.fromkeys(("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(count))
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(names)
     try:
