@@ -282,7 +282,9 @@ class _Problem:
         return np.clip(scipy.optimize.lsq_linear(matrix, rest, bounds=(low, high), tol=1e-14).x, low, high)
 
     def outcome(self, here, converged, message, history) -> Calibration:
-        told = here.matrix[: len(self.labels)]
+        parameters = self.start + self.scale * here.x
+        # Relative changes of what was found, not of the start.
+        told = here.matrix[: len(self.labels)] * np.where(parameters == 0.0, 1.0, np.abs(parameters)) / self.scale
         # As many directions as parameters, however few the targets are.
         _, sizes, directions = np.linalg.svd(told, full_matrices=True)
         sizes = np.concatenate([sizes, np.zeros(len(self.start) - len(sizes))])
@@ -291,7 +293,6 @@ class _Problem:
         open_ = all_sizes <= UNDETERMINED * all_sizes[0]
         variances = ((all_directions[~open_] / all_sizes[~open_, None]) ** 2).sum(axis=0)
         std = np.where((all_directions[open_] ** 2).sum(axis=0) > UNDETERMINED, np.inf, np.sqrt(variances))
-        parameters = self.start + self.scale * here.x
         return Calibration(
             self.selection.at(parameters),
             self.selection.names,
