@@ -95,6 +95,7 @@ _PUBLIC = {
     "StoreError": "mdsens.errors",
 }
 _MODULES = ("constraints", "electrostatics", "implicit", "observables", "plot", "potentials", "solvers", "testing")
+_MODULES = ("constraints", "electrostatics", "implicit", "observables", "plot", "potentials", "solvers", "studies")
 
 __all__ = ["__version__", *_PUBLIC, *_MODULES]
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mdsens.errors import InputError, MdsensError, StoreError
+from mdsens.errors import InputError, MdsensError, StoreError, did_you_mean
 
 app = typer.Typer(
     name="mdsens",
@@ -60,12 +60,71 @@ def demo(
 
 @app.command()
 def show(file: ResultFile):
-    """A stored result as a table."""
+    """A stored result, or a collected study, as a table."""
     from mdsens.show import describe
     from mdsens.store import load
+    from mdsens.studies.collecting import is_collected, read_collected
+    from mdsens.studies.reporting import describe_study
 
-    for line in describe(*load(file)):
+    for line in describe_study(read_collected(file)) if is_collected(file) else describe(*load(file)):
         typer.echo(line)
+
+
+@app.command()
+def new(
+    kind: Annotated[str, typer.Argument(help="sweep, sensitivity, uncertainty, calibration, inverse or continuation.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The TOML file to write.")] = Path("study.toml"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+):
+    """A study to begin with: a commented TOML file that runs as it is."""
+    from mdsens.store import check_writable, write_whole
+    from mdsens.studies.schema import KINDS
+    from mdsens.studies.templates import template
+
+    if kind not in KINDS:
+        raise InputError(f"There is no kind of study {kind!r}.{did_you_mean(kind, KINDS)}")
+    check_writable(output, overwrite=overwrite)
+    write_whole(output, template(kind).encode(), overwrite=overwrite)
+    typer.echo(f"{output}: now 'mdsens run {output}'.")
+
+
+@app.command()
+def run(
+    study: Annotated[Path, typer.Argument(help="The study's TOML file; 'mdsens new' writes one.", show_default=False)],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of its results; by default beside it, of its name.", show_default=False),
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only read the study, and say what it consists of.")] = False,
+    shard: Annotated[str, typer.Option("--shard", help="I/N: only every N-th unit from the I-th, for arrays of jobs.")] = "1/1",
+    workers: Annotated[int, typer.Option("--workers", "-w", help="Processes that share the work.", min=1)] = 1,
+    retry: Annotated[bool, typer.Option("--retry", help="Do units that failed again, too.")] = False,
+):
+    """Do a study, or what is missing of it. Exit 1 if a unit failed."""
+    from mdsens.studies import commands
+
+    if check:
+        lines, fine = commands.check(study), True
+    else:
+        lines, fine = commands.run(study, output, shard=shard, workers=workers, retry=retry)
+    for line in lines:
+        typer.echo(line)
+    if not fine:
+        raise typer.Exit(1)
+
+
+@app.command()
+def collect(
+    folder: Annotated[Path, typer.Argument(help="The folder that 'mdsens run' wrote into.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HDF5 file to write.", show_default=False)],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+):
+    """Merge the units of a finished study into one file."""
+    from mdsens.studies import collecting
+    from mdsens.studies.observing import counted
+
+    units, failed = collecting.collect(folder, output, overwrite=overwrite)
+    typer.echo(f"{output}: {counted(units, 'unit')}{f', {failed} of them failed' if failed else ''}; see 'mdsens show {output}'.")
 
 
 @app.command()
@@ -80,17 +139,22 @@ def plot(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace pictures that exist.")] = False,
 ):
-    """Pictures of a stored result."""
+    """Pictures of a stored result, or of a collected study."""
     from mdsens.show import pictures
     from mdsens.store import check_writable, load, save_picture
+    from mdsens.studies.collecting import is_collected, read_collected
+    from mdsens.studies.pictures import study_pictures
 
-    eq, sensitivity = load(file)
-    if sensitivity is None:
-        raise InputError(f"{str(file)!r} holds no sensitivity to draw: store one with ms.save(path, eq, S).")
+    if is_collected(file):
+        drawn = study_pictures(read_collected(file))
+    else:
+        eq, sensitivity = load(file)
+        if sensitivity is None:
+            raise InputError(f"{str(file)!r} holds no sensitivity to draw: store one with ms.save(path, eq, S).")
+        drawn = pictures(eq, sensitivity, parameter)
     folder = file.parent if output is None else output
     if output is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    drawn = pictures(eq, sensitivity, parameter)
     paths = {folder / f"{file.stem}_{name}.png": ax for name, ax in drawn.items()}
     for path in paths:
         check_writable(path, overwrite=overwrite)

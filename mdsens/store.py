@@ -172,7 +172,7 @@ def _link(part: Path, path: Path) -> None:
 
 
 def _write(file, eq, sensitivity):
-    _write_h5md(file)
+    write_h5md(file)
     _write_particles(file, eq.system)
     group = file.create_group("parameters/potential")
     group.attrs["class"] = type(eq.potential).__name__
@@ -199,7 +199,7 @@ def _write(file, eq, sensitivity):
     _write_provenance(file)
 
 
-def _write_h5md(file):
+def write_h5md(file):
     group = file.create_group("h5md")
     group.attrs["version"] = np.array([1, 1], dtype=np.int32)
     group.create_group("author").attrs["name"] = os.environ.get("USER", "unknown")
@@ -299,17 +299,17 @@ def _check_ours(file, path):
         raise StoreError(f"{str(path)!r} is an HDF5 file of another program{by}: mdsens reads its own only.")
     if (version := int(file["h5md/creator"].attrs["format"])) > FORMAT:
         raise StoreError(f"{str(path)!r} has layout {version}, newer than this mdsens knows ({FORMAT}): upgrade mdsens.")
-    _check_harmless(file, path.stat().st_size, path)
+    check_harmless(file, path.stat().st_size, path)
 
 
-def _check_harmless(group, limit, path):
+def check_harmless(group, limit, path):
     """Only hard links, and no dataset larger than the file (external, virtual, filled-in)."""
     for name in group:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
             raise StoreError(f"{str(path)!r} has a link to elsewhere at {group.name}/{name}, which mdsens does not follow.")
         item = group[name]
         if isinstance(item, h5py.Group):
-            _check_harmless(item, limit, path)
+            check_harmless(item, limit, path)
         elif item.is_virtual or item.external or item.nbytes > limit:
             raise StoreError(f"{str(path)!r} has data from elsewhere, or more than it can hold, at {item.name}.")
 

@@ -1,0 +1,33 @@
+"""Studies: sweeps, tables of sensitivities, error bars, fits and paths of equilibria; as functions and as `mdsens run`.
+
+Each takes structures or equilibria and observables `g(system, potential)` by name, `{"C44": ..., "a": ...}`. Where a study
+needs several structures together, `Of(g, "vacancy")` says of which an observable is, and `Of(g, {"defect": "vacancy",
+"bulk": "crystal"})` hands it several.
+"""
+
+from mdsens.studies.calibration import Calibration, Target, calibrate, inverse_design
+from mdsens.studies.following import Continuation, continuation
+from mdsens.studies.observing import Of
+from mdsens.studies.parameters import with_values
+from mdsens.studies.sweeping import Point, Sweep, sweep
+from mdsens.studies.tables import SensitivityTable, sensitivity_table
+from mdsens.studies.uncertain import Sampling, Uncertainty, uncertainty
+
+__all__ = [
+    "Calibration",
+    "Continuation",
+    "Of",
+    "Point",
+    "Sampling",
+    "SensitivityTable",
+    "Sweep",
+    "Target",
+    "Uncertainty",
+    "calibrate",
+    "continuation",
+    "inverse_design",
+    "sensitivity_table",
+    "sweep",
+    "uncertainty",
+    "with_values",
+]

@@ -1,0 +1,205 @@
+"""A study's units done one after the other or by several processes; what is there already is not done again."""
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from mdsens.errors import InputError, MdsensError, StoreError, reason
+from mdsens.studies.collecting import write_plan
+from mdsens.studies.records import UNITS, failure_of, finished, write_unit
+from mdsens.studies.units import Study, Unit
+from mdsens.studies.works import Record, work
+
+LOCK = ".lock"
+
+AHEAD = 4
+"""Units handed out in advance to each worker."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """How a run went.
+
+    Attributes:
+        total: units of the study (or of its shard).
+        done: those done now.
+        failed: label and reason of those that failed, now or before.
+    """
+
+    total: int
+    done: int
+    failed: tuple[tuple[str, str], ...]
+
+
+def run(
+    study: Study,
+    folder: Path,
+    *,
+    shard: tuple[int, int] = (1, 1),
+    workers: int = 1,
+    retry: bool = False,
+    progress: bool | None = None,
+) -> Run:
+    """Do what is missing of a study.
+
+    Args:
+        folder: where its units are; made if it is not there.
+        shard: `(i, n)`: only every n-th unit, beginning with the i-th, for arrays of jobs.
+        workers: processes.
+        retry: do those that failed again, too.
+        progress: show a bar; by default only at a terminal.
+
+    Raises:
+        StoreError: another process is at it, another study is in the folder, or it cannot be written.
+    """
+    i, n = shard
+    if not 1 <= i <= n:
+        raise InputError(f"A shard is I/N with I from 1 to N, not {i}/{n}.")
+    if workers < 1:
+        raise InputError(f"At least one worker is wanted, not {workers}.")
+    _make(folder)
+    with locked(folder, shard):
+        write_plan(folder, study)
+        if shard == (1, 1):
+            for left in (folder / UNITS).glob(".*.part"):  # by a process that was killed
+                left.unlink(missing_ok=True)
+        units = list({unit.name: unit for unit in study.units[i - 1 :: n]}.values())
+        there = finished(folder, retry=retry)
+        missing = [unit for unit in units if unit.name not in there]
+        way = _serially if workers == 1 or len(missing) < 2 else _in_parallel
+        failures = {name: why for name in there & {unit.name for unit in units} if (why := failure_of(folder, name))}
+        done = 0
+        with contextlib.closing(way(missing, folder, workers)) as results, _bar(len(units), len(missing), progress) as bar:
+            for name, why in results:
+                done += 1
+                if why:
+                    failures[name] = why
+                bar.update()
+    return Run(len(units), done, tuple((unit.label, failures[unit.name]) for unit in units if unit.name in failures))
+
+
+def _make(folder: Path) -> None:
+    try:
+        (folder / UNITS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"The folder {str(folder)!r} cannot be made ({error.strerror}).") from None
+    if not os.access(folder / UNITS, os.W_OK):
+        raise StoreError(f"The folder {str(folder / UNITS)!r} cannot be written to.")
+
+
+@contextlib.contextmanager
+def locked(folder: Path, shard: tuple[int, int] = (1, 1)) -> Iterator[None]:
+    """Keep other processes out of a folder; different shards of a study may be in it together. Ends with the process.
+
+    Raises:
+        StoreError: another process is in it.
+    """
+    import fcntl
+
+    alone = shard == (1, 1)
+    names = [(LOCK, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)]
+    if not alone:
+        names.append((f"{LOCK}-{shard[0]}-of-{shard[1]}", fcntl.LOCK_EX))
+    with contextlib.ExitStack() as held:
+        for name, kind in names:
+            file = held.enter_context((folder / name).open("w"))
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+            except OSError:
+                raise StoreError(
+                    f"Another process is at work in {str(folder)!r}: wait for it, stop it, or choose another folder (-o)."
+                ) from None
+        yield
+
+
+def do(unit: Unit, folder: Path) -> tuple[str, str]:
+    """Do a unit and write its file; its name, and why it failed, or ""."""
+    begun, record, failure = time.perf_counter(), Record({}, {}), ""
+    try:
+        record = work(unit.input)
+    except MdsensError as error:
+        failure = str(error) or type(error).__name__
+    except Exception as error:  # a study goes on whatever goes wrong in one of its units
+        failure = f"an unexpected {reason(error)}"
+    write_unit(folder, unit, record, failure, time.perf_counter() - begun)
+    return unit.name, failure
+
+
+def _serially(units: Sequence[Unit], folder: Path, workers: int) -> Iterator[tuple[str, str]]:
+    for unit in units:
+        yield do(unit, folder)
+
+
+def _in_parallel(units: Sequence[Unit], folder: Path, workers: int) -> Iterator[tuple[str, str]]:
+    workers = min(workers, len(units))
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    left, running = iter(units), set()
+    try:
+        with _bounded_threads(threads):
+            for _, unit in zip(range(AHEAD * workers), left, strict=False):
+                running.add(pool.submit(do, unit, folder))
+        while running:
+            ended, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in ended:
+                yield future.result()
+                if (unit := next(left, None)) is not None:
+                    running.add(pool.submit(do, unit, folder))
+    except BrokenProcessPool:
+        raise StoreError(
+            "A worker died, perhaps for want of memory: what was finished is kept; run again, with fewer --workers."
+        ) from None
+    finally:
+        # Nothing is half written, whenever a worker ends.
+        processes = list((pool._processes or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        if running:
+            for process in processes:
+                process.terminate()
+        for process in processes:
+            process.join()
+
+
+@contextlib.contextmanager
+def _bounded_threads(count: int):
+    """Processes that are started meanwhile use so many threads each; NPROC is XLA's."""
+    names = dict.fromkeys(("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(count))
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _begin_worker() -> None:
+    """Ctrl-C is for the process that hands out work; and without it there is none."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def follow():
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _bar(total: int, missing: int, progress: bool | None):
+    from tqdm import tqdm
+
+    disable = None if progress is None else not progress
+    return tqdm(total=total, initial=total - missing, desc="units", unit="unit", file=sys.stderr, disable=disable, smoothing=0.05)

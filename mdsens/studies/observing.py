@@ -1,0 +1,159 @@
+"""Named observables of one equilibrium, or of several together, as one function; their values and derivatives."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from mdsens.derivatives import value_and_jacobian
+from mdsens.equilibrium import Equilibrium, relax
+from mdsens.errors import InputError
+from mdsens.potentials import Potential
+from mdsens.studies.parameters import Selection
+from mdsens.system import System
+
+ALONE = "structure"
+"""Name of a structure that was given without one."""
+
+Systems = System | Mapping[str, System]
+States = Equilibrium | Mapping[str, Equilibrium]
+Observables = Callable | Mapping[str, Callable]
+
+
+class Of(eqx.Module):
+    """An observable of certain structures among those that are relaxed together.
+
+    Args:
+        observable: `g(system, potential)`, or `g(states, potential)` if several structures are named.
+        structures: the structure's name; or `{"defect": name, "bulk": name}`, the observable's own names for them.
+    """
+
+    observable: Any
+    structures: Any = eqx.field(static=True)
+
+    def __init__(self, observable: Callable, structures: str | Mapping[str, str]):
+        self.observable = observable
+        self.structures = structures if isinstance(structures, str) else tuple(sorted(structures.items()))
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Names of the structures."""
+        return (self.structures,) if isinstance(self.structures, str) else tuple(name for _, name in self.structures)
+
+    def __call__(self, systems, potential):
+        if isinstance(self.structures, str):
+            return self.observable(systems[self.structures], potential)
+        return self.observable({role: systems[name] for role, name in self.structures}, potential)
+
+
+class Together(eqx.Module):
+    """Observables by name as one vector; a pytree, so that equal ones share compiled code."""
+
+    parts: dict[str, Any]
+
+    def __call__(self, systems, potential):
+        return jnp.concatenate([jnp.ravel(part(systems, potential)) for part in self.parts.values()])
+
+
+def by_name(systems: Systems | States) -> dict:
+    """Structures (or equilibria) by name."""
+    if isinstance(systems, System | Equilibrium):
+        return {ALONE: systems}
+    if not isinstance(systems, Mapping) or not systems or not all(isinstance(s, System | Equilibrium) for s in systems.values()):
+        raise InputError(f'A structure is wanted, or several by name, {{"defect": ..., "bulk": ...}}, not {systems!r:.80}.')
+    return dict(systems)
+
+
+def together(observables: Observables, structures) -> Together:
+    """Observables for structures of these names; with a single one they need not say which.
+
+    Raises:
+        InputError: no observables, or ones that name structures that are not there.
+    """
+    structures = tuple(structures)
+    named = {"observable": observables} if callable(observables) else dict(observables)
+    if not named or not all(callable(g) for g in named.values()):
+        raise InputError('Observables are wanted by name, {"pressure": ms.observables.pressure}, functions g(system, potential).')
+    parts = {}
+    for name, g in named.items():
+        if not isinstance(g, Of):
+            g = Of(g, structures[0] if len(structures) == 1 else {structure: structure for structure in structures})
+        if missing := set(g.needed) - set(structures):
+            raise InputError(f"The observable {name!r} is of a structure {min(missing)!r} that is not among {structures}.")
+        parts[name] = g
+    # In JAX's order of dicts, in which the parts come back.
+    return Together(dict(sorted(parts.items())))
+
+
+@eqx.filter_jit
+def _values(parts, systems, potential):
+    return {name: jnp.asarray(part(systems, potential)) for name, part in parts.items()}
+
+
+def evaluate(observed: Together, states: Mapping[str, Equilibrium]) -> dict[str, np.ndarray]:
+    """The observables' values by name."""
+    systems = {name: eq.system for name, eq in states.items()}
+    values = _values(observed.parts, systems, next(iter(states.values())).potential)
+    return {name: np.asarray(value) for name, value in values.items()}
+
+
+def differentiate(
+    observed: Together, states: Mapping[str, Equilibrium], selection: Selection
+) -> tuple[dict[str, np.ndarray], Float[np.ndarray, "values chosen"]]:
+    """`(values by name, total derivative of all of them, one row a number)`."""
+    values = evaluate(observed, states)
+    _, jacobian = value_and_jacobian(observed, dict(states))
+    return values, selection.columns(jacobian, sum(value.size for value in values.values()))
+
+
+def flat(values: Mapping[str, np.ndarray]) -> Float[np.ndarray, " values"]:
+    """Values by name as one vector, in the order of `Together`."""
+    return np.concatenate([np.ravel(value) for value in values.values()])
+
+
+def split(rows: Float[np.ndarray, "values ..."], values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What stands behind each number of a vector, by name, in the values' shapes."""
+    ends = np.cumsum([value.size for value in values.values()])
+    parts = np.split(rows, ends[:-1])
+    return {
+        name: part.reshape((*value.shape, *rows.shape[1:])) for (name, value), part in zip(values.items(), parts, strict=True)
+    }
+
+
+def counted(count: int, noun: str) -> str:
+    """ "1 unit", "2 units"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def entries(name: str, shape: tuple[int, ...]) -> list[str]:
+    """Names of an observable's numbers: `"pressure"`, `"C[3,3]"`."""
+    return [name + (f"[{','.join(map(str, index))}]" if index else "") for index in np.ndindex(shape)]
+
+
+def relax_all(systems: Mapping[str, System], potential: Potential, options: Mapping[str, Any]) -> dict[str, Equilibrium]:
+    """Each structure relaxed; options are those of `relax`, or such by the structures' names."""
+    each = options_of(systems, options)
+    return {name: relax(system, potential, **{"progress": False, **each[name]}) for name, system in systems.items()}
+
+
+def relax_again(states: Mapping[str, Equilibrium], potential: Potential, options: Mapping[str, Any]) -> dict[str, Equilibrium]:
+    """Each equilibrium relaxed with another potential, from where it is."""
+    each = options_of(states, options)
+    return {name: eq.again(potential, **{"progress": False, **each[name]}) for name, eq in states.items()}
+
+
+def options_of(systems: Mapping[str, Any], options: Mapping[str, Any] | None) -> dict[str, dict]:
+    """Options of `relax` for each structure.
+
+    Raises:
+        InputError: options by name for a structure that is not there.
+    """
+    options = dict(options or {})
+    if options and all(isinstance(value, Mapping) for value in options.values()):
+        if missing := set(options) - set(systems):
+            raise InputError(f"Options of relax are given for a structure {min(missing)!r} that is not among {tuple(systems)}.")
+        return {name: dict(options.get(name, {})) for name in systems}
+    return dict.fromkeys(systems, options)

@@ -1,0 +1,168 @@
+"""Pictures of a collected study, by name; each function returns its axes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mdsens import plot
+from mdsens.errors import InputError
+from mdsens.plot import COLOURS
+from mdsens.studies.collecting import Collected
+from mdsens.studies.observing import entries
+from mdsens.studies.records import Outcome
+from mdsens.studies.reporting import numbers_of
+
+MOST = 8
+"""Numbers of an observable that a picture has room for."""
+
+
+def study_pictures(study: Collected) -> dict[str, object]:
+    """Axes by name, for the units that did not fail.
+
+    Raises:
+        InputError: nothing was done that could be drawn.
+    """
+    done = [outcome for outcome in study.outcomes if not outcome.failed]
+    if not done:
+        raise InputError("All units of this study failed: there is nothing to draw.")
+    return _PICTURES[study.kind](done)
+
+
+def _sweep(done):
+    names = list(done[0].input["parameters"])
+    if not names:
+        raise InputError("A sweep without parameters has no picture: 'mdsens show' prints its table.")
+    return {name: swept(done, names, name) for name in numbers_of(done[0], "values")}
+
+
+def swept(done: Sequence[Outcome], names: Sequence[str], observable: str, *, ax=None):
+    """The first component of an observable over the first of a sweep's parameters, a line for each set of the others."""
+    ax = _axes(ax)
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for outcome in done:
+        point, value = outcome.input["parameters"], numbers_of(outcome, "values").get(observable)
+        if value is None or value.size == 0:
+            continue
+        structure = outcome.label.split(" ")[0] if "=" not in outcome.label.split(" ")[0] else ""
+        others = " ".join([structure, *(f"{name}={point[name]:g}" for name in names[1:])]).strip()
+        lines.setdefault(others, []).append((point[names[0]], float(np.ravel(value)[0])))
+    for k, (label, points) in enumerate(lines.items()):
+        ax.plot(*np.array(sorted(points)).T, marker="o", color=COLOURS[k % len(COLOURS)], label=label)
+    ax.set_xlabel(names[0])
+    ax.set_ylabel(entries(observable, np.shape(numbers_of(done[0], "values")[observable]))[0])
+    if 1 < len(lines) <= 2 * MOST:
+        ax.legend(frameon=False)
+    return _open(ax)
+
+
+def _sensitivity(done):
+    pictures = {}
+    for outcome in done:
+        names, theta = outcome.record.facts["names"], outcome.record.arrays["parameters"]
+        for name, slope in numbers_of(outcome, "derivatives").items():
+            scaled = theta * slope
+            if scaled.ndim == 1:
+                bars, label = dict(zip(names, scaled, strict=True)), f"θ d({name})/dθ"
+            else:
+                sizes = np.linalg.norm(scaled.reshape(-1, len(names)), axis=0)
+                bars, label = dict(zip(names, sizes, strict=True)), f"|θ d({name})/dθ|, all components"
+            pictures[_named(done, outcome, name)] = plot.influence(bars, label=label)
+    return pictures
+
+
+def _uncertainty(done):
+    return {_named(done, outcome, "uncertainty"): error_bars(outcome) for outcome in done}
+
+
+def error_bars(outcome: Outcome, *, ax=None):
+    """Standard deviations of observables in per cent, with what each parameter has of the variance; samples as points."""
+    ax = _axes(ax)
+    names = outcome.record.facts["names"]
+    values, std, shares = (numbers_of(outcome, group) for group in ("values", "std", "shares"))
+    sampled, errors = numbers_of(outcome, "sampling/std"), numbers_of(outcome, "sampling/std_error")
+    rows = [
+        (label, k, name)
+        for name, value in values.items()
+        for k, label in list(enumerate(entries(name, value.shape)))[:MOST]
+        if np.ravel(value)[k] != 0.0
+    ]
+    if not rows:
+        raise InputError("All observables are zero: there is no error in per cent to draw.")
+    percent = np.array([100.0 * np.ravel(std[name])[k] / abs(np.ravel(values[name])[k]) for _, k, name in rows])
+    parts = np.array([shares[name].reshape(-1, len(names))[k] for _, k, name in rows])
+    left = np.zeros(len(rows))
+    labels = [label for label, _, _ in rows]
+    for j, parameter in enumerate(names):
+        if parts[:, j].max() > 0.0:
+            ax.barh(labels, percent * parts[:, j], left=left, color=COLOURS[j % len(COLOURS)], label=parameter)
+        left += percent * parts[:, j]
+    if sampled:
+        found, off = (
+            np.array([100.0 * np.ravel(of[name])[k] / abs(np.ravel(values[name])[k]) for _, k, name in rows])
+            for of in (sampled, errors)
+        )
+        ax.errorbar(found, labels, xerr=off, fmt="ko", capsize=3, label=f"{outcome.record.facts['sampling']['count']} samples")
+    ax.set_xlabel("standard deviation [%], by share of the variance")
+    ax.legend(frameon=False)
+    return _open(ax)
+
+
+def _calibration(done):
+    return {_named(done, outcome, "targets"): missed_targets(outcome) for outcome in done}
+
+
+def missed_targets(outcome: Outcome, *, ax=None):
+    """How far each target is off, in units of its σ."""
+    ax = _axes(ax)
+    arrays = outcome.record.arrays
+    off = (arrays["found"] - arrays["wanted"]) / arrays["sigma"]
+    ax.barh(outcome.record.facts["labels"], off, color=COLOURS[0])
+    ax.axvline(0.0, color="0.4", linewidth=0.8)
+    ax.set_xlabel("found - wanted [σ]")
+    return _open(ax)
+
+
+def _continuation(done):
+    return {_named(done, outcome, "curvature"): softening(outcome) for outcome in done}
+
+
+def softening(outcome: Outcome, *, ax=None):
+    """The lowest curvature along a path, and where it would vanish."""
+    ax = _axes(ax)
+    arrays, facts = outcome.record.arrays, outcome.record.facts
+    ax.plot(arrays["t"], arrays["lowest"], marker="o", color=COLOURS[0])
+    if facts["kind"] != "none":
+        ax.axvline(facts["critical"], color=COLOURS[1], linestyle="--", label=f"{facts['kind']} at t = {facts['critical']:.4g}")
+        ax.legend(frameon=False)
+    ax.set_ylim(bottom=min(0.0, *arrays["lowest"]))
+    ax.set_xlabel("t, share of the path")
+    ax.set_ylabel("lowest curvature [eV/Å²]")
+    return _open(ax)
+
+
+def _named(done, outcome, name) -> str:
+    return name if len(done) == 1 else f"{outcome.label.replace(' ', '_')}_{name}"
+
+
+def _axes(ax):
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.figure(figsize=(6.4, 4.4), layout="constrained").add_subplot()
+
+
+def _open(ax):
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    return ax
+
+
+_PICTURES = {
+    "sweep": _sweep,
+    "sensitivity": _sensitivity,
+    "uncertainty": _uncertainty,
+    "calibration": _calibration,
+    "inverse": _calibration,
+    "continuation": _continuation,
+}

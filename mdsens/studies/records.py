@@ -1,0 +1,132 @@
+"""Units as HDF5 files, `DIR/units/NAME.h5`:
+
+/          attributes: unit (its name), label, status ("done" or "failed"), reason; input, facts, provenance as JSON
+/texts     those that are too long for an attribute
+/<path>    the numbers that it found
+"""
+
+import dataclasses
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+import mdsens
+from mdsens.errors import StoreError
+from mdsens.store import check_harmless, write_whole
+from mdsens.studies.units import Unit
+from mdsens.studies.works import Record
+
+UNITS = "units"
+"""Folder of the units' files."""
+
+STUDY_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A unit that was done, or failed."""
+
+    name: str
+    label: str
+    input: dict[str, Any]
+    record: Record
+    reason: str
+    provenance: dict[str, Any]
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.reason)
+
+
+def unit_path(folder: Path, name: str) -> Path:
+    return folder / UNITS / f"{name}.h5"
+
+
+def write_unit(folder: Path, unit: Unit, record: Record, reason: str, seconds: float) -> None:
+    """Write what a unit found, or why it failed: whole or not at all."""
+    with h5py.File(f"unit-{unit.name}", "w", driver="core", backing_store=False) as file:
+        file.attrs["creator"] = json.dumps({"name": "mdsens", "version": mdsens.__version__, "format": STUDY_FORMAT})
+        texts = {"unit": unit.name, "label": unit.label, "status": "failed" if reason else "done", "reason": reason}
+        plain = {"input": unit.input, "facts": record.facts, "provenance": {**_provenance(), "seconds": seconds}}
+        for key, value in (texts | {key: json.dumps(value) for key, value in plain.items()}).items():
+            set_text(file, key, value)
+        for path, values in record.arrays.items():
+            file[path] = values
+        file.flush()
+        image = file.id.get_file_image()
+    write_whole(unit_path(folder, unit.name), image, overwrite=True)
+
+
+def set_text(group, key: str, text: str) -> None:
+    """Keep a text, which may be longer than the 64 kB that an attribute holds."""
+    if len(text) < 30_000:
+        group.attrs[key] = text
+    else:
+        group[f"texts/{key}"] = text
+
+
+def text_of(group, key: str) -> str:
+    """What `set_text` wrote."""
+    return str(group.attrs[key]) if key in group.attrs else group[f"texts/{key}"].asstr()[()]
+
+
+def _provenance() -> dict[str, Any]:
+    import ase
+    import jax
+    import jaxlib
+    import scipy
+
+    versions = {module.__name__: module.__version__ for module in (mdsens, jax, jaxlib, np, scipy, ase, h5py)}
+    return {
+        "versions": {**versions, "python": platform.python_version()},
+        "platform": platform.platform(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def read_unit(path: Path) -> Outcome:
+    """Read what `write_unit` wrote.
+
+    Raises:
+        StoreError: no such file, or not one of these.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            check_harmless(file, path.stat().st_size, path)
+            return outcome_of(file)
+    except StoreError:
+        raise
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise StoreError(f"{str(path)!r} is no unit of a study, or damaged: delete it, and run again.") from error
+
+
+def outcome_of(group) -> Outcome:
+    arrays: dict[str, np.ndarray] = {}
+
+    def gather(path, item):
+        if isinstance(item, h5py.Dataset) and not path.startswith("texts/"):
+            arrays[path] = item[()]
+
+    group.visititems(gather)
+    given, facts, provenance = (json.loads(text_of(group, key)) for key in ("input", "facts", "provenance"))
+    unit, label, reason = (text_of(group, key) for key in ("unit", "label", "reason"))
+    return Outcome(unit, label, given, Record(arrays, facts), reason, provenance)
+
+
+def failure_of(folder: Path, name: str) -> str:
+    """Why a unit failed, or ""."""
+    with h5py.File(unit_path(folder, name), "r") as file:
+        return text_of(file, "reason")
+
+
+def finished(folder: Path, *, retry: bool = False) -> set[str]:
+    """Names of the units that need not be done again; with `retry`, without those that failed."""
+    names = {path.stem for path in (folder / UNITS).glob("*.h5")}
+    if not retry:
+        return names
+    return {name for name in names if not failure_of(folder, name)}

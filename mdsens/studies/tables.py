@@ -1,0 +1,100 @@
+"""Local sensitivity of observables: which parameter drives which number, in forms that compare."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from mdsens.derivatives import sensitivity
+from mdsens.errors import InputError, did_you_mean
+from mdsens.studies.observing import Observables, States, by_name, differentiate, split, together
+from mdsens.studies.parameters import Selection
+
+
+@dataclasses.dataclass(frozen=True)
+class SensitivityTable:
+    """Derivatives of observables g in parameters θ.
+
+    Attributes:
+        names: of the parameters, one for each number.
+        parameters: θ.
+        values: g by name.
+        derivatives: dg/dθ by name, `(*g.shape, parameters)`.
+        trusted: whether the certificates of all equilibria say so; None where they were not asked for.
+        reasons: what speaks against it.
+    """
+
+    names: tuple[str, ...]
+    parameters: Float[np.ndarray, " parameters"]
+    values: dict[str, np.ndarray]
+    derivatives: dict[str, np.ndarray]
+    trusted: bool | None
+    reasons: tuple[str, ...]
+
+    @property
+    def scaled(self) -> dict[str, np.ndarray]:
+        """θ dg/dθ, in the units of g: its change by a change of θ of 100 %, to first order."""
+        return {name: self.parameters * slope for name, slope in self.derivatives.items()}
+
+    @property
+    def elasticity(self) -> dict[str, np.ndarray]:
+        """(θ/g) dg/dθ: the change of g in per cent by a change of θ of one per cent; NaN where g is 0."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return {
+                name: np.where(self.values[name][..., None] == 0.0, np.nan, scaled / self.values[name][..., None])
+                for name, scaled in self.scaled.items()
+            }
+
+    def ranking(self, observable: str | None = None) -> list[tuple[str, float]]:
+        """Parameters by influence, the largest first: the norm of θ dg/dθ over the components of an observable.
+
+        Without a name, over all observables, each in units of its own largest influence.
+
+        Raises:
+            InputError: an observable that is not there.
+        """
+        if observable is not None and observable not in self.derivatives:
+            raise InputError(f"There is no observable {observable!r}.{did_you_mean(observable, self.derivatives)}")
+        influence = {
+            name: np.linalg.norm(scaled.reshape(-1, len(self.names)), axis=0)
+            for name, scaled in self.scaled.items()
+            if observable in (None, name)
+        }
+        if observable is None:
+            influence = {name: sizes / (sizes.max() or 1.0) for name, sizes in influence.items()}
+        total = np.linalg.norm(list(influence.values()), axis=0)
+        return [(self.names[k], float(total[k])) for k in np.argsort(-total, kind="stable")]
+
+
+def sensitivity_table(
+    states: States, observables: Observables, *, wrt: Sequence[str] | str | None = None, certificate: bool = True
+) -> SensitivityTable:
+    """Values and derivatives of observables at an equilibrium, or of several together.
+
+    Args:
+        states: an equilibrium, or several of one potential by name.
+        observables: `g(system, potential)` by name; see `studies.Of` for several states.
+        wrt: parameters; by default all.
+        certificate: look whether the derivatives can be trusted, at the cost of one linear solve a parameter.
+
+    Raises:
+        as `mdsens.value_and_jacobian`.
+    """
+    named = by_name(states)
+    selection = Selection.of(next(iter(named.values())).potential, wrt)
+    values, rows = differentiate(together(observables, named), named, selection)
+    reasons = certified(named, wrt) if certificate else ()
+    return SensitivityTable(
+        selection.names, selection.values(), values, split(rows, values), (not reasons) if certificate else None, reasons
+    )
+
+
+def certified(states, wrt) -> tuple[str, ...]:
+    """What speaks against the derivatives of some equilibria; empty if they can be trusted."""
+    reasons = []
+    for name, eq in states.items():
+        found = sensitivity(eq, wrt=wrt, progress=False, throw=False).certificate
+        if not found.trusted:
+            reasons += [f"{name}: {reason}" for reason in found.reasons]
+    return tuple(reasons)

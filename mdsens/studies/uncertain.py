@@ -1,0 +1,202 @@
+"""Error bars of observables from the uncertainty of parameters: J Σ Jᵀ, and what sampling says."""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from mdsens.errors import InputError, MdsensError
+from mdsens.potentials import Potential
+from mdsens.studies.observing import (
+    Observables,
+    States,
+    Together,
+    by_name,
+    differentiate,
+    evaluate,
+    flat,
+    options_of,
+    relax_again,
+    split,
+    together,
+)
+from mdsens.studies.parameters import Selection
+from mdsens.studies.tables import certified
+
+SHARE = 0.1
+"""Departure from a straight line, one standard deviation out, up to which error bars are trusted, as a share of them."""
+
+ROUNDING = 1e-12
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """Observables of structures relaxed again with parameters drawn at random.
+
+    Attributes:
+        count: samples that relaxed; `failed` did not.
+        mean, std: by observable.
+        std_error: sampling error of `std`, std √((κ - 1) / 4n) with the samples' own kurtosis κ.
+        seconds: wall time.
+    """
+
+    count: int
+    failed: int
+    mean: dict[str, np.ndarray]
+    std: dict[str, np.ndarray]
+    std_error: dict[str, np.ndarray]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Uncertainty:
+    """Error bars of observables.
+
+    Attributes:
+        names: of the uncertain parameters.
+        values: of the observables by name.
+        std: one standard deviation of each number.
+        covariance: of all numbers, in the order of `values`.
+        shares: by name, `(*shape, parameters)`: share of the variance that each parameter has, as if they were independent.
+        nonlinearity: by name: how far the observable leaves its straight line one standard deviation out in the direction
+            that moves it most, as a share of its move there; NaN unless checked.
+        trusted: whether all of them are small and the certificates of the derivatives are good.
+        reasons: what speaks against it.
+        sampling: None unless asked for.
+        seconds: wall time without sampling.
+    """
+
+    names: tuple[str, ...]
+    values: dict[str, np.ndarray]
+    std: dict[str, np.ndarray]
+    covariance: Float[np.ndarray, "values values"]
+    shares: dict[str, np.ndarray]
+    nonlinearity: dict[str, float]
+    trusted: bool
+    reasons: tuple[str, ...]
+    sampling: Sampling | None
+    seconds: float
+
+
+def uncertainty(
+    states: States,
+    observables: Observables,
+    covariance: Mapping[str, float] | Float[np.ndarray, "chosen chosen"] | Sequence[Potential],
+    *,
+    wrt: Sequence[str] | str | None = None,
+    check: bool = True,
+    samples: int = 0,
+    seed: int = 0,
+    relax: Mapping[str, Any] | None = None,
+) -> Uncertainty:
+    """Error bars of observables of an equilibrium (or of several together) from those of the parameters.
+
+    Args:
+        observables: `g(system, potential)` by name; see `studies.Of` for several states.
+        covariance: standard deviations of independent parameters by name; or a matrix for the parameters in `wrt`, in
+            their order; or an ensemble, potentials whose sample covariance is taken.
+        check: relax two structures for each observable, one standard deviation out on either side, and see whether it
+            follows its straight line.
+        samples: relax so many structures with parameters drawn from the normal distribution, too.
+        seed: of the samples.
+        relax: options of `mdsens.relax` for structures that are relaxed again.
+
+    Raises:
+        InputError: a covariance that is none.
+        as `mdsens.value_and_jacobian`.
+    """
+    begun = time.perf_counter()
+    named = by_name(states)
+    potential = next(iter(named.values())).potential
+    selection, root = _root(potential, covariance, wrt)
+    observed = together(observables, named)
+    values, rows = differentiate(observed, named, selection)
+    reasons = list(certified(named, [*dict.fromkeys(name.split("[")[0] for name in selection.names)]))
+    spread = rows @ root
+    total = spread @ spread.T
+    variances = (rows * np.linalg.norm(root, axis=1)) ** 2
+    sums = variances.sum(axis=1, keepdims=True)
+    shares = np.divide(variances, sums, out=np.zeros_like(variances), where=sums > 0.0)
+    bent = dict.fromkeys(values, np.nan)
+    options = {name: {"check_minimum": False, **one} for name, one in options_of(named, relax).items()}
+    if check:
+        for name, part in split(spread, values).items():
+            try:
+                bent[name] = _bent(name, part, named, observed, selection, root, values, options)
+            except MdsensError as error:
+                bent[name] = np.inf
+                reasons.append(f"{name}: a standard deviation away nothing relaxed ({error})")
+                continue
+            if bent[name] > SHARE:
+                reasons.append(f"{name}: departs from a straight line by {bent[name]:.0%} within a standard deviation")
+    seconds = time.perf_counter() - begun
+    sampled = _sample(named, observed, selection, root, values, samples, seed, options) if samples else None
+    std = split(np.sqrt(np.diag(total)), values)
+    return Uncertainty(
+        selection.names, values, std, total, split(shares, values), bent, not reasons, tuple(reasons), sampled, seconds
+    )
+
+
+def _root(potential, covariance, wrt):
+    """`(selection, L)` with Σ = L Lᵀ."""
+    if isinstance(covariance, Mapping):
+        selection = Selection.of(potential, list(covariance) if wrt is None else wrt)
+        widths = selection.vector(covariance, 0.0, "The covariance")
+        if not (np.isfinite(widths).all() and (widths >= 0.0).all()):
+            raise InputError(f"Standard deviations must be finite and not negative, unlike {dict(covariance)!r:.120}.")
+        return selection, np.diag(widths)
+    selection = Selection.of(potential, wrt)
+    if isinstance(covariance, Sequence) and covariance and all(isinstance(one, Potential) for one in covariance):
+        if len(covariance) < 2:
+            raise InputError("An ensemble has two potentials or more.")
+        members = np.stack([selection.values(one) for one in covariance])
+        return selection, (members - members.mean(axis=0)).T / np.sqrt(len(members) - 1)
+    matrix = np.asarray(covariance, dtype=float)
+    count = len(selection.names)
+    if matrix.shape != (count, count):
+        raise InputError(
+            f"The covariance must be of shape {(count, count)}, for {', '.join(selection.names)}: not {matrix.shape}."
+        )
+    widths, directions = np.linalg.eigh(0.5 * (matrix + matrix.T))
+    scale = np.abs(widths).max(initial=0.0)
+    if not np.isfinite(matrix).all() or np.abs(matrix - matrix.T).max() > 1e-8 * scale or widths.min() < -1e-8 * scale:
+        raise InputError("The covariance must be a finite, symmetric matrix without negative eigenvalues.")
+    return selection, directions * np.sqrt(np.maximum(widths, 0.0))
+
+
+def _bent(name, spread, states, observed, selection, root, values, options):
+    """Departure of an observable from its straight line, in the direction of root's coordinates that moves it most."""
+    spread = spread.reshape(-1, root.shape[1])
+    _, sizes, directions = np.linalg.svd(spread, full_matrices=False)
+    scale = max(np.linalg.norm(values[name]), 1.0)
+    if sizes[0] <= ROUNDING * scale:
+        return 0.0
+    step = root @ directions[0]
+    told = spread @ directions[0]
+    errors = []
+    for sign in (1.0, -1.0):
+        there = relax_again(states, selection.at(selection.values() + sign * step), options)
+        found = evaluate(observed, there)[name] - values[name]
+        errors.append(np.linalg.norm(found.ravel() - sign * told) / np.linalg.norm(told))
+    return float(max(errors))
+
+
+def _sample(states, observed: Together, selection, root, values, count, seed, options) -> Sampling:
+    begun, rows, failed = time.perf_counter(), [], 0
+    for draw in np.random.default_rng(seed).normal(size=(count, root.shape[1])):
+        try:
+            there = relax_again(states, selection.at(selection.values() + root @ draw), options)
+            rows.append(flat(evaluate(observed, there)))
+        except MdsensError:
+            failed += 1
+    if len(rows) < 2:
+        raise InputError(f"Of {count} samples {failed} did not relax: the standard deviations are too large for this structure.")
+    rows = np.stack(rows)
+    mean, std = rows.mean(axis=0), rows.std(axis=0, ddof=1)
+    fourth = np.divide(((rows - mean) ** 4).mean(axis=0), std**4, out=np.full_like(std, 3.0), where=std > 0.0)
+    error = std * np.sqrt(np.maximum(fourth - 1.0, 0.0) / (4.0 * len(rows)))
+    mean, std, error = (split(part, values) for part in (mean, std, error))
+    return Sampling(len(rows), failed, mean, std, error, time.perf_counter() - begun)

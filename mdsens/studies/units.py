@@ -1,0 +1,202 @@
+"""Units of work: a study as pieces that can be done anywhere, in any order, each named by the hash of its input."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mdsens.errors import InputError, MdsensError
+from mdsens.potentials import Potential
+from mdsens.studies import building, schema
+from mdsens.studies.parameters import Selection, with_values
+from mdsens.studies.sweeping import grid
+
+LAYOUT = 1
+"""Raised when a unit of the same input gives something else, so that old units are not taken for new ones."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """One piece of a study.
+
+    Attributes:
+        label: what a person calls it.
+        input: plain values that say all that its result depends on.
+    """
+
+    label: str
+    input: dict[str, Any]
+
+    @functools.cached_property
+    def name(self) -> str:
+        """The hash of the input; places of files are no part of it."""
+        text = json.dumps(_without_paths(self.input), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def _without_paths(value):
+    if isinstance(value, dict):
+        return {key: _without_paths(entry) for key, entry in value.items() if key != building.PATH}
+    return [_without_paths(entry) for entry in value] if isinstance(value, list) else value
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A study that was read and found to be in order.
+
+    Attributes:
+        kind: of study.
+        text: the TOML file.
+        path: where it was.
+        units: in the study's order.
+    """
+
+    kind: str
+    text: str
+    path: Path
+    units: tuple[Unit, ...]
+
+
+def read_study(path) -> Study:
+    """Read a study and everything that it names.
+
+    Raises:
+        InputError: with every mistake in it, one a line.
+    """
+    told = schema.read_description(path)
+    problems = list(told.problems)
+    structures, each = _structures(told, problems)
+    potential = _attempt(problems, "potential", _potential, told.potential, told.folder) if told.potential is not None else None
+    if told.study is not None:
+        _check_study(told, potential and building.potential_of(potential), problems)
+    units: list[Unit] = []
+    if structures and told.observables is not None and told.study is not None:
+        groups = _groups(told, structures)
+        recipes = {name: building.observable_recipe(*_named(name, given)) for name, given in told.observables.items()}
+        for name, recipe in recipes.items():
+            for group in groups.values():
+                if _attempt(problems, f"observables.{name}", building.observables_of, {name: recipe}, group) is None:
+                    break
+        if not problems:
+            units = [*_units(told, groups, structures, each, potential, recipes)]
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise InputError("\n  ".join([f"{str(told.path)!r} has {count}:", *problems]))
+    return Study(told.study.kind, told.text, told.path, tuple(units))
+
+
+def _named(name, given):
+    return given.name or name, given.model_copy(update={"name": None})
+
+
+def _attempt(problems, where, function, *arguments):
+    """What a function returns, or None; what it refuses is added to the problems."""
+    try:
+        return function(*arguments)
+    except MdsensError as error:
+        problems.append(f"{where}: {error}")
+        return None
+
+
+def _potential(given, folder):
+    recipe = building.potential_recipe(given, folder)
+    building.potential_of(recipe)
+    return recipe
+
+
+def _structures(told, problems):
+    """`(recipes by name, options of relax by name)`; recipes are None where one of them is wrong."""
+    if told.structures is None:
+        return None, {}
+    recipes, options = {}, {}
+    for name, given in told.structures.items():
+        found = _attempt(problems, f"structures.{name}", building.structure_recipes, name, given, told.folder)
+        for label, recipe in (found or {}).items():
+            if _attempt(problems, f"structures.{label}", building.structure_of, recipe) is not None:
+                recipes[label] = recipe
+                options[label] = building.relax_options(told.relax, given.relax)
+    return recipes, options
+
+
+def _check_study(told, potential, problems):
+    study = told.study
+    if isinstance(study, schema.Calibration):
+        if not told.targets and "targets" not in _sections(problems):
+            problems.append(f"[targets] is missing: a study of the kind {study.kind!r} wants [targets.NAME] for observables.")
+        for name in told.targets or {}:
+            if told.observables is not None and name not in told.observables:
+                known = building.did_you_mean(name, told.observables)
+                problems.append(f"targets.{name}: there is no observable of this name.{known}")
+    elif told.targets:
+        problems.append(f"[targets] is for calibration and inverse, not for {study.kind}: leave it out.")
+    if isinstance(study, schema.Uncertainty):
+        given = [what for what in ("std", "covariance", "ensemble") if getattr(study, what) is not None]
+        if len(given) != 1:
+            problems.append("study: give exactly one of std, covariance and ensemble.")
+    if isinstance(study, schema.Sweep):
+        _attempt(problems, "study.parameters", _points, study)
+    if potential is not None:
+        _check_names(study, potential, problems)
+
+
+def _sections(problems):
+    return {problem.split(".")[0].split(":")[0] for problem in problems}
+
+
+def _check_names(study, potential: Potential, problems):
+    for key in ("parameters", "std", "bounds", "priors"):
+        for name in getattr(study, key, None) or {}:
+            _attempt(problems, f"study.{key}", Selection.of, potential, [name])
+    for name in getattr(study, "wrt", None) or []:
+        _attempt(problems, "study.wrt", Selection.of, potential, [name])
+    for k, member in enumerate(getattr(study, "ensemble", None) or []):
+        _attempt(problems, f"study.ensemble.{k}", with_values, potential, member)
+    if getattr(study, "covariance", None) is not None and not problems:
+        names = Selection.of(potential, study.wrt).names
+        if {len(study.covariance), *map(len, study.covariance)} != {len(names)}:
+            problems.append(f"study.covariance: wants {len(names)} rows of {len(names)} numbers, for {', '.join(names):.80}.")
+
+
+def _points(study: schema.Sweep) -> list[dict[str, float]]:
+    values = {
+        name: np.linspace(given.start, given.stop, given.points) if isinstance(given, schema.Range) else given
+        for name, given in study.parameters.items()
+    }
+    return grid(values, study.mode)
+
+
+def _groups(told, structures) -> dict[str, tuple[str, ...]]:
+    """Structures that are relaxed together, by what a person calls them."""
+    joint = isinstance(told.study, schema.Calibration) or getattr(told.study, "joint", False)
+    return {"": tuple(structures)} if joint else {name: (name,) for name in structures}
+
+
+def _units(told, groups, structures, options, potential, observables) -> Iterator[Unit]:
+    study = told.study
+    points = _points(study) if isinstance(study, schema.Sweep) else [{}]
+    # A point of a sweep does not know of the others.
+    aside = {"kind", "joint", "mode"} | ({"parameters"} if isinstance(study, schema.Sweep) else set())
+    settings = study.model_dump(exclude_none=True, exclude=aside)
+    if told.targets:
+        settings["targets"] = {name: target.model_dump() for name, target in told.targets.items()}
+    for label, group in groups.items():
+        for point in points:
+            words = [label, *(f"{name}={value:g}" for name, value in point.items())]
+            yield Unit(
+                " ".join(word for word in words if word) or study.kind,
+                {
+                    "layout": LAYOUT,
+                    "kind": study.kind,
+                    "structures": {name: structures[name] for name in group},
+                    "potential": potential,
+                    "parameters": point,
+                    "relax": {name: options[name] for name in group},
+                    "observables": observables,
+                    "settings": settings,
+                },
+            )

@@ -1,0 +1,98 @@
+"""What a study costs beside relaxing: a sweep of silicon over σ, unit by unit, against the same relaxations in a loop.
+
+Prints milliseconds a unit after compilation, and what a unit's file takes of them.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from mdsens.studies import building, execution, units
+from mdsens.studies.observing import evaluate, relax_all
+from mdsens.studies.parameters import with_values
+from mdsens.studies.records import write_unit
+from mdsens.studies.works import work
+
+STUDY = """
+[study]
+kind = "sweep"
+[study.parameters]
+sigma = {{ start = 2.09, stop = 2.10, points = {count} }}
+[structures.silicon]
+builder = "bulk"
+arguments = {{ name = "Si", cubic = true }}
+delete = [0]
+rattle = 0.01
+[potential]
+name = "StillingerWeber"
+constructor = "silicon"
+[observables.energy]
+[observables.pressure]
+"""
+
+
+def plain(given) -> None:
+    """What a unit's relaxation and its observables take by themselves."""
+    (name, recipe), *_ = given["structures"].items()
+    systems = {name: building.structure_of(recipe)}
+    potential = with_values(building.potential_of(given["potential"]), given["parameters"])
+    evaluate(building.observables_of(given["observables"], (name,)), relax_all(systems, potential, given["relax"]))
+
+
+def milliseconds(functions, chosen) -> list[float]:
+    """Medians, of functions called in turn."""
+    spent = [[] for _ in functions]
+    for unit in chosen:
+        for function, times in zip(functions, spent, strict=True):
+            begun = time.perf_counter()
+            function(unit)
+            times.append(time.perf_counter() - begun)
+    return [1e3 * statistics.median(times) for times in spent]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--units", type=int, default=200, help="units of the sweep (default: 200)")
+    count = parser.parse_args().units
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "study.toml"
+        path.write_text(STUDY.format(count=count))
+        begun = time.perf_counter()
+        study = units.read_study(path)
+        reading = 1e3 * (time.perf_counter() - begun) / count
+        out = Path(folder) / "out"
+        # The first and the last compile whatever lists there are.
+        for unit in (study.units[0], study.units[-1]):
+            work(unit.input)
+        execution._make(out)
+        record = work(study.units[0].input)
+        alone, whole, written = milliseconds(
+            (
+                lambda unit: plain(unit.input),
+                lambda unit: execution.do(unit, out),
+                lambda unit: write_unit(out, unit, record, "", 0.0),
+            ),
+            study.units,
+        )
+        begun = time.perf_counter()
+        done = execution.run(study, Path(folder) / "again", progress=False)
+        rate = 1e3 * (time.perf_counter() - begun) / count
+    print(f"a sweep of {count} units, {len(record.arrays['structures/silicon/positions'])} atoms, ms a unit")
+    for what, value in (
+        ("relaxed and observed in a loop", alone),
+        ("the same as a unit with its file", whole),
+        ("  overhead", whole - alone),
+        ("  of that, its file", written),
+        ("reading the study", reading),
+        ("mdsens run, altogether", rate),
+    ):
+        print(f"  {what:34}{value:8.2f}")
+    assert done.done == count and np.isfinite(whole)
+
+
+if __name__ == "__main__":
+    main()
