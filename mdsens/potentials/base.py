@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float
 from mdsens.errors import InputError
 from mdsens.neighbor_sums import fence
 from mdsens.neighbors import SKIN, Neighbors, bonds, find_neighbors
-from mdsens.system import System, as_float_array, is_concrete
+from mdsens.potentials.parameters import as_parameter, as_tree, canonical_key
+from mdsens.system import System, is_concrete
 from mdsens.voigt import to_voigt
 
 TRACED_RANGE_MARGIN = 1.1
@@ -101,7 +102,7 @@ class Potential(eqx.Module):
     def __post_init__(self):
         for field in dataclasses.fields(self):
             if not field.metadata.get("static", False):
-                kept = _as_parameter if self.keyed else _as_tree
+                kept = as_parameter if self.keyed else as_tree
                 value = kept(getattr(self, field.name), f"{type(self).__name__}.{field.name}")
                 object.__setattr__(self, field.name, value)
             elif isinstance(value := getattr(self, field.name, None), np.generic):
@@ -153,7 +154,7 @@ class Potential(eqx.Module):
         """
         if not isinstance(system, System):
             raise InputError(f"A mdsens.System is wanted, not {type(system).__name__}: System.from_ase(atoms) makes one.")
-        pairs = {_canonical_key(f"{a}-{b}") for a in system.labels for b in system.labels}
+        pairs = {canonical_key(f"{a}-{b}") for a in system.labels for b in system.labels}
         for name, parameter in self.parameters().items():
             if not self.keyed or not isinstance(parameter, dict):
                 continue
@@ -177,7 +178,7 @@ class Potential(eqx.Module):
             if jnp.ndim(parameter):
                 raise InputError(f"{self._named(parameter)} is an array: a parameter of a pair is one number or a dict by pairs.")
             return parameter
-        rows = [[self._entry(parameter, _canonical_key(f"{a}-{b}")) for b in i.labels] for a in i.labels]
+        rows = [[self._entry(parameter, canonical_key(f"{a}-{b}")) for b in i.labels] for a in i.labels]
         return rows[0][0] if len(rows) == 1 else jnp.stack([jnp.stack(row) for row in rows])[i.code, j.code]
 
     def triplet(self, parameter, i: Atom, j: Atom, k: Atom):
@@ -475,71 +476,3 @@ def _path_name(path) -> str:
 def _as_tuples(value):
     """Lists of a file as the tuples that static fields are."""
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
-
-
-def _as_parameter(value, what: str):
-    if isinstance(value, dict):
-        return _canonical_dict({key: _as_parameter(entry, f"{what}[{key!r}]") for key, entry in value.items()}, what)
-    if isinstance(value, list | tuple) and not any(eqx.is_array(leaf) or isinstance(leaf, eqx.Module) for leaf in value):
-        value = np.asarray(value)
-    if isinstance(value, eqx.Module | list | tuple) or callable(value):
-        if any(not eqx.is_inexact_array(leaf) for leaf in jax.tree.leaves(value)):
-            raise InputError(f"{what} holds something that is no number: declare the field with mdsens.static().")
-        return value
-    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.inexact) and not is_concrete(value):
-        return value
-    if value is None or isinstance(value, str | bool):
-        raise InputError(f"{what} is {value!r}, not a number: give a number, or declare the field with mdsens.static().")
-    array = as_float_array(value, what)
-    if is_concrete(array) and not np.isfinite(array).all():
-        raise InputError(f"{what} is not finite: {value!r:.80}.")
-    return array
-
-
-class Constant(eqx.Module):
-    """A leaf of a user's tree that is no parameter (an activation function, None), kept where it stood."""
-
-    value: Any = eqx.field(static=True)
-
-
-def _as_tree(tree, what: str):
-    """The tree with its leaves as arrays, and a `Constant` in place of what is no number."""
-
-    def kept(path, leaf):
-        where = f"{what}{jax.tree_util.keystr(path)}"
-        if leaf is None or isinstance(leaf, Constant | str | bool) or callable(leaf):
-            return leaf if isinstance(leaf, Constant) else Constant(leaf)
-        if not isinstance(leaf, float) and not (eqx.is_array_like(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)):
-            raise InputError(f"{where} is no floating-point number, so no parameter: let the function hold it instead.")
-        if is_concrete(leaf) and not np.isfinite(np.asarray(leaf, dtype=np.float64)).all():
-            raise InputError(f"{where} is not finite.")
-        # Weights that were trained in 32 bits are the same numbers in 64.
-        return jnp.asarray(leaf, jnp.float64)
-
-    return jax.tree_util.tree_map_with_path(kept, tree, is_leaf=lambda leaf: leaf is None or isinstance(leaf, Constant))
-
-
-def without_constants(tree):
-    """A tree that `_as_tree` made, as the user wrote it."""
-    is_constant = lambda leaf: isinstance(leaf, Constant)  # noqa: E731
-    return jax.tree.map(lambda leaf: leaf.value if is_constant(leaf) else leaf, tree, is_leaf=is_constant)
-
-
-def _canonical_key(key: str) -> str:
-    parts = key.split("-")
-    return "-".join(sorted(parts)) if len(parts) == 2 else key
-
-
-def _canonical_dict(entries: dict, what: str) -> dict:
-    if bad := [key for key in entries if isinstance(key, str) and set(key) & set("./")]:
-        raise InputError(f"{what} has the key {bad[0]!r}: a '.' or '/' cannot be told from a path.")
-    if bad := [key for key in entries if not isinstance(key, str)]:
-        raise InputError(f'{what} has the key {bad[0]!r}: keys are labels ("A"), pairs ("A-B") or triplets ("A-B-B").')
-    if len({key.count("-") for key in entries}) > 1:
-        raise InputError(f"{what} mixes labels, pairs and triplets as keys: {', '.join(entries)}.")
-    result = {}
-    for key in sorted(entries, key=_canonical_key):
-        if (name := _canonical_key(key)) in result:
-            raise InputError(f"{what} has the pair {name!r} twice, in both orders: give it once.")
-        result[name] = entries[key]
-    return result

@@ -5,6 +5,7 @@ import math
 from numbers import Real
 from typing import ClassVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -160,7 +161,7 @@ class NeighborsAndWaves(Neighbors):
         waves: integer coordinates in the reciprocal lattice, one of each wave and its opposite; zero in unused places.
     """
 
-    waves: Int[Array, "waves dim"]
+    waves: Int[Array, "waves dim"] = eqx.field(kw_only=True)
 
 
 def _waves(cell, largest) -> np.ndarray:

@@ -83,6 +83,11 @@ class Words:
         return np.array(values)
 
 
+def numbers_of_line(path, line: int, words: list[str]) -> np.ndarray:
+    """The words of one line as numbers; raises as `Words.numbers` does."""
+    return Words(str(path), words, np.full(len(words), line)).numbers(0, len(words), "")
+
+
 class Entry(dict):
     """The numbers of an entry by name, and the line that it begins on."""
 

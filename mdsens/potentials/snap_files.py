@@ -1,12 +1,11 @@
 """Reading LAMMPS's `.snapcoeff` and `.snapparam` files."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from mdsens.errors import InputError, did_you_mean
-from mdsens.potentials.files import _chosen, _numbers, read_text
+from mdsens.potentials.files import chosen_elements, numbers_of_line, read_text
 
 FLAGS = ("switchflag", "bzeroflag", "quadraticflag", "chemflag", "bnormflag", "wselfallflag", "switchinnerflag")
 LENGTHS = ("rcutfac", "rfac0", "rmin0")
@@ -20,7 +19,7 @@ def read_snap(coefficients, parameters, elements: str | Sequence[str] | None = N
     """The arguments of `SNAP` from both files (units metal), for some of their elements, by default all."""
     settings = _read_parameters(parameters)
     entries = _read_coefficients(coefficients)
-    chosen = _chosen(coefficients, elements, list(entries))
+    chosen = chosen_elements(coefficients, elements, list(entries))
     if settings.get("chemflag") and len(chosen) < len(entries):
         raise InputError(
             f"{str(parameters)!r} tells the elements apart (chemflag 1), so that all of {', '.join(entries)} are needed: "
@@ -44,9 +43,6 @@ def read_snap(coefficients, parameters, elements: str | Sequence[str] | None = N
 def _lines(path) -> list[tuple[int, list[str]]]:
     """`(number, words)` of the lines that are not empty; `#` starts a comment."""
     text = read_text(path)
-    units = re.search(r"UNITS:\s*(\w+)", text)
-    if units and units[1] != "metal":
-        raise InputError(f"{str(path)!r} is in LAMMPS's units {units[1]}, and mdsens reads units metal (eV, Å): convert it.")
     words = [(number, line.split("#")[0].split()) for number, line in enumerate(text.splitlines(), start=1)]
     return [(number, line) for number, line in words if line]
 
@@ -76,8 +72,8 @@ def _read_coefficients(path) -> dict[str, tuple[float, float, np.ndarray]]:
             raise InputError(f"{str(path)!r}, line {number}: the element {head[0]} is there twice: remove one.")
         if wrong := [line for line, words in rows if len(words) != 1]:
             raise InputError(f"{str(path)!r}, line {wrong[0]}: one coefficient of {head[0]} is expected in each line.")
-        radius, weight = _numbers(path, f"line {number}", head[1:]).tolist()
-        values = [_numbers(path, f"line {line}", words)[0] for line, words in rows]
+        radius, weight = numbers_of_line(path, number, head[1:]).tolist()
+        values = [numbers_of_line(path, line, words)[0] for line, words in rows]
         entries[head[0]] = radius, weight, np.array(values)
     return entries
 
@@ -90,7 +86,7 @@ def _read_parameters(path) -> dict:
             raise InputError(f"{str(path)!r}, line {number}: SNAP has no parameter {name!r}.{did_you_mean(name, known)}")
         if name in settings:
             raise InputError(f"{str(path)!r}, line {number}: {name} is there twice: remove one.")
-        values = _numbers(path, f"line {number}", words).tolist()
+        values = numbers_of_line(path, number, words).tolist()
         if name in IGNORED:
             continue
         if name not in LISTS and len(values) != 1:

@@ -13,11 +13,26 @@ from ase.build import bulk
 
 from mdsens.potentials import (
     EAM,
+    SNAP,
+    ZBL,
+    BehlerParrinello,
+    BornMayerHuggins,
+    Buckingham,
+    Coulomb,
+    DeepSets,
+    Ewald,
+    FinnisSinclair,
+    Gupta,
+    HarmonicBonds,
     LennardJones,
+    Mie,
+    Morse,
     Potential,
     SoftSphere,
     StillingerWeber,
     Tersoff,
+    WeeksChandlerAndersen,
+    Yukawa,
     ZhouJohnsonWadley,
     reparameterised,
 )
@@ -41,6 +56,90 @@ def _lennard_jones() -> Example:
         epsilon={"A-A": 1.0, "A-B": 1.1, "B-B": 0.9}, sigma={"A-A": 1.0, "A-B": 0.97, "B-B": 0.94}, cutoff=1.9, onset=1.5
     )
     return potential, crystal(bulk("Ar", "fcc", a=1.52, cubic=True) * 2, missing=7, labels="AAB")
+
+
+def _like_lennard_jones(potential: Potential) -> Example:
+    return potential, _lennard_jones()[1]
+
+
+def _mie() -> Example:
+    return _like_lennard_jones(Mie(epsilon=1.0, sigma=0.96, n=11.0, m=5.5, cutoff=1.9, onset=1.5))
+
+
+def _morse() -> Example:
+    return _like_lennard_jones(Morse(D0={"A-A": 1.0, "A-B": 1.1, "B-B": 0.9}, alpha=5.5, r0=1.09, cutoff=1.9, onset=1.5))
+
+
+def _buckingham() -> Example:
+    return _like_lennard_jones(Buckingham(A=2.4e5, rho=0.08, C={"A-A": 2.0, "A-B": 2.2, "B-B": 1.9}, cutoff=1.9, onset=1.5))
+
+
+def _born_mayer_huggins() -> Example:
+    potential = BornMayerHuggins(A=1.0, rho=0.08, sigma=0.99, C=2.0, D=-0.2, cutoff=1.9, onset=1.5)
+    return _like_lennard_jones(potential)
+
+
+def _repulsive(potential: Potential) -> Example:
+    """Held together by its periodic cell."""
+    return _like_lennard_jones(potential)
+
+
+def _weeks_chandler_andersen() -> Example:
+    return _repulsive(WeeksChandlerAndersen(epsilon=1.0, sigma={"A-A": 1.05, "A-B": 1.04, "B-B": 1.03}))
+
+
+def _yukawa() -> Example:
+    return _repulsive(Yukawa(strength={"A-A": 1.0, "A-B": 1.2, "B-B": 1.4}, kappa=2.0, cutoff=1.9, onset=1.5))
+
+
+def _zbl() -> Example:
+    return ZBL(onset=2.4, cutoff=3.4), crystal(bulk("Si", "fcc", a=3.4, cubic=True) * 2, missing=7)
+
+
+def _harmonic_bonds() -> Example:
+    system = random_packing(12, {"A": 1.0, "B": 0.6}, seed=2)
+    return HarmonicBonds.at_rest(system, cutoff=1.4, k=2.0), system
+
+
+def _coulomb() -> Example:
+    """Charges alone have no minimum: a crystal of ions, to be looked at where it is."""
+    return Coulomb(charge={"Cl": -1.0, "Na": 1.0}, cutoff=5.0), _ions()
+
+
+def _ewald() -> Example:
+    return Ewald(charge={"Cl": -1.0, "Na": 1.0}, cutoff=5.0), _ions()
+
+
+def _ions() -> System:
+    atoms = bulk("NaCl", "rocksalt", a=5.6, cubic=True)
+    atoms.rattle(0.1, seed=4)
+    return System.from_ase(atoms)
+
+
+def _finnis_sinclair() -> Example:
+    return FinnisSinclair.published("W"), crystal(bulk("W", cubic=True) * (3, 2, 2), missing=5)
+
+
+def _gupta() -> Example:
+    return Gupta.published("Cu", onset=3.6, cutoff=4.4), crystal(bulk("Cu", cubic=True) * 2, missing=5)
+
+
+def _snap() -> Example:
+    coefficients = 0.02 * np.random.default_rng(0).normal(size=6)
+    potential = SNAP(coefficients={"Si": coefficients}, weights={"Si": 1.0}, radii={"Si": 0.5}, rcutfac=4.0, twojmax=2)
+    return potential, crystal(bulk("Si", cubic=True) * (2, 1, 1), missing=3)
+
+
+def _behler_parrinello() -> Example:
+    potential = BehlerParrinello.untrained(
+        "Si", cutoff=4.0, eta=[0.5, 1.0], Rs=[2.0, 3.0], angular_eta=[0.05], zeta=[2], lam=[1], hidden=(4,), seed=1
+    )
+    return potential, crystal(bulk("Si", cubic=True) * (2, 1, 1), missing=3)
+
+
+def _deep_sets() -> Example:
+    potential = DeepSets.untrained("Si", cutoff=4.0, n_radial=3, hidden=(4,), seed=1)
+    return potential, crystal(bulk("Si", cubic=True) * (2, 1, 1), missing=3)
 
 
 def _soft_sphere() -> Example:
@@ -92,11 +191,26 @@ def _reparameterised() -> Example:
 
 EXAMPLES: dict[str, Callable[[], Example]] = {
     "LennardJones": _lennard_jones,
+    "Mie": _mie,
+    "WeeksChandlerAndersen": _weeks_chandler_andersen,
+    "Morse": _morse,
+    "Buckingham": _buckingham,
+    "BornMayerHuggins": _born_mayer_huggins,
+    "Yukawa": _yukawa,
+    "ZBL": _zbl,
+    "HarmonicBonds": _harmonic_bonds,
+    "Coulomb": _coulomb,
+    "Ewald": _ewald,
     "SoftSphere": _soft_sphere,
     "StillingerWeber": _stillinger_weber,
     "Tersoff": _tersoff,
     "EAM": _tables,
+    "FinnisSinclair": _finnis_sinclair,
+    "Gupta": _gupta,
     "ZhouJohnsonWadley": _zhou,
+    "SNAP": _snap,
+    "BehlerParrinello": _behler_parrinello,
+    "DeepSets": _deep_sets,
     "Sum": _sum,
     "Reparameterised": _reparameterised,
 }

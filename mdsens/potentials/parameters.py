@@ -1,0 +1,85 @@
+"""What a user gives as a potential's parameters, as trees of arrays: numbers, dicts by species, trees of networks."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mdsens.errors import InputError
+from mdsens.system import as_float_array, is_concrete
+
+
+def as_parameter(value, what: str):
+    """A number or an array as one of 64-bit floats; dicts with their keys in canonical order.
+
+    Raises:
+        InputError: `what` is no number, not finite, or has keys that do not fit together.
+    """
+    if isinstance(value, dict):
+        return _canonical_dict({key: as_parameter(entry, f"{what}[{key!r}]") for key, entry in value.items()}, what)
+    if isinstance(value, list | tuple) and not any(eqx.is_array(leaf) or isinstance(leaf, eqx.Module) for leaf in value):
+        value = np.asarray(value)
+    if isinstance(value, eqx.Module | list | tuple) or callable(value):
+        if any(not eqx.is_inexact_array(leaf) for leaf in jax.tree.leaves(value)):
+            raise InputError(f"{what} holds something that is no number: declare the field with mdsens.static().")
+        return value
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.inexact) and not is_concrete(value):
+        return value
+    if value is None or isinstance(value, str | bool):
+        raise InputError(f"{what} is {value!r}, not a number: give a number, or declare the field with mdsens.static().")
+    array = as_float_array(value, what)
+    if is_concrete(array) and not np.isfinite(array).all():
+        raise InputError(f"{what} is not finite: {value!r:.80}.")
+    return array
+
+
+def canonical_key(key: str) -> str:
+    """A pair in alphabetic order; labels and triplets as they are."""
+    parts = key.split("-")
+    return "-".join(sorted(parts)) if len(parts) == 2 else key
+
+
+def _canonical_dict(entries: dict, what: str) -> dict:
+    if bad := [key for key in entries if isinstance(key, str) and set(key) & set("./")]:
+        raise InputError(f"{what} has the key {bad[0]!r}: a '.' or '/' cannot be told from a path.")
+    if bad := [key for key in entries if not isinstance(key, str)]:
+        raise InputError(f'{what} has the key {bad[0]!r}: keys are labels ("A"), pairs ("A-B") or triplets ("A-B-B").')
+    if len({key.count("-") for key in entries}) > 1:
+        raise InputError(f"{what} mixes labels, pairs and triplets as keys: {', '.join(entries)}.")
+    result = {}
+    for key in sorted(entries, key=canonical_key):
+        if (name := canonical_key(key)) in result:
+            raise InputError(f"{what} has the pair {name!r} twice, in both orders: give it once.")
+        result[name] = entries[key]
+    return result
+
+
+class Constant(eqx.Module):
+    """A leaf of a user's tree that is no parameter (an activation function, None), kept where it stood."""
+
+    value: Any = eqx.field(static=True)
+
+
+def as_tree(tree, what: str):
+    """The tree with its leaves as arrays, and a `Constant` in place of what is no number."""
+
+    def kept(path, leaf):
+        where = f"{what}{jax.tree_util.keystr(path)}"
+        if leaf is None or isinstance(leaf, Constant | str | bool) or callable(leaf):
+            return leaf if isinstance(leaf, Constant) else Constant(leaf)
+        if not isinstance(leaf, float) and not (eqx.is_array_like(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)):
+            raise InputError(f"{where} is no floating-point number, so no parameter: let the function hold it instead.")
+        if is_concrete(leaf) and not np.isfinite(np.asarray(leaf, dtype=np.float64)).all():
+            raise InputError(f"{where} is not finite.")
+        # Weights that were trained in 32 bits are the same numbers in 64.
+        return jnp.asarray(leaf, jnp.float64)
+
+    return jax.tree_util.tree_map_with_path(kept, tree, is_leaf=lambda leaf: leaf is None or isinstance(leaf, Constant))
+
+
+def without_constants(tree):
+    """A tree that `as_tree` made, as the user wrote it."""
+    is_constant = lambda leaf: isinstance(leaf, Constant)  # noqa: E731
+    return jax.tree.map(lambda leaf: leaf.value if is_constant(leaf) else leaf, tree, is_leaf=is_constant)
