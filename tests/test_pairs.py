@@ -40,15 +40,8 @@ EPSILON, SIGMA = pairs(0.3, 0.5, 0.2), pairs(2.9, 2.4, 2.1)
 N, M = pairs(11.3, 12.0, 9.5), pairs(6.0, 5.2, 4.7)
 OWN_EPSILON, OWN_SIGMA, OWN_N, OWN_M = ({"Cl": x, "Na": y} for x, y in ((0.3, 0.2), (2.9, 2.1), (11.3, 9.5), (6.0, 4.7)))
 D0, ALPHA, R0 = pairs(0.4, 0.7, 0.2), pairs(1.1, 1.4, 0.9), pairs(3.8, 2.6, 3.5)
-A, RHO, C, D, LENGTH = (
-    pairs(1200.0, 900.0, 420.0),
-    pairs(0.33, 0.31, 0.29),
-    pairs(72.0, 6.9, 1.05),
-    pairs(145.0, -8.7, 0.5),
-    SIGMA,
-)
+A, RHO, C, D = pairs(1200.0, 900.0, 420.0), pairs(0.33, 0.31, 0.29), pairs(72.0, 6.9, 1.05), pairs(145.0, -8.7, 0.5)
 STRENGTH = pairs(8.0, -5.0, 6.0)
-CONTACT = {key: 1.4 * value for key, value in SIGMA.items()}
 
 
 CASES = {
