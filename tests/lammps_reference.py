@@ -29,10 +29,10 @@ class Reference:
     version: int
 
 
-def evaluate(system, *commands, charges=None) -> Reference:
+def evaluate(system, *commands, charges=None, atom_style="charge", create="") -> Reference:
     """Evaluate a concrete system with the given `pair_style` and `pair_coeff` commands (units metal).
 
-    `charges` [e] are zero unless given, `(N,)`.
+    `charges` [e] are zero unless given, `(N,)`; `create` is more for `create_box`, where `atom_style` wants it.
     The atom types 1, 2, ... are the system's labels in their order. Skips the test where LAMMPS cannot be loaded.
     """
     lmp, library = _instance()
@@ -42,12 +42,12 @@ def evaluate(system, *commands, charges=None) -> Reference:
     (lx, _, _), (xy, ly, _), (xz, yz, lz) = box.tolist()
     for command in (
         "units metal",
-        "atom_style charge",
+        f"atom_style {atom_style}",
         "atom_modify map array sort 0 0",
         "boundary " + " ".join("p" if flag else "f" for flag in periodic),
         "box tilt large",
         f"region cell prism 0 {lx!r} 0 {ly!r} 0 {lz!r} {xy!r} {xz!r} {yz!r} units box",
-        f"create_box {len(system.labels)} cell",
+        f"create_box {len(system.labels)} cell {create}",
         "mass * 1.0",
     ):
         lmp.command(command)

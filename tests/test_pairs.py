@@ -1,9 +1,11 @@
 """Pair potentials of two species against LAMMPS, their derivatives, elastic networks, and what they refuse."""
 
+import jax
 import numpy as np
 import pytest
 from ase.build import bulk
 from differences import checked_energy_forces_virial, energy_forces_virial
+from helpers import refused
 from lammps_reference import evaluate
 
 import mdsens as ms
@@ -38,15 +40,8 @@ EPSILON, SIGMA = pairs(0.3, 0.5, 0.2), pairs(2.9, 2.4, 2.1)
 N, M = pairs(11.3, 12.0, 9.5), pairs(6.0, 5.2, 4.7)
 OWN_EPSILON, OWN_SIGMA, OWN_N, OWN_M = ({"Cl": x, "Na": y} for x, y in ((0.3, 0.2), (2.9, 2.1), (11.3, 9.5), (6.0, 4.7)))
 D0, ALPHA, R0 = pairs(0.4, 0.7, 0.2), pairs(1.1, 1.4, 0.9), pairs(3.8, 2.6, 3.5)
-A, RHO, C, D, LENGTH = (
-    pairs(1200.0, 900.0, 420.0),
-    pairs(0.33, 0.31, 0.29),
-    pairs(72.0, 6.9, 1.05),
-    pairs(145.0, -8.7, 0.5),
-    SIGMA,
-)
+A, RHO, C, D = pairs(1200.0, 900.0, 420.0), pairs(0.33, 0.31, 0.29), pairs(72.0, 6.9, 1.05), pairs(145.0, -8.7, 0.5)
 STRENGTH = pairs(8.0, -5.0, 6.0)
-CONTACT = {key: 1.4 * value for key, value in SIGMA.items()}
 
 
 CASES = {
@@ -124,3 +119,114 @@ def test_other_forms_of_the_same_agree_with_lammps(make):
     assert deviation(energy, expected.energy) < 1e-9
     assert deviation(forces, expected.forces) < 1e-9
     assert deviation(virial, expected.virial) < 1e-9
+
+
+def test_zbl_with_today_s_constants_is_lammps_s_to_its_digits():
+    potential, system = ms.ZBL(**SWITCHED), rock_salt()
+    # LAMMPS has 14.399645 eV Å for e²/4πε₀ = 14.39964547.
+    energy = evaluate(system, *lammps(f"zbl {ONSET} {CUTOFF}", pairs(17, 17, 11), pairs(17, 11, 11))).energy
+    assert 1e-8 < deviation(potential.energy(system), energy) < 1e-7
+
+
+# Elastic networks
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Springs between the neighbours of a sheared, rattled fcc crystal of 32 atoms, none at rest."""
+    rng = np.random.default_rng(2)
+    atoms = bulk("Ar", "fcc", a=3.0, cubic=True) * 2
+    positions = (atoms.positions + 0.04 * rng.normal(size=atoms.positions.shape)) @ SHEAR
+    system = ms.System(positions, cell=atoms.cell.array @ SHEAR, pbc=True)
+    at_rest = ms.HarmonicBonds.at_rest(system, 2.55)
+    bonds = len(at_rest.bonds)
+    return ms.HarmonicBonds(rng.uniform(0.5, 2.0, bonds), at_rest.r0 * rng.uniform(0.97, 1.03, bonds), at_rest.bonds), system
+
+
+def test_a_network_agrees_with_lammps(network):
+    potential, system = network
+    bonds = list(zip(potential.bonds, potential.k.tolist(), potential.r0.tolist(), strict=True))
+    commands = ["pair_style zero 5.0", "pair_coeff * *", "bond_style harmonic"]
+    commands += [f"bond_coeff {n} {0.5 * k!r} {r0!r}" for n, (_, k, r0) in enumerate(bonds, start=1)]
+    commands += [f"create_bonds single/bond {n} {i + 1} {j + 1}" for n, ((i, j), _, _) in enumerate(bonds, start=1)]
+    create = f"bond/types {len(bonds)} extra/bond/per/atom 30 extra/special/per/atom 500"
+    expected = evaluate(system, *commands, atom_style="bond", create=create)
+    energy, forces, virial = checked_energy_forces_virial(potential, system)
+    assert deviation(energy, expected.energy) < 1e-9
+    assert deviation(forces, expected.forces) < 1e-9
+    assert deviation(virial, expected.virial) < 1e-9
+
+
+def test_a_network_made_at_rest_has_neither_energy_nor_forces(network):
+    _, system = network
+    potential = ms.HarmonicBonds.at_rest(system, 2.55, k=2.0)
+    assert len(potential.bonds) == 192  # six an atom
+    assert float(potential.energy(system)) < 1e-25 and float(abs(potential.forces(system)).max()) < 1e-13
+
+
+def test_rest_lengths_of_a_network_move_its_equilibrium_as_differences_say(network, tmp_path):
+    eq = ms.relax(network[1], network[0], fmax=1e-12)
+    change = jax.tree.map(lambda leaf: np.zeros(leaf.shape), eq.potential)
+    change.r0[5] = 1.0
+    slope = np.asarray(ms.jvp(eq, change))
+    h = 1e-4
+
+    def longer(by):
+        potential = ms.HarmonicBonds(eq.potential.k, eq.potential.r0.at[5].add(by), eq.potential.bonds)
+        return np.asarray(ms.relax(eq.system, potential, fmax=1e-12, check_minimum=False).system.positions)
+
+    difference = (8 * (longer(h) - longer(-h)) - (longer(2 * h) - longer(-2 * h))) / (12 * h)
+    difference -= difference.mean(axis=0)
+    # Rounding, 1e-12 / h.
+    assert np.abs(slope - slope.mean(axis=0) - difference).max() < 1e-6 * np.abs(slope).max()
+    ms.save(tmp_path / "network.h5", eq)
+    again = ms.load(tmp_path / "network.h5")[0]
+    assert again.potential.bonds == eq.potential.bonds and (again.potential.r0 == eq.potential.r0).all()
+
+
+# What is refused
+
+
+def lj(**changed):
+    return ms.LennardJones(**{"epsilon": OWN_EPSILON, "sigma": OWN_SIGMA, "mixing": "arithmetic", **CUT, **changed})
+
+
+SQUARE = [[0.0, 0, 0], [2.0, 0, 0], [2.0, 2.0, 0], [0.0, 2.0, 0]]
+
+BAD = {
+    "negative sigma": (lambda: lj(sigma={"Cl": -1.0, "Na": 1.0}), ["LennardJones's sigma['Cl']", "positive", "-1.0"]),
+    "negative sigma of a pair": (lambda: lj(epsilon=1.0, sigma=pairs(1, -1, 1), mixing=None), ["sigma['Cl-Na']", "positive"]),
+    "a rule nobody knows": (lambda: lj(mixing="arithmetik"), ["'arithmetik'", "Did you mean 'arithmetic'?"]),
+    "species without a rule": (lambda: lj(mixing=None), ["LennardJones.epsilon", "'A-A'", "mixing='arithmetic'"]),
+    "pairs and a rule": (lambda: lj(sigma=SIGMA), ["sigma", "pairs"]),
+    "no depth to mix": (lambda: lj(epsilon=0.0), ["epsilon", "positive"]),
+    "cutoff below onset": (lambda: ms.Morse(1.0, 1.0, 1.0, cutoff=3.0, onset=4.0), ["Morse's onset", "cutoff 3.0", "4.0"]),
+    "Morse without width": (lambda: ms.Morse(1.0, 0.0, 1.0, **CUT), ["Morse's alpha", "positive"]),
+    "Buckingham": (lambda: ms.Buckingham(1.0, -0.3, 1.0, **CUT), ["Buckingham's rho", "positive", "-0.3"]),
+    "Born-Mayer-Huggins": (lambda: ms.BornMayerHuggins(1.0, 0.0, 1.0, 1.0, 1.0, **CUT), ["BornMayerHuggins's rho", "positive"]),
+    "growing Yukawa": (lambda: ms.Yukawa(1.0, -1.0, **CUT), ["Yukawa's kappa", "positive or zero", "-1.0"]),
+    "exponents swapped": (lambda: ms.Mie(1.0, 1.0, 6.0, {"A-A": 12.0}, **CUT), ["Mie's n['A-A']", "larger", "6.0", "12.0"]),
+    "spheres without size": (lambda: ms.WeeksChandlerAndersen(1.0, 0.0), ["WeeksChandlerAndersen's sigma", "positive"]),
+    "a pair is missing": (
+        lambda: ms.Morse({"Cl-Cl": 1.0}, 1.0, 1.0, **CUT).energy(rock_salt()),
+        ["Morse.D0", "'Cl-Na'", "Cl, Na"],
+    ),
+    "no element": (lambda: ms.ZBL(**SWITCHED).energy(ms.System(SQUARE, species="A")), ["ZBL", "'A'", "chemical element"]),
+    "ZBL without onset": (lambda: ms.ZBL(cutoff=3.0), ["ZBL's onset", "force_switch", "None"]),
+    "ZBL's lengths": (lambda: ms.ZBL(c=[1.0, 2.0], **SWITCHED), ["c and d", "one length"]),
+    "no bonds": (lambda: ms.HarmonicBonds(1.0, 1.0, ()), ["bonds", "at least one"]),
+    "a bond of three": (lambda: ms.HarmonicBonds(1.0, 1.0, ((0, 1, 2),)), ["bonds", "pairs"]),
+    "a bond of one": (lambda: ms.HarmonicBonds(1.0, 1.0, ((1, 1),)), ["itself"]),
+    "a bond twice": (lambda: ms.HarmonicBonds(1.0, 1.0, ((0, 1), (1, 0))), ["(0, 1)", "twice"]),
+    "an atom too many": (lambda: ms.HarmonicBonds(1.0, 1.0, ((0, 7),)).energy(ms.System(SQUARE)), ["atom 7", "4 atoms"]),
+    "values for other bonds": (lambda: ms.HarmonicBonds([1.0, 2.0], 1.0, ((0, 1),)), ["k", "1 bonds", "(2,)"]),
+    "a bond that is too long": (
+        lambda: ms.HarmonicBonds(1.0, 1.0, ((0, 2),)).energy(ms.System(SQUARE, cell=np.eye(3) * 4.0, pbc=True)),
+        ["atoms 0 and 2", "half", "repeat"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "words"), BAD.values(), ids=BAD)
+def test_bad_input_is_refused_with_a_sentence_that_names_it(call, words):
+    refused(call, *words)

@@ -150,8 +150,11 @@ class StillingerWeber(SitePotential):
         off_angle = (bond @ bond.T - of_pair("costheta0")) ** 2
         pairs = leg[:, None] * leg[None, :] * (1.0 - jnp.eye(len(r), dtype=r.dtype))
         strength = of_pair("lam") * of_pair("epsilon")
+        angles = off_angle * pairs
+        # One number for all is taken out of the sum.
+        bent = jnp.sum(strength * angles) if jnp.ndim(strength) else strength * jnp.sum(angles)
         # Each pair (the site's half) and each unordered pair of bonds once.
-        return 0.5 * jnp.sum(jnp.where(mask, well * jnp.exp(decay), 0.0)) + 0.5 * jnp.sum(strength * off_angle * pairs)
+        return 0.5 * jnp.sum(jnp.where(mask, well * jnp.exp(decay), 0.0)) + 0.5 * bent
 
     def _by_triplet(self, name, labels):
         """A parameter with an entry for each order in which its triplets may be named."""

@@ -75,45 +75,43 @@ def _buckingham() -> Example:
 
 
 def _born_mayer_huggins() -> Example:
-    potential = BornMayerHuggins(A=1.0, rho=0.08, sigma=0.99, C=2.0, D=-0.2, cutoff=1.9, onset=1.5)
-    return _like_lennard_jones(potential)
-
-
-def _repulsive(potential: Potential) -> Example:
-    """Held together by its periodic cell."""
+    potential = BornMayerHuggins(A=1.0, rho=0.08, sigma=0.99, C=2.0, D=0.05, cutoff=1.9, onset=1.5)
     return _like_lennard_jones(potential)
 
 
 def _weeks_chandler_andersen() -> Example:
-    return _repulsive(WeeksChandlerAndersen(epsilon=1.0, sigma={"A-A": 1.05, "A-B": 1.04, "B-B": 1.03}))
+    return _like_lennard_jones(WeeksChandlerAndersen(epsilon=1.0, sigma={"A-A": 1.05, "A-B": 1.04, "B-B": 1.03}))
 
 
 def _yukawa() -> Example:
-    return _repulsive(Yukawa(strength={"A-A": 1.0, "A-B": 1.2, "B-B": 1.4}, kappa=2.0, cutoff=1.9, onset=1.5))
+    return _like_lennard_jones(Yukawa(strength={"A-A": 1.0, "A-B": 1.2, "B-B": 1.4}, kappa=2.0, cutoff=1.9, onset=1.5))
 
 
 def _zbl() -> Example:
-    return ZBL(onset=2.4, cutoff=3.4), crystal(bulk("Si", "fcc", a=3.4, cubic=True) * 2, missing=7)
+    return ZBL(onset=2.8, cutoff=3.3), crystal(bulk("Si", "fcc", a=3.4, cubic=True) * 2, missing=7)
 
 
 def _harmonic_bonds() -> Example:
-    system = random_packing(12, {"A": 1.0, "B": 0.6}, seed=2)
-    return HarmonicBonds.at_rest(system, cutoff=1.4, k=2.0), system
+    system = crystal(bulk("Ar", "fcc", a=1.5, cubic=True) * (3, 3, 3), missing=7)
+    return HarmonicBonds.at_rest(system, cutoff=1.2, k=2.0), system
 
 
 def _coulomb() -> Example:
-    """Charges alone have no minimum: a crystal of ions, to be looked at where it is."""
-    return Coulomb(charge={"Cl": -1.0, "Na": 1.0}, cutoff=5.0), _ions()
+    return _ions(Coulomb(charge={"Cl": -1.0, "Na": 1.0}, cutoff=5.5))
 
 
 def _ewald() -> Example:
-    return Ewald(charge={"Cl": -1.0, "Na": 1.0}, cutoff=5.0), _ions()
+    return _ions(Ewald(charge={"Cl": -1.0, "Na": 1.0}, cutoff=5.0))
 
 
-def _ions() -> System:
-    atoms = bulk("NaCl", "rocksalt", a=5.6, cubic=True)
-    atoms.rattle(0.1, seed=4)
-    return System.from_ase(atoms)
+def _ions(charges: Potential) -> Example:
+    """Rock salt, kept apart by Buckingham's repulsion, with a frozen-in displacement of one ion."""
+    repulsion = Buckingham(A={"Cl-Cl": 3485.0, "Cl-Na": 1256.0, "Na-Na": 424.0}, rho=0.3, C=0.0, cutoff=5.5, onset=4.5)
+    atoms = bulk("NaCl", "rocksalt", a=5.4, cubic=True)
+    atoms.positions[0] += 0.3
+    system = System.from_ase(atoms)
+    frozen = np.arange(len(system)) == 0
+    return charges + repulsion, System(system.positions, cell=system.cell, pbc=True, species=system.symbols, frozen=frozen)
 
 
 def _finnis_sinclair() -> Example:
@@ -121,25 +119,28 @@ def _finnis_sinclair() -> Example:
 
 
 def _gupta() -> Example:
-    return Gupta.published("Cu", onset=3.6, cutoff=4.4), crystal(bulk("Cu", cubic=True) * 2, missing=5)
+    potential = Gupta(A=0.0855, xi=1.224, p=10.96, q=2.278, r0=2.556, onset=3.6, cutoff=4.4)
+    return potential, crystal(bulk("Cu", cubic=True) * 2, missing=5)
+
+
+def _on_silicon(potential: Potential) -> Example:
+    """A small correction of Stillinger and Weber's silicon, which keeps the crystal together."""
+    silicon, system = _stillinger_weber()
+    return silicon + potential, system
 
 
 def _snap() -> Example:
-    coefficients = 0.02 * np.random.default_rng(0).normal(size=6)
-    potential = SNAP(coefficients={"Si": coefficients}, weights={"Si": 1.0}, radii={"Si": 0.5}, rcutfac=4.0, twojmax=2)
-    return potential, crystal(bulk("Si", cubic=True) * (2, 1, 1), missing=3)
+    coefficients = 0.005 * np.random.default_rng(0).normal(size=6)
+    return _on_silicon(SNAP(coefficients={"Si": coefficients}, weights={"Si": 1.0}, radii={"Si": 0.5}, rcutfac=4.0, twojmax=2))
 
 
 def _behler_parrinello() -> Example:
-    potential = BehlerParrinello.untrained(
-        "Si", cutoff=4.0, eta=[0.5, 1.0], Rs=[2.0, 3.0], angular_eta=[0.05], zeta=[2], lam=[1], hidden=(4,), seed=1
-    )
-    return potential, crystal(bulk("Si", cubic=True) * (2, 1, 1), missing=3)
+    shape = {"eta": [0.5, 1.0], "Rs": [2.0, 3.0], "angular_eta": [0.05], "zeta": [2], "lam": [1]}
+    return _on_silicon(BehlerParrinello.untrained("Si", cutoff=4.0, **shape, hidden=(4,), seed=1))
 
 
 def _deep_sets() -> Example:
-    potential = DeepSets.untrained("Si", cutoff=4.0, n_radial=3, hidden=(4,), seed=1)
-    return potential, crystal(bulk("Si", cubic=True) * (2, 1, 1), missing=3)
+    return _on_silicon(DeepSets.untrained("Si", cutoff=4.0, n_radial=3, hidden=(4,), seed=1))
 
 
 def _soft_sphere() -> Example:
