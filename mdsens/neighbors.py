@@ -79,10 +79,11 @@ class Neighbors(eqx.Module):
 
     def slack(self, interaction_range, stretch=1.0) -> Float[Array, ""]:
         """What a list reaches beyond the range, if lengths were stretched: the least of all where each term has a range."""
-        if not jnp.ndim(interaction_range):
-            return self.radius * stretch - interaction_range
-        radii = jnp.stack([self.radius if one is None else one.radius for one in self.shorter])
-        return jnp.min(radii * stretch - interaction_range)
+        radii = self.radius
+        if jnp.ndim(interaction_range):
+            radii = jnp.stack([self.radius if one is None else one.radius for one in self.shorter])
+        # Given bonds have no end.
+        return jnp.min(jnp.where(jnp.isinf(radii), jnp.inf, radii * stretch - interaction_range))
 
     def is_stale(self, positions: Float[Array, "atoms dim"], interaction_range) -> Bool[Array, ""]:
         """True where an atom moved so far, in the same cell, that a pair within the range could be missing.

@@ -88,7 +88,7 @@ def _yukawa() -> Example:
 
 
 def _zbl() -> Example:
-    return ZBL(onset=2.8, cutoff=3.3), crystal(bulk("Si", "fcc", a=3.4, cubic=True) * 2, missing=7)
+    return _on_silicon(ZBL(onset=2.0, cutoff=3.0))
 
 
 def _harmonic_bonds() -> Example:
