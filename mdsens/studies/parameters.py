@@ -12,6 +12,7 @@ from jaxtyping import Float
 from mdsens.errors import InputError, did_you_mean
 from mdsens.potentials import Potential
 from mdsens.potentials.base import parameter_paths
+from mdsens.potentials.paths import named_leaves
 
 
 def with_values(potential: Potential, values: Mapping[str, Any]) -> Potential:
@@ -40,12 +41,7 @@ def places(potential: Potential, name: str) -> list[int]:
     Raises:
         InputError: there is no such parameter.
     """
-    paths = parameter_paths(potential)
-    found = [k for k, path in enumerate(paths) if path == name or path.startswith(f"{name}.")]
-    if not found:
-        known = dict.fromkeys([*(path.split(".")[0] for path in paths), *paths])
-        raise InputError(f"{type(potential).__name__} has no parameter {name!r}.{did_you_mean(name, known)}")
-    return found
+    return [k for k, chosen in enumerate(named_leaves(potential, [name])) if chosen]
 
 
 def _checked(potential):
