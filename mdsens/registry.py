@@ -16,11 +16,11 @@ COMPOSED = ("Sum", "Reparameterised")
 
 
 def listing() -> Iterator[str]:
-    """One line for each potential: its name, how it is written, for how many species, what it is."""
+    """One line for each potential: its name, how it is written, what it is."""
     classes = sorted(SHIPPED.values(), key=lambda cls: (cls.__name__ in COMPOSED, cls.__name__.lower()))
     width = max(len(cls.__name__) for cls in classes)
     for cls in classes:
-        yield f"  {cls.__name__:<{width}}  {_kind(cls):<8}  {_species(cls):<11}  {_summary(cls)}"
+        yield f"  {cls.__name__:<{width}}  {_kind(cls):<8}  {_summary(cls)}"
 
 
 def page(name: str) -> Iterator[str]:
@@ -34,7 +34,7 @@ def page(name: str) -> Iterator[str]:
         near = did_you_mean(name.lower(), known)
         raise InputError(f"There is no potential {name!r}.{re.sub(r'[a-z0-9]+', lambda m: known.get(m[0], m[0]), near)}")
     cls = SHIPPED[known[name.lower()]]
-    yield f"{cls.__name__} ({_kind(cls)}, {_species(cls)})"
+    yield f"{cls.__name__} ({_kind(cls)})"
     yield ""
     yield from inspect.getdoc(cls).splitlines()
     yield ""
@@ -54,13 +54,6 @@ def _kind(cls: type[Potential]) -> str:
     return next(
         (kind for base, kind in KINDS.items() if issubclass(cls, base)), "composed" if cls.__name__ in COMPOSED else "other"
     )
-
-
-def _species(cls: type[Potential]) -> str:
-    if cls.__name__ in COMPOSED:
-        return "its terms'"
-    parameters = [field for field in dataclasses.fields(cls) if not field.metadata.get("static", False)]
-    return "any species" if any("dict" in str(field.type) for field in parameters) else "one species"
 
 
 def _role(cls, field) -> str:
