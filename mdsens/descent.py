@@ -10,7 +10,7 @@ import numpy as np
 
 from mdsens.errors import MdsensError
 from mdsens.frame import Frame, Unknown, as_unknown, frame_of, gridded, periodic_volume
-from mdsens.neighbors import SKIN, Neighbors, widened
+from mdsens.neighbors import SKIN, Neighbors, widened_like
 from mdsens.potentials.base import Potential
 from mdsens.progress import residual_bar
 from mdsens.solvers import FIRE, Newton, Problem, Status, evaluated, solve
@@ -59,7 +59,7 @@ def _focused(z, data):
     if not is_tight(listed) or _is_stale_now(z, data):
         frame = relisted(frame, z, potential, TIGHT_SKIN * float(np.asarray(potential.range)))
         if len(frame.system) < RECOMPILED:
-            frame = eqx.tree_at(lambda f: f.system.neighbors, frame, widened(frame.system.neighbors, listed))
+            frame = eqx.tree_at(lambda f: f.system.neighbors, frame, widened_like(frame.system.neighbors, listed))
     # Interpolation on the grid forgives that atoms move on.
     return gridded(frame) if is_stored(frame, potential) else frame, potential, *more
 

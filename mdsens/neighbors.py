@@ -100,12 +100,16 @@ class Neighbors(eqx.Module):
         return self.slack(interaction_range, 1.0 + 1e-6) >= 0.0
 
 
-def widened(neighbors: Neighbors, other: Neighbors) -> Neighbors:
+def widened_like(neighbors: Neighbors, other: Neighbors) -> Neighbors:
     """The same list with at least as many places an atom as another, so that code compiled for it is found again [host]."""
-    if neighbors.shorter:
-        both = zip(neighbors.shorter, other.shorter, strict=True)
-        neighbors = neighbors.with_shorter(tuple(one and widened(one, like) for one, like in both))
-    more = other.atom.shape[0] - neighbors.atom.shape[0]
+    both = zip(neighbors.shorter, other.shorter, strict=True)
+    shorter = tuple(one and widened_like(one, like) for one, like in both)
+    return widened(neighbors.with_shorter(shorter) if shorter else neighbors, other.atom.shape[0])
+
+
+def widened(neighbors: Neighbors, capacity: int) -> Neighbors:
+    """The same list with at least so many places an atom [host]."""
+    more = capacity - neighbors.atom.shape[0]
     if more <= 0:
         return neighbors
     n = neighbors.atom.shape[1]

@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, MdsensError
-from mdsens.neighbors import Neighbors, displacements, find_neighbors, widened
+from mdsens.neighbors import Neighbors, displacements, find_neighbors, widened_like
 from mdsens.potentials import SHIPPED
 from mdsens.potentials.base import (
     Potential,
@@ -135,7 +135,7 @@ class _Case:
         same = hasattr(self, "system") and len(system) == len(self.system) and isinstance(listed.neighbors, Neighbors)
         if not same:
             return listed
-        neighbors = widened(listed.neighbors, self.system.neighbors)
+        neighbors = widened_like(listed.neighbors, self.system.neighbors)
         return eqx.tree_at(lambda s: s.neighbors, listed, neighbors, is_leaf=lambda leaf: leaf is None)
 
     def evaluate(self, system, potential=None):
