@@ -11,15 +11,16 @@ from mdsens.testing import EXAMPLES, ContractError, check_potential
 # Many-body energies take ten to twenty seconds to compile.
 QUICK = [name for name, cls in SHIPPED.items() if issubclass(cls, ms.PairPotential)]
 
+# Bonds name atoms by their numbers, so that a permutation changes them; test_pairs holds them against LAMMPS's.
+CONTRACTED = [name for name in SHIPPED if name != "HarmonicBonds"]
+
 
 def test_every_shipped_potential_has_an_example():
     missing = [name for name in SHIPPED if name not in EXAMPLES]
     assert not missing, f"add a builder for {', '.join(missing)} to mdsens/testing/examples.py"
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in SHIPPED if name in EXAMPLES]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CONTRACTED])
 def test_shipped_potentials_keep_the_contract(name):
     report = check_potential(*EXAMPLES[name]())
     assert len(report.findings) >= 17 and "parameters" in str(report)

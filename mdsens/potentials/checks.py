@@ -18,7 +18,7 @@ def check_positive(potential, *names: str, or_zero: bool = False) -> None:
     for name in names:
         for _, where, value in entries(potential, name):
             if is_concrete(value) and np.size(value):
-                check_sign(where, np.min(value), positive=not or_zero, not_negative=or_zero)
+                check_sign(where, np.min(np.asarray(value)), positive=not or_zero, not_negative=or_zero)
 
 
 def check_numbers(potential, positive: Collection[str] = (), not_negative: Collection[str] = ()) -> None:
