@@ -46,12 +46,14 @@ S = ms.sensitivity(eq)
 scaled = S.scaled().positions
 largest = {name: float(np.linalg.norm(leaf, axis=1).max()) for name, leaf in scaled.parameters().items()}
 print(f"trusted: {S.certificate.trusted}, residual {S.certificate.residual:.0e}, error below {S.certificate.error_bound:.0e} Å")
-ms.plot.influence(largest, label="max |θ dX/dθ| [Å]")
+ms.plot.influence(largest, label="max |θ dX/dθ| [Å]");
+
 # %% [markdown]
 # How the preferred bond angle moves the atoms around the vacancy:
 
 # %%
-ms.plot.crystal(eq, scaled.costheta0, centre=place, radius=5.0, parameter="cos θ₀ dX/d(cos θ₀)")
+ms.plot.crystal(eq, scaled.costheta0, centre=place, radius=5.0, parameter="cos θ₀ dX/d(cos θ₀)");
+
 # %% [markdown]
 # Any function of the relaxed structure has a derivative with respect to all parameters at the cost of one linear solve:
 # here the pressure, and the mean distance of the vacancy's neighbours.

@@ -37,7 +37,7 @@ print(f"{eq.steps} steps, fmax {eq.fmax:.1e}, L1 norm of the sensitivity {jnp.ab
 print(f"zero modes taken out: {', '.join(S.certificate.zero_modes)}; trusted: {S.certificate.trusted}")
 
 # %%
-ms.plot.packing(eq, dx)
+ms.plot.packing(eq, dx);
 
 # %% [markdown]
 # The same as a JAX function: `equilibrium_positions` differentiates in forward and reverse mode, and composes with `jit`
@@ -52,9 +52,7 @@ def pressure(potential):
 
 
 slope = jax.grad(pressure)(potential).diameter["B"]
-print(
-    f"dP/dθ = {slope:.4f}, explicit part alone {jax.grad(lambda p: ms.observables.pressure(eq.system, p))(potential).diameter['B']:.4f}"
-)
+print(f"dP/dθ = {slope:.4f}, explicit part alone {jax.grad(lambda p: ms.observables.pressure(eq.system, p))(potential).diameter['B']:.4f}")
 
 # %% [markdown]
 # Held against central differences of packings relaxed again at θ ± 1e-5:

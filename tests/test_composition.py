@@ -23,6 +23,8 @@ PAIRS = ms.LennardJones(
 class Trap(ms.Potential):
     """All atoms pull at each other, near and far: an energy that is not of listed pairs."""
 
+    local = False
+
     k: float
 
     @property

@@ -364,7 +364,7 @@ REFUSED = {
     "copper of Finnis and Sinclair": (lambda: ms.FinnisSinclair.published("Cu"), ["'Cu'", "W"]),
     "platinum of Zhou": (lambda: ms.ZhouJohnsonWadley.published("Cu", "Pt"), ["'Pt'", "Zr"]),
     "a negative distance": (lambda: ms.Gupta(**ONE | {"r0": {"Cu-Cu": -2.5}}), ["Gupta's r0['Cu-Cu']", "positive"]),
-    "a negative hopping": (lambda: ms.Gupta(**ONE | {"xi": -1.0}), ["Gupta's xi", "negative"]),
+    "a negative hopping": (lambda: ms.Gupta(**ONE | {"xi": -1.0}), ["Gupta's xi", "positive or zero"]),
     "two values": (lambda: ms.Gupta(**ONE | {"q": np.ones(2)}), ["Gupta's q", "one number"]),
     "an onset beyond the cutoff": (lambda: ms.Gupta(**ONE | {"onset": 5.5}), ["Gupta's onset", "5.5", "5.0"]),
     "no range": (lambda: ms.FinnisSinclair(0.0, 1.0, 0.0, 3.0, 1.0, 1.0, 1.0), ["FinnisSinclair's d", "positive"]),

@@ -183,7 +183,7 @@ BAD_FILES = {
     "an exponent of two": (lambda good: good.replace("3.0", "2.0"), ["m", "3"]),
     "no width": (lambda good: good.replace("0.15", "0.0"), ["line 1", "D of Si-Si-Si", "positive"]),
     "an attraction without end": (lambda good: good.replace("1.73222", "0.0"), ["line 1", "lam2 of Si-Si-Si", "positive"]),
-    "a negative repulsion": (lambda good: good.replace("1830.8", "-1830.8"), ["line 1", "A of Si-Si-Si", "negative"]),
+    "a negative repulsion": (lambda good: good.replace("1830.8", "-1830.8"), ["line 1", "A of Si-Si-Si", "positive or zero"]),
     "absurd": (lambda good: f"# one\n{good.replace('471.18', '1e300')}", ["line 3", "Si-Si-Si", "'1e300'", "absurdly large"]),
     "of another style": (lambda good: f"{good} 2.0", ["line 2", "three elements", "'2.0'"]),
 }
