@@ -80,6 +80,7 @@ def test_the_unknown_of_a_strained_state_leads_back_to_it(diamond):
 # Derivatives against structures relaxed again, by ourselves and by ASE
 
 
+@pytest.mark.slow
 def test_hexagonal_crystal_under_pressure(argon):
     """An hcp crystal has a c/a ratio of its own."""
     system = rattled(bulk("X", "hcp", a=1.1, c=1.79) * (2, 1, 1))
@@ -93,6 +94,7 @@ def test_two_species_at_ten_gigapascal(squeezed_salt):
     assert worst(eq, ms.sensitivity(eq)) < FLOOR
 
 
+@pytest.mark.slow
 def test_triclinic_cell_under_a_stress(salt):
     """A true stress, not hydrostatic: the condition's derivative is not symmetric."""
     system, potential = salt
@@ -103,6 +105,7 @@ def test_triclinic_cell_under_a_stress(salt):
     assert worst(eq, ms.sensitivity(eq), step=1e-5) < FLOOR
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["isotropic", [True, False, True, False, False, False]])
 def test_shapes_that_stay_fixed(salt, cell):
     system, potential = salt
@@ -230,6 +233,7 @@ def test_what_acts_on_the_wrong_cell_is_refused(squeezed_salt):
     refused(lambda: ms.strain_derivative(ms.observables.stress, squeezed_salt), '"fixed"')
 
 
+@pytest.mark.slow
 def test_a_pressure_at_which_the_crystal_is_unstable(argon):
     system = ms.System.from_ase(bulk("Ar", "fcc", a=1.55))
     with pytest.raises(ms.ConvergenceError, match="flew apart"):
@@ -238,6 +242,7 @@ def test_a_pressure_at_which_the_crystal_is_unstable(argon):
     assert state.status is ms.Status.UNSTABLE_CELL
 
 
+@pytest.mark.slow
 def test_a_cell_that_collapses():
     """Spheres that can pass through each other have no strength against a pressure."""
     spheres = ms.SoftSphere(diameter=1.0, epsilon=1.0)

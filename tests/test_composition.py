@@ -121,6 +121,7 @@ def test_an_energy_without_a_list_can_be_a_term(cluster):
     refused(lambda: ms.hessian(eq.system, together), "operator")
 
 
+@pytest.mark.slow
 def test_derivatives_in_other_variables_obey_the_chain_rule(cluster):
     rules = {
         "epsilon.A-B": "log",

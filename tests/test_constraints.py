@@ -89,6 +89,7 @@ def test_a_rigid_group_and_a_component_that_stays(cluster, argon):
     assert worst(eq) < FLOOR
 
 
+@pytest.mark.slow
 def test_a_wall_presses_where_it_is_touched(cluster, argon):
     eq = ms.relax(cluster, argon, constraints=[c.Wall((0, 0, 1), 0.2), c.FixedCentreOfMass()], fmax=1e-11)
     active, pushes = list(eq.constraints.active), np.asarray(eq.multipliers[3:])
@@ -98,6 +99,7 @@ def test_a_wall_presses_where_it_is_touched(cluster, argon):
     assert worst(eq) < FLOOR
 
 
+@pytest.mark.slow
 def test_a_wall_far_away_changes_nothing(cluster, argon):
     eq = ms.relax(cluster, argon, constraints=[c.Wall((0, 0, 1), -20.0)], fmax=1e-11)
     assert eq.constraints.active == () and eq.multipliers is None
@@ -141,6 +143,7 @@ def test_references_of_constraints_are_kept(cluster, argon):
     np.testing.assert_allclose(lengths(again.system), lengths(cluster), atol=1e-11)
 
 
+@pytest.mark.slow
 def test_constraints_are_kept_in_files(cluster, argon, tmp_path):
     parts = [c.Wall((0, 0, 1), 0.2), c.FixedComponents([0], "x"), c.Equation(gyration)]
     eq = ms.relax(cluster, argon, constraints=parts, fmax=1e-11)

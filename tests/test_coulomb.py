@@ -51,6 +51,7 @@ def test_ewald_gives_madelungs_constants(name):
     assert abs(found - constant) < 1e-11  # twelve digits are published
 
 
+@pytest.mark.slow
 def test_ewalds_split_between_the_two_sums_changes_nothing(rattled):
     near, far = (ms.Ewald(charge=SALT, cutoff=cutoff) for cutoff in (6.0, 10.0))
     np.testing.assert_allclose(near.energy(rattled), far.energy(rattled), rtol=1e-11)

@@ -62,6 +62,7 @@ def cases():
     yield pytest.param(lambda: (crystal(["Al", "Fe"]), ms.EAM.from_file(shipped("AlFe_mm.eam.fs"))), id="tables of two species")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", list(cases()))
 def test_pairs_and_ranks_of_one_are_the_hessian(make):
     system, potential = make()

@@ -240,6 +240,7 @@ def test_packing_derivatives_in_every_diameter_match_differences():
     assert deviation(J.diameter[..., 5], difference) < FLOOR
 
 
+@pytest.mark.slow
 def test_derivatives_in_a_plane_match_differences(plane):
     J = ms.jacobian(elastic_constants, plane)
     for name, found in (("epsilon.A-B", J.epsilon["A-B"]), ("sigma.A-A", J.sigma["A-A"])):

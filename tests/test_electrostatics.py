@@ -339,6 +339,7 @@ def test_the_joint_derivative_is_that_of_clusters_relaxed_again(salt, joint):
     np.testing.assert_allclose(derivative.charges.sum(axis=0), np.eye(len(names))[total], atol=1e-13)
 
 
+@pytest.mark.slow
 def test_the_nested_derivative_is_the_joint_one(salt, joint):
     _, derivative = joint
     rng = np.random.default_rng(5)

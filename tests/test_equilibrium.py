@@ -70,6 +70,7 @@ def test_jax_md_minimisers_drive_our_potentials(small):
         assert eq.converged and eq.fmax <= 1e-10
 
 
+@pytest.mark.slow
 def test_our_solvers_drive_jax_md_energies(small):
     import jax_md.energy
     import jax_md.space

@@ -310,6 +310,7 @@ RELAXED = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "path", "index"), RELAXED)
 def test_a_user_s_network_relaxes_and_differentiates(name, path, index, tmp_path):
     potential = networks()[name]

@@ -350,6 +350,7 @@ def test_energies_between_states(references, argon_vacancy):
 # Through the equilibrium
 
 
+@pytest.mark.slow
 def test_observables_of_a_glass_match_differences(glass):
     system = glass.system
     catalogue = {

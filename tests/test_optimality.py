@@ -98,6 +98,7 @@ RIDGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RIDGE)
 def test_ridge_regression(name):
     condition, options = RIDGE[name]

@@ -198,6 +198,7 @@ def test_derivatives_of_bands_match_differences_of_relaxed_structures(name):
     assert moved < 1e-9 if name == "silicon" else moved > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "observable",
     [

@@ -163,6 +163,7 @@ def test_the_barriers_gradient_against_barriers_found_again(barrier_states):
     np.testing.assert_allclose(slope.sigma, difference, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_saddles_structure_against_saddles_found_again(barrier_states):
     """The barrier's gradient is explicit alone: the implicit part shows in positions."""
     saddle = barrier_states["saddle"]

@@ -56,6 +56,7 @@ def test_the_hessian_is_symmetric(crystal):
     np.testing.assert_allclose(left, right, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_taylor_series_against_structures_relaxed_again(crystal):
     direction = {"sigma.A-B": 1.0}
     series, step = ms.taylor(crystal, direction), 1e-3
@@ -81,6 +82,7 @@ def test_scaling_has_no_second_derivative_at_zero_pressure(silicon):
     assert ms.validity(eq, direction).range > 0.5
 
 
+@pytest.mark.slow
 def test_range_of_a_packing_and_its_checks(packing):
     found = ms.validity(packing, {"diameter.B": 1.0}, share=0.1, checks=4)
     assert 0.0 < found.range < 0.1 and found.limit

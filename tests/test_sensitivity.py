@@ -31,6 +31,7 @@ def test_packing_matches_differences_with_the_same_contacts(soft_packing):
     assert max(errors.values()) < FLOOR, errors
 
 
+@pytest.mark.slow
 def test_per_particle_diameters_match_differences(soft_packing):
     sizes = np.where(np.array(soft_packing.system.symbols) == "A", 1.0, 0.6)
     each = ms.SoftSphere(diameter=sizes, epsilon=1.0)
@@ -93,6 +94,7 @@ def test_zero_modes_are_counted_by_geometry(positions, modes):
     assert certificate.trusted, certificate.reasons
 
 
+@pytest.mark.slow
 def test_a_wire_rotates_about_its_axis_only():
     potential = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5, onset=2.0)
     # A stack of octahedra: triangles turned by 60 degrees from layer to layer.
@@ -107,6 +109,7 @@ def test_a_wire_rotates_about_its_axis_only():
     assert certificate.trusted, certificate.reasons
 
 
+@pytest.mark.slow
 def test_rattlers_are_found_listed_and_left_alone(soft_packing):
     # A point-like particle in a hole of the packing touches nobody.
     system = soft_packing.system
@@ -243,6 +246,7 @@ def test_forward_and_adjoint_agree(silicon_vacancy):
     np.testing.assert_allclose(float(jnp.vdot(weight, dx)), inner, atol=1e-10 * scale)
 
 
+@pytest.mark.slow
 def test_jacobian_does_not_depend_on_the_road(silicon_vacancy):
     eq = silicon_vacancy
     many, few = (lambda s, p: s.positions[:4].ravel()), (lambda s, p: s.positions[0])
@@ -291,6 +295,7 @@ def test_stored_stiffness_is_the_linearised_gradient_to_all_orders(state, reques
             np.testing.assert_allclose(a, b, atol=1e-10 * float(jnp.abs(b).max()))
 
 
+@pytest.mark.slow
 def test_a_pair_potential_with_its_own_total_is_linearised_as_it_is():
     class Saturating(ms.LennardJones):
         def atom_energies(self, system):
@@ -399,6 +404,7 @@ def test_a_loose_equilibrium_is_not_trusted_and_says_why(silicon_vacancy):
     assert any("relax further" in reason for reason in certificate.reasons)
 
 
+@pytest.mark.slow
 def test_loose_groups_of_atoms_are_said_to_be_loose():
     # Two dimers that do not see each other: each turns and moves by itself, beyond the six rigid motions.
     potential = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5, onset=2.0)

@@ -214,6 +214,7 @@ def vacancy():
     return ms.relax(ms.System.from_ase(atoms), ms.SNAP.from_files(*files("Mo_Chen_PRM2017")), fmax=1e-11)
 
 
+@pytest.mark.slow
 def test_sensitivities_of_a_vacancy_agree_with_differences(vacancy):
     sensitivity = ms.sensitivity(vacancy)
     assert sensitivity.certificate.trusted and sensitivity.certificate.residual < 1e-10

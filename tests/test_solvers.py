@@ -226,6 +226,7 @@ def test_whatever_runs_like_a_jaxopt_solver_can_be_plugged_in(bottom):
     np.testing.assert_allclose(jax.jacrev(lambda a: solve(START, a)[0])(10.0), bottom[1], atol=1e-7)
 
 
+@pytest.mark.slow
 def test_steps_of_dynamics_with_friction_are_fixed_point_maps(small_packing):
     """FIRE without its switches is damped dynamics; jax-md's own steps serve as T as they are."""
     import jax_md.minimize
