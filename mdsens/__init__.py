@@ -94,8 +94,17 @@ _PUBLIC = {
     "LinearSolveError": "mdsens.errors",
     "StoreError": "mdsens.errors",
 }
-_MODULES = ("constraints", "electrostatics", "implicit", "observables", "plot", "potentials", "solvers", "testing")
-_MODULES = ("constraints", "electrostatics", "implicit", "observables", "plot", "potentials", "solvers", "studies")
+_MODULES = (
+    "constraints",
+    "electrostatics",
+    "implicit",
+    "observables",
+    "plot",
+    "potentials",
+    "solvers",
+    "studies",
+    "testing",
+)
 
 __all__ = ["__version__", *_PUBLIC, *_MODULES]
 

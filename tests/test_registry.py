@@ -7,6 +7,7 @@ import sys
 import pytest
 from helpers import refused
 
+import mdsens as ms
 from mdsens.potentials import SHIPPED
 from mdsens.registry import listing, page
 
@@ -40,3 +41,9 @@ def test_the_command_prints_it_or_one_sentence():
     assert "LennardJones" in run().stdout
     done = run("morsee")
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_every_public_name_is_there():
+    # A Reparameterised is made by ms.reparameterised.
+    assert {"studies", "testing", *SHIPPED} - {"Reparameterised"} <= set(ms.__all__)
+    assert all(getattr(ms, name) is not None for name in ms.__all__)
