@@ -5,10 +5,11 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mdsens.electrostatics.kernels import COULOMB, gaussian_coulomb, separations
+from mdsens.electrostatics.kernels import gaussian_coulomb, separations
 from mdsens.electrostatics.selfconsistent import SelfConsistent
 from mdsens.potentials.base import static
 from mdsens.system import System
+from mdsens.units import COULOMB
 
 
 class ChargeEquilibration(SelfConsistent):

@@ -6,11 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mdsens.electrostatics.kernels import COULOMB, separations, thole_factors
+from mdsens.electrostatics.kernels import separations, thole_factors
 from mdsens.electrostatics.selfconsistent import SelfConsistent
 from mdsens.errors import CoincidingAtoms
 from mdsens.potentials.base import static
 from mdsens.system import System, is_concrete
+from mdsens.units import COULOMB
 
 _COINCIDENT = 1e-6
 """Distance [Å] below which atoms count as coinciding."""

@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mdsens.units import COULOMB as COULOMB
-
 _NEAR = 0.25
 """(r/c)² below which erf(r/c)/r is summed as a series."""
 

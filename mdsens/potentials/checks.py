@@ -29,10 +29,19 @@ def check_numbers(potential, positive: Collection[str] = (), not_negative: Colle
     """
     for name in potential.parameters():
         for _, where, value in entries(potential, name):
-            if np.ndim(value) != 0:
-                raise InputError(f"{where} must be one number, not an array of shape {np.shape(value)}.")
+            check_number(where, value)
     check_positive(potential, *positive)
     check_positive(potential, *not_negative, or_zero=True)
+
+
+def check_number(where: str, value) -> None:
+    """It is one number, traced or not.
+
+    Raises:
+        InputError: naming `where`.
+    """
+    if np.ndim(value) != 0:
+        raise InputError(f"{where} must be one number, not an array of shape {np.shape(value)}.")
 
 
 def check_sign(where: str, value, *, positive: bool = False, not_negative: bool = False) -> None:

@@ -8,11 +8,10 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
-from mdsens.potentials.checks import entries
+from mdsens.potentials.checks import check_number, entries
 
 Parameter = Float[Array, ""] | dict[str, Float[Array, ""]]
 
@@ -25,8 +24,7 @@ def check_triplets(potential, bond: tuple[str, ...]) -> None:
     """
     for name in potential.parameters():
         for key, where, value in entries(potential, name):
-            if np.ndim(value) != 0:
-                raise InputError(f"{where} must be one number, not an array of shape {np.shape(value)}.")
+            check_number(where, value)
             if key is not None:
                 check_key(key, where, bond=name in bond)
 
