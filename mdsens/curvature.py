@@ -11,12 +11,22 @@ from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import lobpcg
 
 from mdsens.errors import InputError
-from mdsens.factors import DenseFactor, Factor, SparseFactor
+from mdsens.factors import DenseFactor, DenseMatrix, KeptHessian, SparseFactor
 from mdsens.frame import Frame, as_unknown
 from mdsens.implicit.linear_system import COLUMNS, Gauge
 from mdsens.matrices import hessian
 from mdsens.potentials.base import Potential
-from mdsens.stiffness import gauge_of, gradient, hessian_operator, is_stored, known_gauge, lagrangian
+from mdsens.stiffness import (
+    Preconditioned,
+    StoredOperator,
+    gauge_of,
+    gradient,
+    hessian_operator,
+    is_stored,
+    known_gauge,
+    lagrangian,
+    stored_size,
+)
 
 DENSE_LIMIT = 1500
 """Unknowns that can move up to which all curvatures are computed from the assembled matrix."""
@@ -44,6 +54,9 @@ WELL_POSED = 1e4
 
 BLOCK_NUMBERS = 10**7
 """Numbers in the columns of a matrix that are computed together, at most."""
+
+KEPT_NUMBERS = 2 * 10**7
+"""Numbers in an operator that is kept with its state, at most."""
 
 FLOPPY = 1e-9
 """Share of the largest curvature within which a curvature counts as zero."""
@@ -74,8 +87,8 @@ class Curvature:
     nearest_zero: float
 
 
-def curvature(z, frame: Frame, potential: Potential) -> tuple[Curvature, Factor]:
-    """The ends of the spectrum at a state [host]: exact up to `DENSE_LIMIT` unknowns, else sought; and factors of the Hessian.
+def curvature(z, frame: Frame, potential: Potential) -> tuple[Curvature, KeptHessian]:
+    """The ends of the spectrum at a state [host]: exact up to `DENSE_LIMIT` unknowns, else sought; and what is kept.
 
     Factors are kept of minima without constraints, if the whole matrix is there or stays sparse (see `mdsens.factors`).
 
@@ -98,7 +111,7 @@ def curvature(z, frame: Frame, potential: Potential) -> tuple[Curvature, Factor]
     active, basis = np.asarray(null.active), np.asarray(null.basis)
     free = np.flatnonzero(active)
     if free.size <= basis.shape[1]:
-        return Curvature(np.inf, 0.0, 0, rattlers, True, (), 0, np.inf), Factor()
+        return Curvature(np.inf, 0.0, 0, rattlers, True, (), 0, np.inf), KeptHessian()
     exact = free.size <= DENSE_LIMIT
     matrix = columns.between(free) if exact else None
     values, highest = _spectrum(matrix, basis[free]) if exact else _searched(columns, null)
@@ -116,33 +129,48 @@ def curvature(z, frame: Frame, potential: Potential) -> tuple[Curvature, Factor]
         int((values < -NEGATIVE * highest).sum()),
         nearest,
     )
-    return found, _factorised(found, lambda: matrix, basis[free], free, frame, potential)
+    return found, _kept(found, lambda: matrix, columns, basis[free], free, frame, potential)
 
 
-def factorised(z, frame: Frame, potential: Potential, found: Curvature, null: Gauge) -> Factor:
-    """The factors that come with a curvature, of a state whose curvature and null space are known [host]."""
-    free, size = np.flatnonzero(null.active), null.active.size
+def kept_hessian(z, frame: Frame, potential: Potential, found: Curvature, null: Gauge) -> KeptHessian:
+    """What comes with a curvature, of a state whose curvature and null space are known [host]."""
+    stored = is_stored(frame, potential) and stored_size(frame.system, potential) <= KEPT_NUMBERS
+    if not (stored or _has_factors(found, frame, potential)):
+        return KeptHessian()
+    free = np.flatnonzero(null.active)
+    columns = _Columns(*_operator(z, (frame, potential)), null.active.size, frame.system.positions.dtype)
+    return _kept(found, lambda: columns.between(free), columns, np.asarray(null.basis)[free], free, frame, potential)
 
-    def matrix():
-        return _Columns(*_operator(z, (frame, potential)), size, frame.system.positions.dtype).between(free)
 
-    return _factorised(found, matrix, np.asarray(null.basis)[free], free, frame, potential)
-
-
-def _factorised(found, matrix, null, free, frame, potential):
-    """`matrix()` is the one between the free components."""
-    dtype = frame.system.positions.dtype
-    rounding = np.finfo(dtype).eps * found.highest
+def _has_factors(found, frame, potential) -> bool:
+    """Whether the matrix is definite, and small or, in the plane, sparse."""
+    rounding = np.finfo(frame.system.positions.dtype).eps * found.highest
     if not (frame.symmetric and frame.constraints is None and WELL_POSED * rounding < found.lowest < np.inf):
-        return Factor()
+        return False
+    return found.exact or (frame.freedom is None and frame.system.dim == 2 and is_stored(frame, potential))
+
+
+def _kept(found, matrix, columns, null, free, frame, potential) -> KeptHessian:
+    """`matrix()` is the one between the free components, `columns` are those of the operator."""
+    dtype, operator = frame.system.positions.dtype, _light(columns)
+    if not _has_factors(found, frame, potential):
+        return KeptHessian(operator)
     try:
-        if found.exact:
-            return DenseFactor(matrix(), null, free, dtype)
-        if frame.freedom is None and frame.system.dim == 2 and is_stored(frame, potential):
-            return SparseFactor(hessian(frame.system, potential).tocsr(), null, free)
+        if not found.exact:
+            return KeptHessian(operator, SparseFactor(hessian(frame.system, potential).tocsr(), null, free))
+        whole = matrix()
+        whole = 0.5 * (whole + whole.T)
+        return KeptHessian(DenseMatrix(jnp.asarray(whole, dtype), jnp.asarray(free)), DenseFactor(whole, null, free, dtype))
     except (np.linalg.LinAlgError, RuntimeError):  # not positive, or singular, to working precision
-        pass
-    return Factor()
+        return KeptHessian(operator)
+
+
+def _light(columns):
+    """An operator whose numbers are few enough to be kept; None for others."""
+    operator = columns.function
+    if not isinstance(operator, StoredOperator) or sum(leaf.size for leaf in jax.tree.leaves(operator)) > KEPT_NUMBERS:
+        return None
+    return operator if columns.preconditioner is None else Preconditioned(operator, columns.preconditioner)
 
 
 @eqx.filter_jit

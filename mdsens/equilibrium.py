@@ -13,10 +13,10 @@ from jaxtyping import Array
 
 from mdsens.constrained import settle
 from mdsens.constraints import Constraint, Constraints, bound_constraints
-from mdsens.curvature import Curvature, curvature, factorised
+from mdsens.curvature import Curvature, curvature, kept_hessian
 from mdsens.descent import HANDOVER, NEWTON_STEPS, PROBLEM, Settings, UnstableCell, descend, is_tight, listed_tightly, unbalanced
 from mdsens.errors import CoincidingAtoms, ConvergenceError, InputError
-from mdsens.factors import Factor
+from mdsens.factors import KeptHessian
 from mdsens.frame import Frame, as_unknown, cell_freedom, frame_of, gridded, periodic_volume
 from mdsens.implicit import CG, differentiable_solution
 from mdsens.potentials.base import Potential, total_energy
@@ -51,8 +51,8 @@ class Equilibrium(eqx.Module):
         index: how many negative curvatures were asked for: 0 for a minimum, 1 for a saddle point.
         constraints: with their references; `constraints.active` says which inequalities hold with equality.
         multipliers: of the constraints' equations, then of the active inequalities [eV per unit of the constraint].
-        factor: of the Hessian, for the derivatives' linear systems, up to 18 MB (more for large systems in the plane). Not in
-            files: derivatives make it again.
+        kept: the Hessian and its factors, for the derivatives' linear systems, where they take no more than 160 MB (factors of
+            large systems in the plane may take more). Not in files: derivatives make them again.
     """
 
     system: System
@@ -69,7 +69,7 @@ class Equilibrium(eqx.Module):
     index: int = eqx.field(static=True, default=0)
     constraints: Constraints | None = None
     multipliers: Array | None = None
-    factor: Factor = eqx.field(static=True, default=Factor())
+    kept: KeptHessian = eqx.field(static=True, default=KeptHessian())
 
     @property
     def converged(self) -> bool:
@@ -199,13 +199,13 @@ def finish(arrival, potential, asked, check_minimum, throw) -> Equilibrium:
     Args:
         asked: fields of the equilibrium that say what was asked for.
     """
-    frame, z, status, found, factor = arrival.frame, arrival.z, arrival.status, None, Factor()
+    frame, z, status, found, kept = arrival.frame, arrival.z, arrival.status, None, KeptHessian()
     system, fmax, stress_error = frame.system, arrival.norm, 0.0
     if status is not Status.NOT_FINITE:
         if frame.freedom is not None:
             fmax, stress_error = _left(z, frame, potential)
         if status is Status.CONVERGED and check_minimum:
-            found, factor = curvature(z, gridded(frame), potential)
+            found, kept = curvature(z, gridded(frame), potential)
             if found.index != asked.get("index", 0):
                 status = Status.WRONG_INDEX if asked.get("index") else Status.SADDLE
             elif frame.freedom is not None and found.highest == 0.0:
@@ -221,15 +221,14 @@ def finish(arrival, potential, asked, check_minimum, throw) -> Equilibrium:
         stress_error=stress_error,
         constraints=frame.constraints,
         multipliers=None if getattr(z, "multipliers", None) is None else frame.constraints.scale * z.multipliers,
-        factor=factor,
+        kept=kept if frame.freedom is None else KeptHessian(),
         **asked,
     )
-    if factor and frame.freedom is not None:
+    if kept.factor is not None and frame.freedom is not None:
         # A strain is counted in a unit that follows the cell: derivatives see it from the relaxed one.
         own = state.frame
         z = state.unknown_in(own)
-        factor = factorised(z, own, potential, found, known_gauge(z, own, found.rattlers))
-        state = dataclasses.replace(state, factor=factor)
+        state = dataclasses.replace(state, kept=kept_hessian(z, own, potential, found, known_gauge(z, own, found.rattlers)))
     if throw and not state.converged:
         raise ConvergenceError(f"The structure after {arrival.steps} steps (fmax {fmax:.1e} eV/Å): {status.value}.")
     return state

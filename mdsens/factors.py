@@ -1,11 +1,13 @@
-"""Factorisations of an equilibrium's Hessian that are kept with it, as preconditioners that are nearly exact inverses.
+"""What an equilibrium keeps of its Hessian: the operator itself, and factors, which are nearly exact preconditioners.
 
-Dense ones of small systems, and sparse ones of plane systems, whose factors stay sparse; in three dimensions they fill up.
-A solve then takes one or two iterations, whatever the condition number, and its residual is still looked at.
+Factors are dense ones of small systems, and sparse ones of plane systems, where they stay sparse; in space they fill up. A
+solve then takes one or two iterations, whatever the condition number, and its residual is still looked at.
 """
 
+import dataclasses
 import itertools
 import weakref
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -62,41 +64,61 @@ def _solve(handle, rows):
     return factors.solve(rows.reshape(-1, rows.shape[-1]).T.astype(float)).T.reshape(rows.shape).astype(rows.dtype)
 
 
-class Factor:
-    """Of the Hessian at one state; this one stands for none.
+class DenseMatrix(eqx.Module):
+    """v ↦ A v between the free components.
 
-    All are equal: they change nothing about an equilibrium, and no program is compiled anew for another one.
+    Attributes:
+        matrix: A.
+        free: `(k,)`, components of v.
     """
 
+    matrix: Float[Array, "k k"]
+    free: Int[Array, " k"]
+
+    def __call__(self, v: Float[Array, " n"]) -> Float[Array, " n"]:
+        return jnp.zeros_like(v).at[self.free].set(self.matrix @ v[self.free])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class KeptHessian:
+    """What is kept of the Hessian at one state.
+
+    All are equal: they change nothing about an equilibrium, and no program is compiled anew for another one.
+
+    Attributes:
+        operator: v ↦ A v on flat vectors, a pytree, perhaps with a preconditioner of its own; None where it was not worth it.
+        factor: `DenseFactor`, `SparseFactor` or None.
+    """
+
+    operator: Any = None
+    factor: Any = None
+
     def __eq__(self, other):
-        return isinstance(other, Factor)
+        return isinstance(other, KeptHessian)
 
     def __hash__(self):
-        return hash(Factor)
+        return hash(KeptHessian)
 
     def __bool__(self):
-        return type(self) is not Factor
-
-    def inverse(self):
-        """What a compiled program is given: a preconditioner as a pytree; None where there are no factors."""
+        return self.operator is not None or self.factor is not None
 
 
-class DenseFactor(Factor):
-    """Cholesky's factor of a matrix between free components, positive outside a null space."""
+class DenseFactor:
+    """Cholesky's factor of a symmetric matrix between free components, positive outside a null space."""
 
     def __init__(self, matrix, null, free, dtype):
-        matrix = 0.5 * (matrix + matrix.T)
         lower = scipy.linalg.cholesky(matrix + np.abs(np.diag(matrix)).max() * (null @ null.T), lower=True)
         self.factor, self.free = lower.astype(dtype), free
 
     def inverse(self) -> DenseInverse:
+        """What a compiled program is given."""
         return DenseInverse(jnp.asarray(self.factor), jnp.asarray(self.free))
 
     def __str__(self):
         return f"Cholesky's factor of its {len(self.free)} unknowns"
 
 
-class SparseFactor(Factor):
+class SparseFactor:
     """LU factors of a sparse symmetric matrix, positive outside a null space (SuperLU)."""
 
     def __init__(self, matrix, null, free):
@@ -112,6 +134,7 @@ class SparseFactor(Factor):
         weakref.finalize(self, _factors.pop, self.handle)
 
     def inverse(self) -> SparseInverse:
+        """What a compiled program is given."""
         return SparseInverse(jnp.asarray(self.handle), jnp.asarray(self.free))
 
     def __str__(self):

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from mdsens import stiffness
-from mdsens.curvature import Curvature, curvature, factorised
+from mdsens.curvature import Curvature, curvature, kept_hessian
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import ConvergenceError, InputError, LinearSolveError
 from mdsens.frame import Frame
@@ -46,6 +46,7 @@ class State(eqx.Module):
         frame: what it lives in.
         null: the null space of A that was found with the curvature.
         inverse: a preconditioner that is nearly exact, of a factorised Hessian; None without.
+        hessian: ∂F/∂z at z with the equilibrium's potential, as an operator that was kept; None without.
         solver: of the linear systems.
         fail_rtol: relative residual beyond which a solve has failed.
         preconditioner: what helps the solver, in words; empty without.
@@ -55,6 +56,7 @@ class State(eqx.Module):
     frame: Frame
     null: Gauge
     inverse: Any
+    hessian: Any
     solver: LinearSolver = eqx.field(static=True)
     fail_rtol: float = eqx.field(static=True)
     preconditioner: str = eqx.field(static=True)
@@ -73,23 +75,19 @@ class State(eqx.Module):
 
     def operator(self, z, potential):
         """∂F/∂z, as `root_jvp` wants it."""
-        operator = stiffness.hessian_operator(z, (self.frame, potential))
-        return operator if self.inverse is None else Preconditioned(operator, jax.lax.stop_gradient(self.inverse))
+        return self._with_inverse(stiffness.hessian_operator(z, (self.frame, potential)))
+
+    def own_operator(self, z, potential):
+        """The same at the state's own z and potential, which has no derivative in them where it was kept."""
+        return self.operator(z, potential) if self.hessian is None else self._with_inverse(self.hessian)
+
+    def _with_inverse(self, operator):
+        return operator if self.inverse is None else stiffness.Preconditioned(operator, jax.lax.stop_gradient(self.inverse))
 
     @property
     def method(self) -> str:
         """How its linear systems are solved, in words."""
         return f"{self.solver!r}, preconditioned by {self.preconditioner}" if self.preconditioner else repr(self.solver)
-
-
-class Preconditioned(eqx.Module):
-    """An operator and a preconditioner for it."""
-
-    operator: Any
-    precondition: Any
-
-    def __call__(self, v: Float[Array, " n"]) -> Float[Array, " n"]:
-        return self.operator(v)
 
 
 def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: bool = True) -> tuple[Curvature, State]:
@@ -110,7 +108,7 @@ def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: b
         raise InputError("The potential has no parameters, so there is nothing to differentiate in.")
     frame = eq.frame
     z = eq.unknown_in(frame)
-    found, factor = curvature(z, frame, eq.potential) if eq.curvature is None else (eq.curvature, eq.factor)
+    found, kept = curvature(z, frame, eq.potential) if eq.curvature is None else (eq.curvature, eq.kept)
     if found.index != eq.index:
         raise ConvergenceError(
             f"The lowest curvature is {found.lowest:.1e} eV/Å²: {(Status.WRONG_INDEX if eq.index else Status.SADDLE).value}."
@@ -119,17 +117,18 @@ def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: b
     solver = _default_solver(eq, frame, z) if linear_solver is None else linear_solver
     if not isinstance(solver, LinearSolver):
         raise InputError(f"linear_solver must be one of mdsens.implicit's, such as implicit.CG(), not {solver!r}.")
-    if linear_solver is None and not factor:
-        factor = factorised(z, frame, eq.potential, found, null)
+    if linear_solver is None and not kept:
+        kept = kept_hessian(z, frame, eq.potential, found, null)
     approximation = eq.potential.approximation(eq.system)
     if linear_solver is None and approximation is not None:
         solver = _within(approximation, found, solver, eq.system.positions.dtype)
     inverse, preconditioner = None, ""
-    if linear_solver is None and factor:
-        inverse, preconditioner = factor.inverse(), str(factor)
+    if linear_solver is None and kept.factor is not None:
+        inverse, preconditioner = kept.factor.inverse(), str(kept.factor)
     elif frame.grid is not None and solver.iterative and stiffness.is_stored(frame, eq.potential):
         preconditioner = "a coarse grid"
-    return found, State(z, frame, null, inverse, solver, solver.tolerances(eq.system.positions.dtype)[1], preconditioner)
+    fail_rtol = solver.tolerances(eq.system.positions.dtype)[1]
+    return found, State(z, frame, null, inverse, kept.operator, solver, fail_rtol, preconditioner)
 
 
 def _default_solver(eq, frame, z):
@@ -218,7 +217,7 @@ def _outside(null, b, rest):
 @eqx.filter_jit
 def _solved(state, potential, columns, aims):
     """`(A⁻¹ of each column, residuals)`, each to what is aimed at."""
-    product = state.operator(state.z, potential)
+    product = state.own_operator(state.z, potential)
 
     def solved(column, aim):
         return linear_solve(product, column, solver=state.solver, atol=aim, throw=False, **state.options)
@@ -231,13 +230,13 @@ def _solved(state, potential, columns, aims):
 @eqx.filter_jit
 def along(state: State, potential, direction):
     """`(dz, residual)` along one direction in parameter space, z-shaped."""
-    options = {"operator": state.operator, "linear_solver": state.solver, **state.options}
+    options = {"operator": state.own_operator, "linear_solver": state.solver, **state.options}
     return root_jvp(state.condition, state.z, (potential,), (direction,), project=True, **options)
 
 
 def pulled_back(state: State, potential, slope):
     """`(the gradient in θ of a function of z whose gradient in z is `slope`, residual)`, by one adjoint solve."""
-    options = {"operator": state.operator, "linear_solver": state.solver, **state.options}
+    options = {"operator": state.own_operator, "linear_solver": state.solver, **state.options}
     (implicit,), residual = root_vjp(state.condition, state.z, (potential,), slope, **options)
     return implicit, residual
 

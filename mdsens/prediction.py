@@ -228,7 +228,7 @@ def _vanishing(curvature, slope) -> float:
 def _softening(state, potential, direction, first):
     """`(v, λ, λ')` of the softest mode: λ' = v · (dA/dt) v along the way, v by inverse iteration."""
     flat, unravel = ravel_pytree(state.z)
-    product = state.operator(state.z, potential)
+    product = state.own_operator(state.z, potential)
 
     def inverse(_, v):
         w, _ = linear_solve(product, v, solver=state.solver, throw=False, **state.options)

@@ -54,7 +54,7 @@ def _by_pressure(g, state, potential):
         loaded = eqx.tree_at(lambda f: f.freedom.pressure, frame, frame.freedom.pressure + pressure / unit)
         return eqx.tree_at(lambda s: s.frame, state, loaded).condition(z, potential)
 
-    options = {"operator": lambda z, _: state.operator(z, potential), "linear_solver": state.solver, **state.options}
+    options = {"operator": lambda z, _: state.own_operator(z, potential), "linear_solver": state.solver, **state.options}
     zero = jnp.zeros_like(frame.freedom.pressure)
     dz, residual = root_jvp(condition, state.z, (zero,), (jnp.ones_like(zero),), project=True, **options)
     return jax.jvp(lambda z: observed(g, state)(z, potential), (state.z,), (dz,))[1], residual
@@ -94,7 +94,7 @@ def _by_strain(g, state, potential):
         slope = jax.grad(lambda x: total_energy(potential, strained(x, strain)))(x)
         return jnp.where(state.frame.held, 0.0, slope)
 
-    options = {"operator": lambda x, _: state.operator(x, potential), "linear_solver": state.solver, **state.options}
+    options = {"operator": lambda x, _: state.own_operator(x, potential), "linear_solver": state.solver, **state.options}
     zero = jnp.zeros(len(units), system.positions.dtype)
 
     def along(unit):

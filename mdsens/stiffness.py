@@ -114,6 +114,16 @@ def hessian_operator(z, data):
     return StoredOperator(z, frame, system.neighbors, stiffness, by_strain)
 
 
+class Preconditioned(eqx.Module):
+    """An operator and a preconditioner for it."""
+
+    operator: Any
+    precondition: Any
+
+    def __call__(self, v: Float[Array, " n"]) -> Float[Array, " n"]:
+        return self.operator(v)
+
+
 class StoredOperator(eqx.Module):
     """The Hessian as second derivatives of the atoms' energies, and its columns of the strains.
 

@@ -21,7 +21,7 @@ def with_sparse_factor(eq, monkeypatch):
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
 def test_a_factor_inverts_the_hessian_outside_its_null_space(soft_packing, monkeypatch, kind):
     eq = soft_packing if kind == "dense" else with_sparse_factor(soft_packing, monkeypatch)
-    assert isinstance(eq.factor, factors.DenseFactor if kind == "dense" else factors.SparseFactor)
+    assert isinstance(eq.kept.factor, factors.DenseFactor if kind == "dense" else factors.SparseFactor)
     _, state = usable(eq, None)
     operator = state.operator(state.z, eq.potential)
     v = state.null.project(jax.random.normal(jax.random.key(0), (state.size,)))
@@ -30,7 +30,7 @@ def test_a_factor_inverts_the_hessian_outside_its_null_space(soft_packing, monke
     w = jax.vmap(state.null.project)(jax.random.normal(jax.random.key(1), (3, state.size)))
     images = jax.vmap(lambda r: state.null.project(operator.precondition(r)))(w)
     np.testing.assert_allclose(w @ images.T, (w @ images.T).T, rtol=1e-9)
-    assert str(eq.factor) in ms.sensitivity(eq).certificate.linear_solver
+    assert str(eq.kept.factor) in ms.sensitivity(eq).certificate.linear_solver
 
 
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
@@ -49,7 +49,7 @@ def test_derivatives_are_those_without_a_factor(soft_packing, monkeypatch, kind)
 
 
 def test_a_free_cell_and_frozen_atoms_have_factors_too(squeezed_salt, argon_vacancy):
-    assert isinstance(squeezed_salt.factor, factors.DenseFactor)
+    assert isinstance(squeezed_salt.kept.factor, factors.DenseFactor)
     assert ms.sensitivity(squeezed_salt).certificate.residual < 1e-11
     frozen = np.zeros(len(argon_vacancy.system), dtype=bool)
     frozen[:20] = True

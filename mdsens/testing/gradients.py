@@ -9,7 +9,15 @@ import numpy as np
 from mdsens.derivatives import sensitivity
 from mdsens.equilibrium import relax
 from mdsens.errors import MdsensError
-from mdsens.potentials import EmbeddedPotential, PairPotential, SitePotential
+from mdsens.potentials import (
+    Coulomb,
+    EmbeddedPotential,
+    PairPotential,
+    SitePotential,
+    SoftSphere,
+    WeeksChandlerAndersen,
+    Yukawa,
+)
 from mdsens.system import System
 from mdsens.testing.examples import EXAMPLES
 from mdsens.verify import TOLERANCE, check_sensitivity
@@ -74,7 +82,7 @@ def _frozen(potential, system) -> System:
 
 
 def _cluster(potential, system) -> System | None:
-    """The atoms nearest to the second one, out of their cell."""
+    """The atoms nearest to the second one, out of their cell, and shaken, lest symmetry lead to a saddle point."""
     x = np.asarray(system.positions)
     if system.cell is not None:
         d = (x - x[1]) @ np.linalg.inv(system.cell)
@@ -83,17 +91,24 @@ def _cluster(potential, system) -> System | None:
     size = BONDED_CLUSTER if bonded else CLUSTER
     near = np.argsort(np.linalg.norm(x - x[1], axis=1), kind="stable")[:size]
     symbols = [system.symbols[k] for k in near]
-    return None if _only_repels(potential) else System(x[near], species=symbols)
+    shifts = 0.03 * _spacing(system) * np.random.default_rng(4).normal(size=(size, system.dim))
+    return None if _only_repels(potential) else System(x[near] + shifts, species=symbols)
 
 
 def _plane(potential, system) -> System | None:
-    """A triangular lattice with a vacancy at the crystal's nearest distance; what bonds by angles has no such structure."""
+    """A triangular lattice with a vacancy, of ions a square one, at the crystal's nearest distance; not what bonds by angles."""
     parts = (PairPotential, EmbeddedPotential)
     if not all(isinstance(part, parts) for part in potential.parts()):
         return None
     if system.dim == 2:
         return system
     a, rows = 0.98 * _spacing(system), 4
+    if any(isinstance(part, Coulomb) for part in potential.parts()):
+        i, j = np.divmod(np.arange(rows**2), rows)
+        held = np.arange(rows**2) < 2
+        points = a * np.stack([i, j], axis=1) + 0.1 * a * (np.arange(rows**2) == 0)[:, None]
+        labels = np.array(system.labels)[(i + j) % 2]
+        return System(points, cell=a * rows * np.eye(2), pbc=True, species=list(labels), frozen=held)
     points = np.array([[i + 0.5 * (j % 2), j * np.sqrt(0.75)] for j in range(rows) for i in range(rows)])
     cell = np.diag([rows, rows * np.sqrt(0.75)]) * a
     labels = [system.labels[k % len(system.labels)] for k in range(len(points) - 1)]
@@ -105,7 +120,7 @@ SETTINGS: dict[str, Callable] = {"fixed cell": _fixed_cell, "frozen atoms": _fro
 
 
 def _only_repels(potential) -> bool:
-    return type(potential).__name__ == "SoftSphere"
+    return isinstance(potential, SoftSphere | WeeksChandlerAndersen | Yukawa)
 
 
 def _rebuilt(system, positions, **fields) -> System:
