@@ -28,6 +28,7 @@ from mdsens.linear_response import (
     dot_test,
     errors,
     pulled_back,
+    pulled_back_each,
     solutions,
     split_last,
     usable,
@@ -318,12 +319,12 @@ def observed(g, states):
     return value
 
 
-def _pull(states, potential, slopes, explicit):
+def _pull(states, potential, slopes, explicit, pull):
     """`(total derivative in θ, residuals)` from the slopes in the unknowns and the explicit derivative."""
     slopes = [slopes] if _is_state(states) else [slopes[name] for name in states]
     residuals = []
     for state, slope in zip(_listed(states), slopes, strict=True):
-        implicit, residual = pulled_back(state, potential, slope)
+        implicit, residual = pull(state, potential, slope)
         explicit = jax.tree.map(jnp.add, explicit, implicit)
         residuals.append(residual)
     return explicit, jnp.stack(residuals)
@@ -339,7 +340,7 @@ def _each(row, states):
 @eqx.filter_jit
 def _adjoint(g, states, potential):
     value, pullback = jax.vjp(observed(g, states), _unknowns(states), potential)
-    return value, *_pull(states, potential, *pullback(jnp.ones_like(value)))
+    return value, *_pull(states, potential, *pullback(jnp.ones_like(value)), pulled_back)
 
 
 @eqx.filter_jit
@@ -347,7 +348,7 @@ def _adjoint_rows(g, states, potential, directions):
     value, pullback = jax.vjp(observed(g, states), _unknowns(states), potential)
 
     def row(direction):
-        total, residuals = _pull(states, potential, *pullback(direction.reshape(value.shape)))
+        total, residuals = _pull(states, potential, *pullback(direction.reshape(value.shape)), pulled_back_each)
         return ravel_pytree(total)[0], residuals
 
     return *_each(row, states)(directions), value

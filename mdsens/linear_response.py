@@ -23,6 +23,7 @@ from mdsens.implicit import CG, GMRES, MINRES, Direct, Gauge, differentiable_sol
 from mdsens.implicit.bound import error_bound, probe_displacement
 from mdsens.implicit.linear import DIRECT_LIMIT
 from mdsens.implicit.linear_system import LinearSolver
+from mdsens.implicit.root import adjoint_solution
 from mdsens.solvers import Status
 
 BATCH = 64
@@ -236,9 +237,18 @@ def along(state: State, potential, direction):
 
 def pulled_back(state: State, potential, slope):
     """`(the gradient in θ of a function of z whose gradient in z is `slope`, residual)`, by one adjoint solve."""
-    options = {"operator": state.own_operator, "linear_solver": state.solver, **state.options}
-    (implicit,), residual = root_vjp(state.condition, state.z, (potential,), slope, **options)
+    w, residual = adjoint_solution(state.condition, state.z, (potential,), slope, **_adjoint_options(state))
+    return stiffness.slopes_of_work(state.z, (state.frame, potential), jax.tree.map(jnp.negative, w)), residual
+
+
+def pulled_back_each(state: State, potential, slope):
+    """The same under `vmap`, for several slopes: they share ∂F/∂θ."""
+    (implicit,), residual = root_vjp(state.condition, state.z, (potential,), slope, **_adjoint_options(state))
     return implicit, residual
+
+
+def _adjoint_options(state):
+    return {"operator": state.own_operator, "linear_solver": state.solver, **state.options}
 
 
 def solution(state: State, potential):

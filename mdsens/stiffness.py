@@ -61,6 +61,16 @@ def gradient(z, data):
     return held_still(slope, frame)
 
 
+def slopes_of_work(z, data, displacement):
+    """∂⟨F, v⟩/∂θ for one displacement v, potential-shaped. Pure JAX.
+
+    The parameters' derivative of the energy's change along v; for one v that costs less than ∂F/∂θ transposed.
+    """
+    frame, potential = data
+    v = held_still(displacement, frame)
+    return jax.grad(lambda theta: jax.jvp(lambda x: lagrangian(x, (frame, theta)), (z,), (v,))[1])(potential)
+
+
 def rigid_gauge(z, data) -> Gauge:
     """The null space that forces respect by themselves: frozen atoms and free rigid motions."""
     frame, _ = data

@@ -64,20 +64,19 @@ def test_ewalds_split_between_the_two_sums_changes_nothing(rattled):
     np.testing.assert_allclose(near.energies(rattled).sum(), near.energy(rattled), rtol=1e-13)
 
 
+EWALD = ("pair_modify table 0", "kspace_style ewald 1e-12", "kspace_modify gewald 2.5 kmax/ewald 30 30 30")
+"""LAMMPS's erfc is a polynomial of seven digits; with such a width next to nothing is left to it."""
+
+
 def test_ewald_is_lammps_s(rattled):
-    # LAMMPS's erfc is a polynomial of seven digits; all others are those of Madelung's constants.
-    reference = evaluate(
-        rattled,
-        "pair_style coul/long 9.0",
-        "pair_coeff * *",
-        "pair_modify table 0",
-        "kspace_style ewald 1e-12",
-        charges=charges_of(rattled),
-    )
-    potential = ms.Ewald(charge=SALT, cutoff=6.0, coulomb=LAMMPS_COULOMB)
-    np.testing.assert_allclose(potential.energy(rattled), reference.energy, rtol=1e-6)
-    np.testing.assert_allclose(potential.forces(rattled), reference.forces, atol=1e-6 * np.abs(reference.forces).max())
-    np.testing.assert_allclose(virial(potential, rattled), reference.virial, atol=2e-6 * np.abs(reference.virial).max())
+    reference = evaluate(rattled, "pair_style coul/long 9.0", "pair_coeff * *", *EWALD, charges=charges_of(rattled))
+    agrees(ms.Ewald(charge=SALT, cutoff=6.0, coulomb=LAMMPS_COULOMB), rattled, reference, rtol=1e-10)
+
+
+def agrees(potential, system, reference, rtol):
+    np.testing.assert_allclose(potential.energy(system), reference.energy, rtol=rtol)
+    np.testing.assert_allclose(potential.forces(system), reference.forces, atol=rtol * np.abs(reference.forces).max())
+    np.testing.assert_allclose(virial(potential, system), reference.virial, atol=rtol * np.abs(reference.virial).max())
 
 
 @pytest.mark.parametrize(("k", "rtol"), [(LAMMPS_COULOMB, 1e-12), (coulomb_module.COULOMB, 1e-7)])
@@ -114,51 +113,38 @@ def test_shifted_forces_come_near_the_sum_over_all_images():
     np.testing.assert_allclose(ms.Coulomb(charge=SALT, alpha=0.2, cutoff=15.0).energy(crystal), exact, rtol=2e-3)
 
 
-class Ions(ms.Potential):
-    """Repulsion and charges, on the charges' list."""
-
-    repulsion: ms.Potential
-    charges: ms.Potential
-
-    @property
-    def range(self):
-        return self.charges.range
-
-    @property
-    def local(self):
-        return self.charges.local
-
-    @property
-    def smoothness(self):
-        return min(self.repulsion.smoothness, self.charges.smoothness)
-
-    def check(self, system):
-        self.repulsion.check(system)
-        self.charges.check(system)
-
-    def find_neighbors(self, system, *, skin=None):
-        return self.charges.find_neighbors(system, skin=skin)
-
-    def atom_energies(self, system):
-        return self.repulsion.atom_energies(system) + self.charges.atom_energies(system)
+PAIRS = {"Mg-O": (1428.5, 0.2945, 0.0), "O-O": (22764.3, 0.149, 27.88), "Mg-Mg": (0.0, 1.0, 0.0)}
+"""A [eV], ρ [Å] and C [eV Å⁶] of magnesium oxide, G. V. Lewis, C. R. A. Catlow, J. Phys. C 18, 1149 (1985), rigid ions."""
 
 
-class Buckingham(ms.PairPotential):
-    A: dict
-    rho: dict
-    C: float
-    cutoff: float = ms.static(6.0)
-    onset: float = ms.static(5.0)
-
-    def pair_energy(self, r, i, j):
-        return self.pair(self.A, i, j) * jnp.exp(-r / self.pair(self.rho, i, j)) - self.C / r**6
+def oxide(pairs, **settings):
+    A, rho, C = ({pair: row[k] for pair, row in pairs.items()} for k in range(3))
+    charges = ms.Ewald(charge={"Mg": 2.0, "O": -2.0}, cutoff=6.5, background=True, coulomb=LAMMPS_COULOMB)
+    return ms.Buckingham(A=A, rho=rho, C=C, **settings) + charges
 
 
-OXIDE = Ions(
-    Buckingham(A={"Mg-O": 1428.5, "Mg-Mg": 0.0, "O-O": 0.0}, rho={"Mg-O": 0.2945, "Mg-Mg": 1.0, "O-O": 1.0}, C=0.0),
-    ms.Ewald(charge={"Mg": 2.0, "O": -2.0}, cutoff=6.5, background=True),
-)
-"""The oxygen-magnesium repulsion of G. V. Lewis, C. R. A. Catlow, J. Phys. C 18, 1149 (1985), with rigid ions."""
+OXIDE = oxide(PAIRS | {"O-O": (0.0, 1.0, 0.0)}, cutoff=6.0, onset=5.0)
+"""With the repulsion of unlike ions alone."""
+
+
+def test_a_rattled_oxide_is_lammps_s():
+    atoms = bulk("MgO", "rocksalt", a=4.2, cubic=True)
+    atoms.rattle(0.1, seed=2)
+    system = ms.System.from_ase(atoms)
+    number = {label: code + 1 for code, label in enumerate(system.labels)}
+    coefficients = [
+        "pair_coeff {} {} buck {} {} {}".format(*sorted(number[label] for label in pair.split("-")), *row)
+        for pair, row in PAIRS.items()
+    ]
+    reference = evaluate(
+        system,
+        "pair_style hybrid/overlay coul/long 9.0 buck 6.0",
+        "pair_coeff * * coul/long",
+        *coefficients,
+        *EWALD,
+        charges=[{"Mg": 2.0, "O": -2.0}[label] for label in system.symbols],
+    )
+    agrees(oxide(PAIRS, cutoff=6.0, switch="truncated"), system, reference, rtol=1e-10)
 
 
 def closed_form(a):
@@ -166,7 +152,7 @@ def closed_form(a):
     places = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 3), axis=-1).reshape(-1, 3)
     shells = np.linalg.norm(places[places.sum(axis=1) % 2 == 1], axis=1) / 2
     shells = shells[shells * a < 5.0] / 0.2945
-    return 1428.5 * np.exp(-shells * a), 2.0 * 1.747564594633 * 4.0 * OXIDE.charges.coulomb / a, shells
+    return 1428.5 * np.exp(-shells * a), 2.0 * 1.747564594633 * 4.0 * LAMMPS_COULOMB / a, shells
 
 
 def test_magnesium_oxide_has_madelungs_energy_and_pressure():
@@ -186,11 +172,11 @@ def test_magnesium_oxide_grows_with_its_parameters_as_its_energy_says():
     slope = madelung / a - np.sum(shells * repulsion)
     curvature = np.sum(shells**2 * repulsion) - 2.0 * madelung / a**2
     assert abs(slope / curvature) < 1e-9  # by so little it is another lattice constant
-    S = ms.sensitivity(eq, wrt=["repulsion.A.Mg-O", "charges.charge.Mg"]).scaled()
+    S = ms.sensitivity(eq, wrt=["Buckingham.A.Mg-O", "Ewald.charge.Mg"]).scaled()
     growth = lambda cell: float(np.vdot(cell, eq.system.cell)) / np.linalg.norm(eq.system.cell) ** 2 * a  # noqa: E731
-    np.testing.assert_allclose(growth(S.cell.repulsion.A["Mg-O"]), np.sum(shells * repulsion) / curvature, rtol=1e-8)
+    np.testing.assert_allclose(growth(S.cell.terms[0].A["Mg-O"]), np.sum(shells * repulsion) / curvature, rtol=1e-8)
     # All products of charges have the sum of two terms, and like ions stand on the same lattice.
-    np.testing.assert_allclose(growth(S.cell.charges.charge["Mg"]), -madelung / a / curvature, rtol=1e-8)
+    np.testing.assert_allclose(growth(S.cell.terms[1].charge["Mg"]), -madelung / a / curvature, rtol=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -209,13 +195,15 @@ def test_sensitivities_are_differences_of_relaxed_structures(make):
     atoms.set_constraint(FixAtoms([0, 5]))
     pairs = ("Na-Cl", "K-Cl", "Cl-Cl", "Na-Na", "K-Na", "K-K")
     strengths = dict(zip(pairs, [1250.0, 4000.0, 3500.0, 480.0, 900.0, 1800.0], strict=True))
-    potential = Ions(Buckingham(A=strengths, rho=dict.fromkeys(pairs, 0.317), C=5.0), make({"Na": 1.0, "Cl": -1.0, "K": 1.0}))
+    charges = make({"Na": 1.0, "Cl": -1.0, "K": 1.0})
+    potential = ms.Buckingham(A=strengths, rho=0.317, C=5.0, cutoff=6.0, onset=5.0) + charges
     eq = ms.relax(ms.System.from_ase(atoms), potential, fmax=1e-12)
-    names = {"charges.charge.K": 1.0, "repulsion.A.Cl-K": 4000.0}
+    charge = f"{type(charges).__name__}.charge.K"
+    names = {charge: 1.0, "Buckingham.A.Cl-K": 4000.0}
     S = ms.sensitivity(eq, wrt=list(names))
     assert S.certificate.residual < 1e-9
-    S = S.scaled().positions
-    found = {"charges.charge.K": S.charges.charge["K"], "repulsion.A.Cl-K": S.repulsion.A["Cl-K"]}
+    repulsion, charges = S.scaled().positions.terms
+    found = {charge: charges.charge["K"], "Buckingham.A.Cl-K": repulsion.A["Cl-K"]}
     scale = max(float(np.abs(moved).max()) for moved in found.values())
     for name, theta in names.items():
         assert np.abs(theta * richardson(eq, name, same_contacts=False) - found[name]).max() < 1e-6 * scale, name

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import mdsens as ms
-from mdsens import curvature, factors
+from mdsens import curvature, factors, stiffness
 from mdsens.implicit import CG, MINRES
-from mdsens.linear_response import solutions, usable
+from mdsens.linear_response import pulled_back, pulled_back_each, solutions, usable
+from mdsens.stiffness import StoredOperator
 
 
 def with_sparse_factor(eq, monkeypatch):
@@ -93,3 +94,39 @@ def test_right_hand_sides_that_share_directions_are_answered_like_each_alone(sof
     assert np.linalg.norm(np.asarray(step) - rest @ inverse) < 1e-2 * np.linalg.norm(step)
     assert residuals.max() < 1e-11
     assert left == pytest.approx(np.linalg.norm(outside @ rest))
+
+
+@pytest.mark.parametrize("kind", ["dense", "stored"])
+def test_the_operator_that_is_kept_is_the_hessian(argon_vacancy, monkeypatch, kind):
+    if kind == "stored":
+        monkeypatch.setattr(curvature, "DENSE_LIMIT", 0)
+    eq = ms.relax(argon_vacancy.system, argon_vacancy.potential, fmax=1e-12)
+    assert isinstance(eq.kept.operator, factors.DenseMatrix if kind == "dense" else StoredOperator)
+    assert (eq.kept.factor is None) == (kind == "stored")
+    _, state = usable(eq, None)
+    v = jax.random.normal(jax.random.key(0), (state.size,))
+    anew = state.operator(state.z, eq.potential)(v)
+    np.testing.assert_allclose(state.own_operator(state.z, eq.potential)(v), anew, atol=1e-12 * float(jnp.abs(anew).max()))
+
+
+def test_first_derivatives_do_not_assemble_what_was_kept(argon_vacancy, monkeypatch):
+    eq = ms.relax(argon_vacancy.system, argon_vacancy.potential, fmax=1e-12)
+    expected = ms.gradient(ms.observables.pressure, eq)
+
+    def assembled(*_):
+        raise AssertionError("the Hessian was assembled again")
+
+    jax.clear_caches()
+    monkeypatch.setattr(stiffness, "hessian_operator", assembled)
+    np.testing.assert_allclose(ms.gradient(ms.observables.pressure, eq).sigma, expected.sigma, rtol=1e-12)
+    assert ms.sensitivity(eq, wrt=["sigma"]).certificate.trusted
+
+
+def test_one_slope_is_pulled_back_as_several_are(argon_vacancy):
+    """By the derivative of a work, and by ∂F/∂θ transposed."""
+    _, state = usable(argon_vacancy, None)
+    slope = jax.random.normal(jax.random.key(1), state.z.shape)
+    alone, _ = pulled_back(state, argon_vacancy.potential, slope)
+    together, _ = pulled_back_each(state, argon_vacancy.potential, slope)
+    for a, b in zip(*map(jax.tree.leaves, (alone, together)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11)

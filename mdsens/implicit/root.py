@@ -162,6 +162,30 @@ def root_vjp(
     _check_args(args)
     args = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, args)
     chosen = _chosen(argnums, args)
+    options = {"symmetric": symmetric, "linear_solver": linear_solver, "gauge": gauge, "precondition": precondition}
+    w, residual = adjoint_solution(optimality, z, args, cotangent, operator=operator, throw=throw, **options)
+    moving, resting = eqx.partition(args, tuple(eqx.is_inexact_array if k in chosen else False for k in range(len(args))))
+    _, pullback = jax.vjp(lambda m: optimality(z, *eqx.combine(m, resting)), moving)
+    slopes = pullback(jax.tree.map(jnp.negative, w))[0]
+    if argnums is None:
+        return slopes, residual
+    return (slopes[chosen[0]] if np.ndim(argnums) == 0 else tuple(slopes[k] for k in chosen)), residual
+
+
+def adjoint_solution(
+    optimality: Callable,
+    z: PyTree,
+    args: tuple,
+    cotangent: PyTree,
+    *,
+    symmetric: bool = False,
+    linear_solver: LinearSolver | None = None,
+    gauge: Gauge | None = None,
+    precondition: Callable | None = None,
+    operator: Callable | None = None,
+    throw: bool = True,
+) -> tuple[PyTree, jax.Array]:
+    """`(w, residual)` with Aᵀw = the cotangent, all as for `root_vjp`: the gradient in the arguments is that of -⟨w, F⟩."""
     if outline(cotangent) != outline(z):
         raise InputError(f"The cotangent must look like the unknown, {outline(z)}, not {outline(cotangent)}.")
     product, unravel = linearised(optimality, z, args, operator)
@@ -181,12 +205,7 @@ def root_vjp(
         precondition=helper,
         throw=throw,
     )
-    moving, resting = eqx.partition(args, tuple(eqx.is_inexact_array if k in chosen else False for k in range(len(args))))
-    _, pullback = jax.vjp(lambda m: optimality(z, *eqx.combine(m, resting)), moving)
-    slopes = pullback(unravel(-w))[0]
-    if argnums is None:
-        return slopes, residual
-    return (slopes[chosen[0]] if np.ndim(argnums) == 0 else tuple(slopes[k] for k in chosen)), residual
+    return unravel(w), residual
 
 
 def _poisoned(bad, tangent):

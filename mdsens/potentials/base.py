@@ -255,6 +255,12 @@ class Potential(eqx.Module):
         """
         return cls(**values, **{name: _as_tuples(value) for name, value in settings.items()})
 
+    def check_strain(self, system: System) -> None:
+        """Raises InputError where a cell has no volume, or does not strain with this potential."""
+        volume = system.volume
+        if is_concrete(volume) and float(volume) == 0.0:
+            raise InputError("The cell has a vector of length zero and so no volume: stress and pressure need one.")
+
     # What follows.
 
     def __add__(self, other: "Potential") -> "Potential":
@@ -334,10 +340,13 @@ class Potential(eqx.Module):
         Raises:
             InputError: the system has no cell, or the cell no volume.
         """
-        volume = system.volume
-        if is_concrete(volume) and float(volume) == 0.0:
-            raise InputError("The cell has a vector of length zero and so no volume: stress and pressure need one.")
+        self.check_strain(system)
         return _stress(self, self.prepared(system))
+
+    def pressure(self, system: System) -> Float[Array, ""]:
+        """Minus the mean of the normal stresses [eV/Å³, in 2-D eV/Å²]; raises as `stress`."""
+        self.check_strain(system)
+        return _pressure(self, self.prepared(system))
 
     def calculator(self, *, skin: float | None = None):
         """A calculator of ASE with the parameters as they are now, `mdsens.Calculator(self)`: `atoms.calc = p.calculator()`."""
@@ -417,12 +426,24 @@ def _forces(potential, system):
 @eqx.filter_jit
 def _stress(potential, system):
     def strained(strain):
-        deformation = jnp.eye(system.dim) + 0.5 * (strain + strain.T)
-        moved = eqx.tree_at(lambda s: (s.positions, s.cell), system, (system.positions @ deformation, system.cell @ deformation))
-        return total_energy(potential, moved)
+        return _deformed_energy(potential, system, jnp.eye(system.dim) + 0.5 * (strain + strain.T))
 
     dim = system.dim
     return to_voigt(jax.grad(strained)(jnp.zeros((dim, dim), system.positions.dtype)) / system.volume)
+
+
+@eqx.filter_jit
+def _pressure(potential, system):
+    def stretched(stretch):
+        return _deformed_energy(potential, system, stretch * jnp.eye(system.dim))
+
+    unity = jnp.ones((), system.positions.dtype)
+    return -jax.jvp(stretched, (unity,), (unity,))[1] / (system.dim * system.volume)
+
+
+def _deformed_energy(potential, system, deformation):
+    where = lambda s: (s.positions, s.cell)  # noqa: E731
+    return total_energy(potential, eqx.tree_at(where, system, (system.positions @ deformation, system.cell @ deformation)))
 
 
 def bond_vectors(system: System, reach) -> tuple[Float[Array, "dim capacity atoms"], Bool[Array, "capacity atoms"]]:

@@ -69,7 +69,7 @@ class JaxMDEnergy(WrappedEnergy):
             energy = jnp.where(listed.did_buffer_overflow, jnp.nan, energy)
         return jnp.full(len(system), energy / len(system))
 
-    def stress(self, system):
+    def check_strain(self, system):
         raise InputError("A wrapped jax-md energy hides its cell, so mdsens cannot strain it: use one of mdsens's own.")
 
 

@@ -101,7 +101,7 @@ def _coulomb() -> Example:
 
 
 def _ewald() -> Example:
-    return _ions(Ewald(charge={"Cl": -1.0, "Na": 1.0}, cutoff=5.0))
+    return _ions(Ewald(charge={"Cl": -1.0, "Na": 1.0}, cutoff=5.0, background=True))
 
 
 def _ions(charges: Potential) -> Example:
