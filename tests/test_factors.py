@@ -128,5 +128,6 @@ def test_one_slope_is_pulled_back_as_several_are(argon_vacancy):
     slope = jax.random.normal(jax.random.key(1), state.z.shape)
     alone, _ = pulled_back(state, argon_vacancy.potential, slope)
     together, _ = pulled_back_each(state, argon_vacancy.potential, slope)
+    scale = max(abs(float(leaf)) for leaf in jax.tree.leaves(together))
     for a, b in zip(*map(jax.tree.leaves, (alone, together)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-11)
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13 * scale)  # ε only scales all forces, which are zero

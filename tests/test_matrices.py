@@ -1,5 +1,7 @@
 """The Hessian as a matrix: against JAX's own Hessian of the energy, matscipy's, and the products that solves use."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import scipy.sparse
 from ase.build import bulk
 from ase.constraints import FixAtoms
 from helpers import refused
+from lammps_reference import shipped
 
 import mdsens as ms
 from mdsens import couplings as listing
@@ -82,18 +85,66 @@ def test_a_matrix_is_not_larger_than_its_pairs():
     assert abs(matrix - matrix.T).max() < 1e-12 * abs(matrix).max()
 
 
+def agrees_with_matscipy(atoms, potential, calculator, rtol):
+    expected = calculator.get_hessian(rattled(atoms), format="sparse").toarray()
+    ours = ms.hessian(ms.System.from_ase(atoms), potential, format="dense")
+    np.testing.assert_allclose(ours, expected, atol=rtol * np.abs(expected).max())
+
+
 def test_silicon_agrees_with_matscipy():
     manybody = pytest.importorskip("matscipy.calculators.manybody", reason="matscipy is not installed (pip install matscipy)")
     from matscipy.calculators.manybody.explicit_forms.stillinger_weber import Stillinger_Weber_PRB_31_5262_Si as published
 
     atoms = bulk("Si", cubic=True) * 2
     del atoms[5]
-    rattled(atoms)
     form = manybody.StillingerWeber({**published, "costheta0": 1.0 / 3.0})
-    calculator = manybody.Manybody(**form)
-    expected = calculator.get_hessian(atoms, format="sparse").toarray()
-    ours = ms.hessian(ms.System.from_ase(atoms), ms.StillingerWeber.silicon(), format="dense")
-    np.testing.assert_allclose(ours, expected, atol=1e-11 * np.abs(expected).max())
+    agrees_with_matscipy(atoms, ms.StillingerWeber.silicon(), manybody.Manybody(**form), rtol=1e-11)
+
+
+@pytest.mark.filterwarnings("ignore:'where' used without 'out'")  # matscipy's own
+def test_tersoffs_carbide_agrees_with_matscipy():
+    manybody = pytest.importorskip("matscipy.calculators.manybody", reason="matscipy is not installed (pip install matscipy)")
+    from matscipy.calculators.manybody.explicit_forms.tersoff_brenner import Tersoff_PRB_39_5566_Si_C as published
+
+    elements = list(enumerate(published["el"]))
+
+    def by_triplet(entry):
+        """Values of i, and of the bonds ij and ik, whose places in the table are i + j and i + k."""
+        triplets = itertools.product(elements, repeat=3)
+        return {f"{a}-{b}-{c}": entry(i, i + j, i + k) for (i, a), (j, b), (k, c) in triplets}
+
+    def of_bond(entry):
+        table = by_triplet(lambda i, ij, ik: entry(i, ij))
+        return {key: value for key, value in table.items() if key.split("-")[1] == key.split("-")[2]}
+
+    form = published
+    potential = ms.Tersoff(
+        gamma=1.0,
+        lam3=0.0,
+        c=by_triplet(lambda i, ij, ik: form["c"][i]),
+        d=by_triplet(lambda i, ij, ik: form["d"][i]),
+        costheta0=by_triplet(lambda i, ij, ik: form["h"][i]),
+        R=by_triplet(lambda i, ij, ik: (form["r1"][ik] + form["r2"][ik]) / 2),
+        D=by_triplet(lambda i, ij, ik: (form["r2"][ik] - form["r1"][ik]) / 2),
+        n=of_bond(lambda i, ij: form["n"][i]),
+        beta=of_bond(lambda i, ij: form["beta"][i]),
+        lam1=of_bond(lambda i, ij: form["lambda"][ij]),
+        lam2=of_bond(lambda i, ij: form["mu"][ij]),
+        A=of_bond(lambda i, ij: form["A"][ij]),
+        B=of_bond(lambda i, ij: form["B"][ij] * form["chi"][ij]),
+    )
+    atoms = bulk("SiC", "zincblende", a=4.36, cubic=True) * (2, 1, 1)
+    del atoms[5]
+    agrees_with_matscipy(atoms, potential, manybody.Manybody(**manybody.TersoffBrenner(form)), rtol=1e-11)
+
+
+def test_an_alloy_of_embedded_atoms_agrees_with_matscipy():
+    """Whose splines are ours: cubic, not-a-knot."""
+    embedded = pytest.importorskip("matscipy.calculators.eam", reason="matscipy is not installed (pip install matscipy)")
+    path = shipped("NiAlH_jea.eam.alloy")
+    atoms = bulk("NiAl", "cesiumchloride", a=2.88, cubic=True) * 2
+    del atoms[5]
+    agrees_with_matscipy(atoms, ms.EAM.from_file(path), embedded.EAM(path), rtol=1e-10)
 
 
 def test_what_cannot_be_assembled_says_so(monkeypatch):
