@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from mdsens import batches
 from mdsens.constrained import settle
 from mdsens.constraints import Constraint, Constraints, bound_constraints
 from mdsens.curvature import Curvature, curvature, kept_hessian
@@ -293,7 +294,7 @@ class _Witness(eqx.Module):
 
 
 def equilibrium_positions(
-    system: System,
+    system: System | Sequence[System],
     potential: Potential,
     *,
     solver: Any = None,
@@ -309,19 +310,39 @@ def equilibrium_positions(
     converge, or an atom moves beyond the margin, the positions are NaN. Curvatures are not looked at there: only `relax`
     tells a saddle point from a minimum (their derivative at a saddle point is NaN where the solve meets it).
 
+    Of several systems, which may differ in everything but the dimension, it gives a list, from compiled solvers that systems
+    of similar size share: they are padded to a few shapes. What does not converge is NaN, and changes nothing for the others.
+
     Args:
-        return_status: return `(positions, code)`, with `Status.from_code(code)` saying how it ended.
+        system: a concrete system, or a list of them.
+        return_status: return `(positions, code)`, with `Status.from_code(code)` saying how it ended; of several, codes.
 
     Raises:
         InputError: a traced system, or what `relax` refuses.
         ConvergenceError: outside `jit` and `vmap`, as `relax`.
     """
-    check_settings(system, potential, fmax, max_steps)
+    settings = _Settings(solver, fmax, max_steps)
+    if isinstance(system, list | tuple):
+        batches.each(lambda one: _check_traceable(one, potential, settings), system)
+        positions, codes = _find_together(system, potential, settings)
+    else:
+        _check_traceable(system, potential, settings)
+        found = _implicit(lambda _, potential: _find(system, potential, settings))
+        positions, witness = found((), potential)
+        codes = witness.status
+    return (positions, codes) if return_status else positions
+
+
+def _check_traceable(system, potential, settings):
+    check_settings(system, potential, settings.fmax, settings.max_steps)
     if is_concrete(system):
         check_movable(Frame(system, None))
-    settings = _Settings(solver, fmax, max_steps)
-    solution = differentiable_solution(
-        lambda _, potential: _find(system, potential, settings),
+
+
+def _implicit(find):
+    """The positions that `find(start, potential)` gives with a witness, differentiable in the potential."""
+    return differentiable_solution(
+        find,
         _condition,
         symmetric=True,
         linear_solver=CG(),
@@ -329,8 +350,6 @@ def equilibrium_positions(
         operator=_condition_operator,
         project=True,
     )
-    positions, witness = solution((), potential)
-    return (positions, witness.status) if return_status else positions
 
 
 def _condition(positions, witness, potential):
@@ -355,6 +374,30 @@ def _find(system, potential, settings):
             system = system.with_neighbors(potential, skin=_traced_skin(system, potential))
         frame = frame_of(system)
     return _descend_traced(frame, potential, settings)
+
+
+def _find_together(systems, potential, settings):
+    with jax.ensure_compile_time_eval():
+        systems = batches.each(lambda one: batches.listed(one, potential, _traced_skin(one, potential)), systems)
+        groups = batches.grouped(systems)
+    positions, codes = [None] * len(systems), [None] * len(systems)
+    for members, frames in groups:
+        found, status = _relaxed_group(frames, potential, settings)
+        for k, x, code in zip(members, found, status, strict=True):
+            positions[k], codes[k] = x[: len(systems[k])], code
+    return positions, jnp.stack(codes)
+
+
+@eqx.filter_jit
+def _relaxed_group(frames, potential, settings):
+    found = _implicit(lambda frame, potential: _descend_traced(frame, potential, settings))
+
+    def relaxed(frame):
+        positions, witness = found(frame, potential)
+        return positions, witness.status
+
+    # One after the other: each takes the steps that it needs, and no more.
+    return jax.lax.map(relaxed, frames)
 
 
 def _descend_traced(frame, potential, settings):

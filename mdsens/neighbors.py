@@ -120,6 +120,24 @@ def widened(neighbors: Neighbors, capacity: int) -> Neighbors:
     return eqx.tree_at(lambda n: (n.atom, n.image, n.opposite), neighbors, parts)
 
 
+def padded(neighbors: Neighbors, positions) -> Neighbors:
+    """The same list for more atoms, all of them at `positions`, the added ones without neighbours [host]."""
+    n, more = neighbors.atom.shape[1], len(positions) - neighbors.atom.shape[1]
+    added = np.broadcast_to(np.arange(n, n + more, dtype=np.int32), (neighbors.atom.shape[0], more))
+    opposite = np.asarray(neighbors.opposite)
+    # They count in rows of all atoms.
+    opposite = np.where(opposite >= 0, opposite // n * (n + more) + opposite % n, -1)
+    parts = (
+        np.concatenate([neighbors.atom, added], axis=1),
+        np.pad(neighbors.image, ((0, 0), (0, 0), (0, more))),
+        np.pad(opposite, ((0, 0), (0, more)), constant_values=-1).astype(np.int32),
+        positions,
+    )
+    where = lambda n: (n.atom, n.image, n.opposite, n.reference)  # noqa: E731
+    longer = eqx.tree_at(where, neighbors, tuple(map(jnp.asarray, parts)))
+    return longer.with_shorter(tuple(one and padded(one, positions) for one in neighbors.shorter))
+
+
 def chunk(capacity: int) -> int:
     """A few places that divide a capacity."""
     return 8 if capacity % 8 == 0 else 4
@@ -198,7 +216,7 @@ def neighbors_of(positions, i, j, shift, *, radius: float, skin: float) -> Neigh
     order = np.argsort(_key(i, j, shift, n), kind="stable")
     i, j, shift = i[order].astype(np.int64), j[order].astype(np.int32), shift[order]
     counts = np.bincount(i, minlength=n)
-    capacity = _capacity(int(counts.max(initial=0)))
+    capacity = places(int(counts.max(initial=0)))
     place = (np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts)) * n + i
     atom = np.tile(np.arange(n, dtype=np.int32), capacity)
     image = np.zeros((dim, capacity * n), dtype=_integer(shift))
@@ -232,7 +250,7 @@ def _integer(shift):
     return np.int8 if np.abs(shift).max(initial=0) < 127 else np.int32
 
 
-def _capacity(most: int) -> int:
-    """Places for an atom's neighbours: one of a few sizes, about a quarter apart, so that compiled code is found again."""
+def places(most: int) -> int:
+    """Places for so many atoms: one of a few numbers, an eighth to a quarter apart, so that compiled code is found again."""
     step = 4 if most <= 16 else 2 ** max(3, math.ceil(math.log2(most)) - 3)
     return max(4, step * math.ceil(most / step))
