@@ -15,9 +15,10 @@ from pathlib import Path
 
 from mdsens.errors import InputError, MdsensError, StoreError, reason
 from mdsens.studies.collecting import write_plan
+from mdsens.studies.findings import Record
 from mdsens.studies.records import UNITS, failure_of, finished, write_unit
 from mdsens.studies.units import Study, Unit
-from mdsens.studies.works import Record, work
+from mdsens.studies.works import work
 
 LOCK = ".lock"
 

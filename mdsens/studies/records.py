@@ -18,8 +18,8 @@ import numpy as np
 import mdsens
 from mdsens.errors import StoreError
 from mdsens.store import check_harmless, write_whole
+from mdsens.studies.findings import Record
 from mdsens.studies.units import Unit
-from mdsens.studies.works import Record
 
 UNITS = "units"
 """Folder of the units' files."""
@@ -109,7 +109,7 @@ def outcome_of(group) -> Outcome:
     arrays: dict[str, np.ndarray] = {}
 
     def gather(path, item):
-        if isinstance(item, h5py.Dataset) and not path.startswith("texts/"):
+        if isinstance(item, h5py.Dataset) and not path.startswith("texts/") and not item.is_scale:
             arrays[path] = item[()]
 
     group.visititems(gather)

@@ -1,6 +1,5 @@
 """What each kind of unit does: from its input, plain values, to numbers by name."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,25 +8,13 @@ import numpy as np
 from mdsens.equilibrium import Equilibrium
 from mdsens.studies import building
 from mdsens.studies.calibration import Target, calibrate, inverse_design
+from mdsens.studies.findings import Record
 from mdsens.studies.following import continuation
 from mdsens.studies.observing import Together, relax_all
 from mdsens.studies.parameters import Selection, with_values
 from mdsens.studies.sweeping import at_point
 from mdsens.studies.tables import sensitivity_table
 from mdsens.studies.uncertain import uncertainty
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """What a unit found.
-
-    Attributes:
-        arrays: numbers by path, `"values/pressure"`.
-        facts: plain values.
-    """
-
-    arrays: dict[str, np.ndarray]
-    facts: dict[str, Any]
 
 
 def work(given: Mapping[str, Any]) -> Record:
@@ -160,6 +147,7 @@ def _structures(states: Mapping[str, Equilibrium]) -> dict[str, np.ndarray]:
     arrays = {}
     for name, eq in states.items():
         arrays[f"structures/{name}/positions"] = np.asarray(eq.system.positions)
+        arrays[f"structures/{name}/species"] = np.asarray(eq.system.species)
         if eq.system.cell is not None:
             arrays[f"structures/{name}/cell"] = np.asarray(eq.system.cell)
     return arrays
@@ -172,6 +160,8 @@ def _states(states: Mapping[str, Equilibrium]) -> dict[str, dict[str, Any]]:
             "fmax": eq.fmax,
             "steps": eq.steps,
             "lowest_curvature": None if eq.curvature is None else eq.curvature.lowest,
+            "labels": list(eq.system.labels),
+            "pbc": list(eq.system.pbc),
         }
         for name, eq in states.items()
     }

@@ -1,0 +1,37 @@
+"""Names of axes and units in an HDF5 file: dimension scales, as netCDF has them, so that xarray opens each group."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+
+from mdsens.studies.findings import Record
+
+
+def name_axes(dataset: h5py.Dataset, axes: Sequence[str], home: h5py.Group, labels: Mapping[str, Sequence] | None = None):
+    """Give a dataset's axes their names; what stands along them lies in `home`, a group above it, and is made if need be."""
+    for k, (axis, size) in enumerate(zip(axes, dataset.shape, strict=True)):
+        name = axis if axis not in home or home[axis].shape == (size,) else f"{axis}_{size}"
+        if name not in home:
+            given = (labels or {}).get(axis)
+            home.create_dataset(name, data=list(given) if given is not None and len(given) == size else np.arange(size))
+        if not home[name].is_scale:
+            home[name].make_scale(name)
+        dataset.dims[k].attach_scale(home[name])
+
+
+def name_unit(dataset: h5py.Dataset, unit: str | None) -> None:
+    """H5MD's name of the attribute is `unit`, that of netCDF `units`."""
+    if unit is not None:
+        dataset.attrs.update({"unit": unit, "units": unit})
+
+
+def name_all(group: h5py.Group, record: Record, observables: Mapping[str, Any]) -> None:
+    """Name the axes and units of all that a unit of work found."""
+    for path in record.arrays:
+        axes = record.axes(path)
+        labels = {axis: found for axis in axes if (found := record.labels(axis)) is not None}
+        # Atoms of several structures are not of one number.
+        name_axes(group[path], axes, group[path].parent if path.startswith("structures/") else group, labels)
+        name_unit(group[path], record.unit(path, observables))
