@@ -4,8 +4,11 @@ import shutil
 import subprocess
 
 import h5py
+import MDAnalysis
+import MDAnalysis.coordinates.H5MD
 import numpy as np
 import pytest
+import xarray
 from test_run import DIMER, dimers
 
 import mdsens as ms
@@ -43,7 +46,7 @@ def particles(folder, *outcomes):
 
 
 def test_mdanalysis_reads_the_relaxed_structures(collected):
-    universe = pytest.importorskip("MDAnalysis").Universe(str(collected))
+    universe = MDAnalysis.Universe(str(collected))
     assert len(universe.trajectory) == 4  # two of six units failed
     for frame, (sigma, _) in zip(universe.trajectory, [(s, e) for s in SIGMAS for e in (0.5, 1.0)], strict=True):
         length = np.linalg.norm(np.diff(universe.atoms.positions, axis=0))
@@ -55,10 +58,11 @@ def test_mdanalysis_reads_the_relaxed_structures(collected):
 
 
 def test_mdanalysis_reads_the_cell_of_each_frame(tmp_path):
-    mda = pytest.importorskip("MDAnalysis")
     sheared = np.array([[4.0, 0.0, 0.0], [1.0, 5.0, 0.0], [0.5, 0.5, 6.0]])
     systems = [ms.System([[0.1, 0.2, 0.3]], cell=scale * sheared, pbc=True) for scale in (1.0, 1.1)]
-    reader = mda.coordinates.H5MD.H5MDReader(str(particles(tmp_path, *(outcome(str(k), a=s) for k, s in enumerate(systems)))))
+    reader = MDAnalysis.coordinates.H5MD.H5MDReader(
+        str(particles(tmp_path, *(outcome(str(k), a=s) for k, s in enumerate(systems))))
+    )
     for frame, system in zip(reader, systems, strict=True):
         cell = np.asarray(system.cell)
         np.testing.assert_allclose(frame.positions, [[0.1, 0.2, 0.3]], rtol=1e-6)
@@ -67,9 +71,8 @@ def test_mdanalysis_reads_the_cell_of_each_frame(tmp_path):
 
 
 def test_mdanalysis_reads_what_is_flat_as_a_layer(tmp_path):
-    mda = pytest.importorskip("MDAnalysis")
     flat = ms.System([[0.1, 0.2], [1.0, 1.5]], cell=np.diag([2.0, 3.0]), pbc=True)
-    reader = mda.coordinates.H5MD.H5MDReader(str(particles(tmp_path, outcome("flat", a=flat))))
+    reader = MDAnalysis.coordinates.H5MD.H5MDReader(str(particles(tmp_path, outcome("flat", a=flat))))
     np.testing.assert_allclose(reader.ts.positions, [[0.1, 0.2, 0.0], [1.0, 1.5, 0.0]], rtol=1e-6)
     np.testing.assert_allclose(reader.ts.dimensions, [2.0, 3.0, 1.0, 90.0, 90.0, 90.0])
 
@@ -95,7 +98,6 @@ def groups_of(path):
 
 
 def test_xarray_opens_each_group_with_named_axes_and_units(collected):
-    xarray = pytest.importorskip("xarray")
     pytest.importorskip("h5netcdf")
     for group in groups_of(collected):
         with xarray.open_dataset(collected, group=group, engine="h5netcdf") as found:
