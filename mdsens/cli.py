@@ -128,6 +128,24 @@ def collect(
 
 
 @app.command()
+def export(
+    file: ResultFile,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="What to write: .csv, .extxyz (OVITO, ASE) or .nc (netCDF).", show_default=False),
+    ],
+    table: Annotated[
+        str | None, typer.Option("--table", "-t", help="Which table a .csv is to hold; by default the first.", show_default=False)
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+):
+    """A stored result, or a collected study, for other programs."""
+    from mdsens.export import write
+
+    typer.echo(write(file, output, table=table, overwrite=overwrite))
+
+
+@app.command()
 def plot(
     file: ResultFile,
     output: Annotated[

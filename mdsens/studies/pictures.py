@@ -10,7 +10,7 @@ from mdsens.plot import COLOURS
 from mdsens.studies.collecting import Collected
 from mdsens.studies.observing import entries
 from mdsens.studies.records import Outcome
-from mdsens.studies.reporting import numbers_of
+from mdsens.studies.tabulating import numbers_of
 
 MOST = 8
 """Numbers of an observable that a picture has room for."""

@@ -52,7 +52,7 @@ def write_unit(folder: Path, unit: Unit, record: Record, reason: str, seconds: f
     with h5py.File(f"unit-{unit.name}", "w", driver="core", backing_store=False) as file:
         file.attrs["creator"] = json.dumps({"name": "mdsens", "version": mdsens.__version__, "format": STUDY_FORMAT})
         texts = {"unit": unit.name, "label": unit.label, "status": "failed" if reason else "done", "reason": reason}
-        plain = {"input": unit.input, "facts": record.facts, "provenance": {**_provenance(), "seconds": seconds}}
+        plain = {"input": unit.input, "facts": record.facts, "provenance": {**provenance(), "seconds": seconds}}
         for key, value in (texts | {key: json.dumps(value) for key, value in plain.items()}).items():
             set_text(file, key, value)
         for path, values in record.arrays.items():
@@ -75,7 +75,8 @@ def text_of(group, key: str) -> str:
     return str(group.attrs[key]) if key in group.attrs else group[f"texts/{key}"].asstr()[()]
 
 
-def _provenance() -> dict[str, Any]:
+def provenance() -> dict[str, Any]:
+    """What a result was made with."""
     import ase
     import jax
     import jaxlib
