@@ -146,6 +146,21 @@ def export(
 
 
 @app.command()
+def report(
+    path: Annotated[Path, typer.Argument(help="A study's folder, or a file that mdsens wrote.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.", show_default=False)],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+):
+    """A report in one HTML file: tables, pictures, certificates, failures, provenance."""
+    from mdsens.report import html_report
+    from mdsens.store import check_writable, write_whole
+
+    check_writable(output, overwrite=overwrite)
+    write_whole(output, html_report(path).encode(), overwrite=overwrite)
+    typer.echo(output)
+
+
+@app.command()
 def plot(
     file: ResultFile,
     output: Annotated[

@@ -128,6 +128,7 @@ def influence(values: dict[str, float], *, label: str, ax=None):
     ax.barh(names, np.where(visible, sizes, floor), color=colours)
     ax.set_xscale("log")
     ax.set_xlim(floor, 20.0 * top)
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
     for row, (value, seen) in enumerate(zip(sizes, visible, strict=True)):
         ax.text(value * 1.2 if seen else floor * 1.5, row, f"{signs[row] * value:.3g}" if seen else "0", va="center")
     ax.set_xlabel(label)
@@ -162,6 +163,25 @@ def validity(found, *, ax=None):
     ax.set_ylim(bottom=0.0)
     ax.ticklabel_format(scilimits=(-2, 3))
     ax.legend(frameon=False)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    return ax
+
+
+def convergence(values: Float[Array, " steps"], *, label: str, ax=None):
+    """What goes to zero step by step, on a logarithmic scale; zeros are left out.
+
+    Args:
+        label: what it is, with unit.
+    """
+    ax = _axes(ax)
+    values = np.asarray(values, dtype=float)
+    steps = np.flatnonzero(values > 0.0)
+    ax.semilogy(steps, values[steps], color=COLOURS[0], marker="o")
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set_xlabel("steps")
+    ax.set_ylabel(label)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     return ax

@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import h5py
@@ -103,6 +104,23 @@ def load(
         raise StoreError(
             f"{str(path)!r} is not a readable HDF5 file of mdsens; it may be damaged or cut off ({reason})."
         ) from error
+
+
+def provenance_of(path: Path) -> dict[str, Any]:
+    """What a stored result was made with: versions, platform, devices, time, command.
+
+    Raises:
+        StoreError: it is not one of mdsens's files.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            _check_ours(file, path)
+            found = {key: str(value) for key, value in file["provenance"].attrs.items()}
+            return {**found, "versions": json.loads(found["versions"])}
+    except StoreError:
+        raise
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise StoreError(f"{str(path)!r} does not say what it was made with; it may be damaged.") from error
 
 
 def check_writable(path: Path, *, overwrite: bool) -> None:

@@ -55,26 +55,19 @@ def collect(folder: Path, path: Path, *, overwrite: bool = False) -> tuple[int, 
         StoreError: no study is in the folder, units are missing, or the file cannot be written.
     """
     check_writable(path, overwrite=overwrite)
-    try:
-        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-        toml = (folder / TOML).read_text(encoding="utf-8")
-        kind, names = str(plan["kind"]), [(str(name), str(label)) for name, label in plan["units"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise StoreError(f"{str(folder)!r} is no folder of a study: give the one that 'mdsens run' wrote into.") from None
-    here = finished(folder)
-    missing = [label for name, label in names if name not in here]
+    study, missing = read_folder(folder)
     if missing:
         raise StoreError(
-            f"{len(missing)} of {len(names)} units are not there yet ({missing[0]!r}, for one): finish the study with "
-            "'mdsens run' first; it does only what is missing."
+            f"{len(missing)} of {len(missing) + len(study.outcomes)} units are not there yet ({missing[0]!r}, for one): finish "
+            "the study with 'mdsens run' first; it does only what is missing."
         )
-    outcomes = [read_unit(unit_path(folder, name)) for name, _ in names]
+    outcomes = study.outcomes
     failed = sum(outcome.failed for outcome in outcomes)
     with h5py.File(f"study-{id(outcomes)}", "w", driver="core", backing_store=False) as file:
         write_h5md(file)
         group = file.create_group("study")
-        group.attrs.update({"kind": kind, "units": len(outcomes), "failed": failed})
-        set_text(group, "toml", toml)
+        group.attrs.update({"kind": study.kind, "units": len(outcomes), "failed": failed})
+        set_text(group, "toml", study.toml)
         for k, outcome in enumerate(outcomes):
             with h5py.File(unit_path(folder, outcome.name), "r") as unit:
                 unit.copy(unit["/"], group.require_group("units"), f"{k:05d}")
@@ -162,6 +155,23 @@ class Collected:
     kind: str
     toml: str
     outcomes: tuple[Outcome, ...]
+
+
+def read_folder(folder: Path) -> tuple[Collected, list[str]]:
+    """What is in the folder of a study, and the labels of the units that are not there yet.
+
+    Raises:
+        StoreError: no study is in the folder.
+    """
+    try:
+        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        toml = (folder / TOML).read_text(encoding="utf-8")
+        kind, names = str(plan["kind"]), [(str(name), str(label)) for name, label in plan["units"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise StoreError(f"{str(folder)!r} is no folder of a study: give the one that 'mdsens run' wrote into.") from None
+    here = finished(folder)
+    outcomes = tuple(read_unit(unit_path(folder, name)) for name, _ in names if name in here)
+    return Collected(kind, toml, outcomes), [label for name, label in names if name not in here]
 
 
 def is_collected(path: Path) -> bool:

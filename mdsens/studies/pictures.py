@@ -47,7 +47,9 @@ def swept(done: Sequence[Outcome], names: Sequence[str], observable: str, *, ax=
         others = " ".join([structure, *(f"{name}={point[name]:g}" for name in names[1:])]).strip()
         lines.setdefault(others, []).append((point[names[0]], float(np.ravel(value)[0])))
     for k, (label, points) in enumerate(lines.items()):
-        ax.plot(*np.array(sorted(points)).T, marker="o", color=COLOURS[k % len(COLOURS)], label=label)
+        # Of lines that coincide each is seen.
+        size = 4.0 + 2.0 * min(len(lines) - 1 - k, 4)
+        ax.plot(*np.array(sorted(points)).T, marker="o", markersize=size, color=COLOURS[k % len(COLOURS)], label=label)
     ax.set_xlabel(names[0])
     ax.set_ylabel(entries(observable, np.shape(numbers_of(done[0], "values")[observable]))[0])
     if 1 < len(lines) <= 2 * MOST:
@@ -108,7 +110,11 @@ def error_bars(outcome: Outcome, *, ax=None):
 
 
 def _calibration(done):
-    return {_named(done, outcome, "targets"): missed_targets(outcome) for outcome in done}
+    return {
+        _named(done, outcome, name): draw(outcome)
+        for outcome in done
+        for name, draw in (("targets", missed_targets), ("parameters", fitted_parameters), ("convergence", fit_convergence))
+    }
 
 
 def missed_targets(outcome: Outcome, *, ax=None):
@@ -117,9 +123,38 @@ def missed_targets(outcome: Outcome, *, ax=None):
     arrays = outcome.record.arrays
     off = (arrays["found"] - arrays["wanted"]) / arrays["sigma"]
     ax.barh(outcome.record.facts["labels"], off, color=COLOURS[0])
+    for row, value in enumerate(off):
+        ax.annotate(
+            f"{value:.2g}",
+            (value, row),
+            (4 if value >= 0 else -4, 0),
+            textcoords="offset points",
+            va="center",
+            ha="left" if value >= 0 else "right",
+        )
     ax.axvline(0.0, color="0.4", linewidth=0.8)
+    ax.set_xlim(min(-1.2, 1.2 * off.min()), max(1.2, 1.2 * off.max()))
     ax.set_xlabel("found - wanted [σ]")
     return _open(ax)
+
+
+def fitted_parameters(outcome: Outcome, *, ax=None):
+    """Change of each parameter by the fit in per cent, with its standard deviation where the targets determine it."""
+    ax = _axes(ax)
+    arrays = outcome.record.arrays
+    scale = 100.0 / np.where(arrays["start"] == 0.0, 1.0, np.abs(arrays["start"]))
+    change, std = scale * (arrays["parameters"] - arrays["start"]), scale * arrays["std"]
+    ax.barh(outcome.record.facts["names"], change, color=COLOURS[0], xerr=np.where(np.isfinite(std), std, 0.0), capsize=4)
+    ax.axvline(0.0, color="0.4", linewidth=0.8)
+    ax.set_xlabel("found - start [% of the start], ± one standard deviation")
+    return _open(ax)
+
+
+def fit_convergence(outcome: Outcome, *, ax=None):
+    """The cost after each step that was accepted."""
+    ax = plot.convergence(outcome.record.arrays["history"], label="cost", ax=_axes(ax))
+    ax.set_xlabel("accepted steps")
+    return ax
 
 
 def _continuation(done):
