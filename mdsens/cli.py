@@ -146,6 +146,26 @@ def export(
 
 
 @app.command()
+def rerun(
+    file: ResultFile,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder to do a study in; by default beside it, NAME-rerun.", show_default=False),
+    ] = None,
+    tolerance: Annotated[float, typer.Option("--tolerance", help="Largest difference allowed.", min=0.0)] = 1e-6,
+    workers: Annotated[int, typer.Option("--workers", "-w", help="Processes that share a study's work.", min=1)] = 1,
+):
+    """Do a collected study, or a stored result, again from what the file says. Exit 1 if the numbers are others."""
+    from mdsens.rerun import told
+
+    lines, fine = told(file, output, tolerance=tolerance, workers=workers)
+    for line in lines:
+        typer.echo(line)
+    if not fine:
+        raise typer.Exit(1)
+
+
+@app.command()
 def report(
     path: Annotated[Path, typer.Argument(help="A study's folder, or a file that mdsens wrote.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.", show_default=False)],

@@ -6,6 +6,7 @@ All that comes from files is escaped, and the page's own policy forbids it to lo
 import base64
 import html
 import io
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(28rem, 1fr)); gap: 1rem; }
 figure { margin: 0; } figure img { width: 100%; max-width: 40rem; } figcaption { color: #57606a; font-size: .9rem; }
 pre { background: #f6f8fa; padding: .8rem 1rem; overflow-x: auto; font-size: .85rem; line-height: 1.45; }
+pre.good, pre.bad { white-space: pre-wrap; }
 .good { color: #1a7f37; } .bad { color: #b35900; }
 @media print { body { max-width: none; margin: 0; } figure, table { break-inside: avoid; } }
 """
@@ -182,7 +184,8 @@ def _result(path: Path) -> Iterator[str]:
         yield _tag("pre", str(certificate), "good" if certificate.trusted else "bad")
         yield from _figures(_quietly(lambda: pictures(eq, sensitivity, None)))
     yield _tag("h2", "Results")
-    yield _tag("pre", "\n".join(describe(eq, None if sensitivity is None else sensitivity)))
+    told = itertools.takewhile(lambda line: not line.startswith("Certificate"), describe(eq, sensitivity))
+    yield _tag("pre", "\n".join(told).rstrip())
     yield _tag("h2", "Provenance")
     yield _facts({key: _plain(value) for key, value in provenance_of(path).items()})
 

@@ -107,6 +107,13 @@ def read_unit(path: Path) -> Outcome:
 
 
 def outcome_of(group) -> Outcome:
+    """A unit's file, or its copy in a collected study.
+
+    Raises:
+        StoreError: a newer mdsens wrote it.
+    """
+    if json.loads(group.attrs["creator"])["format"] > STUDY_FORMAT:
+        raise StoreError(f"A newer mdsens than {mdsens.__version__} wrote {group.file.filename!r}: upgrade mdsens.")
     arrays: dict[str, np.ndarray] = {}
 
     def gather(path, item):
