@@ -15,6 +15,9 @@ from mdsens.studies.tabulating import numbers_of
 MOST = 8
 """Numbers of an observable that a picture has room for."""
 
+VOIGT = (3, 6)
+"""Rows of matrices in Voigt's notation."""
+
 
 def study_pictures(study: Collected) -> dict[str, object]:
     """Axes by name, for the units that did not fail.
@@ -62,14 +65,22 @@ def _sensitivity(done):
     for outcome in done:
         names, theta = outcome.record.facts["names"], outcome.record.arrays["parameters"]
         for name, slope in numbers_of(outcome, "derivatives").items():
-            scaled = theta * slope
-            if scaled.ndim == 1:
-                bars, label = dict(zip(names, scaled, strict=True)), f"θ d({name})/dθ"
-            else:
-                sizes = np.linalg.norm(scaled.reshape(-1, len(names)), axis=0)
-                bars, label = dict(zip(names, sizes, strict=True)), f"|θ d({name})/dθ|, all components"
-            pictures[_named(done, outcome, name)] = plot.influence(bars, label=label)
+            pictures[_named(done, outcome, name)] = influences(name, names, theta * slope)
     return pictures
+
+
+def influences(observable: str, names: Sequence[str], scaled: np.ndarray, *, ax=None):
+    """θ dg/dθ of an observable: bars, or a heat map where it has several components; Voigt's matrices by their constants."""
+    label = f"θ d({observable})/dθ"
+    if scaled.ndim == 1:
+        return plot.influence(dict(zip(names, scaled, strict=True)), label=label, ax=ax)
+    if scaled.ndim == 3 and scaled.shape[0] == scaled.shape[1] in VOIGT and np.allclose(scaled, np.swapaxes(scaled, 0, 1)):
+        return plot.elastic_sensitivity(dict(zip(names, np.moveaxis(scaled, -1, 0), strict=True)), label=label, ax=ax)
+    rows, components = scaled.reshape(-1, len(names)), entries(observable, scaled.shape[:-1])
+    if len(rows) <= 3 * MOST:
+        return plot.heat_map(rows.T, list(names), components, label=label, ax=ax)
+    sizes = np.linalg.norm(rows, axis=0)
+    return plot.influence(dict(zip(names, sizes, strict=True)), label=f"|{label}|, all components", ax=ax)
 
 
 def _uncertainty(done):
@@ -140,14 +151,11 @@ def missed_targets(outcome: Outcome, *, ax=None):
 
 def fitted_parameters(outcome: Outcome, *, ax=None):
     """Change of each parameter by the fit in per cent, with its standard deviation where the targets determine it."""
-    ax = _axes(ax)
-    arrays = outcome.record.arrays
+    names, arrays = outcome.record.facts["names"], outcome.record.arrays
     scale = 100.0 / np.where(arrays["start"] == 0.0, 1.0, np.abs(arrays["start"]))
     change, std = scale * (arrays["parameters"] - arrays["start"]), scale * arrays["std"]
-    ax.barh(outcome.record.facts["names"], change, color=COLOURS[0], xerr=np.where(np.isfinite(std), std, 0.0), capsize=4)
-    ax.axvline(0.0, color="0.4", linewidth=0.8)
-    ax.set_xlabel("found - start [% of the start], ± one standard deviation")
-    return _open(ax)
+    values, errors = (dict(zip(names, numbers, strict=True)) for numbers in (change, std))
+    return plot.bars(values, errors, label="found - start [% of the start]", ax=ax)
 
 
 def fit_convergence(outcome: Outcome, *, ax=None):
