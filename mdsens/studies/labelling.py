@@ -12,13 +12,21 @@ from mdsens.studies.findings import Record
 def name_axes(dataset: h5py.Dataset, axes: Sequence[str], home: h5py.Group, labels: Mapping[str, Sequence] | None = None):
     """Give a dataset's axes their names; what stands along them lies in `home`, a group above it, and is made if need be."""
     for k, (axis, size) in enumerate(zip(axes, dataset.shape, strict=True)):
-        name = axis if axis not in home or home[axis].shape == (size,) else f"{axis}_{size}"
-        if name not in home:
-            given = (labels or {}).get(axis)
-            home.create_dataset(name, data=list(given) if given is not None and len(given) == size else np.arange(size))
-        if not home[name].is_scale:
-            home[name].make_scale(name)
-        dataset.dims[k].attach_scale(home[name])
+        dataset.dims[k].attach_scale(_scale(home, axis, size, labels or {}))
+
+
+def _scale(home, axis, size, labels):
+    """What stands along an axis. Axes of one name and several lengths are told apart by these."""
+    scale = home.get(axis)
+    if scale is not None and scale.shape != (size,):
+        axis = f"{axis}_{size}"
+        scale = home.get(axis)
+    if scale is None:
+        given = labels.get(axis)
+        scale = home.create_dataset(axis, data=list(given) if given is not None and len(given) == size else np.arange(size))
+    if not scale.is_scale:
+        scale.make_scale(axis)
+    return scale
 
 
 def name_unit(dataset: h5py.Dataset, unit: str | None) -> None:
