@@ -12,6 +12,7 @@ import xarray
 from test_run import DIMER, dimers
 
 import mdsens as ms
+from mdsens import labelling
 from mdsens.studies import collecting, execution, records, trajectories, units
 from mdsens.studies.findings import Record
 
@@ -147,3 +148,33 @@ def test_the_files_that_a_study_read_are_kept_with_it(tmp_path):
     collecting.collect(tmp_path / "out", tmp_path / "without.h5")
     with h5py.File(tmp_path / "without.h5") as file:
         assert not len(file["study/inputs"]) and digest and len(file["particles/trajectory/position/value"]) == 2
+
+
+def test_a_stored_result_is_labelled_too(tmp_path):
+    pytest.importorskip("h5netcdf")
+    potential = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=3.0, onset=2.5)
+    eq = ms.relax(ms.System([[0.0, 0, 0], [1.2, 0.1, 0]]), potential, fmax=1e-12)
+    ms.save(tmp_path / "a.h5md", eq, ms.sensitivity(eq))
+    for group in groups_of(tmp_path / "a.h5md"):
+        with xarray.open_dataset(tmp_path / "a.h5md", group=group, engine="h5netcdf") as found:
+            assert not any(axis.startswith("phony") for axis in found.dims), group
+    with xarray.open_datatree(tmp_path / "a.h5md", engine="h5netcdf") as tree:
+        assert tree["particles/atoms/position"]["value"].dims == ("step", "atom", "space")
+        slope = tree["sensitivity/positions"]["sigma"]
+        assert slope.dims == ("atom", "space") and slope.attrs["units"] == "Angstrom (Angstrom)-1"
+        assert float(abs(slope.sel(space="x")).max()) == pytest.approx(2 ** (1 / 6) / 2 * 1.2 / np.hypot(1.2, 0.1), rel=1e-6)
+    reader = MDAnalysis.coordinates.H5MD.H5MDReader(str(tmp_path / "a.h5md"))
+    np.testing.assert_allclose(reader.ts.positions, eq.system.positions, atol=1e-6)
+    assert float(reader.ts.data["potential_energy"]) == pytest.approx(-1.0)
+
+
+def test_axes_without_a_name_are_numbered(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["parameters/potential/table"] = np.zeros((3, 2))
+        file["parameters/potential/epsilon"] = 1.0
+        labelling.name_others(file)
+        assert [axis[0].name for axis in file["parameters/potential/table"].dims] == [
+            "/parameters/potential_table_0",
+            "/parameters/potential_table_1",
+        ]
+        assert list(file["parameters/potential"]) == ["epsilon", "table"]  # those that are read as parameters

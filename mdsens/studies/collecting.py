@@ -20,10 +20,11 @@ import h5py
 import numpy as np
 
 from mdsens.errors import MdsensError, StoreError
+from mdsens.labelling import name_axes, name_unit
 from mdsens.potentials import Potential
 from mdsens.store import check_harmless, check_writable, write_h5md, write_whole
 from mdsens.studies import building
-from mdsens.studies.labelling import name_all, name_axes, name_unit
+from mdsens.studies.labelling import name_all
 from mdsens.studies.records import STUDY_FORMAT, Outcome, finished, outcome_of, read_unit, set_text, text_of, unit_path
 from mdsens.studies.trajectories import write_particles
 from mdsens.studies.units import Study

@@ -25,7 +25,7 @@ class Column:
     """
 
     name: str
-    values: Sequence
+    values: Sequence | np.ndarray
     form: str = ".8g"
     meaning: str = ""
     shown: bool = True

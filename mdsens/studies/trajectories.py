@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 
 from mdsens.errors import MdsensError
+from mdsens.labelling import name_axes, name_unit
 from mdsens.studies import building
 from mdsens.studies.findings import STATES
-from mdsens.studies.labelling import name_axes, name_unit
 from mdsens.studies.records import Outcome
 from mdsens.system import System
 
