@@ -32,7 +32,7 @@ h1 { font-size: 1.7rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin: 2.2r
 table { border-collapse: collapse; margin: .4rem 0 1.4rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #eaeef2; }
 th { border-bottom: 1px solid #8c959f; font-weight: 600; } th:first-child, td:first-child { text-align: left; padding-left: 0; }
-td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+th.text, td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(28rem, 1fr)); gap: 1rem; }
 figure { margin: 0; } figure img { width: 100%; max-width: 40rem; } figcaption { color: #57606a; font-size: .9rem; }
@@ -223,9 +223,9 @@ def _figures(images: Mapping[str, str]) -> Iterator[str]:
 
 def _table(table: Table) -> str:
     columns = [column for column in table.columns if column.shown]
-    head = "".join(_tag("th", column.name) for column in columns)
     texts = [column.texts[:ROWS] for column in columns]
     words = [any(isinstance(value, str) for value in column.values[:ROWS]) for column in columns]
+    head = "".join(_tag("th", column.name, "text" if word else "") for column, word in zip(columns, words, strict=True))
     rows = [
         "".join(_tag("td", cell, "text" if word else "") for cell, word in zip(row, words, strict=True))
         for row in zip(*texts, strict=True)

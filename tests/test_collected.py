@@ -143,7 +143,11 @@ def test_the_files_that_a_study_read_are_kept_with_it(tmp_path):
     collecting.collect(tmp_path / "out", tmp_path / "all.h5")
     with h5py.File(tmp_path / "all.h5") as file:
         ((digest, content),) = file["study/inputs"].items()
+        assert list(file["particles/trajectory/unit"]) == [0, 1]
         assert content.attrs["name"] == "dimer.xyz" and content[()].tobytes() == (tmp_path / "dimer.xyz").read_bytes()
+    pytest.importorskip("h5netcdf")
+    with xarray.open_datatree(tmp_path / "all.h5", engine="h5netcdf") as tree:
+        assert tree["study/inputs"][digest].attrs["name"] == "dimer.xyz"
     (tmp_path / "dimer.xyz").unlink()  # what is gone is not kept, and stops nothing
     collecting.collect(tmp_path / "out", tmp_path / "without.h5")
     with h5py.File(tmp_path / "without.h5") as file:

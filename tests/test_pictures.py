@@ -99,6 +99,11 @@ def test_convergence_leaves_zeros_out():
     assert ax.get_yscale() == "log"
 
 
+def test_cost_has_its_exponent():
+    ax = plot.cost({"dense": ([10, 100], [1e-3, 1.0]), "one": ([5], [1.0])})
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["dense, ~N^3.00", "one"]
+
+
 @pytest.mark.parametrize(
     ("shape", "images"), [((3,), 0), ((2, 3), 1), ((6, 6, 3), 1), ((100, 3), 0)], ids=["number", "vector", "Voigt", "many"]
 )

@@ -20,7 +20,7 @@ from mdsens.export.states import state_atoms, state_columns, state_dataset
 from mdsens.export.studies import frame_atoms, study_columns, study_dataset
 from mdsens.store import check_writable, load, write_whole
 from mdsens.studies.collecting import Collected, is_collected, read_collected
-from mdsens.studies.recording import collected_of
+from mdsens.studies.recording import Found, collected_of
 from mdsens.studies.trajectories import frames
 
 if TYPE_CHECKING:
@@ -28,10 +28,13 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
+Result = str | Path | Collected | Found | Equilibrium
+"""What can be exported."""
+
 SUFFIXES = (".csv", ".extxyz", ".xyz", ".nc")
 
 
-def to_xarray(result, sensitivity: Sensitivity | None = None) -> "xarray.Dataset":
+def to_xarray(result: Result, sensitivity: Sensitivity | None = None) -> "xarray.Dataset":
     """A result as a labelled dataset.
 
     Of a study: a dimension `unit`, its swept parameters as coordinates, and what each unit found: observables by name,
@@ -47,7 +50,7 @@ def to_xarray(result, sensitivity: Sensitivity | None = None) -> "xarray.Dataset
     return study_dataset(xarray, found) if isinstance(found, Collected) else state_dataset(xarray, *found)
 
 
-def to_dataframe(result, sensitivity: Sensitivity | None = None, *, table: str | None = None) -> "pandas.DataFrame":
+def to_dataframe(result: Result, sensitivity: Sensitivity | None = None, *, table: str | None = None) -> "pandas.DataFrame":
     """A result as a data frame.
 
     Args:
@@ -63,7 +66,7 @@ def to_dataframe(result, sensitivity: Sensitivity | None = None, *, table: str |
     return pandas.DataFrame(_columns(result, sensitivity, table))
 
 
-def to_atoms(result, sensitivity: Sensitivity | None = None) -> "list[ase.Atoms]":
+def to_atoms(result: Result, sensitivity: Sensitivity | None = None) -> "list[ase.Atoms]":
     """The relaxed structures, for OVITO, ASE and others.
 
     Of a study: one for each structure of each unit that found one, with unit, structure, parameters and scalar observables in
@@ -80,7 +83,9 @@ def to_atoms(result, sensitivity: Sensitivity | None = None) -> "list[ase.Atoms]
     return [state_atoms(*found)]
 
 
-def write(result, path, sensitivity: Sensitivity | None = None, *, table: str | None = None, overwrite: bool = False) -> Path:
+def write(
+    result: Result, path: str | Path, sensitivity: Sensitivity | None = None, *, table: str | None = None, overwrite: bool = False
+) -> Path:
     """Write a result by a file's extension: `.csv`, `.extxyz` (or `.xyz`; eight decimals), `.nc`. Whole or not at all.
 
     Args:

@@ -180,6 +180,24 @@ def convergence(values: Float[Array, " steps"], *, label: str, ax=None):
     return opened(ax)
 
 
+def cost(measured: dict[str, tuple[Sequence[float], Sequence[float]]], *, label: str = "seconds", ax=None):
+    """Cost against the number of atoms, both on logarithmic scales, with the exponent of each line between its ends.
+
+    Args:
+        measured: `(numbers of atoms, costs)` by what was measured.
+        label: of the cost, with unit.
+    """
+    ax = axes_or_new(ax)
+    for k, (name, (atoms, costs)) in enumerate(measured.items()):
+        n, c = np.asarray(atoms, dtype=float), np.asarray(costs, dtype=float)
+        exponent = f", ~N^{np.log(c[-1] / c[0]) / np.log(n[-1] / n[0]):.2f}" if len(n) > 1 and n[-1] != n[0] else ""
+        ax.loglog(n, c, marker="o", color=COLOURS[k % len(COLOURS)], label=f"{name}{exponent}")
+    ax.set_xlabel("atoms")
+    ax.set_ylabel(label)
+    ax.legend(frameon=False)
+    return opened(ax)
+
+
 def chain(path, *, ax=None):
     """The energy along a chain of images against the length of the path, with the highest image marked.
 

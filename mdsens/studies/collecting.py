@@ -102,7 +102,7 @@ def _keep(group, digest: str, place: Path) -> None:
         content = place.read_bytes() if place.stat().st_size <= LARGEST_INPUT else b""
     except OSError:
         return
-    if hashlib.sha256(content).hexdigest() == digest:
+    if content and hashlib.sha256(content).hexdigest() == digest:
         group[digest] = np.void(content)
         group[digest].attrs["name"] = place.name
 

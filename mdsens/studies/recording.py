@@ -17,6 +17,9 @@ from mdsens.studies.sweeping import Point, Sweep
 from mdsens.studies.tables import SensitivityTable
 from mdsens.studies.uncertain import Uncertainty
 
+Found = Sweep | SensitivityTable | Uncertainty | Calibration | Continuation
+"""What the functions of `mdsens.studies` return."""
+
 
 @functools.singledispatch
 def record_of(found) -> Record:
@@ -93,7 +96,7 @@ def with_structures(record: Record, states: Mapping[str, Equilibrium]) -> Record
     return Record({**record.arrays, **arrays}, {**record.facts, "states": facts})
 
 
-def collected_of(found) -> Collected:
+def collected_of(found: Found) -> Collected:
     """A result as if it had been read from a collected file.
 
     Raises:
