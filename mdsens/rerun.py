@@ -139,7 +139,8 @@ def _unpacked(path: Path, folder: Path) -> dict[str, Path]:
     places = {}
     with h5py.File(path, "r") as file:
         for digest, item in file.get("study/inputs", {}).items():
-            content = item[()].tobytes() if re.fullmatch("[0-9a-f]{64}", digest) else b""
+            kept = re.fullmatch("[0-9a-f]{64}", digest) and isinstance(item, h5py.Dataset) and item.dtype.kind == "V"
+            content = item[()].tobytes() if kept else b""
             if hashlib.sha256(content).hexdigest() != digest:
                 continue
             name = str(item.attrs.get("name", ""))

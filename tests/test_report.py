@@ -97,7 +97,7 @@ def test_a_stored_result_is_told_with_its_certificate(tmp_path):
     ms.save(tmp_path / "a.h5", eq, ms.sensitivity(eq))
     page = Page(html_report(tmp_path / "a.h5"))
     assert "trusted: θ dX/dθ in float64" in page.text and "LennardJones" in page.text and "numpy" in page.text
-    assert len(page.images) == 2
+    assert len(page.images) == 3
     ms.save(tmp_path / "b.h5", eq)
     assert np.isfinite(eq.energy) and not Page(html_report(tmp_path / "b.h5")).images
 

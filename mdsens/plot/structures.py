@@ -166,6 +166,7 @@ def slab(
         spacing = (abs(np.linalg.det(np.asarray(system.cell))) / len(system)) ** (1 / 3) if system.cell is not None else 2.5
         arrows = v * (ARROW_SHARE * spacing / longest)
         ax.quiver(*x.T, *arrows.T, angles="xy", scale_units="xy", scale=1.0, width=0.005, color="#e45756", zorder=3)
+    ax.margins(0.12)
     ax.figure.colorbar(points, ax=ax, shrink=0.8, label=f"|{parameter}|  [Å]")
     ax.set_title(f"{parameter} at {normal} = {height:.2f} ± {0.5 * thickness:.2f} Å: arrows to scale, longest {longest:.3g} Å")
     ax.set(aspect="equal", xlabel=f"{'xyz'[along[0]]} [Å]", ylabel=f"{'xyz'[along[1]]} [Å]")
