@@ -15,11 +15,11 @@ import numpy as np
 from mdsens.derivatives import sensitivity as differentiate
 from mdsens.errors import InputError, StoreError
 from mdsens.potentials.base import parameter_paths
-from mdsens.store import load, provenance_of, write_whole
+from mdsens.store import load, made_with, provenance_of, write_whole
 from mdsens.studies import building, execution
 from mdsens.studies.collecting import Collected, is_collected, read_collected
 from mdsens.studies.observing import counted
-from mdsens.studies.records import Outcome, finished, provenance, read_unit, unit_path
+from mdsens.studies.records import Outcome, finished, read_unit, unit_path
 from mdsens.studies.units import Study, Unit
 from mdsens.verify import displaced
 
@@ -61,7 +61,7 @@ class Difference:
 
 def changed_versions(stored: Mapping[str, str]) -> list[str]:
     """Which versions are others now, in words."""
-    now = provenance()["versions"]
+    now = made_with()["versions"]
     return [f"{name} was {version}, is {now[name]}" for name, version in stored.items() if now.get(name, version) != version]
 
 

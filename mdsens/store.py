@@ -304,21 +304,26 @@ def _function_name(part) -> str:
     return getattr(part.function, "__name__", type(part.function).__name__)
 
 
-def _write_provenance(file):
+def made_with() -> dict[str, Any]:
+    """Versions, platform and time, for a result's provenance."""
     import ase
     import jaxlib
     import scipy
 
     versions = {module.__name__: module.__version__ for module in (mdsens, jax, jaxlib, np, scipy, ase, h5py, eqx)}
-    file.create_group("provenance").attrs.update(
-        {
-            "versions": json.dumps({**versions, "python": platform.python_version()}),
-            "platform": platform.platform(),
-            "devices": ", ".join(str(device) for device in jax.devices()),
-            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        }
-    )
+    return {
+        "versions": {**versions, "python": platform.python_version()},
+        "platform": platform.platform(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _write_provenance(file):
+    made = made_with()
+    devices = ", ".join(str(device) for device in jax.devices())
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    more = {"versions": json.dumps(made["versions"]), "devices": devices, "command": command}
+    file.create_group("provenance").attrs.update({**made, **more})
 
 
 def _settings(potential) -> str:

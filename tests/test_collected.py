@@ -46,6 +46,7 @@ def particles(folder, *outcomes):
     return path
 
 
+@pytest.mark.filterwarnings("ignore:there is no reference attributes")  # masses and types are not guessed
 def test_mdanalysis_reads_the_relaxed_structures(collected):
     universe = MDAnalysis.Universe(str(collected))
     assert len(universe.trajectory) == 4  # two of six units failed

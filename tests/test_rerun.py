@@ -83,6 +83,23 @@ def test_a_changed_input_or_the_same_folder_is_refused(copied, swept):
     assert "not what its name says" in mdsens("rerun", copied)[1]
 
 
+@pytest.mark.parametrize(
+    ("where", "key", "value", "words"),
+    [
+        ("study", "kind", "swep", "of a kind 'swep'"),
+        ("study/units/00000", "input", "[]", "does not say what it was made from"),
+        ("study/units/00000", "facts", "{", "no collected study, or damaged"),
+    ],
+)
+def test_damage_is_told_in_a_sentence(where, key, value, words, copied, tmp_path):
+    with h5py.File(copied, "a") as file:
+        file[where].attrs[key] = value
+    for command in (["show"], ["rerun"], ["report", "-o", tmp_path / "a.html"], ["export", "-o", tmp_path / "a.csv"]):
+        status, said = mdsens(command[0], copied, *command[1:])
+        assert status == 1 and words in said, said
+    assert [path.name for path in tmp_path.iterdir()] == ["all.h5"]
+
+
 def test_files_that_are_gone_are_those_that_were_kept(of_files, tmp_path):
     status, said = mdsens("rerun", of_files)
     assert status == 0 and "0.0e+00" in said

@@ -8,11 +8,12 @@ import numpy as np
 
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError
+from mdsens.store import made_with
 from mdsens.studies.calibration import Calibration
 from mdsens.studies.collecting import Collected
 from mdsens.studies.findings import Record
 from mdsens.studies.following import Continuation
-from mdsens.studies.records import Outcome, provenance
+from mdsens.studies.records import Outcome
 from mdsens.studies.sweeping import Point, Sweep
 from mdsens.studies.tables import SensitivityTable
 from mdsens.studies.uncertain import Uncertainty
@@ -127,7 +128,7 @@ def _label(point: Point) -> str:
 
 def _outcome(label: str, parameters: Mapping[str, float], record: Record, reason: str) -> Outcome:
     given: dict[str, Any] = {"parameters": dict(parameters), "observables": {}, "structures": {}}
-    return Outcome(label, label, given, record, reason, provenance())
+    return Outcome(label, label, given, record, reason, made_with())
 
 
 def _under(group, values) -> dict[str, np.ndarray]:

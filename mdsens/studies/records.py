@@ -7,8 +7,6 @@
 
 import dataclasses
 import json
-import platform
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import numpy as np
 
 import mdsens
 from mdsens.errors import StoreError
-from mdsens.store import check_harmless, write_whole
+from mdsens.store import check_harmless, made_with, write_whole
 from mdsens.studies.findings import Record
 from mdsens.studies.units import Unit
 
@@ -25,6 +23,9 @@ UNITS = "units"
 """Folder of the units' files."""
 
 STUDY_FORMAT = 1
+
+PARTS = {"structures", "potential", "parameters", "relax", "observables", "settings"}
+"""Of a unit's input."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ def write_unit(folder: Path, unit: Unit, record: Record, reason: str, seconds: f
     with h5py.File(f"unit-{unit.name}", "w", driver="core", backing_store=False) as file:
         file.attrs["creator"] = json.dumps({"name": "mdsens", "version": mdsens.__version__, "format": STUDY_FORMAT})
         texts = {"unit": unit.name, "label": unit.label, "status": "failed" if reason else "done", "reason": reason}
-        plain = {"input": unit.input, "facts": record.facts, "provenance": {**provenance(), "seconds": seconds}}
+        plain = {"input": unit.input, "facts": record.facts, "provenance": {**made_with(), "seconds": seconds}}
         for key, value in (texts | {key: json.dumps(value) for key, value in plain.items()}).items():
             set_text(file, key, value)
         for path, values in record.arrays.items():
@@ -73,21 +74,6 @@ def set_text(group, key: str, text: str) -> None:
 def text_of(group, key: str) -> str:
     """What `set_text` wrote."""
     return str(group.attrs[key]) if key in group.attrs else group[f"texts/{key}"].asstr()[()]
-
-
-def provenance() -> dict[str, Any]:
-    """What a result was made with."""
-    import ase
-    import jax
-    import jaxlib
-    import scipy
-
-    versions = {module.__name__: module.__version__ for module in (mdsens, jax, jaxlib, np, scipy, ase, h5py)}
-    return {
-        "versions": {**versions, "python": platform.python_version()},
-        "platform": platform.platform(),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
 
 
 def read_unit(path: Path) -> Outcome:
@@ -122,6 +108,8 @@ def outcome_of(group) -> Outcome:
 
     group.visititems(gather)
     given, facts, provenance = (json.loads(text_of(group, key)) for key in ("input", "facts", "provenance"))
+    if not all(isinstance(one, dict) for one in (given, facts, provenance)) or not given.keys() >= PARTS:
+        raise ValueError(f"the unit {group.name} does not say what it was made from")
     unit, label, reason = (text_of(group, key) for key in ("unit", "label", "reason"))
     return Outcome(unit, label, given, Record(arrays, facts), reason, provenance)
 
