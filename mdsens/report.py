@@ -4,6 +4,7 @@ All that comes from files is escaped, and the page's own policy forbids it to lo
 """
 
 import base64
+import dataclasses
 import html
 import io
 import itertools
@@ -21,8 +22,8 @@ from mdsens.studies.pictures import study_pictures
 from mdsens.studies.records import Outcome
 from mdsens.studies.tabulating import Column, Table, study_tables
 
-ROWS, COLUMNS, PICTURES, HASHES = 200, 6, 24, 5
-"""Of a table; numbers of an observable in it; pictures and units' names in a report."""
+ROWS, COLUMNS, PICTURES, HASHES = 200, 6, 12, 5
+"""Of a table; numbers of an observable in it; units that have pictures; units' names in a report."""
 
 STYLE = """
 body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1b1f24; background: #fff; max-width: 68rem;
@@ -81,7 +82,11 @@ def _study(study: Collected, missing: Sequence[str]) -> Iterator[str]:
     yield _tag("p", f"A study of the kind {study.kind}, {count}: {len(done)} done, {len(failed)} failed{left}.", "lead")
     if done:
         yield from _certificates(done)
-        yield from _figures(_quietly(lambda: study_pictures(study)))
+        # A sweep's pictures are of all units together, the others' of each.
+        drawn = study if study.kind == "sweep" else dataclasses.replace(study, outcomes=tuple(done[:PICTURES]))
+        yield from _figures(_quietly(lambda: study_pictures(drawn)))
+        if len(drawn.outcomes) < len(done):
+            yield _tag("p", f"Of the first {PICTURES} units; 'mdsens plot' draws all of them.", "lead")
         yield _tag("h2", "Results")
         yield from (_table(table) for table in study_tables(study.kind, done, COLUMNS))
         yield from _states(done)
@@ -195,13 +200,13 @@ def _quietly(draw) -> dict[str, str]:
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
-    with mpl.rc_context({"text.parse_math": False, "svg.hashsalt": "mdsens"}):
+    with mpl.rc_context({"text.parse_math": False, "svg.hashsalt": "mdsens", "figure.max_open_warning": 0}):
         try:
             drawn = draw()
         except InputError:
             return {}
         found = {}
-        for name, ax in list(drawn.items())[:PICTURES]:
+        for name, ax in list(drawn.items())[: 2 * PICTURES]:
             image = io.BytesIO()
             ax.figure.savefig(image, format="svg", metadata={"Date": None})
             found[name] = base64.b64encode(image.getvalue()).decode()
