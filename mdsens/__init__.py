@@ -97,6 +97,7 @@ _PUBLIC = {
 _MODULES = (
     "constraints",
     "electrostatics",
+    "export",
     "implicit",
     "observables",
     "plot",

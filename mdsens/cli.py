@@ -128,6 +128,59 @@ def collect(
 
 
 @app.command()
+def export(
+    file: ResultFile,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="What to write: .csv, .extxyz (OVITO, ASE) or .nc (netCDF).", show_default=False),
+    ],
+    table: Annotated[
+        str | None, typer.Option("--table", "-t", help="Which table a .csv is to hold; by default the first.", show_default=False)
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+):
+    """A stored result, or a collected study, for other programs."""
+    from mdsens.export import write
+
+    typer.echo(write(file, output, table=table, overwrite=overwrite))
+
+
+@app.command()
+def rerun(
+    file: ResultFile,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder to do a study in; by default beside it, NAME-rerun.", show_default=False),
+    ] = None,
+    tolerance: Annotated[float, typer.Option("--tolerance", help="Largest difference allowed.", min=0.0)] = 1e-6,
+    workers: Annotated[int, typer.Option("--workers", "-w", help="Processes that share a study's work.", min=1)] = 1,
+):
+    """Do a collected study, or a stored result, again from what the file says. Exit 1 if the numbers are others."""
+    from mdsens.rerun import told
+
+    lines, fine = told(file, output, tolerance=tolerance, workers=workers)
+    for line in lines:
+        typer.echo(line)
+    if not fine:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    path: Annotated[Path, typer.Argument(help="A study's folder, or a file that mdsens wrote.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.", show_default=False)],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+):
+    """A report in one HTML file: tables, pictures, certificates, failures, provenance."""
+    from mdsens.report import html_report
+    from mdsens.store import check_writable, write_whole
+
+    check_writable(output, overwrite=overwrite)
+    write_whole(output, html_report(path).encode(), overwrite=overwrite)
+    typer.echo(output)
+
+
+@app.command()
 def plot(
     file: ResultFile,
     output: Annotated[

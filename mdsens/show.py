@@ -49,7 +49,7 @@ def describe(eq: Equilibrium, sensitivity: Sensitivity | None) -> Iterator[str]:
 
 
 def pictures(eq: Equilibrium, sensitivity: Sensitivity, parameter: str | None) -> dict[str, object]:
-    """Axes by name: `sensitivity` and `influence`.
+    """Axes by name: `sensitivity`, in 3-D a `slice` through the atom that moves most, and `influence`.
 
     Raises:
         InputError: a parameter that is not there.
@@ -69,6 +69,7 @@ def pictures(eq: Equilibrium, sensitivity: Sensitivity, parameter: str | None) -
     name = parameter if draw is plot.packing else f"dX/d{parameter}"
     return {
         "sensitivity": draw(eq, derivative, parameter=name),
+        **({"slice": plot.slab(eq, derivative, parameter=name)} if eq.system.dim == 3 else {}),
         "influence": plot.influence(largest, label="max |θ dX/dθ| [Å]"),
     }
 

@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import h5py
@@ -40,6 +41,7 @@ from mdsens.derivatives import Sensitivity
 from mdsens.descent import listed_tightly
 from mdsens.equilibrium import Equilibrium, nested
 from mdsens.errors import InputError, StoreError
+from mdsens.labelling import name_axes, name_others, name_unit
 from mdsens.potentials import SHIPPED, Potential
 from mdsens.potentials.base import parameter_paths
 from mdsens.solvers import Status
@@ -103,6 +105,23 @@ def load(
         raise StoreError(
             f"{str(path)!r} is not a readable HDF5 file of mdsens; it may be damaged or cut off ({reason})."
         ) from error
+
+
+def provenance_of(path: Path) -> dict[str, Any]:
+    """What a stored result was made with: versions, platform, devices, time, command.
+
+    Raises:
+        StoreError: it is not one of mdsens's files.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            _check_ours(file, path)
+            found = {key: str(value) for key, value in file["provenance"].attrs.items()}
+            return {**found, "versions": json.loads(found["versions"])}
+    except StoreError:
+        raise
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise StoreError(f"{str(path)!r} does not say what it was made with; it may be damaged.") from error
 
 
 def check_writable(path: Path, *, overwrite: bool) -> None:
@@ -195,8 +214,10 @@ def _write(file, eq, sensitivity):
         for name in ("positions", "cell"):
             if (derivative := getattr(sensitivity, name)) is not None:
                 _write_tree(group.create_group(name), derivative, "Angstrom")
+                _name_derivatives(group, group[name], "atom" if name == "positions" else "vector", sensitivity)
         _write_record(group, sensitivity.certificate)
     _write_provenance(file)
+    name_others(file)
 
 
 def write_h5md(file):
@@ -208,23 +229,32 @@ def write_h5md(file):
 
 def _write_particles(file, system):
     atoms = file.create_group("particles/atoms")
-    _write_element(atoms, "position", np.asarray(system.positions)[None], "Angstrom")
+    labels = {"space": "xyz"[: system.dim]}
+    position = _write_element(atoms, "position", np.asarray(system.positions)[None], "Angstrom")
+    name_axes(position, ("step", "atom", "space"), atoms, labels)
     box = atoms.create_group("box")
     box.attrs["dimension"] = system.dim
     box.attrs["boundary"] = ["periodic" if flag else "none" for flag in system.pbc]
     if system.cell is not None:
-        _write_element(box, "edges", np.asarray(system.cell)[None], "Angstrom")
+        edges = _write_element(box, "edges", np.asarray(system.cell)[None], "Angstrom")
+        name_axes(edges, ("step", "vector", "space"), atoms, labels)
     species = atoms.create_dataset("species", data=np.asarray(system.species))
     species.attrs["labels"] = list(system.labels)
-    atoms.create_dataset("mass", data=np.asarray(system.masses)).attrs["unit"] = "u"
+    name_unit(atoms.create_dataset("mass", data=np.asarray(system.masses)), "u")
     atoms.create_dataset("frozen", data=np.asarray(system.frozen).astype(np.int8))
+    for name in ("species", "mass", "frozen"):
+        name_axes(atoms[name], ("atom",), atoms)
 
 
 def _write_element(group, name, value, unit):
     element = group.create_group(name)
-    element.create_dataset("value", data=value, fletcher32=True, chunks=value.shape).attrs["unit"] = unit
+    dataset = element.create_dataset("value", data=value, fletcher32=True, chunks=value.shape)
+    name_unit(dataset, unit)
     element.create_dataset("step", data=np.array([0], dtype=np.int64))
-    element.create_dataset("time", data=np.array([0.0])).attrs["unit"] = "ps"
+    name_unit(element.create_dataset("time", data=np.array([0.0])), "ps")
+    for part in (element["time"], dataset):
+        name_axes(part, ("step",), element)
+    return dataset
 
 
 def _write_tree(group, tree, per=None):
@@ -233,7 +263,14 @@ def _write_tree(group, tree, per=None):
         dataset = group.create_dataset(path.replace(".", "/"), data=np.asarray(leaf))
         unit = tree.unit_of(path)
         if unit is not None:
-            dataset.attrs["unit"] = unit if per is None else f"{per} ({unit})-1" if unit else per
+            name_unit(dataset, unit if per is None else f"{per} ({unit})-1" if unit else per)
+
+
+def _name_derivatives(group, part, first, sensitivity):
+    for path in parameter_paths(getattr(sensitivity, part.name.rpartition("/")[2])):
+        dataset = part[path.replace(".", "/")]
+        axes = (first, "space", *(f"{path}_{k}" for k in range(dataset.ndim - 2)))
+        name_axes(dataset, axes, group, {"space": "xyz"[: dataset.shape[1]]})
 
 
 def _write_record(group, record):
@@ -267,21 +304,26 @@ def _function_name(part) -> str:
     return getattr(part.function, "__name__", type(part.function).__name__)
 
 
-def _write_provenance(file):
+def made_with() -> dict[str, Any]:
+    """Versions, platform and time, for a result's provenance."""
     import ase
     import jaxlib
     import scipy
 
     versions = {module.__name__: module.__version__ for module in (mdsens, jax, jaxlib, np, scipy, ase, h5py, eqx)}
-    file.create_group("provenance").attrs.update(
-        {
-            "versions": json.dumps({**versions, "python": platform.python_version()}),
-            "platform": platform.platform(),
-            "devices": ", ".join(str(device) for device in jax.devices()),
-            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        }
-    )
+    return {
+        "versions": {**versions, "python": platform.python_version()},
+        "platform": platform.platform(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _write_provenance(file):
+    made = made_with()
+    devices = ", ".join(str(device) for device in jax.devices())
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    more = {"versions": json.dumps(made["versions"]), "devices": devices, "command": command}
+    file.create_group("provenance").attrs.update({**made, **more})
 
 
 def _settings(potential) -> str:

@@ -70,7 +70,7 @@ def test_plot_writes_pictures_and_asks_before_replacing(demo_folder, tmp_path):
     source = demo_folder[0] / "silicon_vacancy.h5"
     done = run("plot", source, "-o", tmp_path, "-p", "costheta0", check=0)
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["silicon_vacancy_influence.png", "silicon_vacancy_sensitivity.png"]
+    assert names == [f"silicon_vacancy_{what}.png" for what in ("influence", "sensitivity", "slice")]
     assert all(name in done.stdout for name in names)
     assert "--overwrite" in run("plot", source, "-o", tmp_path, check=1).stderr
     wrong = run("plot", source, "-o", tmp_path, "-p", "sgma", check=1).stderr

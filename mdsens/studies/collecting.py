@@ -1,27 +1,43 @@
 """A study's units merged into one HDF5 file.
 
-/h5md               version, creator, as in all files of mdsens
-/study              attributes: kind, toml (the file's text), units, failed
-/study/units/00000  what the unit's file has, in the study's order
-/table/<column>     labels, parameters and observables of all units, one row each, NaN where one failed
+/h5md                   version, creator, as in all files of mdsens
+/study                  attributes: kind, toml (the file's text), units, failed
+/study/units/00000      what the unit's file has, in the study's order
+/study/inputs/<digest>  the structures' and potentials' files, so that the study can be done again elsewhere
+/table/<column>         labels, parameters and observables of all units, one row each, NaN where one failed
+/particles/trajectory   the relaxed structures, a frame each (`trajectories`)
+
+Axes and units have names everywhere (`labelling`): `xarray.open_dataset(path, group="/table/values")`.
 """
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
-from mdsens.errors import StoreError
+from mdsens.errors import MdsensError, StoreError, reason
+from mdsens.labelling import name_axes, name_unit
+from mdsens.potentials import Potential
 from mdsens.store import check_harmless, check_writable, write_h5md, write_whole
+from mdsens.studies import building
+from mdsens.studies.labelling import name_all
 from mdsens.studies.records import STUDY_FORMAT, Outcome, finished, outcome_of, read_unit, set_text, text_of, unit_path
+from mdsens.studies.schema import KINDS
+from mdsens.studies.trajectories import write_particles
 from mdsens.studies.units import Study
 
 TOML, PLAN = "study.toml", "study.json"
 """The study's text in its folder, and the names and labels of its units."""
+
+LARGEST_INPUT = 50_000_000
+"""Bytes of a file that is kept with a study's results."""
+
+IN_TABLE = ("values/", "std/", "derivatives/", "shares/")
+"""Groups that have columns in the table."""
 
 
 def write_plan(folder: Path, study: Study) -> None:
@@ -41,45 +57,90 @@ def collect(folder: Path, path: Path, *, overwrite: bool = False) -> tuple[int, 
         StoreError: no study is in the folder, units are missing, or the file cannot be written.
     """
     check_writable(path, overwrite=overwrite)
-    try:
-        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-        toml = (folder / TOML).read_text(encoding="utf-8")
-        kind, names = str(plan["kind"]), [(str(name), str(label)) for name, label in plan["units"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise StoreError(f"{str(folder)!r} is no folder of a study: give the one that 'mdsens run' wrote into.") from None
-    here = finished(folder)
-    missing = [label for name, label in names if name not in here]
+    study, missing = read_folder(folder)
     if missing:
         raise StoreError(
-            f"{len(missing)} of {len(names)} units are not there yet ({missing[0]!r}, for one): finish the study with "
-            "'mdsens run' first; it does only what is missing."
+            f"{len(missing)} of {len(missing) + len(study.outcomes)} units are not there yet ({missing[0]!r}, for one): finish "
+            "the study with 'mdsens run' first; it does only what is missing."
         )
-    outcomes = [read_unit(unit_path(folder, name)) for name, _ in names]
+    outcomes = study.outcomes
     failed = sum(outcome.failed for outcome in outcomes)
     with h5py.File(f"study-{id(outcomes)}", "w", driver="core", backing_store=False) as file:
         write_h5md(file)
         group = file.create_group("study")
-        group.attrs.update({"kind": kind, "units": len(outcomes), "failed": failed})
-        set_text(group, "toml", toml)
+        group.attrs.update({"kind": study.kind, "units": len(outcomes), "failed": failed})
+        set_text(group, "toml", study.toml)
         for k, outcome in enumerate(outcomes):
             with h5py.File(unit_path(folder, outcome.name), "r") as unit:
                 unit.copy(unit["/"], group.require_group("units"), f"{k:05d}")
-        table = file.create_group("table")
-        for name, column in _columns(outcomes).items():
-            table[name] = column
+            name_all(group[f"units/{k:05d}"], outcome.record, outcome.input["observables"])
+        inputs = group.create_group("inputs")
+        for digest, place in _files(outcomes).items():
+            _keep(inputs, digest, place)
+        _write_table(file.create_group("table"), outcomes)
+        write_particles(file, outcomes)
         file.flush()
         image = file.id.get_file_image()
     write_whole(path, image, overwrite=overwrite)
     return len(outcomes), failed
 
 
-def _columns(outcomes: Sequence[Outcome]) -> Mapping[str, Any]:
-    columns: dict[str, Any] = {"label": [outcome.label for outcome in outcomes]}
+def _files(outcomes: Sequence[Outcome]) -> dict[str, Path]:
+    """Places of the files that units were made from, by digest."""
+    found = {}
+    for outcome in outcomes:
+        for recipe in (*outcome.input["structures"].values(), outcome.input["potential"]):
+            if building.PATH in recipe:
+                places, digests = recipe[building.PATH], recipe.get("file", recipe.get("files"))
+                pairs = [(digests, places)] if isinstance(places, str) else zip(digests, places, strict=True)
+                found |= {digest: Path(place) for digest, place in pairs}
+    return found
+
+
+def _keep(group, digest: str, place: Path) -> None:
+    """Keep a file, unless it is gone or has changed or is large: it can be given again."""
+    try:
+        content = place.read_bytes() if place.stat().st_size <= LARGEST_INPUT else b""
+    except OSError:
+        return
+    if content and hashlib.sha256(content).hexdigest() == digest:
+        group[digest] = np.void(content)
+        group[digest].attrs["name"] = place.name
+
+
+def _write_table(table, outcomes: Sequence[Outcome]) -> None:
+    labels = [outcome.label for outcome in outcomes]
+    name_axes(table.create_dataset("label", data=labels), ("unit",), table)
+    first = next((outcome for outcome in outcomes if not outcome.failed), outcomes[0])
+    potential = _potential(first)
+    for name, column in _parameters(outcomes).items():
+        dataset = table.create_dataset(f"parameters/{name}", data=column)
+        name_axes(dataset, ("unit",), table)
+        name_unit(dataset, None if potential is None else potential.unit_of(name))
+    for path, column in _columns(outcomes).items():
+        dataset = table.create_dataset(path, data=column)
+        known = next(outcome.record for outcome in outcomes if path in outcome.record.arrays)
+        axes = ("unit", *known.axes(path))
+        name_axes(dataset, axes, table, {"parameter": known.labels("parameter")})
+        name_unit(dataset, known.unit(path, first.input["observables"]))
+
+
+def _potential(outcome) -> Potential | None:
+    """None where its files are gone."""
+    try:
+        return building.potential_of(outcome.input["potential"])
+    except MdsensError:
+        return None
+
+
+def _parameters(outcomes: Sequence[Outcome]) -> dict[str, np.ndarray]:
     names = dict.fromkeys(name for outcome in outcomes for name in outcome.input["parameters"])
-    for name in names:
-        columns[f"parameters/{name}"] = np.array([outcome.input["parameters"].get(name, np.nan) for outcome in outcomes])
-    paths = dict.fromkeys(path for outcome in outcomes for path in outcome.record.arrays if path.startswith(("values/", "std/")))
-    for path in paths:
+    return {name: np.array([outcome.input["parameters"].get(name, np.nan) for outcome in outcomes]) for name in names}
+
+
+def _columns(outcomes: Sequence[Outcome]) -> dict[str, np.ndarray]:
+    columns = {}
+    for path in dict.fromkeys(path for outcome in outcomes for path in outcome.record.arrays if path.startswith(IN_TABLE)):
         # Those of another shape in other units have no column.
         found = [outcome.record.arrays.get(path) for outcome in outcomes]
         shapes = {value.shape for value in found if value is not None}
@@ -96,6 +157,23 @@ class Collected:
     kind: str
     toml: str
     outcomes: tuple[Outcome, ...]
+
+
+def read_folder(folder: Path) -> tuple[Collected, list[str]]:
+    """What is in the folder of a study, and the labels of the units that are not there yet.
+
+    Raises:
+        StoreError: no study is in the folder.
+    """
+    try:
+        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        toml = (folder / TOML).read_text(encoding="utf-8")
+        kind, names = str(plan["kind"]), [(str(name), str(label)) for name, label in plan["units"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise StoreError(f"{str(folder)!r} is no folder of a study: give the one that 'mdsens run' wrote into.") from None
+    here = finished(folder)
+    outcomes = tuple(read_unit(unit_path(folder, name)) for name, _ in names if name in here)
+    return Collected(kind, toml, outcomes), [label for name, label in names if name not in here]
 
 
 def is_collected(path: Path) -> bool:
@@ -118,10 +196,10 @@ def read_collected(path: Path) -> Collected:
             check_harmless(file, path.stat().st_size, path)
             group = file["study"]
             units = group["units"]
-            return Collected(
-                str(group.attrs["kind"]), text_of(group, "toml"), tuple(outcome_of(units[key]) for key in sorted(units))
-            )
+            if (kind := str(group.attrs["kind"])) not in KINDS:
+                raise StoreError(f"{str(path)!r} holds a study of a kind {kind!r:.40} that this mdsens does not know.")
+            return Collected(kind, text_of(group, "toml"), tuple(outcome_of(units[key]) for key in sorted(units)))
     except StoreError:
         raise
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise StoreError(f"{str(path)!r} is no collected study, or damaged ({str(error).splitlines()[0][:120]}).") from error
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise StoreError(f"{str(path)!r} is no collected study, or damaged ({reason(error)}).") from error

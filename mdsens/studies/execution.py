@@ -15,9 +15,10 @@ from pathlib import Path
 
 from mdsens.errors import InputError, MdsensError, StoreError, reason
 from mdsens.studies.collecting import write_plan
+from mdsens.studies.findings import Record
 from mdsens.studies.records import UNITS, failure_of, finished, write_unit
 from mdsens.studies.units import Study, Unit
-from mdsens.studies.works import Record, work
+from mdsens.studies.works import work
 
 LOCK = ".lock"
 
@@ -66,7 +67,7 @@ def run(
         raise InputError(f"A shard is I/N with I from 1 to N, not {i}/{n}.")
     if workers < 1:
         raise InputError(f"At least one worker is wanted, not {workers}.")
-    _make(folder)
+    make_folder(folder)
     with locked(folder, shard):
         write_plan(folder, study)
         if shard == (1, 1):
@@ -87,7 +88,12 @@ def run(
     return Run(len(units), done, tuple((unit.label, failures[unit.name]) for unit in units if unit.name in failures))
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a study's folder.
+
+    Raises:
+        StoreError: it cannot be made or written to.
+    """
     try:
         (folder / UNITS).mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -10,10 +10,13 @@ from mdsens.plot import COLOURS
 from mdsens.studies.collecting import Collected
 from mdsens.studies.observing import entries
 from mdsens.studies.records import Outcome
-from mdsens.studies.reporting import numbers_of
+from mdsens.studies.tabulating import numbers_of
 
 MOST = 8
 """Numbers of an observable that a picture has room for."""
+
+VOIGT = (3, 6)
+"""Rows of matrices in Voigt's notation."""
 
 
 def study_pictures(study: Collected) -> dict[str, object]:
@@ -47,7 +50,9 @@ def swept(done: Sequence[Outcome], names: Sequence[str], observable: str, *, ax=
         others = " ".join([structure, *(f"{name}={point[name]:g}" for name in names[1:])]).strip()
         lines.setdefault(others, []).append((point[names[0]], float(np.ravel(value)[0])))
     for k, (label, points) in enumerate(lines.items()):
-        ax.plot(*np.array(sorted(points)).T, marker="o", color=COLOURS[k % len(COLOURS)], label=label)
+        # Of lines that coincide each is seen.
+        size = 4.0 + 2.0 * min(len(lines) - 1 - k, 4)
+        ax.plot(*np.array(sorted(points)).T, marker="o", markersize=size, color=COLOURS[k % len(COLOURS)], label=label)
     ax.set_xlabel(names[0])
     ax.set_ylabel(entries(observable, np.shape(numbers_of(done[0], "values")[observable]))[0])
     if 1 < len(lines) <= 2 * MOST:
@@ -60,14 +65,22 @@ def _sensitivity(done):
     for outcome in done:
         names, theta = outcome.record.facts["names"], outcome.record.arrays["parameters"]
         for name, slope in numbers_of(outcome, "derivatives").items():
-            scaled = theta * slope
-            if scaled.ndim == 1:
-                bars, label = dict(zip(names, scaled, strict=True)), f"θ d({name})/dθ"
-            else:
-                sizes = np.linalg.norm(scaled.reshape(-1, len(names)), axis=0)
-                bars, label = dict(zip(names, sizes, strict=True)), f"|θ d({name})/dθ|, all components"
-            pictures[_named(done, outcome, name)] = plot.influence(bars, label=label)
+            pictures[_named(done, outcome, name)] = influences(name, names, theta * slope)
     return pictures
+
+
+def influences(observable: str, names: Sequence[str], scaled: np.ndarray, *, ax=None):
+    """θ dg/dθ of an observable: bars, or a heat map where it has several components; Voigt's matrices by their constants."""
+    label = f"θ d({observable})/dθ"
+    if scaled.ndim == 1:
+        return plot.influence(dict(zip(names, scaled, strict=True)), label=label, ax=ax)
+    if scaled.ndim == 3 and scaled.shape[0] == scaled.shape[1] in VOIGT and np.allclose(scaled, np.swapaxes(scaled, 0, 1)):
+        return plot.elastic_sensitivity(dict(zip(names, np.moveaxis(scaled, -1, 0), strict=True)), label=label, ax=ax)
+    rows, components = scaled.reshape(-1, len(names)), entries(observable, scaled.shape[:-1])
+    if len(rows) <= 3 * MOST:
+        return plot.heat_map(rows.T, list(names), components, label=label, ax=ax)
+    sizes = np.linalg.norm(rows, axis=0)
+    return plot.influence(dict(zip(names, sizes, strict=True)), label=f"|{label}|, all components", ax=ax)
 
 
 def _uncertainty(done):
@@ -108,7 +121,11 @@ def error_bars(outcome: Outcome, *, ax=None):
 
 
 def _calibration(done):
-    return {_named(done, outcome, "targets"): missed_targets(outcome) for outcome in done}
+    return {
+        _named(done, outcome, name): draw(outcome)
+        for outcome in done
+        for name, draw in (("targets", missed_targets), ("parameters", fitted_parameters), ("convergence", fit_convergence))
+    }
 
 
 def missed_targets(outcome: Outcome, *, ax=None):
@@ -117,9 +134,35 @@ def missed_targets(outcome: Outcome, *, ax=None):
     arrays = outcome.record.arrays
     off = (arrays["found"] - arrays["wanted"]) / arrays["sigma"]
     ax.barh(outcome.record.facts["labels"], off, color=COLOURS[0])
+    for row, value in enumerate(off):
+        ax.annotate(
+            f"{value:.2g}",
+            (value, row),
+            (4 if value >= 0 else -4, 0),
+            textcoords="offset points",
+            va="center",
+            ha="left" if value >= 0 else "right",
+        )
     ax.axvline(0.0, color="0.4", linewidth=0.8)
+    ax.set_xlim(min(-1.2, 1.2 * off.min()), max(1.2, 1.2 * off.max()))
     ax.set_xlabel("found - wanted [σ]")
     return _open(ax)
+
+
+def fitted_parameters(outcome: Outcome, *, ax=None):
+    """Change of each parameter by the fit in per cent, with its standard deviation where the targets determine it."""
+    names, arrays = outcome.record.facts["names"], outcome.record.arrays
+    scale = 100.0 / np.where(arrays["start"] == 0.0, 1.0, np.abs(arrays["start"]))
+    change, std = scale * (arrays["parameters"] - arrays["start"]), scale * arrays["std"]
+    values, errors = (dict(zip(names, numbers, strict=True)) for numbers in (change, std))
+    return plot.bars(values, errors, label="found - start [% of the start]", ax=ax)
+
+
+def fit_convergence(outcome: Outcome, *, ax=None):
+    """The cost after each step that was accepted."""
+    ax = plot.convergence(outcome.record.arrays["history"], label="cost", ax=_axes(ax))
+    ax.set_xlabel("accepted steps")
+    return ax
 
 
 def _continuation(done):

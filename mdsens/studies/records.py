@@ -7,8 +7,6 @@
 
 import dataclasses
 import json
-import platform
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,17 @@ import numpy as np
 
 import mdsens
 from mdsens.errors import StoreError
-from mdsens.store import check_harmless, write_whole
+from mdsens.store import check_harmless, made_with, write_whole
+from mdsens.studies.findings import Record
 from mdsens.studies.units import Unit
-from mdsens.studies.works import Record
 
 UNITS = "units"
 """Folder of the units' files."""
 
 STUDY_FORMAT = 1
+
+PARTS = {"structures", "potential", "parameters", "relax", "observables", "settings"}
+"""Of a unit's input."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ def write_unit(folder: Path, unit: Unit, record: Record, reason: str, seconds: f
     with h5py.File(f"unit-{unit.name}", "w", driver="core", backing_store=False) as file:
         file.attrs["creator"] = json.dumps({"name": "mdsens", "version": mdsens.__version__, "format": STUDY_FORMAT})
         texts = {"unit": unit.name, "label": unit.label, "status": "failed" if reason else "done", "reason": reason}
-        plain = {"input": unit.input, "facts": record.facts, "provenance": {**_provenance(), "seconds": seconds}}
+        plain = {"input": unit.input, "facts": record.facts, "provenance": {**made_with(), "seconds": seconds}}
         for key, value in (texts | {key: json.dumps(value) for key, value in plain.items()}).items():
             set_text(file, key, value)
         for path, values in record.arrays.items():
@@ -75,20 +76,6 @@ def text_of(group, key: str) -> str:
     return str(group.attrs[key]) if key in group.attrs else group[f"texts/{key}"].asstr()[()]
 
 
-def _provenance() -> dict[str, Any]:
-    import ase
-    import jax
-    import jaxlib
-    import scipy
-
-    versions = {module.__name__: module.__version__ for module in (mdsens, jax, jaxlib, np, scipy, ase, h5py)}
-    return {
-        "versions": {**versions, "python": platform.python_version()},
-        "platform": platform.platform(),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-
-
 def read_unit(path: Path) -> Outcome:
     """Read what `write_unit` wrote.
 
@@ -106,14 +93,23 @@ def read_unit(path: Path) -> Outcome:
 
 
 def outcome_of(group) -> Outcome:
+    """A unit's file, or its copy in a collected study.
+
+    Raises:
+        StoreError: a newer mdsens wrote it.
+    """
+    if json.loads(group.attrs["creator"])["format"] > STUDY_FORMAT:
+        raise StoreError(f"A newer mdsens than {mdsens.__version__} wrote {group.file.filename!r}: upgrade mdsens.")
     arrays: dict[str, np.ndarray] = {}
 
     def gather(path, item):
-        if isinstance(item, h5py.Dataset) and not path.startswith("texts/"):
+        if isinstance(item, h5py.Dataset) and not path.startswith("texts/") and not item.is_scale:
             arrays[path] = item[()]
 
     group.visititems(gather)
     given, facts, provenance = (json.loads(text_of(group, key)) for key in ("input", "facts", "provenance"))
+    if not all(isinstance(one, dict) for one in (given, facts, provenance)) or not given.keys() >= PARTS:
+        raise ValueError(f"the unit {group.name} does not say what it was made from")
     unit, label, reason = (text_of(group, key) for key in ("unit", "label", "reason"))
     return Outcome(unit, label, given, Record(arrays, facts), reason, provenance)
 

@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from mdsens.studies.collecting import Collected
-from mdsens.studies.observing import counted, entries
-from mdsens.studies.records import Outcome
+from mdsens.studies.observing import counted
+from mdsens.studies.tabulating import Table, study_tables
 
 COLUMNS = 6
 """Numbers of an observable that a table has room for; the file has all of them."""
@@ -25,9 +23,9 @@ def describe_study(study: Collected) -> Iterator[str]:
         yield f"Potential    {_potential(first)}"
     yield ""
     done = [outcome for outcome in study.outcomes if not outcome.failed]
-    yield from _TABLES[study.kind](done)
+    for table in study_tables(study.kind, done, COLUMNS):
+        yield from _lines(table)
     if failed:
-        yield ""
         yield from failure_table([(outcome.label, outcome.reason) for outcome in failed])
 
 
@@ -47,143 +45,19 @@ def _potential(outcome):
     return f"{recipe['name']} ({made})"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
-    shown = rows[:ROWS]
-    widths = [max(map(len, column)) for column in zip(head, *shown, strict=True)]
-    for row in (head, *shown):
-        cells = [
+def _lines(table: Table) -> Iterator[str]:
+    if table.title:
+        yield table.title
+    columns = [column for column in table.columns if column.shown]
+    cells = [[column.name, *column.texts[:ROWS]] for column in columns]
+    widths = [max(map(len, column)) for column in cells]
+    for row in zip(*cells, strict=True):
+        padded = [
             f"{cell:<{width}}" if k == 0 else f"{cell:>{width}}" for k, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        yield ("  " + "  ".join(cells)).rstrip()
-    if len(rows) > ROWS:
-        yield f"  and {len(rows) - ROWS} more rows, in the file's /table"
-
-
-def numbers_of(outcome: Outcome, group: str) -> dict[str, np.ndarray]:
-    """Arrays of a group by name."""
-    prefix = f"{group}/"
-    return {path.removeprefix(prefix): value for path, value in outcome.record.arrays.items() if path.startswith(prefix)}
-
-
-def _flat(arrays: dict[str, np.ndarray], columns: int = COLUMNS) -> dict[str, float]:
-    """The first numbers of each array, by `name[i,j]`."""
-    return {
-        label: float(number)
-        for name, value in arrays.items()
-        for label, number in list(zip(entries(name, value.shape), np.ravel(value), strict=True))[:columns]
-    }
-
-
-def _sweep(done: list[Outcome]):
-    labels = dict.fromkeys(label for outcome in done for label in _flat(numbers_of(outcome, "values")))
-    rows = []
-    for outcome in done:
-        found = _flat(numbers_of(outcome, "values"))
-        rows.append([outcome.label, *(f"{found[label]:.8g}" if label in found else "-" for label in labels)])
-    yield from _table(["unit", *labels], rows)
-
-
-def _sensitivity(done: list[Outcome]):
-    for outcome in done:
-        names, theta = outcome.record.facts["names"], outcome.record.arrays["parameters"]
-        derivatives = numbers_of(outcome, "derivatives")
-        yield f"{outcome.label}: θ dg/dθ, {_trust(outcome)}"
-        scaled = {name: (theta * slope).reshape(-1, len(names)) for name, slope in derivatives.items()}
-        shapes = {name: slope.shape[:-1] for name, slope in derivatives.items()}
-        labels = [label for name, shape in shapes.items() for label in entries(name, shape)[:COLUMNS]]
-        columns = [column for table in scaled.values() for column in table[:COLUMNS]]
-        scales = [np.abs(column).max(initial=0.0) for column in columns]
-        sizes = sum(np.abs(column) / (scale or 1.0) for column, scale in zip(columns, scales, strict=True))
-        rows = [
-            [
-                names[k],
-                f"{theta[k]:.6g}",
-                *(_zeroed(column[k], scale) for column, scale in zip(columns, scales, strict=True)),
-            ]
-            for k in np.argsort(-sizes, kind="stable")
-        ]
-        yield from _table(["parameter", "value", *labels], rows)
-        yield ""
-
-
-def _zeroed(value, scale) -> str:
-    """Rounding noise of what is zero by symmetry reads as zero."""
-    return f"{0.0 if abs(value) < 1e-9 * scale else value:.4g}"
-
-
-def _uncertainty(done: list[Outcome]):
-    for outcome in done:
-        arrays, facts = outcome.record.arrays, outcome.record.facts
-        yield f"{outcome.label}: {_trust(outcome)}"
-        values, std = _flat(numbers_of(outcome, "values")), _flat(numbers_of(outcome, "std"))
-        sampled = _flat(numbers_of(outcome, "sampling/std"))
-        head = ["observable", "value", "std"]
-        if sampled:
-            head.append(f"std of {facts['sampling']['count']} samples")
-        shares = numbers_of(outcome, "shares")
-        most = {
-            label: facts["names"][int(np.argmax(row))]
-            for name, share in shares.items()
-            for label, row in zip(entries(name, share.shape[:-1]), share.reshape(-1, share.shape[-1]), strict=True)
-        }
-        rows = [
-            [label, f"{values[label]:.8g}", f"{std[label]:.3g}", *([f"{sampled[label]:.3g}"] if sampled else []), most[label]]
-            for label in values
-        ]
-        yield from _table([*head, "mostly from"], rows)
-        if not sampled and arrays["covariance"].size > 1:
-            yield "  the covariance of all of them is in the file"
-        yield ""
-
-
-def _calibration(done: list[Outcome]):
-    for outcome in done:
-        arrays, facts = outcome.record.arrays, outcome.record.facts
-        yield f"{facts['message']}; cost {facts['cost']:.4g}, {facts['relaxations']} relaxations"
-        columns = (arrays[name] for name in ("start", "parameters", "std"))
-        rows = [[name, f"{a:.8g}", f"{b:.10g}", f"{c:.3g}"] for name, a, b, c in zip(facts["names"], *columns, strict=True)]
-        yield from _table(["parameter", "start", "found", "std"], rows)
-        yield ""
-        columns = (arrays[name] for name in ("wanted", "found", "sigma"))
-        rows = [
-            [label, f"{a:.8g}", f"{b:.8g}", f"{(b - a) / c:.3g}"]
-            for label, a, b, c in zip(facts["labels"], *columns, strict=True)
-        ]
-        yield from _table(["target", "wanted", "found", "off [σ]"], rows)
-        yield ""
-        yield "What the targets determine: relative changes of parameters, from the stiffest to the sloppiest direction"
-        sizes = arrays["singular_values"]
-        rows = [[f"{size:.3g}", *(f"{part:.2f}" for part in row)] for size, row in zip(sizes, arrays["directions"], strict=True)]
-        yield from _table(["singular value", *facts["names"]], rows)
-
-
-def _continuation(done: list[Outcome]):
-    for outcome in done:
-        arrays, facts = outcome.record.arrays, outcome.record.facts
-        yield f"{outcome.label}: {facts['end']}"
-        if facts["kind"] != "none":
-            yield f"  {facts['kind']}: the lowest curvature vanishes at t = {facts['critical']:.6g}"
-        values = numbers_of(outcome, "values")
-        labels = [label for name, value in values.items() for label in entries(name, value.shape[1:])[:COLUMNS]]
-        columns = [row for value in values.values() for row in value.reshape(len(value), -1).T[:COLUMNS]]
-        rows = [
-            [f"{t:.6g}", f"{low:.4g}", *(f"{column[k]:.8g}" for column in columns)]
-            for k, (t, low) in enumerate(zip(arrays["t"], arrays["lowest"], strict=True))
-        ]
-        yield from _table(["t", "lowest curvature", *labels], rows)
-        yield ""
-
-
-def _trust(outcome) -> str:
-    facts = outcome.record.facts
-    return "trusted" if facts["trusted"] else "not trusted: " + "; ".join(facts["reasons"])
-
-
-_TABLES = {
-    "sweep": _sweep,
-    "sensitivity": _sensitivity,
-    "uncertainty": _uncertainty,
-    "calibration": _calibration,
-    "inverse": _calibration,
-    "continuation": _continuation,
-}
+        yield ("  " + "  ".join(padded)).rstrip()
+    if len(table) > ROWS:
+        yield f"  and {len(table) - ROWS} more rows, in the file's /table"
+    if table.note:
+        yield f"  {table.note}"
+    yield ""

@@ -1,33 +1,18 @@
 """What each kind of unit does: from its input, plain values, to numbers by name."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from mdsens.equilibrium import Equilibrium
 from mdsens.studies import building
 from mdsens.studies.calibration import Target, calibrate, inverse_design
+from mdsens.studies.findings import Record
 from mdsens.studies.following import continuation
 from mdsens.studies.observing import Together, relax_all
 from mdsens.studies.parameters import Selection, with_values
-from mdsens.studies.sweeping import at_point
+from mdsens.studies.recording import record_of, with_structures
+from mdsens.studies.sweeping import Point, at_point
 from mdsens.studies.tables import sensitivity_table
 from mdsens.studies.uncertain import uncertainty
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """What a unit found.
-
-    Attributes:
-        arrays: numbers by path, `"values/pressure"`.
-        facts: plain values.
-    """
-
-    arrays: dict[str, np.ndarray]
-    facts: dict[str, Any]
 
 
 def work(given: Mapping[str, Any]) -> Record:
@@ -45,21 +30,14 @@ def work(given: Mapping[str, Any]) -> Record:
 
 def _sweep(systems, potential, options, observed: Together, settings) -> Record:
     values, derivatives, states = at_point(systems, potential, observed, settings["derivatives"], options)
-    arrays = {**_under("values", values), **_under("derivatives", derivatives), **_structures(states)}
-    return Record(arrays, {"names": list(Selection.of(potential).names) if derivatives else [], "states": _states(states)})
+    record = record_of(Point("", {}, values, derivatives))
+    record.facts["names"] = list(Selection.of(potential).names) if derivatives else []
+    return with_structures(record, states)
 
 
 def _sensitivity(systems, potential, options, observed, settings) -> Record:
     states = relax_all(systems, potential, options)
-    table = sensitivity_table(states, observed.parts, wrt=settings.get("wrt"))
-    arrays = {
-        "parameters": table.parameters,
-        **_under("values", table.values),
-        **_under("derivatives", table.derivatives),
-        **_structures(states),
-    }
-    facts = {"names": list(table.names), "trusted": table.trusted, "reasons": list(table.reasons), "states": _states(states)}
-    return Record(arrays, facts)
+    return with_structures(record_of(sensitivity_table(states, observed.parts, wrt=settings.get("wrt"))), states)
 
 
 def _uncertainty(systems, potential, options, observed, settings) -> Record:
@@ -81,25 +59,7 @@ def _uncertainty(systems, potential, options, observed, settings) -> Record:
         seed=settings["seed"],
         relax=again,
     )
-    arrays = {
-        **_under("values", found.values),
-        **_under("std", found.std),
-        **_under("shares", found.shares),
-        "covariance": found.covariance,
-        **_structures(states),
-    }
-    facts = {
-        "names": list(found.names),
-        "nonlinearity": found.nonlinearity,
-        "trusted": found.trusted,
-        "reasons": list(found.reasons),
-        "states": _states(states),
-    }
-    if (sampled := found.sampling) is not None:
-        for what in ("mean", "std", "std_error"):
-            arrays |= _under(f"sampling/{what}", getattr(sampled, what))
-        facts["sampling"] = {"count": sampled.count, "failed": sampled.failed}
-    return Record(arrays, facts)
+    return with_structures(record_of(found), states)
 
 
 def _calibration(systems, potential, options, observed, settings) -> Record:
@@ -117,11 +77,7 @@ def _calibration(systems, potential, options, observed, settings) -> Record:
     else:
         wanted = {name: Target(parts[name], one["value"], one["sigma"]) for name, one in targets.items()}
         fit = calibrate(systems, potential, wanted, **more)
-    fields = ("start", "parameters", "std", "found", "wanted", "sigma", "singular_values", "directions", "history")
-    arrays = {name: np.asarray(getattr(fit, name)) for name in fields}
-    facts = {name: getattr(fit, name) for name in ("converged", "message", "cost", "relaxations", "evaluations")}
-    facts |= {"names": list(fit.names), "labels": list(fit.labels), "states": _states(fit.states)}
-    return Record({**arrays, **_structures(fit.states)}, facts)
+    return with_structures(record_of(fit), fit.states)
 
 
 def _continuation(systems, potential, options, observed, settings) -> Record:
@@ -136,9 +92,7 @@ def _continuation(systems, potential, options, observed, settings) -> Record:
         max_steps=settings["max_steps"],
         relax=again,
     )
-    arrays = {"t": path.t, "lowest": path.lowest, "speed": path.speed, **_under("values", path.values)}
-    facts = {key: getattr(path, key) for key in ("complete", "end", "kind", "critical")}
-    return Record({**arrays, **_structures({name: path.states[-1]})}, {**facts, "states": _states({name: path.states[-1]})})
+    return with_structures(record_of(path), {name: path.states[-1]})
 
 
 _WORKS = {
@@ -149,29 +103,3 @@ _WORKS = {
     "inverse": lambda *given: _calibration(*given[:-1], {**given[-1], "inverse": True}),
     "continuation": _continuation,
 }
-
-
-def _under(group, values) -> dict[str, np.ndarray]:
-    return {f"{group}/{name}": np.asarray(value) for name, value in values.items()}
-
-
-def _structures(states: Mapping[str, Equilibrium]) -> dict[str, np.ndarray]:
-    """Where the atoms came to rest."""
-    arrays = {}
-    for name, eq in states.items():
-        arrays[f"structures/{name}/positions"] = np.asarray(eq.system.positions)
-        if eq.system.cell is not None:
-            arrays[f"structures/{name}/cell"] = np.asarray(eq.system.cell)
-    return arrays
-
-
-def _states(states: Mapping[str, Equilibrium]) -> dict[str, dict[str, Any]]:
-    return {
-        name: {
-            "energy": eq.energy,
-            "fmax": eq.fmax,
-            "steps": eq.steps,
-            "lowest_curvature": None if eq.curvature is None else eq.curvature.lowest,
-        }
-        for name, eq in states.items()
-    }

@@ -1,0 +1,159 @@
+"""Results for other programs: xarray, pandas, CSV, extended XYZ, netCDF.
+
+A result is what a function of `mdsens.studies` returned, an equilibrium and its sensitivity, or the path of a file that mdsens
+wrote: a collected study or a stored result. xarray and pandas come with `pip install 'mdsens[export]'`.
+"""
+
+import csv
+import importlib
+import io
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mdsens.derivatives import Sensitivity
+from mdsens.equilibrium import Equilibrium
+from mdsens.errors import InputError
+from mdsens.export.states import state_atoms, state_columns, state_dataset
+from mdsens.export.studies import frame_atoms, study_columns, study_dataset
+from mdsens.store import check_writable, load, write_whole
+from mdsens.studies.collecting import Collected, is_collected, read_collected
+from mdsens.studies.recording import Found, collected_of
+from mdsens.studies.trajectories import frames
+
+if TYPE_CHECKING:
+    import ase
+    import pandas
+    import xarray
+
+Result = str | Path | Collected | Found | Equilibrium
+"""What can be exported."""
+
+SUFFIXES = (".csv", ".extxyz", ".xyz", ".nc")
+
+
+def to_xarray(result: Result, sensitivity: Sensitivity | None = None) -> "xarray.Dataset":
+    """A result as a labelled dataset.
+
+    Of a study: a dimension `unit`, its swept parameters as coordinates, and what each unit found: observables by name,
+    `std_NAME`, `derivatives_NAME`, `shares_NAME`; NaN where a unit failed or found fewer numbers. Relaxed structures are
+    left to `to_atoms`. Of an equilibrium: atoms, cell and dX/dθ as `dX_dNAME`, with units.
+
+    Raises:
+        InputError: xarray is missing, or it is no result.
+        StoreError: a file that cannot be read.
+    """
+    xarray = _needed("xarray", "to_xarray")
+    found = _found(result, sensitivity)
+    return study_dataset(xarray, found) if isinstance(found, Collected) else state_dataset(xarray, *found)
+
+
+def to_dataframe(result: Result, sensitivity: Sensitivity | None = None, *, table: str | None = None) -> "pandas.DataFrame":
+    """A result as a data frame.
+
+    Args:
+        table: which one. Of a sweep `"points"`, a row a unit; of a table of sensitivities `"derivatives"`, θ dg/dθ; of an
+            uncertainty `"observables"`; of a calibration `"parameters"`, `"targets"` or `"directions"`; of a continuation
+            `"path"`; of an equilibrium `"atoms"`, with dX/dθ, or `"parameters"`, with the largest |dX/dθ|. By default the first.
+
+    Raises:
+        InputError: pandas is missing, there is no such table, or it is no result.
+        StoreError: a file that cannot be read.
+    """
+    pandas = _needed("pandas", "to_dataframe")
+    return pandas.DataFrame(_columns(result, sensitivity, table))
+
+
+def to_atoms(result: Result, sensitivity: Sensitivity | None = None) -> "list[ase.Atoms]":
+    """The relaxed structures, for OVITO, ASE and others.
+
+    Of a study: one for each structure of each unit that found one, with unit, structure, parameters and scalar observables in
+    `info`. Of an equilibrium: dX/dθ as arrays of vectors, `dX_dsigma`, for each scalar parameter; of array-valued ones for
+    each number.
+
+    Raises:
+        InputError: it is no result.
+        StoreError: a file that cannot be read.
+    """
+    found = _found(result, sensitivity)
+    if isinstance(found, Collected):
+        return [frame_atoms(frame) for frame in frames(found.outcomes)]
+    return [state_atoms(*found)]
+
+
+def write(
+    result: Result, path: str | Path, sensitivity: Sensitivity | None = None, *, table: str | None = None, overwrite: bool = False
+) -> Path:
+    """Write a result by a file's extension: `.csv`, `.extxyz` (or `.xyz`; eight decimals), `.nc`. Whole or not at all.
+
+    Args:
+        table: for `.csv`, as for `to_dataframe`.
+
+    Raises:
+        InputError: another extension, a module that is missing, no such table, nothing to write.
+        StoreError: the file exists (`overwrite=True` replaces it) or cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"{path.name!r} has none of the extensions {', '.join(SUFFIXES)}: name the file by what it is to be.")
+    check_writable(path, overwrite=overwrite)
+    if table is not None and path.suffix != ".csv":
+        raise InputError(f"A table is for .csv, not for {path.suffix}: leave it out.")
+    if path.suffix == ".csv":
+        content = _csv(_columns(result, sensitivity, table))
+    elif path.suffix == ".nc":
+        content = _netcdf(to_xarray(result, sensitivity))
+    else:
+        content = _extxyz(to_atoms(result, sensitivity))
+    write_whole(path, content, overwrite=overwrite)
+    return path
+
+
+def _columns(result, sensitivity, table) -> dict[str, Any]:
+    found = _found(result, sensitivity)
+    return study_columns(found, table) if isinstance(found, Collected) else state_columns(*found, table)
+
+
+def _needed(module: str, what: str):
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise InputError(f"{what} needs {module}: python -m pip install 'mdsens[export]'.") from None
+
+
+def _found(result, sensitivity) -> Collected | tuple[Equilibrium, Sensitivity | None]:
+    if isinstance(result, str | Path):
+        path = Path(result)
+        return read_collected(path) if is_collected(path) else load(path)
+    if isinstance(result, Equilibrium):
+        return result, sensitivity
+    return result if isinstance(result, Collected) else collected_of(result)
+
+
+def _csv(columns: dict[str, Any]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    # Python's own numbers: repr has all digits.
+    writer.writerows(zip(*(np.asarray(column, dtype=object).tolist() for column in columns.values()), strict=True))
+    return text.getvalue().encode()
+
+
+def _netcdf(dataset) -> bytes:
+    _needed("h5netcdf", "A netCDF file")
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "data.nc"
+        dataset.to_netcdf(place, engine="h5netcdf")
+        return place.read_bytes()
+
+
+def _extxyz(images) -> bytes:
+    import ase.io
+
+    if not images:
+        raise InputError("No structure came to rest in this study: there is none to write.")
+    text = io.StringIO()
+    ase.io.write(text, images, format="extxyz")
+    return text.getvalue().encode()

@@ -1,0 +1,76 @@
+"""Collected studies as columns, datasets and structures."""
+
+from typing import Any
+
+import numpy as np
+
+from mdsens.errors import InputError
+from mdsens.export.states import in_space
+from mdsens.export.tables import chosen
+from mdsens.studies.collecting import Collected
+from mdsens.studies.findings import STATES
+from mdsens.studies.tabulating import study_tables
+from mdsens.studies.trajectories import Frame
+
+
+def study_columns(study: Collected, table: str | None) -> dict[str, Any]:
+    """A table's columns by name."""
+    tables = study_tables(study.kind, study.outcomes)
+    if not tables:
+        raise InputError("All units of this study failed: there is no table.")
+    name = chosen(table, dict.fromkeys(one.name for one in tables))
+    columns: dict[str, list] = {}
+    length = 0
+    for one in (one for one in tables if one.name == name):
+        rows = {column.meaning or column.name: list(column.values) for column in one.columns}
+        if one.unit:
+            rows = {"unit": [one.unit] * len(one), **rows}
+        for key in (key for key in rows if key not in columns):
+            columns[key] = [np.nan] * length
+        length += len(one)
+        for key, column in columns.items():
+            column += rows.get(key, [np.nan] * len(one))
+    return columns
+
+
+def study_dataset(xarray, study: Collected):
+    """Numbers of all units, NaN where there are none; `xarray` is the module."""
+    outcomes = study.outcomes
+    dataset = xarray.Dataset(coords={"unit": [outcome.label for outcome in outcomes]})
+    paths = dict.fromkeys(path for one in outcomes for path in one.record.arrays if not path.startswith(f"{STATES}/"))
+    for path in paths:
+        records = [one.record for one in outcomes if path in one.record.arrays]
+        known = max(records, key=lambda record: record.arrays[path].size)
+        shape = np.max([record.arrays[path].shape for record in records], axis=0).astype(int)
+        stacked = np.full((len(outcomes), *shape), np.nan)
+        for k, one in enumerate(outcomes):
+            if path in one.record.arrays:
+                value = one.record.arrays[path]
+                stacked[(k, *map(slice, value.shape))] = value
+        axes = known.axes(path)
+        for axis, size in zip(axes, shape, strict=True):
+            labels = known.labels(axis)
+            if labels is not None and len(labels) == size:
+                dataset.coords[axis] = list(labels)
+        name = path.removeprefix("values/").replace("/", "_")
+        unit = known.unit(path, outcomes[0].input["observables"])
+        dataset[name] = (("unit", *axes), stacked, {} if unit is None else {"units": unit})
+    for name in dict.fromkeys(name for one in outcomes for name in one.input["parameters"]):
+        column = [one.input["parameters"].get(name, np.nan) for one in outcomes]
+        dataset.coords[f"parameter_{name}" if name in dataset.variables else name] = ("unit", column)
+    dataset["failed"] = ("unit", [one.reason for one in outcomes])
+    made = outcomes[0].provenance
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    dataset.attrs = {"kind": study.kind, "made with": versions, "created": made["created"], "study": study.toml}
+    return dataset
+
+
+def frame_atoms(frame: Frame):
+    """A relaxed structure with what its unit found in `info`."""
+    atoms = in_space(frame.system)
+    atoms.info = {"unit": frame.outcome.label, "structure": frame.structure, **frame.outcome.input["parameters"]}
+    values = {path.removeprefix("values/"): value for path, value in frame.outcome.record.arrays.items()}
+    for name in frame.outcome.input["observables"]:
+        if name in values and values[name].ndim == 0:
+            atoms.info.setdefault(name, float(values[name]))
+    return atoms

@@ -1,0 +1,23 @@
+"""Pictures. Each function draws into `ax` (or makes one), says what its colours and scales mean, and returns its axes."""
+
+from mdsens.plot.bands import phonons
+from mdsens.plot.charts import bars, chain, convergence, cost, elastic_sensitivity, heat_map, influence, prediction, validity
+from mdsens.plot.drawing import COLOURS
+from mdsens.plot.structures import crystal, packing, slab
+
+__all__ = [
+    "COLOURS",
+    "bars",
+    "chain",
+    "convergence",
+    "cost",
+    "crystal",
+    "elastic_sensitivity",
+    "heat_map",
+    "influence",
+    "packing",
+    "phonons",
+    "prediction",
+    "slab",
+    "validity",
+]

@@ -1,0 +1,24 @@
+"""What all pictures share: colours, fresh axes, open frames."""
+
+COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756")
+
+
+def axes_or_new(ax, **options):
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.figure(figsize=(6.4, 5.6), layout="constrained").add_subplot(**options)
+
+
+def patch(colour, label):
+    from matplotlib.patches import Patch
+
+    return Patch(facecolor=colour, label=label)
+
+
+def opened(ax):
+    """Without the upper and the right side of the frame."""
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    return ax

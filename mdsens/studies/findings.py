@@ -1,0 +1,89 @@
+"""What a unit of work found: numbers by path and plain values; and what the axes and units of the numbers are called."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+STATES = "structures"
+"""Group of the relaxed structures."""
+
+OWN = ("values", "std", "sampling/mean", "sampling/std", "sampling/std_error")
+BY_PARAMETER = ("derivatives", "shares")
+"""Groups of numbers by observable, with its own axes; with one more for the parameters."""
+
+AXES = {
+    "parameters": ("parameter",),
+    "start": ("parameter",),
+    "std": ("parameter",),
+    "found": ("target",),
+    "wanted": ("target",),
+    "sigma": ("target",),
+    "singular_values": ("direction",),
+    "directions": ("direction", "parameter"),
+    "history": ("step",),
+    "covariance": ("number", "number_2"),
+    "t": ("point",),
+    "lowest": ("point",),
+    "speed": ("point",),
+}
+
+STRESS, SOFTNESS, VOLUME = ("GPa", "eV Angstrom-2"), ("GPa-1", "Angstrom2 eV-1"), ("Angstrom3", "Angstrom2")
+UNITS = {
+    **dict.fromkeys(("energy", "enthalpy", "cohesive_energy", "defect_formation_energy", "barrier"), ("eV", "eV")),
+    **dict.fromkeys(("harmonic_free_energy", "dipole_tensor"), ("eV", "eV")),
+    **dict.fromkeys(("entropy", "heat_capacity"), ("eV K-1", "eV K-1")),
+    **dict.fromkeys(("stress", "pressure", "elastic_constants", "bulk_modulus", "shear_modulus", "young_modulus"), STRESS),
+    "elastic_stability": STRESS,
+    **dict.fromkeys(("compliance", "linear_compressibility"), SOFTNESS),
+    **dict.fromkeys(("volume", "formation_volume"), VOLUME),
+    "distances": ("Angstrom", "Angstrom"),
+    **dict.fromkeys(("angles", "dihedrals"), ("degrees", "degrees")),
+    "phonon_frequencies": ("THz", "THz"),
+    "phonon_dos": ("THz-1", "THz-1"),
+}
+"""Of the catalogue's observables, in 3-D and in 2-D; others are pure numbers or of several units."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What a unit found.
+
+    Attributes:
+        arrays: numbers by path, `"values/pressure"`.
+        facts: plain values.
+    """
+
+    arrays: dict[str, np.ndarray]
+    facts: dict[str, Any]
+
+    @property
+    def dim(self) -> int:
+        """Of its structures; 3 where there are none."""
+        return next((value.shape[-1] for path, value in self.arrays.items() if path.endswith("/positions")), 3)
+
+    def axes(self, path: str) -> tuple[str, ...]:
+        """Names of the axes of a path's numbers."""
+        group, _, name = path.rpartition("/")
+        rank = np.ndim(self.arrays[path])
+        if path in AXES:
+            return AXES[path][:rank]
+        if group.startswith(f"{STATES}/"):
+            return {"positions": ("atom", "space"), "cell": ("vector", "space"), "species": ("atom",)}[name]
+        first = ("point",) if group == "values" and "t" in self.arrays else ()
+        last = ("parameter",) if group in BY_PARAMETER else ()
+        return (*first, *(f"{name}_{k}" for k in range(rank - len(first) - len(last))), *last)
+
+    def labels(self, axis: str) -> Sequence[str] | None:
+        """What stands along an axis, where that has names."""
+        return {"parameter": self.facts.get("names"), "target": self.facts.get("labels"), "space": "xyz"[: self.dim]}.get(axis)
+
+    def unit(self, path: str, observables: Mapping[str, Any]) -> str | None:
+        """Of a path's numbers, where it is one and known; `observables` are the recipes."""
+        group, _, name = path.rpartition("/")
+        if group.startswith(f"{STATES}/"):
+            return None if name == "species" else "Angstrom"
+        if group in OWN and name in observables:
+            return UNITS.get(observables[name].get("name", name), (None, None))[self.dim == 2]
+        return {"lowest": "eV Angstrom-2", "speed": "Angstrom"}.get(path)

@@ -1,0 +1,135 @@
+"""From what the functions of `mdsens.studies` return to numbers by path and plain values, as files keep them."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mdsens.equilibrium import Equilibrium
+from mdsens.errors import InputError
+from mdsens.store import made_with
+from mdsens.studies.calibration import Calibration
+from mdsens.studies.collecting import Collected
+from mdsens.studies.findings import Record
+from mdsens.studies.following import Continuation
+from mdsens.studies.records import Outcome
+from mdsens.studies.sweeping import Point, Sweep
+from mdsens.studies.tables import SensitivityTable
+from mdsens.studies.uncertain import Uncertainty
+
+Found = Sweep | SensitivityTable | Uncertainty | Calibration | Continuation
+"""What the functions of `mdsens.studies` return."""
+
+
+@functools.singledispatch
+def record_of(found) -> Record:
+    """Numbers and plain values of a result, without the structures.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    raise InputError(f"A study's result is wanted, or a file of one, not {type(found).__name__}.")
+
+
+@record_of.register
+def _(found: SensitivityTable) -> Record:
+    arrays = {"parameters": found.parameters, **_under("values", found.values), **_under("derivatives", found.derivatives)}
+    return Record(arrays, {"names": list(found.names), "trusted": found.trusted, "reasons": list(found.reasons)})
+
+
+@record_of.register
+def _(found: Uncertainty) -> Record:
+    arrays = {
+        **_under("values", found.values),
+        **_under("std", found.std),
+        **_under("shares", found.shares),
+        "covariance": found.covariance,
+    }
+    facts = {
+        "names": list(found.names),
+        "nonlinearity": found.nonlinearity,
+        "trusted": found.trusted,
+        "reasons": list(found.reasons),
+    }
+    if (sampled := found.sampling) is not None:
+        for what in ("mean", "std", "std_error"):
+            arrays |= _under(f"sampling/{what}", getattr(sampled, what))
+        facts["sampling"] = {"count": sampled.count, "failed": sampled.failed}
+    return Record(arrays, facts)
+
+
+@record_of.register
+def _(found: Calibration) -> Record:
+    fields = ("start", "parameters", "std", "found", "wanted", "sigma", "singular_values", "directions", "history")
+    facts = {name: getattr(found, name) for name in ("converged", "message", "cost", "relaxations", "evaluations")}
+    facts |= {"names": list(found.names), "labels": list(found.labels)}
+    return Record({name: np.asarray(getattr(found, name)) for name in fields}, facts)
+
+
+@record_of.register
+def _(found: Continuation) -> Record:
+    arrays = {"t": found.t, "lowest": found.lowest, "speed": found.speed, **_under("values", found.values)}
+    return Record(arrays, {key: getattr(found, key) for key in ("complete", "end", "kind", "critical")})
+
+
+@record_of.register
+def _(found: Point) -> Record:
+    return Record({**_under("values", found.values), **_under("derivatives", found.derivatives)}, {})
+
+
+def with_structures(record: Record, states: Mapping[str, Equilibrium]) -> Record:
+    """The same with where the atoms came to rest, and how."""
+    arrays, facts = {}, {}
+    for name, eq in states.items():
+        arrays[f"structures/{name}/positions"] = np.asarray(eq.system.positions)
+        arrays[f"structures/{name}/species"] = np.asarray(eq.system.species)
+        if eq.system.cell is not None:
+            arrays[f"structures/{name}/cell"] = np.asarray(eq.system.cell)
+        facts[name] = {
+            "energy": eq.energy,
+            "fmax": eq.fmax,
+            "steps": eq.steps,
+            "lowest_curvature": None if eq.curvature is None else eq.curvature.lowest,
+            "labels": list(eq.system.labels),
+            "pbc": list(eq.system.pbc),
+        }
+    return Record({**record.arrays, **arrays}, {**record.facts, "states": facts})
+
+
+def collected_of(found: Found) -> Collected:
+    """A result as if it had been read from a collected file.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    if isinstance(found, Sweep):
+        rows = [(_label(point), point.parameters, record_of(point), point.reason) for point in found.points]
+        for _, _, record, _ in rows:
+            record.facts["names"] = list(found.names)
+        return Collected("sweep", "", tuple(_outcome(*row) for row in rows))
+    record = record_of(found)
+    if isinstance(found, Calibration):
+        record = with_structures(record, found.states)
+    elif isinstance(found, Continuation):
+        record = with_structures(record, {"structure": found.states[-1]})
+    kind = {
+        SensitivityTable: "sensitivity",
+        Uncertainty: "uncertainty",
+        Calibration: "calibration",
+        Continuation: "continuation",
+    }[type(found)]
+    return Collected(kind, "", (_outcome(kind, {}, record, ""),))
+
+
+def _label(point: Point) -> str:
+    return " ".join([point.structure, *(f"{name}={value:g}" for name, value in point.parameters.items())]).strip()
+
+
+def _outcome(label: str, parameters: Mapping[str, float], record: Record, reason: str) -> Outcome:
+    given: dict[str, Any] = {"parameters": dict(parameters), "observables": {}, "structures": {}}
+    return Outcome(label, label, given, record, reason, made_with())
+
+
+def _under(group, values) -> dict[str, np.ndarray]:
+    return {f"{group}/{name}": np.asarray(value) for name, value in values.items()}

@@ -1,0 +1,202 @@
+"""What a study found as tables: for a person, for a report, for a data frame."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from mdsens.studies.observing import entries
+from mdsens.studies.records import Outcome
+
+ROUNDING = 1e-9
+"""Share of the largest number of a column below which one is the rounding noise of what is zero by symmetry."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        name: its head.
+        values: texts or numbers, NaN where there is none.
+        form: how a number is written.
+        meaning: what it is called where the table's title is not seen.
+        shown: whether a person wants it.
+    """
+
+    name: str
+    values: Sequence | np.ndarray
+    form: str = ".8g"
+    meaning: str = ""
+    shown: bool = True
+
+    @property
+    def texts(self) -> list[str]:
+        """As a person reads it."""
+        return [value if isinstance(value, str) else "-" if np.isnan(value) else f"{value:{self.form}}" for value in self.values]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        name: of this kind of table.
+        unit: of the study, whose it is; empty where there is a row for each.
+        columns: of one length.
+        title: what stands above it.
+        note: what stands below it.
+    """
+
+    name: str
+    unit: str
+    columns: tuple[Column, ...]
+    title: str = ""
+    note: str = ""
+
+    def __len__(self) -> int:
+        return len(self.columns[0].values)
+
+
+def study_tables(kind: str, outcomes: Sequence[Outcome], most: int | None = None) -> list[Table]:
+    """The tables of a study's units; of an observable the first `most` numbers."""
+    if kind == "sweep":
+        return [_points(outcomes, most)]
+    done = [outcome for outcome in outcomes if not outcome.failed]
+    return [table for outcome in done for table in _OF_A_UNIT[kind](outcome, most)]
+
+
+def numbers_of(outcome: Outcome, group: str) -> dict[str, np.ndarray]:
+    """Arrays of a group by name."""
+    prefix = f"{group}/"
+    return {path.removeprefix(prefix): value for path, value in outcome.record.arrays.items() if path.startswith(prefix)}
+
+
+def _flat(arrays: dict[str, np.ndarray], most: int | None) -> dict[str, float]:
+    """The first numbers of each array, by `name[i,j]`."""
+    return {
+        label: float(number)
+        for name, value in arrays.items()
+        for label, number in list(zip(entries(name, value.shape), np.ravel(value), strict=True))[:most]
+    }
+
+
+def _rows(arrays: dict[str, np.ndarray], most: int | None, axis: int) -> dict[str, np.ndarray]:
+    """The same of arrays with one more axis, the first or the last, along which the rows go."""
+    found = {}
+    for name, value in arrays.items():
+        shape = np.delete(value.shape, axis)
+        numbers = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis])
+        found |= dict(list(zip(entries(name, tuple(shape)), numbers, strict=True))[:most])
+    return found
+
+
+def _points(outcomes, most):
+    names = dict.fromkeys(name for outcome in outcomes for name in outcome.input["parameters"])
+    parameters = [
+        Column(name, [outcome.input["parameters"].get(name, np.nan) for outcome in outcomes], shown=False) for name in names
+    ]
+    found = [_flat(numbers_of(outcome, "values"), most) for outcome in outcomes]
+    labels = dict.fromkeys(label for values in found for label in values)
+    observed = [Column(label, [values.get(label, np.nan) for values in found]) for label in labels]
+    reasons = Column("failed", [outcome.reason for outcome in outcomes], shown=False)
+    return Table("points", "", (Column("unit", [outcome.label for outcome in outcomes]), *parameters, *observed, reasons))
+
+
+def _derivatives(outcome, most) -> Iterator[Table]:
+    names, theta = outcome.record.facts["names"], outcome.record.arrays["parameters"]
+    columns = _rows({name: theta * slope for name, slope in numbers_of(outcome, "derivatives").items()}, most, -1)
+    scales = {label: np.abs(column).max(initial=0.0) for label, column in columns.items()}
+    sizes = sum(np.abs(column) / (scales[label] or 1.0) for label, column in columns.items())
+    order = np.argsort(-sizes, kind="stable")
+    cleaned = {label: np.where(np.abs(c) < ROUNDING * scales[label], 0.0, c)[order] for label, c in columns.items()}
+    yield Table(
+        "derivatives",
+        outcome.label,
+        (
+            Column("parameter", [names[k] for k in order]),
+            Column("value", theta[order], ".6g"),
+            *(Column(label, column, ".4g", f"θ d({label})/dθ") for label, column in cleaned.items()),
+        ),
+        f"{outcome.label}: θ dg/dθ, {_trust(outcome)}",
+    )
+
+
+def _observables(outcome, most):
+    arrays, facts = outcome.record.arrays, outcome.record.facts
+    values, std = (_flat(numbers_of(outcome, group), most) for group in ("values", "std"))
+    sampled = _flat(numbers_of(outcome, "sampling/std"), most)
+    shares = _rows(numbers_of(outcome, "shares"), most, -1)
+    columns = [
+        Column("observable", list(values)),
+        Column("value", list(values.values())),
+        Column("std", [std[label] for label in values], ".3g"),
+    ]
+    if sampled:
+        name = f"std of {facts['sampling']['count']} samples"
+        columns.append(Column(name, [sampled[label] for label in values], ".3g"))
+    columns.append(Column("mostly from", [facts["names"][int(np.argmax(shares[label]))] for label in values]))
+    for k, parameter in enumerate(facts["names"]):
+        columns.append(Column(f"share of {parameter}", [shares[label][k] for label in values], ".2f", shown=False))
+    more = not sampled and arrays["covariance"].size > 1
+    note = "the covariance of all of them is in the file" if more else ""
+    yield Table("observables", outcome.label, tuple(columns), f"{outcome.label}: {_trust(outcome)}", note)
+
+
+def _fit(outcome, most):
+    arrays, facts = outcome.record.arrays, outcome.record.facts
+    parameters = [Column(name, arrays[path], form) for name, path, form in (("start", "start", ".8g"), ("std", "std", ".3g"))]
+    parameters.insert(1, Column("found", arrays["parameters"], ".10g"))
+    told = f"{facts['message']}; cost {facts['cost']:.4g}, {facts['relaxations']} relaxations"
+    yield Table("parameters", outcome.label, (Column("parameter", facts["names"]), *parameters), told)
+    targets = (
+        Column("target", facts["labels"]),
+        Column("wanted", arrays["wanted"]),
+        Column("found", arrays["found"]),
+        Column("sigma", arrays["sigma"], shown=False),
+        Column("off [σ]", (arrays["found"] - arrays["wanted"]) / arrays["sigma"], ".3g"),
+    )
+    yield Table("targets", outcome.label, targets)
+    yield Table(
+        "directions",
+        outcome.label,
+        (
+            Column("singular value", arrays["singular_values"], ".3g"),
+            *(Column(name, arrays["directions"][:, k], ".2f") for k, name in enumerate(facts["names"])),
+        ),
+        "What the targets determine: relative changes of parameters, from the stiffest to the sloppiest direction",
+    )
+
+
+def _path(outcome, most):
+    arrays, facts = outcome.record.arrays, outcome.record.facts
+    critical = (
+        f"; {facts['kind']}: the lowest curvature vanishes at t = {facts['critical']:.6g}" if facts["kind"] != "none" else ""
+    )
+    yield Table(
+        "path",
+        outcome.label,
+        (
+            Column("t", arrays["t"], ".6g"),
+            Column("lowest curvature", arrays["lowest"], ".4g"),
+            Column("speed", arrays["speed"], shown=False),
+            *(Column(label, column) for label, column in _rows(numbers_of(outcome, "values"), most, 0).items()),
+        ),
+        f"{outcome.label}: {facts['end']}{critical}",
+    )
+
+
+def _trust(outcome) -> str:
+    facts = outcome.record.facts
+    if facts["trusted"] is None:
+        return "no certificate was asked for"
+    return "trusted" if facts["trusted"] else "not trusted: " + "; ".join(facts["reasons"])
+
+
+_OF_A_UNIT = {
+    "sensitivity": _derivatives,
+    "uncertainty": _observables,
+    "calibration": _fit,
+    "inverse": _fit,
+    "continuation": _path,
+}

@@ -1,0 +1,172 @@
+"""Results in other programs: the same numbers come out of xarray, pandas, CSV, netCDF and extended XYZ that went in.
+
+The work is that of `test_run`'s dimers: length 2^(1/6) σ, energy -ε.
+"""
+
+import builtins
+import csv
+
+import ase.io
+import numpy as np
+import pandas
+import pytest
+import xarray
+from helpers import refused
+from test_run import DIMER, OTHERS, dimers, mdsens
+
+import mdsens as ms
+from mdsens import export, studies
+from mdsens.studies import collecting, execution, units
+
+RATIO = 2.0 ** (1.0 / 6.0)
+
+
+def study(folder, kind):
+    settings, _ = OTHERS[kind]
+    text = DIMER.format(sigma="[1.0]").replace('kind = "sweep"\n', f'kind = "{kind}"\n{settings}\n')
+    text = text.replace("[study.parameters]\nsigma = [1.0]\nepsilon = [0.5, 1.0]\n", "")
+    (folder / "study.toml").write_text(text)
+    execution.run(units.read_study(folder / "study.toml"), folder / "out", progress=False)
+    collecting.collect(folder / "out", folder / "all.h5")
+    return folder / "all.h5"
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    execution.run(units.read_study(dimers(folder, "[1.0, 1.1, inf]")), folder / "out", progress=False)
+    collecting.collect(folder / "out", folder / "all.h5")
+    return folder / "all.h5"
+
+
+@pytest.fixture(scope="module")
+def dimer():
+    potential = ms.LennardJones(epsilon={"A-A": 1.0, "A-B": 1.2, "B-B": 1.0}, sigma=1.0, cutoff=3.0, onset=2.5)
+    eq = ms.relax(ms.System([[0.0, 0.0], [1.2, 0.1]], species=["A", "B"], cell=np.eye(2) * 8.0, pbc=True), potential, fmax=1e-12)
+    return eq, ms.sensitivity(eq, wrt=["sigma", "epsilon.A-B"])
+
+
+def test_a_sweep_in_xarray_has_its_parameters_beside_its_observables(swept):
+    found = export.to_xarray(swept)
+    assert found["distances"].dims == ("unit", "distances_0") and found["distances"].attrs["units"] == "Angstrom"
+    done = (found["failed"] == "").values
+    assert list(done) == [True] * 4 + [False] * 2
+    np.testing.assert_allclose(found["distances"][done, 0], RATIO * found["sigma"][done], rtol=1e-10)
+    np.testing.assert_allclose(found["energy"][done], -found["epsilon"][done], rtol=1e-12)
+    assert np.isnan(found["energy"][~done]).all()
+    assert "mdsens" in found.attrs["made with"] and '"LennardJones"' in found.attrs["study"]
+
+
+def test_a_data_frame_has_a_row_for_each_unit(swept):
+    found = export.to_dataframe(swept)
+    assert list(found.columns) == ["unit", "sigma", "epsilon", "distances[0]", "energy", "failed"]
+    done = found[found.failed == ""]
+    assert len(found) == 6 and len(done) == 4 and found.failed.iloc[-1]
+    np.testing.assert_allclose(done["distances[0]"], RATIO * done["sigma"], rtol=1e-10)
+    assert "Did you mean 'points'" in refused(lambda: export.to_dataframe(swept, table="point"))
+
+
+def test_functions_of_a_notebook_give_the_same_as_files(swept):
+    potential = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=6.0, onset=5.0)
+    system = ms.System.from_ase(ase.build.molecule("N2"))
+    observables = {"energy": ms.observables.energy, "distances": ms.observables.distances([(0, 1)])}
+    points = {"sigma": [1.0, 1.1], "epsilon": [0.5, 1.0]}
+    found = studies.sweep({"dimer": system}, potential, points, observables, relax={"fmax": 1e-10})
+    pandas.testing.assert_frame_equal(export.to_dataframe(found), export.to_dataframe(swept)[:4], rtol=1e-12)
+    eq = ms.relax(system, potential, fmax=1e-10)
+    table = studies.sensitivity_table(eq, observables)
+    slopes = export.to_xarray(table)["derivatives_distances"]
+    assert float(slopes.sel(parameter="sigma").squeeze()) == pytest.approx(RATIO, rel=1e-9)
+    bars = export.to_dataframe(studies.uncertainty(eq, observables, {"sigma": 0.01})).set_index("observable")
+    assert bars["std"]["distances[0]"] == pytest.approx(0.01 * RATIO, rel=1e-9) and bars["mostly from"]["distances[0]"] == "sigma"
+
+
+@pytest.mark.parametrize(
+    ("kind", "table", "columns"),
+    [
+        ("sensitivity", "derivatives", ["unit", "parameter", "value", "θ d(distances[0])/dθ", "θ d(energy)/dθ"]),
+        ("uncertainty", "observables", ["unit", "observable", "value", "std", "std of 10 samples", "mostly from"]),
+        ("calibration", "targets", ["unit", "target", "wanted", "found", "sigma", "off [σ]"]),
+        ("continuation", "path", ["unit", "t", "lowest curvature", "speed", "distances[0]", "energy"]),
+    ],
+)
+def test_each_kind_has_its_table_and_its_dataset(kind, table, columns, tmp_path):
+    path = study(tmp_path, kind)
+    frame = export.to_dataframe(path, table=table)
+    assert list(frame.columns)[: len(columns)] == columns and len(frame)
+    export.write(path, tmp_path / "table.csv", table=table)
+    pandas.testing.assert_frame_equal(pandas.read_csv(tmp_path / "table.csv"), frame, check_dtype=False, rtol=0.0, atol=0.0)
+    found = export.to_xarray(path)
+    assert found.attrs["kind"] == kind
+    if kind == "sensitivity":
+        length = found["derivatives_distances"].sel(parameter="sigma")
+        assert float(length.squeeze()) == pytest.approx(RATIO, rel=1e-9)
+    if kind == "calibration":
+        assert float(found["parameters"].sel(parameter="sigma").squeeze()) == pytest.approx(1.2 / RATIO, rel=1e-8)
+    (atoms,) = export.to_atoms(path)
+    assert atoms.info["structure"] == "dimer" and atoms.get_chemical_symbols() == ["N", "N"]
+
+
+def test_an_equilibrium_carries_its_derivatives_with_units(dimer, tmp_path):
+    eq, S = dimer
+    found = export.to_xarray(eq, S)
+    assert found["dX_dsigma"].dims == ("atom", "space") and found["dX_dsigma"].attrs["units"] == "Angstrom (Angstrom)-1"
+    np.testing.assert_array_equal(found["dX_depsilon.A-B"], S.positions.epsilon["A-B"])
+    assert "dX_depsilon.A-A" not in found and "θ dX/dθ in float64" in found.attrs["certificate"]
+    ms.save(tmp_path / "a.h5", eq, S)
+    frame = export.to_dataframe(tmp_path / "a.h5")
+    np.testing.assert_array_equal(frame[["dx/dsigma", "dy/dsigma"]], S.positions.sigma)
+    assert list(frame["species"]) == ["A", "B"]
+    largest = export.to_dataframe(tmp_path / "a.h5", table="parameters").set_index("parameter")
+    assert largest["max |dX/dθ|"]["sigma"] == pytest.approx(RATIO / 2, rel=1e-8)  # each atom takes half of it
+    assert np.isnan(largest["max |dX/dθ|"]["epsilon.A-A"]) and largest["unit"]["epsilon.A-A"] == "eV"
+
+
+def test_extended_xyz_has_vectors_on_atoms(dimer, tmp_path):
+    eq, S = dimer
+    export.write(eq, tmp_path / "a.extxyz", S)
+    head = (tmp_path / "a.extxyz").read_text().splitlines()[1]
+    # OVITO splits names of properties at dots.
+    assert "dX_dsigma:R:3" in head and "dX_depsilon_A_B:R:3" in head and 'Lattice="8.0 0.0 0.0 0.0 8.0 0.0 0.0 0.0 1.0"' in head
+    back = ase.io.read(tmp_path / "a.extxyz")
+    np.testing.assert_allclose(back.arrays["dX_dsigma"][:, :2], S.positions.sigma, atol=1e-8)
+    np.testing.assert_allclose(back.positions[:, :2], eq.system.positions, atol=1e-8)
+    assert list(back.arrays["mdsens_label"]) == ["A", "B"]
+
+
+def test_the_command_goes_by_the_extension(swept, tmp_path):
+    for name in ("table.csv", "atoms.extxyz", "atoms.xyz"):
+        assert mdsens("export", swept, "-o", tmp_path / name) == (0, f"{tmp_path / name}\n")
+    with (tmp_path / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6 and float(rows[2]["distances[0]"]) == pytest.approx(1.1 * RATIO, rel=1e-10)
+    images = ase.io.read(tmp_path / "atoms.extxyz", index=":")
+    assert len(images) == 4 and images[3].info["sigma"] == 1.1 and images[3].get_potential_energy() == pytest.approx(-1.0)
+    assert "exists already" in mdsens("export", swept, "-o", tmp_path / "table.csv")[1]
+    assert ".csv, .extxyz" in mdsens("export", swept, "-o", tmp_path / "table.dat")[1]
+    assert "leave it out" in mdsens("export", swept, "-o", tmp_path / "b.xyz", "-t", "points")[1]
+
+
+def test_netcdf_comes_back(swept, tmp_path):
+    pytest.importorskip("h5netcdf")
+    export.write(swept, tmp_path / "data.nc")
+    with xarray.open_dataset(tmp_path / "data.nc", engine="h5netcdf") as back:
+        xarray.testing.assert_identical(back, export.to_xarray(swept))
+
+
+def test_a_missing_module_is_named_with_its_command(swept, monkeypatch, tmp_path):
+    real = builtins.__import__
+
+    def missing(name, *rest, **options):
+        if name.split(".")[0] in ("pandas", "xarray"):
+            raise ImportError(name)
+        return real(name, *rest, **options)
+
+    monkeypatch.setattr(export.importlib, "import_module", missing)
+    for call in (lambda: export.to_dataframe(swept), lambda: export.to_xarray(swept)):
+        refused(call, "pip install 'mdsens[export]'")
+    export.write(swept, tmp_path / "a.csv")  # needs neither
+
+
+def test_what_is_no_result_is_refused():
+    refused(lambda: export.to_dataframe({"a": 1}), "dict")

@@ -1,0 +1,115 @@
+"""Pictures show the numbers that they were given: what is drawn is read back from the axes."""
+
+import types
+
+import matplotlib.axes
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from helpers import refused
+
+import mdsens as ms
+from mdsens import plot
+from mdsens.studies.pictures import influences
+
+
+@pytest.fixture(autouse=True)
+def _figures_are_closed():
+    yield
+    plt.close("all")
+
+
+def resting(system):
+    """What pictures of structures want of an equilibrium."""
+    potential = ms.SoftSphere(diameter=dict.fromkeys(system.labels, 1.0), epsilon=1.0)
+    return types.SimpleNamespace(system=system, potential=potential)
+
+
+def cubic(c11, c12, c44):
+    matrix = np.diag([c11 - c12] * 3 + [c44] * 3)
+    matrix[:3, :3] += c12
+    return matrix
+
+
+def ticks(axis):
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+def test_elastic_constants_that_symmetry_makes_equal_are_one_column():
+    ax = plot.elastic_sensitivity({"sigma": cubic(-454.0, -229.0, -169.0), "lam": cubic(50.0, -25.0, 42.5)})
+    assert ticks(ax.xaxis) == ["C11", "C12", "C44"] and ticks(ax.yaxis) == ["sigma", "lam"]
+    np.testing.assert_array_equal(ax.images[0].get_array(), [[-454.0, -229.0, -169.0], [50.0, -25.0, 42.5]])
+    assert [text.get_text() for text in ax.texts] == ["-454", "-229", "-169", "50", "-25", "42.5"]
+
+
+def test_a_heat_map_is_white_at_zero():
+    ax = plot.heat_map([[1.0, -4.0], [0.0, 2.0]], ["a", "b"], ["c", "d"], label="x")
+    assert ax.images[0].get_clim() == (-4.0, 4.0)
+    refused(lambda: plot.heat_map(np.zeros((2, 2)), ["a"], ["c", "d"], label="x"), "1 rows and 2 columns")
+
+
+def test_bars_have_the_errors_that_are_known():
+    ax = plot.bars({"a": 1.0, "b": -3.0, "c": 2.0}, {"b": 0.5, "c": np.inf}, label="x")
+    assert ticks(ax.yaxis) == ["a", "c", "b"] and [bar.get_width() for bar in ax.patches] == [1.0, 2.0, -3.0]
+    (segment,) = ax.collections[0].get_segments()
+    np.testing.assert_allclose(segment, [[-3.5, 2.0], [-2.5, 2.0]])
+
+
+def test_a_prediction_says_by_how_much_it_is_off():
+    ax = plot.prediction([[1.0, 2.0]], [[1.0, 1.0]])
+    assert f"{1.0 / np.sqrt(2.0):.2%}" in ax.get_title() and "at most by 1" in ax.get_title()
+    np.testing.assert_array_equal(ax.lines[1].get_xydata(), [[1.0, 1.0], [1.0, 2.0]])
+    refused(lambda: plot.prediction([1.0], [1.0, 2.0]), "(1,) and (2,)")
+
+
+def test_bands_are_as_wide_as_they_are_sensitive():
+    path = types.SimpleNamespace(distances=np.arange(3.0), ticks=[0.0, 2.0], labels=["G", "X"])
+    frequencies = np.array([[0.0, 5.0], [1.0, 6.0], [2.0, 7.0]])
+    slopes = np.array([[0.0, -4.0], [1.0, -4.0], [2.0, np.nan]])
+    ax = plot.phonons(path, frequencies, slopes)
+    np.testing.assert_allclose(ax.collections[0].get_linewidths(), np.array([0.5, 4.0, 1.5, 2.0]) * 9.0 / 4.0)
+    np.testing.assert_array_equal(ax.collections[0].get_segments()[1], [[0.0, 5.0], [1.0, 6.0]])
+    assert [text.get_text().split(",")[0] for text in ax.get_legend().get_texts()] == ["θ positive", "θ negative"]
+    refused(lambda: plot.phonons(path, frequencies, slopes[:2]), "(3, 2)")
+
+
+def test_a_slice_has_the_atoms_near_a_plane():
+    positions = [[1.0, 1.0, 0.0], [2.0, 2.0, 1.0], [3.0, 3.0, 4.0], [1.0, 2.0, 9.5]]
+    eq = resting(ms.System(positions, species=["A", "A", "B", "A"], cell=np.eye(3) * 10.0, pbc=True))
+    moves = np.array([[1.0, 0.0, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 0.2], [0.0, 0.0, 0.0]])
+    ax = plot.slab(eq, moves, height=0.5, thickness=2.0)
+    np.testing.assert_array_equal(ax.collections[0].get_offsets(), [[1.0, 1.0], [2.0, 2.0]])
+    np.testing.assert_array_equal(ax.collections[0].get_array(), [1.0, 0.5])
+    assert plot.slab(eq, moves, normal="x").get_xlabel() == "y [Å]"
+    refused(lambda: plot.slab(eq, moves, height=6.5), "No atom lies within 1.5 Å of z = 6.5 Å")
+    refused(lambda: plot.slab(eq, moves, normal="w"), "'w'")
+
+
+def test_discs_may_have_the_colour_of_their_displacement():
+    eq = resting(ms.System([[0.5, 0.5], [1.5, 1.5]], species=["A", "B"], cell=np.eye(2) * 2.0, pbc=True))
+    ax = plot.packing(eq, np.array([[3.0, 4.0], [0.0, 1.0]]), coloured=True)
+    np.testing.assert_array_equal(np.unique(ax.collections[0].get_array()), [1.0, 5.0])
+    assert ax.get_legend() is None
+    refused(lambda: plot.packing(eq, coloured=True), "leave coloured out")
+
+
+def test_convergence_leaves_zeros_out():
+    ax = plot.convergence([1.0, 0.0, 1e-6], label="cost")
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[0.0, 1.0], [2.0, 1e-6]])
+    assert ax.get_yscale() == "log"
+
+
+def test_cost_has_its_exponent():
+    ax = plot.cost({"dense": ([10, 100], [1e-3, 1.0]), "one": ([5], [1.0])})
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["dense, ~N^3.00", "one"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "images"), [((3,), 0), ((2, 3), 1), ((6, 6, 3), 1), ((100, 3), 0)], ids=["number", "vector", "Voigt", "many"]
+)
+def test_an_observable_s_influences_are_drawn_by_its_shape(shape, images):
+    scaled = np.random.default_rng(0).normal(size=shape)
+    if len(shape) == 3:
+        scaled = scaled + np.swapaxes(scaled, 0, 1)
+    ax = influences("g", ["a", "b", "c"], scaled)
+    assert isinstance(ax, matplotlib.axes.Axes) and len(ax.images) == images
