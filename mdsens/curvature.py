@@ -1,14 +1,13 @@
 """The lowest curvatures of an equilibrium: whether it is a minimum, and how soft it is."""
 
 import dataclasses
-import warnings
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from scipy.sparse.linalg import lobpcg
 
 from mdsens.errors import InputError
 from mdsens.factors import DenseFactor, DenseMatrix, KeptHessian, SparseFactor
@@ -43,7 +42,7 @@ STEPS = {"preconditioned": 24, "plain": 120}
 LANCZOS_NUMBERS = 10**8
 """Numbers that its vectors may be; in huge systems it takes as few steps as with a preconditioner."""
 
-POLISHING_STEPS = {"lowest": 8, "highest": 6}
+POLISHING_STEPS = {"lowest": 10, "highest": 8}
 """Steps of LOBPCG from there to the lowest curvature, and to the highest, of which the size is wanted only."""
 
 NEGATIVE = 1e-7
@@ -57,6 +56,9 @@ BLOCK_NUMBERS = 10**7
 
 KEPT_NUMBERS = 2 * 10**7
 """Numbers in an operator that is kept with its state, at most."""
+
+TINY = 1e-12
+"""Share of a vector that counts as nothing left of it."""
 
 FLOPPY = 1e-9
 """Share of the largest curvature within which a curvature counts as zero."""
@@ -198,9 +200,6 @@ class _Columns:
     def __call__(self, vectors):
         return self._batched(self.function, vectors)
 
-    def precondition(self, vectors):
-        return self._batched(self.preconditioner, vectors)
-
     def between(self, free):
         """The matrix between some components."""
         matrix = np.empty((len(free), len(free)))
@@ -220,6 +219,15 @@ class _Columns:
             filled[:, : part.shape[1]] = part
             images[:, start : start + self.width] = np.asarray(_each(function, filled))[:, : part.shape[1]]
         return images
+
+
+class _Negative(eqx.Module):
+    """-A."""
+
+    function: Any
+
+    def __call__(self, v):
+        return -self.function(v)
 
 
 @jax.jit
@@ -245,7 +253,6 @@ def _spectrum(matrix, null):
 def _searched(columns, null):
     """`(the lowest eigenvalues, the highest)` of an operator outside a null space: more than one while they are negative."""
     active, basis = np.asarray(null.active), np.asarray(null.basis)
-    free = np.flatnonzero(active)
     # A place for a direction that was found.
     basis, rank = np.pad(basis, ((0, 0), (0, SOUGHT - 1))), basis.shape[1]
     most = STEPS["plain" if columns.preconditioner is None else "preconditioned"]
@@ -254,13 +261,13 @@ def _searched(columns, null):
     for k in range(SOUGHT):
         start, outside = jnp.asarray(_random(active.size, k + 1)[:, k], columns.dtype), Gauge(null.active, jnp.asarray(basis))
         softest = _softest(columns.function, columns.preconditioner, outside, start, steps)
-        value, vector = _polished(columns, free, basis, softest)
-        lowest.append(value)
+        value, vector = _polished(columns.function, columns.preconditioner, outside, softest, POLISHING_STEPS["lowest"])
+        lowest.append(float(value))
         if k == 0:
-            highest, _ = _polished(columns, free, basis, start, largest=True)
+            highest = -float(_polished(_Negative(columns.function), None, outside, start, POLISHING_STEPS["highest"])[0])
         if not value < 0.0 or k + 1 == SOUGHT:
             break
-        basis[free, rank + k] = vector[:, 0]
+        basis[:, rank + k] = vector
     return np.array(lowest), max(highest, *np.abs(lowest))
 
 
@@ -286,33 +293,52 @@ def _softest(product, precondition, null, start, steps):
     return ritz[:, 0] @ vectors
 
 
-def _polished(columns, free, basis, start, largest=False):
-    """`(eigenvalue, vector)` by LOBPCG, between the free components and outside the columns of `basis`."""
-    null = basis[free]
-    null = null[:, null.any(axis=0)]
+@eqx.filter_jit
+def _polished(product, precondition, null, start, steps):
+    """`(the lowest eigenvalue, its vector)` from a start by LOBPCG with one vector, and none of its products twice.
 
-    def between(function):
-        def product(vectors):
-            whole = np.zeros((len(basis), vectors.shape[1]))
-            whole[free] = vectors
-            image = function(whole)[free]
-            return image - null @ (null.T @ image)
+    Each step takes the best of the vector x, its preconditioned residual and the last step.
+    """
+    smoothed = (lambda r: r) if precondition is None else precondition
 
-        return product
+    def image(v):
+        return null.project(product(v))
 
-    precondition = None if largest or columns.preconditioner is None else between(columns.precondition)
-    with warnings.catch_warnings():
-        # That it did not get as far as it could.
-        warnings.simplefilter("ignore", UserWarning)
-        (value,), vector = lobpcg(
-            between(columns),
-            np.asarray(start)[free, None],
-            M=precondition,
-            Y=null if null.shape[1] else None,
-            largest=largest,
-            maxiter=POLISHING_STEPS["highest" if largest else "lowest"],
-        )
-    return float(value), vector
+    def beside(pair, others):
+        """A vector and its image, orthonormal to others; zero where nothing is left."""
+        v, Av = pair
+        for _ in range(2):
+            for w, Aw in others:
+                share = w @ v
+                v, Av = v - share * w, Av - share * Aw
+        size = jnp.linalg.norm(v)
+        scale = jnp.where(size > TINY * jnp.linalg.norm(pair[0]), 1.0 / size, 0.0)
+        return scale * v, scale * Av
+
+    def step(_, carry):
+        x, last = carry
+        residual = x[1] - (x[0] @ x[1]) * x[0]
+        down = null.project(smoothed(residual))
+        size = jnp.linalg.norm(down)
+        down = down / jnp.where(size > 0.0, size, 1.0)
+        down = beside((down, image(down)), [x])
+        last = beside(last, [x, down])
+        space, images = (jnp.stack(part) for part in zip(x, down, last, strict=True))
+        small = space @ images.T
+        # What is zero must not look like a lowest one.
+        missing = jnp.sum(space * space, axis=1) < 0.5
+        small = 0.5 * (small + small.T) + jnp.diag(jnp.where(missing, 2.0 * jnp.linalg.norm(small), 0.0))
+        _, vectors = jnp.linalg.eigh(small)
+        shares = vectors[:, 0]
+        moved = shares.at[0].set(0.0)
+        best = beside((shares @ space, shares @ images), [])
+        return best, (moved @ space, moved @ images)
+
+    x = null.project(start)
+    x = x / jnp.linalg.norm(x)
+    pair = (x, image(x))
+    (x, _), _ = jax.lax.fori_loop(0, steps, step, (pair, (jnp.zeros_like(x), jnp.zeros_like(x))))
+    return x @ product(x), x
 
 
 def _nearest_zero(columns, z, frame, moving):
