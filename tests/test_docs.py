@@ -18,7 +18,14 @@ def snippets(path):
     return re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
 
 
-PAGES = [path for path in sorted((ROOT / "docs").rglob("*.md")) if snippets(path)]
+LONG = {"tutorial", "cells_and_pressure", "constraints", "observables", "speed", "studies"}
+"""Pages that compile for more than ten seconds."""
+
+PAGES = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in LONG else [])
+    for path in sorted((ROOT / "docs").rglob("*.md"))
+    if snippets(path)
+]
 
 
 def run_in_order(path):
@@ -44,7 +51,7 @@ def test_readme_names_the_commands_that_exist():
     assert set(re.findall(r"^\| `mdsens (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)) == commands
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PAGES)
 def test_snippets_of_the_site_run_as_written(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run_in_order(path)
