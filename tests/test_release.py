@@ -96,35 +96,18 @@ def test_every_public_name_has_a_type_for_those_who_check():
     assert (ROOT / "mdsens" / "py.typed").exists()
 
 
-@pytest.fixture(scope="module")
-def mypy(tmp_path_factory):
-    """mypy with arguments, in a folder, with one memory of what it has seen: what it complains about."""
+@pytest.mark.slow
+def test_types_hold_in_what_the_documentation_shows(tmp_path):
+    """As a user's checker sees it, that is not told where a cell is free and its derivative therefore not None."""
     if importlib.util.find_spec("mypy") is None:
         pytest.skip("mypy is not installed")
-    memory = tmp_path_factory.mktemp("mypy")
-
-    def complaints(*arguments, folder=ROOT):
-        command = [sys.executable, "-m", "mypy", "--cache-dir", str(memory), *arguments]
-        path = {"MYPYPATH": str(ROOT)}
-        return subprocess.run(command, cwd=folder, env=os.environ | path, capture_output=True, text=True, timeout=500)
-
-    return complaints
-
-
-@pytest.mark.slow
-def test_types_hold(mypy):
-    done = mypy()
-    assert done.returncode == 0, done.stdout[-3000:]
-
-
-@pytest.mark.slow
-def test_types_hold_in_what_the_documentation_shows(mypy, tmp_path):
-    """As a user's checker sees it, that is not told where a cell is free and its derivative therefore not None."""
-    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-    for page in pages:
+    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         if code := re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
             (tmp_path / f"{page.stem}_page.py").write_text("\n".join(code))
-    files = sorted(path.name for path in tmp_path.glob("*_page.py"))
+    pages = sorted(path.name for path in tmp_path.glob("*_page.py"))
     options = ["--no-strict-optional", "--ignore-missing-imports", "--follow-imports", "silent"]
-    done = mypy(*options, *files, folder=tmp_path)
+    command = [sys.executable, "-m", "mypy", *options, *pages]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"MYPYPATH": str(ROOT)}, capture_output=True, text=True, timeout=500
+    )
     assert done.returncode == 0, done.stdout[-3000:]
