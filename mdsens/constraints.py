@@ -101,8 +101,8 @@ class FixedLengths(Constraint):
         lengths: one for each pair; None for those of the start.
     """
 
-    pairs: Int[Array, "pairs 2"]
-    lengths: Float[Array, " pairs"] | None = None
+    pairs: Any
+    lengths: Any = None
     shift: Int[Array, "pairs dim"] | None = None
 
     def bound(self, system):

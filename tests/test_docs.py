@@ -1,7 +1,12 @@
-"""What the documentation shows runs as written: README's snippets in order, the notebooks, and their paired text."""
+"""What the documentation shows runs as written: snippets in their order, the notebooks and their paired text; and it builds."""
 
+import html.parser
+import importlib.util
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -9,13 +14,32 @@ ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
+def snippets(path):
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+
+
+LONG = {"tutorial", "cells_and_pressure", "constraints", "observables", "speed", "studies"}
+"""Pages that compile for more than ten seconds."""
+
+PAGES = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in LONG else [])
+    for path in sorted((ROOT / "docs").rglob("*.md"))
+    if snippets(path)
+]
+
+
+def run_in_order(path):
+    """The names that a page's snippets leave behind."""
+    names = {"__name__": path.stem}
+    for snippet in snippets(path):
+        exec(compile(snippet, str(path), "exec"), names)
+    return names
+
+
 def test_readme_snippets_run_as_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    snippets = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-    assert len(snippets) >= 4
-    names = {"__name__": "readme"}
-    for snippet in snippets:
-        exec(compile(snippet, "README.md", "exec"), names)
+    assert len(snippets(ROOT / "README.md")) >= 4
+    names = run_in_order(ROOT / "README.md")
     assert (tmp_path / "vacancy.h5").exists()
     assert names["S"].certificate.trusted
 
@@ -25,6 +49,47 @@ def test_readme_names_the_commands_that_exist():
 
     commands = {command.callback.__name__ for command in app.registered_commands}
     assert set(re.findall(r"^\| `mdsens (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)) == commands
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_snippets_of_the_site_run_as_written(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_in_order(path)
+    # A comment that tells a part of what is printed, as "# ... Did you mean 'sigma'?", is right.
+    printed = capsys.readouterr().out
+    for told in re.findall(r"^\s*print\(.*# \.\.\. (.*?)(?: \.\.\.)?$", "\n".join(snippets(path)), re.MULTILINE):
+        assert told in printed
+
+
+class Fetches(html.parser.HTMLParser):
+    """What a browser loads by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        wanted = {"script": "src", "img": "src", "iframe": "src", "link": "href"}.get(tag)
+        self.found += [value for name, value in attrs if name == wanted and value]
+
+
+def test_the_site_builds_and_fetches_nothing(tmp_path):
+    for needed in ("mkdocs", "material", "mkdocstrings", "latex2mathml"):
+        if importlib.util.find_spec(needed) is None:
+            pytest.skip(f"{needed} is not installed: pip install .[docs]")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    env = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(build, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*.html")}
+    for name, page in pages.items():
+        fetches = Fetches()
+        fetches.feed(page)
+        assert not [address for address in fetches.found if re.match(r"(https?:)?//", address)], name
+        assert "arithmatex" not in page, f"{name} has a formula that is not MathML"
+    assert "<math" in pages["explanation/implicit.html"]
+    assert "doi:10.1103/PhysRevB.48.22" in pages["potentials/Gupta.html"]
+    assert "value_and_gradient" in pages["reference/derivatives.html"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

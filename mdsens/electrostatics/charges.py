@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from mdsens.electrostatics.kernels import gaussian_coulomb, separations
 from mdsens.electrostatics.selfconsistent import SelfConsistent
 from mdsens.potentials.base import static
+from mdsens.potentials.parameters import PerAtom
 from mdsens.system import System
 from mdsens.units import COULOMB
 
@@ -38,9 +39,9 @@ class ChargeEquilibration(SelfConsistent):
         "say 0.5, settles them"
     )
 
-    electronegativity: Float[Array, "*atoms"] | dict[str, Float[Array, ""]]
-    hardness: Float[Array, "*atoms"] | dict[str, Float[Array, ""]]
-    width: Float[Array, "*atoms"] | dict[str, Float[Array, ""]]
+    electronegativity: PerAtom
+    hardness: PerAtom
+    width: PerAtom
     total_charge: Float[Array, ""] = 0.0
     mixing: float = static(1.0)
 

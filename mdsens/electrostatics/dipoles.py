@@ -10,6 +10,7 @@ from mdsens.electrostatics.kernels import separations, thole_factors
 from mdsens.electrostatics.selfconsistent import SelfConsistent
 from mdsens.errors import CoincidingAtoms
 from mdsens.potentials.base import static
+from mdsens.potentials.parameters import PerAtom
 from mdsens.system import System, is_concrete
 from mdsens.units import COULOMB
 
@@ -42,8 +43,8 @@ class InducedDipoles(SelfConsistent):
         "more (a smaller thole) or move the atoms apart; if only their signs alternate, mixing=0.5 settles them"
     )
 
-    polarizability: Float[Array, "*atoms"] | dict[str, Float[Array, ""]]
-    charge: Float[Array, "*atoms"] | dict[str, Float[Array, ""]]
+    polarizability: PerAtom
+    charge: PerAtom
     thole: Float[Array, ""]
     mixing: float = static(1.0)
 

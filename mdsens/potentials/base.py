@@ -6,7 +6,7 @@ definition by differentiation, and so does everything that `mdsens.stiffness` an
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -90,6 +90,11 @@ class Potential(eqx.Module):
     """Whether each atom's energy is a function of the vectors to its listed neighbours alone; a matrix can be assembled then."""
 
     built_range: _BuiltRange = eqx.field(static=True, init=False, repr=False)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """A derivative has the parameters of the potential that it is of."""
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)

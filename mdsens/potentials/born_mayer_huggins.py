@@ -3,11 +3,11 @@
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from mdsens.potentials.base import static
 from mdsens.potentials.checks import check_positive
 from mdsens.potentials.pair import PairPotential
+from mdsens.potentials.parameters import Parameter
 
 
 class BornMayerHuggins(PairPotential):
@@ -26,11 +26,11 @@ class BornMayerHuggins(PairPotential):
 
     units: ClassVar = {"A": "eV", "rho": "Angstrom", "sigma": "Angstrom", "C": "eV Angstrom6", "D": "eV Angstrom8"}
 
-    A: Float[Array, ""] | dict[str, Float[Array, ""]]
-    rho: Float[Array, ""] | dict[str, Float[Array, ""]]
-    sigma: Float[Array, ""] | dict[str, Float[Array, ""]]
-    C: Float[Array, ""] | dict[str, Float[Array, ""]]
-    D: Float[Array, ""] | dict[str, Float[Array, ""]]
+    A: Parameter
+    rho: Parameter
+    sigma: Parameter
+    C: Parameter
+    D: Parameter
     cutoff: float = static()
     onset: float | None = static(None)
     switch: str = static("quintic")

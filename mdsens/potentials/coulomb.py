@@ -7,11 +7,11 @@ from typing import ClassVar
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erfc
-from jaxtyping import Array, Float
 
 from mdsens.errors import InputError, did_you_mean
 from mdsens.potentials.base import handles, static
 from mdsens.potentials.pair import PairPotential
+from mdsens.potentials.parameters import PerAtom
 from mdsens.units import COULOMB
 
 SMOOTHNESS = {"dsf": 1, "wolf": 0}
@@ -40,7 +40,7 @@ class Coulomb(PairPotential):
 
     units: ClassVar = {"charge": "e"}
 
-    charge: Float[Array, "*atoms"] | dict[str, Float[Array, ""]]
+    charge: PerAtom
     alpha: float = static(0.2)
     cutoff: float = static(12.0)
     method: str = static("dsf")

@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erfc
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 from scipy.special import erfcinv
 
 from mdsens.errors import InputError
 from mdsens.neighbors import Neighbors
 from mdsens.potentials.base import Potential, bond_vectors, handles, of_pairs, static
 from mdsens.potentials.coulomb import check_charges
+from mdsens.potentials.parameters import PerAtom
 from mdsens.system import is_concrete
 from mdsens.units import COULOMB
 
@@ -56,7 +57,7 @@ class Ewald(Potential):
     units: ClassVar = {"charge": "e"}
     local: ClassVar = False
 
-    charge: Float[Array, "*atoms"] | dict[str, Float[Array, ""]]
+    charge: PerAtom
     cutoff: float = static(10.0)
     accuracy: float = static(1e-13)
     background: bool = static(False)

@@ -4,13 +4,11 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.potentials.checks import check_numbers
 from mdsens.potentials.embedded import EmbeddedPotential, square_root
-
-Parameter = Float[Array, ""] | dict[str, Float[Array, ""]]
+from mdsens.potentials.parameters import Parameter
 
 _NAMES = ("d", "A", "beta", "c", "c0", "c1", "c2")
 # Iron as corrected in 1986; the numbers of 1984 do not give the paper's elastic constants.

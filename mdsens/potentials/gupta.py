@@ -3,15 +3,13 @@
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.potentials.base import static
 from mdsens.potentials.checks import check_numbers, check_switch
 from mdsens.potentials.embedded import EmbeddedPotential, square_root
+from mdsens.potentials.parameters import Parameter
 from mdsens.potentials.switching import quintic
-
-Parameter = Float[Array, ""] | dict[str, Float[Array, ""]]
 
 # A [eV], ξ [eV], p, q, and the lattice constant [Å] that r₀ is the neighbours' distance of. Not lead: its table does not
 # give its lattice constant back.

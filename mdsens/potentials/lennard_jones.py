@@ -2,12 +2,11 @@
 
 from typing import ClassVar
 
-from jaxtyping import Array, Float
-
 from mdsens.potentials.base import static
 from mdsens.potentials.checks import check_positive
 from mdsens.potentials.mixing import check_mixing, mixed
 from mdsens.potentials.pair import PairPotential
+from mdsens.potentials.parameters import PerAtom
 
 
 class LennardJones(PairPotential):
@@ -27,8 +26,8 @@ class LennardJones(PairPotential):
 
     units: ClassVar = {"epsilon": "eV", "sigma": "Angstrom"}
 
-    epsilon: Float[Array, "*atoms"] | dict[str, Float[Array, ""]]
-    sigma: Float[Array, "*atoms"] | dict[str, Float[Array, ""]]
+    epsilon: PerAtom
+    sigma: PerAtom
     cutoff: float = static()
     onset: float | None = static(None)
     switch: str = static("quintic")

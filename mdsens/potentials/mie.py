@@ -3,13 +3,13 @@
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.potentials.base import static
 from mdsens.potentials.checks import check_positive
 from mdsens.potentials.mixing import check_mixing, mixed, mixed_exponent
 from mdsens.potentials.pair import PairPotential
+from mdsens.potentials.parameters import PerAtom
 from mdsens.system import is_concrete
 
 
@@ -28,10 +28,10 @@ class Mie(PairPotential):
 
     units: ClassVar = {"epsilon": "eV", "sigma": "Angstrom", "n": "", "m": ""}
 
-    epsilon: Float[Array, "*atoms"] | dict[str, Float[Array, ""]]
-    sigma: Float[Array, "*atoms"] | dict[str, Float[Array, ""]]
-    n: Float[Array, "*atoms"] | dict[str, Float[Array, ""]]
-    m: Float[Array, "*atoms"] | dict[str, Float[Array, ""]]
+    epsilon: PerAtom
+    sigma: PerAtom
+    n: PerAtom
+    m: PerAtom
     cutoff: float = static()
     onset: float | None = static(None)
     switch: str = static("quintic")

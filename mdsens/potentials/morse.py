@@ -3,11 +3,11 @@
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from mdsens.potentials.base import static
 from mdsens.potentials.checks import check_positive
 from mdsens.potentials.pair import PairPotential
+from mdsens.potentials.parameters import Parameter
 
 
 class Morse(PairPotential):
@@ -23,9 +23,9 @@ class Morse(PairPotential):
 
     units: ClassVar = {"D0": "eV", "alpha": "Angstrom-1", "r0": "Angstrom"}
 
-    D0: Float[Array, ""] | dict[str, Float[Array, ""]]
-    alpha: Float[Array, ""] | dict[str, Float[Array, ""]]
-    r0: Float[Array, ""] | dict[str, Float[Array, ""]]
+    D0: Parameter
+    alpha: Parameter
+    r0: Parameter
     cutoff: float = static()
     onset: float | None = static(None)
     switch: str = static("quintic")

@@ -1,14 +1,25 @@
 """What a user gives as a potential's parameters, as trees of arrays: numbers, dicts by species, trees of networks."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.system import as_float_array, is_concrete
+
+if TYPE_CHECKING:
+    # Numbers and lists go in, arrays come out: of one field type checkers can't be told both.
+    Parameter = Any
+    PerAtom = Any
+else:
+    Parameter = Float[Array, ""] | dict[str, Float[Array, ""]]
+    """One number, or numbers by species, pair or triplet."""
+    PerAtom = Float[Array, "*atoms"] | dict[str, Float[Array, ""]]
+    """One number, numbers by species, or one for each atom."""
 
 
 def as_parameter(value, what: str):

@@ -6,11 +6,11 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.potentials.base import Atom, static
 from mdsens.potentials.pair import PairPotential
+from mdsens.potentials.parameters import Parameter, PerAtom
 from mdsens.system import is_concrete
 
 
@@ -28,8 +28,8 @@ class SoftSphere(PairPotential):
 
     units: ClassVar = {"epsilon": "eV", "diameter": "Angstrom"}
 
-    diameter: Float[Array, "*particles"] | dict[str, Float[Array, ""]]
-    epsilon: Float[Array, ""] | dict[str, Float[Array, ""]]
+    diameter: PerAtom
+    epsilon: Parameter
     alpha: float = static(2.0)
 
     def __check_init__(self):

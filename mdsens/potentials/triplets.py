@@ -12,8 +12,7 @@ from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.potentials.checks import check_number, entries
-
-Parameter = Float[Array, ""] | dict[str, Float[Array, ""]]
+from mdsens.potentials.parameters import Parameter
 
 
 def check_triplets(potential, bond: tuple[str, ...]) -> None:

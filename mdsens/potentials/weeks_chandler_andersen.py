@@ -4,12 +4,12 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from mdsens.potentials.base import static
 from mdsens.potentials.checks import check_positive
 from mdsens.potentials.mixing import check_mixing, mixed
 from mdsens.potentials.pair import PairPotential
+from mdsens.potentials.parameters import PerAtom
 
 MINIMUM = 2.0 ** (1.0 / 6.0)
 """Where Lennard-Jones's potential has its minimum, in units of σ."""
@@ -30,8 +30,8 @@ class WeeksChandlerAndersen(PairPotential):
 
     units: ClassVar = {"epsilon": "eV", "sigma": "Angstrom"}
 
-    epsilon: Float[Array, "*atoms"] | dict[str, Float[Array, ""]]
-    sigma: Float[Array, "*atoms"] | dict[str, Float[Array, ""]]
+    epsilon: PerAtom
+    sigma: PerAtom
     mixing: str | None = static(None)
 
     def __check_init__(self):

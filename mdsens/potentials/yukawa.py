@@ -3,11 +3,11 @@
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from mdsens.potentials.base import static
 from mdsens.potentials.checks import check_positive
 from mdsens.potentials.pair import PairPotential
+from mdsens.potentials.parameters import Parameter
 
 
 class Yukawa(PairPotential):
@@ -24,8 +24,8 @@ class Yukawa(PairPotential):
 
     units: ClassVar = {"strength": "eV Angstrom", "kappa": "Angstrom-1"}
 
-    strength: Float[Array, ""] | dict[str, Float[Array, ""]]
-    kappa: Float[Array, ""] | dict[str, Float[Array, ""]]
+    strength: Parameter
+    kappa: Parameter
     cutoff: float = static()
     onset: float | None = static(None)
     switch: str = static("quintic")

@@ -3,15 +3,13 @@
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.potentials.base import static
 from mdsens.potentials.checks import check_numbers, check_switch
 from mdsens.potentials.embedded import EmbeddedPotential
+from mdsens.potentials.parameters import Parameter
 from mdsens.potentials.switching import quintic
-
-Parameter = Float[Array, ""] | dict[str, Float[Array, ""]]
 
 _NAMES = (
     *("re", "fe", "rhoe", "rhos", "alpha", "beta", "A", "B", "kappa", "lam"),
