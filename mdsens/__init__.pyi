@@ -2,6 +2,7 @@
 
 from mdsens import constraints as constraints
 from mdsens import electrostatics as electrostatics
+from mdsens import export as export
 from mdsens import implicit as implicit
 from mdsens import observables as observables
 from mdsens import plot as plot
