@@ -61,12 +61,15 @@ def demo(
 @app.command()
 def show(file: ResultFile):
     """A stored result, or a collected study, as a table."""
+    from mdsens.harmless import readable
     from mdsens.show import describe
     from mdsens.store import load
     from mdsens.studies.collecting import is_collected, read_collected
     from mdsens.studies.reporting import describe_study
 
-    for line in describe_study(read_collected(file)) if is_collected(file) else describe(*load(file)):
+    with readable(file, "file that mdsens can show"):
+        lines = [*(describe_study(read_collected(file)) if is_collected(file) else describe(*load(file)))]
+    for line in lines:
         typer.echo(line)
 
 
@@ -140,13 +143,15 @@ def plot(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace pictures that exist.")] = False,
 ):
     """Pictures of a stored result, or of a collected study."""
+    from mdsens.harmless import readable
     from mdsens.show import pictures
     from mdsens.store import check_writable, load, save_picture
     from mdsens.studies.collecting import is_collected, read_collected
     from mdsens.studies.pictures import study_pictures
 
     if is_collected(file):
-        drawn = study_pictures(read_collected(file))
+        with readable(file, "study that can be drawn"):
+            drawn = study_pictures(read_collected(file))
     else:
         eq, sensitivity = load(file)
         if sensitivity is None:

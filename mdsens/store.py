@@ -33,6 +33,7 @@ import numpy as np
 
 import mdsens
 from mdsens import constraints as constraint_kinds
+from mdsens.announced import is_file
 from mdsens.certificate import Certificate
 from mdsens.constraints import Constraint
 from mdsens.curvature import Curvature
@@ -40,6 +41,7 @@ from mdsens.derivatives import Sensitivity
 from mdsens.descent import listed_tightly
 from mdsens.equilibrium import Equilibrium, nested
 from mdsens.errors import InputError, StoreError
+from mdsens.harmless import check_harmless, readable
 from mdsens.potentials import SHIPPED, Potential
 from mdsens.potentials.base import parameter_paths
 from mdsens.solvers import Status
@@ -89,20 +91,11 @@ def load(
     """
     path = Path(path)
     constraints = [constraints] if isinstance(constraints, Constraint) else list(constraints)
-    if not path.is_file():
+    if not is_file(path):
         raise StoreError(f"There is no file {str(path)!r}.")
-    try:
-        with h5py.File(path, "r") as file:
-            _check_ours(file, path)
-            return _read(file, path, potential, constraints)
-    except StoreError:
-        raise
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        # h5py's errors for damaged files are of all these kinds.
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise StoreError(
-            f"{str(path)!r} is not a readable HDF5 file of mdsens; it may be damaged or cut off ({reason})."
-        ) from error
+    with readable(path, "readable HDF5 file of mdsens"), h5py.File(path, "r") as file:
+        _check_ours(file, path)
+        return _read(file, path, potential, constraints)
 
 
 def check_writable(path: Path, *, overwrite: bool) -> None:
@@ -300,18 +293,6 @@ def _check_ours(file, path):
     if (version := int(file["h5md/creator"].attrs["format"])) > FORMAT:
         raise StoreError(f"{str(path)!r} has layout {version}, newer than this mdsens knows ({FORMAT}): upgrade mdsens.")
     check_harmless(file, path.stat().st_size, path)
-
-
-def check_harmless(group, limit, path):
-    """Only hard links, and no dataset larger than the file (external, virtual, filled-in)."""
-    for name in group:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise StoreError(f"{str(path)!r} has a link to elsewhere at {group.name}/{name}, which mdsens does not follow.")
-        item = group[name]
-        if isinstance(item, h5py.Group):
-            check_harmless(item, limit, path)
-        elif item.is_virtual or item.external or item.nbytes > limit:
-            raise StoreError(f"{str(path)!r} has data from elsewhere, or more than it can hold, at {item.name}.")
 
 
 def _read(file, path, template, given):

@@ -50,7 +50,11 @@ def _lines(path) -> list[tuple[int, list[str]]]:
 def _read_coefficients(path) -> dict[str, tuple[float, float, np.ndarray]]:
     """Radius [Å], weight and coefficients of each element."""
     lines = _lines(path)
-    if not lines or len(lines[0][1]) != 2 or not all(word.isdigit() and int(word) > 0 for word in lines[0][1]):
+    if (
+        not lines
+        or len(lines[0][1]) != 2
+        or not all(word.isdecimal() and len(word) < 10 and int(word) > 0 for word in lines[0][1])
+    ):
         raise InputError(
             f"{str(path)!r} is no .snapcoeff file: its first line should be the numbers of elements and of coefficients."
         )

@@ -16,7 +16,8 @@ import h5py
 import numpy as np
 
 from mdsens.errors import StoreError
-from mdsens.store import check_harmless, check_writable, write_h5md, write_whole
+from mdsens.harmless import check_harmless, readable
+from mdsens.store import check_writable, write_h5md, write_whole
 from mdsens.studies.records import STUDY_FORMAT, Outcome, finished, outcome_of, read_unit, set_text, text_of, unit_path
 from mdsens.studies.units import Study
 
@@ -113,15 +114,8 @@ def read_collected(path: Path) -> Collected:
     Raises:
         StoreError: not such a file.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            check_harmless(file, path.stat().st_size, path)
-            group = file["study"]
-            units = group["units"]
-            return Collected(
-                str(group.attrs["kind"]), text_of(group, "toml"), tuple(outcome_of(units[key]) for key in sorted(units))
-            )
-    except StoreError:
-        raise
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise StoreError(f"{str(path)!r} is no collected study, or damaged ({str(error).splitlines()[0][:120]}).") from error
+    with readable(path, "collected study"), h5py.File(path, "r") as file:
+        check_harmless(file, path.stat().st_size, path)
+        group = file["study"]
+        units = group["units"]
+        return Collected(str(group.attrs["kind"]), text_of(group, "toml"), tuple(outcome_of(units[key]) for key in sorted(units)))

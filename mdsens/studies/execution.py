@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mdsens.errors import InputError, MdsensError, StoreError, reason
 from mdsens.studies.collecting import write_plan
-from mdsens.studies.records import UNITS, failure_of, finished, write_unit
+from mdsens.studies.records import UNITS, finished, write_unit
 from mdsens.studies.units import Study, Unit
 from mdsens.studies.works import Record, work
 
@@ -73,10 +73,10 @@ def run(
             for left in (folder / UNITS).glob(".*.part"):  # by a process that was killed
                 left.unlink(missing_ok=True)
         units = list({unit.name: unit for unit in study.units[i - 1 :: n]}.values())
-        there = finished(folder, retry=retry)
+        there = {name: why for name, why in finished(folder).items() if not (retry and why)}
         missing = [unit for unit in units if unit.name not in there]
         way = _serially if workers == 1 or len(missing) < 2 else _in_parallel
-        failures = {name: why for name in there & {unit.name for unit in units} if (why := failure_of(folder, name))}
+        failures = {unit.name: why for unit in units if (why := there.get(unit.name))}
         done = 0
         with contextlib.closing(way(missing, folder, workers)) as results, _bar(len(units), len(missing), progress) as bar:
             for name, why in results:

@@ -5,6 +5,7 @@
 /<path>    the numbers that it found
 """
 
+import contextlib
 import dataclasses
 import json
 import platform
@@ -17,7 +18,8 @@ import numpy as np
 
 import mdsens
 from mdsens.errors import StoreError
-from mdsens.store import check_harmless, write_whole
+from mdsens.harmless import NUMBERS, check_harmless, readable
+from mdsens.store import write_whole
 from mdsens.studies.units import Unit
 from mdsens.studies.works import Record
 
@@ -25,6 +27,8 @@ UNITS = "units"
 """Folder of the units' files."""
 
 STUDY_FORMAT = 1
+
+DELETE = ": delete it, and run again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,14 +99,9 @@ def read_unit(path: Path) -> Outcome:
     Raises:
         StoreError: no such file, or not one of these.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            check_harmless(file, path.stat().st_size, path)
-            return outcome_of(file)
-    except StoreError:
-        raise
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise StoreError(f"{str(path)!r} is no unit of a study, or damaged: delete it, and run again.") from error
+    with readable(path, "unit of a study", DELETE), h5py.File(path, "r") as file:
+        check_harmless(file, path.stat().st_size, path)
+        return outcome_of(file)
 
 
 def outcome_of(group) -> Outcome:
@@ -110,23 +109,24 @@ def outcome_of(group) -> Outcome:
 
     def gather(path, item):
         if isinstance(item, h5py.Dataset) and not path.startswith("texts/"):
-            arrays[path] = item[()]
+            if item.dtype.kind not in NUMBERS:
+                raise StoreError(f"{group.file.filename!r} has texts at {item.name}, where numbers should be.")
+            arrays[path] = np.asarray(item[()])
 
     group.visititems(gather)
     given, facts, provenance = (json.loads(text_of(group, key)) for key in ("input", "facts", "provenance"))
+    if not all(isinstance(value, dict) for value in (given, facts, provenance)):
+        raise StoreError(f"{group.file.filename!r} has something else in the place of a unit at {group.name}.")
     unit, label, reason = (text_of(group, key) for key in ("unit", "label", "reason"))
     return Outcome(unit, label, given, Record(arrays, facts), reason, provenance)
 
 
-def failure_of(folder: Path, name: str) -> str:
-    """Why a unit failed, or ""."""
-    with h5py.File(unit_path(folder, name), "r") as file:
-        return text_of(file, "reason")
-
-
-def finished(folder: Path, *, retry: bool = False) -> set[str]:
-    """Names of the units that need not be done again; with `retry`, without those that failed."""
-    names = {path.stem for path in (folder / UNITS).glob("*.h5")}
-    if not retry:
-        return names
-    return {name for name in names if not failure_of(folder, name)}
+def finished(folder: Path) -> dict[str, str]:
+    """The units that are there by name: why they failed, or "". Those that are damaged are left out."""
+    found = {}
+    for path in sorted((folder / UNITS).glob("*.h5")):
+        with contextlib.suppress(StoreError), readable(path, "unit of a study"), h5py.File(path, "r") as file:
+            check_harmless(file, path.stat().st_size, path)
+            if text_of(file, "unit") == path.stem:
+                found[path.stem] = text_of(file, "reason")
+    return found

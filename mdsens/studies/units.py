@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,12 @@ def _check_study(told, potential, problems):
         if len(given) != 1:
             problems.append("study: give exactly one of std, covariance and ensemble.")
     if isinstance(study, schema.Sweep):
-        _attempt(problems, "study.parameters", _points, study)
+        lengths = [given.points if isinstance(given, schema.Range) else len(given) for given in study.parameters.values()]
+        many = (math.prod(lengths) if study.mode == "grid" else max(lengths, default=1)) * len(told.structures or {})
+        if many > schema.MANY_UNITS:
+            problems.append(f"study.parameters: {many} units are more than {schema.MANY_UNITS}: divide the study into several.")
+        else:
+            _attempt(problems, "study.parameters", _points, study)
     if potential is not None:
         _check_names(study, potential, problems)
 
