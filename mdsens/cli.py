@@ -101,6 +101,10 @@ def run(
     check: Annotated[bool, typer.Option("--check", help="Only read the study, and say what it consists of.")] = False,
     shard: Annotated[str, typer.Option("--shard", help="I/N: only every N-th unit from the I-th, for arrays of jobs.")] = "1/1",
     workers: Annotated[int, typer.Option("--workers", "-w", help="Processes that share the work.", min=1)] = 1,
+    scheduler: Annotated[
+        str | None,
+        typer.Option("--scheduler", help="A Dask scheduler, tcp://host:8786, whose workers do the work.", show_default=False),
+    ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Do units that failed again, too.")] = False,
 ):
     """Do a study, or what is missing of it. Exit 1 if a unit failed."""
@@ -109,7 +113,7 @@ def run(
     if check:
         lines, fine = commands.check(study), True
     else:
-        lines, fine = commands.run(study, output, shard=shard, workers=workers, retry=retry)
+        lines, fine = commands.run(study, output, shard=shard, workers=workers, scheduler=scheduler, retry=retry)
     for line in lines:
         typer.echo(line)
     if not fine:

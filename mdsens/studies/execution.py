@@ -1,4 +1,4 @@
-"""A study's units done one after the other or by several processes; what is there already is not done again."""
+"""A study's units done one after the other, by processes, or on a cluster; what is there already is not done again."""
 
 import contextlib
 import dataclasses
@@ -14,8 +14,9 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from mdsens.errors import InputError, MdsensError, StoreError, reason
+from mdsens.studies.cluster import spread
 from mdsens.studies.collecting import write_plan
-from mdsens.studies.records import UNITS, finished, write_unit
+from mdsens.studies.records import UNITS, finished, image_of, write_unit
 from mdsens.studies.units import Study, Unit
 from mdsens.studies.works import Record, work
 
@@ -46,6 +47,7 @@ def run(
     *,
     shard: tuple[int, int] = (1, 1),
     workers: int = 1,
+    scheduler: str | None = None,
     retry: bool = False,
     progress: bool | None = None,
 ) -> Run:
@@ -55,6 +57,7 @@ def run(
         folder: where its units are; made if it is not there.
         shard: `(i, n)`: only every n-th unit, beginning with the i-th, for arrays of jobs.
         workers: processes.
+        scheduler: address of a Dask scheduler, `"tcp://host:8786"`, whose workers do the work instead.
         retry: do those that failed again, too.
         progress: show a bar; by default only at a terminal.
 
@@ -66,6 +69,8 @@ def run(
         raise InputError(f"A shard is I/N with I from 1 to N, not {i}/{n}.")
     if workers < 1:
         raise InputError(f"At least one worker is wanted, not {workers}.")
+    if scheduler is not None and workers > 1:
+        raise InputError("A Dask scheduler has workers of its own: leave workers out, or the scheduler.")
     _make(folder)
     with locked(folder, shard):
         write_plan(folder, study)
@@ -75,10 +80,13 @@ def run(
         units = list({unit.name: unit for unit in study.units[i - 1 :: n]}.values())
         there = {name: why for name, why in finished(folder).items() if not (retry and why)}
         missing = [unit for unit in units if unit.name not in there]
-        way = _serially if workers == 1 or len(missing) < 2 else _in_parallel
         failures = {unit.name: why for unit in units if (why := there.get(unit.name))}
         done = 0
-        with contextlib.closing(way(missing, folder, workers)) as results, _bar(len(units), len(missing), progress) as bar:
+        if scheduler is not None and missing:
+            ways = _on_cluster(missing, folder, scheduler)
+        else:
+            ways = _serially(missing, folder) if workers == 1 or len(missing) < 2 else _in_parallel(missing, folder, workers)
+        with contextlib.closing(ways) as results, _bar(len(units), len(missing), progress) as bar:
             for name, why in results:
                 done += 1
                 if why:
@@ -121,8 +129,8 @@ def locked(folder: Path, shard: tuple[int, int] = (1, 1)) -> Iterator[None]:
         yield
 
 
-def do(unit: Unit, folder: Path) -> tuple[str, str]:
-    """Do a unit and write its file; its name, and why it failed, or ""."""
+def attempt(unit: Unit) -> tuple[str, bytes]:
+    """Do a unit: why it failed, or "", and its file."""
     begun, record, failure = time.perf_counter(), Record({}, {}), ""
     try:
         record = work(unit.input)
@@ -130,13 +138,27 @@ def do(unit: Unit, folder: Path) -> tuple[str, str]:
         failure = str(error) or type(error).__name__
     except Exception as error:  # a study goes on whatever goes wrong in one of its units
         failure = f"an unexpected {reason(error)}"
-    write_unit(folder, unit, record, failure, time.perf_counter() - begun)
+    return failure, image_of(unit, record, failure, time.perf_counter() - begun)
+
+
+def do(unit: Unit, folder: Path) -> tuple[str, str]:
+    """Do a unit and write its file; its name, and why it failed, or ""."""
+    failure, image = attempt(unit)
+    write_unit(folder, unit.name, image)
     return unit.name, failure
 
 
-def _serially(units: Sequence[Unit], folder: Path, workers: int) -> Iterator[tuple[str, str]]:
+def _serially(units: Sequence[Unit], folder: Path) -> Iterator[tuple[str, str]]:
     for unit in units:
         yield do(unit, folder)
+
+
+def _on_cluster(units: Sequence[Unit], folder: Path, address: str) -> Iterator[tuple[str, str]]:
+    """What the cluster's workers find is written here, so that they need not see the folder."""
+    for unit, result, lost in spread(attempt, units, address):
+        failure, image = (lost, image_of(unit, Record({}, {}), lost, 0.0)) if result is None else result
+        write_unit(folder, unit.name, image)
+        yield unit.name, failure
 
 
 def _in_parallel(units: Sequence[Unit], folder: Path, workers: int) -> Iterator[tuple[str, str]]:

@@ -51,8 +51,13 @@ def unit_path(folder: Path, name: str) -> Path:
     return folder / UNITS / f"{name}.h5"
 
 
-def write_unit(folder: Path, unit: Unit, record: Record, reason: str, seconds: float) -> None:
-    """Write what a unit found, or why it failed: whole or not at all."""
+def write_unit(folder: Path, name: str, image: bytes) -> None:
+    """Write a unit's file: whole or not at all."""
+    write_whole(unit_path(folder, name), image, overwrite=True)
+
+
+def image_of(unit: Unit, record: Record, reason: str, seconds: float) -> bytes:
+    """The file of what a unit found, or why it failed."""
     with h5py.File(f"unit-{unit.name}", "w", driver="core", backing_store=False) as file:
         file.attrs["creator"] = json.dumps({"name": "mdsens", "version": mdsens.__version__, "format": STUDY_FORMAT})
         texts = {"unit": unit.name, "label": unit.label, "status": "failed" if reason else "done", "reason": reason}
@@ -62,8 +67,7 @@ def write_unit(folder: Path, unit: Unit, record: Record, reason: str, seconds: f
         for path, values in record.arrays.items():
             file[path] = values
         file.flush()
-        image = file.id.get_file_image()
-    write_whole(unit_path(folder, unit.name), image, overwrite=True)
+        return file.id.get_file_image()
 
 
 def set_text(group, key: str, text: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from mdsens.studies import building, execution, units
 from mdsens.studies.observing import evaluate, relax_all
 from mdsens.studies.parameters import with_values
-from mdsens.studies.records import write_unit
+from mdsens.studies.records import image_of, write_unit
 from mdsens.studies.works import work
 
 STUDY = """
@@ -74,7 +74,7 @@ def main():
             (
                 lambda unit: plain(unit.input),
                 lambda unit: execution.do(unit, out),
-                lambda unit: write_unit(out, unit, record, "", 0.0),
+                lambda unit: write_unit(out, unit.name, image_of(unit, record, "", 0.0)),
             ),
             study.units,
         )

@@ -66,7 +66,7 @@ def main():
             sys.exit("the undisturbed study does not run")
         whole, alone = contents(folder / "whole"), time.monotonic() - begun
         before: dict = {}
-        for kill in range(options.kills):
+        while (kill := sum(not finished for _, finished in instants)) < options.kills and not problems:
             process = command(folder, "killed", options.workers)
             # Most of a short run is starting up: half of the kills wait until it works.
             here = len(before)
@@ -85,7 +85,7 @@ def main():
                 after = contents(folder / "killed")
             except MdsensError as error:
                 problems.append(f"kill {kill}: {error}")
-                break
+                continue
             if lost := [unit for unit, arrays in before.items() if after.get(unit) != arrays]:
                 problems.append(f"kill {kill}: {len(lost)} units were lost or changed")
             instants.append(("work" if len(after) > here else "start", finished))
@@ -102,10 +102,10 @@ def main():
         left = list(folder.rglob("*.part"))
         if left:
             problems.append(f"left behind: {left[0].name}")
-    print(f"kills                          {len(instants):6}")
+    print(f"kills                          {sum(not end for _, end in instants):6}")
     print(f"  while it began               {sum(what == 'start' and not end for what, end in instants):6}")
     print(f"  while it worked              {sum(what == 'work' and not end for what, end in instants):6}")
-    print(f"  too late, it had ended       {sum(end for _, end in instants):6}")
+    print(f"runs that ended before         {sum(end for _, end in instants):6}")
     print(f"units of the study             {len(whole):6}")
     print(f"  there before the last resume {there:6}")
     print(f"  in the collected file        {collected[0]:6}")

@@ -133,18 +133,11 @@ def _inside(rng, file) -> str:
     return f"{('removed', 'group', 'link', 'cycle', 'giant', 'type', 'empty', 'number', 'shape')[way]} {name}"
 
 
+VALUES = (
+    *(np.nan, -1, 10**18, 1e300, "", "x" * 30_000, "../../x", b"\xff\xfe", "{}", "[]"),
+    *(np.zeros((2, 3)), np.array([], dtype=float)),
+)
+
+
 def _value(rng):
-    return (
-        np.nan,
-        -1,
-        10**18,
-        "",
-        "x" * 30_000,
-        "../../x",
-        np.zeros((2, 3)),
-        np.array([], dtype=float),
-        b"\xff\xfe",
-        "{}",
-        "[]",
-        1e300,
-    )[rng.integers(12)]
+    return VALUES[rng.integers(len(VALUES))]
