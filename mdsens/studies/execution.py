@@ -1,7 +1,9 @@
 """A study's units done one after the other, by processes, or on a cluster; what is there already is not done again."""
 
+import collections
 import contextlib
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import signal
@@ -9,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -24,6 +26,12 @@ LOCK = ".lock"
 
 AHEAD = 4
 """Units handed out in advance to each worker."""
+
+WRITERS = 4
+"""Threads that write files."""
+
+Attempt = tuple[Unit, str, bytes]
+"""A unit, why it failed, or "", and its file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +91,11 @@ def run(
         failures = {unit.name: why for unit in units if (why := there.get(unit.name))}
         done = 0
         if scheduler is not None and missing:
-            ways = _on_cluster(missing, folder, scheduler)
+            results = _on_cluster(missing, scheduler)
         else:
-            ways = _serially(missing, folder) if workers == 1 or len(missing) < 2 else _in_parallel(missing, folder, workers)
-        with contextlib.closing(ways) as results, _bar(len(units), len(missing), progress) as bar:
-            for name, why in results:
+            results = _serially(missing) if workers == 1 or len(missing) < 2 else _in_parallel(missing, workers)
+        with contextlib.closing(_kept(results, folder)) as done_now, _bar(len(units), len(missing), progress) as bar:
+            for name, why in done_now:
                 done += 1
                 if why:
                     failures[name] = why
@@ -141,48 +149,54 @@ def attempt(unit: Unit) -> tuple[str, bytes]:
     return failure, image_of(unit, record, failure, time.perf_counter() - begun)
 
 
-def do(unit: Unit, folder: Path) -> tuple[str, str]:
-    """Do a unit and write its file; its name, and why it failed, or ""."""
-    failure, image = attempt(unit)
-    write_unit(folder, unit.name, image)
-    return unit.name, failure
+def _kept(results: Iterator[Attempt], folder: Path) -> Iterator[tuple[str, str]]:
+    """Write units' files while the next ones are at work, for a disk takes its time; their names, and why they failed."""
+    waiting: collections.deque = collections.deque()
+
+    def written():
+        name, failure, writing = waiting.popleft()
+        writing.result()
+        return name, failure
+
+    with contextlib.closing(results), ThreadPoolExecutor(WRITERS) as pool:
+        for unit, failure, image in results:
+            waiting.append((unit.name, failure, pool.submit(write_unit, folder, unit.name, image)))
+            while waiting and (len(waiting) > 2 * WRITERS or waiting[0][2].done()):
+                yield written()
+        while waiting:
+            yield written()
 
 
-def _serially(units: Sequence[Unit], folder: Path) -> Iterator[tuple[str, str]]:
+def _serially(units: Sequence[Unit]) -> Iterator[Attempt]:
     for unit in units:
-        yield do(unit, folder)
+        yield unit, *attempt(unit)
 
 
-def _on_cluster(units: Sequence[Unit], folder: Path, address: str) -> Iterator[tuple[str, str]]:
-    """What the cluster's workers find is written here, so that they need not see the folder."""
+def _on_cluster(units: Sequence[Unit], address: str) -> Iterator[Attempt]:
     for unit, result, lost in spread(attempt, units, address):
-        failure, image = (lost, image_of(unit, Record({}, {}), lost, 0.0)) if result is None else result
-        write_unit(folder, unit.name, image)
-        yield unit.name, failure
+        yield unit, *((lost, image_of(unit, Record({}, {}), lost, 0.0)) if result is None else result)
 
 
-def _in_parallel(units: Sequence[Unit], folder: Path, workers: int) -> Iterator[tuple[str, str]]:
+def _in_parallel(units: Sequence[Unit], workers: int) -> Iterator[Attempt]:
     workers = min(workers, len(units))
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
-    left, running = iter(units), set()
+    left, running = iter(units), {}
     try:
         with _bounded_threads(threads):
-            for _, unit in zip(range(AHEAD * workers), left, strict=False):
-                running.add(pool.submit(do, unit, folder))
+            for unit in itertools.islice(left, AHEAD * workers):
+                running[pool.submit(attempt, unit)] = unit
         while running:
-            ended, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in ended:
-                yield future.result()
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
                 if (unit := next(left, None)) is not None:
-                    running.add(pool.submit(do, unit, folder))
+                    running[pool.submit(attempt, unit)] = unit
+                yield running.pop(future), *future.result()
     except BrokenProcessPool:
         raise StoreError(
             "A worker died, perhaps for want of memory: what was finished is kept; run again, with fewer --workers."
         ) from None
     finally:
-        # Nothing is half written, whenever a worker ends.
         processes = list((pool._processes or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
         if running:

@@ -7,6 +7,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import platform
 import time
@@ -84,6 +85,11 @@ def text_of(group, key: str) -> str:
 
 
 def _provenance() -> dict[str, Any]:
+    return {**_machine(), "created": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+
+
+@functools.cache
+def _machine() -> dict[str, Any]:
     import ase
     import jax
     import jaxlib
@@ -93,7 +99,6 @@ def _provenance() -> dict[str, Any]:
     return {
         "versions": {**versions, "python": platform.python_version()},
         "platform": platform.platform(),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
 

@@ -73,7 +73,7 @@ def main():
         alone, whole, written = milliseconds(
             (
                 lambda unit: plain(unit.input),
-                lambda unit: execution.do(unit, out),
+                lambda unit: execution.attempt(unit),
                 lambda unit: write_unit(out, unit.name, image_of(unit, record, "", 0.0)),
             ),
             study.units,
@@ -84,9 +84,9 @@ def main():
     print(f"a sweep of {count} units, {len(record.arrays['structures/silicon/positions'])} atoms, ms a unit")
     for what, value in (
         ("relaxed and observed in a loop", alone),
-        ("the same as a unit with its file", whole),
+        ("the same as a unit", whole),
         ("  overhead", whole - alone),
-        ("  of that, its file", written),
+        ("writing its file, beside the next one", written),
         ("reading the study", reading),
         ("mdsens run, altogether", rate),
     ):
