@@ -133,6 +133,17 @@ def _uncertainty(done: list[Outcome]):
         yield from _table([*head, "mostly from"], rows)
         if not sampled and arrays["covariance"].size > 1:
             yield "  the covariance of all of them is in the file"
+        if whole := facts.get("indices"):
+            shown = ("S1", "ST") if whole["method"] == "sobol" else ("mu_star", "sigma")
+            tables = [numbers_of(outcome, f"indices/{index}") for index in shown]
+            rows = [
+                [label, name, *(f"{table[observable][at]:.3f}" for table in tables)]
+                for observable, found in tables[0].items()
+                for label, index in zip(entries(observable, found.shape[:-1]), np.ndindex(found.shape[:-1]), strict=True)
+                for name, at in ((name, (*index, k)) for k, name in enumerate(whole["names"]))
+            ]
+            yield f"  {whole['method']}, {whole['count']} structures relaxed, {whole['failed']} of them failed"
+            yield from _table(["observable", "parameter", *shown], rows)
         yield ""
 
 

@@ -135,6 +135,8 @@ class Uncertainty(_Table):
     joint: bool = False
     check: bool = True
     samples: Annotated[int, Field(ge=0)] = 0
+    indices: Literal["sobol", "morris"] | None = None
+    index_samples: Annotated[int, Field(ge=2)] | None = None
     seed: Seed = 0
 
 

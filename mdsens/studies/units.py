@@ -139,6 +139,10 @@ def _check_study(told, potential, problems):
         given = [what for what in ("std", "covariance", "ensemble") if getattr(study, what) is not None]
         if len(given) != 1:
             problems.append("study: give exactly one of std, covariance and ensemble.")
+        if study.indices and study.std is None:
+            problems.append("study.indices: global indices are of independent parameters: give std.")
+        if study.indices == "sobol" and study.index_samples and study.index_samples & (study.index_samples - 1):
+            problems.append(f"study.index_samples is {study.index_samples}: Sobol's indices want a power of two, such as 64.")
     if isinstance(study, schema.Sweep):
         lengths = [given.points if isinstance(given, schema.Range) else len(given) for given in study.parameters.values()]
         many = (math.prod(lengths) if study.mode == "grid" else max(lengths, default=1)) * len(told.structures or {})

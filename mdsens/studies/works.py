@@ -10,6 +10,7 @@ from mdsens.equilibrium import Equilibrium
 from mdsens.studies import building
 from mdsens.studies.calibration import Target, calibrate, inverse_design
 from mdsens.studies.following import continuation
+from mdsens.studies.indices import global_indices
 from mdsens.studies.observing import Together, relax_all
 from mdsens.studies.parameters import Selection, with_values
 from mdsens.studies.sweeping import at_point
@@ -99,6 +100,12 @@ def _uncertainty(systems, potential, options, observed, settings) -> Record:
         for what in ("mean", "std", "std_error"):
             arrays |= _under(f"sampling/{what}", getattr(sampled, what))
         facts["sampling"] = {"count": sampled.count, "failed": sampled.failed}
+    if method := settings.get("indices"):
+        count, seed = settings.get("index_samples", 64), settings["seed"]
+        whole = global_indices(states, observed.parts, settings["std"], method=method, samples=count, seed=seed, relax=again)
+        for index, by_observable in whole.values.items():
+            arrays |= _under(f"indices/{index}", by_observable)
+        facts["indices"] = {"method": method, "names": list(whole.names), "count": whole.count, "failed": whole.failed}
     return Record(arrays, facts)
 
 
