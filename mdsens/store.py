@@ -136,11 +136,12 @@ def write_whole(path: Path, image: bytes, *, overwrite: bool) -> None:
             part.replace(path)
         else:
             _link(part, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        if os.name == "posix":  # Windows opens no folders
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except FileExistsError:
         raise StoreError(f"{str(path)!r} appeared while the result was computed: choose another name.") from None
     except OSError as error:

@@ -31,10 +31,10 @@ def product(system, potential):
 def test_sobol_s_indices_are_the_shares_of_the_variance(dimer):
     """10 σ + ε has the variances 0.04 and 0.01; the product has none of one parameter alone; the bond is of σ only."""
     observables = {"linear": linear, "product": product, "bond": ms.observables.distances([(0, 1)])}
-    found = studies.global_indices(dimer, observables, STD, samples=128, seed=1)
-    assert found.names == ("sigma", "epsilon") and found.count == 128 * 4 and not found.failed
+    found = studies.global_indices(dimer, observables, STD, samples=64, seed=1)
+    assert found.names == ("sigma", "epsilon") and found.count == 64 * 4 and not found.failed
     for index in ("S1", "ST"):
-        # The estimates' own 95 % intervals are 0.1 to 0.2 at 128 points.
+        # The estimates' own 95 % intervals are 0.1 to 0.2 at 64 points.
         np.testing.assert_allclose(found.values[index]["linear"], [0.8, 0.2], atol=0.1)
         np.testing.assert_allclose(found.values[index]["bond"], [[1.0, 0.0]], atol=0.1)
     assert (abs(found.values["S1"]["linear"] - [0.8, 0.2]) < 2.0 * found.values["S1_conf"]["linear"]).all()

@@ -23,6 +23,8 @@ from mdsens.studies.units import Study, Unit
 from mdsens.studies.works import Record, work
 
 LOCK = ".lock"
+PASSING = 2.0
+"""Seconds that a shard waits while others begin."""
 
 AHEAD = 4
 """Units handed out in advance to each worker."""
@@ -119,21 +121,34 @@ def locked(folder: Path, shard: tuple[int, int] = (1, 1)) -> Iterator[None]:
     Raises:
         StoreError: another process is in it.
     """
-    import fcntl
+    from filelock import FileLock, Timeout
 
-    alone = shard == (1, 1)
-    names = [(LOCK, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)]
-    if not alone:
-        names.append((f"{LOCK}-{shard[0]}-of-{shard[1]}", fcntl.LOCK_EX))
     with contextlib.ExitStack() as held:
-        for name, kind in names:
-            file = held.enter_context((folder / name).open("w"))
+
+        def take(name, patience=0.0):
+            lock = FileLock(folder / name)
             try:
-                fcntl.flock(file, kind | fcntl.LOCK_NB)
-            except OSError:
+                lock.acquire(timeout=patience)
+            except Timeout:
                 raise StoreError(
                     f"Another process is at work in {str(folder)!r}: wait for it, stop it, or choose another folder (-o)."
                 ) from None
+            except (OSError, NotImplementedError) as error:
+                raise StoreError(
+                    f"The folder {str(folder)!r} cannot be locked ({reason(error)}): choose another one (-o)."
+                ) from None
+            held.callback(lock.release)
+            return lock
+
+        if shard == (1, 1):
+            take(LOCK)
+            for other in sorted(folder.glob(f"{LOCK}-*")):
+                take(other.name)
+        else:
+            # Shards pass through the lock of the whole one after the other, and keep their own.
+            whole = take(LOCK, PASSING)
+            take(f"{LOCK}-{shard[0]}-of-{shard[1]}")
+            whole.release()
         yield
 
 
