@@ -61,12 +61,15 @@ def demo(
 @app.command()
 def show(file: ResultFile):
     """A stored result, or a collected study, as a table."""
+    from mdsens.harmless import readable
     from mdsens.show import describe
     from mdsens.store import load
     from mdsens.studies.collecting import is_collected, read_collected
     from mdsens.studies.reporting import describe_study
 
-    for line in describe_study(read_collected(file)) if is_collected(file) else describe(*load(file)):
+    with readable(file, "file that mdsens can show"):
+        lines = [*(describe_study(read_collected(file)) if is_collected(file) else describe(*load(file)))]
+    for line in lines:
         typer.echo(line)
 
 
@@ -98,6 +101,10 @@ def run(
     check: Annotated[bool, typer.Option("--check", help="Only read the study, and say what it consists of.")] = False,
     shard: Annotated[str, typer.Option("--shard", help="I/N: only every N-th unit from the I-th, for arrays of jobs.")] = "1/1",
     workers: Annotated[int, typer.Option("--workers", "-w", help="Processes that share the work.", min=1)] = 1,
+    scheduler: Annotated[
+        str | None,
+        typer.Option("--scheduler", help="A Dask scheduler, tcp://host:8786, whose workers do the work.", show_default=False),
+    ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Do units that failed again, too.")] = False,
 ):
     """Do a study, or what is missing of it. Exit 1 if a unit failed."""
@@ -106,7 +113,7 @@ def run(
     if check:
         lines, fine = commands.check(study), True
     else:
-        lines, fine = commands.run(study, output, shard=shard, workers=workers, retry=retry)
+        lines, fine = commands.run(study, output, shard=shard, workers=workers, scheduler=scheduler, retry=retry)
     for line in lines:
         typer.echo(line)
     if not fine:
@@ -193,13 +200,15 @@ def plot(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace pictures that exist.")] = False,
 ):
     """Pictures of a stored result, or of a collected study."""
+    from mdsens.harmless import readable
     from mdsens.show import pictures
     from mdsens.store import check_writable, load, save_picture
     from mdsens.studies.collecting import is_collected, read_collected
     from mdsens.studies.pictures import study_pictures
 
     if is_collected(file):
-        drawn = study_pictures(read_collected(file))
+        with readable(file, "study that can be drawn"):
+            drawn = study_pictures(read_collected(file))
     else:
         eq, sensitivity = load(file)
         if sensitivity is None:

@@ -16,6 +16,7 @@ A file is complete or absent: it is built in memory, written beside its place, s
 
 import dataclasses
 import errno
+import functools
 import io
 import json
 import os
@@ -34,6 +35,7 @@ import numpy as np
 
 import mdsens
 from mdsens import constraints as constraint_kinds
+from mdsens.announced import is_file
 from mdsens.certificate import Certificate
 from mdsens.constraints import Constraint
 from mdsens.curvature import Curvature
@@ -41,6 +43,7 @@ from mdsens.derivatives import Sensitivity
 from mdsens.descent import listed_tightly
 from mdsens.equilibrium import Equilibrium, nested
 from mdsens.errors import InputError, StoreError
+from mdsens.harmless import check_harmless, readable
 from mdsens.labelling import name_axes, name_others, name_unit
 from mdsens.potentials import SHIPPED, Potential
 from mdsens.potentials.base import parameter_paths
@@ -91,20 +94,11 @@ def load(
     """
     path = Path(path)
     constraints = [constraints] if isinstance(constraints, Constraint) else list(constraints)
-    if not path.is_file():
+    if not is_file(path):
         raise StoreError(f"There is no file {str(path)!r}.")
-    try:
-        with h5py.File(path, "r") as file:
-            _check_ours(file, path)
-            return _read(file, path, potential, constraints)
-    except StoreError:
-        raise
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        # h5py's errors for damaged files are of all these kinds.
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise StoreError(
-            f"{str(path)!r} is not a readable HDF5 file of mdsens; it may be damaged or cut off ({reason})."
-        ) from error
+    with readable(path, "readable HDF5 file of mdsens"), h5py.File(path, "r") as file:
+        _check_ours(file, path)
+        return _read(file, path, potential, constraints)
 
 
 def provenance_of(path: Path) -> dict[str, Any]:
@@ -113,15 +107,10 @@ def provenance_of(path: Path) -> dict[str, Any]:
     Raises:
         StoreError: it is not one of mdsens's files.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            _check_ours(file, path)
-            found = {key: str(value) for key, value in file["provenance"].attrs.items()}
-            return {**found, "versions": json.loads(found["versions"])}
-    except StoreError:
-        raise
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise StoreError(f"{str(path)!r} does not say what it was made with; it may be damaged.") from error
+    with readable(path, "result of mdsens that says what it was made with"), h5py.File(path, "r") as file:
+        _check_ours(file, path)
+        found = {key: str(value) for key, value in file["provenance"].attrs.items()}
+        return {**found, "versions": json.loads(found["versions"])}
 
 
 def check_writable(path: Path, *, overwrite: bool) -> None:
@@ -162,11 +151,12 @@ def write_whole(path: Path, image: bytes, *, overwrite: bool) -> None:
             part.replace(path)
         else:
             _link(part, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        if os.name == "posix":  # Windows opens no folders
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except FileExistsError:
         raise StoreError(f"{str(path)!r} appeared while the result was computed: choose another name.") from None
     except OSError as error:
@@ -306,16 +296,17 @@ def _function_name(part) -> str:
 
 def made_with() -> dict[str, Any]:
     """Versions, platform and time, for a result's provenance."""
+    return {**_machine(), "created": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+
+
+@functools.cache
+def _machine() -> dict[str, Any]:
     import ase
     import jaxlib
     import scipy
 
     versions = {module.__name__: module.__version__ for module in (mdsens, jax, jaxlib, np, scipy, ase, h5py, eqx)}
-    return {
-        "versions": {**versions, "python": platform.python_version()},
-        "platform": platform.platform(),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
+    return {"versions": {**versions, "python": platform.python_version()}, "platform": platform.platform()}
 
 
 def _write_provenance(file):
@@ -342,18 +333,6 @@ def _check_ours(file, path):
     if (version := int(file["h5md/creator"].attrs["format"])) > FORMAT:
         raise StoreError(f"{str(path)!r} has layout {version}, newer than this mdsens knows ({FORMAT}): upgrade mdsens.")
     check_harmless(file, path.stat().st_size, path)
-
-
-def check_harmless(group, limit, path):
-    """Only hard links, and no dataset larger than the file (external, virtual, filled-in)."""
-    for name in group:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise StoreError(f"{str(path)!r} has a link to elsewhere at {group.name}/{name}, which mdsens does not follow.")
-        item = group[name]
-        if isinstance(item, h5py.Group):
-            check_harmless(item, limit, path)
-        elif item.is_virtual or item.external or item.nbytes > limit:
-            raise StoreError(f"{str(path)!r} has data from elsewhere, or more than it can hold, at {item.name}.")
 
 
 def _read(file, path, template, given):

@@ -30,7 +30,10 @@ def random_packing(
         raise InputError("random_packing wants dim 2 or 3 and positive diameters and packing fraction.")
     labels = [label for label in diameters for _ in range(n // len(diameters))]
     sizes = np.array([diameters[label] for label in labels])
-    volume = (np.pi / 4.0 * sizes**2 if dim == 2 else np.pi / 6.0 * sizes**3).sum() / packing_fraction
+    with np.errstate(over="ignore"):
+        volume = (np.pi / 4.0 * sizes**2 if dim == 2 else np.pi / 6.0 * sizes**3).sum() / packing_fraction
     side = volume ** (1.0 / dim)
+    if not np.isfinite(side):
+        raise InputError(f"random_packing wants diameters and a packing fraction that make a finite box, not {side} wide.")
     positions = np.random.default_rng(seed).uniform(0.0, side, (n, dim))
     return System(positions, cell=np.eye(dim) * side, pbc=True, species=labels)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from mdsens.announced import check_announced, is_file
 from mdsens.errors import InputError
 from mdsens.implicit.checks import is_traced
 
@@ -162,9 +163,14 @@ class System(eqx.Module):
         """
         from ase import Atoms
         from ase.constraints import FixAtoms
+        from ase.data import chemical_symbols
 
         if not isinstance(atoms, Atoms):
             raise InputError(f"from_ase wants ase.Atoms, not {type(atoms).__name__}; mdsens.read(path) reads files.")
+        if len(atoms) and not 0 <= atoms.numbers.min() <= atoms.numbers.max() < len(chemical_symbols):
+            raise InputError(
+                f"There are atomic numbers from {atoms.numbers.min()} to {atoms.numbers.max()}, which no elements have."
+            )
         frozen = np.zeros(len(atoms), dtype=bool)
         for constraint in atoms.constraints:
             if not isinstance(constraint, FixAtoms):
@@ -224,10 +230,10 @@ def read(path, *, species: Sequence[str] | None = None, **options) -> System:
         InputError: no such file, no structure in it, more than one structure, or a LAMMPS data file without species.
     """
     import ase.io
-    from ase.io.formats import UnknownFileTypeError
+    from ase.io.formats import UnknownFileTypeError, filetype
 
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"There is no file {str(path)!r}.")
     if path.stat().st_size == 0:
         raise InputError(f"The file {str(path)!r} is empty.")
@@ -240,8 +246,13 @@ def read(path, *, species: Sequence[str] | None = None, **options) -> System:
         options["Z_of_type"] = _lammps_types(species, path)
     elif species is not None:
         raise InputError(f"species= is for LAMMPS data files, and {str(path)!r} does not look like one: leave it out.")
+    place = path.absolute()  # ASE takes some names for addresses of databases
     try:
-        images = ase.io.read(path, **{"index": slice(None), **options})
+        options["format"] = options["format"] or filetype(str(place))
+        check_announced(path, options["format"])
+        images = ase.io.read(place, **{"index": slice(None), **options})
+    except InputError:
+        raise
     except UnknownFileTypeError:
         raise InputError(f"{str(path)!r} is not a structure file that ASE knows: give format=..., or convert it.") from None
     except Exception as error:  # ASE's readers raise whatever their parsing stumbles over

@@ -225,6 +225,17 @@ def test_error_bars_are_those_of_two_thousand_samples_a_hundred_times_faster(sea
     assert found.sampling.seconds > 100.0 * found.seconds
 
 
+@pytest.mark.slow
+def test_error_bars_of_silicon_are_those_of_samples(silicon):
+    """`scripts/bench/uncertainty_sampling.py` does it with 2,000 samples, and measures the time."""
+    crystal = ms.relax(ms.System.from_ase(bulk("Si")), silicon, cell="isotropic", fmax=1e-10)
+    observables = {"volume": ms.observables.volume, "energy": ms.observables.energy}
+    found = studies.uncertainty(crystal, observables, {"sigma": 0.01, "epsilon": 0.04, "lam": 0.4}, samples=60, seed=2)
+    assert found.trusted and found.sampling.count == 60
+    for name in observables:
+        assert abs(found.std[name] - found.sampling.std[name]) < 3.0 * found.sampling.std_error[name]
+
+
 def silicon_targets():
     """Lattice constant and elastic constants of the crystal, and the bonds around a vacancy."""
     atoms = bulk("Si", cubic=True) * 2

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mdsens.announced import is_file
 from mdsens.errors import InputError
 
 _SW_COLUMNS = ("epsilon", "sigma", "a", "lam", "gamma", "costheta0", "A", "B", "p", "q", "tol")
@@ -25,7 +26,7 @@ def read_text(path) -> str:
         InputError: no such file, too large, not text, or in other units.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"There is no file {str(path)!r}.")
     if path.stat().st_size > MAX_BYTES:
         raise InputError(f"{str(path)!r} has {path.stat().st_size} bytes, too many for a potential file.")

@@ -50,11 +50,12 @@ def _lines(path) -> list[tuple[int, list[str]]]:
 def _read_coefficients(path) -> dict[str, tuple[float, float, np.ndarray]]:
     """Radius [Å], weight and coefficients of each element."""
     lines = _lines(path)
-    if not lines or len(lines[0][1]) != 2 or not all(word.isdigit() and int(word) > 0 for word in lines[0][1]):
+    counts = lines[0][1] if lines else []
+    if len(counts) != 2 or not all(word.isdecimal() and len(word) < 10 and int(word) > 0 for word in counts):
         raise InputError(
             f"{str(path)!r} is no .snapcoeff file: its first line should be the numbers of elements and of coefficients."
         )
-    n_elements, n_coefficients = map(int, lines[0][1])
+    n_elements, n_coefficients = map(int, counts)
     body = lines[1:]
     if len(body) != (expected := n_elements * (1 + n_coefficients)):
         raise InputError(

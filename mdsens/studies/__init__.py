@@ -7,6 +7,7 @@ needs several structures together, `Of(g, "vacancy")` says of which an observabl
 
 from mdsens.studies.calibration import Calibration, Target, calibrate, inverse_design
 from mdsens.studies.following import Continuation, continuation
+from mdsens.studies.indices import GlobalIndices, global_indices
 from mdsens.studies.observing import Of
 from mdsens.studies.parameters import with_values
 from mdsens.studies.sweeping import Point, Sweep, sweep
@@ -16,6 +17,7 @@ from mdsens.studies.uncertain import Sampling, Uncertainty, uncertainty
 __all__ = [
     "Calibration",
     "Continuation",
+    "GlobalIndices",
     "Of",
     "Point",
     "Sampling",
@@ -25,6 +27,7 @@ __all__ = [
     "Uncertainty",
     "calibrate",
     "continuation",
+    "global_indices",
     "inverse_design",
     "sensitivity_table",
     "sweep",

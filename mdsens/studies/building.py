@@ -7,7 +7,9 @@ import functools
 import glob
 import hashlib
 import inspect
+import itertools
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,8 @@ PATH = "path"
 """Key of a file's place in a recipe, which is no part of a unit's name."""
 
 MANY_FILES = 10_000
+MANY_BLOCKS = 20_000
+"""That ASE's builders put together one by one."""
 
 
 class Components(eqx.Module):
@@ -102,12 +106,15 @@ def structure_recipes(name: str, given: schema.Structure, folder: Path) -> dict[
 
 
 def _matching(pattern: str, folder: Path) -> list[Path]:
-    found = sorted(map(Path, glob.glob(str(folder / pattern), recursive=True)))  # noqa: PTH207  (a pattern may be absolute)
-    found = [path for path in found if path.is_file()]
+    parts = Path(pattern).parts
+    if "**" in parts and (Path(pattern).is_absolute() or ".." in parts):
+        raise InputError(f"file: ** is for folders below that of the study, unlike {pattern!r:.200}.")
+    matching = glob.iglob(str(folder / pattern), recursive=True)  # noqa: PTH207  (a pattern may be absolute)
+    found = sorted(itertools.islice((path for path in map(Path, matching) if path.is_file()), MANY_FILES + 1))
     if not found:
-        raise InputError(f"file: nothing is found at {pattern!r}, seen from the folder of the study.")
+        raise InputError(f"file: nothing is found at {pattern!r:.200}, seen from the folder of the study.")
     if len(found) > MANY_FILES:
-        raise InputError(f"file: {pattern!r} means {len(found)} files, more than {MANY_FILES}: narrow it.")
+        raise InputError(f"file: {pattern!r:.200} means more than {MANY_FILES} files: narrow it.")
     return found
 
 
@@ -149,7 +156,10 @@ def _structure(text: str) -> System:
         raise InputError("repeat is for 3-D structures.")
     atoms = system.to_ase()
     if "repeat" in changes:
-        atoms = atoms.repeat(changes["repeat"])
+        times = changes["repeat"]
+        if len(atoms) * (math.prod(times) if isinstance(times, list) else times**3) > schema.MANY_ATOMS:
+            raise InputError(f"repeat: {times} times {len(atoms)} atoms are more than {schema.MANY_ATOMS}: repeat it less.")
+        atoms = atoms.repeat(times)
     for key in ("delete", "frozen"):
         if bad := [k for k in changes.get(key, ()) if not -len(atoms) <= k < len(atoms)]:
             raise InputError(f"{key}: there is no atom {bad[0]} among {len(atoms)}.")
@@ -186,6 +196,9 @@ def _built(name: str, arguments: Mapping[str, Any]):
     builder = getattr(ase.build, name)
     check_arguments(builder, arguments, name)
     tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    counts = [k for value in tuples.values() for k in (value if isinstance(value, tuple) else (value,)) if type(k) is int and k]
+    if math.prod(counts) > MANY_BLOCKS:
+        raise InputError(f"{name}: {arguments!r:.120} are more than {MANY_BLOCKS} pieces: build a smaller one, and repeat it.")
     try:
         return builder(**tuples)
     except Exception as error:  # ASE's are of many kinds

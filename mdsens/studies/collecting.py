@@ -19,10 +19,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mdsens.errors import MdsensError, StoreError, reason
+from mdsens.errors import MdsensError, StoreError
+from mdsens.harmless import check_harmless, readable
 from mdsens.labelling import name_axes, name_unit
 from mdsens.potentials import Potential
-from mdsens.store import check_harmless, check_writable, write_h5md, write_whole
+from mdsens.store import check_writable, write_h5md, write_whole
 from mdsens.studies import building
 from mdsens.studies.labelling import name_all
 from mdsens.studies.records import STUDY_FORMAT, Outcome, finished, outcome_of, read_unit, set_text, text_of, unit_path
@@ -191,15 +192,10 @@ def read_collected(path: Path) -> Collected:
     Raises:
         StoreError: not such a file.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            check_harmless(file, path.stat().st_size, path)
-            group = file["study"]
-            units = group["units"]
-            if (kind := str(group.attrs["kind"])) not in KINDS:
-                raise StoreError(f"{str(path)!r} holds a study of a kind {kind!r:.40} that this mdsens does not know.")
-            return Collected(kind, text_of(group, "toml"), tuple(outcome_of(units[key]) for key in sorted(units)))
-    except StoreError:
-        raise
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise StoreError(f"{str(path)!r} is no collected study, or damaged ({reason(error)}).") from error
+    with readable(path, "collected study"), h5py.File(path, "r") as file:
+        check_harmless(file, path.stat().st_size, path)
+        group = file["study"]
+        units = group["units"]
+        if (kind := str(group.attrs["kind"])) not in KINDS:
+            raise StoreError(f"{str(path)!r} holds a study of a kind {kind!r:.40} that this mdsens does not know.")
+        return Collected(kind, text_of(group, "toml"), tuple(outcome_of(units[key]) for key in sorted(units)))

@@ -24,13 +24,15 @@ def check(path: Path) -> list[str]:
     return lines
 
 
-def run(path: Path, folder: Path | None, *, shard: str, workers: int, retry: bool) -> tuple[list[str], bool]:
+def run(
+    path: Path, folder: Path | None, *, shard: str, workers: int, scheduler: str | None, retry: bool
+) -> tuple[list[str], bool]:
     """`(what to say, whether all went well)`."""
     study = read_study(path)
     folder = path.with_suffix("") if folder is None else folder
     if folder.is_file():
         raise InputError(f"{str(folder)!r} is a file: name a folder for the results, -o DIR.")
-    done = execution.run(study, folder, shard=_shard(shard), workers=workers, retry=retry)
+    done = execution.run(study, folder, shard=_shard(shard), workers=workers, scheduler=scheduler, retry=retry)
     lines = [f"{folder}: {counted(done.total, 'unit')}, {done.done} of them done now, {len(done.failed)} failed."]
     if done.failed:
         lines += [*failure_table(list(done.failed)), "Do them again with --retry."]

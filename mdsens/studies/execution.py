@@ -1,7 +1,9 @@
-"""A study's units done one after the other or by several processes; what is there already is not done again."""
+"""A study's units done one after the other, by processes, or on a cluster; what is there already is not done again."""
 
+import collections
 import contextlib
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import signal
@@ -9,21 +11,30 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from mdsens.errors import InputError, MdsensError, StoreError, reason
+from mdsens.studies.cluster import spread
 from mdsens.studies.collecting import write_plan
 from mdsens.studies.findings import Record
-from mdsens.studies.records import UNITS, failure_of, finished, write_unit
+from mdsens.studies.records import UNITS, finished, image_of, write_unit
 from mdsens.studies.units import Study, Unit
 from mdsens.studies.works import work
 
 LOCK = ".lock"
+PASSING = 2.0
+"""Seconds that a shard waits while others begin."""
 
 AHEAD = 4
 """Units handed out in advance to each worker."""
+
+WRITERS = 4
+"""Threads that write files."""
+
+Attempt = tuple[Unit, str, bytes]
+"""A unit, why it failed, or "", and its file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +58,7 @@ def run(
     *,
     shard: tuple[int, int] = (1, 1),
     workers: int = 1,
+    scheduler: str | None = None,
     retry: bool = False,
     progress: bool | None = None,
 ) -> Run:
@@ -56,6 +68,7 @@ def run(
         folder: where its units are; made if it is not there.
         shard: `(i, n)`: only every n-th unit, beginning with the i-th, for arrays of jobs.
         workers: processes.
+        scheduler: address of a Dask scheduler, `"tcp://host:8786"`, whose workers do the work instead.
         retry: do those that failed again, too.
         progress: show a bar; by default only at a terminal.
 
@@ -67,6 +80,8 @@ def run(
         raise InputError(f"A shard is I/N with I from 1 to N, not {i}/{n}.")
     if workers < 1:
         raise InputError(f"At least one worker is wanted, not {workers}.")
+    if scheduler is not None and workers > 1:
+        raise InputError("A Dask scheduler has workers of its own: leave workers out, or the scheduler.")
     make_folder(folder)
     with locked(folder, shard):
         write_plan(folder, study)
@@ -74,13 +89,16 @@ def run(
             for left in (folder / UNITS).glob(".*.part"):  # by a process that was killed
                 left.unlink(missing_ok=True)
         units = list({unit.name: unit for unit in study.units[i - 1 :: n]}.values())
-        there = finished(folder, retry=retry)
+        there = {name: why for name, why in finished(folder).items() if not (retry and why)}
         missing = [unit for unit in units if unit.name not in there]
-        way = _serially if workers == 1 or len(missing) < 2 else _in_parallel
-        failures = {name: why for name in there & {unit.name for unit in units} if (why := failure_of(folder, name))}
+        failures = {unit.name: why for unit in units if (why := there.get(unit.name))}
         done = 0
-        with contextlib.closing(way(missing, folder, workers)) as results, _bar(len(units), len(missing), progress) as bar:
-            for name, why in results:
+        if scheduler is not None and missing:
+            results = _on_cluster(missing, scheduler)
+        else:
+            results = _serially(missing) if workers == 1 or len(missing) < 2 else _in_parallel(missing, workers)
+        with contextlib.closing(_kept(results, folder)) as done_now, _bar(len(units), len(missing), progress) as bar:
+            for name, why in done_now:
                 done += 1
                 if why:
                     failures[name] = why
@@ -109,26 +127,39 @@ def locked(folder: Path, shard: tuple[int, int] = (1, 1)) -> Iterator[None]:
     Raises:
         StoreError: another process is in it.
     """
-    import fcntl
+    from filelock import FileLock, Timeout
 
-    alone = shard == (1, 1)
-    names = [(LOCK, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)]
-    if not alone:
-        names.append((f"{LOCK}-{shard[0]}-of-{shard[1]}", fcntl.LOCK_EX))
     with contextlib.ExitStack() as held:
-        for name, kind in names:
-            file = held.enter_context((folder / name).open("w"))
+
+        def take(name, patience=0.0):
+            lock = FileLock(folder / name)
             try:
-                fcntl.flock(file, kind | fcntl.LOCK_NB)
-            except OSError:
+                lock.acquire(timeout=patience)
+            except Timeout:
                 raise StoreError(
                     f"Another process is at work in {str(folder)!r}: wait for it, stop it, or choose another folder (-o)."
                 ) from None
+            except (OSError, NotImplementedError) as error:
+                raise StoreError(
+                    f"The folder {str(folder)!r} cannot be locked ({reason(error)}): choose another one (-o)."
+                ) from None
+            held.callback(lock.release)
+            return lock
+
+        if shard == (1, 1):
+            take(LOCK)
+            for other in sorted(folder.glob(f"{LOCK}-*")):
+                take(other.name)
+        else:
+            # Shards pass through the lock of the whole one after the other, and keep their own.
+            whole = take(LOCK, PASSING)
+            take(f"{LOCK}-{shard[0]}-of-{shard[1]}")
+            whole.release()
         yield
 
 
-def do(unit: Unit, folder: Path) -> tuple[str, str]:
-    """Do a unit and write its file; its name, and why it failed, or ""."""
+def attempt(unit: Unit) -> tuple[str, bytes]:
+    """Do a unit: why it failed, or "", and its file."""
     begun, record, failure = time.perf_counter(), Record({}, {}), ""
     try:
         record = work(unit.input)
@@ -136,37 +167,57 @@ def do(unit: Unit, folder: Path) -> tuple[str, str]:
         failure = str(error) or type(error).__name__
     except Exception as error:  # a study goes on whatever goes wrong in one of its units
         failure = f"an unexpected {reason(error)}"
-    write_unit(folder, unit, record, failure, time.perf_counter() - begun)
-    return unit.name, failure
+    return failure, image_of(unit, record, failure, time.perf_counter() - begun)
 
 
-def _serially(units: Sequence[Unit], folder: Path, workers: int) -> Iterator[tuple[str, str]]:
+def _kept(results: Iterator[Attempt], folder: Path) -> Iterator[tuple[str, str]]:
+    """Write units' files while the next ones are at work, for a disk takes its time; their names, and why they failed."""
+    waiting: collections.deque = collections.deque()
+
+    def written():
+        name, failure, writing = waiting.popleft()
+        writing.result()
+        return name, failure
+
+    with contextlib.closing(results), ThreadPoolExecutor(WRITERS) as pool:
+        for unit, failure, image in results:
+            waiting.append((unit.name, failure, pool.submit(write_unit, folder, unit.name, image)))
+            while waiting and (len(waiting) > 2 * WRITERS or waiting[0][2].done()):
+                yield written()
+        while waiting:
+            yield written()
+
+
+def _serially(units: Sequence[Unit]) -> Iterator[Attempt]:
     for unit in units:
-        yield do(unit, folder)
+        yield unit, *attempt(unit)
 
 
-def _in_parallel(units: Sequence[Unit], folder: Path, workers: int) -> Iterator[tuple[str, str]]:
+def _on_cluster(units: Sequence[Unit], address: str) -> Iterator[Attempt]:
+    for unit, result, lost in spread(attempt, units, address):
+        yield unit, *((lost, image_of(unit, Record({}, {}), lost, 0.0)) if result is None else result)
+
+
+def _in_parallel(units: Sequence[Unit], workers: int) -> Iterator[Attempt]:
     workers = min(workers, len(units))
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
-    left, running = iter(units), set()
+    left, running = iter(units), {}
     try:
         with _bounded_threads(threads):
-            for _, unit in zip(range(AHEAD * workers), left, strict=False):
-                running.add(pool.submit(do, unit, folder))
+            for unit in itertools.islice(left, AHEAD * workers):
+                running[pool.submit(attempt, unit)] = unit
         while running:
-            ended, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in ended:
-                yield future.result()
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
                 if (unit := next(left, None)) is not None:
-                    running.add(pool.submit(do, unit, folder))
+                    running[pool.submit(attempt, unit)] = unit
+                yield running.pop(future), *future.result()
     except BrokenProcessPool:
         raise StoreError(
             "A worker died, perhaps for want of memory: what was finished is kept; run again, with fewer --workers."
         ) from None
     finally:
-        # Nothing is half written, whenever a worker ends.
         processes = list((pool._processes or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
         if running:

@@ -13,6 +13,7 @@ from mdsens.studies.calibration import Calibration
 from mdsens.studies.collecting import Collected
 from mdsens.studies.findings import Record
 from mdsens.studies.following import Continuation
+from mdsens.studies.indices import GlobalIndices
 from mdsens.studies.records import Outcome
 from mdsens.studies.sweeping import Point, Sweep
 from mdsens.studies.tables import SensitivityTable
@@ -74,8 +75,22 @@ def _(found: Continuation) -> Record:
 
 
 @record_of.register
+def _(found: GlobalIndices) -> Record:
+    arrays: dict[str, np.ndarray] = {}
+    for index, by_observable in found.values.items():
+        arrays |= _under(f"indices/{index}", by_observable)
+    facts = {"method": found.method, "names": list(found.names), "count": found.count, "failed": found.failed}
+    return Record(arrays, {"indices": facts})
+
+
+@record_of.register
 def _(found: Point) -> Record:
     return Record({**_under("values", found.values), **_under("derivatives", found.derivatives)}, {})
+
+
+def merged(one: Record, other: Record) -> Record:
+    """What both hold."""
+    return Record({**one.arrays, **other.arrays}, {**one.facts, **other.facts})
 
 
 def with_structures(record: Record, states: Mapping[str, Equilibrium]) -> Record:
@@ -94,7 +109,7 @@ def with_structures(record: Record, states: Mapping[str, Equilibrium]) -> Record
             "labels": list(eq.system.labels),
             "pbc": list(eq.system.pbc),
         }
-    return Record({**record.arrays, **arrays}, {**record.facts, "states": facts})
+    return merged(record, Record(arrays, {"states": facts}))
 
 
 def collected_of(found: Found) -> Collected:

@@ -5,6 +5,7 @@
 /<path>    the numbers that it found
 """
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -15,7 +16,8 @@ import numpy as np
 
 import mdsens
 from mdsens.errors import StoreError
-from mdsens.store import check_harmless, made_with, write_whole
+from mdsens.harmless import NUMBERS, check_harmless, readable
+from mdsens.store import made_with, write_whole
 from mdsens.studies.findings import Record
 from mdsens.studies.units import Unit
 
@@ -26,6 +28,7 @@ STUDY_FORMAT = 1
 
 PARTS = {"structures", "potential", "parameters", "relax", "observables", "settings"}
 """Of a unit's input."""
+DELETE = ": delete it, and run again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +51,13 @@ def unit_path(folder: Path, name: str) -> Path:
     return folder / UNITS / f"{name}.h5"
 
 
-def write_unit(folder: Path, unit: Unit, record: Record, reason: str, seconds: float) -> None:
-    """Write what a unit found, or why it failed: whole or not at all."""
+def write_unit(folder: Path, name: str, image: bytes) -> None:
+    """Write a unit's file: whole or not at all."""
+    write_whole(unit_path(folder, name), image, overwrite=True)
+
+
+def image_of(unit: Unit, record: Record, reason: str, seconds: float) -> bytes:
+    """The file of what a unit found, or why it failed."""
     with h5py.File(f"unit-{unit.name}", "w", driver="core", backing_store=False) as file:
         file.attrs["creator"] = json.dumps({"name": "mdsens", "version": mdsens.__version__, "format": STUDY_FORMAT})
         texts = {"unit": unit.name, "label": unit.label, "status": "failed" if reason else "done", "reason": reason}
@@ -59,8 +67,7 @@ def write_unit(folder: Path, unit: Unit, record: Record, reason: str, seconds: f
         for path, values in record.arrays.items():
             file[path] = values
         file.flush()
-        image = file.id.get_file_image()
-    write_whole(unit_path(folder, unit.name), image, overwrite=True)
+        return file.id.get_file_image()
 
 
 def set_text(group, key: str, text: str) -> None:
@@ -82,14 +89,9 @@ def read_unit(path: Path) -> Outcome:
     Raises:
         StoreError: no such file, or not one of these.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            check_harmless(file, path.stat().st_size, path)
-            return outcome_of(file)
-    except StoreError:
-        raise
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise StoreError(f"{str(path)!r} is no unit of a study, or damaged: delete it, and run again.") from error
+    with readable(path, "unit of a study", DELETE), h5py.File(path, "r") as file:
+        check_harmless(file, path.stat().st_size, path)
+        return outcome_of(file)
 
 
 def outcome_of(group) -> Outcome:
@@ -104,25 +106,24 @@ def outcome_of(group) -> Outcome:
 
     def gather(path, item):
         if isinstance(item, h5py.Dataset) and not path.startswith("texts/") and not item.is_scale:
-            arrays[path] = item[()]
+            if item.dtype.kind not in NUMBERS:
+                raise StoreError(f"{group.file.filename!r} has texts at {item.name}, where numbers should be.")
+            arrays[path] = np.asarray(item[()])
 
     group.visititems(gather)
     given, facts, provenance = (json.loads(text_of(group, key)) for key in ("input", "facts", "provenance"))
-    if not all(isinstance(one, dict) for one in (given, facts, provenance)) or not given.keys() >= PARTS:
-        raise ValueError(f"the unit {group.name} does not say what it was made from")
+    if not all(isinstance(value, dict) for value in (given, facts, provenance)) or not given.keys() >= PARTS:
+        raise StoreError(f"{group.file.filename!r} has a unit at {group.name} that does not say what it was made from.")
     unit, label, reason = (text_of(group, key) for key in ("unit", "label", "reason"))
     return Outcome(unit, label, given, Record(arrays, facts), reason, provenance)
 
 
-def failure_of(folder: Path, name: str) -> str:
-    """Why a unit failed, or ""."""
-    with h5py.File(unit_path(folder, name), "r") as file:
-        return text_of(file, "reason")
-
-
-def finished(folder: Path, *, retry: bool = False) -> set[str]:
-    """Names of the units that need not be done again; with `retry`, without those that failed."""
-    names = {path.stem for path in (folder / UNITS).glob("*.h5")}
-    if not retry:
-        return names
-    return {name for name in names if not failure_of(folder, name)}
+def finished(folder: Path) -> dict[str, str]:
+    """The units that are there by name: why they failed, or "". Those that are damaged are left out."""
+    found = {}
+    for path in sorted((folder / UNITS).glob("*.h5")):
+        with contextlib.suppress(StoreError), readable(path, "unit of a study"), h5py.File(path, "r") as file:
+            check_harmless(file, path.stat().st_size, path)
+            if text_of(file, "unit") == path.stem:
+                found[path.stem] = text_of(file, "reason")
+    return found

@@ -9,11 +9,18 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import ConfigDict, Field
 
+from mdsens.announced import is_file
 from mdsens.errors import InputError, did_you_mean
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
+MANY_ATOMS = 5_000_000
+"""Of a structure that a study makes."""
+MANY_UNITS = 100_000
+"""Of a study."""
+
 Number = float
+Seed = Annotated[int, Field(ge=0)]
 Triple = Annotated[list[int], Field(min_length=2, max_length=3)]
 Positive = Annotated[float, Field(gt=0.0)]
 
@@ -38,7 +45,7 @@ class Relax(_Table):
 class Packing(_Table):
     """Arguments of `random_packing`."""
 
-    n: Annotated[int, Field(ge=1)]
+    n: Annotated[int, Field(ge=1, le=MANY_ATOMS)]
     diameters: dict[str, Positive]
     packing_fraction: Positive = 1.0
     dim: Literal[2, 3] = 2
@@ -55,7 +62,7 @@ class Structure(_Table):
     delete: list[int] = []
     rattle: Annotated[float, Field(ge=0.0)] | None = None
     frozen: list[int] = []
-    seed: int | Annotated[list[int], Field(min_length=1)] | None = None
+    seed: Seed | Annotated[list[Seed], Field(min_length=1)] | None = None
     relax: Relax | None = None
 
 
@@ -92,7 +99,7 @@ class Range(_Table):
 
     start: Number
     stop: Number
-    points: Annotated[int, Field(ge=1)]
+    points: Annotated[int, Field(ge=1, le=MANY_UNITS)]
 
 
 def _listed(value) -> str:
@@ -128,7 +135,9 @@ class Uncertainty(_Table):
     joint: bool = False
     check: bool = True
     samples: Annotated[int, Field(ge=0)] = 0
-    seed: int = 0
+    indices: Literal["sobol", "morris"] | None = None
+    index_samples: Annotated[int, Field(ge=2)] | None = None
+    seed: Seed = 0
 
 
 class Calibration(_Table):
@@ -187,12 +196,12 @@ def read_description(path) -> Description:
         InputError: no such file, or no TOML. What is wrong in it otherwise is in `problems`.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"There is no study {str(path)!r}: 'mdsens new sweep -o {path.name}' writes one to begin with.")
     try:
         text = path.read_text(encoding="utf-8")
         content = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of numbers with thousands of digits, of tables in tables without end
         raise InputError(f"{str(path)!r} is no TOML: {error}.") from None
     problems: list[str] = []
     for name in content:

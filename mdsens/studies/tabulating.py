@@ -141,6 +141,24 @@ def _observables(outcome, most):
     more = not sampled and arrays["covariance"].size > 1
     note = "the covariance of all of them is in the file" if more else ""
     yield Table("observables", outcome.label, tuple(columns), f"{outcome.label}: {_trust(outcome)}", note)
+    if whole := facts.get("indices"):
+        yield _indices(outcome, whole, most)
+
+
+def _indices(outcome, whole, most):
+    shown = ("S1", "ST") if whole["method"] == "sobol" else ("mu_star", "sigma")
+    tables = {index: _rows(numbers_of(outcome, f"indices/{index}"), most, -1) for index in shown}
+    rows = [(label, k, name) for label in tables[shown[0]] for k, name in enumerate(whole["names"])]
+    return Table(
+        "indices",
+        outcome.label,
+        (
+            Column("observable", [label for label, _, _ in rows]),
+            Column("parameter", [name for _, _, name in rows]),
+            *(Column(index, [table[label][k] for label, k, _ in rows], ".3f") for index, table in tables.items()),
+        ),
+        f"{whole['method']}, {whole['count']} structures relaxed, {whole['failed']} of them failed",
+    )
 
 
 def _fit(outcome, most):

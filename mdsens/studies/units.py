@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -138,8 +139,17 @@ def _check_study(told, potential, problems):
         given = [what for what in ("std", "covariance", "ensemble") if getattr(study, what) is not None]
         if len(given) != 1:
             problems.append("study: give exactly one of std, covariance and ensemble.")
+        if study.indices and study.std is None:
+            problems.append("study.indices: global indices are of independent parameters: give std.")
+        if study.indices == "sobol" and study.index_samples and study.index_samples & (study.index_samples - 1):
+            problems.append(f"study.index_samples is {study.index_samples}: Sobol's indices want a power of two, such as 64.")
     if isinstance(study, schema.Sweep):
-        _attempt(problems, "study.parameters", _points, study)
+        lengths = [given.points if isinstance(given, schema.Range) else len(given) for given in study.parameters.values()]
+        many = (math.prod(lengths) if study.mode == "grid" else max(lengths, default=1)) * len(told.structures or {})
+        if many > schema.MANY_UNITS:
+            problems.append(f"study.parameters: {many} units are more than {schema.MANY_UNITS}: divide the study into several.")
+        else:
+            _attempt(problems, "study.parameters", _points, study)
     if potential is not None:
         _check_names(study, potential, problems)
 

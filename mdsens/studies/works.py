@@ -7,9 +7,10 @@ from mdsens.studies import building
 from mdsens.studies.calibration import Target, calibrate, inverse_design
 from mdsens.studies.findings import Record
 from mdsens.studies.following import continuation
+from mdsens.studies.indices import global_indices
 from mdsens.studies.observing import Together, relax_all
 from mdsens.studies.parameters import Selection, with_values
-from mdsens.studies.recording import record_of, with_structures
+from mdsens.studies.recording import merged, record_of, with_structures
 from mdsens.studies.sweeping import Point, at_point
 from mdsens.studies.tables import sensitivity_table
 from mdsens.studies.uncertain import uncertainty
@@ -59,7 +60,12 @@ def _uncertainty(systems, potential, options, observed, settings) -> Record:
         seed=settings["seed"],
         relax=again,
     )
-    return with_structures(record_of(found), states)
+    record = record_of(found)
+    if method := settings.get("indices"):
+        count, seed = settings.get("index_samples", 64), settings["seed"]
+        whole = global_indices(states, observed.parts, settings["std"], method=method, samples=count, seed=seed, relax=again)
+        record = merged(record, record_of(whole))
+    return with_structures(record, states)
 
 
 def _calibration(systems, potential, options, observed, settings) -> Record:

@@ -1,0 +1,79 @@
+"""HDF5 files of strangers: what is refused in them before anything is read, and damage told in a sentence."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+
+from mdsens.errors import MdsensError, StoreError, reason
+
+NUMBERS = "biuf"
+"""Kinds of NumPy's types that mdsens keeps, beside texts."""
+
+
+@contextlib.contextmanager
+def readable(path: Path, what: str, remedy: str = "") -> Iterator[None]:
+    """What goes wrong while a file is read is the file's fault.
+
+    Raises:
+        StoreError: it is no `what`, or it is damaged; with what to do.
+    """
+    try:
+        yield
+    except MdsensError:
+        raise
+    except Exception as error:  # h5py's errors for damaged files are of all kinds
+        raise StoreError(f"{str(path)!r} is no {what}, or damaged or cut off ({reason(error)}){remedy}.") from error
+
+
+def check_harmless(file: h5py.File, limit: int, path: Path) -> None:
+    """Plain data in groups, all of it together no larger than the file, of `limit` bytes.
+
+    Raises:
+        StoreError: links to elsewhere, data from elsewhere (external, virtual), data that a filter, the fill value or many
+            names for the same make large, references, types and spaces without data, groups that are inside themselves.
+    """
+    left, groups = limit, set()
+
+    def check(group):
+        nonlocal left
+        for name in group:
+            where = f"{group.name.rstrip('/')}/{name}"
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise StoreError(f"{str(path)!r} has a link to elsewhere at {where}, which mdsens does not follow.")
+            item = group[name]
+            if isinstance(item, h5py.Group):
+                place = h5py.h5o.get_info(item.id).addr
+                if place in groups:
+                    raise StoreError(f"{str(path)!r} has the same group twice, the second time at {where}: it may be endless.")
+                groups.add(place)
+                check(item)
+                continue
+            if not isinstance(item, h5py.Dataset) or item.shape is None:
+                raise StoreError(f"{str(path)!r} has something without data at {where}.")
+            if item.is_virtual or item.external or (left := left - item.nbytes) < 0:
+                raise StoreError(f"{str(path)!r} has data from elsewhere, or more than it can hold, at {where}.")
+            if item.dtype.kind not in NUMBERS and not _is_opaque(item.dtype):
+                left = _after_texts(item, left)
+                if left < 0:
+                    raise StoreError(f"{str(path)!r} has data at {where} that are neither numbers nor texts of its size.")
+
+    groups.add(h5py.h5o.get_info(file.id).addr)
+    check(file)
+
+
+def _is_opaque(dtype) -> bool:
+    """Bytes that HDF5 knows nothing of, such as a kept file."""
+    return dtype.kind == "V" and dtype.names is None and dtype.subdtype is None
+
+
+def _after_texts(item, left) -> int:
+    """What is left of a file's size after the texts of a dataset, one by one: all of them may be one and the same."""
+    if h5py.check_string_dtype(item.dtype) is None or item.ndim > 1:
+        return -1
+    for k in range(item.size):
+        if left < 0:
+            break
+        left -= len(item[k] if item.ndim else item[()])
+    return left

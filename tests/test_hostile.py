@@ -1,0 +1,146 @@
+"""Files of strangers: whatever they hold, they are read or refused in a sentence, soon, and nothing is written elsewhere."""
+
+import gzip
+import importlib
+import pathlib
+import shutil
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from ase.build import bulk
+from helpers import refused
+
+import mdsens as ms
+from mdsens.studies import collecting, execution, records, units
+
+STRESS = pathlib.Path(__file__).parent.parent / "scripts" / "stress"
+
+
+@pytest.fixture(scope="module")
+def stress():
+    sys.path.insert(0, str(STRESS))
+    yield importlib.import_module("fuzz"), importlib.import_module("samples")
+    sys.path.remove(str(STRESS))
+
+
+@pytest.fixture(scope="module")
+def samples(stress, tmp_path_factory):
+    return stress[1].write_samples(tmp_path_factory.mktemp("samples") / "good")
+
+
+def test_spoilt_files_are_read_or_refused(stress, samples, tmp_path):
+    """`scripts/stress/fuzz.py` does the same a thousand times, in a process whose time and memory are measured."""
+    wrong, count = [], 0
+    for kind, path, done in stress[0].spoilt_files(tmp_path / "spoilt", samples, 60, seed=5):
+        if said := stress[0].attempt(kind, path)[1]:
+            wrong.append(f"{kind} {path.name} ({done}): {said}")
+        count += 1
+    assert not wrong and count >= 60, "\n".join(wrong)
+    assert [path.name for path in tmp_path.iterdir()] == ["spoilt"]
+
+
+def many(atoms, path):
+    """The same structure under a header that announces a thousand million atoms."""
+    text = path.read_text()
+    first = {".xyz": "8\n", ".poscar": "   8\n", ".dump": "ATOMS\n8\n", ".lmp": "8 atoms"}[path.suffix]
+    assert text.count(first) == 1, text
+    path.write_text(text.replace(first, first.replace("8", "1000000000")))
+
+
+@pytest.mark.parametrize("ending", ["extxyz", "poscar", "dump", "lmp"])
+def test_headers_that_announce_too_many_atoms(ending, samples, tmp_path):
+    (good,) = (path for path in samples["structures"] if path.name == f"structure.{ending}")
+    bad = tmp_path / f"bad.{'xyz' if ending == 'extxyz' else ending}"
+    shutil.copy(good, bad)
+    more = {"species": ["Si"]} if ending == "lmp" else {"format": "vasp"} if ending == "poscar" else {}
+    assert len(ms.read(bad, **more)) == 8
+    many(8, bad)
+    refused(lambda: ms.read(bad, **more), "announces 1000000000", "can hold")
+
+
+def test_a_packed_file_that_unpacks_without_end(tmp_path):
+    bulk("Si", cubic=True).write(tmp_path / "good.xyz.gz")
+    assert len(ms.read(tmp_path / "good.xyz.gz")) == 8
+    with gzip.open(tmp_path / "bomb.xyz.gz", "wb", compresslevel=1) as file:
+        for _ in range(120):
+            file.write(bytes(2**20))
+    refused(lambda: ms.read(tmp_path / "bomb.xyz.gz"), "unpacks to more than 100 MB")
+
+
+def test_names_are_names_of_files(tmp_path, monkeypatch):
+    """ASE takes `postgres...` for a database's address."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("postgresql.xyz", "mysql.xyz", "a b\n.xyz"):
+        bulk("Si").write(tmp_path / name, format="extxyz")
+        assert len(ms.read(name)) == 2
+    refused(lambda: ms.read("x" * 5000), "There is no file")
+    refused(lambda: ms.read("a\0b"), "There is no file")
+    atoms = bulk("Si")
+    atoms.numbers = [14, 999]
+    refused(lambda: ms.System.from_ase(atoms), "atomic numbers from 14 to 999")
+
+
+ENDLESS = {
+    "n = 8": ("n = 1000000000", "less than or equal to 5000000"),
+    "points = 3": ("points = 1000000", "less than or equal to 100000"),
+    "epsilon = [1.0, 2.0]": ("epsilon = { start = 1.0, stop = 2.0, points = 90000 }", "divide the study"),
+    "size = [2, 2, 3]": ("size = [20000, 20000, 3]", "build a smaller one, and repeat it"),
+    "repeat = 2": ("repeat = 1000", "repeat it less"),
+    "seed = [1, 2]": ("seed = [-1]", "greater than or equal to 0"),
+    "A = 1.0": ("A = 1e308", "finite box"),
+    "n = 3, m": (f"n = {'9' * 5000}, m", "no TOML"),
+    'builder = "nanotube"\narguments = { n = 3, m = 3, length = 2 }': ('file = "/**/*.cif"', "below that of the study"),
+}
+
+
+@pytest.mark.parametrize("old", ENDLESS)
+def test_studies_without_end(old, stress, tmp_path):
+    new, word = ENDLESS[old]
+    text = stress[1].MADE
+    assert text.count(old) == 1
+    (tmp_path / "study.toml").write_text(text.replace(old, new))
+    with pytest.raises(ms.InputError, match=word):
+        units.read_study(tmp_path / "study.toml")
+
+
+HOSTILE = {
+    "a type": lambda group: group.__setitem__("x", np.dtype("f8")),
+    "nothing": lambda group: group.__setitem__("x", h5py.Empty("f8")),
+    "a cycle": lambda group: group.__setitem__("x", group),
+    "twice": lambda group: group.__setitem__("x", group.file.create_group("y")),
+    "references": lambda group: group.create_dataset("x", data=group.ref, dtype=h5py.ref_dtype),
+    "texts": lambda group: group.__setitem__("x", ["a", "b"]),
+    "virtual": lambda group: group.create_virtual_dataset("x", h5py.VirtualLayout((3,), "f8")),
+    "outside": lambda group: group.__setitem__("x", h5py.ExternalLink("/etc/passwd", "/")),
+    "large": lambda group: group.create_dataset("x", (10**9,), "f8", chunks=(10**6,)),
+    "often": lambda group: [group.__setitem__(f"x{k}", group.require_dataset("x", (2000,), "f8")) for k in range(100)],
+}
+
+
+@pytest.fixture(scope="module")
+def unit(samples):
+    return next(path for path in samples["units"] if not records.read_unit(path).failed)
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_units_are_refused_and_done_again(what, unit, tmp_path):
+    shutil.copytree(unit.parent.parent, tmp_path / "out")
+    spoilt = records.unit_path(tmp_path / "out", unit.stem)
+    with h5py.File(spoilt, "a") as file:
+        HOSTILE[what](file["values"])
+    with pytest.raises(ms.StoreError, match=str(spoilt)):
+        records.read_unit(spoilt)
+    with pytest.raises(ms.StoreError):
+        collecting.collect(tmp_path / "out", tmp_path / "all.h5")
+
+
+def test_a_damaged_unit_is_done_again(unit, samples, tmp_path):
+    shutil.copytree(unit.parent.parent, tmp_path / "out")
+    damaged = records.unit_path(tmp_path / "out", unit.stem)
+    damaged.write_bytes(unit.read_bytes()[:2000])
+    study = units.read_study(unit.parent.parent.with_suffix(".toml"))
+    assert execution.run(study, tmp_path / "out", progress=False).done == 1
+    before, after = records.read_unit(unit).record.arrays, records.read_unit(damaged).record.arrays
+    assert all(after[key].tobytes() == before[key].tobytes() for key in before)
