@@ -3,8 +3,9 @@
     python scripts/bench/study_rate.py [--units 1000] [--workers 2]
 
 What a unit takes is the difference of a large study and a small one over that of their units, so that starting and
-compiling, which both do, drop out. The ideal is the same relaxations and observables in a plain loop of one process with
-one thread, times the workers. Wall time says so on a quiet machine only; the processor's time says so on any.
+compiling, which both do, drop out. The ideal is the same relaxations and observables in plain loops, in as many processes at
+once with a thread each, before and after the study, since a machine's speed drifts. Wall time says so on a quiet machine only;
+the processor's time says so on any.
 """
 
 import argparse
@@ -42,6 +43,14 @@ def in_a_loop(inputs) -> tuple[float, float]:
     return (time.perf_counter() - begun) / len(inputs), (time.process_time() - spent) / len(inputs)
 
 
+def in_loops(inputs, workers: int) -> tuple[float, float]:
+    """The same in several processes at once, the mean of them."""
+    context = multiprocessing.get_context("spawn")
+    with execution._bounded_threads(1), ProcessPoolExecutor(workers, mp_context=context) as pool:
+        found = [loop.result() for loop in [pool.submit(in_a_loop, inputs) for _ in range(workers)]]
+    return tuple(sum(times) / workers for times in zip(*found, strict=True))
+
+
 def as_a_study(folder: Path, count: int, workers: int) -> tuple[float, float]:
     """`(wall, processor time)` of a whole study [s]."""
     path = folder / f"of{count}.toml"
@@ -63,15 +72,16 @@ def main():
         path = folder / "study.toml"
         path.write_text(STUDY.format(count=300))
         inputs = [unit.input for unit in units.read_study(path).units]
-        with execution._bounded_threads(1), ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
-            wall, spent = alone.submit(in_a_loop, inputs).result()
         as_a_study(folder, 20, options.workers)  # compiles for all of them, where compiled programs are kept
+        before = in_loops(inputs, options.workers)
         small, large = (as_a_study(folder, count, options.workers) for count in (SMALL, options.units))
+        after = in_loops(inputs, options.workers)
+    wall, spent = ((a + b) / 2 for a, b in zip(before, after, strict=True))
     of_study = [(b - a) / (options.units - SMALL) for a, b in zip(small, large, strict=True)]
     keeps = {"wall time": wall / options.workers / of_study[0], "processor time": spent / of_study[1]}
     overhead = 1e3 * (of_study[1] - spent)
     print(f"a sweep of {options.units} units by {options.workers} workers, ms a unit{'wall':>12}{'processor':>12}")
-    print(f"  {'relaxed and observed in a loop, one core':52}{1e3 * wall:10.2f}{1e3 * spent:12.2f}")
+    print(f"  {'relaxed and observed in loops, each of one core':52}{1e3 * wall:10.2f}{1e3 * spent:12.2f}")
     print(f"  {'as a study':52}{1e3 * of_study[0]:10.2f}{1e3 * of_study[1]:12.2f}")
     print(
         f"  {'share of the ideal rate (floor %.0f %%)' % (100 * FLOOR):52}" + "".join(f"{keep:11.0%} " for keep in keeps.values())
