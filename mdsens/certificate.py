@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from mdsens.potentials.base import bond_vectors, handles, of_pairs
+from mdsens.potentials.bonds import bond_vectors, handles, of_pairs
 from mdsens.potentials.sums import shared
 
 MAX_RESIDUAL = 1e-9

@@ -79,7 +79,7 @@ def rerun_study(path: Path, folder: Path, *, workers: int = 1) -> tuple[Collecte
     if not study.outcomes:
         raise StoreError(f"{str(path)!r} holds no units: there is nothing to do again.")
     known = {outcome.name: outcome for outcome in study.outcomes}
-    for name in finished(folder) & known.keys():
+    for name in finished(folder).keys() & known.keys():
         if read_unit(unit_path(folder, name)).provenance == known[name].provenance:
             raise InputError(f"{str(folder)!r} holds the very units of {str(path)!r}: choose another folder (-o).")
     units = []

@@ -7,7 +7,8 @@ import numpy as np
 
 import mdsens as ms
 from mdsens import stiffness
-from mdsens.potentials.base import handles, neighbor_vectors, of_pairs, parameter_paths
+from mdsens.potentials.base import parameter_paths
+from mdsens.potentials.bonds import handles, neighbor_vectors, of_pairs
 
 FMAX = 1e-12
 STEP = 1e-4

@@ -13,7 +13,7 @@ from lammps_reference import evaluate
 from test_tersoff import shipped
 
 import mdsens as ms
-from mdsens.potentials.base import handles, neighbor_vectors
+from mdsens.potentials.bonds import handles, neighbor_vectors
 
 SHEAR = np.eye(3) + np.array([[0.03, 0.08, -0.05], [0.0, -0.02, 0.1], [0.04, 0.0, 0.05]])
 COLUMNS = ("epsilon", "sigma", "a", "lam", "gamma", "costheta0", "A", "B", "p", "q", "tol")

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from mdsens.errors import InputError
 from mdsens.neighbors import SKIN, Neighbors, find_neighbors
-from mdsens.potentials.base import neighbor_vectors
+from mdsens.potentials.bonds import neighbor_vectors
 from mdsens.potentials.switching import quintic
 from mdsens.system import System, is_concrete
 

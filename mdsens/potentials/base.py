@@ -5,18 +5,16 @@ definition by differentiation, and so does everything that `mdsens.stiffness` an
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
-from mdsens.neighbor_sums import fence
-from mdsens.neighbors import SKIN, Neighbors, bonds, find_neighbors
+from mdsens.neighbors import SKIN, Neighbors, find_neighbors
 from mdsens.potentials.parameters import as_parameter, as_tree, canonical_key
 from mdsens.system import System, is_concrete
 from mdsens.voigt import to_voigt
@@ -449,43 +447,6 @@ def _pressure(potential, system):
 def _deformed_energy(potential, system, deformation):
     where = lambda s: (s.positions, s.cell)  # noqa: E731
     return total_energy(potential, eqx.tree_at(where, system, (system.positions @ deformation, system.cell @ deformation)))
-
-
-def bond_vectors(system: System, reach) -> tuple[Float[Array, "dim capacity atoms"], Bool[Array, "capacity atoms"]]:
-    """`(d, inside)`: vectors to the listed neighbours, and which of them lie within `reach`; stored, not computed twice."""
-    d = fence(bonds(system.positions, system.cell, system.neighbors), system.neighbors)
-    return within(d, system.neighbors.used, reach)
-
-
-def within(d: Float[Array, "dim places atoms"], used, reach):
-    """`(d, inside)`: which of some vectors count; the others are replaced by a harmless one.
-
-    No derivative of that one can be NaN.
-    """
-    reach = jax.lax.stop_gradient(reach).astype(d.dtype)
-    inside = used & (jnp.sum(d * d, axis=0) < reach**2)
-    harmless = jnp.zeros((len(d), 1, 1), d.dtype).at[0].set(jnp.where(jnp.isfinite(reach), 0.5 * reach, 1.0))
-    return jnp.where(inside, d, harmless), inside
-
-
-def neighbor_vectors(system: System, reach) -> tuple[Float[Array, "atoms capacity dim"], Bool[Array, "atoms capacity"]]:
-    """The same, atom by atom."""
-    d, inside = bond_vectors(system, reach)
-    return d.T, inside.T
-
-
-def handles(system: System, atom=None) -> tuple[Atom, Atom]:
-    """Handles of each atom `(N,)` and of its neighbours, those listed `(capacity, N)` or `atom`."""
-    atom, n = system.neighbors.atom if atom is None else atom, len(system)
-    centre = Atom(jnp.arange(n), system.species, system.labels, n)
-    return centre, Atom(atom, system.species[atom], system.labels, n)
-
-
-def of_pairs(function: Callable, *arguments):
-    """`function(*values, i, j)` of each listed pair; arguments `(capacity, N)`, then the handles."""
-    *values, i, j = arguments
-    inner = jax.vmap(function)
-    return jax.vmap(inner, in_axes=(*(0 for _ in values), None, 0))(*values, i, j)
 
 
 def parameter_paths(potential: Potential) -> list[str]:

@@ -9,7 +9,8 @@ import numpy as np
 from jax.scipy.special import erfc
 
 from mdsens.errors import InputError, did_you_mean
-from mdsens.potentials.base import handles, static
+from mdsens.potentials.base import static
+from mdsens.potentials.bonds import handles
 from mdsens.potentials.pair import PairPotential
 from mdsens.potentials.parameters import PerAtom
 from mdsens.units import COULOMB

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mdsens.potentials.base import Atom, Potential, bond_vectors, handles, of_pairs
+from mdsens.potentials.base import Atom, Potential
+from mdsens.potentials.bonds import bond_vectors, handles, of_pairs
 from mdsens.potentials.local_stiffness import EmbeddedStiffness, pair_stiffness
 
 

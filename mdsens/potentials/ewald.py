@@ -15,7 +15,8 @@ from scipy.special import erfcinv
 
 from mdsens.errors import InputError
 from mdsens.neighbors import Neighbors
-from mdsens.potentials.base import Potential, bond_vectors, handles, of_pairs, static
+from mdsens.potentials.base import Potential, static
+from mdsens.potentials.bonds import bond_vectors, handles, of_pairs
 from mdsens.potentials.coulomb import check_charges
 from mdsens.potentials.parameters import PerAtom
 from mdsens.system import is_concrete

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mdsens.errors import InputError
-from mdsens.potentials.base import Atom, Potential, bond_vectors, static
+from mdsens.potentials.base import Atom, Potential, static
+from mdsens.potentials.bonds import bond_vectors
 from mdsens.potentials.parameters import without_constants
 from mdsens.potentials.site import SitePotential
 

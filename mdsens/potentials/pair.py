@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 from mdsens.errors import InputError, did_you_mean
 from mdsens.neighbor_sums import fence
 from mdsens.neighbors import bonds, in_chunks, pair_bonds
-from mdsens.potentials.base import Atom, Potential, bond_vectors, handles, of_pairs, within
+from mdsens.potentials.base import Atom, Potential
+from mdsens.potentials.bonds import bond_vectors, handles, of_pairs, within
 from mdsens.potentials.local_stiffness import CACHED, PairStiffness, pair_stiffness
 from mdsens.potentials.switching import SMOOTHNESS, force_switch, quintic, xplor
 

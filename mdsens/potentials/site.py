@@ -8,7 +8,8 @@ from jaxtyping import Array, Bool, Float
 
 from mdsens.along_last import along_last
 from mdsens.neighbor_sums import fence
-from mdsens.potentials.base import Atom, Potential, bond_vectors, handles
+from mdsens.potentials.base import Atom, Potential
+from mdsens.potentials.bonds import bond_vectors, handles
 from mdsens.potentials.local_stiffness import SiteStiffness
 
 CACHED = 2**19

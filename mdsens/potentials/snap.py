@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
-from mdsens.potentials.base import Potential, bond_vectors, handles, static
+from mdsens.potentials.base import Potential, static
 from mdsens.potentials.bispectrum import Bispectrum, Surroundings, energies
+from mdsens.potentials.bonds import bond_vectors, handles
 from mdsens.potentials.local_stiffness import SiteStiffness
 from mdsens.potentials.site import in_blocks
 from mdsens.potentials.snap_files import LISTS, read_snap

@@ -68,7 +68,7 @@ def main():
         # The first and the last compile whatever lists there are.
         for unit in (study.units[0], study.units[-1]):
             work(unit.input)
-        execution._make(out)
+        execution.make_folder(out)
         record = work(study.units[0].input)
         alone, whole, written = milliseconds(
             (
