@@ -1,7 +1,9 @@
 """The command line. What goes wrong is one sentence; a traceback only with --debug."""
 
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +21,9 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
+
+SOON = 0.05
+"""Seconds until an interrupt that was dropped is repeated."""
 
 ResultFile = Annotated[Path, typer.Argument(help="A file that mdsens wrote.", show_default=False)]
 
@@ -290,10 +295,12 @@ def _demo_folder(output: Path | None, overwrite: bool) -> Path:
 def main() -> None:
     """The entry point: errors become one sentence and an exit status (1; 130 after Ctrl-C)."""
     os.environ.setdefault("MPLBACKEND", "agg")  # pictures go to files; no display is needed
+    _heed_interrupts()
     try:
         app()
     except SystemExit as end:
         if end.code == INTERRUPTED:  # what typer makes of Ctrl-C
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
             typer.echo("mdsens: interrupted; every file that was written is complete.", err=True)
         raise
     except Exception as error:
@@ -301,6 +308,21 @@ def main() -> None:
             raise
         typer.echo(f"mdsens: {error if isinstance(error, MdsensError) else _unexpected(error)}", err=True)
         raise SystemExit(1) from None
+
+
+def _heed_interrupts() -> None:
+    """Ctrl-C counts wherever it falls: Python drops what is raised in callbacks of its garbage collector, and JAX has one."""
+    before = sys.unraisablehook
+
+    def again(dropped):
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            repeated = threading.Timer(SOON, signal.raise_signal, [signal.SIGINT])
+            repeated.daemon = True
+            repeated.start()
+        else:
+            before(dropped)
+
+    sys.unraisablehook = again
 
 
 def _unexpected(error) -> str:

@@ -269,7 +269,7 @@ BAD_COEFFICIENTS = {
     "twice": (lambda good: good.replace("B 0.4", "A 0.4"), ["A", "twice"]),
     "negative radius": (lambda good: good.replace("A 0.5", "A -0.5"), ["radii['A']", "positive"]),
     "other units": (lambda good: good.replace("metal", "real"), ["real", "metal"]),
-    "absurd numbers": (lambda good: good.replace("2 6", "2000000000 6"), ["cut off"]),
+    "absurd numbers": (lambda good: good.replace("2 6", "200000000 6"), ["cut off"]),
 }
 
 BAD_PARAMETERS = {
