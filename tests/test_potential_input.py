@@ -64,7 +64,7 @@ BAD_FILES = {
     "infinite": (lambda good: good.replace("21.0", "inf"), ["Si-Si-Si", "not finite"]),
     "a word among the numbers": (lambda good: good.replace("21.0", "many"), ["Si-Si-Si", "not numbers"]),
     "code": (lambda good: good.replace("21.0", "exit()"), ["Si-Si-Si", "not numbers"]),
-    "negative length": (lambda good: good.replace("2.0951", "-2.0951"), ["sigma", "positive"]),
+    "negative length": (lambda good: good.replace("2.0951", "-2.0951"), ["line ", "sigma", "positive"]),
     "another cutoff": (lambda good: good.removesuffix("0.0") + "0.1", ["tol"]),
     "not text": (lambda good: b"\xff\xfe\x00\x80" * 50, ["not a text file"]),
     "the same entry twice": (lambda good: f"{good}\n{good.replace('21.0', '22.0')}", ["Si-Si-Si", "twice"]),

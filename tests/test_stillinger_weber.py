@@ -148,7 +148,7 @@ BAD = {
     "differs from both sides": ({("N", "Ga", "Ga"): {"A": 7.0}}, ["Ga-N-N", "N-Ga-Ga", "different A"]),
     "differs by the order": ({("N", "Ga", "N"): {"lam": 7.0}}, ["N-Ga-N", "N-N-Ga", "different lam epsilon"]),
     "a shortened cutoff": ({("Ga", "N", "N"): {"tol": 0.1}}, ["tol"]),
-    "a negative length": ({("N", "N", "N"): {"sigma": -1.0}}, ["sigma['N-N-N']", "positive", "-1.0"]),
+    "a negative length": ({("N", "N", "N"): {"sigma": -1.0}}, ["line ", "sigma of N-N-N", "positive", "-1.0"]),
 }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from mdsens.errors import InputError
 from mdsens.potentials.base import static
-from mdsens.potentials.checks import check_positive
+from mdsens.potentials.checks import check_positive, check_sign
 from mdsens.potentials.files import read_sw
 from mdsens.potentials.site import SitePotential
 from mdsens.potentials.triplets import Parameter, check_species, check_triplets, exponents, is_bond, largest
@@ -101,6 +101,8 @@ class StillingerWeber(SitePotential):
         entries = {"-".join(triplet): entry for triplet, entry in read_sw(path, elements).items()}
         columns = {name: {} for name in next(iter(entries.values()))}
         for key, entry in entries.items():
+            for name in ("sigma", "a") if is_bond(key) else ():
+                check_sign(f"{str(path)!r}, line {entry.line}: {name} of {key}", entry[name], positive=True)
             _check_same(path, key, entries)
             for name in columns:
                 if is_bond(key) or name not in OF_BONDS:
