@@ -42,7 +42,7 @@ def demo(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist in the folder.")] = False,
 ):
-    """The main job on shipped data: relax, differentiate, store, draw. Under a minute."""
+    """The main job on shipped data: relax, differentiate, store, draw. About a minute."""
     folder = _demo_folder(output, overwrite)
     from tqdm import tqdm
 
@@ -235,8 +235,13 @@ def verify(file: ResultFile):
     from tqdm import tqdm
 
     from mdsens.store import load
+    from mdsens.studies.collecting import is_collected
     from mdsens.verify import TOLERANCE, check_sensitivity
 
+    if is_collected(file):
+        raise InputError(
+            f"{str(file)!r} is a collected study: 'mdsens rerun' does it again; verify is for what ms.save wrote."
+        )
     eq, sensitivity = load(file)
     if sensitivity is None:
         raise InputError(f"{str(file)!r} holds no sensitivity to verify.")

@@ -64,6 +64,11 @@ def test_another_number_is_noticed(copied, tmp_path):
     assert mdsens("rerun", copied, "-o", tmp_path / "b", "--tolerance", "0.01")[0] == 0
 
 
+def test_verify_names_it_for_a_study(copied):
+    status, said = mdsens("verify", copied)
+    assert status == 1 and "mdsens rerun" in said
+
+
 def test_other_versions_are_told(copied):
     with h5py.File(copied, "a") as file:
         unit = file["study/units/00000"]
