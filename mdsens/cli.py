@@ -239,9 +239,7 @@ def verify(file: ResultFile):
     from mdsens.verify import TOLERANCE, check_sensitivity
 
     if is_collected(file):
-        raise InputError(
-            f"{str(file)!r} is a collected study: 'mdsens rerun' does it again; verify is for what ms.save wrote."
-        )
+        raise InputError(f"{str(file)!r} is a collected study: 'mdsens rerun' does it again; verify is for what ms.save wrote.")
     eq, sensitivity = load(file)
     if sensitivity is None:
         raise InputError(f"{str(file)!r} holds no sensitivity to verify.")
