@@ -231,23 +231,22 @@ def _solved(state, potential, columns, aims):
 @eqx.filter_jit
 def along(state: State, potential, direction):
     """`(dz, residual)` along one direction in parameter space, z-shaped."""
-    options = {"operator": state.own_operator, "linear_solver": state.solver, **state.options}
-    return root_jvp(state.condition, state.z, (potential,), (direction,), project=True, **options)
+    return root_jvp(state.condition, state.z, (potential,), (direction,), project=True, **_own_options(state))
 
 
 def pulled_back(state: State, potential, slope):
     """`(the gradient in θ of a function of z whose gradient in z is `slope`, residual)`, by one adjoint solve."""
-    w, residual = adjoint_solution(state.condition, state.z, (potential,), slope, **_adjoint_options(state))
+    w, residual = adjoint_solution(state.condition, state.z, (potential,), slope, **_own_options(state))
     return stiffness.slopes_of_work(state.z, (state.frame, potential), jax.tree.map(jnp.negative, w)), residual
 
 
 def pulled_back_each(state: State, potential, slope):
     """The same under `vmap`, for several slopes: they share ∂F/∂θ."""
-    (implicit,), residual = root_vjp(state.condition, state.z, (potential,), slope, **_adjoint_options(state))
+    (implicit,), residual = root_vjp(state.condition, state.z, (potential,), slope, **_own_options(state))
     return implicit, residual
 
 
-def _adjoint_options(state):
+def _own_options(state):
     return {"operator": state.own_operator, "linear_solver": state.solver, **state.options}
 
 

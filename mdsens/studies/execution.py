@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from mdsens.errors import InputError, MdsensError, StoreError, reason
-from mdsens.studies.cluster import spread
+from mdsens.studies.cluster import THREADS, spread
 from mdsens.studies.collecting import write_plan
 from mdsens.studies.findings import Record
 from mdsens.studies.records import UNITS, finished, image_of, write_unit
@@ -229,8 +229,8 @@ def _in_parallel(units: Sequence[Unit], workers: int) -> Iterator[Attempt]:
 
 @contextlib.contextmanager
 def _bounded_threads(count: int):
-    """Processes that are started meanwhile use so many threads each; NPROC is XLA's."""
-    names = dict.fromkeys(("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(count))
+    """Processes that are started meanwhile use so many threads each."""
+    names = dict.fromkeys(THREADS, str(count))
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(names)
     try:
