@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mdsens.potentials.base import Potential, gives_stiffness, sound_stiffness, total_energy
+from mdsens.potentials.base import Potential, gives_stiffness, listed_energies, sound_stiffness
 from mdsens.potentials.local_stiffness import PairStiffness
 from mdsens.potentials.reparameterised import Reparameterised
 from mdsens.potentials.sums import Sum
@@ -64,14 +64,12 @@ def _probed(system, potential) -> Float[Array, "atoms capacity dim capacity dim"
     """∂²E_i/∂d_ik ∂d_il of each atom's energy in the vectors to its neighbours [eV/Å²]."""
     neighbors, dim = system.neighbors, system.dim
     capacity = neighbors.index.shape[1]
-    lattice = jnp.tensordot(system.cell.T, neighbors.image.astype(system.positions.dtype), 1)
 
-    def slope(moved):
-        # In a unit cell the shifts are lengths, and each neighbour can be moved by itself.
-        shifts = (jnp.eye(dim, dtype=moved.dtype), lattice + moved)
-        return total_energy(potential, eqx.tree_at(lambda s: (s.cell, s.neighbors.image), system, shifts))
+    def slope(offset):
+        moved = eqx.tree_at(lambda s: s.neighbors.offset, system, offset, is_leaf=lambda leaf: leaf is None)
+        return jnp.sum(listed_energies(potential, moved))
 
-    still = jnp.zeros_like(lattice)
+    still = jnp.zeros((dim, *neighbors.atom.shape), system.positions.dtype)
     product = jax.linearize(jax.grad(slope), still)[1]
     # The sites' energies are independent: one direction probes all of them.
     directions = jnp.eye(dim * capacity, dtype=still.dtype).reshape(-1, dim, capacity, 1)

@@ -10,6 +10,9 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
+IN_BOUNDS = {"mode": "promise_in_bounds", "wrap_negative_indices": False}
+"""What is true of indices in a list."""
+
 UNROLLED = 12
 """Rows up to which each has its own instructions; more share them, lest compilation take longer than what is compiled."""
 
@@ -39,17 +42,29 @@ def from_differences(values: Float[Array, "*lead places atoms"], atom) -> Float[
     return _balance.bind(values, atom)
 
 
+def lattice_vectors(columns: Float[Array, "*lead dim"], kind, neighbors) -> Float[Array, "*lead places atoms"]:
+    """Components of the lattice vectors of the images in some places of a list, from columns of the cell.
+
+    Linear in these, and differentiable without a scatter.
+    """
+    return _shift.bind(columns, kind, neighbors.images, neighbors.alive)
+
+
 def fence(values, neighbors):
     """The same values, computed once and stored.
 
     A compiler that fuses a cheap-looking producer into a gather computes it again for each element gathered. A branch that
     depends on data, if only to the eye, is what it does not fuse across.
     """
-    return jax.lax.cond(neighbors.alive >= 0, lambda v: v, lambda v: jax.tree.map(jnp.zeros_like, v), values)
+    return _fenced(values, neighbors.alive)
+
+
+def _fenced(values, alive):
+    return jax.lax.cond(alive >= 0, lambda v: v, lambda v: jax.tree.map(jnp.zeros_like, v), values)
 
 
 def _spread_values(values, atom, opposite):
-    spread = lambda row: jnp.where(opposite >= 0, row.at[atom].get(mode="promise_in_bounds"), 0.0)  # noqa: E731
+    spread = lambda row: jnp.where(opposite >= 0, row.at[atom].get(**IN_BOUNDS), 0.0)  # noqa: E731
     return _by_rows(spread, values, values.shape[:-1])
 
 
@@ -57,13 +72,31 @@ def _collected_values(values, atom, opposite):
     place = jnp.maximum(opposite, 0)
 
     def collect(row):
-        return jnp.sum(jnp.where(opposite >= 0, row.ravel().at[place].get(mode="promise_in_bounds"), 0.0), axis=0)
+        return jnp.sum(
+            jnp.where(opposite >= 0, row.ravel().at[place].get(**IN_BOUNDS), 0.0),
+            axis=0,
+        )
 
     return _by_rows(collect, values, values.shape[:-2])
 
 
 def _differing_values(values, atom):
-    return _by_rows(lambda row: row.at[atom].get(mode="promise_in_bounds") - row, values, values.shape[:-1])
+    return _by_rows(lambda row: row.at[atom].get(**IN_BOUNDS) - row, values, values.shape[:-1])
+
+
+def _lattice_values(columns, kind, images, alive):
+    # A table of all images, from which one is taken for each place: cheaper than their products with the cell.
+    table = sum(columns[..., k, None] * row.astype(columns.dtype) for k, row in enumerate(images))
+    return _by_rows(
+        lambda row: row.at[kind].get(**IN_BOUNDS),
+        _fenced(table, alive),
+        columns.shape[:-1],
+    )
+
+
+def _summed_images(values, kind, images, alive):
+    image = [row.astype(values.dtype).at[kind].get(**IN_BOUNDS) for row in images]
+    return jnp.stack([jnp.sum(values * one, axis=(-2, -1)) for one in image], axis=-1)
 
 
 def _by_rows(function, values, lead):
@@ -79,7 +112,7 @@ def _balanced_values(values, atom):
 
 def _define(primitive, implementation, shape, transposed):
     primitive.def_impl(jax.jit(implementation))
-    primitive.def_abstract_eval(lambda values, atom, *more: jax.core.ShapedArray(shape(values, atom), values.dtype))
+    primitive.def_abstract_eval(lambda values, *lists: jax.core.ShapedArray(shape(values, *lists), values.dtype))
     mlir.register_lowering(primitive, mlir.lower_fun(implementation, multiple_results=False))
     # Linear in the values; lists have no derivative.
     ad.primitive_jvps[primitive] = lambda primals, tangents: (
@@ -105,12 +138,16 @@ def _define(primitive, implementation, shape, transposed):
     batching.primitive_batchers[primitive] = batch
 
 
-def _at_places(values, atom):
+def _at_places(values, atom, *_):
     return (*values.shape[:-1], *atom.shape)
 
 
-def _at_atoms(values, atom):
+def _at_atoms(values, atom, *_):
     return (*values.shape[:-2], atom.shape[-1])
+
+
+def _in_columns(values, kind, images, _):
+    return (*values.shape[:-2], images.shape[0])
 
 
 _spread, _collect = Primitive("mdsens_at_neighbors"), Primitive("mdsens_from_neighbors")
@@ -119,3 +156,6 @@ _define(_collect, _collected_values, _at_atoms, _spread)
 _difference, _balance = Primitive("mdsens_differences"), Primitive("mdsens_differences_transposed")
 _define(_difference, _differing_values, _at_places, _balance)
 _define(_balance, _balanced_values, _at_atoms, _difference)
+_shift, _virial = Primitive("mdsens_lattice_vectors"), Primitive("mdsens_lattice_vectors_transposed")
+_define(_shift, _lattice_values, _at_places, _virial)
+_define(_virial, _summed_images, _in_columns, _shift)

@@ -12,10 +12,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from mdsens.errors import CoincidingAtoms, InputError
-from mdsens.neighbor_sums import at_neighbors, differences
+from mdsens.neighbor_sums import at_neighbors, differences, lattice_vectors
 
 SKIN = 0.1
 """Default skin as a share of the interaction range."""
+
+IMAGES = 32
+"""Least number of places in a list's table of images: those next to a cell are 27."""
 
 COINCIDENT = 1e-6
 """Atoms nearer than this share of the interaction range count as coinciding."""
@@ -29,22 +32,27 @@ class Neighbors(eqx.Module):
 
     Attributes:
         atom: `(capacity, N)`, the neighbour in each place; the atom itself in unused ones.
-        image: `(dim, capacity, N)`, the periodic image of it, in cell vectors.
+        kind: `(capacity, N)`, the periodic image of it, as a column of `images`; 0 in unused places.
+        images: `(dim, kinds)`, in cell vectors, the first of them zero.
         opposite: `(capacity, N)`, the place in which the neighbour has this pair, counted in rows of N; -1 in unused places.
         reference: positions for which it was made.
         radius: reach of the list [Å].
         skin: what of it is beyond the interaction's range [Å].
         alive: 0, a number that compilers do not know.
+        offset: `(dim, capacity, N)`, added to the vectors from atoms to their neighbours [Å]; None for nothing. What sites'
+            energies are differentiated in.
         shorter: lists of the terms of a sum, None for those that use this one; empty without a sum.
     """
 
     atom: Int[Array, "capacity atoms"]
-    image: Int[Array, "dim capacity atoms"]
+    kind: Int[Array, "capacity atoms"]
+    images: Int[Array, "dim kinds"]
     opposite: Int[Array, "capacity atoms"]
     reference: Float[Array, "atoms dim"]
     radius: Float[Array, ""]
     skin: Float[Array, ""]
     alive: Int[Array, ""]
+    offset: Float[Array, "dim capacity atoms"] | None = None
     shorter: "tuple[Neighbors | None, ...]" = ()
 
     @property
@@ -60,7 +68,7 @@ class Neighbors(eqx.Module):
     @property
     def shift(self) -> Int[Array, "atoms capacity dim"]:
         """Their periodic images, in cell vectors."""
-        return self.image.T
+        return self.images.T[self.kind.T]
 
     @property
     def mask(self) -> Bool[Array, "atoms capacity"]:
@@ -104,7 +112,10 @@ def widened_like(neighbors: Neighbors, other: Neighbors) -> Neighbors:
     """The same list with at least as many places an atom as another, so that code compiled for it is found again [host]."""
     both = zip(neighbors.shorter, other.shorter, strict=True)
     shorter = tuple(one and widened_like(one, like) for one, like in both)
-    return widened(neighbors.with_shorter(shorter) if shorter else neighbors, other.atom.shape[0])
+    same = widened(neighbors.with_shorter(shorter) if shorter else neighbors, other.atom.shape[0])
+    if (more := other.images.shape[1] - same.images.shape[1]) > 0:
+        same = eqx.tree_at(lambda n: n.images, same, jnp.pad(same.images, ((0, 0), (0, more))))
+    return same
 
 
 def widened(neighbors: Neighbors, capacity: int) -> Neighbors:
@@ -114,10 +125,10 @@ def widened(neighbors: Neighbors, capacity: int) -> Neighbors:
         return neighbors
     n = neighbors.atom.shape[1]
     atom = np.concatenate([neighbors.atom, np.broadcast_to(np.arange(n, dtype=np.int32), (more, n))])
-    image = np.pad(neighbors.image, ((0, 0), (0, more), (0, 0)))
+    kind = np.pad(neighbors.kind, ((0, more), (0, 0)))
     opposite = np.pad(neighbors.opposite, ((0, more), (0, 0)), constant_values=-1)
-    parts = tuple(map(jnp.asarray, (atom, image, opposite)))
-    return eqx.tree_at(lambda n: (n.atom, n.image, n.opposite), neighbors, parts)
+    parts = tuple(map(jnp.asarray, (atom, kind, opposite)))
+    return eqx.tree_at(lambda n: (n.atom, n.kind, n.opposite), neighbors, parts)
 
 
 def padded(neighbors: Neighbors, positions) -> Neighbors:
@@ -129,11 +140,11 @@ def padded(neighbors: Neighbors, positions) -> Neighbors:
     opposite = np.where(opposite >= 0, opposite // n * (n + more) + opposite % n, -1)
     parts = (
         np.concatenate([neighbors.atom, added], axis=1),
-        np.pad(neighbors.image, ((0, 0), (0, 0), (0, more))),
+        np.pad(neighbors.kind, ((0, 0), (0, more))),
         np.pad(opposite, ((0, 0), (0, more)), constant_values=-1).astype(np.int32),
         positions,
     )
-    where = lambda n: (n.atom, n.image, n.opposite, n.reference)  # noqa: E731
+    where = lambda n: (n.atom, n.kind, n.opposite, n.reference)  # noqa: E731
     longer = eqx.tree_at(where, neighbors, tuple(map(jnp.asarray, parts)))
     return longer.with_shorter(tuple(one and padded(one, positions) for one in neighbors.shorter))
 
@@ -154,19 +165,25 @@ def bonds(positions, cell, neighbors: Neighbors) -> Float[Array, "dim capacity a
     """Vectors from each atom to its listed neighbours [Å]."""
     x = positions.T
     d = at_neighbors(x, neighbors) - jnp.where(neighbors.used, x[:, None, :], 0.0)
-    return _with_images(d, cell, neighbors.image)
+    d = d if cell is None else d + lattice_vectors(cell.T, neighbors.kind, neighbors)
+    return d if neighbors.offset is None else d + neighbors.offset
 
 
-def pair_bonds(positions, cell, atom, image) -> Float[Array, "dim places atoms"]:
-    """The same for some places, in sums over all pairs only (see `neighbor_sums.differences`)."""
-    return _with_images(differences(positions.T, atom), cell, image)
+def squared_distances(components, cell, neighbors: Neighbors, atom, kind) -> Float[Array, "places atoms"]:
+    """Squares of distances in some places of a list [Å²], in sums over all pairs only (see `neighbor_sums.differences`).
 
+    Args:
+        components: of the positions, `(N,)` each.
+    """
+    columns = [None] * len(components) if cell is None else cell.T
 
-def _with_images(d, cell, image):
-    if cell is None:
-        return d
-    # Written out, since a product of matrices this thin is slow.
-    return d + jnp.stack([sum(i * v for i, v in zip(image, column, strict=True)) for column in cell.T])
+    # One component after another: for all together, compilers would store the vectors.
+    def squared(x, column):
+        d = differences(x, atom)
+        d = d if column is None else d + lattice_vectors(column, kind, neighbors)
+        return d * d
+
+    return sum(map(squared, components, columns))
 
 
 def displacements(positions, cell, neighbors: Neighbors) -> Float[Array, "atoms capacity dim"]:
@@ -211,23 +228,25 @@ def find_neighbors(positions, cell, pbc, *, radius: float, skin: float) -> Neigh
 
 def neighbors_of(positions, i, j, shift, *, radius: float, skin: float) -> Neighbors:
     """The list of given pairs, each from both sides: atoms `i` and the images `shift` `(pairs, dim)` of their neighbours `j`."""
-    n, dim = positions.shape
+    n = len(positions)
     # A fixed order makes the list, and so every sum over it, reproducible bit for bit.
     order = np.argsort(_key(i, j, shift, n), kind="stable")
     i, j, shift = i[order].astype(np.int64), j[order].astype(np.int32), shift[order]
     counts = np.bincount(i, minlength=n)
     capacity = places(int(counts.max(initial=0)))
     place = (np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts)) * n + i
+    images, kinds = _kinds(shift)
     atom = np.tile(np.arange(n, dtype=np.int32), capacity)
-    image = np.zeros((dim, capacity * n), dtype=_integer(shift))
+    kind = np.zeros(capacity * n, dtype=kinds.dtype)
     opposite = np.full(capacity * n, -1, dtype=np.int32)
     atom[place] = j
-    image[:, place] = shift.T
+    kind[place] = kinds
     # Seen from the other side the pairs are the same, in another order.
     opposite[place[np.argsort(_key(j, i, -shift, n), kind="stable")]] = place
     return Neighbors(
         atom=jnp.asarray(atom.reshape(capacity, n)),
-        image=jnp.asarray(image.reshape(dim, capacity, n)),
+        kind=jnp.asarray(kind.reshape(capacity, n)),
+        images=jnp.asarray(images),
         opposite=jnp.asarray(opposite.reshape(capacity, n)),
         reference=jnp.asarray(positions),
         radius=jnp.asarray(radius),
@@ -245,9 +264,21 @@ def _key(i, j, shift, n) -> np.ndarray:
     return key
 
 
-def _integer(shift):
-    """The smallest integers that hold the images."""
-    return np.int8 if np.abs(shift).max(initial=0) < 127 else np.int32
+def _kinds(shift) -> tuple[np.ndarray, np.ndarray]:
+    """`(images, kinds)`: the different images `(dim, kinds)`, zero first, and which of them each pair has.
+
+    As many places as one of a few numbers, and the smallest integers that count them.
+    """
+    dim = shift.shape[1]
+    distinct, kinds = np.unique(np.concatenate([np.zeros((1, dim), shift.dtype), shift]), axis=0, return_inverse=True)
+    zero = kinds.ravel()[0]
+    distinct[[0, zero]] = distinct[[zero, 0]]
+    kinds = kinds.ravel()[1:]
+    kinds = np.where(kinds == zero, 0, np.where(kinds == 0, zero, kinds))
+    width = max(IMAGES, 1 << (len(distinct) - 1).bit_length())
+    images = np.zeros((dim, width), np.int32)
+    images[:, : len(distinct)] = distinct.T
+    return images, kinds.astype(np.int16 if width <= np.iinfo(np.int16).max else np.int32)
 
 
 def places(most: int) -> int:

@@ -23,10 +23,15 @@ def within(d: Float[Array, "dim places atoms"], used, reach):
 
     No derivative of that one can be NaN.
     """
-    reach = jax.lax.stop_gradient(reach).astype(d.dtype)
-    inside = used & (jnp.sum(d * d, axis=0) < reach**2)
-    harmless = jnp.zeros((len(d), 1, 1), d.dtype).at[0].set(jnp.where(jnp.isfinite(reach), 0.5 * reach, 1.0))
+    inside = used & (jnp.sum(d * d, axis=0) < jax.lax.stop_gradient(reach).astype(d.dtype) ** 2)
+    harmless = jnp.zeros((len(d), 1, 1), d.dtype).at[0].set(harmless_length(reach))
     return jnp.where(inside, d, harmless), inside
+
+
+def harmless_length(reach) -> Float[Array, ""]:
+    """A distance at which no derivative of an energy with such a reach can be NaN [Å]."""
+    reach = jax.lax.stop_gradient(reach)
+    return jnp.where(jnp.isfinite(reach), 0.5 * reach, 1.0)
 
 
 def neighbor_vectors(system: System, reach) -> tuple[Float[Array, "atoms capacity dim"], Bool[Array, "atoms capacity"]]:

@@ -34,18 +34,25 @@ class PairStiffness(eqx.Module):
 
     def product(self, v: Float[Array, "dim atoms"], neighbors: Neighbors) -> Float[Array, "dim atoms"]:
         """The Hessian's product with displacements of atoms."""
-        capacity, n = self.along.shape
-        if capacity * n <= CACHED:
-            return from_differences(self(fence(differences(v, neighbors.atom), neighbors)), neighbors.atom)
+        components, capacity = tuple(v), len(self.along)
+
+        def of_places(part, atom):
+            # One component after another: for all together, compilers would store what is cheaper to gather again.
+            moved = [differences(component, atom) for component in components]
+            along = fence(part.along * sum(n * d for n, d in zip(part.direction, moved, strict=True)), neighbors)
+            return tuple(from_differences(along * n + part.across * d, atom) for n, d in zip(part.direction, moved, strict=True))
+
+        if capacity * len(v[0]) <= CACHED:
+            return jnp.stack(of_places(self, neighbors.atom))
         places = chunk(capacity)
 
         def add(k, image):
             part, atom = jax.tree.map(
                 lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, places * k, places, leaf.ndim - 2), (self, neighbors.atom)
             )
-            return image + from_differences(part(fence(differences(v, atom), neighbors)), atom)
+            return jax.tree.map(jnp.add, image, of_places(part, atom))
 
-        return jax.lax.fori_loop(0, capacity // places, add, jnp.zeros_like(v))
+        return jnp.stack(jax.lax.fori_loop(0, capacity // places, add, jax.tree.map(jnp.zeros_like, components)))
 
     def diagonal(self, neighbors: Neighbors) -> Float[Array, " atoms"]:
         """The mean of the Hessian's diagonal entries of each atom."""

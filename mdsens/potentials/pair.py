@@ -9,9 +9,9 @@ from jaxtyping import Array, Float
 
 from mdsens.errors import InputError, did_you_mean
 from mdsens.neighbor_sums import fence
-from mdsens.neighbors import bonds, in_chunks, pair_bonds
+from mdsens.neighbors import bonds, in_chunks, squared_distances
 from mdsens.potentials.base import Atom, Potential
-from mdsens.potentials.bonds import bond_vectors, handles, of_pairs, within
+from mdsens.potentials.bonds import bond_vectors, handles, harmless_length, of_pairs, within
 from mdsens.potentials.local_stiffness import CACHED, PairStiffness, pair_stiffness
 from mdsens.potentials.switching import SMOOTHNESS, force_switch, quintic, xplor
 
@@ -54,46 +54,40 @@ class PairPotential(Potential):
             raise InputError(f"{name}'s onset must lie between 0 and the cutoff {cutoff} for the {switch} switch, not {onset!r}.")
 
     def atom_energies(self, system):
-        return 0.5 * jnp.sum(self._energies(*bond_vectors(system, self.range), *handles(system)), axis=0)
+        d, inside = bond_vectors(system, self.range)
+        return 0.5 * jnp.sum(self._energies(jnp.sum(d * d, axis=0), inside, *handles(system)), axis=0)
 
     def total(self, system):
-        parts = self._in_chunks(system, lambda d, inside, i, j: jnp.sum(self._energies(d, inside, i, j)))
-        return 0.5 * jnp.sum(parts)
+        neighbors, components = system.neighbors, tuple(system.positions.T)
+        reach = jax.lax.stop_gradient(self.range).astype(system.positions.dtype)
 
-    def _energies(self, d, inside, i, j):
-        return jnp.where(inside, of_pairs(self._switched_energy, jnp.sqrt(jnp.sum(d * d, axis=0)), i, j), 0.0)
+        def of_chunk(atom, kind, used):
+            squares = squared_distances(components, system.cell, neighbors, atom, kind)
+            # These are stored, and so are the slopes on the way back; vectors are cheaper to make again.
+            squares = fence(jnp.where(used & (squares < reach**2), squares, jnp.inf), neighbors)
+            inside = squares < jnp.inf
+            squares = jnp.where(inside, squares, harmless_length(reach) ** 2)
+            return jnp.sum(self._energies(squares, inside, *handles(system, atom)))
+
+        return 0.5 * jnp.sum(_in_chunks(of_chunk, neighbors.atom, neighbors.kind, neighbors.used))
+
+    def _energies(self, squares, inside, i, j):
+        return jnp.where(inside, of_pairs(self._switched_energy, jnp.sqrt(squares), i, j), 0.0)
 
     def local_stiffness(self, system) -> PairStiffness:
-        def of_chunk(d, inside, i, j):
+        neighbors, reach = system.neighbors, jax.lax.stop_gradient(self.range)
+
+        def of_chunk(atom, used, d):
+            d, inside = within(d, used, reach)
             r = jnp.sqrt(jnp.sum(d * d, axis=0))
-            slope, curvature = of_pairs(jax.value_and_grad(jax.grad(self._switched_energy)), r, i, j)
+            slope, curvature = of_pairs(jax.value_and_grad(jax.grad(self._switched_energy)), r, *handles(system, atom))
             return pair_stiffness(d, r, *(0.5 * jnp.where(inside, value, 0.0) for value in (slope, curvature)))
 
         # Not only sums over all pairs are made of these.
-        d = fence(bonds(system.positions, system.cell, system.neighbors), system.neighbors)
-        stiffness, capacity = self._in_chunks(system, of_chunk, d), len(system.neighbors.atom)
+        d = fence(bonds(system.positions, system.cell, neighbors), neighbors)
+        stiffness, capacity = _in_chunks(of_chunk, neighbors.atom, neighbors.used, d), len(neighbors.atom)
         join = lambda leaf: jnp.moveaxis(leaf, 0, -3).reshape(*leaf.shape[1:-2], capacity, -1)  # noqa: E731
         return jax.tree.map(join, stiffness)
-
-    def _in_chunks(self, system, function, vectors=None):
-        """`function(d, inside, i, j)` of some places of all atoms at a time, so that they stay in the cache.
-
-        Without `vectors`, those to the neighbours are taken in each chunk: for sums over all pairs.
-        """
-        neighbors, reach = system.neighbors, jax.lax.stop_gradient(self.range)
-
-        def of_chunk(chunk):
-            atom, image, used, d = chunk
-            d = fence(pair_bonds(system.positions, system.cell, atom, image), neighbors) if d is None else d
-            d, inside = within(d, used, reach)
-            return function(d, inside, *handles(system, atom))
-
-        if neighbors.atom.size <= CACHED:
-            whole = of_chunk((neighbors.atom, neighbors.image, neighbors.used, vectors))
-            return jax.tree.map(lambda leaf: leaf[None], whole)
-        # Evaluated again for a derivative rather than kept.
-        parts = (in_chunks(leaf) for leaf in (neighbors.atom, neighbors.image, neighbors.used))
-        return jax.lax.map(jax.checkpoint(of_chunk), (*parts, None if vectors is None else in_chunks(vectors)))
 
     def _switched_energy(self, r, i, j):
         if self._switch == "quintic":
@@ -107,3 +101,11 @@ class PairPotential(Potential):
             value, slope = jax.value_and_grad(self.pair_energy)(edge, i, j)
             return self.pair_energy(r, i, j) - value - (r - edge) * slope
         return self.pair_energy(r, i, j)
+
+
+def _in_chunks(function, *places):
+    """`function` of some places of all atoms at a time, so that they stay in the cache; results along a new first axis."""
+    if places[0].size <= CACHED:
+        return jax.tree.map(lambda leaf: leaf[None], function(*places))
+    # Evaluated again for a derivative rather than kept.
+    return jax.lax.map(jax.checkpoint(lambda chunk: function(*chunk)), tuple(map(in_chunks, places)))

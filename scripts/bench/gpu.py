@@ -53,7 +53,7 @@ def measure(cells, dtype, speed):
     potential = ms.StillingerWeber.silicon().astype(dtype)
     listed = system.with_neighbors(potential, skin=0.0)
     neighbors, x = listed.neighbors, listed.positions
-    lists = (neighbors.atom, neighbors.image, neighbors.opposite)
+    lists = (neighbors.atom, neighbors.kind, neighbors.opposite)
     stored = eqx.filter_jit(lambda potential, system: potential.local_stiffness(system))
     product = jax.jit(lambda stiffness, v, neighbors: stiffness.product(v, neighbors))
     stiffness = stored(potential, listed)
