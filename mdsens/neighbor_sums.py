@@ -42,6 +42,19 @@ def from_differences(values: Float[Array, "*lead places atoms"], atom) -> Float[
     return _balance.bind(values, atom)
 
 
+def from_both_sides(values: Float[Array, "*lead capacity atoms"], neighbors) -> Float[Array, "*lead capacity atoms"]:
+    """Values of pairs that are the same from both sides, as they are; what comes back to them is made the same as well.
+
+    Before something of which each side has a part of its own, so that `differences` may be behind it.
+    """
+    return _pair.bind(values, neighbors.atom, neighbors.opposite)
+
+
+def mean_of_sides(values: Float[Array, "*lead capacity atoms"], neighbors) -> Float[Array, "*lead capacity atoms"]:
+    """The mean of the values that a pair has from both sides; zero in unused places."""
+    return _mean.bind(values, neighbors.atom, neighbors.opposite)
+
+
 def lattice_vectors(columns: Float[Array, "*lead dim"], kind, neighbors) -> Float[Array, "*lead places atoms"]:
     """Components of the lattice vectors of the images in some places of a list, from columns of the cell.
 
@@ -82,6 +95,19 @@ def _collected_values(values, atom, opposite):
 
 def _differing_values(values, atom):
     return _by_rows(lambda row: row.at[atom].get(**IN_BOUNDS) - row, values, values.shape[:-1])
+
+
+def _same(values, atom, opposite):
+    return values
+
+
+def _mean_of_sides(values, atom, opposite):
+    place = jnp.maximum(opposite, 0)
+
+    def mean(row):
+        return jnp.where(opposite >= 0, 0.5 * (row + row.ravel().at[place].get(**IN_BOUNDS)), 0.0)
+
+    return _by_rows(mean, values, values.shape[:-2])
 
 
 def _lattice_values(columns, kind, images, alive):
@@ -142,6 +168,10 @@ def _at_places(values, atom, *_):
     return (*values.shape[:-1], *atom.shape)
 
 
+def _as_it_is(values, *_):
+    return values.shape
+
+
 def _at_atoms(values, atom, *_):
     return (*values.shape[:-2], atom.shape[-1])
 
@@ -159,3 +189,6 @@ _define(_balance, _balanced_values, _at_atoms, _difference)
 _shift, _virial = Primitive("mdsens_lattice_vectors"), Primitive("mdsens_lattice_vectors_transposed")
 _define(_shift, _lattice_values, _at_places, _virial)
 _define(_virial, _summed_images, _in_columns, _shift)
+_pair, _mean = Primitive("mdsens_from_both_sides"), Primitive("mdsens_from_both_sides_transposed")
+_define(_pair, _same, _as_it_is, _mean)
+_define(_mean, _mean_of_sides, _as_it_is, _mean)

@@ -7,6 +7,7 @@ than the cutoff, mixed periodicity and 2-D need nothing special: `d = x[index] -
 import math
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
@@ -19,6 +20,9 @@ SKIN = 0.1
 
 IMAGES = 32
 """Least number of places in a list's table of images: those next to a cell are 27."""
+
+CACHED = 2**18
+"""Numbers of an array up to which all places are treated together; beyond, some at a time, to stay in the cache."""
 
 COINCIDENT = 1e-6
 """Atoms nearer than this share of the interaction range count as coinciding."""
@@ -149,16 +153,32 @@ def padded(neighbors: Neighbors, positions) -> Neighbors:
     return longer.with_shorter(tuple(one and padded(one, positions) for one in neighbors.shorter))
 
 
-def chunk(capacity: int) -> int:
-    """A few places that divide a capacity."""
-    return 8 if capacity % 8 == 0 else 4
+def over_places(function, *arrays: Shaped[Array, "*lead capacity atoms"]):
+    """`function` of some places of all atoms at a time, so that they stay in the cache; results along a new first axis."""
+    capacity, n = arrays[0].shape[-2:]
+    if capacity * n <= CACHED:
+        return jax.tree.map(lambda leaf: leaf[None], function(*arrays))
+    places = 8 if capacity % 8 == 0 else 4
+
+    def of_chunk(arguments):
+        k, rows = arguments
+        rows = iter(rows)
+        # Those of several components would be copied if they were cut beforehand.
+        cut = (
+            next(rows) if leaf.ndim == 2 else jax.lax.dynamic_slice_in_dim(leaf, k * places, places, axis=leaf.ndim - 2)
+            for leaf in arrays
+        )
+        return function(*cut)
+
+    rows = tuple(leaf.reshape(-1, places, n) for leaf in arrays if leaf.ndim == 2)
+    # Evaluated again for a derivative rather than kept.
+    return jax.lax.map(jax.checkpoint(of_chunk), (jnp.arange(capacity // places), rows))
 
 
-def in_chunks(values: Shaped[Array, "*lead capacity atoms"]) -> Shaped[Array, "chunks *lead places atoms"]:
-    """Some places at a time along the first axis."""
-    *lead, capacity, n = values.shape
-    places = chunk(capacity)
-    return jnp.moveaxis(values.reshape(*lead, capacity // places, places, n), len(lead), 0)
+def joined(chunks: Shaped[Array, "chunks *lead places atoms"]) -> Shaped[Array, "*lead capacity atoms"]:
+    """What `over_places` made of each place, places along one axis again."""
+    count, *lead, places, n = chunks.shape
+    return jnp.moveaxis(chunks, 0, -3).reshape(*lead, count * places, n)
 
 
 def bonds(positions, cell, neighbors: Neighbors) -> Float[Array, "dim capacity atoms"]:

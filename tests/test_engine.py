@@ -14,7 +14,8 @@ from mdsens.along_last import along_last
 from mdsens.coarse import coarse_grid
 from mdsens.frame import cell_freedom, frame_of
 from mdsens.implicit import CG, linear_solve
-from mdsens.neighbor_sums import at_neighbors, differences, from_neighbors
+from mdsens.neighbor_sums import at_neighbors, differences, from_both_sides, from_neighbors, lattice_vectors
+from mdsens.neighbors import squared_distances
 from mdsens.potentials.base import total_energy
 from mdsens.potentials.site import in_blocks
 
@@ -37,7 +38,18 @@ def mixture():
     return ms.LennardJones(epsilon=pairs, sigma={"A-A": 1.0, "A-B": 0.95, "B-B": 0.9}, cutoff=2.1, onset=1.7)
 
 
-CASES = {"sites": (rattled(), ms.StillingerWeber.silicon()), "pairs of two species": (alloy(), mixture())}
+def solution():
+    atoms = bulk("Cu", cubic=True) * 3
+    atoms.symbols[::3] = "Ni"
+    atoms.rattle(0.1, seed=1)
+    return ms.System.from_ase(atoms)
+
+
+CASES = {
+    "sites": (rattled(), ms.StillingerWeber.silicon()),
+    "pairs of two species": (alloy(), mixture()),
+    "embedded atoms of two species": (solution(), ms.ZhouJohnsonWadley.published("Cu", "Ni", onset=4.0, cutoff=4.5)),
+}
 
 
 @pytest.fixture(params=CASES)
@@ -72,6 +84,39 @@ def test_differences_have_their_transpose_for_what_changes_sign_with_a_pair(case
         np.testing.assert_allclose(derivative(odd)(x), derivative(plain)(x), rtol=1e-11, atol=1e-11)
     batch = jnp.stack([x, v])
     np.testing.assert_allclose(jax.vmap(jax.grad(odd))(batch), jax.vmap(jax.grad(plain))(batch), rtol=1e-11, atol=1e-11)
+
+
+def test_lattice_vectors_are_those_of_the_images_and_have_their_transpose(case):
+    system, _ = case
+    neighbors, rng = system.neighbors, np.random.default_rng(2)
+    cell, y = jnp.asarray(rng.normal(size=(3, 3))), rng.normal(size=(3, *neighbors.kind.shape))
+    found = lambda cell: lattice_vectors(cell.T, neighbors.kind, neighbors)  # noqa: E731
+    plain = lambda cell: (neighbors.shift @ cell).T  # noqa: E731
+    np.testing.assert_allclose(found(cell), plain(cell), rtol=1e-14, atol=1e-14)
+    np.testing.assert_allclose(jax.vjp(found, cell)[1](y)[0], jax.vjp(plain, cell)[1](y)[0], rtol=1e-12)
+    batch = jnp.stack([cell, 2.0 * cell])
+    np.testing.assert_allclose(jax.vmap(found)(batch), jax.vmap(plain)(batch), rtol=1e-14, atol=1e-14)
+
+
+def test_energies_of_sides_that_differ_have_forces_from_squared_distances(case):
+    system, _ = case
+    neighbors, rng = system.neighbors, np.random.default_rng(3)
+    weight = jnp.asarray(rng.normal(size=neighbors.atom.shape))
+    v = jnp.asarray(rng.normal(size=system.positions.shape))
+
+    def energy(x):
+        squares = squared_distances(tuple(x.T), system.cell, neighbors, neighbors.atom, neighbors.kind)
+        return jnp.sum(jnp.where(neighbors.used, weight * jnp.sin(from_both_sides(squares, neighbors)), 0.0))
+
+    def plain(x):
+        d = x[neighbors.atom] - x + (neighbors.shift @ system.cell).transpose(1, 0, 2)
+        return jnp.sum(jnp.where(neighbors.used, weight * jnp.sin(jnp.sum(d * d, axis=-1)), 0.0))
+
+    for derivative in (jax.grad, lambda f: jax.grad(lambda x: jnp.vdot(jax.grad(f)(x), v))):
+        expected = derivative(plain)(system.positions)
+        np.testing.assert_allclose(
+            derivative(energy)(system.positions), expected, rtol=1e-11, atol=1e-11 * np.abs(expected).max()
+        )
 
 
 def functions():
@@ -133,10 +178,9 @@ def test_the_stored_hessian_is_the_linearised_gradient(case, cell):
         )
 
 
-def test_a_wide_list_is_gone_through_in_chunks(monkeypatch):
-    from mdsens.potentials import local_stiffness, pair
-
-    system, potential = CASES["pairs of two species"]
+@pytest.mark.parametrize("case", list(CASES)[1:])
+def test_a_wide_list_is_gone_through_in_chunks(monkeypatch, case):
+    system, potential = CASES[case]
     system = system.with_neighbors(potential)
     v = jax.random.normal(jax.random.key(1), (3, len(system)))
 
@@ -146,8 +190,7 @@ def test_a_wide_list_is_gone_through_in_chunks(monkeypatch):
         return energy(system.positions), forces, theta, potential.local_stiffness(system).product(v, system.neighbors)
 
     whole = values()
-    monkeypatch.setattr(pair, "CACHED", 0)
-    monkeypatch.setattr(local_stiffness, "CACHED", 0)
+    monkeypatch.setattr("mdsens.neighbors.CACHED", 0)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11), values(), whole)
 
 

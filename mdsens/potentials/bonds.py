@@ -24,12 +24,22 @@ def within(d: Float[Array, "dim places atoms"], used, reach):
     No derivative of that one can be NaN.
     """
     inside = used & (jnp.sum(d * d, axis=0) < jax.lax.stop_gradient(reach).astype(d.dtype) ** 2)
-    harmless = jnp.zeros((len(d), 1, 1), d.dtype).at[0].set(harmless_length(reach))
+    harmless = jnp.zeros((len(d), 1, 1), d.dtype).at[0].set(_harmless_length(reach).astype(d.dtype))
     return jnp.where(inside, d, harmless), inside
 
 
-def harmless_length(reach) -> Float[Array, ""]:
-    """A distance at which no derivative of an energy with such a reach can be NaN [Å]."""
+def marked(squares: Float[Array, "places atoms"], used, reach) -> Float[Array, "places atoms"]:
+    """Squares of distances, infinite where they do not count."""
+    return jnp.where(used & (squares < jax.lax.stop_gradient(reach).astype(squares.dtype) ** 2), squares, jnp.inf)
+
+
+def finite(squares: Float[Array, "places atoms"], reach):
+    """`(squares, inside)`: those that are not marked, the others replaced by a harmless one."""
+    inside = squares < jnp.inf
+    return jnp.where(inside, squares, _harmless_length(reach).astype(squares.dtype) ** 2), inside
+
+
+def _harmless_length(reach):
     reach = jax.lax.stop_gradient(reach)
     return jnp.where(jnp.isfinite(reach), 0.5 * reach, 1.0)
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mdsens.errors import InputError, did_you_mean
+from mdsens.neighbor_sums import IN_BOUNDS
 from mdsens.potentials.base import static
 from mdsens.potentials.embedded import EmbeddedPotential
 from mdsens.potentials.setfl import MIN_TABLE, read_tables
@@ -87,38 +88,36 @@ class EAM(EmbeddedPotential):
         pairs = [tuple(sorted((a, b))) for a in labels for b in labels]
         kinds = sorted(set(pairs))
         which = np.array([kinds.index(pair) for pair in pairs]).reshape(len(labels), len(labels))
-        cubics = self._cubics([self.phi["-".join(pair)] for pair in kinds])
-        return _interpolate(cubics, jnp.asarray(which)[i.code, j.code], r / self.dr) / r
+        tables = self._tables([self.phi["-".join(pair)] for pair in kinds])
+        return _interpolate(tables, jnp.asarray(which)[i.code, j.code], r / self.dr) / r
 
     def density(self, r, i, j):
         labels = i.labels
         by_pair = isinstance(self.rho[labels[0]], dict)
-        cubics = self._cubics([self.rho[a][b] for a in labels for b in labels] if by_pair else [self.rho[a] for a in labels])
-        return _interpolate(cubics, j.code * len(labels) + i.code if by_pair else j.code, r / self.dr)
+        tables = self._tables([self.rho[a][b] for a in labels for b in labels] if by_pair else [self.rho[a] for a in labels])
+        return _interpolate(tables, j.code * len(labels) + i.code if by_pair else j.code, r / self.dr)
 
     def embedding(self, rho, i):
-        cubics, x = self._cubics([self.F[a] for a in i.labels]), rho / self.drho
-        _, slope, curve, third = jnp.unstack(cubics[i.code, -1])
-        beyond = jnp.maximum(x - cubics.shape[1], 0.0)
-        return _interpolate(cubics, i.code, x) + beyond * (slope + 2.0 * curve + 3.0 * third)
+        (values, slopes), x = self._tables([self.F[a] for a in i.labels]), rho / self.drho
+        last = values.shape[1] - 1
+        return _interpolate((values, slopes), i.code, x) + jnp.maximum(x - last, 0.0) * slopes[i.code, last]
 
-    def _cubics(self, tables):
-        return jax.vmap(lambda values: _cubics(values, _SLOPES[self.interpolation](values)))(jnp.stack(tables))
-
-
-def _interpolate(cubics: Float[Array, "kinds intervals 4"], kind, x):
-    """The value of a piecewise cubic at x, in steps of its grid; constant beyond the last interval."""
-    place = jnp.clip(jnp.floor(jax.lax.stop_gradient(x)).astype(int), 0, cubics.shape[1] - 1)
-    value, slope, curve, third = jnp.unstack(cubics[kind, place])
-    p = jnp.minimum(x - place, 1.0)
-    return value + p * (slope + p * (curve + p * third))
+    def _tables(self, tables):
+        values = jnp.stack(tables)
+        return values, jax.vmap(_SLOPES[self.interpolation])(values)
 
 
-def _cubics(f, slope):
-    """Coefficients of each interval's cubic, from values and slopes (per step) at its ends."""
-    rise = f[1:] - f[:-1]
-    third = slope[:-1] + slope[1:] - 2.0 * rise
-    return jnp.stack([f[:-1], slope[:-1], rise - slope[:-1] - third, third], axis=-1)
+def _interpolate(tables: tuple[Float[Array, "kinds points"], Float[Array, "kinds points"]], kind, x):
+    """The piecewise cubic of some values and slopes (per step) at x, in steps of its grid; constant beyond the last point."""
+    points = tables[0].shape[1]
+    place = jnp.clip(jnp.floor(jax.lax.stop_gradient(x)).astype(jnp.int32), 0, points - 2)
+    # Numbers at both ends one after another, and no array of coefficients: compilers gather numbers faster than rows.
+    (value, end), (slope, end_slope) = (
+        [table.ravel().at[kind * points + place + side].get(**IN_BOUNDS) for side in (0, 1)] for table in tables
+    )
+    rise, p = end - value, jnp.minimum(x - place, 1.0)
+    third = slope + end_slope - 2.0 * rise
+    return value + p * (slope + p * (rise - slope - third + p * third))
 
 
 def _lammps_slopes(f):

@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mdsens.neighbor_sums import fence, from_both_sides, mean_of_sides
+from mdsens.neighbors import joined, over_places, squared_distances
 from mdsens.potentials.base import Atom, Potential
-from mdsens.potentials.bonds import bond_vectors, handles, of_pairs
-from mdsens.potentials.local_stiffness import EmbeddedStiffness, pair_stiffness
+from mdsens.potentials.bonds import bond_vectors, finite, handles, marked, of_pairs
+from mdsens.potentials.local_stiffness import EmbeddedStiffness, PairStiffness, pair_stiffness
 
 
 class EmbeddedPotential(Potential):
@@ -46,21 +48,55 @@ class EmbeddedPotential(Potential):
 
     def atom_energies(self, system):
         d, inside = bond_vectors(system, self.range)
-        r, (i, j) = jnp.sqrt(jnp.sum(d * d, axis=0)), handles(system)
-        pairs = 0.5 * jnp.sum(jnp.where(inside, of_pairs(self.pair_energy, r, i, j), 0.0), axis=0)
-        rho = jnp.sum(jnp.where(inside, of_pairs(self.density, r, i, j), 0.0), axis=0)
-        return pairs + jax.vmap(self.embedding)(rho, i)
+        return self._embedded(system, *self._sums(jnp.sum(d * d, axis=0), inside, *handles(system)))
+
+    def total(self, system):
+        neighbors, components = system.neighbors, tuple(system.positions.T)
+
+        def squares_of(atom, kind, used):
+            return marked(squared_distances(components, system.cell, neighbors, atom, kind), used, self.range)
+
+        def sums_of(atom, squares):
+            squares, inside = finite(fence(squares, neighbors), self.range)
+            return self._sums(squares, inside, *handles(system, atom))
+
+        squares = over_places(squares_of, neighbors.atom, neighbors.kind, neighbors.used)
+        squares = from_both_sides(joined(squares), neighbors)
+        sums = over_places(sums_of, neighbors.atom, squares)
+        return jnp.sum(self._embedded(system, *(jnp.sum(part, axis=0) for part in sums)))
+
+    def _sums(self, squares, inside, i, j):
+        """`(Σ φ, ρ)` of each atom over some places."""
+        r = jnp.sqrt(squares)
+        values = (of_pairs(function, r, i, j) for function in (self.pair_energy, self.density))
+        return tuple(jnp.sum(jnp.where(inside, value, 0.0), axis=0) for value in values)
+
+    def _embedded(self, system, pairs, rho):
+        i, _ = handles(system)
+        return 0.5 * pairs + jax.vmap(self.embedding)(rho, i)
 
     def local_stiffness(self, system) -> EmbeddedStiffness:
-        d, inside = bond_vectors(system, self.range)
-        r, (i, j) = jnp.sqrt(jnp.sum(d * d, axis=0)), handles(system)
-        (_, slope, curvature), (f, f_slope, f_curvature) = (
-            tuple(jnp.where(inside, value, 0.0) for value in of_pairs(_with_derivatives(function), r, i, j))
-            for function in (self.pair_energy, self.density)
-        )
-        _, first, second = jax.vmap(_with_derivatives(self.embedding))(jnp.sum(f, axis=0), i)
-        pairs = pair_stiffness(d, r, 0.5 * slope + first * f_slope, 0.5 * curvature + first * f_curvature)
-        return EmbeddedStiffness(pairs, f_slope * d / r, second)
+        neighbors, (d, inside) = system.neighbors, bond_vectors(system, self.range)
+
+        def density_of(atom, inside, d):
+            r = jnp.sqrt(jnp.sum(d * d, axis=0))
+            return jnp.sum(jnp.where(inside, of_pairs(self.density, r, *handles(system, atom)), 0.0), axis=0)
+
+        def pairs_of(atom, inside, d):
+            r, ij = jnp.sqrt(jnp.sum(d * d, axis=0)), handles(system, atom)
+            (_, slope, curvature), (_, f_slope, f_curvature) = (
+                tuple(jnp.where(inside, value, 0.0) for value in of_pairs(_with_derivatives(function), r, *ij))
+                for function in (self.pair_energy, self.density)
+            )
+            return pair_stiffness(d, r, 0.5 * slope + first * f_slope, 0.5 * curvature + first * f_curvature), f_slope
+
+        arrays = neighbors.atom, inside, d
+        rho = jnp.sum(over_places(density_of, *arrays), axis=0)
+        _, first, second = jax.vmap(_with_derivatives(self.embedding))(rho, handles(system)[0])
+        pairs, slope = jax.tree.map(joined, over_places(pairs_of, *arrays))
+        mean = lambda values: mean_of_sides(values, neighbors)  # noqa: E731
+        pairs = PairStiffness(pairs.direction, mean(pairs.along), mean(pairs.across))
+        return EmbeddedStiffness(pairs, slope, 2.0 * mean(slope) - slope, second)
 
 
 def square_root(rho: Float[Array, ""]) -> Float[Array, ""]:

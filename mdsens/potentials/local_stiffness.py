@@ -5,15 +5,11 @@ in the slopes ∂E_i/∂d_ik. `product` is the whole Hessian's, on displacements
 """
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mdsens.neighbor_sums import at_neighbors, differences, fence, from_differences, from_neighbors
-from mdsens.neighbors import Neighbors, chunk
-
-CACHED = 2**18
-"""Numbers of an array up to which pairs are treated together; beyond, some places at a time, to stay in the cache."""
+from mdsens.neighbor_sums import IN_BOUNDS, at_neighbors, differences, fence, from_differences, from_neighbors
+from mdsens.neighbors import Neighbors, over_places
 
 
 class PairStiffness(eqx.Module):
@@ -34,25 +30,14 @@ class PairStiffness(eqx.Module):
 
     def product(self, v: Float[Array, "dim atoms"], neighbors: Neighbors) -> Float[Array, "dim atoms"]:
         """The Hessian's product with displacements of atoms."""
-        components, capacity = tuple(v), len(self.along)
 
-        def of_places(part, atom):
+        def of_places(direction, along, across, atom):
             # One component after another: for all together, compilers would store what is cheaper to gather again.
-            moved = [differences(component, atom) for component in components]
-            along = fence(part.along * sum(n * d for n, d in zip(part.direction, moved, strict=True)), neighbors)
-            return tuple(from_differences(along * n + part.across * d, atom) for n, d in zip(part.direction, moved, strict=True))
+            moved = [differences(x, atom) for x in v]
+            along = fence(along * sum(n * d for n, d in zip(direction, moved, strict=True)), neighbors)
+            return tuple(from_differences(along * n + across * d, atom) for n, d in zip(direction, moved, strict=True))
 
-        if capacity * len(v[0]) <= CACHED:
-            return jnp.stack(of_places(self, neighbors.atom))
-        places = chunk(capacity)
-
-        def add(k, image):
-            part, atom = jax.tree.map(
-                lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, places * k, places, leaf.ndim - 2), (self, neighbors.atom)
-            )
-            return jax.tree.map(jnp.add, image, of_places(part, atom))
-
-        return jnp.stack(jax.lax.fori_loop(0, capacity // places, add, jax.tree.map(jnp.zeros_like, components)))
+        return _summed(over_places(of_places, self.direction, self.along, self.across, neighbors.atom))
 
     def diagonal(self, neighbors: Neighbors) -> Float[Array, " atoms"]:
         """The mean of the Hessian's diagonal entries of each atom."""
@@ -98,36 +83,46 @@ class EmbeddedStiffness(eqx.Module):
     """Pairs, and a term of rank one for each atom: what a function of the density adds.
 
     Attributes:
-        pairs: ½ φ + F' f, not the same from both sides.
-        slope: ∂ρ_i/∂d_ik.
+        pairs: ½ φ + F' f, the mean of both sides.
+        slope: ∂ρ_i/∂r_ik = f'.
+        other: ∂ρ_k/∂r_ik, the same of the neighbour.
         weight: F''.
     """
 
     pairs: PairStiffness
-    slope: Float[Array, "dim capacity atoms"]
+    slope: Float[Array, "capacity atoms"]
+    other: Float[Array, "capacity atoms"]
     weight: Float[Array, " atoms"]
-
-    def __call__(self, moved: Float[Array, "dim capacity atoms"]) -> Float[Array, "dim capacity atoms"]:
-        return self.pairs(moved) + self.weight * jnp.sum(self.slope * moved, axis=(0, 1)) * self.slope
 
     def site_blocks(self) -> Float[Array, "capacity dim capacity dim atoms"]:
         """All of them written out, many more than are stored."""
-        slope = jnp.swapaxes(self.slope, 0, 1)
+        slope = jnp.swapaxes(self.slope * self.pairs.direction, 0, 1)
         places = jnp.arange(len(slope))
         together = self.weight * slope[:, :, None, None] * slope
         return together.at[places, :, places].add(jnp.moveaxis(self.pairs.blocks(), 2, 0))
 
     def product(self, v: Float[Array, "dim atoms"], neighbors: Neighbors) -> Float[Array, "dim atoms"]:
         """The Hessian's product with displacements of atoms."""
-        return _gathered(self, v, neighbors)
+
+        def changes(n, slope, atom):
+            # Each side has its own; `differences` are for what both share.
+            along = sum(c * (x.at[atom].get(**IN_BOUNDS) - x) for c, x in zip(n, v, strict=True))
+            return jnp.sum(slope * along, axis=0)
+
+        def forces(n, slope, other, atom):
+            both = fence(0.5 * (change * slope + change.at[atom].get(**IN_BOUNDS) * other), neighbors)
+            return tuple(from_differences(both * component, atom) for component in n)
+
+        atom, n = neighbors.atom, self.pairs.direction
+        change = fence(self.weight * jnp.sum(over_places(changes, n, self.slope, atom), axis=0), neighbors)
+        return self.pairs.product(v, neighbors) + _summed(over_places(forces, n, self.slope, self.other, atom))
 
     def diagonal(self, neighbors: Neighbors) -> Float[Array, " atoms"]:
         """The mean of the Hessian's diagonal entries of each atom."""
-        dim = len(self.slope)
-        pairs = self.pairs.along / dim + self.pairs.across
-        places = pairs + self.weight * jnp.sum(self.slope**2, axis=0) / dim
-        whole = self.weight * jnp.sum(jnp.sum(self.slope, axis=1) ** 2, axis=0) / dim
-        return jnp.sum(pairs, axis=0) + whole + from_neighbors(places, neighbors)
+        dim = len(self.pairs.direction)
+        others = jnp.sum(self.weight[neighbors.atom] * self.other**2, axis=0) / dim
+        whole = self.weight * jnp.sum(jnp.sum(self.slope * self.pairs.direction, axis=1) ** 2, axis=0) / dim
+        return self.pairs.diagonal(neighbors) + whole + others
 
 
 class SumStiffness(eqx.Module):
@@ -142,6 +137,11 @@ class SumStiffness(eqx.Module):
     def diagonal(self, neighbors: Neighbors) -> Float[Array, " atoms"]:
         """The mean of the Hessian's diagonal entries of each atom."""
         return sum(term.diagonal(one or neighbors) for term, one in zip(self.terms, neighbors.shorter, strict=True))
+
+
+def _summed(parts):
+    """Components `(chunks, N)` of what `over_places` made."""
+    return jnp.stack([jnp.sum(part, axis=0) for part in parts])
 
 
 def _gathered(stiffness, v, neighbors):

