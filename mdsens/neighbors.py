@@ -289,16 +289,19 @@ def _kinds(shift) -> tuple[np.ndarray, np.ndarray]:
 
     As many places as one of a few numbers, and the smallest integers that count them.
     """
-    dim = shift.shape[1]
-    distinct, kinds = np.unique(np.concatenate([np.zeros((1, dim), shift.dtype), shift]), axis=0, return_inverse=True)
-    zero = kinds.ravel()[0]
-    distinct[[0, zero]] = distinct[[zero, 0]]
-    kinds = kinds.ravel()[1:]
-    kinds = np.where(kinds == zero, 0, np.where(kinds == 0, zero, kinds))
-    width = max(IMAGES, 1 << (len(distinct) - 1).bit_length())
-    images = np.zeros((dim, width), np.int32)
-    images[:, : len(distinct)] = distinct.T
-    return images, kinds.astype(np.int16 if width <= np.iinfo(np.int16).max else np.int32)
+    bound = np.abs(shift).max(axis=0, initial=0)
+    sides = tuple(2 * bound + 1)
+    # Counted in the box that holds them all, since sorting so many is slow.
+    number = np.ravel_multi_index(tuple((shift + bound).T), sides)
+    zero = np.ravel_multi_index(tuple(bound), sides)
+    present = np.flatnonzero(np.bincount(number, minlength=zero + 1))
+    present = np.concatenate([[zero], present[present != zero]])
+    width = max(IMAGES, 1 << (len(present) - 1).bit_length())
+    images = np.zeros((len(bound), width), np.int32)
+    images[:, : len(present)] = np.stack(np.unravel_index(present, sides)) - bound[:, None]
+    rank = np.zeros(present.max() + 1, np.int16 if width <= np.iinfo(np.int16).max else np.int32)
+    rank[present] = np.arange(len(present))
+    return images, rank[number]
 
 
 def places(most: int) -> int:
