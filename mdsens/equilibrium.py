@@ -79,7 +79,8 @@ class Equilibrium(eqx.Module):
     @property
     def frame(self) -> Frame:
         """The state as the reference of an unknown, `frame.start`."""
-        return gridded(frame_of(self.system, cell_freedom(self.system, self.cell, self.pressure), self.constraints))
+        frame = frame_of(self.system, cell_freedom(self.system, self.cell, self.pressure), self.constraints)
+        return gridded(frame, self.kept.grid)
 
     @property
     def unknown(self):
@@ -206,7 +207,9 @@ def finish(arrival, potential, asked, check_minimum, throw) -> Equilibrium:
         if frame.freedom is not None:
             fmax, stress_error = _left(z, frame, potential)
         if status is Status.CONVERGED and check_minimum:
-            found, kept = curvature(z, gridded(frame), potential)
+            seen = gridded(frame)
+            found, kept = curvature(z, seen, potential)
+            kept = dataclasses.replace(kept, grid=seen.grid)
             if found.index != asked.get("index", 0):
                 status = Status.WRONG_INDEX if asked.get("index") else Status.SADDLE
             elif frame.freedom is not None and found.highest == 0.0:

@@ -88,10 +88,12 @@ class KeptHessian:
     Attributes:
         operator: v ↦ A v on flat vectors, a pytree, perhaps with a preconditioner of its own; None where it was not worth it.
         factor: `DenseFactor`, `SparseFactor` or None.
+        grid: of the preconditioner that goes with a frame at the state; None for one that is to be made.
     """
 
     operator: Any = None
     factor: Any = None
+    grid: Any = None
 
     def __eq__(self, other):
         return isinstance(other, KeptHessian)

@@ -129,11 +129,12 @@ class Frame(eqx.Module):
         return (room < 0.0) | (jnp.max(moved) > room**2)
 
 
-def gridded(frame: Frame) -> Frame:
-    """The frame with a preconditioner's grid: its own, or one made for its reference [host]."""
+def gridded(frame: Frame, grid=None) -> Frame:
+    """The frame with a preconditioner's grid: its own, the one given, or one made for its reference [host]."""
     if frame.grid is not None:
         return frame
-    return eqx.tree_at(lambda f: f.grid, frame, coarse_grid(frame.system), is_leaf=lambda leaf: leaf is None)
+    grid = coarse_grid(frame.system) if grid is None else grid
+    return eqx.tree_at(lambda f: f.grid, frame, grid, is_leaf=lambda leaf: leaf is None)
 
 
 def frame_of(system: System, freedom: CellFreedom | None = None, constraints=None) -> Frame:
