@@ -13,6 +13,7 @@ from mdsens.equilibrium import Equilibrium
 from mdsens.errors import CoincidingAtoms, ConvergenceError, InputError
 from mdsens.potentials.base import Potential
 from mdsens.progress import residual_bar
+from mdsens.spelling import spelled
 from mdsens.system import System
 
 INTERPOLATIONS = ("idpp", "linear")
@@ -54,6 +55,7 @@ class Chain:
         return float(self.energies[self.highest] - self.energies[0])
 
 
+@spelled
 def nudged_chain(
     initial: Equilibrium | System,
     final: Equilibrium | System,

@@ -35,6 +35,7 @@ from mdsens.linear_response import (
 )
 from mdsens.potentials.base import Potential
 from mdsens.potentials.paths import named_leaves
+from mdsens.spelling import Spelled, spelled
 
 MAX_BYTES = 4e9
 """Size of a full sensitivity above which it is refused unless a larger one is asked for."""
@@ -43,7 +44,7 @@ Observable = Callable[[Any, Potential], Any]
 States = Equilibrium | Mapping[str, Equilibrium]
 
 
-class Sensitivity(eqx.Module):
+class Sensitivity(Spelled, eqx.Module):
     """dX/dθ and dh/dθ for the parameters θ of a potential.
 
     Attributes:
@@ -69,6 +70,7 @@ class Sensitivity(eqx.Module):
         return Sensitivity(times(self.positions), self.cell and times(self.cell), self.certificate, self.potential)
 
 
+@spelled
 def sensitivity(
     eq: Equilibrium,
     *,
@@ -141,6 +143,7 @@ def _placed(frame, z):
     return system.positions, None if frame.freedom is None else system.cell
 
 
+@spelled
 def value_and_gradient(g: Observable, eq: States, *, linear_solver: Any = None) -> tuple[Array, Potential]:
     """An observable and its total derivative with respect to every parameter, by one adjoint solve for each state.
 
@@ -164,16 +167,19 @@ def value_and_gradient(g: Observable, eq: States, *, linear_solver: Any = None) 
     return value, total
 
 
+@spelled
 def gradient(g: Observable, eq: States, *, linear_solver: Any = None) -> Potential:
     """Total derivative of a scalar observable with respect to every parameter; see `value_and_gradient`."""
     return value_and_gradient(g, eq, linear_solver=linear_solver)[1]
 
 
+@spelled
 def jacobian(g: Observable, eq: States, *, linear_solver: Any = None) -> Potential:
     """Total derivative of an array-valued observable; see `value_and_jacobian`."""
     return value_and_jacobian(g, eq, linear_solver=linear_solver)[1]
 
 
+@spelled
 def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) -> tuple[Array, Potential]:
     """An array-valued observable and its total derivative, whose leaves have shape `(*g.shape, *θ.shape)`.
 
@@ -200,6 +206,7 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) 
     return value, split_last(matrix, potential)
 
 
+@spelled
 def jvp(
     eq: Equilibrium, direction: Potential | Mapping, *, linear_solver: Any = None, return_cell: bool = False
 ) -> Float[Array, "atoms dim"]:

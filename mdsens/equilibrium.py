@@ -22,6 +22,7 @@ from mdsens.frame import Frame, as_unknown, cell_freedom, frame_of, gridded, per
 from mdsens.implicit import CG, differentiable_solution
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.solvers import FIRE, Newton, Status, solve_traced
+from mdsens.spelling import Spelled, spelled
 from mdsens.stiffness import gauge, gradient, hessian_operator, known_gauge
 from mdsens.system import System, is_concrete
 from mdsens.units import stress_unit
@@ -33,7 +34,7 @@ TRACED_CAPACITY = 100
 """Expected number of neighbours up to which a list for the traced world is made longer."""
 
 
-class Equilibrium(eqx.Module):
+class Equilibrium(Spelled, eqx.Module):
     """A relaxed structure, with what its derivatives need.
 
     Attributes:
@@ -103,6 +104,7 @@ class Equilibrium(eqx.Module):
         return relax(self.system, potential, **conditions)
 
 
+@spelled
 def relax(
     system: System,
     potential: Potential,
@@ -293,6 +295,7 @@ class _Witness(eqx.Module):
     status: Array
 
 
+@spelled
 def equilibrium_positions(
     system: System | Sequence[System],
     potential: Potential,

@@ -48,6 +48,7 @@ from mdsens.labelling import name_axes, name_others, name_unit
 from mdsens.potentials import SHIPPED, Potential
 from mdsens.potentials.base import parameter_paths
 from mdsens.solvers import Status
+from mdsens.spelling import spelled
 from mdsens.system import System
 
 MET = 1e-3
@@ -57,6 +58,7 @@ FORMAT = 1
 """Version of the layout, raised when old files can no longer be read as they are."""
 
 
+@spelled
 def save(path, eq: Equilibrium, sensitivity: Sensitivity | None = None, *, overwrite: bool = False) -> Path:
     """Write an equilibrium, and its sensitivity if there is one, to an HDF5 file.
 
@@ -76,6 +78,7 @@ def save(path, eq: Equilibrium, sensitivity: Sensitivity | None = None, *, overw
     return path
 
 
+@spelled
 def load(
     path, *, potential: Potential | None = None, constraints: Sequence[Constraint] = ()
 ) -> tuple[Equilibrium, Sensitivity | None]:

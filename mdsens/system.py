@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mdsens.announced import check_announced, is_file
 from mdsens.errors import InputError
 from mdsens.implicit.checks import is_traced
+from mdsens.spelling import Spelled
 
 _LABELS = "mdsens_label"
 
@@ -56,7 +57,7 @@ def as_float_array(value, what: str, dtype=None) -> Float[Array, "..."]:
         raise InputError(f"{what} must be numbers, not {value!r:.80}.") from None
 
 
-class System(eqx.Module):
+class System(Spelled, eqx.Module):
     """Atoms: where they are, of which species, in which cell. A pytree.
 
     Attributes:

@@ -18,6 +18,7 @@ from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError
 from mdsens.export.states import state_atoms, state_columns, state_dataset
 from mdsens.export.studies import frame_atoms, study_columns, study_dataset
+from mdsens.spelling import spelled
 from mdsens.store import check_writable, load, write_whole
 from mdsens.studies.collecting import Collected, is_collected, read_collected
 from mdsens.studies.recording import Found, collected_of
@@ -34,6 +35,7 @@ Result = str | Path | Collected | Found | Equilibrium
 SUFFIXES = (".csv", ".extxyz", ".xyz", ".nc")
 
 
+@spelled
 def to_xarray(result: Result, sensitivity: Sensitivity | None = None) -> "xarray.Dataset":
     """A result as a labelled dataset.
 
@@ -50,6 +52,7 @@ def to_xarray(result: Result, sensitivity: Sensitivity | None = None) -> "xarray
     return study_dataset(xarray, found) if isinstance(found, Collected) else state_dataset(xarray, *found)
 
 
+@spelled
 def to_dataframe(result: Result, sensitivity: Sensitivity | None = None, *, table: str | None = None) -> "pandas.DataFrame":
     """A result as a data frame.
 
@@ -66,6 +69,7 @@ def to_dataframe(result: Result, sensitivity: Sensitivity | None = None, *, tabl
     return pandas.DataFrame(_columns(result, sensitivity, table))
 
 
+@spelled
 def to_atoms(result: Result, sensitivity: Sensitivity | None = None) -> "list[ase.Atoms]":
     """The relaxed structures, for OVITO, ASE and others.
 
@@ -83,6 +87,7 @@ def to_atoms(result: Result, sensitivity: Sensitivity | None = None) -> "list[as
     return [state_atoms(*found)]
 
 
+@spelled
 def write(
     result: Result, path: str | Path, sensitivity: Sensitivity | None = None, *, table: str | None = None, overwrite: bool = False
 ) -> Path:

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.plot.drawing import COLOURS, axes_or_new, opened, patch
+from mdsens.spelling import spelled
 
 SHORT = 6
 """Letters of a column's name that stand upright."""
@@ -18,6 +19,7 @@ NUMBERS = 150
 """Of a heat map: up to so many are written into it."""
 
 
+@spelled
 def influence(values: dict[str, float], *, label: str, ax=None):
     """A bar for each parameter's influence, on a logarithmic scale; what is exactly or nearly zero is said so.
 
@@ -45,6 +47,7 @@ def influence(values: dict[str, float], *, label: str, ax=None):
     return opened(ax)
 
 
+@spelled
 def bars(values: dict[str, float], errors: dict[str, float] | None = None, *, label: str, ax=None):
     """A bar for each parameter on a linear scale, the largest on top, with error bars where they are finite.
 
@@ -65,6 +68,7 @@ def bars(values: dict[str, float], errors: dict[str, float] | None = None, *, la
     return opened(ax)
 
 
+@spelled
 def heat_map(values: Float[Array, "rows columns"], rows: Sequence[str], columns: Sequence[str], *, label: str, ax=None):
     """A table as colours, blue where negative and red where positive, white at zero, with its numbers where there is room.
 
@@ -91,6 +95,7 @@ def heat_map(values: Float[Array, "rows columns"], rows: Sequence[str], columns:
     return ax
 
 
+@spelled
 def elastic_sensitivity(derivatives: dict[str, Float[Array, "voigt voigt"]], *, label: str = "θ dC/dθ [GPa]", ax=None):
     """How elastic constants depend on parameters: a row a parameter, a column for each constant.
 
@@ -110,6 +115,7 @@ def elastic_sensitivity(derivatives: dict[str, Float[Array, "voigt voigt"]], *, 
     return heat_map(np.stack([*columns.values()], axis=1), list(derivatives), list(columns), label=label, ax=ax)
 
 
+@spelled
 def prediction(predicted: Float[Array, "..."], relaxed: Float[Array, "..."], *, label: str = "displacement [Å]", ax=None):
     """What was predicted against what was found when structures were relaxed again, one point a number; on the line they agree.
 
@@ -136,6 +142,7 @@ def prediction(predicted: Float[Array, "..."], relaxed: Float[Array, "..."], *, 
     return opened(ax)
 
 
+@spelled
 def validity(found, *, ax=None):
     """Predicted displacements against those of structures relaxed again, with the range in which they should agree.
 
@@ -163,6 +170,7 @@ def validity(found, *, ax=None):
     return opened(ax)
 
 
+@spelled
 def convergence(values: Float[Array, " steps"], *, label: str, ax=None):
     """What goes to zero step by step, on a logarithmic scale; zeros are left out.
 
@@ -180,6 +188,7 @@ def convergence(values: Float[Array, " steps"], *, label: str, ax=None):
     return opened(ax)
 
 
+@spelled
 def cost(measured: dict[str, tuple[Sequence[float], Sequence[float]]], *, label: str = "seconds", ax=None):
     """Cost against the number of atoms, both on logarithmic scales, with the exponent of each line between its ends.
 
@@ -198,6 +207,7 @@ def cost(measured: dict[str, tuple[Sequence[float], Sequence[float]]], *, label:
     return opened(ax)
 
 
+@spelled
 def chain(path, *, ax=None):
     """The energy along a chain of images against the length of the path, with the highest image marked.
 

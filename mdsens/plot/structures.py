@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.plot.drawing import COLOURS, axes_or_new, patch
+from mdsens.spelling import spelled
 
 ARROW_SHARE = 0.6
 """Length of the longest arrow in units of the mean distance between neighbours."""
@@ -15,6 +16,7 @@ MARKS = "os^Dv"
 """Of species in a slice."""
 
 
+@spelled
 def packing(eq, derivative: Float[Array, "atoms 2"] | None = None, *, parameter: str = "θ", coloured: bool = False, ax=None):
     """A 2-D packing as discs at their true size (soft spheres; others at half their range), with dX/dθ as arrows.
 
@@ -65,6 +67,7 @@ def packing(eq, derivative: Float[Array, "atoms 2"] | None = None, *, parameter:
     return ax
 
 
+@spelled
 def crystal(eq, derivative: Float[Array, "atoms 3"], *, centre=None, radius: float = 8.0, parameter: str = "θ", ax=None):
     """Atoms around a point, coloured by |dX/dθ|, with dX/dθ relative to a uniform change of scale as arrows.
 
@@ -107,6 +110,7 @@ def crystal(eq, derivative: Float[Array, "atoms 3"], *, centre=None, radius: flo
     return ax
 
 
+@spelled
 def slab(
     eq,
     derivative: Float[Array, "atoms 3"],

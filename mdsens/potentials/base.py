@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from mdsens.errors import InputError
 from mdsens.neighbors import SKIN, Neighbors, find_neighbors
 from mdsens.potentials.parameters import as_parameter, as_tree, canonical_key
+from mdsens.spelling import Spelled
 from mdsens.system import System, is_concrete
 from mdsens.voigt import to_voigt
 
@@ -68,7 +69,7 @@ class Approximation(NamedTuple):
     mixed: "Potential"
 
 
-class Potential(eqx.Module):
+class Potential(Spelled, eqx.Module):
     """Base class. Array fields are parameters; fields declared with `mdsens.static` are not.
 
     Numbers become float64 arrays. A parameter that depends on the species is a dict keyed by the label (`"A"`), the

@@ -10,6 +10,7 @@ import numpy as np
 from mdsens.errors import InputError
 from mdsens.potentials.base import Potential, built, parameter_paths, static
 from mdsens.potentials.paths import named_leaves
+from mdsens.spelling import spelled
 from mdsens.system import is_concrete
 
 ALONE, TOGETHER = ("fixed", "log"), ("tied", "ratio")
@@ -159,6 +160,7 @@ class Reparameterised(Potential):
         return jax.tree.unflatten(jax.tree.structure(again), leaves)
 
 
+@spelled
 def reparameterised(potential: Potential, rules: Mapping[str, Rule]) -> Reparameterised:
     """The same potential in other variables, which is what all derivatives are then in.
 
@@ -195,6 +197,7 @@ def reparameterised(potential: Potential, rules: Mapping[str, Rule]) -> Reparame
     return Reparameterised(built(free, jax.tree.unflatten(structure, [values[path] for path in paths])), ordered, Constants(held))
 
 
+@spelled
 def fixed(potential: Potential, *names: str) -> Reparameterised:
     """The same potential with some parameters that are none any more: `fixed(potential, "a", "epsilon.A-B")`.
 
@@ -204,6 +207,7 @@ def fixed(potential: Potential, *names: str) -> Reparameterised:
     return reparameterised(potential, dict.fromkeys(names, "fixed"))
 
 
+@spelled
 def tied(potential: Potential, ties: Mapping[str, str]) -> Reparameterised:
     """The same potential with parameters that take the value of another one: `tied(potential, {"sigma.B-B": "sigma.A-A"})`.
 

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, MdsensError
 from mdsens.potentials import Potential
+from mdsens.spelling import spelled
 from mdsens.studies.observing import (
     Of,
     Systems,
@@ -103,6 +104,7 @@ class Calibration:
         return tuple({name: float(part) for name, part in zip(self.names, row, strict=True)} for row in chosen)
 
 
+@spelled
 def calibrate(
     systems: Systems,
     potential: Potential,
@@ -315,6 +317,7 @@ class _Problem:
         )
 
 
+@spelled
 def inverse_design(
     systems: Systems,
     potential: Potential,

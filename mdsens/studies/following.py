@@ -15,6 +15,7 @@ from mdsens.errors import InputError, MdsensError
 from mdsens.potentials import Potential
 from mdsens.prediction import warm
 from mdsens.second_order import direction_to
+from mdsens.spelling import spelled
 from mdsens.studies.observing import Observables, evaluate, together
 from mdsens.studies.parameters import with_values
 
@@ -56,6 +57,7 @@ class Continuation:
     critical: float
 
 
+@spelled
 def continuation(
     eq: Equilibrium,
     parameters: Mapping[str, float] | Potential,

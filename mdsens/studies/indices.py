@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mdsens.errors import InputError, MdsensError
+from mdsens.spelling import spelled
 from mdsens.studies.observing import Observables, States, by_name, evaluate, flat, options_of, relax_again, split, together
 from mdsens.studies.parameters import Selection
 
@@ -45,6 +46,7 @@ class GlobalIndices:
     seconds: float
 
 
+@spelled
 def global_indices(
     states: States,
     observables: Observables,

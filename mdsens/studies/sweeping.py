@@ -9,6 +9,7 @@ import numpy as np
 
 from mdsens.errors import InputError, MdsensError
 from mdsens.potentials import Potential
+from mdsens.spelling import spelled
 from mdsens.studies.observing import (
     Observables,
     Systems,
@@ -91,6 +92,7 @@ def grid(parameters: Mapping[str, Iterable[float]], mode: str = "grid") -> list[
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
+@spelled
 def sweep(
     systems: Systems,
     potential: Potential,

@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from mdsens.derivatives import sensitivity
 from mdsens.errors import InputError, did_you_mean
+from mdsens.spelling import spelled
 from mdsens.studies.observing import Observables, States, by_name, differentiate, split, together
 from mdsens.studies.parameters import Selection
 
@@ -67,6 +68,7 @@ class SensitivityTable:
         return [(self.names[k], float(total[k])) for k in np.argsort(-total, kind="stable")]
 
 
+@spelled
 def sensitivity_table(
     states: States, observables: Observables, *, wrt: Sequence[str] | str | None = None, certificate: bool = True
 ) -> SensitivityTable:

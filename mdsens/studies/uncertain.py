@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from mdsens.errors import InputError, MdsensError
 from mdsens.potentials import Potential
+from mdsens.spelling import spelled
 from mdsens.studies.observing import (
     Observables,
     States,
@@ -81,6 +82,7 @@ class Uncertainty:
     seconds: float
 
 
+@spelled
 def uncertainty(
     states: States,
     observables: Observables,
