@@ -14,6 +14,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from mdsens import words
 from mdsens.certificate import Certificate, certify
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, MdsensError, reason
@@ -33,7 +34,7 @@ from mdsens.linear_response import (
     split_last,
     usable,
 )
-from mdsens.potentials.base import Potential
+from mdsens.potentials.base import Potential, parameter_paths
 from mdsens.potentials.paths import named_leaves
 from mdsens.spelling import Spelled, spelled
 
@@ -59,6 +60,11 @@ class Sensitivity(Spelled, eqx.Module):
     cell: Potential | None
     certificate: Certificate = eqx.field(static=True)
     potential: Potential
+
+    def __repr__(self) -> str:
+        if not isinstance(self.positions, Potential):
+            return super().__repr__()
+        return "\n".join(words.of_sensitivity(self, parameter_paths(self.positions)))
 
     def scaled(self) -> "Sensitivity":
         """θ dX/dθ [Å], the form in which parameters compare: the displacement by a change of θ of 100 %, to first order."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mdsens import batches
+from mdsens import batches, words
 from mdsens.constrained import settle
 from mdsens.constraints import Constraint, Constraints, bound_constraints
 from mdsens.curvature import Curvature, curvature, kept_hessian
@@ -72,6 +72,10 @@ class Equilibrium(Spelled, eqx.Module):
     constraints: Constraints | None = None
     multipliers: Array | None = None
     kept: KeptHessian = eqx.field(static=True, default=KeptHessian())
+
+    def __repr__(self) -> str:
+        plain = isinstance(self.potential, Potential) and words.is_plain(self.system)
+        return "\n  ".join(["Equilibrium", *words.of_equilibrium(self)]) if plain else super().__repr__()
 
     @property
     def converged(self) -> bool:

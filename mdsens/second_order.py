@@ -81,9 +81,9 @@ class Taylor:
 
     positions: tuple[Float[Array, "atoms dim"], Float[Array, "atoms dim"]]
     cell: tuple[Float[Array, "dim dim"], Float[Array, "dim dim"]] | None
-    first: Float[Array, " n"]
-    second: Float[Array, " n"]
-    state: State
+    first: Float[Array, " n"] = dataclasses.field(repr=False)
+    second: Float[Array, " n"] = dataclasses.field(repr=False)
+    state: State = dataclasses.field(repr=False)
     potential: Potential
     direction: Potential
 

@@ -5,35 +5,16 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from mdsens import plot
+from mdsens import plot, words
 from mdsens.derivatives import Sensitivity
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, did_you_mean
-from mdsens.potentials import Reparameterised
 from mdsens.potentials.base import parameter_paths
 
 
 def describe(eq: Equilibrium, sensitivity: Sensitivity | None) -> Iterator[str]:
     """A table that a person reads, line by line."""
-    system, unit = eq.system, "GPa" if eq.system.dim == 3 else "eV/Å²"
-    counts = ", ".join(f"{np.sum(np.array(system.symbols) == label)} {label}" for label in system.labels)
-    yield f"System       {len(system)} atoms in {system.dim}-D ({counts}), {int(system.frozen.sum())} frozen"
-    periodic = "".join(name for name, flag in zip("xyz", system.pbc, strict=False) if flag) or "no direction"
-    yield f"Cell         {_cell(system)}, periodic along {periodic}"
-    yield f"Potential    {' + '.join(type(part).__name__ for part in eq.potential.parts())}"
-    if isinstance(eq.potential, Reparameterised):
-        yield f"             {', '.join(' '.join(rule).strip() for rule in eq.potential.rules)}"
-    kind = "saddle point" if eq.index else "equilibrium"
-    yield f"State        {kind}, {eq.status.name}: energy {eq.energy:.10g} eV, fmax {eq.fmax:.1e} eV/Å, {eq.steps} steps"
-    if eq.frame.freedom is not None:
-        freedom = eq.cell if isinstance(eq.cell, str) else "partly free"
-        yield f"             cell {freedom}, relaxed to a pressure or stress of {eq.pressure} within {eq.stress_error:.1e} {unit}"
-    if eq.constraints is not None:
-        names = ", ".join(type(part).__name__ for part in eq.constraints.parts)
-        yield f"             under {names}; active inequalities: {', '.join(map(str, eq.constraints.active)) or 'none'}"
-    if eq.curvature is not None:
-        rattlers = ", ".join(map(str, eq.curvature.rattlers)) or "none"
-        yield f"Curvature    lowest {eq.curvature.lowest:.4g}, highest {eq.curvature.highest:.4g} eV/Å², rattlers: {rattlers}"
+    yield from words.of_equilibrium(eq)
     yield ""
     derived = sensitivity is not None
     header = f" {'max |dX/dθ|':>14} {'max |θ dX/dθ| [Å]':>19}" if derived else ""
@@ -101,9 +82,3 @@ def _rows(eq, sensitivity):
             if name in cells:
                 row += f" {np.abs(theta * cells[name]).max(initial=0.0):>19.4e}"
         yield row
-
-
-def _cell(system):
-    if system.cell is None:
-        return "none"
-    return " x ".join(f"{length:.4f}" for length in np.linalg.norm(np.asarray(system.cell), axis=1)) + " Å"

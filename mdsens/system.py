@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from mdsens import words
 from mdsens.announced import check_announced, is_file
 from mdsens.errors import InputError
 from mdsens.implicit.checks import is_traced
@@ -109,6 +110,9 @@ class System(Spelled, eqx.Module):
             if getattr(self, name).shape != (n,):
                 raise InputError(f"{name} must have shape ({n},), one for each atom, not {getattr(self, name).shape}.")
         self.neighbors = None
+
+    def __repr__(self) -> str:
+        return words.of_system(self) if words.is_plain(self) else super().__repr__()
 
     def __len__(self) -> int:
         return self.positions.shape[0]

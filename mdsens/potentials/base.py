@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mdsens import words
 from mdsens.errors import InputError
 from mdsens.neighbors import SKIN, Neighbors, find_neighbors
 from mdsens.potentials.parameters import as_parameter, as_tree, canonical_key
@@ -94,6 +95,9 @@ class Potential(Spelled, eqx.Module):
 
         def __getattr__(self, name: str) -> Any:
             """A derivative has the parameters of the potential that it is of."""
+
+    def __repr__(self) -> str:
+        return words.of_potential(self)
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)

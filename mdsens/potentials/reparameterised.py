@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,13 +48,18 @@ class Reparameterised(Potential):
 
     free: Potential
     rules: tuple[tuple[str, str, str], ...] = static()
-    held: Constants = static()
+    held: Constants = eqx.field(static=True, repr=False)
 
     def __getattr__(self, name):
         # Reached only where there is no such field.
-        if name != "free" and name in (variables := self.__dict__["free"].parameters() if "free" in self.__dict__ else {}):
-            return variables[name]
-        raise AttributeError(f"{type(self).__name__} has no parameter {name!r}.")
+        variables = self._variables()
+        return variables[name] if name in variables else super().__getattr__(name)
+
+    def __dir__(self):
+        return [*super().__dir__(), *self._variables()]
+
+    def _variables(self) -> dict[str, Any]:
+        return self.__dict__["free"].parameters() if "free" in self.__dict__ else {}
 
     @property
     def inner(self) -> Potential:
