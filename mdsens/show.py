@@ -10,6 +10,7 @@ from mdsens.derivatives import Sensitivity
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, did_you_mean
 from mdsens.potentials.base import parameter_paths
+from mdsens.units import per, readable
 
 
 def describe(eq: Equilibrium, sensitivity: Sensitivity | None) -> Iterator[str]:
@@ -17,10 +18,10 @@ def describe(eq: Equilibrium, sensitivity: Sensitivity | None) -> Iterator[str]:
     yield from words.of_equilibrium(eq)
     yield ""
     derived = sensitivity is not None
-    header = f" {'max |dX/dθ|':>14} {'max |θ dX/dθ| [Å]':>19}" if derived else ""
+    header = f" {'max |dX/dθ|':>14} {'':<9} {'max |θ dX/dθ| [Å]':>19}" if derived else ""
     if derived and sensitivity.cell is not None:
         header += f" {'max |θ dh/dθ| [Å]':>19}"
-    yield f"  {'parameter':<22} {'value':>14}" + header
+    yield f"  {'parameter':<22} {'value':>14} {'unit':<6}" + header
     yield from _rows(eq, sensitivity)
     if derived:
         yield ""
@@ -75,10 +76,11 @@ def _rows(eq, sensitivity):
     sizes = {} if sensitivity is None else _sizes(sensitivity)
     for name, theta in zip(parameter_paths(eq.potential), jax.tree.leaves(eq.potential), strict=True):
         value = f"{float(theta):>14.6g}" if theta.ndim == 0 else f"{f'array {theta.shape}':>14}"
-        row = f"  {name:<22} {value}"
+        unit = eq.potential.unit_of(name)
+        row = f"  {name:<22} {value} {readable(unit):<6}"
         if name in derivatives:
             plain = np.linalg.norm(np.asarray(derivatives[name]).reshape(*derivatives[name].shape[:2], -1), axis=1)
-            row += f" {plain.max():>14.4e} {sizes[name].max():>19.4e}"
+            row += f" {plain.max():>14.4e} {readable(per('Angstrom', unit)):<9} {sizes[name].max():>19.4e}"
             if name in cells:
                 row += f" {np.abs(theta * cells[name]).max(initial=0.0):>19.4e}"
-        yield row
+        yield row.rstrip()

@@ -50,6 +50,7 @@ from mdsens.potentials.base import parameter_paths
 from mdsens.solvers import Status
 from mdsens.spelling import spelled
 from mdsens.system import System
+from mdsens.units import per
 
 MET = 1e-3
 """Violation up to which a stored structure meets the constraints it was relaxed under, loosely or not."""
@@ -250,13 +251,13 @@ def _write_element(group, name, value, unit):
     return dataset
 
 
-def _write_tree(group, tree, per=None):
-    """The leaves of a potential-shaped tree, with the parameters' units, or `per` over them, where they are known."""
+def _write_tree(group, tree, of=None):
+    """The leaves of a potential-shaped tree, with the parameters' units, or `of` over them, where they are known."""
     for path, leaf in zip(parameter_paths(tree), jax.tree.leaves(tree), strict=True):
         dataset = group.create_dataset(path.replace(".", "/"), data=np.asarray(leaf))
         unit = tree.unit_of(path)
         if unit is not None:
-            name_unit(dataset, unit if per is None else f"{per} ({unit})-1" if unit else per)
+            name_unit(dataset, unit if of is None else per(of, unit))
 
 
 def _name_derivatives(group, part, first, sensitivity):

@@ -30,8 +30,10 @@ from mdsens.studies.observing import (
     relax_again,
     relax_all,
     together,
+    units_of,
 )
 from mdsens.studies.parameters import Selection
+from mdsens.studies.results import Result
 
 RADIUS = 0.1
 """First radius of the trust region: a relative change of all parameters together."""
@@ -57,8 +59,8 @@ class Target:
     sigma: Any = 1.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Calibration:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Calibration(Result):
     """The outcome of a fit.
 
     Attributes:
@@ -314,6 +316,7 @@ class _Problem:
             directions,
             here.states,
             tuple(history),
+            units=units_of(self.potential, self.selection.names, self.observed, next(iter(self.systems.values())).dim),
         )
 
 
