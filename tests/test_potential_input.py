@@ -91,6 +91,26 @@ def lj(**changed):
     return ms.LennardJones(**{"epsilon": 1.0, "sigma": 1.0, "cutoff": CUTOFF, "onset": ONSET, **changed})
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda **lengths: ms.LennardJones(epsilon=1.0, sigma=1.0, **lengths),
+        lambda **lengths: ms.LennardJones(epsilon=1.0, sigma=1.0, switch="xplor", **lengths),
+        lambda **lengths: ms.Yukawa(strength=1.0, kappa=1.0, **lengths),
+        lambda **lengths: ms.ZBL(**lengths),
+    ],
+    ids=["Lennard-Jones", "xplor", "Yukawa", "ZBL"],
+)
+def test_a_cutoff_is_enough_and_the_switch_begins_at_0_8_of_it(made):
+    """2.0 σ and 2.5 σ of Lennard-Jones, as jax-md has them."""
+    assert eqx.tree_equal(made(cutoff=2.5), made(cutoff=2.5, onset=2.0))
+    assert made(cutoff=2.5).smoothness >= 1
+
+
+def test_switches_without_an_onset_have_none():
+    assert lj(onset=None, switch="shifted_force").onset is None
+
+
 TWO = [[0.0, 0, 0], [1.1, 0, 0]]
 
 BAD_INPUT = {
@@ -113,7 +133,6 @@ BAD_INPUT = {
     "onset beyond the cutoff": (lambda: lj(onset=3.0), ["onset", "2.5", "3.0"]),
     "onset at the cutoff": (lambda: lj(onset=CUTOFF), ["onset"]),
     "negative onset": (lambda: lj(onset=-0.1), ["onset", "-0.1"]),
-    "onset forgotten": (lambda: lj(onset=None), ["onset", "quintic", "None"]),
     "a switch nobody knows": (lambda: lj(switch="quintc"), ["'quintc'", "Did you mean 'quintic'?"]),
     "a switch far from any": (lambda: lj(switch="none"), ["'none'", "quintic, xplor, shifted_force, truncated"]),
     "single precision": (lambda: lj(epsilon=np.float32(1.0)), ["LennardJones.epsilon", "float32"]),
