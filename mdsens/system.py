@@ -208,7 +208,7 @@ class System(Spelled, eqx.Module):
         positions[:, :dim] = self.positions
         if self.cell is not None:
             cell[:dim, :dim] = self.cell
-        elements = _are_elements(self.labels)
+        elements = are_elements(self.labels)
         atoms = Atoms(
             self.symbols if elements else ["X"] * n,
             positions=positions,
@@ -348,7 +348,7 @@ def _names(species, n) -> list[str]:
     return names
 
 
-def _are_elements(labels) -> bool:
+def are_elements(labels) -> bool:
     from ase.data import atomic_numbers
 
     return all(label in atomic_numbers for label in labels)
@@ -357,6 +357,6 @@ def _are_elements(labels) -> bool:
 def _default_masses(names) -> np.ndarray:
     from ase.data import atomic_masses, atomic_numbers
 
-    if not _are_elements(names):  # "A" and "B" are no boron
+    if not are_elements(names):  # "A" and "B" are no boron
         return np.ones(len(names))
     return np.array([atomic_masses[atomic_numbers[name]] for name in names])

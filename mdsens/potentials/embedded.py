@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from mdsens.potentials.base import Atom, Potential
 from mdsens.potentials.bonds import bond_vectors, handles, of_pairs
+from mdsens.potentials.checks import note_species
 from mdsens.potentials.local_stiffness import EmbeddedStiffness, pair_stiffness
 
 
@@ -43,6 +44,10 @@ class EmbeddedPotential(Potential):
     def embedding(self, rho: Float[Array, ""], i: Atom) -> Float[Array, ""]:
         """F: the energy of atom i in the density rho [eV]."""
         raise NotImplementedError
+
+    def check(self, system):
+        super().check(system)
+        note_species(self, system.labels)
 
     def atom_energies(self, system):
         d, inside = bond_vectors(system, self.range)

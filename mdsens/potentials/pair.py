@@ -12,6 +12,7 @@ from mdsens.neighbor_sums import fence
 from mdsens.neighbors import bonds, in_chunks, pair_bonds
 from mdsens.potentials.base import Atom, Potential
 from mdsens.potentials.bonds import bond_vectors, handles, of_pairs, within
+from mdsens.potentials.checks import note_species
 from mdsens.potentials.local_stiffness import CACHED, PairStiffness, pair_stiffness
 from mdsens.potentials.switching import BETWEEN, ONSET, SMOOTHNESS, force_switch, quintic, xplor
 
@@ -59,6 +60,10 @@ class PairPotential(Potential):
             raise InputError(f"{name}'s cutoff must be a positive length in Å, not {cutoff!r}.")
         if switch in BETWEEN and not (isinstance(onset, Real) and 0 <= onset < cutoff):
             raise InputError(f"{name}'s onset must lie between 0 and the cutoff {cutoff} for the {switch} switch, not {onset!r}.")
+
+    def check(self, system):
+        super().check(system)
+        note_species(self, system.labels)
 
     def atom_energies(self, system):
         return 0.5 * jnp.sum(self._energies(*bond_vectors(system, self.range), *handles(system)), axis=0)
