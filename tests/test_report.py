@@ -108,3 +108,4 @@ def test_the_command_writes_it_whole_or_refuses(folder, tmp_path):
     assert "no folder of a study" in mdsens("report", tmp_path, "-o", tmp_path / "b.html")[1]
     assert "There is no file" in mdsens("report", tmp_path / "no.h5", "-o", tmp_path / "b.html")[1]
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert mdsens("report", folder) == (0, f"{folder.with_name('out.html')}\n")  # beside it, unless said otherwise
