@@ -47,11 +47,12 @@ def pictures(eq: Equilibrium, sensitivity: Sensitivity, parameter: str | None) -
         flat = derivative.reshape(*derivative.shape[:2], -1)
         entry = int(np.abs(flat).max(axis=(0, 1)).argmax())
         derivative, parameter = flat[..., entry], f"{parameter}[{entry}]"
+    unit = readable(per("Angstrom", eq.potential.unit_of(parameter.partition("[")[0]))) or "Å per its unit"
     draw = plot.packing if eq.system.dim == 2 else plot.crystal
     name = parameter if draw is plot.packing else f"dX/d{parameter}"
     return {
-        "sensitivity": draw(eq, derivative, parameter=name),
-        **({"slice": plot.slab(eq, derivative, parameter=name)} if eq.system.dim == 3 else {}),
+        "sensitivity": draw(eq, derivative, parameter=name, unit=unit),
+        **({"slice": plot.slab(eq, derivative, parameter=name, unit=unit)} if eq.system.dim == 3 else {}),
         "influence": plot.influence(largest, label="max |θ dX/dθ| [Å]"),
     }
 

@@ -75,6 +75,8 @@ def _sensitivity(done):
 def influences(observable: str, names: Sequence[str], scaled: np.ndarray, *, unit: str | None = None, ax=None):
     """θ dg/dθ of an observable: bars, or a heat map where it has several components; Voigt's matrices by their constants."""
     label = with_unit(f"θ d({observable})/dθ", unit)
+    if scaled.size == len(names):
+        scaled = scaled.reshape(-1)
     if scaled.ndim == 1:
         return plot.influence(dict(zip(names, scaled, strict=True)), label=label, ax=ax)
     if scaled.ndim == 3 and scaled.shape[0] == scaled.shape[1] in VOIGT and np.allclose(scaled, np.swapaxes(scaled, 0, 1)):
