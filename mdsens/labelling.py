@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 import h5py
 import numpy as np
 
-MOST_UNITS = 500
-"""That an attribute has room for."""
+from mdsens.attributes import REFERENCE, ROOM
 
 
 def name_axes(dataset: h5py.Dataset, axes: Sequence[str], home: h5py.Group, labels: Mapping[str, Sequence] | None = None):
@@ -53,5 +52,5 @@ def name_unit(dataset: h5py.Dataset, unit: str | None) -> None:
 
 def name_units(dataset: h5py.Dataset, units: Sequence[str] | None) -> None:
     """Of numbers that have one for each parameter, where an attribute has room for them."""
-    if units and len(units) <= MOST_UNITS:
+    if units and len(units) * REFERENCE <= ROOM:
         dataset.attrs["units_by_parameter"] = list(units)

@@ -36,6 +36,7 @@ import numpy as np
 import mdsens
 from mdsens import constraints as constraint_kinds
 from mdsens.announced import is_file
+from mdsens.attributes import attribute, has_attribute, set_attribute
 from mdsens.certificate import Certificate
 from mdsens.constraints import Constraint
 from mdsens.curvature import Curvature
@@ -233,7 +234,7 @@ def _write_particles(file, system):
         edges = _write_element(box, "edges", np.asarray(system.cell)[None], "Angstrom")
         name_axes(edges, ("step", "vector", "space"), atoms, labels)
     species = atoms.create_dataset("species", data=np.asarray(system.species))
-    species.attrs["labels"] = list(system.labels)
+    set_attribute(species, "labels", list(system.labels))
     name_unit(atoms.create_dataset("mass", data=np.asarray(system.masses)), "u")
     atoms.create_dataset("frozen", data=np.asarray(system.frozen).astype(np.int8))
     for name in ("species", "mass", "frozen"):
@@ -273,14 +274,15 @@ def _write_record(group, record):
         if isinstance(value, tuple):
             kind = type(value[0]) if value else int
             value = np.array(value, dtype={str: h5py.string_dtype(), float: np.float64}.get(kind, np.int64))
-        group.attrs[field.name] = value
+        set_attribute(group, field.name, value)
 
 
 def _write_constraints(group, constraints, multipliers):
     for name, value in (("held", constraints.held), ("scale", constraints.scale), ("multipliers", multipliers)):
         if value is not None:
             group.create_dataset(name, data=np.asarray(value))
-    group.attrs.update({"active": np.array(constraints.active, dtype=np.int64), "count": constraints.count})
+    set_attribute(group, "active", np.array(constraints.active, dtype=np.int64))
+    group.attrs["count"] = constraints.count
     for k, part in enumerate(constraints.parts):
         item = group.create_group(f"parts/{k}")
         item.attrs["class"] = type(part).__name__
@@ -382,7 +384,7 @@ def _read_constraints(group, path, given, system) -> dict:
                 "keeps: give load(path, constraints=[...]) as relax was given them."
             )
     held, scale = (jnp.asarray(group[name][()]) for name in ("held", "scale"))
-    active = tuple(int(one) for one in group.attrs["active"])
+    active = tuple(int(one) for one in attribute(group, "active"))
     bound = constraint_kinds.Constraints(tuple(parts), held, scale, active, int(group.attrs["count"]))
     values = np.asarray(bound.values(system)) / float(scale)
     if values.size != bound.count or (np.abs(values) > MET).any() or (np.asarray(bound.slacks(system)) < -MET).any():
@@ -400,7 +402,7 @@ def _read_derivative(group, potential):
 
 def _read_system(atoms):
     box, species = atoms["box"], atoms["species"]
-    labels = [str(label) for label in species.attrs["labels"]]
+    labels = [str(label) for label in attribute(species, "labels")]
     positions = atoms["position/value"][0]
     return System(
         positions,
@@ -462,16 +464,17 @@ def _datasets(group):
 
 def _read_curvature(group) -> Curvature | None:
     """None where an older file does not have all of it: it is computed again where it is needed."""
-    known = group["curvature"].attrs if "curvature" in group else {}
-    return _read_record(Curvature, group["curvature"]) if all(f.name in known for f in dataclasses.fields(Curvature)) else None
+    known = group.get("curvature")
+    whole = known is not None and all(has_attribute(known, field.name) for field in dataclasses.fields(Curvature))
+    return _read_record(Curvature, known) if whole else None
 
 
 def _read_record(kind, group):
     values = {}
     for field in dataclasses.fields(kind):
-        if field.name not in group.attrs and field.default is not dataclasses.MISSING:
+        if not has_attribute(group, field.name) and field.default is not dataclasses.MISSING:
             continue  # an older file
-        value = group.attrs[field.name]
+        value = attribute(group, field.name)
         if isinstance(value, np.ndarray):
             value = tuple(value.tolist())
         elif isinstance(value, np.generic):
