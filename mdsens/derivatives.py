@@ -293,6 +293,8 @@ def several(eq, linear_solver):
         found, state = usable(eq, linear_solver)
         return (found,), state, eq.potential
     if not isinstance(eq, Mapping) or not eq:
+        if callable(eq):
+            raise InputError("The observable goes first, and the equilibrium behind it: gradient(g, eq).")
         raise InputError(f'An equilibrium is wanted, or several by name, {{"defect": eq1, "bulk": eq2}}, not {eq!r:.80}.')
     if bad := [name for name in eq if not isinstance(name, str)]:
         raise InputError(f'States have names, {{"defect": eq1, ...}}, not {bad[0]!r}.')
@@ -390,6 +392,10 @@ def check_scalar(g, states, potential) -> None:
 
 def observable_shape(g, states, potential) -> jax.ShapeDtypeStruct:
     """Raises InputError for an observable that cannot be traced, or is not real."""
+    if not callable(g):
+        raise InputError(f"An observable is a function g(system, potential), such as ms.observables.volume, not {g!r:.80}.")
+    if isinstance(g, type):
+        raise InputError(f"{g.__name__} makes an observable: give what {g.__name__}(...) returns.")
     try:
         shape = jax.eval_shape(observed(g, states), _unknowns(states), potential)
     except MdsensError:

@@ -153,6 +153,8 @@ def relax(
             the constraints contradict each other.
     """
     check_settings(system, potential, fmax, max_steps, smax)
+    if isinstance(solver, str | type):
+        raise InputError(f"A solver is an object with its settings, such as ms.FIRE(), not {solver!r}.")
     asked = {"cell": _hashable(cell), "pressure": _hashable(pressure), "solver": repr(FIRE() if solver is None else solver)}
     try:
         newton_first = solver is None and polish and not constraints

@@ -44,9 +44,12 @@ def _keywords(function: Callable) -> frozenset[str] | None:
     return frozenset(one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)) - {"self"}
 
 
-def unknown_attribute(owner: str, name: str, known: Iterable[str]) -> AttributeError:
+def unknown_attribute(owner: str, name: str, known: Iterable[str], meant: str | None = None) -> AttributeError:
     """For what is no attribute of an owner. Names with an underscore are asked for by programs, which read no sentences."""
-    near = "" if name.startswith("_") else nearest(name, (one for one in known if not one.startswith("_")))
+    if name.startswith("_"):
+        near = ""
+    else:
+        near = f" Did you mean {meant!r}?" if meant else nearest(name, [one for one in known if not one.startswith("_")])
     # With `name` and no `obj` the interpreter does not add a guess of its own.
     return AttributeError(f"{owner} has no attribute {name!r}.{near}", name=name)
 
@@ -72,4 +75,6 @@ class Spelled:
         def __getattr__(self, name: str) -> Any:
             if hasattr(type(self), name):
                 return object.__getattribute__(self, name)  # a property that raised: its own error
-            raise unknown_attribute(type(self).__name__, name, dir(self))
+            # `eq.positions` is `eq.system.positions`, which is nearer than anything spelled alike.
+            parts = [part for part, value in vars(self).items() if isinstance(value, Spelled) and name in dir(value)]
+            raise unknown_attribute(type(self).__name__, name, dir(self), f"{parts[0]}.{name}" if parts else None)

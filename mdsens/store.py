@@ -68,9 +68,13 @@ def save(path, eq: Equilibrium, sensitivity: Sensitivity | None = None, *, overw
         StoreError: the file exists (`overwrite=True` replaces it), its folder doesn't, or it cannot be written.
         InputError: what was given is no equilibrium and sensitivity.
     """
+    if (
+        not isinstance(path, str | os.PathLike)
+        or not isinstance(eq, Equilibrium)
+        or not (sensitivity is None or isinstance(sensitivity, Sensitivity))
+    ):
+        raise InputError("save wants a path, an Equilibrium and a Sensitivity: ms.save(path, eq, S).")
     path = Path(path)
-    if not isinstance(eq, Equilibrium) or not (sensitivity is None or isinstance(sensitivity, Sensitivity)):
-        raise InputError("save wants an Equilibrium and a Sensitivity: ms.save(path, eq, S).")
     check_writable(path, overwrite=overwrite)
     with h5py.File(f"image-{id(eq)}", "w", driver="core", backing_store=False) as file:
         _write(file, eq, sensitivity)

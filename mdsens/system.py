@@ -86,6 +86,8 @@ class System(Spelled, eqx.Module):
     labels: tuple[str, ...] = eqx.field(static=True)
 
     def __init__(self, positions, *, cell=None, pbc=None, species="A", masses=None, frozen=None, dtype=None):
+        if hasattr(positions, "get_positions"):
+            raise InputError("Atoms of ASE become a System by System.from_ase(atoms).")
         positions = as_float_array(positions, "positions", dtype)
         if positions.ndim != 2 or positions.shape[1] not in (2, 3) or positions.shape[0] == 0:
             raise InputError(f"positions must have shape (N, 2) or (N, 3) with N > 0, not {positions.shape}.")

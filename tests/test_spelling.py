@@ -73,6 +73,13 @@ def test_a_misspelled_attribute_is_answered_with_the_one_that_was_meant(owner, n
     assert caught.value.obj is None  # else the interpreter adds a guess of its own
 
 
+def test_what_lies_inside_a_part_is_named_with_it():
+    eq = ms.Equilibrium(PAIR, SILICON, -1.0, 0.0, 0, ms.Status.CONVERGED, None, "FIRE()")
+    for name, meant in (("positions", "system.positions"), ("sigma", "potential.sigma"), ("forces", "potential.forces")):
+        with pytest.raises(AttributeError, match=rf"Equilibrium has no attribute '{name}'\. Did you mean '{meant}'\?"):
+            getattr(eq, name)
+
+
 def test_programs_that_ask_for_attributes_are_told_no_guesses():
     """As IPython and NumPy do of everything that they meet."""
     for owner in (ms, SILICON, PAIR):
@@ -110,3 +117,21 @@ def test_errors_inside_a_function_are_its_own():
 
     with pytest.raises(TypeError, match="unsupported operand"):
         fails(option=2)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        (lambda eq: ms.gradient(eq, ms.observables.volume), "goes first"),
+        (lambda eq: ms.gradient("volume", eq), r"such as ms\.observables\.volume, not 'volume'"),
+        (lambda eq: ms.jacobian(ms.observables.distances, eq), r"give what distances\(\.\.\.\) returns"),
+        (lambda eq: ms.save(eq, "a.h5"), r"ms\.save\(path, eq, S\)"),
+        (lambda eq: ms.relax(eq.system, eq.potential, solver="FIRE"), r"such as ms\.FIRE\(\), not 'FIRE'"),
+        (lambda eq: ms.relax(eq.system, eq.potential, solver=ms.FIRE), r"such as ms\.FIRE\(\)"),
+        (lambda eq: ms.System(eq.system.to_ase()), r"System\.from_ase\(atoms\)"),
+    ],
+)
+def test_arguments_in_the_wrong_place_are_answered_with_the_call_that_was_meant(mistake, words):
+    eq = ms.relax(ms.System([[0.0, 0.0, 0.0], [1.1, 0.0, 0.0]]), ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5))
+    with pytest.raises(ms.InputError, match=words):
+        mistake(eq)

@@ -15,6 +15,9 @@ SHORT = 6
 ALIKE = 1e-6
 """Share of the largest derivative up to which elastic constants are equal, or zero."""
 
+FEW_BARS = 3
+"""For so many there is room, that one alone does not fill the picture."""
+
 NUMBERS = 150
 """Of a heat map: up to so many are written into it."""
 
@@ -38,6 +41,7 @@ def influence(values: dict[str, float], *, label: str, ax=None):
     ax.barh(names, np.where(visible, sizes, floor), color=colours)
     ax.set_xscale("log")
     ax.set_xlim(floor, 20.0 * top)
+    ax.set_ylim(-0.6, max(len(names), FEW_BARS) - 0.4)
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
     for row, (value, seen) in enumerate(zip(sizes, visible, strict=True)):
         ax.text(value * 1.2 if seen else floor * 1.5, row, f"{signs[row] * value:.3g}" if seen else "0", va="center")
@@ -61,6 +65,7 @@ def bars(values: dict[str, float], errors: dict[str, float] | None = None, *, la
     heights = np.array([float(values[name]) for name in names])
     widths = np.array([float((errors or {}).get(name, np.nan)) for name in names])
     ax.barh(names, heights, color=[COLOURS[0] if height >= 0.0 else COLOURS[1] for height in heights])
+    ax.set_ylim(-0.6, max(len(names), FEW_BARS) - 0.4)
     known = np.isfinite(widths)
     ax.errorbar(heights[known], np.flatnonzero(known), xerr=widths[known], fmt="none", ecolor="0.2", capsize=4)
     ax.axvline(0.0, color="0.4", linewidth=0.8)

@@ -36,7 +36,8 @@ def record_of(found) -> Record:
 
 @functools.singledispatch
 def _record_of(found) -> Record:
-    raise InputError(f"A study's result is wanted, or a file of one, not {type(found).__name__}.")
+    wanted = "A study's result is wanted, an equilibrium (with its sensitivity behind it), or a file of one"
+    raise InputError(f"{wanted}, not {type(found).__name__}.")
 
 
 @_record_of.register
