@@ -63,6 +63,11 @@ def unknown_names(module: str, known: Iterable[str]) -> Callable[[str], Any]:
     return missing
 
 
+def given(module: Any, name: str, default: Any = None) -> Any:
+    """`getattr` with a default, at once: nothing is spelled out for an attribute that is missing."""
+    return getattr(module, name) if name in vars(module) or hasattr(type(module), name) else default
+
+
 class Spelled:
     """Base class of modules of Equinox that say which keyword argument or attribute was meant."""
 

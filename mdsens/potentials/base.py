@@ -17,7 +17,7 @@ from mdsens import words
 from mdsens.errors import InputError
 from mdsens.neighbors import SKIN, Neighbors, find_neighbors
 from mdsens.potentials.parameters import as_parameter, as_tree, canonical_key
-from mdsens.spelling import Spelled
+from mdsens.spelling import Spelled, given
 from mdsens.system import System, is_concrete
 from mdsens.voigt import to_voigt
 
@@ -113,7 +113,7 @@ class Potential(Spelled, eqx.Module):
                 kept = as_parameter if self.keyed else as_tree
                 value = kept(getattr(self, field.name), f"{type(self).__name__}.{field.name}")
                 object.__setattr__(self, field.name, value)
-            elif isinstance(value := getattr(self, field.name, None), np.generic):
+            elif isinstance(value := given(self, field.name), np.generic):
                 object.__setattr__(self, field.name, value.item())
         object.__setattr__(self, "built_range", _BuiltRange(None))
         if is_concrete(self):

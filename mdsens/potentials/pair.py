@@ -1,5 +1,6 @@
 """`PairPotential`: a plain sum over pairs, written as the energy of one pair."""
 
+from dataclasses import MISSING
 from numbers import Real
 
 import jax
@@ -15,6 +16,7 @@ from mdsens.potentials.bonds import bond_vectors, handles, of_pairs, within
 from mdsens.potentials.checks import note_species
 from mdsens.potentials.local_stiffness import CACHED, PairStiffness, pair_stiffness
 from mdsens.potentials.switching import BETWEEN, ONSET, SMOOTHNESS, force_switch, quintic, xplor
+from mdsens.spelling import given
 
 
 class PairPotential(Potential):
@@ -43,16 +45,16 @@ class PairPotential(Potential):
 
     @property
     def _switch(self) -> str:
-        return getattr(self, "switch", "quintic" if hasattr(self, "onset") else "truncated")
+        return given(self, "switch", "truncated" if given(self, "onset", MISSING) is MISSING else "quintic")
 
     def __post_init__(self):
-        cutoff = getattr(self, "cutoff", None)
-        if self._switch in BETWEEN and getattr(self, "onset", 0.0) is None and isinstance(cutoff, Real):
+        cutoff = given(self, "cutoff")
+        if self._switch in BETWEEN and given(self, "onset", MISSING) is None and isinstance(cutoff, Real):
             object.__setattr__(self, "onset", ONSET * float(cutoff))
         super().__post_init__()
 
     def __check_init__(self):
-        switch, onset, cutoff = self._switch, getattr(self, "onset", None), getattr(self, "cutoff", None)
+        switch, onset, cutoff = self._switch, given(self, "onset"), given(self, "cutoff")
         name = type(self).__name__
         if switch not in SMOOTHNESS:
             raise InputError(f"{name} has no switch {switch!r}.{did_you_mean(str(switch), SMOOTHNESS)}")
