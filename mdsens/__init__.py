@@ -116,7 +116,9 @@ def __getattr__(name):
     elif name in _MODULES:
         value = importlib.import_module(f"mdsens.{name}")
     else:
-        raise AttributeError(f"module 'mdsens' has no attribute {name!r}")
+        from mdsens.spelling import unknown_attribute
+
+        raise unknown_attribute("mdsens", name, __all__)
     globals()[name] = value
     return value
 

@@ -26,7 +26,7 @@ MAX_MISMATCH = 1e-8
 """Relative difference of forward and adjoint derivatives above which neither is trusted."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Certificate:
     """What was measured about a sensitivity.
 
@@ -76,6 +76,9 @@ class Certificate:
     zero_modes_found: int = 0
     zero_modes_expected: int = 0
     mismatch: float = np.nan
+
+    def __repr__(self) -> str:
+        return "Certificate: " + str(self).replace("\n", "\n  ")
 
     def __str__(self) -> str:
         """In words."""

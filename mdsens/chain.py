@@ -13,6 +13,7 @@ from mdsens.equilibrium import Equilibrium
 from mdsens.errors import CoincidingAtoms, ConvergenceError, InputError
 from mdsens.potentials.base import Potential
 from mdsens.progress import residual_bar
+from mdsens.spelling import spelled
 from mdsens.system import System
 
 INTERPOLATIONS = ("idpp", "linear")
@@ -24,7 +25,7 @@ CLIMBS_FROM = 5.0
 """The highest image climbs once the chain's forces are below so many fmax: before, another may be the highest."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Chain:
     """Images along a path of least energy between two equilibria.
 
@@ -48,12 +49,18 @@ class Chain:
     steps: int
     converged: bool
 
+    def __repr__(self) -> str:
+        state = f"{'converged' if self.converged else 'not converged'} to {self.fmax:.1e} eV/Å in {self.steps} steps"
+        where = f"{self.barrier:.6g} eV above the first at image {self.highest}"
+        return f"Chain({len(self.images)} images over {self.lengths[-1]:.4g} Å, highest {where}, {state})"
+
     @property
     def barrier(self) -> float:
         """Energy of the highest image above the first [eV]: the barrier, as far as the image has climbed."""
         return float(self.energies[self.highest] - self.energies[0])
 
 
+@spelled
 def nudged_chain(
     initial: Equilibrium | System,
     final: Equilibrium | System,

@@ -1,5 +1,6 @@
 """The command line. What goes wrong is one sentence; a traceback only with --debug."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -9,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mdsens.errors import InputError, MdsensError, StoreError, did_you_mean
+from mdsens.errors import InputError, MdsensError, StoreError, did_you_mean, nearest
 
 app = typer.Typer(
     name="mdsens",
@@ -25,7 +26,30 @@ INTERRUPTED = 130
 SOON = 0.05
 """Seconds until an interrupt that was dropped is repeated."""
 
-ResultFile = Annotated[Path, typer.Argument(help="A file that mdsens wrote.", show_default=False)]
+
+def _there(path: Path) -> Path:
+    """What a command is to read is looked for before anything else is said.
+
+    Raises:
+        StoreError: it is not there.
+    """
+    beside: list[str] = []
+    with contextlib.suppress(OSError, ValueError):  # no file has a name of 5,000 letters, or one with a NUL in it
+        if path.exists():
+            return path
+        beside = [one.name for one in path.parent.iterdir()]
+    raise StoreError(f"There is no {'file' if path.suffix else 'file or folder'} {str(path)!r}.{nearest(path.name, beside)}")
+
+
+def _file(path: Path) -> Path:
+    if not _there(path).is_dir():
+        return path
+    if (path / "study.json").is_file():
+        raise StoreError(f"{str(path)!r} is the folder of a study: 'mdsens collect {path}' makes a file of it.")
+    raise StoreError(f"{str(path)!r} is a folder: give a file that mdsens wrote.")
+
+
+ResultFile = Annotated[Path, typer.Argument(help="A file that mdsens wrote.", show_default=False, callback=_file)]
 
 
 @app.callback()
@@ -127,14 +151,18 @@ def run(
 
 @app.command()
 def collect(
-    folder: Annotated[Path, typer.Argument(help="The folder that 'mdsens run' wrote into.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The HDF5 file to write.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="The folder that 'mdsens run' wrote into.", show_default=False, callback=_there)],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The HDF5 file to write; by default FOLDER.h5.", show_default=False),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
 ):
     """Merge the units of a finished study into one file."""
     from mdsens.studies import collecting
     from mdsens.studies.observing import counted
 
+    output = _beside(folder, ".h5") if output is None else output
     units, failed = collecting.collect(folder, output, overwrite=overwrite)
     typer.echo(f"{output}: {counted(units, 'unit')}{f', {failed} of them failed' if failed else ''}; see 'mdsens show {output}'.")
 
@@ -179,14 +207,20 @@ def rerun(
 
 @app.command()
 def report(
-    path: Annotated[Path, typer.Argument(help="A study's folder, or a file that mdsens wrote.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.", show_default=False)],
+    path: Annotated[
+        Path, typer.Argument(help="A study's folder, or a file that mdsens wrote.", show_default=False, callback=_there)
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The HTML file to write; by default PATH.html.", show_default=False),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
 ):
     """A report in one HTML file: tables, pictures, certificates, failures, provenance."""
     from mdsens.report import html_report
     from mdsens.store import check_writable, write_whole
 
+    output = _beside(path, ".html") if output is None else output
     check_writable(output, overwrite=overwrite)
     write_whole(output, html_report(path).encode(), overwrite=overwrite)
     typer.echo(output)
@@ -277,6 +311,12 @@ def doctor():
     typer.echo("Everything is in order." if fine else "Something is not in order; see above.")
     if not fine:
         raise typer.Exit(1)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    """A file beside a folder or a file, of its name."""
+    path = path.resolve() if path.name in ("", "..") else path
+    return path.with_name((path.name if path.is_dir() else path.stem) + suffix)
 
 
 def _demo_folder(output: Path | None, overwrite: bool) -> Path:

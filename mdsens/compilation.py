@@ -6,7 +6,10 @@ import jax
 import platformdirs
 from jax.experimental.compilation_cache import compilation_cache
 
+from mdsens.spelling import spelled
 
+
+@spelled
 def keep_compiled(directory: str | Path | None = None) -> Path:
     """Keep what JAX compiles from now on in a folder, and look there before compiling: JAX's persistent compilation cache.
 

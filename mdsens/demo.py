@@ -18,6 +18,7 @@ from mdsens.shipped import data_file
 from mdsens.store import check_writable, save, save_picture
 from mdsens.structures import random_packing
 from mdsens.system import System, read
+from mdsens.units import readable
 
 FMAX = 1e-12
 CHANGE = 0.01
@@ -161,8 +162,9 @@ def _about_packing(result: Packing):
     eq, certificate = result.eq, result.sensitivity.certificate
     dx = np.asarray(result.sensitivity.positions.diameter["B"])
     yield "The packing of Blondel et al. 2021: 128 soft spheres in 2-D, diameters 1 and θ = 0.6, packing fraction 1.0"
-    yield f"  relaxed by jax-md's fire_descent   {eq.steps} steps, fmax {eq.fmax:.1e}, lowest curvature {eq.curvature.lowest:.3f}"
-    yield f"  ∂x*/∂θ                             L1 norm {np.abs(dx).sum():.2f}, longest arrow {_largest(dx):.3f}"
+    ends = f"fmax {eq.fmax:.1e} eV/Å, lowest curvature {eq.curvature.lowest:.3f} eV/Å²"
+    yield f"  relaxed by jax-md's fire_descent   {eq.steps} steps, {ends}"
+    yield f"  ∂x*/∂θ                             L1 norm {np.abs(dx).sum():.2f}, longest arrow {_largest(dx):.3f} Å/Å"
     rattlers = ", ".join(map(str, certificate.rattlers)) or "none"
     yield f"  zero modes projected out           {len(certificate.zero_modes)} (rattlers: {rattlers})"
     yield f"  {_trust(certificate)}"
@@ -174,12 +176,13 @@ def _about_vacancy(result: Vacancy, largest: dict[str, float]):
     yield f"A silicon vacancy: {len(eq.system)} atoms, Stillinger-Weber, cell fixed"
     yield f"  distance between its neighbours {distance:.4f} Å, pressure {pressure:.4f} GPa, formation energy {formation:.4f} eV"
     yield ""
-    yield f"  {'θ':<10} {'value':>10} {'max|θ dX/dθ|':>14} {'θ d(dist)/dθ':>14} {'θ dP/dθ':>12} {'θ dE_f/dθ':>12}"
-    yield f"  {'':<10} {'':>10} {'[Å]':>14} {'[Å]':>14} {'[GPa]':>12} {'[eV]':>12}"
+    yield f"  {'θ':<10} {'value':>10} {'':<2} {'max|θ dX/dθ|':>14} {'θ d(dist)/dθ':>14} {'θ dP/dθ':>12} {'θ dE_f/dθ':>12}"
+    yield f"  {'':<10} {'':>10} {'':<2} {'[Å]':>14} {'[Å]':>14} {'[GPa]':>12} {'[eV]':>12}"
     for name, theta in zip(result.scaled, jax.tree.leaves(eq.potential), strict=True):
         d, p, e = (_zeroed(value, scale) for value, scale in zip(result.scaled[name], _scales(result), strict=True))
         x = _zeroed(largest[name], max(largest.values()))
-        yield f"  {name:<10} {float(theta):>10.4f} {x:>14.4g} {d:>14.4g} {p:>12.4g} {e:>12.4g}"
+        unit = readable(eq.potential.unit_of(name))
+        yield f"  {name:<10} {float(theta):>10.4f} {unit:<2} {x:>14.4g} {d:>14.4g} {p:>12.4g} {e:>12.4g}"
     yield ""
     yield f"  σ + {CHANGE:.0%}: predicted to first order against relaxed again"
     for name, unit, before, told, seen in zip(

@@ -14,6 +14,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from mdsens import words
 from mdsens.certificate import Certificate, certify
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, MdsensError, reason
@@ -33,8 +34,9 @@ from mdsens.linear_response import (
     split_last,
     usable,
 )
-from mdsens.potentials.base import Potential
+from mdsens.potentials.base import Potential, parameter_paths
 from mdsens.potentials.paths import named_leaves
+from mdsens.spelling import Spelled, spelled
 
 MAX_BYTES = 4e9
 """Size of a full sensitivity above which it is refused unless a larger one is asked for."""
@@ -43,7 +45,7 @@ Observable = Callable[[Any, Potential], Any]
 States = Equilibrium | Mapping[str, Equilibrium]
 
 
-class Sensitivity(eqx.Module):
+class Sensitivity(Spelled, eqx.Module):
     """dX/dθ and dh/dθ for the parameters θ of a potential.
 
     Attributes:
@@ -59,6 +61,11 @@ class Sensitivity(eqx.Module):
     certificate: Certificate = eqx.field(static=True)
     potential: Potential
 
+    def __repr__(self) -> str:
+        if not isinstance(self.positions, Potential):
+            return super().__repr__()
+        return "\n".join(words.of_sensitivity(self, parameter_paths(self.positions)))
+
     def scaled(self) -> "Sensitivity":
         """θ dX/dθ [Å], the form in which parameters compare: the displacement by a change of θ of 100 %, to first order."""
 
@@ -69,6 +76,7 @@ class Sensitivity(eqx.Module):
         return Sensitivity(times(self.positions), self.cell and times(self.cell), self.certificate, self.potential)
 
 
+@spelled
 def sensitivity(
     eq: Equilibrium,
     *,
@@ -141,6 +149,7 @@ def _placed(frame, z):
     return system.positions, None if frame.freedom is None else system.cell
 
 
+@spelled
 def value_and_gradient(g: Observable, eq: States, *, linear_solver: Any = None) -> tuple[Array, Potential]:
     """An observable and its total derivative with respect to every parameter, by one adjoint solve for each state.
 
@@ -164,16 +173,19 @@ def value_and_gradient(g: Observable, eq: States, *, linear_solver: Any = None) 
     return value, total
 
 
+@spelled
 def gradient(g: Observable, eq: States, *, linear_solver: Any = None) -> Potential:
     """Total derivative of a scalar observable with respect to every parameter; see `value_and_gradient`."""
     return value_and_gradient(g, eq, linear_solver=linear_solver)[1]
 
 
+@spelled
 def jacobian(g: Observable, eq: States, *, linear_solver: Any = None) -> Potential:
     """Total derivative of an array-valued observable; see `value_and_jacobian`."""
     return value_and_jacobian(g, eq, linear_solver=linear_solver)[1]
 
 
+@spelled
 def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) -> tuple[Array, Potential]:
     """An array-valued observable and its total derivative, whose leaves have shape `(*g.shape, *θ.shape)`.
 
@@ -200,6 +212,7 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) 
     return value, split_last(matrix, potential)
 
 
+@spelled
 def jvp(
     eq: Equilibrium, direction: Potential | Mapping, *, linear_solver: Any = None, return_cell: bool = False
 ) -> Float[Array, "atoms dim"]:
@@ -280,6 +293,8 @@ def several(eq, linear_solver):
         found, state = usable(eq, linear_solver)
         return (found,), state, eq.potential
     if not isinstance(eq, Mapping) or not eq:
+        if callable(eq):
+            raise InputError("The observable goes first, and the equilibrium behind it: gradient(g, eq).")
         raise InputError(f'An equilibrium is wanted, or several by name, {{"defect": eq1, "bulk": eq2}}, not {eq!r:.80}.')
     if bad := [name for name in eq if not isinstance(name, str)]:
         raise InputError(f'States have names, {{"defect": eq1, ...}}, not {bad[0]!r}.')
@@ -377,6 +392,10 @@ def check_scalar(g, states, potential) -> None:
 
 def observable_shape(g, states, potential) -> jax.ShapeDtypeStruct:
     """Raises InputError for an observable that cannot be traced, or is not real."""
+    if not callable(g):
+        raise InputError(f"An observable is a function g(system, potential), such as ms.observables.volume, not {g!r:.80}.")
+    if isinstance(g, type):
+        raise InputError(f"{g.__name__} makes an observable: give what {g.__name__}(...) returns.")
     try:
         shape = jax.eval_shape(observed(g, states), _unknowns(states), potential)
     except MdsensError:

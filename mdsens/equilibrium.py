@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mdsens import batches
+from mdsens import batches, words
 from mdsens.constrained import settle
 from mdsens.constraints import Constraint, Constraints, bound_constraints
 from mdsens.curvature import Curvature, curvature, kept_hessian
@@ -22,6 +22,7 @@ from mdsens.frame import Frame, as_unknown, cell_freedom, frame_of, gridded, per
 from mdsens.implicit import CG, differentiable_solution
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.solvers import FIRE, Newton, Status, solve_traced
+from mdsens.spelling import Spelled, spelled
 from mdsens.stiffness import gauge, gradient, hessian_operator, known_gauge
 from mdsens.system import System, is_concrete
 from mdsens.units import stress_unit
@@ -33,7 +34,7 @@ TRACED_CAPACITY = 100
 """Expected number of neighbours up to which a list for the traced world is made longer."""
 
 
-class Equilibrium(eqx.Module):
+class Equilibrium(Spelled, eqx.Module):
     """A relaxed structure, with what its derivatives need.
 
     Attributes:
@@ -72,6 +73,10 @@ class Equilibrium(eqx.Module):
     multipliers: Array | None = None
     kept: KeptHessian = eqx.field(static=True, default=KeptHessian())
 
+    def __repr__(self) -> str:
+        plain = isinstance(self.potential, Potential) and words.is_plain(self.system)
+        return "\n  ".join(["Equilibrium", *words.of_equilibrium(self)]) if plain else super().__repr__()
+
     @property
     def converged(self) -> bool:
         return self.status is Status.CONVERGED
@@ -104,6 +109,7 @@ class Equilibrium(eqx.Module):
         return relax(self.system, potential, **conditions)
 
 
+@spelled
 def relax(
     system: System,
     potential: Potential,
@@ -148,6 +154,8 @@ def relax(
             the constraints contradict each other.
     """
     check_settings(system, potential, fmax, max_steps, smax)
+    if isinstance(solver, str | type):
+        raise InputError(f"A solver is an object with its settings, such as ms.FIRE(), not {solver!r}.")
     asked = {"cell": _hashable(cell), "pressure": _hashable(pressure), "solver": repr(FIRE() if solver is None else solver)}
     try:
         newton_first = solver is None and polish and not constraints
@@ -296,6 +304,7 @@ class _Witness(eqx.Module):
     status: Array
 
 
+@spelled
 def equilibrium_positions(
     system: System | Sequence[System],
     potential: Potential,

@@ -41,5 +41,10 @@ def reason(error: Exception) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`" Did you mean 'sigma'?"`, or the list of what exists when nothing is near."""
     known = list(known)
+    return nearest(name, known) or f" There are: {', '.join(known)}."
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`" Did you mean 'sigma'?"`, or nothing when nothing is near."""
     near = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean {near[0]!r}?" if near else f" There are: {', '.join(known)}."
+    return f" Did you mean {near[0]!r}?" if near else ""

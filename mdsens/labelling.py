@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 import h5py
 import numpy as np
 
+from mdsens.attributes import REFERENCE, ROOM
+
 
 def name_axes(dataset: h5py.Dataset, axes: Sequence[str], home: h5py.Group, labels: Mapping[str, Sequence] | None = None):
     """Give the first axes of a dataset, as far as they have none, names.
@@ -46,3 +48,9 @@ def name_unit(dataset: h5py.Dataset, unit: str | None) -> None:
     """H5MD's name of the attribute is `unit`, that of netCDF `units`."""
     if unit is not None:
         dataset.attrs.update({"unit": unit, "units": unit})
+
+
+def name_units(dataset: h5py.Dataset, units: Sequence[str] | None) -> None:
+    """Of numbers that have one for each parameter, where an attribute has room for them."""
+    if units and len(units) * REFERENCE <= ROOM:
+        dataset.attrs["units_by_parameter"] = list(units)

@@ -10,6 +10,7 @@ import scipy.sparse.linalg
 from mdsens.couplings import coupling_numbers, couplings
 from mdsens.errors import InputError, did_you_mean
 from mdsens.potentials.base import Potential, gives_stiffness, is_local, sound_stiffness, total_energy
+from mdsens.spelling import spelled
 from mdsens.stiffness import STORED_LIMIT, stored_size
 from mdsens.system import System, is_concrete
 
@@ -19,6 +20,7 @@ ASSEMBLED_LIMIT = 5 * 10**8
 """Numbers that may be listed while a matrix is assembled (4 GB)."""
 
 
+@spelled
 def hessian(system: System, potential: Potential, format: str = "sparse"):
     """∂²U/∂x∂x at a state, relaxed or not, in the order x_0, y_0, z_0, x_1, ... and at the given cell [eV/Å²].
 

@@ -26,6 +26,7 @@ from mdsens.implicit import linear_solve
 from mdsens.neighbors import SKIN
 from mdsens.potentials.base import Potential
 from mdsens.second_order import Taylor, direction_to, taylor
+from mdsens.spelling import spelled
 from mdsens.stiffness import hessian_operator
 from mdsens.system import System
 from mdsens.verify import displaced
@@ -96,6 +97,7 @@ class Validity:
         return all(check.error <= self.share for check in self.checks if check.t <= self.range)
 
 
+@spelled
 def validity(
     eq: Equilibrium,
     direction: Potential | Mapping,
@@ -325,6 +327,7 @@ class Extrapolation:
         return warm(self.start, self.system).again(self.potential, **options)
 
 
+@spelled
 def extrapolate(
     eq: Equilibrium, potential: Potential, *, order: int = 2, share: float = SHARE, linear_solver: Any = None
 ) -> Extrapolation:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from mdsens.errors import InputError, did_you_mean
 from mdsens.potentials import SHIPPED, EmbeddedPotential, PairPotential, Potential, SitePotential
+from mdsens.units import readable
 
 KINDS = {PairPotential: "pairs", SitePotential: "sites", EmbeddedPotential: "embedded"}
 """How a potential is written, by its base class."""
@@ -59,10 +60,11 @@ def _kind(cls: type[Potential]) -> str:
 def _role(cls, field) -> str:
     if not field.metadata.get("static", False):
         by_species = ", or a dict by species" if "dict" in str(field.type) else ""
-        unit = {None: "", "": "number"}.get(cls.units.get(field.name), f"[{cls.units.get(field.name)}]")
+        unit = {None: "", "": "number"}.get(cls.units.get(field.name), f"[{readable(cls.units.get(field.name))}]")
         return f"parameter {unit}{by_species}".rstrip()
-    default = "" if field.default is dataclasses.MISSING else f", by default {field.default!r}"
-    return f"static{default}"
+    if field.default is dataclasses.MISSING:
+        return "static"
+    return "static, can be left out" if field.default is None else f"static, by default {field.default!r}"
 
 
 def _summary(cls) -> str:

@@ -149,9 +149,9 @@ def _states(done: Sequence[Outcome]) -> Iterator[str]:
     columns = (
         Column("unit", [label for label, _, _ in rows]),
         Column("structure", [name for _, name, _ in rows]),
-        Column("energy [eV]", [state["energy"] for _, _, state in rows], ".8g"),
-        Column("largest force [eV/Å]", [state["fmax"] for _, _, state in rows], ".1e"),
-        Column("lowest curvature [eV/Å²]", [float("nan") if value is None else value for value in lowest], ".4g"),
+        Column("energy", [state["energy"] for _, _, state in rows], ".8g", unit="eV"),
+        Column("largest force", [state["fmax"] for _, _, state in rows], ".1e", unit="eV Angstrom-1"),
+        Column("lowest curvature", [float("nan") if one is None else one for one in lowest], ".4g", unit="eV Angstrom-2"),
         Column("steps", [state["steps"] for _, _, state in rows], "d"),
     )
     yield _tag("h2", "Equilibria")
@@ -230,7 +230,7 @@ def _table(table: Table) -> str:
     columns = [column for column in table.columns if column.shown]
     texts = [column.texts[:ROWS] for column in columns]
     words = [any(isinstance(value, str) for value in column.values[:ROWS]) for column in columns]
-    head = "".join(_tag("th", column.name, "text" if word else "") for column, word in zip(columns, words, strict=True))
+    head = "".join(_tag("th", column.head, "text" if word else "") for column, word in zip(columns, words, strict=True))
     rows = [
         "".join(_tag("td", cell, "text" if word else "") for cell, word in zip(row, words, strict=True))
         for row in zip(*texts, strict=True)

@@ -13,10 +13,12 @@ from mdsens.errors import InputError
 from mdsens.implicit import root_jvp
 from mdsens.linear_response import check_residual, usable
 from mdsens.potentials.base import total_energy
+from mdsens.spelling import spelled
 from mdsens.units import stress_unit
 from mdsens.voigt import unit_strains
 
 
+@spelled
 def pressure_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = None) -> Array:
     """dg/dp of an observable where the cell is free: positions and cell follow the pressure, by one solve.
 
@@ -60,6 +62,7 @@ def _by_pressure(g, state, potential):
     return jax.jvp(lambda z: observed(g, state)(z, potential), (state.z,), (dz,))[1], residual
 
 
+@spelled
 def strain_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = None) -> Array:
     """dg/dε_k of an observable under homogeneous strain of a fixed cell, the atoms relaxed in it: one solve a strain.
 

@@ -16,6 +16,7 @@ from mdsens.implicit import MINRES
 from mdsens.potentials.base import Potential
 from mdsens.progress import residual_bar
 from mdsens.solvers import MinimumMode, Newton, Status, solve
+from mdsens.spelling import spelled
 from mdsens.stiffness import gauge
 from mdsens.system import System
 
@@ -26,6 +27,7 @@ POLISH = Newton(linear_solver=MINRES())
 """Newton's method as it goes to saddle points too."""
 
 
+@spelled
 def find_saddle(
     start: System | Chain,
     potential: Potential,

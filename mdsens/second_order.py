@@ -25,9 +25,11 @@ from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, LinearSolveError
 from mdsens.linear_response import State, solution, usable
 from mdsens.potentials.base import Potential
+from mdsens.spelling import spelled
 from mdsens.system import System
 
 
+@spelled
 def hessian_vector(g: Observable, eq: States, direction: Potential | Mapping, *, linear_solver: Any = None) -> Potential:
     """(d²g/dθ²) v, the change of an observable's total gradient along a direction v in parameter space.
 
@@ -79,9 +81,9 @@ class Taylor:
 
     positions: tuple[Float[Array, "atoms dim"], Float[Array, "atoms dim"]]
     cell: tuple[Float[Array, "dim dim"], Float[Array, "dim dim"]] | None
-    first: Float[Array, " n"]
-    second: Float[Array, " n"]
-    state: State
+    first: Float[Array, " n"] = dataclasses.field(repr=False)
+    second: Float[Array, " n"] = dataclasses.field(repr=False)
+    state: State = dataclasses.field(repr=False)
     potential: Potential
     direction: Potential
 
@@ -98,6 +100,7 @@ class Taylor:
         return jax.tree.map(lambda theta, step: theta + t * step, self.potential, self.direction)
 
 
+@spelled
 def taylor(eq: Equilibrium, direction: Potential | Mapping, *, linear_solver: Any = None) -> Taylor:
     """dX/dt and d²X/dt² along one direction in parameter space, by a few linear solves.
 

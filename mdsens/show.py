@@ -5,41 +5,23 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from mdsens import plot
+from mdsens import plot, words
 from mdsens.derivatives import Sensitivity
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, did_you_mean
-from mdsens.potentials import Reparameterised
 from mdsens.potentials.base import parameter_paths
+from mdsens.units import per, readable
 
 
 def describe(eq: Equilibrium, sensitivity: Sensitivity | None) -> Iterator[str]:
     """A table that a person reads, line by line."""
-    system, unit = eq.system, "GPa" if eq.system.dim == 3 else "eV/Å²"
-    counts = ", ".join(f"{np.sum(np.array(system.symbols) == label)} {label}" for label in system.labels)
-    yield f"System       {len(system)} atoms in {system.dim}-D ({counts}), {int(system.frozen.sum())} frozen"
-    periodic = "".join(name for name, flag in zip("xyz", system.pbc, strict=False) if flag) or "no direction"
-    yield f"Cell         {_cell(system)}, periodic along {periodic}"
-    yield f"Potential    {' + '.join(type(part).__name__ for part in eq.potential.parts())}"
-    if isinstance(eq.potential, Reparameterised):
-        yield f"             {', '.join(' '.join(rule).strip() for rule in eq.potential.rules)}"
-    kind = "saddle point" if eq.index else "equilibrium"
-    yield f"State        {kind}, {eq.status.name}: energy {eq.energy:.10g} eV, fmax {eq.fmax:.1e} eV/Å, {eq.steps} steps"
-    if eq.frame.freedom is not None:
-        freedom = eq.cell if isinstance(eq.cell, str) else "partly free"
-        yield f"             cell {freedom}, relaxed to a pressure or stress of {eq.pressure} within {eq.stress_error:.1e} {unit}"
-    if eq.constraints is not None:
-        names = ", ".join(type(part).__name__ for part in eq.constraints.parts)
-        yield f"             under {names}; active inequalities: {', '.join(map(str, eq.constraints.active)) or 'none'}"
-    if eq.curvature is not None:
-        rattlers = ", ".join(map(str, eq.curvature.rattlers)) or "none"
-        yield f"Curvature    lowest {eq.curvature.lowest:.4g}, highest {eq.curvature.highest:.4g} eV/Å², rattlers: {rattlers}"
+    yield from words.of_equilibrium(eq)
     yield ""
     derived = sensitivity is not None
-    header = f" {'max |dX/dθ|':>14} {'max |θ dX/dθ| [Å]':>19}" if derived else ""
+    header = f" {'max |dX/dθ|':>14} {'':<9} {'max |θ dX/dθ| [Å]':>19}" if derived else ""
     if derived and sensitivity.cell is not None:
         header += f" {'max |θ dh/dθ| [Å]':>19}"
-    yield f"  {'parameter':<22} {'value':>14}" + header
+    yield f"  {'parameter':<22} {'value':>14} {'unit':<6}" + header
     yield from _rows(eq, sensitivity)
     if derived:
         yield ""
@@ -65,11 +47,12 @@ def pictures(eq: Equilibrium, sensitivity: Sensitivity, parameter: str | None) -
         flat = derivative.reshape(*derivative.shape[:2], -1)
         entry = int(np.abs(flat).max(axis=(0, 1)).argmax())
         derivative, parameter = flat[..., entry], f"{parameter}[{entry}]"
+    unit = readable(per("Angstrom", eq.potential.unit_of(parameter.partition("[")[0]))) or "Å per its unit"
     draw = plot.packing if eq.system.dim == 2 else plot.crystal
     name = parameter if draw is plot.packing else f"dX/d{parameter}"
     return {
-        "sensitivity": draw(eq, derivative, parameter=name),
-        **({"slice": plot.slab(eq, derivative, parameter=name)} if eq.system.dim == 3 else {}),
+        "sensitivity": draw(eq, derivative, parameter=name, unit=unit),
+        **({"slice": plot.slab(eq, derivative, parameter=name, unit=unit)} if eq.system.dim == 3 else {}),
         "influence": plot.influence(largest, label="max |θ dX/dθ| [Å]"),
     }
 
@@ -94,16 +77,11 @@ def _rows(eq, sensitivity):
     sizes = {} if sensitivity is None else _sizes(sensitivity)
     for name, theta in zip(parameter_paths(eq.potential), jax.tree.leaves(eq.potential), strict=True):
         value = f"{float(theta):>14.6g}" if theta.ndim == 0 else f"{f'array {theta.shape}':>14}"
-        row = f"  {name:<22} {value}"
+        unit = eq.potential.unit_of(name)
+        row = f"  {name:<22} {value} {readable(unit):<6}"
         if name in derivatives:
             plain = np.linalg.norm(np.asarray(derivatives[name]).reshape(*derivatives[name].shape[:2], -1), axis=1)
-            row += f" {plain.max():>14.4e} {sizes[name].max():>19.4e}"
+            row += f" {plain.max():>14.4e} {readable(per('Angstrom', unit)):<9} {sizes[name].max():>19.4e}"
             if name in cells:
                 row += f" {np.abs(theta * cells[name]).max(initial=0.0):>19.4e}"
-        yield row
-
-
-def _cell(system):
-    if system.cell is None:
-        return "none"
-    return " x ".join(f"{length:.4f}" for length in np.linalg.norm(np.asarray(system.cell), axis=1)) + " Å"
+        yield row.rstrip()

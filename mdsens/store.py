@@ -36,6 +36,7 @@ import numpy as np
 import mdsens
 from mdsens import constraints as constraint_kinds
 from mdsens.announced import is_file
+from mdsens.attributes import attribute, has_attribute, set_attribute
 from mdsens.certificate import Certificate
 from mdsens.constraints import Constraint
 from mdsens.curvature import Curvature
@@ -48,7 +49,9 @@ from mdsens.labelling import name_axes, name_others, name_unit
 from mdsens.potentials import SHIPPED, Potential
 from mdsens.potentials.base import parameter_paths
 from mdsens.solvers import Status
+from mdsens.spelling import spelled
 from mdsens.system import System
+from mdsens.units import per
 
 MET = 1e-3
 """Violation up to which a stored structure meets the constraints it was relaxed under, loosely or not."""
@@ -57,6 +60,7 @@ FORMAT = 1
 """Version of the layout, raised when old files can no longer be read as they are."""
 
 
+@spelled
 def save(path, eq: Equilibrium, sensitivity: Sensitivity | None = None, *, overwrite: bool = False) -> Path:
     """Write an equilibrium, and its sensitivity if there is one, to an HDF5 file.
 
@@ -64,9 +68,13 @@ def save(path, eq: Equilibrium, sensitivity: Sensitivity | None = None, *, overw
         StoreError: the file exists (`overwrite=True` replaces it), its folder doesn't, or it cannot be written.
         InputError: what was given is no equilibrium and sensitivity.
     """
+    if (
+        not isinstance(path, str | os.PathLike)
+        or not isinstance(eq, Equilibrium)
+        or not (sensitivity is None or isinstance(sensitivity, Sensitivity))
+    ):
+        raise InputError("save wants a path, an Equilibrium and a Sensitivity: ms.save(path, eq, S).")
     path = Path(path)
-    if not isinstance(eq, Equilibrium) or not (sensitivity is None or isinstance(sensitivity, Sensitivity)):
-        raise InputError("save wants an Equilibrium and a Sensitivity: ms.save(path, eq, S).")
     check_writable(path, overwrite=overwrite)
     with h5py.File(f"image-{id(eq)}", "w", driver="core", backing_store=False) as file:
         _write(file, eq, sensitivity)
@@ -76,6 +84,7 @@ def save(path, eq: Equilibrium, sensitivity: Sensitivity | None = None, *, overw
     return path
 
 
+@spelled
 def load(
     path, *, potential: Potential | None = None, constraints: Sequence[Constraint] = ()
 ) -> tuple[Equilibrium, Sensitivity | None]:
@@ -229,7 +238,7 @@ def _write_particles(file, system):
         edges = _write_element(box, "edges", np.asarray(system.cell)[None], "Angstrom")
         name_axes(edges, ("step", "vector", "space"), atoms, labels)
     species = atoms.create_dataset("species", data=np.asarray(system.species))
-    species.attrs["labels"] = list(system.labels)
+    set_attribute(species, "labels", list(system.labels))
     name_unit(atoms.create_dataset("mass", data=np.asarray(system.masses)), "u")
     atoms.create_dataset("frozen", data=np.asarray(system.frozen).astype(np.int8))
     for name in ("species", "mass", "frozen"):
@@ -247,13 +256,13 @@ def _write_element(group, name, value, unit):
     return dataset
 
 
-def _write_tree(group, tree, per=None):
-    """The leaves of a potential-shaped tree, with the parameters' units, or `per` over them, where they are known."""
+def _write_tree(group, tree, of=None):
+    """The leaves of a potential-shaped tree, with the parameters' units, or `of` over them, where they are known."""
     for path, leaf in zip(parameter_paths(tree), jax.tree.leaves(tree), strict=True):
         dataset = group.create_dataset(path.replace(".", "/"), data=np.asarray(leaf))
         unit = tree.unit_of(path)
         if unit is not None:
-            name_unit(dataset, unit if per is None else f"{per} ({unit})-1" if unit else per)
+            name_unit(dataset, unit if of is None else per(of, unit))
 
 
 def _name_derivatives(group, part, first, sensitivity):
@@ -269,14 +278,15 @@ def _write_record(group, record):
         if isinstance(value, tuple):
             kind = type(value[0]) if value else int
             value = np.array(value, dtype={str: h5py.string_dtype(), float: np.float64}.get(kind, np.int64))
-        group.attrs[field.name] = value
+        set_attribute(group, field.name, value)
 
 
 def _write_constraints(group, constraints, multipliers):
     for name, value in (("held", constraints.held), ("scale", constraints.scale), ("multipliers", multipliers)):
         if value is not None:
             group.create_dataset(name, data=np.asarray(value))
-    group.attrs.update({"active": np.array(constraints.active, dtype=np.int64), "count": constraints.count})
+    set_attribute(group, "active", np.array(constraints.active, dtype=np.int64))
+    group.attrs["count"] = constraints.count
     for k, part in enumerate(constraints.parts):
         item = group.create_group(f"parts/{k}")
         item.attrs["class"] = type(part).__name__
@@ -378,7 +388,7 @@ def _read_constraints(group, path, given, system) -> dict:
                 "keeps: give load(path, constraints=[...]) as relax was given them."
             )
     held, scale = (jnp.asarray(group[name][()]) for name in ("held", "scale"))
-    active = tuple(int(one) for one in group.attrs["active"])
+    active = tuple(int(one) for one in attribute(group, "active"))
     bound = constraint_kinds.Constraints(tuple(parts), held, scale, active, int(group.attrs["count"]))
     values = np.asarray(bound.values(system)) / float(scale)
     if values.size != bound.count or (np.abs(values) > MET).any() or (np.asarray(bound.slacks(system)) < -MET).any():
@@ -396,7 +406,7 @@ def _read_derivative(group, potential):
 
 def _read_system(atoms):
     box, species = atoms["box"], atoms["species"]
-    labels = [str(label) for label in species.attrs["labels"]]
+    labels = [str(label) for label in attribute(species, "labels")]
     positions = atoms["position/value"][0]
     return System(
         positions,
@@ -458,16 +468,17 @@ def _datasets(group):
 
 def _read_curvature(group) -> Curvature | None:
     """None where an older file does not have all of it: it is computed again where it is needed."""
-    known = group["curvature"].attrs if "curvature" in group else {}
-    return _read_record(Curvature, group["curvature"]) if all(f.name in known for f in dataclasses.fields(Curvature)) else None
+    known = group.get("curvature")
+    whole = known is not None and all(has_attribute(known, field.name) for field in dataclasses.fields(Curvature))
+    return _read_record(Curvature, known) if whole else None
 
 
 def _read_record(kind, group):
     values = {}
     for field in dataclasses.fields(kind):
-        if field.name not in group.attrs and field.default is not dataclasses.MISSING:
+        if not has_attribute(group, field.name) and field.default is not dataclasses.MISSING:
             continue  # an older file
-        value = group.attrs[field.name]
+        value = attribute(group, field.name)
         if isinstance(value, np.ndarray):
             value = tuple(value.tolist())
         elif isinstance(value, np.generic):

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from mdsens import words
 from mdsens.announced import check_announced, is_file
 from mdsens.errors import InputError
 from mdsens.implicit.checks import is_traced
+from mdsens.spelling import Spelled
 
 _LABELS = "mdsens_label"
 
@@ -56,7 +58,7 @@ def as_float_array(value, what: str, dtype=None) -> Float[Array, "..."]:
         raise InputError(f"{what} must be numbers, not {value!r:.80}.") from None
 
 
-class System(eqx.Module):
+class System(Spelled, eqx.Module):
     """Atoms: where they are, of which species, in which cell. A pytree.
 
     Attributes:
@@ -84,6 +86,8 @@ class System(eqx.Module):
     labels: tuple[str, ...] = eqx.field(static=True)
 
     def __init__(self, positions, *, cell=None, pbc=None, species="A", masses=None, frozen=None, dtype=None):
+        if hasattr(positions, "get_positions"):
+            raise InputError("Atoms of ASE become a System by System.from_ase(atoms).")
         positions = as_float_array(positions, "positions", dtype)
         if positions.ndim != 2 or positions.shape[1] not in (2, 3) or positions.shape[0] == 0:
             raise InputError(f"positions must have shape (N, 2) or (N, 3) with N > 0, not {positions.shape}.")
@@ -108,6 +112,9 @@ class System(eqx.Module):
             if getattr(self, name).shape != (n,):
                 raise InputError(f"{name} must have shape ({n},), one for each atom, not {getattr(self, name).shape}.")
         self.neighbors = None
+
+    def __repr__(self) -> str:
+        return words.of_system(self) if words.is_plain(self) else super().__repr__()
 
     def __len__(self) -> int:
         return self.positions.shape[0]
@@ -203,7 +210,7 @@ class System(eqx.Module):
         positions[:, :dim] = self.positions
         if self.cell is not None:
             cell[:dim, :dim] = self.cell
-        elements = _are_elements(self.labels)
+        elements = are_elements(self.labels)
         atoms = Atoms(
             self.symbols if elements else ["X"] * n,
             positions=positions,
@@ -343,7 +350,7 @@ def _names(species, n) -> list[str]:
     return names
 
 
-def _are_elements(labels) -> bool:
+def are_elements(labels) -> bool:
     from ase.data import atomic_numbers
 
     return all(label in atomic_numbers for label in labels)
@@ -352,6 +359,6 @@ def _are_elements(labels) -> bool:
 def _default_masses(names) -> np.ndarray:
     from ase.data import atomic_masses, atomic_numbers
 
-    if not _are_elements(names):  # "A" and "B" are no boron
+    if not are_elements(names):  # "A" and "B" are no boron
         return np.ones(len(names))
     return np.array([atomic_masses[atomic_numbers[name]] for name in names])

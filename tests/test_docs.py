@@ -36,12 +36,17 @@ def run_in_order(path):
     return names
 
 
-def test_readme_snippets_run_as_written(tmp_path, monkeypatch):
+def test_readme_snippets_run_and_print_what_they_say(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert len(snippets(ROOT / "README.md")) >= 4
     names = run_in_order(ROOT / "README.md")
     assert (tmp_path / "vacancy.h5").exists()
     assert names["S"].certificate.trusted
+    printed = iter(capsys.readouterr().out.splitlines())
+    shown = [told for snippet in snippets(ROOT / "README.md") for told in re.findall(r"→ (.*)$", snippet, re.MULTILINE)]
+    assert len(shown) >= 8
+    for told in shown:
+        assert told in printed, told  # a line of its own, behind those before it
 
 
 def test_readme_names_the_commands_that_exist():

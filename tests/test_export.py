@@ -53,6 +53,7 @@ def test_a_sweep_in_xarray_has_its_parameters_beside_its_observables(swept):
     assert list(done) == [True] * 4 + [False] * 2
     np.testing.assert_allclose(found["distances"][done, 0], RATIO * found["sigma"][done], rtol=1e-10)
     np.testing.assert_allclose(found["energy"][done], -found["epsilon"][done], rtol=1e-12)
+    assert found["sigma"].attrs["units"] == "Angstrom" and found["epsilon"].attrs["units"] == "eV"
     assert np.isnan(found["energy"][~done]).all()
     assert "mdsens" in found.attrs["made with"] and '"LennardJones"' in found.attrs["study"]
 
@@ -60,6 +61,7 @@ def test_a_sweep_in_xarray_has_its_parameters_beside_its_observables(swept):
 def test_a_data_frame_has_a_row_for_each_unit(swept):
     found = export.to_dataframe(swept)
     assert list(found.columns) == ["unit", "sigma", "epsilon", "distances[0]", "energy", "failed"]
+    assert found.attrs["units"] == {"sigma": "Å", "epsilon": "eV", "distances[0]": "Å", "energy": "eV"}
     done = found[found.failed == ""]
     assert len(found) == 6 and len(done) == 4 and found.failed.iloc[-1]
     np.testing.assert_allclose(done["distances[0]"], RATIO * done["sigma"], rtol=1e-10)
@@ -72,11 +74,18 @@ def test_functions_of_a_notebook_give_the_same_as_files(swept):
     observables = {"energy": ms.observables.energy, "distances": ms.observables.distances([(0, 1)])}
     points = {"sigma": [1.0, 1.1], "epsilon": [0.5, 1.0]}
     found = studies.sweep({"dimer": system}, potential, points, observables, relax={"fmax": 1e-10})
-    pandas.testing.assert_frame_equal(export.to_dataframe(found), export.to_dataframe(swept)[:4], rtol=1e-12)
+    frames = export.to_dataframe(found), export.to_dataframe(swept)
+    pandas.testing.assert_frame_equal(frames[0], frames[1][:4], rtol=1e-12)
+    assert frames[0].attrs == frames[1].attrs
+    assert "distances[0] [Å]  energy [eV]" in repr(found) and "sigma=1.1 epsilon=1" in repr(found)
     eq = ms.relax(system, potential, fmax=1e-10)
     table = studies.sensitivity_table(eq, observables)
     slopes = export.to_xarray(table)["derivatives_distances"]
     assert float(slopes.sel(parameter="sigma").squeeze()) == pytest.approx(RATIO, rel=1e-9)
+    assert dict(zip(slopes.parameter.values, slopes.attrs["units_by_parameter"], strict=True)) == {
+        "epsilon": "Angstrom (eV)-1",
+        "sigma": "Angstrom (Angstrom)-1",
+    }
     bars = export.to_dataframe(studies.uncertainty(eq, observables, {"sigma": 0.01})).set_index("observable")
     assert bars["std"]["distances[0]"] == pytest.approx(0.01 * RATIO, rel=1e-9) and bars["mostly from"]["distances[0]"] == "sigma"
 
@@ -84,9 +93,9 @@ def test_functions_of_a_notebook_give_the_same_as_files(swept):
 @pytest.mark.parametrize(
     ("kind", "table", "columns"),
     [
-        ("sensitivity", "derivatives", ["unit", "parameter", "value", "θ d(distances[0])/dθ", "θ d(energy)/dθ"]),
-        ("uncertainty", "observables", ["unit", "observable", "value", "std", "std of 10 samples", "mostly from"]),
-        ("calibration", "targets", ["unit", "target", "wanted", "found", "sigma", "off [σ]"]),
+        ("sensitivity", "derivatives", ["unit", "parameter", "value", "units", "θ d(distances[0])/dθ", "θ d(energy)/dθ"]),
+        ("uncertainty", "observables", ["unit", "observable", "value", "std", "std of 10 samples", "units", "mostly from"]),
+        ("calibration", "targets", ["unit", "target", "wanted", "found", "sigma", "units", "off [σ]"]),
         ("continuation", "path", ["unit", "t", "lowest curvature", "speed", "distances[0]", "energy"]),
     ],
 )
@@ -95,7 +104,10 @@ def test_each_kind_has_its_table_and_its_dataset(kind, table, columns, tmp_path)
     frame = export.to_dataframe(path, table=table)
     assert list(frame.columns)[: len(columns)] == columns and len(frame)
     export.write(path, tmp_path / "table.csv", table=table)
-    pandas.testing.assert_frame_equal(pandas.read_csv(tmp_path / "table.csv"), frame, check_dtype=False, rtol=0.0, atol=0.0)
+    units = frame.attrs["units"]
+    named = frame.rename(columns={name: f"{name} [{unit}]" for name, unit in units.items()})
+    back = pandas.read_csv(tmp_path / "table.csv", keep_default_na=kind == "continuation")
+    pandas.testing.assert_frame_equal(back, named, check_dtype=False, rtol=0.0, atol=0.0)
     found = export.to_xarray(path)
     assert found.attrs["kind"] == kind
     if kind == "sensitivity":
@@ -119,6 +131,7 @@ def test_an_equilibrium_carries_its_derivatives_with_units(dimer, tmp_path):
     assert list(frame["species"]) == ["A", "B"]
     largest = export.to_dataframe(tmp_path / "a.h5", table="parameters").set_index("parameter")
     assert largest["max |dX/dθ|"]["sigma"] == pytest.approx(RATIO / 2, rel=1e-8)  # each atom takes half of it
+    assert largest["max |θ dX/dθ|"]["sigma"] > 0.0 and frame.attrs["units"]["dx/dsigma"] == "Å/Å"
     assert np.isnan(largest["max |dX/dθ|"]["epsilon.A-A"]) and largest["unit"]["epsilon.A-A"] == "eV"
 
 
@@ -139,7 +152,7 @@ def test_the_command_goes_by_the_extension(swept, tmp_path):
         assert mdsens("export", swept, "-o", tmp_path / name) == (0, f"{tmp_path / name}\n")
     with (tmp_path / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 6 and float(rows[2]["distances[0]"]) == pytest.approx(1.1 * RATIO, rel=1e-10)
+    assert len(rows) == 6 and float(rows[2]["distances[0] [Å]"]) == pytest.approx(1.1 * RATIO, rel=1e-10)
     images = ase.io.read(tmp_path / "atoms.extxyz", index=":")
     assert len(images) == 4 and images[3].info["sigma"] == 1.1 and images[3].get_potential_energy() == pytest.approx(-1.0)
     assert "exists already" in mdsens("export", swept, "-o", tmp_path / "table.csv")[1]

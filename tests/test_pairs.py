@@ -212,7 +212,6 @@ BAD = {
         ["Morse.D0", "'Cl-Na'", "Cl, Na"],
     ),
     "no element": (lambda: ms.ZBL(**SWITCHED).energy(ms.System(SQUARE, species="A")), ["ZBL", "'A'", "chemical element"]),
-    "ZBL without onset": (lambda: ms.ZBL(cutoff=3.0), ["ZBL's onset", "force_switch", "None"]),
     "ZBL's lengths": (lambda: ms.ZBL(c=[1.0, 2.0], **SWITCHED), ["c and d", "one length"]),
     "no bonds": (lambda: ms.HarmonicBonds(1.0, 1.0, ()), ["bonds", "at least one"]),
     "a bond of three": (lambda: ms.HarmonicBonds(1.0, 1.0, ((0, 1, 2),)), ["bonds", "pairs"]),

@@ -93,6 +93,18 @@ def test_discs_may_have_the_colour_of_their_displacement():
     refused(lambda: plot.packing(eq, coloured=True), "leave coloured out")
 
 
+def test_only_soft_spheres_have_diameters():
+    system = ms.System([[0.5, 0.5], [1.5, 1.5]], species=["A", "B"], cell=np.eye(2) * 2.0, pbc=True)
+    moves = np.array([[3.0, 4.0], [0.0, 1.0]])
+    spheres = ms.SoftSphere(diameter={"A": 1.0, "B": 0.6}, epsilon=1.0)
+    legends = {}
+    for name, potential in (("spheres", spheres), ("others", ms.Yukawa(strength=1.0, kappa=1.0, cutoff=1.0))):
+        ax = plot.packing(types.SimpleNamespace(system=system, potential=potential), moves, parameter="κ", unit="Å²")
+        legends[name] = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert ax.get_xlabel() == "x [Å]" and ax.get_title() == "∂x*/∂κ, longest arrow 5.00 Å²"
+    assert legends == {"spheres": ["A (diameter 1 Å)", "B (diameter 0.6 Å)"], "others": ["A", "B"]}
+
+
 def test_convergence_leaves_zeros_out():
     ax = plot.convergence([1.0, 0.0, 1e-6], label="cost")
     np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[0.0, 1.0], [2.0, 1e-6]])

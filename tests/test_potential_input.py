@@ -1,6 +1,7 @@
 """Parameter files, and what potentials refuse: each time in one sentence that names it."""
 
 import dataclasses
+import warnings
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -91,6 +92,54 @@ def lj(**changed):
     return ms.LennardJones(**{"epsilon": 1.0, "sigma": 1.0, "cutoff": CUTOFF, "onset": ONSET, **changed})
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda **lengths: ms.LennardJones(epsilon=1.0, sigma=1.0, **lengths),
+        lambda **lengths: ms.LennardJones(epsilon=1.0, sigma=1.0, switch="xplor", **lengths),
+        lambda **lengths: ms.Yukawa(strength=1.0, kappa=1.0, **lengths),
+        lambda **lengths: ms.ZBL(**lengths),
+    ],
+    ids=["Lennard-Jones", "xplor", "Yukawa", "ZBL"],
+)
+def test_a_cutoff_is_enough_and_the_switch_begins_at_0_8_of_it(made):
+    """2.0 σ and 2.5 σ of Lennard-Jones, as jax-md has them."""
+    assert eqx.tree_equal(made(cutoff=2.5), made(cutoff=2.5, onset=2.0))
+    assert made(cutoff=2.5).smoothness >= 1
+
+
+SALT = ms.System([[0.0, 0.0, 0.0], [2.5, 0.0, 0.0]], species=["Na", "Cl"])
+
+
+@pytest.mark.parametrize(
+    "potential",
+    [lj(), ms.Gupta.published("Cu"), lj() + ms.ZBL(cutoff=2.0)],
+    ids=["pairs", "embedded", "in a sum"],
+)
+def test_the_same_numbers_for_several_elements_are_noted(potential):
+    with pytest.warns(UserWarning, match=r"elements Cl, Na, and (LennardJones|Gupta) has the same numbers for all"):
+        potential.energy(SALT)
+
+
+def test_the_same_numbers_are_not_noted_where_they_say_enough():
+    """One element; labels that are none; some parameters that do differ, or nuclei that say which they are."""
+    models = ms.System(SALT.positions, species=["A", "B"])
+    pairs = {"Na-Na": 1.0, "Cl-Na": 1.1, "Cl-Cl": 1.2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for potential, system in (
+            (lj(), ms.System(SALT.positions, species="Si")),
+            (lj(), models),
+            (lj(epsilon=pairs), SALT),
+            (ms.ZBL(cutoff=2.0), SALT),
+        ):
+            potential.check(system)
+
+
+def test_switches_without_an_onset_have_none():
+    assert lj(onset=None, switch="shifted_force").onset is None
+
+
 TWO = [[0.0, 0, 0], [1.1, 0, 0]]
 
 BAD_INPUT = {
@@ -113,7 +162,6 @@ BAD_INPUT = {
     "onset beyond the cutoff": (lambda: lj(onset=3.0), ["onset", "2.5", "3.0"]),
     "onset at the cutoff": (lambda: lj(onset=CUTOFF), ["onset"]),
     "negative onset": (lambda: lj(onset=-0.1), ["onset", "-0.1"]),
-    "onset forgotten": (lambda: lj(onset=None), ["onset", "quintic", "None"]),
     "a switch nobody knows": (lambda: lj(switch="quintc"), ["'quintc'", "Did you mean 'quintic'?"]),
     "a switch far from any": (lambda: lj(switch="none"), ["'none'", "quintic, xplor, shifted_force, truncated"]),
     "single precision": (lambda: lj(epsilon=np.float32(1.0)), ["LennardJones.epsilon", "float32"]),

@@ -10,6 +10,7 @@ from helpers import refused
 import mdsens as ms
 from mdsens.potentials import SHIPPED
 from mdsens.registry import listing, page
+from mdsens.units import readable
 
 
 def test_all_potentials_are_listed_in_a_line():
@@ -23,12 +24,12 @@ def test_each_has_a_page_with_its_parameters(name):
     assert text.startswith(name) and "Traceback" not in text
     for field in dataclasses.fields(cls):
         assert not field.init or f"\n  {field.name} " in text
-    assert all(f"[{unit}]" in text for unit in cls.units.values() if unit)
+    assert all(f"[{readable(unit)}]" in text for unit in cls.units.values() if unit)
 
 
 def test_a_page_shows_formula_units_paper_and_files():
     text = "\n".join(page("TERSOFF"))
-    for words in ("b_ij = ", "[Angstrom-1]", "doi:10.1103/PhysRevB.39.5566", "Tersoff.from_file(path", "by default 3"):
+    for words in ("b_ij = ", "[1/Å]", "doi:10.1103/PhysRevB.39.5566", "Tersoff.from_file(path", "by default 3"):
         assert words in text
     refused(lambda: list(page("tersof")), "'tersof'", "Did you mean 'Tersoff'?")
 

@@ -66,10 +66,10 @@ def test_a_study_s_folder_is_told_as_far_as_it_is_done(folder):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("sensitivity", ["Trusted.", "parameter", "distances[0]"]),
+        ("sensitivity", ["Trusted.", "parameter", "distances[0] [Å]", "energy [eV]"]),
         ("uncertainty", ["Trusted.", "one standard deviation out", "std of 10 samples"]),
         ("calibration", ["Converged", "What the targets determine", "singular value"]),
-        ("continuation", ["were reached", "lowest curvature"]),
+        ("continuation", ["were reached", "lowest curvature [eV/Å²]", "largest force [eV/Å]"]),
     ],
 )
 def test_each_kind_says_whether_it_can_be_trusted(kind, words, tmp_path):
@@ -108,3 +108,4 @@ def test_the_command_writes_it_whole_or_refuses(folder, tmp_path):
     assert "no folder of a study" in mdsens("report", tmp_path, "-o", tmp_path / "b.html")[1]
     assert "There is no file" in mdsens("report", tmp_path / "no.h5", "-o", tmp_path / "b.html")[1]
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert mdsens("report", folder) == (0, f"{folder.with_name('out.html')}\n")  # beside it, unless said otherwise

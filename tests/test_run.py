@@ -270,6 +270,18 @@ def test_each_template_is_in_order(kind, tmp_path):
     path.write_text(template(kind))
     study = units.read_study(path)
     assert study.kind == kind and len(study.units) == (15 if kind == "sweep" else 1)
+    (recipe,) = study.units[0].input["structures"].values()
+    system = building.structure_of(recipe)
+    assert len(system) == 8 and np.allclose(system.cell, 5.43 * np.eye(3))  # whose edges are the lattice constant
+
+
+@pytest.mark.slow
+def test_the_template_of_a_sensitivity_gives_the_known_c44_of_silicon(tmp_path):
+    """56.4 GPa with relaxed ions: H. Balamane, T. Halicioglu, W. A. Tiller, Phys. Rev. B 46, 2250 (1992)."""
+    (tmp_path / "study.toml").write_text(template("sensitivity"))
+    execution.run(units.read_study(tmp_path / "study.toml"), tmp_path / "out", progress=False)
+    (outcome,) = collecting.read_folder(tmp_path / "out")[0].outcomes
+    assert outcome.record.arrays["values/C44"] == pytest.approx(56.45, abs=0.01)
 
 
 def test_a_file_of_another_kind_is_refused_in_a_sentence(tmp_path):

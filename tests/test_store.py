@@ -1,5 +1,6 @@
 """HDF5 files: the same equilibrium and sensitivity back bit for bit, whole or absent, and nothing from strangers."""
 
+import dataclasses
 import errno
 import os
 import pathlib
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import mdsens as ms
+from mdsens import store
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,29 @@ def test_a_loaded_file_is_equal_bit_for_bit(state, request, tmp_path):
     assert same(ms.sensitivity(eq2), S)
     ms.save(tmp_path / "b.h5", eq)
     assert ms.load(tmp_path / "b.h5")[1] is None
+
+
+def test_what_is_longer_than_an_attribute_survives(dimer, tmp_path, monkeypatch):
+    """HDF5 has 64 kB for an attribute: a list of 4,096 texts, 8,192 numbers. Of rattlers a large packing has more."""
+    eq, S = dimer
+    rattlers, words = tuple(range(20_000)), "x" * 100_000
+    eq = dataclasses.replace(eq, curvature=dataclasses.replace(eq.curvature, rattlers=rattlers), solver=words)
+    modes = tuple(f"rattler {atom}" for atom in rattlers)
+    certificate = dataclasses.replace(S.certificate, rattlers=rattlers, zero_modes=modes, reasons=(words, "short"))
+    S = ms.Sensitivity(S.positions, S.cell, certificate, S.potential)
+    monkeypatch.setattr("sys.argv", ["run", *(f"structure_{k}.cif" for k in range(10_000))])
+    ms.save(tmp_path / "a.h5", eq, S)
+    eq2, S2 = ms.load(tmp_path / "a.h5")
+    assert eq2.curvature.rattlers == rattlers and eq2.solver == words and S2.certificate == certificate
+    assert store.provenance_of(tmp_path / "a.h5")["command"].endswith("structure_9999.cif")
+
+
+def test_labels_that_are_longer_than_an_attribute_survive(tmp_path):
+    labels = [f"A{k}" for k in range(6_000)]
+    system = ms.System(3.0 * np.arange(18_000.0).reshape(6_000, 3), species=labels)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        store._write_particles(file, system)
+        assert same(store._read_system(file["particles/atoms"]), system)
 
 
 def test_frozen_atoms_partial_sensitivities_and_single_precision_survive(tmp_path):

@@ -4,6 +4,7 @@ Both bonds have the length r = 2^(1/6) σ of the pair's minimum, so its height o
 energies of both bonds are -ε, whatever the ε are.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,8 +14,11 @@ from helpers import refused
 
 import mdsens as ms
 from mdsens import studies
-from mdsens.studies.observing import evaluate, flat, relax_all, together
+from mdsens.studies.building import Components
+from mdsens.studies.findings import Record
+from mdsens.studies.observing import evaluate, flat, relax_all, together, units_of
 from mdsens.studies.parameters import Selection
+from mdsens.units import readable
 
 L = 1.8
 MINIMUM = 2.0 ** (1.0 / 6.0)
@@ -288,3 +292,39 @@ def test_calibration_recovers_silicon_in_a_tenth_of_the_relaxations_of_finite_di
     (direction,) = free.undetermined
     np.testing.assert_allclose([direction["A"], direction["lam"]], -direction["epsilon"], rtol=1e-4)
     assert max(abs(direction[name]) for name in ("sigma", "a", "gamma", "costheta0", "B")) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("unit", "told"),
+    [
+        ("", ""),
+        (None, ""),
+        ("eV", "eV"),
+        ("eV Angstrom-2", "eV/Å²"),
+        ("GPa-1", "1/GPa"),
+        ("eV Angstrom6", "eV Å⁶"),
+        ("Angstrom (Angstrom)-1", "Å/Å"),
+        ("GPa (eV Angstrom6)-1", "GPa/(eV Å⁶)"),
+        ("GPa (Angstrom-2)-1", "GPa Å²"),
+        ("degrees", "°"),
+    ],
+)
+def test_units_of_files_as_a_person_writes_them(unit, told):
+    assert readable(unit) == told
+
+
+def test_units_of_the_catalogue_s_observables_in_whatever_they_are_wrapped():
+    bulk_modulus = jax.tree_util.Partial(ms.observables.bulk_modulus, average="voigt")
+    observables = {
+        "K": bulk_modulus,
+        "a": Components(ms.observables.lattice_constants, ((0,),)),
+        "all": ms.observables.lattice_constants,
+        "d": ms.observables.distances([(0, 1)]),
+        "ours": lambda system, potential: system.positions[0, 0],
+    }
+    found = units_of(ms.StillingerWeber.silicon(), ("sigma", "lam"), together(observables, ("structure",)), 3)
+    assert found["parameters"] == {"sigma": "Angstrom", "lam": ""}
+    assert found["observables"] == {"K": "GPa", "a": "Angstrom", "all": ["Angstrom"] * 3 + ["degrees"] * 3, "d": "Angstrom"}
+    record = Record({}, {"units": found})
+    assert record.unit("values/all", {}) is None and record.unit_of_number("all[4]", {}) == "degrees"
+    assert record.unit_of_number("a[0]", {}) == "Angstrom" and record.unit_of_number("ours", {}) is None

@@ -18,6 +18,7 @@ from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError
 from mdsens.export.states import state_atoms, state_columns, state_dataset
 from mdsens.export.studies import frame_atoms, study_columns, study_dataset
+from mdsens.spelling import spelled
 from mdsens.store import check_writable, load, write_whole
 from mdsens.studies.collecting import Collected, is_collected, read_collected
 from mdsens.studies.recording import Found, collected_of
@@ -34,6 +35,7 @@ Result = str | Path | Collected | Found | Equilibrium
 SUFFIXES = (".csv", ".extxyz", ".xyz", ".nc")
 
 
+@spelled
 def to_xarray(result: Result, sensitivity: Sensitivity | None = None) -> "xarray.Dataset":
     """A result as a labelled dataset.
 
@@ -50,8 +52,9 @@ def to_xarray(result: Result, sensitivity: Sensitivity | None = None) -> "xarray
     return study_dataset(xarray, found) if isinstance(found, Collected) else state_dataset(xarray, *found)
 
 
+@spelled
 def to_dataframe(result: Result, sensitivity: Sensitivity | None = None, *, table: str | None = None) -> "pandas.DataFrame":
-    """A result as a data frame.
+    """A result as a data frame; its `attrs["units"]` are the columns' units, where they are known.
 
     Args:
         table: which one. Of a sweep `"points"`, a row a unit; of a table of sensitivities `"derivatives"`, θ dg/dθ; of an
@@ -63,9 +66,13 @@ def to_dataframe(result: Result, sensitivity: Sensitivity | None = None, *, tabl
         StoreError: a file that cannot be read.
     """
     pandas = _needed("pandas", "to_dataframe")
-    return pandas.DataFrame(_columns(result, sensitivity, table))
+    columns, units = _columns(result, sensitivity, table)
+    frame = pandas.DataFrame(columns)
+    frame.attrs["units"] = units
+    return frame
 
 
+@spelled
 def to_atoms(result: Result, sensitivity: Sensitivity | None = None) -> "list[ase.Atoms]":
     """The relaxed structures, for OVITO, ASE and others.
 
@@ -83,10 +90,13 @@ def to_atoms(result: Result, sensitivity: Sensitivity | None = None) -> "list[as
     return [state_atoms(*found)]
 
 
+@spelled
 def write(
     result: Result, path: str | Path, sensitivity: Sensitivity | None = None, *, table: str | None = None, overwrite: bool = False
 ) -> Path:
     """Write a result by a file's extension: `.csv`, `.extxyz` (or `.xyz`; eight decimals), `.nc`. Whole or not at all.
+
+    The columns of a `.csv` are named with their units, `energy [eV]`.
 
     Args:
         table: for `.csv`, as for `to_dataframe`.
@@ -102,7 +112,7 @@ def write(
     if table is not None and path.suffix != ".csv":
         raise InputError(f"A table is for .csv, not for {path.suffix}: leave it out.")
     if path.suffix == ".csv":
-        content = _csv(_columns(result, sensitivity, table))
+        content = _csv(*_columns(result, sensitivity, table))
     elif path.suffix == ".nc":
         content = _netcdf(to_xarray(result, sensitivity))
     else:
@@ -111,7 +121,7 @@ def write(
     return path
 
 
-def _columns(result, sensitivity, table) -> dict[str, Any]:
+def _columns(result, sensitivity, table) -> tuple[dict[str, Any], dict[str, str]]:
     found = _found(result, sensitivity)
     return study_columns(found, table) if isinstance(found, Collected) else state_columns(*found, table)
 
@@ -132,10 +142,10 @@ def _found(result, sensitivity) -> Collected | tuple[Equilibrium, Sensitivity | 
     return result if isinstance(result, Collected) else collected_of(result)
 
 
-def _csv(columns: dict[str, Any]) -> bytes:
+def _csv(columns: dict[str, Any], units: dict[str, str]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
+    writer.writerow(f"{name} [{units[name]}]" if units.get(name) else name for name in columns)
     # Python's own numbers: repr has all digits.
     writer.writerows(zip(*(np.asarray(column, dtype=object).tolist() for column in columns.values()), strict=True))
     return text.getvalue().encode()

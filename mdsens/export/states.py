@@ -10,13 +10,14 @@ from mdsens.equilibrium import Equilibrium
 from mdsens.export.tables import chosen
 from mdsens.potentials.base import parameter_paths
 from mdsens.system import System
+from mdsens.units import per, readable
 
 LAYER = 1.0
 """Thickness [Å] of a 2-D structure's cell, for programs that know three dimensions only."""
 
 
-def state_columns(eq: Equilibrium, sensitivity: Sensitivity | None, table: str | None) -> dict[str, Any]:
-    """Columns of the table `"atoms"` or `"parameters"`."""
+def state_columns(eq: Equilibrium, sensitivity: Sensitivity | None, table: str | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """Columns of the table `"atoms"` or `"parameters"`, and their units, by name."""
     tables = {"atoms": _atom_columns, "parameters": _parameter_columns}
     return tables[chosen(table, tables)](eq, sensitivity)
 
@@ -43,21 +44,25 @@ def _numbers(sensitivity) -> dict[str, np.ndarray]:
     }
 
 
-def _atom_columns(eq, sensitivity) -> dict[str, Any]:
+def _atom_columns(eq, sensitivity) -> tuple[dict[str, Any], dict[str, str]]:
     system = eq.system
     columns = {"species": system.symbols, "frozen": np.asarray(system.frozen)}
     columns |= dict(zip("xyz", np.asarray(system.positions).T, strict=False))
+    units = dict.fromkeys("xyz"[: system.dim], "Å")
     for name, leaf in _numbers(sensitivity).items():
-        columns |= {f"d{axis}/d{name}": part for axis, part in zip("xyz", leaf.T, strict=False)}
-    return columns
+        derived = {f"d{axis}/d{name}": part for axis, part in zip("xyz", leaf.T, strict=False)}
+        columns |= derived
+        units |= dict.fromkeys(derived, readable(per("Angstrom", eq.potential.unit_of(name.partition("[")[0]))))
+    return columns, units
 
 
-def _parameter_columns(eq, sensitivity) -> dict[str, Any]:
+def _parameter_columns(eq, sensitivity) -> tuple[dict[str, Any], dict[str, str]]:
     values = dict(zip(parameter_paths(eq.potential), map(np.asarray, jax.tree.leaves(eq.potential)), strict=True))
     names = [f"{path}{list(index) if index else ''}" for path, theta in values.items() for index in np.ndindex(theta.shape)]
     thetas = np.concatenate([theta.ravel() for theta in values.values()])
     columns = {"parameter": names, "value": thetas}
-    columns["unit"] = [eq.potential.unit_of(path) or "" for path, theta in values.items() for _ in range(theta.size)]
+    columns["unit"] = [readable(eq.potential.unit_of(path)) for path, theta in values.items() for _ in range(theta.size)]
+    units = {}
     for part, what in (("positions", "dX"), ("cell", "dh")):
         if derivatives := _derivatives(sensitivity, part):
             largest = [
@@ -68,7 +73,8 @@ def _parameter_columns(eq, sensitivity) -> dict[str, Any]:
             ]
             columns[f"max |{what}/dθ|"] = np.concatenate(largest)
             columns[f"max |θ {what}/dθ|"] = np.abs(thetas * columns[f"max |{what}/dθ|"])
-    return columns
+            units[f"max |θ {what}/dθ|"] = "Å"
+    return columns, units
 
 
 def state_dataset(xarray, eq: Equilibrium, sensitivity: Sensitivity | None):
@@ -91,8 +97,8 @@ def state_dataset(xarray, eq: Equilibrium, sensitivity: Sensitivity | None):
     for part, what, first in (("positions", "dX", "atom"), ("cell", "dh", "vector")):
         for path, leaf in _derivatives(sensitivity, part).items():
             axes = (first, "space", *(f"{path}_{k}" for k in range(leaf.ndim - 2)))
-            unit = eq.potential.unit_of(path)
-            named = {} if unit is None else {"units": f"Angstrom ({unit})-1" if unit else "Angstrom"}
+            unit = per("Angstrom", eq.potential.unit_of(path))
+            named = {} if unit is None else {"units": unit}
             dataset[f"{what}_d{path}"] = (axes, leaf, named)
     dataset.attrs["potential"] = type(eq.potential).__name__
     if sensitivity is not None:

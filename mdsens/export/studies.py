@@ -11,18 +11,21 @@ from mdsens.studies.collecting import Collected
 from mdsens.studies.findings import STATES
 from mdsens.studies.tabulating import study_tables
 from mdsens.studies.trajectories import Frame
+from mdsens.units import readable
 
 
-def study_columns(study: Collected, table: str | None) -> dict[str, Any]:
-    """A table's columns by name."""
+def study_columns(study: Collected, table: str | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """A table's columns, and their units, by name."""
     tables = study_tables(study.kind, study.outcomes)
     if not tables:
         raise InputError("All units of this study failed: there is no table.")
     name = chosen(table, dict.fromkeys(one.name for one in tables))
     columns: dict[str, list] = {}
+    units: dict[str, str] = {}
     length = 0
     for one in (one for one in tables if one.name == name):
         rows = {column.meaning or column.name: list(column.values) for column in one.columns}
+        units |= {column.meaning or column.name: told for column in one.columns if (told := readable(column.unit))}
         if one.unit:
             rows = {"unit": [one.unit] * len(one), **rows}
         for key in (key for key in rows if key not in columns):
@@ -30,7 +33,7 @@ def study_columns(study: Collected, table: str | None) -> dict[str, Any]:
         length += len(one)
         for key, column in columns.items():
             column += rows.get(key, [np.nan] * len(one))
-    return columns
+    return columns, units
 
 
 def study_dataset(xarray, study: Collected):
@@ -54,10 +57,14 @@ def study_dataset(xarray, study: Collected):
                 dataset.coords[axis] = list(labels)
         name = path.removeprefix("values/").replace("/", "_")
         unit = known.unit(path, outcomes[0].input["observables"])
-        dataset[name] = (("unit", *axes), stacked, {} if unit is None else {"units": unit})
+        several = known.units_by_parameter(path, outcomes[0].input["observables"])
+        told = {} if unit is None else {"units": unit}
+        dataset[name] = (("unit", *axes), stacked, told if several is None else {"units_by_parameter": several})
     for name in dict.fromkeys(name for one in outcomes for name in one.input["parameters"]):
         column = [one.input["parameters"].get(name, np.nan) for one in outcomes]
-        dataset.coords[f"parameter_{name}" if name in dataset.variables else name] = ("unit", column)
+        unit = next((one.record.units_of_parameters().get(name) for one in outcomes if not one.failed), None)
+        told = {} if unit is None else {"units": unit}
+        dataset.coords[f"parameter_{name}" if name in dataset.variables else name] = ("unit", column, told)
     dataset["failed"] = ("unit", [one.reason for one in outcomes])
     made = outcomes[0].provenance
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())

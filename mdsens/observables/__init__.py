@@ -29,6 +29,8 @@ compare several equilibria: `g(states, potential)`, for `ms.value_and_gradient(g
     harmonic_free_energy(T), entropy(T), heat_capacity(T)   eV, eV/K
 """
 
+from typing import TYPE_CHECKING
+
 from mdsens.observables import moduli
 from mdsens.observables.checks import explain_nonfinite
 from mdsens.observables.defects import dipole_tensor, formation_volume, relaxation_volume
@@ -57,6 +59,7 @@ from mdsens.observables.geometry import angles, dihedrals, distances, lattice_co
 from mdsens.observables.neighborhood import coordination, radial_distribution
 from mdsens.observables.phonons import dynamical_matrix, gruneisen_parameters, phonon_dos, phonon_frequencies, phonon_path
 from mdsens.observables.thermodynamics import entropy, harmonic_free_energy, heat_capacity
+from mdsens.spelling import unknown_names
 
 __all__ = [
     "angles",
@@ -97,3 +100,6 @@ __all__ = [
     "volume",
     "young_modulus",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = unknown_names(__name__, __all__)

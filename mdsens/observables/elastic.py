@@ -28,6 +28,7 @@ from mdsens.implicit import CG, Gauge, linear_solve
 from mdsens.observables import moduli
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.potentials.jaxmd import JaxMDEnergy
+from mdsens.spelling import spelled
 from mdsens.system import System, is_concrete
 from mdsens.units import stress_unit
 from mdsens.voigt import unit_strains
@@ -38,6 +39,7 @@ SOLVER = CG(rtol=1e-11)
 """The constants are off by the square of what is left of λ, their derivatives by itself."""
 
 
+@spelled
 def elastic_constants(
     system: System, potential: Potential, *, definition: str = "stress-strain", relaxed: bool = True
 ) -> Float[Array, "voigt voigt"]:

@@ -1,9 +1,12 @@
 """Pictures. Each function draws into `ax` (or makes one), says what its colours and scales mean, and returns its axes."""
 
+from typing import TYPE_CHECKING
+
 from mdsens.plot.bands import phonons
 from mdsens.plot.charts import bars, chain, convergence, cost, elastic_sensitivity, heat_map, influence, prediction, validity
 from mdsens.plot.drawing import COLOURS
 from mdsens.plot.structures import crystal, packing, slab
+from mdsens.spelling import unknown_names
 
 __all__ = [
     "COLOURS",
@@ -21,3 +24,6 @@ __all__ = [
     "slab",
     "validity",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = unknown_names(__name__, __all__)

@@ -5,11 +5,13 @@ from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.plot.drawing import COLOURS, axes_or_new, opened
+from mdsens.spelling import spelled
 
 WIDEST = 9.0
 """Of a band, in points: where the sensitivity is largest."""
 
 
+@spelled
 def phonons(
     path,
     frequencies: Float[Array, "points bands"],

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.plot.drawing import COLOURS, axes_or_new, opened, patch
+from mdsens.spelling import spelled
 
 SHORT = 6
 """Letters of a column's name that stand upright."""
@@ -14,10 +15,14 @@ SHORT = 6
 ALIKE = 1e-6
 """Share of the largest derivative up to which elastic constants are equal, or zero."""
 
+FEW_BARS = 3
+"""For so many there is room, that one alone does not fill the picture."""
+
 NUMBERS = 150
 """Of a heat map: up to so many are written into it."""
 
 
+@spelled
 def influence(values: dict[str, float], *, label: str, ax=None):
     """A bar for each parameter's influence, on a logarithmic scale; what is exactly or nearly zero is said so.
 
@@ -36,6 +41,7 @@ def influence(values: dict[str, float], *, label: str, ax=None):
     ax.barh(names, np.where(visible, sizes, floor), color=colours)
     ax.set_xscale("log")
     ax.set_xlim(floor, 20.0 * top)
+    ax.set_ylim(-0.6, max(len(names), FEW_BARS) - 0.4)
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
     for row, (value, seen) in enumerate(zip(sizes, visible, strict=True)):
         ax.text(value * 1.2 if seen else floor * 1.5, row, f"{signs[row] * value:.3g}" if seen else "0", va="center")
@@ -45,6 +51,7 @@ def influence(values: dict[str, float], *, label: str, ax=None):
     return opened(ax)
 
 
+@spelled
 def bars(values: dict[str, float], errors: dict[str, float] | None = None, *, label: str, ax=None):
     """A bar for each parameter on a linear scale, the largest on top, with error bars where they are finite.
 
@@ -58,6 +65,7 @@ def bars(values: dict[str, float], errors: dict[str, float] | None = None, *, la
     heights = np.array([float(values[name]) for name in names])
     widths = np.array([float((errors or {}).get(name, np.nan)) for name in names])
     ax.barh(names, heights, color=[COLOURS[0] if height >= 0.0 else COLOURS[1] for height in heights])
+    ax.set_ylim(-0.6, max(len(names), FEW_BARS) - 0.4)
     known = np.isfinite(widths)
     ax.errorbar(heights[known], np.flatnonzero(known), xerr=widths[known], fmt="none", ecolor="0.2", capsize=4)
     ax.axvline(0.0, color="0.4", linewidth=0.8)
@@ -65,6 +73,7 @@ def bars(values: dict[str, float], errors: dict[str, float] | None = None, *, la
     return opened(ax)
 
 
+@spelled
 def heat_map(values: Float[Array, "rows columns"], rows: Sequence[str], columns: Sequence[str], *, label: str, ax=None):
     """A table as colours, blue where negative and red where positive, white at zero, with its numbers where there is room.
 
@@ -91,6 +100,7 @@ def heat_map(values: Float[Array, "rows columns"], rows: Sequence[str], columns:
     return ax
 
 
+@spelled
 def elastic_sensitivity(derivatives: dict[str, Float[Array, "voigt voigt"]], *, label: str = "θ dC/dθ [GPa]", ax=None):
     """How elastic constants depend on parameters: a row a parameter, a column for each constant.
 
@@ -110,6 +120,7 @@ def elastic_sensitivity(derivatives: dict[str, Float[Array, "voigt voigt"]], *, 
     return heat_map(np.stack([*columns.values()], axis=1), list(derivatives), list(columns), label=label, ax=ax)
 
 
+@spelled
 def prediction(predicted: Float[Array, "..."], relaxed: Float[Array, "..."], *, label: str = "displacement [Å]", ax=None):
     """What was predicted against what was found when structures were relaxed again, one point a number; on the line they agree.
 
@@ -136,6 +147,7 @@ def prediction(predicted: Float[Array, "..."], relaxed: Float[Array, "..."], *, 
     return opened(ax)
 
 
+@spelled
 def validity(found, *, ax=None):
     """Predicted displacements against those of structures relaxed again, with the range in which they should agree.
 
@@ -163,6 +175,7 @@ def validity(found, *, ax=None):
     return opened(ax)
 
 
+@spelled
 def convergence(values: Float[Array, " steps"], *, label: str, ax=None):
     """What goes to zero step by step, on a logarithmic scale; zeros are left out.
 
@@ -180,6 +193,7 @@ def convergence(values: Float[Array, " steps"], *, label: str, ax=None):
     return opened(ax)
 
 
+@spelled
 def cost(measured: dict[str, tuple[Sequence[float], Sequence[float]]], *, label: str = "seconds", ax=None):
     """Cost against the number of atoms, both on logarithmic scales, with the exponent of each line between its ends.
 
@@ -198,6 +212,7 @@ def cost(measured: dict[str, tuple[Sequence[float], Sequence[float]]], *, label:
     return opened(ax)
 
 
+@spelled
 def chain(path, *, ax=None):
     """The energy along a chain of images against the length of the path, with the highest image marked.
 

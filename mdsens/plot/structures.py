@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.plot.drawing import COLOURS, axes_or_new, patch
+from mdsens.spelling import spelled
 
 ARROW_SHARE = 0.6
 """Length of the longest arrow in units of the mean distance between neighbours."""
@@ -15,13 +16,23 @@ MARKS = "os^Dv"
 """Of species in a slice."""
 
 
-def packing(eq, derivative: Float[Array, "atoms 2"] | None = None, *, parameter: str = "θ", coloured: bool = False, ax=None):
-    """A 2-D packing as discs at their true size (soft spheres; others at half their range), with dX/dθ as arrows.
+@spelled
+def packing(
+    eq,
+    derivative: Float[Array, "atoms 2"] | None = None,
+    *,
+    parameter: str = "θ",
+    unit: str = "",
+    coloured: bool = False,
+    ax=None,
+):
+    """A 2-D packing as discs, soft spheres at their true size and others as large as there is room, with dX/dθ as arrows.
 
     Args:
-        eq: an equilibrium of soft spheres in 2-D.
+        eq: an equilibrium in 2-D.
         derivative: dX/dθ of one parameter; `S.positions.diameter["B"]`.
-        parameter: its name, for the legend.
+        parameter: its name, for the title.
+        unit: of the derivative, `"Å/eV"`.
         coloured: colour the discs by |dX/dθ| instead of by species.
 
     Raises:
@@ -33,11 +44,12 @@ def packing(eq, derivative: Float[Array, "atoms 2"] | None = None, *, parameter:
     ax = axes_or_new(ax)
     if coloured and derivative is None:
         raise InputError("plot.packing colours discs by a derivative: give one, or leave coloured out.")
+    told = f" [{unit}]" if unit else ""
     positions, sizes, codes = _wrapped(system), _diameters(eq), np.asarray(system.species)
     if coloured:
         lengths = np.linalg.norm(np.asarray(derivative), axis=1)
         discs = _discs(ax, positions, sizes, system, array=np.repeat(lengths, _copies(system)), cmap="viridis", alpha=0.9)
-        ax.figure.colorbar(discs, ax=ax, shrink=0.8, label=f"|∂x*/∂{parameter}|")
+        ax.figure.colorbar(discs, ax=ax, shrink=0.8, label=f"|∂x*/∂{parameter}|{told}")
     else:
         for code in range(len(system.labels)):
             chosen = codes == code
@@ -48,24 +60,26 @@ def packing(eq, derivative: Float[Array, "atoms 2"] | None = None, *, parameter:
         spacing = np.sqrt(abs(np.linalg.det(np.asarray(system.cell))) / len(system))
         factor = ARROW_SHARE * spacing * 2.0 / longest if longest > 0.0 else 1.0
         ax.quiver(*positions.T, *(factor * arrows).T, angles="xy", scale_units="xy", scale=1.0, width=0.004, zorder=3)
-        ax.set_title(f"∂x*/∂{parameter}, longest arrow {longest:.2f}")
+        ax.set_title(f"∂x*/∂{parameter}, longest arrow {longest:.2f} {unit}".rstrip())
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]) @ np.asarray(system.cell)
     ax.plot(*corners.T, color="0.6", linewidth=0.8)
     ax.set_aspect("equal")
     ax.set_xlim(corners[:, 0].min(), corners[:, 0].max())
     ax.set_ylim(corners[:, 1].min(), corners[:, 1].max())
-    ax.set_xlabel("x")
-    ax.set_ylabel("y")
-    handles = [
-        patch(COLOURS[code % len(COLOURS)], f"{label} (diameter {sizes[codes == code].mean():.3g})")
-        for code, label in enumerate(system.labels)
-    ]
+    ax.set_xlabel("x [Å]")
+    ax.set_ylabel("y [Å]")
+    true = hasattr(eq.potential, "diameter")
+    names = [f"{label} (diameter {sizes[codes == k].mean():.3g} Å)" if true else label for k, label in enumerate(system.labels)]
+    handles = [patch(COLOURS[k % len(COLOURS)], name) for k, name in enumerate(names)]
     if not coloured:
         ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False)
     return ax
 
 
-def crystal(eq, derivative: Float[Array, "atoms 3"], *, centre=None, radius: float = 8.0, parameter: str = "θ", ax=None):
+@spelled
+def crystal(
+    eq, derivative: Float[Array, "atoms 3"], *, centre=None, radius: float = 8.0, parameter: str = "θ", unit: str = "Å", ax=None
+):
     """Atoms around a point, coloured by |dX/dθ|, with dX/dθ relative to a uniform change of scale as arrows.
 
     Args:
@@ -73,6 +87,7 @@ def crystal(eq, derivative: Float[Array, "atoms 3"], *, centre=None, radius: flo
         centre: the point, a vacancy say [Å], drawn as a dashed circle; by default the atom that moves most.
         radius: of what is shown around it [Å].
         parameter: name for the colour bar.
+        unit: of the derivative, `"Å/eV"`.
 
     Raises:
         InputError: a system that is not 3-D.
@@ -99,14 +114,15 @@ def crystal(eq, derivative: Float[Array, "atoms 3"], *, centre=None, radius: flo
     points = ax.scatter(*x.T, c=c, cmap="viridis", s=90, depthshade=False, edgecolors="0.3", linewidths=0.4)
     if c.max() > 0.0:
         ax.quiver(*x.T, *(v * ARROW_SHARE * 2.35 / c.max()).T, color="#e45756", linewidth=1.4, arrow_length_ratio=0.3)
-    ax.figure.colorbar(points, ax=ax, shrink=0.65, pad=0.1, label=f"|{parameter}|  [Å]")
-    ax.set_title(f"{parameter}: arrows to scale, longest {c.max():.3g} Å")
+    ax.figure.colorbar(points, ax=ax, shrink=0.65, pad=0.1, label=f"|{parameter}|  [{unit}]")
+    ax.set_title(f"{parameter}: arrows to scale, longest {c.max():.3g} {unit}")
     ax.set_box_aspect((1, 1, 1))
     for name, setter in zip("xyz", (ax.set_xlabel, ax.set_ylabel, ax.set_zlabel), strict=True):
         setter(f"{name} - centre [Å]")
     return ax
 
 
+@spelled
 def slab(
     eq,
     derivative: Float[Array, "atoms 3"],
@@ -115,6 +131,7 @@ def slab(
     height: float | None = None,
     thickness: float = 3.0,
     parameter: str = "θ",
+    unit: str = "Å",
     ax=None,
 ):
     """A slice through a 3-D structure: the atoms in it coloured by |dX/dθ|, the part of dX/dθ in the plane as arrows.
@@ -125,6 +142,7 @@ def slab(
         height: of its middle along that axis [Å]; by default that of the atom that moves most.
         thickness: of the slice [Å].
         parameter: name for the colour bar.
+        unit: of the derivative, `"Å/eV"`.
 
     Raises:
         InputError: a system that is not 3-D, an unknown axis, a slice without atoms.
@@ -167,8 +185,9 @@ def slab(
         arrows = v * (ARROW_SHARE * spacing / longest)
         ax.quiver(*x.T, *arrows.T, angles="xy", scale_units="xy", scale=1.0, width=0.005, color="#e45756", zorder=3)
     ax.margins(0.12)
-    ax.figure.colorbar(points, ax=ax, shrink=0.8, label=f"|{parameter}|  [Å]")
-    ax.set_title(f"{parameter} at {normal} = {height:.2f} ± {0.5 * thickness:.2f} Å: arrows to scale, longest {longest:.3g} Å")
+    ax.figure.colorbar(points, ax=ax, shrink=0.8, label=f"|{parameter}|  [{unit}]")
+    where = f"{normal} = {height:.2f} ± {0.5 * thickness:.2f} Å"
+    ax.set_title(f"{parameter} at {where}: arrows to scale, longest {longest:.3g} {unit}", fontsize="medium")
     ax.set(aspect="equal", xlabel=f"{'xyz'[along[0]]} [Å]", ylabel=f"{'xyz'[along[1]]} [Å]")
     if len(system.labels) > 1:
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(system.labels), frameon=False)

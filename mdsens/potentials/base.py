@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mdsens import words
 from mdsens.errors import InputError
 from mdsens.neighbors import SKIN, Neighbors, find_neighbors
 from mdsens.potentials.parameters import as_parameter, as_tree, canonical_key
+from mdsens.spelling import Spelled, given
 from mdsens.system import System, is_concrete
 from mdsens.voigt import to_voigt
 
@@ -68,7 +70,7 @@ class Approximation(NamedTuple):
     mixed: "Potential"
 
 
-class Potential(eqx.Module):
+class Potential(Spelled, eqx.Module):
     """Base class. Array fields are parameters; fields declared with `mdsens.static` are not.
 
     Numbers become float64 arrays. A parameter that depends on the species is a dict keyed by the label (`"A"`), the
@@ -94,6 +96,9 @@ class Potential(eqx.Module):
         def __getattr__(self, name: str) -> Any:
             """A derivative has the parameters of the potential that it is of."""
 
+    def __repr__(self) -> str:
+        return words.of_potential(self)
+
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         # Whoever says anew what atoms' energies are has not said so of what was derived from them.
@@ -108,7 +113,7 @@ class Potential(eqx.Module):
                 kept = as_parameter if self.keyed else as_tree
                 value = kept(getattr(self, field.name), f"{type(self).__name__}.{field.name}")
                 object.__setattr__(self, field.name, value)
-            elif isinstance(value := getattr(self, field.name, None), np.generic):
+            elif isinstance(value := given(self, field.name), np.generic):
                 object.__setattr__(self, field.name, value.item())
         object.__setattr__(self, "built_range", _BuiltRange(None))
         if is_concrete(self):

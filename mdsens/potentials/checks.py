@@ -1,12 +1,14 @@
 """What several potentials ask of their numbers."""
 
-from collections.abc import Collection
+import dataclasses
+import warnings
+from collections.abc import Collection, Sequence
 from numbers import Real
 
 import numpy as np
 
 from mdsens.errors import InputError
-from mdsens.system import is_concrete
+from mdsens.system import are_elements, is_concrete
 
 
 def check_positive(potential, *names: str, or_zero: bool = False) -> None:
@@ -67,6 +69,21 @@ def check_switch(potential) -> None:
         raise InputError(
             f"{type(potential).__name__}'s onset and cutoff must be lengths in Å, 0 ≤ onset < cutoff, "
             f"not {onset!r} and {cutoff!r}."
+        )
+
+
+def note_species(potential, labels: Sequence[str]) -> None:
+    """Warn where several elements get the same of everything that could depend on them: is silicon's potential for carbon?"""
+    if len(labels) < 2 or not are_elements(labels):
+        return
+    could = [getattr(potential, one.name) for one in dataclasses.fields(potential) if "dict" in str(one.type)]
+    if could and not any(isinstance(value, dict) or np.ndim(value) for value in could):
+        name = type(potential).__name__
+        warnings.warn(
+            f"The structure has the elements {', '.join(labels)}, and {name} has the same numbers for all of them: give it dicts "
+            f"by species, {{{labels[0]!r}: ..., {labels[1]!r}: ...}}, unless that is meant ('mdsens potentials {name}').",
+            UserWarning,
+            stacklevel=4,
         )
 
 

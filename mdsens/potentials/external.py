@@ -15,6 +15,7 @@ from mdsens.potentials.base import Approximation, static
 from mdsens.potentials.black_box import CONSISTENT, BlackBox, Structure, energy
 from mdsens.potentials.central import best_step, noise_of
 from mdsens.potentials.wrapped import WrappedEnergy
+from mdsens.spelling import spelled
 from mdsens.system import is_concrete
 
 LONGEST = 0.128
@@ -33,6 +34,7 @@ UNTUNED = 1.0 / 64.0
 """Of those the steps where nothing has been measured."""
 
 
+@spelled
 def from_ase(calculator: Any, parameters: dict[str, Any] | None = None) -> "ExternalEnergy":
     """A calculator of ASE (energy and forces; stress for cells that change) as a potential.
 

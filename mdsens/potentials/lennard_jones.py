@@ -18,7 +18,7 @@ class LennardJones(PairPotential):
         mixing: `"arithmetic"`, `"geometric"` or `"sixthpower"`; epsilon and sigma are then `{"A": ..., "B": ...}`, of species,
             which remain the parameters (`mdsens.potentials.mixing`).
         cutoff: [Å], the same for all pairs; no parameter.
-        onset: where the switch S begins [Å]; not used by `"shifted_force"` and `"truncated"`.
+        onset: where the switch S begins [Å], by default at 0.8 of the cutoff; not used by `"shifted_force"` and `"truncated"`.
         switch: `"quintic"` (C2), `"force_switch"` (C2), `"xplor"` (C1), `"shifted_force"` (C1) or `"truncated"`.
 
     J. E. Lennard-Jones, Proc. R. Soc. Lond. A 106, 463 (1924), doi:10.1098/rspa.1924.0082.

@@ -1,5 +1,6 @@
 """`PairPotential`: a plain sum over pairs, written as the energy of one pair."""
 
+from dataclasses import MISSING
 from numbers import Real
 
 import jax
@@ -12,8 +13,10 @@ from mdsens.neighbor_sums import fence
 from mdsens.neighbors import bonds, joined, over_places, squared_distances
 from mdsens.potentials.base import Atom, Potential
 from mdsens.potentials.bonds import bond_vectors, finite, handles, marked, of_pairs, within
+from mdsens.potentials.checks import note_species
 from mdsens.potentials.local_stiffness import PairStiffness, pair_stiffness
-from mdsens.potentials.switching import SMOOTHNESS, force_switch, quintic, xplor
+from mdsens.potentials.switching import BETWEEN, ONSET, SMOOTHNESS, force_switch, quintic, xplor
+from mdsens.spelling import given
 
 
 class PairPotential(Potential):
@@ -22,6 +25,7 @@ class PairPotential(Potential):
     Optional static fields `onset` [Å] and `switch` bring the energy to zero at the cutoff: `"quintic"` (C2) and
     `"xplor"` (C1) multiply it between onset and cutoff, `"force_switch"` (C2) adds a polynomial to its force there,
     `"shifted_force"` (C1) subtracts φ(r_c) + (r - r_c) φ'(r_c), `"truncated"` (the default without such a field) cuts it off.
+    An onset of None becomes 0.8 of the cutoff for those that need one.
     """
 
     def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
@@ -41,17 +45,27 @@ class PairPotential(Potential):
 
     @property
     def _switch(self) -> str:
-        return getattr(self, "switch", "quintic" if hasattr(self, "onset") else "truncated")
+        return given(self, "switch", "truncated" if given(self, "onset", MISSING) is MISSING else "quintic")
+
+    def __post_init__(self):
+        cutoff = given(self, "cutoff")
+        if self._switch in BETWEEN and given(self, "onset", MISSING) is None and isinstance(cutoff, Real):
+            object.__setattr__(self, "onset", ONSET * float(cutoff))
+        super().__post_init__()
 
     def __check_init__(self):
-        switch, onset, cutoff = self._switch, getattr(self, "onset", None), getattr(self, "cutoff", None)
+        switch, onset, cutoff = self._switch, given(self, "onset"), given(self, "cutoff")
         name = type(self).__name__
         if switch not in SMOOTHNESS:
             raise InputError(f"{name} has no switch {switch!r}.{did_you_mean(str(switch), SMOOTHNESS)}")
         if cutoff is not None and not (isinstance(cutoff, Real) and 0 < cutoff < np.inf):
             raise InputError(f"{name}'s cutoff must be a positive length in Å, not {cutoff!r}.")
-        if switch in ("quintic", "xplor", "force_switch") and not (isinstance(onset, Real) and 0 <= onset < cutoff):
+        if switch in BETWEEN and not (isinstance(onset, Real) and 0 <= onset < cutoff):
             raise InputError(f"{name}'s onset must lie between 0 and the cutoff {cutoff} for the {switch} switch, not {onset!r}.")
+
+    def check(self, system):
+        super().check(system)
+        note_species(self, system.labels)
 
     def atom_energies(self, system):
         d, inside = bond_vectors(system, self.range)

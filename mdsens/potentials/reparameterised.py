@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from mdsens.errors import InputError
 from mdsens.potentials.base import Potential, built, parameter_paths, static
 from mdsens.potentials.paths import named_leaves
+from mdsens.spelling import spelled
 from mdsens.system import is_concrete
 
 ALONE, TOGETHER = ("fixed", "log"), ("tied", "ratio")
@@ -46,13 +48,18 @@ class Reparameterised(Potential):
 
     free: Potential
     rules: tuple[tuple[str, str, str], ...] = static()
-    held: Constants = static()
+    held: Constants = eqx.field(static=True, repr=False)
 
     def __getattr__(self, name):
         # Reached only where there is no such field.
-        if name != "free" and name in (variables := self.__dict__["free"].parameters() if "free" in self.__dict__ else {}):
-            return variables[name]
-        raise AttributeError(f"{type(self).__name__} has no parameter {name!r}.")
+        variables = self._variables()
+        return variables[name] if name in variables else super().__getattr__(name)
+
+    def __dir__(self):
+        return [*super().__dir__(), *self._variables()]
+
+    def _variables(self) -> dict[str, Any]:
+        return self.__dict__["free"].parameters() if "free" in self.__dict__ else {}
 
     @property
     def inner(self) -> Potential:
@@ -159,6 +166,7 @@ class Reparameterised(Potential):
         return jax.tree.unflatten(jax.tree.structure(again), leaves)
 
 
+@spelled
 def reparameterised(potential: Potential, rules: Mapping[str, Rule]) -> Reparameterised:
     """The same potential in other variables, which is what all derivatives are then in.
 
@@ -195,6 +203,7 @@ def reparameterised(potential: Potential, rules: Mapping[str, Rule]) -> Reparame
     return Reparameterised(built(free, jax.tree.unflatten(structure, [values[path] for path in paths])), ordered, Constants(held))
 
 
+@spelled
 def fixed(potential: Potential, *names: str) -> Reparameterised:
     """The same potential with some parameters that are none any more: `fixed(potential, "a", "epsilon.A-B")`.
 
@@ -204,6 +213,7 @@ def fixed(potential: Potential, *names: str) -> Reparameterised:
     return reparameterised(potential, dict.fromkeys(names, "fixed"))
 
 
+@spelled
 def tied(potential: Potential, ties: Mapping[str, str]) -> Reparameterised:
     """The same potential with parameters that take the value of another one: `tied(potential, {"sigma.B-B": "sigma.A-A"})`.
 

@@ -6,6 +6,12 @@ import jax.numpy as jnp
 SMOOTHNESS = {"quintic": 2, "xplor": 1, "shifted_force": 1, "truncated": -1, "force_switch": 2}
 """Continuous derivatives of a switched energy (-1: the energy itself jumps)."""
 
+BETWEEN = ("quintic", "xplor", "force_switch")
+"""Those that act between an onset and the cutoff."""
+
+ONSET = 0.8
+"""Where they begin if nothing else is said, as a share of the cutoff."""
+
 
 def quintic(r, onset, cutoff):
     """1 - 10 x³ + 15 x⁴ - 6 x⁵ with x = (r - onset) / (cutoff - onset): two continuous derivatives."""

@@ -17,7 +17,8 @@ class ZBL(PairPotential):
     """φ(r) = k Z_i Z_j / r Σ_n c_n exp(-d_n r/a) + S(r), a = a₀ / (Z_i^p + Z_j^p); Z from the species.
 
     Args:
-        onset, cutoff: [Å], between which the force is switched off, LAMMPS's `inner` and `outer`; no parameters.
+        onset, cutoff: [Å], between which the force is switched off, LAMMPS's `inner` and `outer`; no parameters. By default the
+            onset is 0.8 of the cutoff.
         switch: `"force_switch"` (C2), LAMMPS's; or any other of `LennardJones`.
         coulomb: k = e²/4πε₀ [eV Å], CODATA's; 14.399645 is LAMMPS's in units metal. No parameter.
         a0: a₀ [Å]. p: exponent. c, d: four weights and decay rates. All as published, unless given.

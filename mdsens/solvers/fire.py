@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from mdsens.errors import InputError
 from mdsens.implicit.trees import dot
+from mdsens.spelling import spelled
 
 
 class FireState(NamedTuple):
@@ -19,6 +20,7 @@ class FireState(NamedTuple):
     n_positive: Any
 
 
+@spelled
 @dataclasses.dataclass(frozen=True)
 class FIRE:
     """Damped dynamics of unit masses that is stopped whenever it runs uphill. Robust from a rough start.

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 
 from mdsens.errors import InputError
+from mdsens.spelling import spelled
 
 
 class DescentState(NamedTuple):
@@ -13,6 +14,7 @@ class DescentState(NamedTuple):
     residual: Any
 
 
+@spelled
 @dataclasses.dataclass(frozen=True)
 class GradientDescent:
     """z ← z - η F(z): converges where η is below two over the largest curvature, slowly where curvatures differ.

@@ -9,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 from mdsens.errors import InputError
 from mdsens.solvers.line_search import descend
+from mdsens.spelling import spelled
 
 
 class LBFGSState(NamedTuple):
@@ -21,6 +22,7 @@ class LBFGSState(NamedTuple):
     failed: Any
 
 
+@spelled
 @dataclasses.dataclass(frozen=True)
 class LBFGS:
     """Minimisation with the inverse Hessian as the last few steps show it.

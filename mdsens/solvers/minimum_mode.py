@@ -11,6 +11,7 @@ from mdsens.errors import InputError
 from mdsens.implicit.krylov import CG
 from mdsens.implicit.linear_system import linear_system
 from mdsens.implicit.root import linearised
+from mdsens.spelling import Spelled
 
 NEGATIVE = 1e-6
 """Share of the largest curvature below minus which a curvature is negative."""
@@ -46,7 +47,7 @@ class MinimumModeState(NamedTuple):
     failed: Any
 
 
-class MinimumMode(eqx.Module):
+class MinimumMode(Spelled, eqx.Module):
     """Minimum-mode following: a saddle point with one negative curvature of the function whose gradient F is.
 
     Where the lowest curvature is negative a step goes up along its mode and down along all others, each as far as Newton's

@@ -13,6 +13,7 @@ from mdsens.implicit.linear import automatic
 from mdsens.implicit.linear_system import LinearSolver, linear_system
 from mdsens.implicit.root import linearised
 from mdsens.solvers.line_search import descend
+from mdsens.spelling import spelled
 
 
 class NewtonState(NamedTuple):
@@ -21,6 +22,7 @@ class NewtonState(NamedTuple):
     failed: Any
 
 
+@spelled
 @dataclasses.dataclass(frozen=True)
 class Newton:
     """z ← z - A⁻¹F(z), outside the known null space, for any condition F.
@@ -101,6 +103,7 @@ class Newton:
         return NewtonState(*kept, ~good)
 
 
+@spelled
 @dataclasses.dataclass(frozen=True)
 class TruncatedNewton:
     """Minimisation by Newton steps whose conjugate gradients stop early: at a curvature that is not positive, or as soon

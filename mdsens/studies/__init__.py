@@ -5,6 +5,9 @@ needs several structures together, `Of(g, "vacancy")` says of which an observabl
 "bulk": "crystal"})` hands it several.
 """
 
+from typing import TYPE_CHECKING
+
+from mdsens.spelling import unknown_names
 from mdsens.studies.calibration import Calibration, Target, calibrate, inverse_design
 from mdsens.studies.following import Continuation, continuation
 from mdsens.studies.indices import GlobalIndices, global_indices
@@ -34,3 +37,6 @@ __all__ = [
     "uncertainty",
     "with_values",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = unknown_names(__name__, __all__)

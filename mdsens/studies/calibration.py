@@ -18,6 +18,7 @@ from jaxtyping import Float
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, MdsensError
 from mdsens.potentials import Potential
+from mdsens.spelling import spelled
 from mdsens.studies.observing import (
     Of,
     Systems,
@@ -29,8 +30,10 @@ from mdsens.studies.observing import (
     relax_again,
     relax_all,
     together,
+    units_of,
 )
 from mdsens.studies.parameters import Selection
+from mdsens.studies.results import Result
 
 RADIUS = 0.1
 """First radius of the trust region: a relative change of all parameters together."""
@@ -56,8 +59,8 @@ class Target:
     sigma: Any = 1.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Calibration:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Calibration(Result):
     """The outcome of a fit.
 
     Attributes:
@@ -103,6 +106,7 @@ class Calibration:
         return tuple({name: float(part) for name, part in zip(self.names, row, strict=True)} for row in chosen)
 
 
+@spelled
 def calibrate(
     systems: Systems,
     potential: Potential,
@@ -312,9 +316,11 @@ class _Problem:
             directions,
             here.states,
             tuple(history),
+            units=units_of(self.potential, self.selection.names, self.observed, next(iter(self.systems.values())).dim),
         )
 
 
+@spelled
 def inverse_design(
     systems: Systems,
     potential: Potential,

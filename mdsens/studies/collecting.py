@@ -21,7 +21,7 @@ import numpy as np
 
 from mdsens.errors import MdsensError, StoreError
 from mdsens.harmless import check_harmless, readable
-from mdsens.labelling import name_axes, name_unit
+from mdsens.labelling import name_axes, name_unit, name_units
 from mdsens.potentials import Potential
 from mdsens.store import check_writable, write_h5md, write_whole
 from mdsens.studies import building
@@ -124,6 +124,7 @@ def _write_table(table, outcomes: Sequence[Outcome]) -> None:
         axes = ("unit", *known.axes(path))
         name_axes(dataset, axes, table, {"parameter": known.labels("parameter")})
         name_unit(dataset, known.unit(path, first.input["observables"]))
+        name_units(dataset, known.units_by_parameter(path, first.input["observables"]))
 
 
 def _potential(outcome) -> Potential | None:

@@ -36,7 +36,7 @@ def run(
     lines = [f"{folder}: {counted(done.total, 'unit')}, {done.done} of them done now, {len(done.failed)} failed."]
     if done.failed:
         lines += [*failure_table(list(done.failed)), "Do them again with --retry."]
-    lines.append(f"Merge them with 'mdsens collect {folder} -o {folder}.h5', then 'mdsens show {folder}.h5'.")
+    lines.append(f"Merge them with 'mdsens collect {folder}', then 'mdsens show {folder}.h5'; or 'mdsens report {folder}'.")
     return lines, not done.failed
 
 

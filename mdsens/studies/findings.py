@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from mdsens.units import per
+
 STATES = "structures"
 """Group of the relaxed structures."""
 
@@ -46,6 +48,16 @@ UNITS = {
 """Of the catalogue's observables, in 3-D and in 2-D; others are pure numbers or of several units."""
 
 
+def unit_of_observable(kind: str, dim: int, components: Sequence | None = None) -> str | list[str] | None:
+    """Of one of the catalogue's observables, or of some of its components; None where it is unknown, a list of several units."""
+    if kind != "lattice_constants":
+        return UNITS.get(kind, (None, None))[dim == 2]
+    each = ["Angstrom"] * dim + ["degrees"] * (3 if dim == 3 else 1)
+    chosen = range(len(each)) if components is None else [int(np.ravel(index)[0]) for index in components]
+    found = [each[k] for k in chosen if k < len(each)]
+    return found[0] if len(set(found)) == 1 else found
+
+
 @dataclasses.dataclass(frozen=True)
 class Record:
     """What a unit found.
@@ -84,6 +96,36 @@ class Record:
         group, _, name = path.rpartition("/")
         if group.startswith(f"{STATES}/"):
             return None if name == "species" else "Angstrom"
-        if group in OWN and name in observables:
-            return UNITS.get(observables[name].get("name", name), (None, None))[self.dim == 2]
+        if group in OWN:
+            found = self._of_observable(name, observables)
+            return found if isinstance(found, str) else None
         return {"lowest": "eV Angstrom-2", "speed": "Angstrom"}.get(path)
+
+    def units_by_parameter(self, path: str, observables: Mapping[str, Any]) -> list[str] | None:
+        """Of numbers that have one for each parameter: parameters themselves, and derivatives; None elsewhere, or if unknown."""
+        units = [self.units_of_parameters().get(name) for name in self.facts.get("names", ())]
+        group, _, name = path.rpartition("/")
+        if group == "derivatives":
+            unit = self._of_observable(name, observables)
+            units = [per(unit, one) for one in units] if isinstance(unit, str) else []
+        elif path not in ("parameters", "start", "std"):
+            return None
+        known = [unit for unit in units if unit is not None]
+        return known if known and len(known) == len(units) else None
+
+    def unit_of_number(self, label: str, observables: Mapping[str, Any]) -> str | None:
+        """Of one number of an observable, `"lattice_constants[3]"`."""
+        name, _, index = label.removesuffix("]").partition("[")
+        found = self._of_observable(name, observables)
+        return found[int(index)] if isinstance(found, list) else found
+
+    def units_of_parameters(self) -> dict[str, str | None]:
+        """By name; those of files that are older than this are unknown."""
+        return self.facts.get("units", {}).get("parameters", {})
+
+    def _of_observable(self, name, observables):
+        known = self.facts.get("units", {}).get("observables", {})
+        if name in known or name not in observables:
+            return known.get(name)
+        recipe = observables[name]
+        return unit_of_observable(recipe.get("name", name), self.dim, recipe.get("components"))

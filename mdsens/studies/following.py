@@ -15,8 +15,10 @@ from mdsens.errors import InputError, MdsensError
 from mdsens.potentials import Potential
 from mdsens.prediction import warm
 from mdsens.second_order import direction_to
-from mdsens.studies.observing import Observables, evaluate, together
+from mdsens.spelling import spelled
+from mdsens.studies.observing import Observables, evaluate, together, units_of
 from mdsens.studies.parameters import with_values
+from mdsens.studies.results import Result
 
 SHARE = 0.2
 """Error of a prediction, as a share of the predicted displacement, up to which a step is accepted."""
@@ -28,8 +30,8 @@ SMALLEST_STEP = 1e-5
 """Step, as a share of the path, at which a path has come to its end."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Continuation:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Continuation(Result):
     """A path of equilibria at t = 0 (the first) to 1 (the parameters asked for), as far as it goes.
 
     Attributes:
@@ -56,6 +58,7 @@ class Continuation:
     critical: float
 
 
+@spelled
 def continuation(
     eq: Equilibrium,
     parameters: Mapping[str, float] | Potential,
@@ -122,6 +125,7 @@ def continuation(
         "the parameters asked for were reached" if complete else f"at t = {t:.6g}: {end}",
         "none" if complete else kind,
         math.nan if complete else critical,
+        units=units_of(eq.potential, (), observed, eq.system.dim),
     )
 
 

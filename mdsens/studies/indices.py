@@ -12,8 +12,21 @@ from typing import Any
 import numpy as np
 
 from mdsens.errors import InputError, MdsensError
-from mdsens.studies.observing import Observables, States, by_name, evaluate, flat, options_of, relax_again, split, together
+from mdsens.spelling import spelled
+from mdsens.studies.observing import (
+    Observables,
+    States,
+    by_name,
+    evaluate,
+    flat,
+    options_of,
+    relax_again,
+    split,
+    together,
+    units_of,
+)
 from mdsens.studies.parameters import Selection
+from mdsens.studies.results import Result
 
 METHODS = {"sobol": ("S1", "S1_conf", "ST", "ST_conf"), "morris": ("mu", "mu_star", "mu_star_conf", "sigma")}
 """What SALib finds by each."""
@@ -23,7 +36,7 @@ LEVELS = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class GlobalIndices:
+class GlobalIndices(Result):
     """Global sensitivity indices.
 
     Attributes:
@@ -45,6 +58,7 @@ class GlobalIndices:
     seconds: float
 
 
+@spelled
 def global_indices(
     states: States,
     observables: Observables,
@@ -112,7 +126,9 @@ def global_indices(
 
     each = [indices(column) for column in found[kept].T]
     values = {key: split(np.array([np.asarray(one[key], dtype=float) for one in each]), shapes) for key in METHODS[method]}
-    return GlobalIndices(method, selection.names, values, len(points), int(failed.sum()), time.perf_counter() - begun)
+    units = units_of(selection.potential, selection.names, observed, next(iter(named.values())).system.dim)
+    seconds = time.perf_counter() - begun
+    return GlobalIndices(method, selection.names, values, len(points), int(failed.sum()), seconds, units=units)
 
 
 def _problem(selection, distributions, method) -> dict[str, Any]:

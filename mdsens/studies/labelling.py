@@ -5,7 +5,7 @@ from typing import Any
 
 import h5py
 
-from mdsens.labelling import name_axes, name_unit
+from mdsens.labelling import name_axes, name_unit, name_units
 from mdsens.studies.findings import Record
 
 
@@ -17,3 +17,4 @@ def name_all(group: h5py.Group, record: Record, observables: Mapping[str, Any]) 
         # Atoms of several structures are not of one number.
         name_axes(group[path], axes, group[path].parent if path.startswith("structures/") else group, labels)
         name_unit(group[path], record.unit(path, observables))
+        name_units(group[path], record.units_by_parameter(path, observables))

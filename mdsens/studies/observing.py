@@ -1,6 +1,6 @@
 """Named observables of one equilibrium, or of several together, as one function; their values and derivatives."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from mdsens import observables as catalogue
 from mdsens.derivatives import value_and_jacobian
 from mdsens.equilibrium import Equilibrium, relax
 from mdsens.errors import InputError
 from mdsens.potentials import Potential
+from mdsens.studies.findings import unit_of_observable
 from mdsens.studies.parameters import Selection
 from mdsens.system import System
 
@@ -107,6 +109,33 @@ def differentiate(
     values = evaluate(observed, states)
     _, jacobian = value_and_jacobian(observed, dict(states))
     return values, selection.columns(jacobian, sum(value.size for value in values.values()))
+
+
+def units_of(potential: Potential, names: Iterable[str], observed: Together | None, dim: int) -> dict[str, dict[str, Any]]:
+    """Units of parameters and observables by name, as files have them, where they are known."""
+    parts = {} if observed is None else observed.parts
+    return {
+        "parameters": {name: potential.unit_of(name.partition("[")[0]) for name in names},
+        "observables": {name: found for name, part in parts.items() if (found := _unit_of(part, dim)) is not None},
+    }
+
+
+def _unit_of(observable, dim):
+    """Of an observable of the catalogue, inside whatever it is wrapped in."""
+    components = None
+    while not isinstance(observable, type) and (inner := _inside(observable)) is not None:
+        components, observable = getattr(observable, "indices", components), inner
+    name = getattr(observable, "__name__", type(observable).__name__)
+    known = getattr(catalogue, name, None)
+    return (
+        unit_of_observable(name, dim, components)
+        if known is not None and any(known is one for one in (observable, type(observable)))
+        else None
+    )
+
+
+def _inside(observable):
+    return getattr(observable, "observable", getattr(observable, "func", None))
 
 
 def flat(values: Mapping[str, np.ndarray]) -> Float[np.ndarray, " values"]:

@@ -13,8 +13,10 @@ from mdsens.errors import InputError, did_you_mean
 from mdsens.potentials import Potential
 from mdsens.potentials.base import parameter_paths
 from mdsens.potentials.paths import named_leaves
+from mdsens.spelling import spelled
 
 
+@spelled
 def with_values(potential: Potential, values: Mapping[str, Any]) -> Potential:
     """The potential with other values of some parameters, `{"sigma": 2.1, "epsilon.A-B": 1.0}`.
 

@@ -10,7 +10,8 @@ from mdsens.plot import COLOURS
 from mdsens.studies.collecting import Collected
 from mdsens.studies.observing import entries
 from mdsens.studies.records import Outcome
-from mdsens.studies.tabulating import numbers_of
+from mdsens.studies.tabulating import numbers_of, unit_of
+from mdsens.units import with_unit
 
 MOST = 8
 """Numbers of an observable that a picture has room for."""
@@ -53,8 +54,9 @@ def swept(done: Sequence[Outcome], names: Sequence[str], observable: str, *, ax=
         # Of lines that coincide each is seen.
         size = 4.0 + 2.0 * min(len(lines) - 1 - k, 4)
         ax.plot(*np.array(sorted(points)).T, marker="o", markersize=size, color=COLOURS[k % len(COLOURS)], label=label)
-    ax.set_xlabel(names[0])
-    ax.set_ylabel(entries(observable, np.shape(numbers_of(done[0], "values")[observable]))[0])
+    label = entries(observable, np.shape(numbers_of(done[0], "values")[observable]))[0]
+    ax.set_xlabel(with_unit(names[0], done[0].record.units_of_parameters().get(names[0])))
+    ax.set_ylabel(with_unit(label, unit_of(done[0], label)))
     if 1 < len(lines) <= 2 * MOST:
         ax.legend(frameon=False)
     return _open(ax)
@@ -65,13 +67,16 @@ def _sensitivity(done):
     for outcome in done:
         names, theta = outcome.record.facts["names"], outcome.record.arrays["parameters"]
         for name, slope in numbers_of(outcome, "derivatives").items():
-            pictures[_named(done, outcome, name)] = influences(name, names, theta * slope)
+            scaled, unit = theta * slope, unit_of(outcome, entries(name, slope.shape[:-1])[0])
+            pictures[_named(done, outcome, name)] = influences(name, names, scaled, unit=unit)
     return pictures
 
 
-def influences(observable: str, names: Sequence[str], scaled: np.ndarray, *, ax=None):
+def influences(observable: str, names: Sequence[str], scaled: np.ndarray, *, unit: str | None = None, ax=None):
     """θ dg/dθ of an observable: bars, or a heat map where it has several components; Voigt's matrices by their constants."""
-    label = f"θ d({observable})/dθ"
+    label = with_unit(f"θ d({observable})/dθ", unit)
+    if scaled.size == len(names):
+        scaled = scaled.reshape(-1)
     if scaled.ndim == 1:
         return plot.influence(dict(zip(names, scaled, strict=True)), label=label, ax=ax)
     if scaled.ndim == 3 and scaled.shape[0] == scaled.shape[1] in VOIGT and np.allclose(scaled, np.swapaxes(scaled, 0, 1)):
@@ -80,7 +85,9 @@ def influences(observable: str, names: Sequence[str], scaled: np.ndarray, *, ax=
     if len(rows) <= 3 * MOST:
         return plot.heat_map(rows.T, list(names), components, label=label, ax=ax)
     sizes = np.linalg.norm(rows, axis=0)
-    return plot.influence(dict(zip(names, sizes, strict=True)), label=f"|{label}|, all components", ax=ax)
+    return plot.influence(
+        dict(zip(names, sizes, strict=True)), label=with_unit(f"|θ d({observable})/dθ|, all components", unit), ax=ax
+    )
 
 
 def _uncertainty(done):

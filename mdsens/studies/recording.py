@@ -15,6 +15,7 @@ from mdsens.studies.findings import Record
 from mdsens.studies.following import Continuation
 from mdsens.studies.indices import GlobalIndices
 from mdsens.studies.records import Outcome
+from mdsens.studies.results import Result
 from mdsens.studies.sweeping import Point, Sweep
 from mdsens.studies.tables import SensitivityTable
 from mdsens.studies.uncertain import Uncertainty
@@ -23,23 +24,29 @@ Found = Sweep | SensitivityTable | Uncertainty | Calibration | Continuation
 """What the functions of `mdsens.studies` return."""
 
 
-@functools.singledispatch
 def record_of(found) -> Record:
     """Numbers and plain values of a result, without the structures.
 
     Raises:
         InputError: it is none of them.
     """
-    raise InputError(f"A study's result is wanted, or a file of one, not {type(found).__name__}.")
+    record = _record_of(found)
+    return merged(record, Record({}, {"units": found.units})) if isinstance(found, Result) else record
 
 
-@record_of.register
+@functools.singledispatch
+def _record_of(found) -> Record:
+    wanted = "A study's result is wanted, an equilibrium (with its sensitivity behind it), or a file of one"
+    raise InputError(f"{wanted}, not {type(found).__name__}.")
+
+
+@_record_of.register
 def _(found: SensitivityTable) -> Record:
     arrays = {"parameters": found.parameters, **_under("values", found.values), **_under("derivatives", found.derivatives)}
     return Record(arrays, {"names": list(found.names), "trusted": found.trusted, "reasons": list(found.reasons)})
 
 
-@record_of.register
+@_record_of.register
 def _(found: Uncertainty) -> Record:
     arrays = {
         **_under("values", found.values),
@@ -60,7 +67,7 @@ def _(found: Uncertainty) -> Record:
     return Record(arrays, facts)
 
 
-@record_of.register
+@_record_of.register
 def _(found: Calibration) -> Record:
     fields = ("start", "parameters", "std", "found", "wanted", "sigma", "singular_values", "directions", "history")
     facts = {name: getattr(found, name) for name in ("converged", "message", "cost", "relaxations", "evaluations")}
@@ -68,13 +75,13 @@ def _(found: Calibration) -> Record:
     return Record({name: np.asarray(getattr(found, name)) for name in fields}, facts)
 
 
-@record_of.register
+@_record_of.register
 def _(found: Continuation) -> Record:
     arrays = {"t": found.t, "lowest": found.lowest, "speed": found.speed, **_under("values", found.values)}
     return Record(arrays, {key: getattr(found, key) for key in ("complete", "end", "kind", "critical")})
 
 
-@record_of.register
+@_record_of.register
 def _(found: GlobalIndices) -> Record:
     arrays: dict[str, np.ndarray] = {}
     for index, by_observable in found.values.items():
@@ -83,7 +90,7 @@ def _(found: GlobalIndices) -> Record:
     return Record(arrays, {"indices": facts})
 
 
-@record_of.register
+@_record_of.register
 def _(found: Point) -> Record:
     return Record({**_under("values", found.values), **_under("derivatives", found.derivatives)}, {})
 
@@ -121,7 +128,7 @@ def collected_of(found: Found) -> Collected:
     if isinstance(found, Sweep):
         rows = [(_label(point), point.parameters, record_of(point), point.reason) for point in found.points]
         for _, _, record, _ in rows:
-            record.facts["names"] = list(found.names)
+            record.facts.update({"names": list(found.names), "units": found.units})
         return Collected("sweep", "", tuple(_outcome(*row) for row in rows))
     record = record_of(found)
     if isinstance(found, Calibration):

@@ -22,7 +22,12 @@ def describe_study(study: Collected) -> Iterator[str]:
         yield f"Made with    mdsens {versions.get('mdsens')}, jax {versions.get('jax')}, {first.provenance.get('created')}"
         yield f"Potential    {_potential(first)}"
     yield ""
-    done = [outcome for outcome in study.outcomes if not outcome.failed]
+    yield from tables_of(study)
+
+
+def tables_of(study: Collected) -> Iterator[str]:
+    """Its tables, line by line."""
+    done, failed = ([outcome for outcome in study.outcomes if outcome.failed == failed] for failed in (False, True))
     for table in study_tables(study.kind, done, COLUMNS):
         yield from _lines(table)
     if failed:
@@ -49,7 +54,7 @@ def _lines(table: Table) -> Iterator[str]:
     if table.title:
         yield table.title
     columns = [column for column in table.columns if column.shown]
-    cells = [[column.name, *column.texts[:ROWS]] for column in columns]
+    cells = [[column.head, *column.texts[:ROWS]] for column in columns]
     widths = [max(map(len, column)) for column in cells]
     for row in zip(*cells, strict=True):
         padded = [

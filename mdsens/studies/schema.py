@@ -197,6 +197,8 @@ def read_description(path) -> Description:
     """
     path = Path(path)
     if not is_file(path):
+        if path.is_dir():
+            raise InputError(f"{str(path)!r} is a folder: give the TOML file of a study.")
         raise InputError(f"There is no study {str(path)!r}: 'mdsens new sweep -o {path.name}' writes one to begin with.")
     try:
         text = path.read_text(encoding="utf-8")

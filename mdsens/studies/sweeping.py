@@ -9,6 +9,7 @@ import numpy as np
 
 from mdsens.errors import InputError, MdsensError
 from mdsens.potentials import Potential
+from mdsens.spelling import spelled
 from mdsens.studies.observing import (
     Observables,
     Systems,
@@ -19,8 +20,10 @@ from mdsens.studies.observing import (
     relax_all,
     split,
     together,
+    units_of,
 )
 from mdsens.studies.parameters import Selection, with_values
+from mdsens.studies.results import Result
 from mdsens.system import System
 
 
@@ -43,8 +46,8 @@ class Point:
     reason: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Sweep:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Sweep(Result):
     """What a sweep found; points that failed are among its points, with their reason.
 
     Attributes:
@@ -91,6 +94,7 @@ def grid(parameters: Mapping[str, Iterable[float]], mode: str = "grid") -> list[
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
+@spelled
 def sweep(
     systems: Systems,
     potential: Potential,
@@ -132,7 +136,9 @@ def sweep(
     rows = [(name, point) for name in groups for point in points]
     bar = tqdm(rows, desc="sweep", leave=False, disable=None if progress is None else not progress)
     found = [_point(name, groups[name], potential, point, observed[name], derivatives, relax) for name, point in bar]
-    return Sweep(tuple(found), names)
+    varied = dict.fromkeys([*names, *(name for point in points for name in point)])
+    units = units_of(potential, varied, next(iter(observed.values())), next(iter(named.values())).dim)
+    return Sweep(tuple(found), names, units=units)
 
 
 def _point(structure, systems, potential, parameters, observed, derivatives, options):

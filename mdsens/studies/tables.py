@@ -8,12 +8,14 @@ from jaxtyping import Float
 
 from mdsens.derivatives import sensitivity
 from mdsens.errors import InputError, did_you_mean
-from mdsens.studies.observing import Observables, States, by_name, differentiate, split, together
+from mdsens.spelling import spelled
+from mdsens.studies.observing import Observables, States, by_name, differentiate, split, together, units_of
 from mdsens.studies.parameters import Selection
+from mdsens.studies.results import Result
 
 
-@dataclasses.dataclass(frozen=True)
-class SensitivityTable:
+@dataclasses.dataclass(frozen=True, repr=False)
+class SensitivityTable(Result):
     """Derivatives of observables g in parameters θ.
 
     Attributes:
@@ -67,6 +69,7 @@ class SensitivityTable:
         return [(self.names[k], float(total[k])) for k in np.argsort(-total, kind="stable")]
 
 
+@spelled
 def sensitivity_table(
     states: States, observables: Observables, *, wrt: Sequence[str] | str | None = None, certificate: bool = True
 ) -> SensitivityTable:
@@ -83,10 +86,17 @@ def sensitivity_table(
     """
     named = by_name(states)
     selection = Selection.of(next(iter(named.values())).potential, wrt)
-    values, rows = differentiate(together(observables, named), named, selection)
+    observed = together(observables, named)
+    values, rows = differentiate(observed, named, selection)
     reasons = certified(named, wrt) if certificate else ()
     return SensitivityTable(
-        selection.names, selection.values(), values, split(rows, values), (not reasons) if certificate else None, reasons
+        selection.names,
+        selection.values(),
+        values,
+        split(rows, values),
+        (not reasons) if certificate else None,
+        reasons,
+        units=units_of(selection.potential, selection.names, observed, next(iter(named.values())).system.dim),
     )
 
 

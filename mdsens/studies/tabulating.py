@@ -7,6 +7,7 @@ import numpy as np
 
 from mdsens.studies.observing import entries
 from mdsens.studies.records import Outcome
+from mdsens.units import readable, with_unit
 
 ROUNDING = 1e-9
 """Share of the largest number of a column below which one is the rounding noise of what is zero by symmetry."""
@@ -22,6 +23,7 @@ class Column:
         form: how a number is written.
         meaning: what it is called where the table's title is not seen.
         shown: whether a person wants it.
+        unit: of its numbers, as files have it; empty for pure numbers, None where it is unknown or each row has its own.
     """
 
     name: str
@@ -29,6 +31,12 @@ class Column:
     form: str = ".8g"
     meaning: str = ""
     shown: bool = True
+    unit: str | None = None
+
+    @property
+    def head(self) -> str:
+        """What stands above it, with its unit."""
+        return with_unit(self.name, self.unit)
 
     @property
     def texts(self) -> list[str]:
@@ -92,13 +100,19 @@ def _rows(arrays: dict[str, np.ndarray], most: int | None, axis: int) -> dict[st
 
 
 def _points(outcomes, most):
+    units: dict[str, str | None] = {}
+    for outcome in outcomes:
+        units |= outcome.record.units_of_parameters()
     names = dict.fromkeys(name for outcome in outcomes for name in outcome.input["parameters"])
     parameters = [
-        Column(name, [outcome.input["parameters"].get(name, np.nan) for outcome in outcomes], shown=False) for name in names
+        Column(name, [outcome.input["parameters"].get(name, np.nan) for outcome in outcomes], shown=False, unit=units.get(name))
+        for name in names
     ]
     found = [_flat(numbers_of(outcome, "values"), most) for outcome in outcomes]
-    labels = dict.fromkeys(label for values in found for label in values)
-    observed = [Column(label, [values.get(label, np.nan) for values in found]) for label in labels]
+    measured: dict[str, str | None] = {}
+    for outcome, values in zip(outcomes, found, strict=True):
+        measured |= {label: unit_of(outcome, label) for label in values if label not in measured}
+    observed = [Column(label, [values.get(label, np.nan) for values in found], unit=unit) for label, unit in measured.items()]
     reasons = Column("failed", [outcome.reason for outcome in outcomes], shown=False)
     return Table("points", "", (Column("unit", [outcome.label for outcome in outcomes]), *parameters, *observed, reasons))
 
@@ -109,6 +123,7 @@ def _derivatives(outcome, most) -> Iterator[Table]:
     scales = {label: np.abs(column).max(initial=0.0) for label, column in columns.items()}
     sizes = sum(np.abs(column) / (scales[label] or 1.0) for label, column in columns.items())
     order = np.argsort(-sizes, kind="stable")
+    units = outcome.record.units_of_parameters()
     cleaned = {label: np.where(np.abs(c) < ROUNDING * scales[label], 0.0, c)[order] for label, c in columns.items()}
     yield Table(
         "derivatives",
@@ -116,7 +131,11 @@ def _derivatives(outcome, most) -> Iterator[Table]:
         (
             Column("parameter", [names[k] for k in order]),
             Column("value", theta[order], ".6g"),
-            *(Column(label, column, ".4g", f"θ d({label})/dθ") for label, column in cleaned.items()),
+            _own_units([units.get(names[k]) for k in order]),
+            *(
+                Column(label, column, ".4g", f"θ d({label})/dθ", unit=unit_of(outcome, label))
+                for label, column in cleaned.items()
+            ),
         ),
         f"{outcome.label}: θ dg/dθ, {_trust(outcome)}",
     )
@@ -135,6 +154,7 @@ def _observables(outcome, most):
     if sampled:
         name = f"std of {facts['sampling']['count']} samples"
         columns.append(Column(name, [sampled[label] for label in values], ".3g"))
+    columns.append(_own_units([unit_of(outcome, label) for label in values]))
     columns.append(Column("mostly from", [facts["names"][int(np.argmax(shares[label]))] for label in values]))
     for k, parameter in enumerate(facts["names"]):
         columns.append(Column(f"share of {parameter}", [shares[label][k] for label in values], ".2f", shown=False))
@@ -146,7 +166,8 @@ def _observables(outcome, most):
 
 
 def _indices(outcome, whole, most):
-    shown = ("S1", "ST") if whole["method"] == "sobol" else ("mu_star", "sigma")
+    sobol = whole["method"] == "sobol"
+    shown, form = (("S1", "ST"), ".3f") if sobol else (("mu_star", "sigma"), ".3g")
     tables = {index: _rows(numbers_of(outcome, f"indices/{index}"), most, -1) for index in shown}
     rows = [(label, k, name) for label in tables[shown[0]] for k, name in enumerate(whole["names"])]
     return Table(
@@ -155,7 +176,8 @@ def _indices(outcome, whole, most):
         (
             Column("observable", [label for label, _, _ in rows]),
             Column("parameter", [name for _, _, name in rows]),
-            *(Column(index, [table[label][k] for label, k, _ in rows], ".3f") for index, table in tables.items()),
+            *(Column(index, [table[label][k] for label, k, _ in rows], form) for index, table in tables.items()),
+            *([] if sobol else [_own_units([unit_of(outcome, label) for label, _, _ in rows])]),
         ),
         f"{whole['method']}, {whole['count']} structures relaxed, {whole['failed']} of them failed",
     )
@@ -165,6 +187,7 @@ def _fit(outcome, most):
     arrays, facts = outcome.record.arrays, outcome.record.facts
     parameters = [Column(name, arrays[path], form) for name, path, form in (("start", "start", ".8g"), ("std", "std", ".3g"))]
     parameters.insert(1, Column("found", arrays["parameters"], ".10g"))
+    parameters.append(_own_units([outcome.record.units_of_parameters().get(name) for name in facts["names"]]))
     told = f"{facts['message']}; cost {facts['cost']:.4g}, {facts['relaxations']} relaxations"
     yield Table("parameters", outcome.label, (Column("parameter", facts["names"]), *parameters), told)
     targets = (
@@ -172,6 +195,7 @@ def _fit(outcome, most):
         Column("wanted", arrays["wanted"]),
         Column("found", arrays["found"]),
         Column("sigma", arrays["sigma"], shown=False),
+        _own_units([unit_of(outcome, label) for label in facts["labels"]]),
         Column("off [σ]", (arrays["found"] - arrays["wanted"]) / arrays["sigma"], ".3g"),
     )
     yield Table("targets", outcome.label, targets)
@@ -188,6 +212,7 @@ def _fit(outcome, most):
 
 def _path(outcome, most):
     arrays, facts = outcome.record.arrays, outcome.record.facts
+    values = _rows(numbers_of(outcome, "values"), most, 0)
     critical = (
         f"; {facts['kind']}: the lowest curvature vanishes at t = {facts['critical']:.6g}" if facts["kind"] != "none" else ""
     )
@@ -196,12 +221,23 @@ def _path(outcome, most):
         outcome.label,
         (
             Column("t", arrays["t"], ".6g"),
-            Column("lowest curvature", arrays["lowest"], ".4g"),
-            Column("speed", arrays["speed"], shown=False),
-            *(Column(label, column) for label, column in _rows(numbers_of(outcome, "values"), most, 0).items()),
+            Column("lowest curvature", arrays["lowest"], ".4g", unit="eV Angstrom-2"),
+            Column("speed", arrays["speed"], shown=False, unit="Angstrom"),
+            *(Column(label, column, unit=unit_of(outcome, label)) for label, column in values.items()),
         ),
         f"{outcome.label}: {facts['end']}{critical}",
     )
+
+
+def unit_of(outcome: Outcome, label: str) -> str | None:
+    """Of a number of an observable."""
+    return outcome.record.unit_of_number(label, outcome.input["observables"])
+
+
+def _own_units(units: Sequence[str | None]) -> Column:
+    """The column of what each row's numbers are in; "unit" is a study's in data frames."""
+    known = [readable(unit) for unit in units]
+    return Column("unit", known, meaning="units", shown=any(known))
 
 
 def _trust(outcome) -> str:

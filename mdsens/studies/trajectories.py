@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import h5py
 import numpy as np
 
+from mdsens.attributes import set_attribute
 from mdsens.errors import MdsensError
 from mdsens.labelling import name_axes, name_unit
 from mdsens.studies import building
@@ -94,7 +95,7 @@ def _write_group(group, members):
     for name, values in (("unit", [member.unit for member in members]), ("structure", [m.structure for m in members])):
         name_axes(group.create_dataset(name, data=values), ("step",), group)
     species = group.create_dataset("species", data=np.asarray(system.species))
-    species.attrs["labels"] = list(system.labels)
+    set_attribute(species, "labels", list(system.labels))
     name_axes(species, ("atom",), group)
     box = group.create_group("box")
     box.attrs["dimension"] = 3

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from mdsens.errors import InputError, MdsensError
 from mdsens.potentials import Potential
+from mdsens.spelling import spelled
 from mdsens.studies.observing import (
     Observables,
     States,
@@ -22,8 +23,10 @@ from mdsens.studies.observing import (
     relax_again,
     split,
     together,
+    units_of,
 )
 from mdsens.studies.parameters import Selection
+from mdsens.studies.results import Result
 from mdsens.studies.tables import certified
 
 SHARE = 0.1
@@ -51,8 +54,8 @@ class Sampling:
     seconds: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Uncertainty:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Uncertainty(Result):
     """Error bars of observables.
 
     Attributes:
@@ -81,6 +84,7 @@ class Uncertainty:
     seconds: float
 
 
+@spelled
 def uncertainty(
     states: States,
     observables: Observables,
@@ -136,7 +140,17 @@ def uncertainty(
     sampled = _sample(named, observed, selection, root, values, samples, seed, options) if samples else None
     std = split(np.sqrt(np.diag(total)), values)
     return Uncertainty(
-        selection.names, values, std, total, split(shares, values), bent, not reasons, tuple(reasons), sampled, seconds
+        selection.names,
+        values,
+        std,
+        total,
+        split(shares, values),
+        bent,
+        not reasons,
+        tuple(reasons),
+        sampled,
+        seconds,
+        units=units_of(potential, selection.names, observed, next(iter(named.values())).system.dim),
     )
 
 

@@ -8,7 +8,7 @@ from mdsens.studies.calibration import Target, calibrate, inverse_design
 from mdsens.studies.findings import Record
 from mdsens.studies.following import continuation
 from mdsens.studies.indices import global_indices
-from mdsens.studies.observing import Together, relax_all
+from mdsens.studies.observing import Together, relax_all, units_of
 from mdsens.studies.parameters import Selection, with_values
 from mdsens.studies.recording import merged, record_of, with_structures
 from mdsens.studies.sweeping import Point, at_point
@@ -26,7 +26,10 @@ def work(given: Mapping[str, Any]) -> Record:
     potential = with_values(building.potential_of(given["potential"]), given["parameters"])
     options = {name: building.with_solver(one) for name, one in given["relax"].items()}
     observed = building.observables_of(given["observables"], tuple(systems))
-    return _WORKS[given["kind"]](systems, potential, options, observed, given["settings"])
+    record = _WORKS[given["kind"]](systems, potential, options, observed, given["settings"])
+    names = [*given["parameters"], *record.facts.get("names", ())]
+    record.facts["units"] = units_of(potential, names, observed, next(iter(systems.values())).dim)
+    return record
 
 
 def _sweep(systems, potential, options, observed: Together, settings) -> Record:

@@ -1,0 +1,85 @@
+"""Names that were misspelled are answered with the one that was meant, which Python does at a terminal at best."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+
+from mdsens.errors import did_you_mean, nearest
+
+Named = TypeVar("Named", bound=Callable)
+
+
+def spelled(function: Named) -> Named:
+    """A public function, or class, that says which keyword argument was meant."""
+    if isinstance(function, type):
+        function.__init__ = spelled(function.__init__)  # type: ignore[misc]
+        return function
+
+    @functools.wraps(function)
+    def called(*args: Any, **options: Any) -> Any:
+        check_keywords(function, options)
+        return function(*args, **options)
+
+    return cast(Named, called)
+
+
+def check_keywords(function: Callable, options: Iterable[str]) -> None:
+    """Raises TypeError, as Python would, where a function does not take one of the options."""
+    known = _keywords(function)
+    if known is not None and (unknown := set(options) - known):
+        name = min(unknown)
+        taken = did_you_mean(name, sorted(known)) if known else " It takes none."
+        raise TypeError(
+            f"{function.__qualname__.removesuffix('.__init__')}() got an unexpected keyword argument {name!r}.{taken}"
+        )
+
+
+@functools.cache
+def _keywords(function: Callable) -> frozenset[str] | None:
+    """None where it takes any."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return None
+    return frozenset(one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)) - {"self"}
+
+
+def unknown_attribute(owner: str, name: str, known: Iterable[str], meant: str | None = None) -> AttributeError:
+    """For what is no attribute of an owner. Names with an underscore are asked for by programs, which read no sentences."""
+    if name.startswith("_"):
+        near = ""
+    else:
+        near = f" Did you mean {meant!r}?" if meant else nearest(name, [one for one in known if not one.startswith("_")])
+    # With `name` and no `obj` the interpreter does not add a guess of its own.
+    return AttributeError(f"{owner} has no attribute {name!r}.{near}", name=name)
+
+
+def unknown_names(module: str, known: Iterable[str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a module with these public names."""
+
+    def missing(name: str) -> Any:
+        raise unknown_attribute(module, name, known)
+
+    return missing
+
+
+def given(module: Any, name: str, default: Any = None) -> Any:
+    """`getattr` with a default, at once: nothing is spelled out for an attribute that is missing."""
+    return getattr(module, name) if name in vars(module) or hasattr(type(module), name) else default
+
+
+class Spelled:
+    """Base class of modules of Equinox that say which keyword argument or attribute was meant."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        check_keywords(cls.__init__, options)
+        return super().__new__(cls)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if hasattr(type(self), name):
+                return object.__getattribute__(self, name)  # a property that raised: its own error
+            # `eq.positions` is `eq.system.positions`, which is nearer than anything spelled alike.
+            parts = [part for part, value in vars(self).items() if isinstance(value, Spelled) and name in dir(value)]
+            raise unknown_attribute(type(self).__name__, name, dir(self), f"{parts[0]}.{name}" if parts else None)
