@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import itertools
 import multiprocessing
 import os
 import signal
@@ -27,8 +26,11 @@ LOCK = ".lock"
 PASSING = 2.0
 """Seconds that a shard waits while others begin."""
 
-AHEAD = 4
-"""Units handed out in advance to each worker."""
+AHEAD = 2
+"""Shares of work handed out in advance to each worker."""
+
+SHARE = 0.5
+"""Seconds that a share should take: the process that hands them out takes the workers' time."""
 
 WRITERS = 4
 """Threads that write files."""
@@ -94,10 +96,12 @@ def run(
         failures = {unit.name: why for unit in units if (why := there.get(unit.name))}
         done = 0
         if scheduler is not None and missing:
-            results = _on_cluster(missing, scheduler)
+            results = _kept(_on_cluster(missing, scheduler), folder)
+        elif workers == 1 or len(missing) < 2:
+            results = _kept(_serially(missing), folder)
         else:
-            results = _serially(missing) if workers == 1 or len(missing) < 2 else _in_parallel(missing, workers)
-        with contextlib.closing(_kept(results, folder)) as done_now, _bar(len(units), len(missing), progress) as bar:
+            results = _in_parallel(missing, folder, workers)
+        with contextlib.closing(results) as done_now, _bar(len(units), len(missing), progress) as bar:
             for name, why in done_now:
                 done += 1
                 if why:
@@ -198,21 +202,44 @@ def _on_cluster(units: Sequence[Unit], address: str) -> Iterator[Attempt]:
         yield unit, *((lost, image_of(unit, Record({}, {}), lost, 0.0)) if result is None else result)
 
 
-def _in_parallel(units: Sequence[Unit], workers: int) -> Iterator[Attempt]:
+def share(units: Sequence[Unit], folder: Path) -> tuple[list[tuple[str, str]], float]:
+    """Do units and write their files until it has taken long enough: `(name and why it failed, of each, seconds)`."""
+    begun = time.perf_counter()
+
+    def in_time():
+        for k, unit in enumerate(units):
+            if k and time.perf_counter() - begun > SHARE:
+                break
+            yield unit, *attempt(unit)
+
+    return list(_kept(in_time(), folder)), time.perf_counter() - begun
+
+
+def _in_parallel(units: Sequence[Unit], folder: Path, workers: int) -> Iterator[tuple[str, str]]:
+    """Shares of work done by processes, which write their units themselves; names, and why they failed."""
     workers = min(workers, len(units))
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
-    left, running = iter(units), {}
+    left, running, count = collections.deque(units), {}, 1
+
+    def submit():
+        # The fewer are left, the smaller the shares, so that all workers end together.
+        some = [left.popleft() for _ in range(min(len(left), max(1, min(count, len(left) // (2 * workers)))))]
+        if some:
+            running[pool.submit(share, some, folder)] = some
+
     try:
         with _bounded_threads(threads):
-            for unit in itertools.islice(left, AHEAD * workers):
-                running[pool.submit(attempt, unit)] = unit
+            for _ in range(AHEAD * workers):
+                submit()
         while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                if (unit := next(left, None)) is not None:
-                    running[pool.submit(attempt, unit)] = unit
-                yield running.pop(future), *future.result()
+                done, seconds = future.result()
+                left.extendleft(reversed(running.pop(future)[len(done) :]))
+                count = max(1, int(SHARE * len(done) / seconds))
+                submit()
+                yield from done
     except BrokenProcessPool:
         raise StoreError(
             "A worker died, perhaps for want of memory: what was finished is kept; run again, with fewer --workers."
@@ -225,6 +252,8 @@ def _in_parallel(units: Sequence[Unit], workers: int) -> Iterator[Attempt]:
                 process.terminate()
         for process in processes:
             process.join()
+            for part in (folder / UNITS).glob(f".*.{process.pid}.part"):
+                part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
