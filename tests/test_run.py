@@ -153,6 +153,18 @@ def test_what_is_unexpected_stops_no_study_either(tmp_path, monkeypatch):
     assert [reason for _, reason in found.failed] == ["an unexpected ZeroDivisionError: somewhere inside"] * 2
 
 
+def test_a_share_of_work_ends_in_time_and_says_what_is_written(swept, tmp_path, monkeypatch):
+    study, folder, _ = swept
+    execution.make_folder(tmp_path)
+    monkeypatch.setattr(execution, "SHARE", 0.0)
+    first, _ = execution.share(study.units, tmp_path)
+    assert first == [(study.units[0].name, "")] == [*records.finished(tmp_path).items()]
+    monkeypatch.setattr(execution, "SHARE", 60.0)
+    done, seconds = execution.share(study.units, tmp_path)
+    assert [name for name, _ in done] == [unit.name for unit in study.units] and seconds > 0.0
+    assert same(numbers(tmp_path), numbers(folder)) and not list(tmp_path.rglob("*.part"))
+
+
 def test_a_second_process_is_refused(swept):
     study, folder, _ = swept
     with execution.locked(folder), pytest.raises(ms.StoreError, match=r"Another process.*choose another folder"):

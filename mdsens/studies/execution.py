@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import math
 import multiprocessing
 import os
 import signal
@@ -10,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from mdsens.errors import InputError, MdsensError, StoreError, reason
 from mdsens.studies.cluster import THREADS, spread
 from mdsens.studies.collecting import write_plan
 from mdsens.studies.findings import Record
-from mdsens.studies.records import UNITS, finished, image_of, write_unit
+from mdsens.studies.records import UNITS, finished, image_of, write_units
 from mdsens.studies.units import Study, Unit
 from mdsens.studies.works import work
 
@@ -29,11 +30,14 @@ PASSING = 2.0
 AHEAD = 2
 """Shares of work handed out in advance to each worker."""
 
-SHARE = 0.5
+SHARE = 1.0
 """Seconds that a share should take: the process that hands them out takes the workers' time."""
 
-WRITERS = 4
-"""Threads that write files."""
+PERIOD = 0.1
+"""Seconds between two times of writing files: several together take less."""
+
+WAITING = 1000
+"""Units that may wait to be written."""
 
 Attempt = tuple[Unit, str, bytes]
 """A unit, why it failed, or "", and its file."""
@@ -176,20 +180,32 @@ def attempt(unit: Unit) -> tuple[str, bytes]:
 
 def _kept(results: Iterator[Attempt], folder: Path) -> Iterator[tuple[str, str]]:
     """Write units' files while the next ones are at work, for a disk takes its time; their names, and why they failed."""
-    waiting: collections.deque = collections.deque()
+    waiting: collections.deque[Attempt] = collections.deque()
+    writing: collections.deque[Future] = collections.deque()
+    hurry, written = threading.Event(), -math.inf
 
-    def written():
-        name, failure, writing = waiting.popleft()
-        writing.result()
-        return name, failure
+    def write() -> list[tuple[str, str]]:
+        """All that wait by now; those for whom it was called later find nothing left to do."""
+        nonlocal written
+        if not waiting:
+            return []
+        hurry.wait(written + PERIOD - time.monotonic())
+        some = [waiting.popleft() for _ in range(len(waiting))]
+        write_units(folder, {unit.name: image for unit, _, image in some})
+        written = time.monotonic()
+        return [(unit.name, failure) for unit, failure, _ in some]
 
-    with contextlib.closing(results), ThreadPoolExecutor(WRITERS) as pool:
-        for unit, failure, image in results:
-            waiting.append((unit.name, failure, pool.submit(write_unit, folder, unit.name, image)))
-            while waiting and (len(waiting) > 2 * WRITERS or waiting[0][2].done()):
-                yield written()
-        while waiting:
-            yield written()
+    with contextlib.closing(results), ThreadPoolExecutor(1) as pool:
+        try:
+            for result in results:
+                waiting.append(result)
+                writing.append(pool.submit(write))
+                while writing and (writing[0].done() or len(waiting) > WAITING):
+                    yield from writing.popleft().result()
+        finally:
+            hurry.set()
+        while writing:
+            yield from writing.popleft().result()
 
 
 def _serially(units: Sequence[Unit]) -> Iterator[Attempt]:

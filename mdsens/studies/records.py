@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from h5py import h5a, h5d, h5f, h5o, h5p, h5s, h5t
 import mdsens
 from mdsens.errors import StoreError
 from mdsens.harmless import NUMBERS, check_harmless, readable
-from mdsens.store import made_with, write_whole
+from mdsens.store import made_with, write_all
 from mdsens.studies.findings import Record
 from mdsens.studies.units import Unit
 
@@ -31,7 +32,9 @@ STUDY_FORMAT = 1
 LONG = 30_000
 """Letters that an attribute, of 64 kB at most, need not hold."""
 
-SCALAR, TEXT = h5s.create(h5s.SCALAR), h5t.py_create(h5py.string_dtype(), logical=True)
+SCALAR = h5s.create(h5s.SCALAR)
+TEXT, PYTHON_TEXT = (h5t.py_create(h5py.string_dtype(), logical=logical) for logical in (True, False))
+"""Of texts in the file, and in NumPy's arrays."""
 
 PARTS = {"structures", "potential", "parameters", "relax", "observables", "settings"}
 """Of a unit's input."""
@@ -58,9 +61,9 @@ def unit_path(folder: Path, name: str) -> Path:
     return folder / UNITS / f"{name}.h5"
 
 
-def write_unit(folder: Path, name: str, image: bytes) -> None:
-    """Write a unit's file: whole or not at all."""
-    write_whole(unit_path(folder, name), image, overwrite=True)
+def write_units(folder: Path, images: Mapping[str, bytes]) -> None:
+    """Write units' files by name: each whole or not at all."""
+    write_all({unit_path(folder, name): image for name, image in images.items()}, overwrite=True)
 
 
 def image_of(unit: Unit, record: Record, reason: str, seconds: float) -> bytes:
@@ -80,7 +83,7 @@ def image_of(unit: Unit, record: Record, reason: str, seconds: float) -> bytes:
     try:
         for key, text in texts.items():
             if len(text) < LONG:
-                h5a.create(file, key.encode(), TEXT, SCALAR).write(np.array(text, dtype=h5py.string_dtype()))
+                h5a.create(file, key.encode(), TEXT, SCALAR).write(np.array(text, dtype=object), PYTHON_TEXT)
             else:
                 set_text(h5py.File(file), key, text)
         for path, values in record.arrays.items():
@@ -93,10 +96,20 @@ def image_of(unit: Unit, record: Record, reason: str, seconds: float) -> bytes:
 
 def _set_array(file, path: str, values: np.ndarray) -> None:
     _, timeless, through_groups = _properties()
-    space = h5s.create_simple(values.shape) if values.ndim else SCALAR
-    dataset = h5d.create(file, None, h5t.py_create(values.dtype, logical=True), space, timeless)
-    dataset.write(h5s.ALL, h5s.ALL, values)
+    kind = _kind(values.dtype)
+    dataset = h5d.create(file, None, kind, _space(values.shape), timeless)
+    dataset.write(h5s.ALL, h5s.ALL, values, kind)
     h5o.link(dataset, file, path.encode(), lcpl=through_groups)
+
+
+@functools.lru_cache
+def _space(shape: tuple[int, ...]) -> h5s.SpaceID:
+    return h5s.create_simple(shape) if shape else SCALAR
+
+
+@functools.lru_cache
+def _kind(dtype: np.dtype) -> h5t.TypeID:
+    return h5t.py_create(dtype, logical=True)
 
 
 @functools.cache
@@ -125,7 +138,7 @@ def text_of(group, key: str) -> str:
 
 
 def read_unit(path: Path) -> Outcome:
-    """Read what `write_unit` wrote.
+    """Read what `write_units` wrote.
 
     Raises:
         StoreError: no such file, or not one of these.
