@@ -40,6 +40,9 @@ SMALLEST_RADIUS = 1e-10
 UNDETERMINED = 1e-7
 """Singular value, relative to the largest, below which the targets do not determine a direction."""
 
+MANY_SECOND = 10_000_000
+"""Second derivatives of all targets beyond which they are not kept."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Target:
@@ -153,11 +156,13 @@ def calibrate(
         try:
             there = problem.evaluate(here.x + move, here.states)
             gain = (here.cost - there.cost) / told
+            problem.learn(here, there)
         except MdsensError as error:
             there, gain, why = None, -math.inf, str(error)
         size = float(np.linalg.norm(move))
         if gain < 0.25:
-            radius = 0.25 * size
+            # Where the step led somewhere, the model is a better one now.
+            radius = (0.25 if there is None else 0.5) * size
         elif gain > 0.75 and size > 0.9 * radius:
             radius = 2.0 * radius
         if there is not None and gain > 0.0:
@@ -208,7 +213,7 @@ class _Problem:
         if not (self.width > 0.0).all():
             raise InputError("Standard deviations of priors must be positive.")
         self.x = np.zeros(len(self.start))
-        self.wanted = self.sigma = self.labels = None
+        self.wanted = self.sigma = self.labels = self.bends = None
 
     def evaluate(self, x, states) -> _Here:
         """Relax and observe at x, from the structures as given or from earlier equilibria."""
@@ -227,6 +232,8 @@ class _Problem:
         pull = ((self.start + self.scale * x - self.mean) / self.width)[informed]
         residual = np.concatenate([(found - self.wanted) / self.sigma, pull])
         matrix = np.concatenate([slopes / self.sigma[:, None], np.diag(self.scale / self.width)[informed]])
+        if self.evaluations == 1 and matrix.size * len(x) <= MANY_SECOND:
+            self.bends = np.zeros((*matrix.shape, len(x)))
         return _Here(x, states, found, slopes, residual, matrix)
 
     def _read(self, values):
@@ -249,6 +256,16 @@ class _Problem:
         if not self.labels or not np.isfinite(self.wanted).all() or not (np.isfinite(self.sigma) & (self.sigma > 0.0)).all():
             raise InputError("Targets must be finite numbers, with positive sigma.")
 
+    def learn(self, here: _Here, there: _Here) -> None:
+        """Second derivatives from the change of the first: what changes the known ones least (Powell's symmetric Broyden)."""
+        move = there.x - here.x
+        square = move @ move
+        if self.bends is None or square == 0.0:
+            return
+        miss = (there.matrix - here.matrix - self.bends @ move) / square
+        both = miss[:, :, None] * move
+        self.bends += both + both.swapaxes(1, 2) - (miss @ move)[:, None, None] * np.outer(move, move) / square
+
     def step(self, here: _Here, radius: float) -> tuple[np.ndarray, float]:
         """The step inside the trust region and the bounds, and by how much it should lower the cost."""
         rows, sizes, columns = np.linalg.svd(here.matrix, full_matrices=False)
@@ -258,25 +275,51 @@ class _Problem:
         def damped(mu):
             return -columns[kept].T @ (sizes[kept] * slopes[kept] / (sizes[kept] ** 2 + mu))
 
+        highest = sizes[0] * np.linalg.norm(slopes) / radius
         move, mu = damped(0.0), 0.0
         if np.linalg.norm(move) > radius:
-            highest = sizes[0] * np.linalg.norm(slopes) / radius
             mu = scipy.optimize.brentq(lambda mu: np.linalg.norm(damped(mu)) - radius, 0.0, highest, rtol=1e-3)
             move = damped(mu)
-        low, high = self.low - here.x, self.high - here.x
+        low, high = np.minimum(self.low - here.x, 0.0), np.maximum(self.high - here.x, 0.0)
+        # What nothing determines stays where it is.
+        resting = np.abs(here.matrix).max() * columns[~kept]
         if (move < low).any() or (move > high).any():
-            move = self._bounded(here, mu, kept, columns, low, high)
-        told = 0.5 * here.residual @ here.residual - 0.5 * np.sum((here.residual + here.matrix @ move) ** 2)
-        return move, float(told)
+            move = self._bounded(here, mu, resting, low, high)
+        if self.bends is not None and self.bends.any():
+            move = self._bent(here, move, mu, resting, low, high, radius)
+        return move, here.cost - 0.5 * float(np.sum(self._model(here, move) ** 2))
+
+    def _model(self, here, move):
+        """The residual there, to second order where that is known."""
+        bent = 0.0 if self.bends is None else 0.5 * (self.bends @ move) @ move
+        return here.residual + here.matrix @ move + bent
+
+    def _bent(self, here, start, mu, resting, low, high, radius):
+        """The lowest cost of the model with second derivatives, inside the trust region and the bounds."""
+        stuck = low == high
+        limits = np.where(stuck, -1e-15, low), np.where(stuck, 1e-15, high)
+        while True:
+            tied = np.sqrt(mu) * np.eye(len(start))
+
+            def residual(move, tied=tied):
+                return np.concatenate([self._model(here, move), tied @ move, resting @ move])
+
+            def slopes(move, tied=tied):
+                return np.concatenate([here.matrix + self.bends @ move, tied, resting])
+
+            found = scipy.optimize.least_squares(
+                residual, np.clip(start, *limits), slopes, bounds=limits, xtol=1e-14, ftol=1e-14, gtol=1e-14
+            )
+            move = np.clip(found.x, low, high)
+            if np.linalg.norm(move) <= 1.1 * radius:
+                return move
+            mu = max(4.0 * mu, 1e-12 * np.sum(here.matrix**2))
 
     @staticmethod
-    def _bounded(here, mu, kept, columns, low, high):
-        # What nothing determines stays where it is.
-        resting = here.matrix.max() * columns[~kept]
+    def _bounded(here, mu, resting, low, high):
         tied = np.sqrt(mu) * np.eye(len(here.x))
         matrix = np.concatenate([here.matrix, tied, resting])
         rest = np.concatenate([-here.residual, np.zeros(len(tied) + len(resting))])
-        low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
         stuck = low == high
         low, high = np.where(stuck, -1e-15, low), np.where(stuck, 1e-15, high)
         return np.clip(scipy.optimize.lsq_linear(matrix, rest, bounds=(low, high), tol=1e-14).x, low, high)
