@@ -14,6 +14,7 @@
 A file is complete or absent: it is built in memory, written beside its place, synced and renamed.
 """
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -23,7 +24,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,28 +151,41 @@ def save_picture(ax, path: Path, *, overwrite: bool = False) -> Path:
 
 def write_whole(path: Path, image: bytes, *, overwrite: bool) -> None:
     """Write a file so that, whenever the process dies, it is there whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    write_all({path: image}, overwrite=overwrite)
+
+
+def write_all(images: Mapping[Path, bytes], *, overwrite: bool) -> None:
+    """Write files so that, whenever the process dies, each is there whole or not at all; together it takes less time."""
+    parts = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in images}
+    path = next(iter(images))
     try:
-        with part.open("wb") as file:
-            file.write(image)
-            file.flush()
-            os.fsync(file.fileno())
-        if overwrite:
-            part.replace(path)
-        else:
-            _link(part, path)
+        with contextlib.ExitStack() as stack:
+            files = []
+            for path, part in parts.items():
+                files.append(stack.enter_context(part.open("wb")))
+                files[-1].write(images[path])
+                files[-1].flush()
+            for file in files:
+                os.fsync(file.fileno())
+        for path, part in parts.items():
+            if overwrite:
+                part.replace(path)
+            else:
+                _link(part, path)
         if os.name == "posix":  # Windows opens no folders
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            for parent in {path.parent for path in images}:
+                folder = os.open(parent, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
     except FileExistsError:
         raise StoreError(f"{str(path)!r} appeared while the result was computed: choose another name.") from None
     except OSError as error:
         raise StoreError(f"{str(path)!r} could not be written ({error.strerror or error}); nothing was left behind.") from error
     finally:
-        part.unlink(missing_ok=True)
+        for part in parts.values():
+            part.unlink(missing_ok=True)
 
 
 def _link(part: Path, path: Path) -> None:

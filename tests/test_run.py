@@ -153,6 +153,18 @@ def test_what_is_unexpected_stops_no_study_either(tmp_path, monkeypatch):
     assert [reason for _, reason in found.failed] == ["an unexpected ZeroDivisionError: somewhere inside"] * 2
 
 
+def test_a_share_of_work_ends_in_time_and_says_what_is_written(swept, tmp_path, monkeypatch):
+    study, folder, _ = swept
+    execution.make_folder(tmp_path)
+    monkeypatch.setattr(execution, "SHARE", 0.0)
+    first, _ = execution.share(study.units, tmp_path)
+    assert first == [(study.units[0].name, "")] == [*records.finished(tmp_path).items()]
+    monkeypatch.setattr(execution, "SHARE", 60.0)
+    done, seconds = execution.share(study.units, tmp_path)
+    assert [name for name, _ in done] == [unit.name for unit in study.units] and seconds > 0.0
+    assert same(numbers(tmp_path), numbers(folder)) and not list(tmp_path.rglob("*.part"))
+
+
 def test_a_second_process_is_refused(swept):
     study, folder, _ = swept
     with execution.locked(folder), pytest.raises(ms.StoreError, match=r"Another process.*choose another folder"):
@@ -257,6 +269,12 @@ def test_names_are_looked_up_before_any_work(tmp_path):
         ('kind = "sweep"', 'kind = "swep"', "study.kind cannot be 'swep'", "Did you mean 'sweep'?"),
         ("fmax = 1e-10", "fmax = -1.0", "relax.fmax is -1.0", "greater than 0"),
         ("[relax]", "[targets.energy]\nvalue = 1.0\n[relax]", "[targets] is for calibration", "leave it out"),
+        (
+            'kind = "sweep"\n[study.parameters]\nsigma = [1.0]\nepsilon = [0.5, 1.0]',
+            'kind = "inverse"\nlearning_rate = 0.1\n[targets.energy]\nvalue = 1.0',
+            "study.learning_rate is for gradient descent",
+            "method",
+        ),
     ):
         assert good.count(old) == 1 or old == "[relax]"
         problems = wrong(tmp_path, good.replace(old, new))
@@ -302,13 +320,17 @@ OTHERS = {
     "uncertainty": ("std = { sigma = 0.01, epsilon = 0.1 }\nsamples = 10", "10 samples"),
     "calibration": ('wrt = ["sigma"]\nbounds = { sigma = [0.5, 2.0] }\n[targets.distances]\nvalue = [1.2]', "1.0690"),
     "inverse": ("[targets.energy]\nvalue = -2.0\n[targets.distances]\nvalue = [1.2]", "1.0690"),
+    "calibration by gradient": (
+        'wrt = ["sigma"]\nmethod = "adam"\nlearning_rate = 0.02\nmax_steps = 20\n[targets.distances]\nvalue = [1.2]',
+        "not converged: the steps ran out",
+    ),
     "continuation": ("parameters = { sigma = 1.1 }\nfirst_step = 0.5\nlargest_step = 0.5", "were reached"),
 }
 
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_each_kind_is_done_told_and_drawn(kind, tmp_path):
-    settings, word = OTHERS[kind]
+    (settings, word), kind = OTHERS[kind], kind.split()[0]
     text = DIMER.format(sigma="[1.0]").replace('kind = "sweep"\n', f'kind = "{kind}"\n{settings}\n')
     text = text.replace("[study.parameters]\nsigma = [1.0]\nepsilon = [0.5, 1.0]\n", "")
     (tmp_path / "study.toml").write_text(text)

@@ -13,6 +13,7 @@ import pytest
 
 import mdsens as ms
 from mdsens import store
+from mdsens.store import write_all
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +155,25 @@ def test_a_full_disk_or_an_interrupt_leaves_nothing_behind(dimer, tmp_path, monk
         assert "No space left" in str(error.value)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_files_that_are_written_together_none_is_there_before_all_are_on_the_disk(tmp_path, monkeypatch):
+    paths, synced, sync = [tmp_path / name for name in "abc"], [], os.fsync
+
+    def full(file):
+        assert not any(path.exists() for path in paths)
+        synced.append(file)
+        if len(synced) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ms.StoreError, match="No space left"):
+        write_all(dict.fromkeys(paths, b"content"), overwrite=True)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    write_all({path: path.name.encode() for path in paths}, overwrite=True)
+    assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["a", "b", "c"]
 
 
 def test_strange_and_damaged_files_are_refused_in_a_sentence(dimer, tmp_path):

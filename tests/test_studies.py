@@ -7,6 +7,7 @@ energies of both bonds are -ε, whatever the ε are.
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.optimize
 from ase.build import bulk
@@ -14,6 +15,7 @@ from helpers import refused
 
 import mdsens as ms
 from mdsens import studies
+from mdsens.potentials.base import parameter_paths
 from mdsens.studies.building import Components
 from mdsens.studies.findings import Record
 from mdsens.studies.observing import evaluate, flat, relax_all, together, units_of
@@ -180,6 +182,79 @@ def test_bounds_and_priors_hold(seat):
     assert float(fit.potential.sigma) == pytest.approx(best, abs=1e-7)
     refused(lambda: studies.calibrate(system, truth, target, bounds={"sgima": (0, 2)}), "Did you mean 'sigma'")
     refused(lambda: studies.calibrate(system, truth, target, bounds={"sigma": (2, 3)}), "between")
+
+
+@pytest.fixture(scope="module")
+def off(seat):
+    """A start, and targets of the height and the energy that the seat has with other parameters."""
+    system, truth = seat
+    start = studies.with_values(truth, {"sigma": 1.06, "epsilon.A-B": 1.1})
+    return (
+        system,
+        start,
+        {
+            "height": studies.Target(height, height_of(1.0), 0.01),
+            "energy": studies.Target(ms.observables.energy, -2.5, 0.01),
+        },
+    )
+
+
+def test_the_gradient_leads_where_gauss_newton_steps_do(off):
+    """To the square root of the tolerance, which is of the gradient's square."""
+    system, start, targets = off
+    seen = []
+    options = {"wrt": ["sigma", "epsilon.A-B"], "relax": TIGHT}
+    fit = studies.calibrate(system, start, targets, **options)
+    by_gradient = studies.calibrate(
+        system, start, targets, **options, optimizer=optax.adam(0.03), max_steps=200, step=lambda k, cost: seen.append(cost)
+    )
+    assert by_gradient.converged and by_gradient.relaxations == by_gradient.evaluations == len(by_gradient.history)
+    assert seen == list(by_gradient.history[:-1])
+    np.testing.assert_allclose(by_gradient.parameters, fit.parameters, rtol=1e-4)
+    np.testing.assert_allclose(by_gradient.std, fit.std, rtol=1e-3)
+    # Few steps are not enough, and what is returned is the best that was seen.
+    short = studies.calibrate(system, start, targets, **options, optimizer=optax.adam(0.03), max_steps=5)
+    assert (
+        not short.converged and short.message.startswith("not converged: the steps ran out") and "learning rate" in short.message
+    )
+    np.testing.assert_allclose(short.cost, min(short.history), rtol=1e-12)
+    refused(lambda: studies.calibrate(system, start, targets, optimizer="adam"), "optax.adam")
+    line_search = optax.lbfgs()
+    refused(lambda: studies.calibrate(system, start, targets, optimizer=line_search), "nothing but gradients")
+
+
+def test_bounds_and_priors_hold_for_optimisers_too(off):
+    system, start, targets = off
+    bounds, priors = {"sigma": (1.03, 1.1)}, {"epsilon.A-B": (1.2, 0.05)}
+    options = {"wrt": ["sigma", "epsilon.A-B"], "bounds": bounds, "priors": priors, "relax": TIGHT}
+    fit = studies.calibrate(system, start, targets, **options)
+    by_gradient = studies.calibrate(system, start, targets, **options, optimizer=optax.adam(0.01), max_steps=300)
+    assert fit.converged and by_gradient.converged and float(by_gradient.potential.sigma) == pytest.approx(1.03, abs=1e-12)
+    np.testing.assert_allclose(by_gradient.parameters, fit.parameters, rtol=1e-4)
+
+
+def test_the_weights_of_a_network_are_found_by_the_gradient():
+    """Four atoms, two of them fixed: what one network makes of them is what another one, of the same shape, is fitted to."""
+    system = ms.System(
+        [[0.0, 0.0, 0.0], [0.8, 0.6, 0.0], [L, 0.0, 0.0], [0.9, -0.1, 0.8]], species="A", frozen=[True, False, True, False]
+    )
+
+    def with_network(seed):
+        network = ms.DeepSets.untrained("A", cutoff=3.0, n_radial=3, hidden=(4,), seed=seed)
+        return ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=6.0, onset=5.0) + network
+
+    truth, start = with_network(1), with_network(2)
+    state = ms.relax(system, truth, **TIGHT)
+    lengths = ms.observables.distances([(0, 1), (1, 3), (3, 0)])
+    targets = {
+        "energy": studies.Target(ms.observables.energy, state.energy, 0.1),
+        "lengths": studies.Target(lengths, lengths(state.system, truth), 0.001),
+    }
+    weights = [path for path in parameter_paths(start) if path.startswith("DeepSets")]
+    fit = studies.calibrate(system, start, targets, wrt=weights, relax=TIGHT, optimizer=optax.adam(0.03), max_steps=80)
+    assert len(fit.parameters) == 95 and fit.history[0] > 2.0 and fit.cost < 0.01  # the lowest is 0: targets of a network
+    # Of the three lengths two are the same.
+    assert len(fit.undetermined) == 95 - 3 and float(fit.potential.terms[0].sigma) == 1.0
 
 
 def test_a_path_is_followed_to_its_end(seated):

@@ -3,7 +3,10 @@
     minimise ½ Σ ((g(θ) - target) / σ)² + ½ Σ ((θ - prior) / σ_prior)²    within bounds
 
 by Gauss-Newton steps inside a trust region (Moré, Lecture Notes in Mathematics 630, 105 (1978)), in relative changes of the
-parameters. A step costs one relaxation of each structure, from where it was, however many parameters there are.
+parameters. A step costs one relaxation of each structure, from where it was, however many parameters there are. Each brings
+new first derivatives, and their change what is known of the second ones (Powell's symmetric Broyden update, for each target;
+Dennis and Schnabel, Numerical Methods, section 9.1 (1983)), so that steps follow curved valleys. Fits of very many parameters
+go by the gradient instead (`mdsens.studies.descending`).
 """
 
 import dataclasses
@@ -11,6 +14,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 from jaxtyping import Float
@@ -19,6 +23,7 @@ from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, MdsensError
 from mdsens.potentials import Potential
 from mdsens.spelling import spelled
+from mdsens.studies.descending import Cost, check_optimizer, descend, slope_of
 from mdsens.studies.observing import (
     Of,
     Systems,
@@ -26,6 +31,7 @@ from mdsens.studies.observing import (
     by_name,
     differentiate,
     entries,
+    evaluate,
     flat,
     relax_again,
     relax_all,
@@ -42,6 +48,12 @@ SMALLEST_RADIUS = 1e-10
 
 UNDETERMINED = 1e-7
 """Singular value, relative to the largest, below which the targets do not determine a direction."""
+
+LARGE = 1000
+"""Parameters beyond which it is not asked what the targets determine."""
+
+MANY_SECOND = 10_000_000
+"""Second derivatives of all targets beyond which they are not kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,16 +79,18 @@ class Calibration(Result):
         potential: the fitted one.
         names: of the parameters that varied.
         start, parameters: their values before and after.
-        std: their standard deviations by the targets' σ and the priors; inf where nothing determines them.
+        std: their standard deviations by the targets' σ and the priors; inf where nothing determines them, NaN where more
+            than 1,000 varied.
         found, wanted, sigma: of the targets' components, with `labels`.
         cost: what was minimised.
         converged: whether it arrived; `message` says how it ended.
         relaxations: structures that were relaxed.
         evaluations: of all targets together.
-        singular_values: of the targets in relative changes of the parameters, the largest first.
+        singular_values: of the targets in relative changes of the parameters, the largest first; none where more than 1,000
+            parameters varied.
         directions: rows, right singular vectors.
         states: the equilibria by name.
-        history: the cost of each step that was accepted.
+        history: the cost of each step that was accepted; with an optimizer, of each step.
     """
 
     potential: Potential
@@ -93,14 +107,16 @@ class Calibration(Result):
     message: str
     relaxations: int
     evaluations: int
-    singular_values: Float[np.ndarray, " chosen"]
-    directions: Float[np.ndarray, "chosen chosen"]
+    singular_values: Float[np.ndarray, " directions"]
+    directions: Float[np.ndarray, "directions chosen"]
     states: dict[str, Equilibrium] = dataclasses.field(repr=False)
     history: tuple[float, ...]
 
     @property
     def undetermined(self) -> tuple[dict[str, float], ...]:
         """Directions that the targets do not determine: relative changes of parameters that leave all of them as they are."""
+        if not len(self.singular_values):
+            return ()
         smallest = UNDETERMINED * self.singular_values[0]
         chosen = self.directions[self.singular_values <= smallest]
         return tuple({name: float(part) for name, part in zip(self.names, row, strict=True)} for row in chosen)
@@ -119,6 +135,7 @@ def calibrate(
     max_steps: int = 50,
     tolerance: float = 1e-8,
     step: Callable[[int, float], None] | None = None,
+    optimizer: Any = None,
 ) -> Calibration:
     """Fit parameters to targets of relaxed structures.
 
@@ -132,8 +149,11 @@ def calibrate(
         priors: `(mean, standard deviation)` by parameter.
         relax: options of `mdsens.relax`, for all structures or by their name.
         max_steps: evaluations of the targets beyond the first.
-        tolerance: relative change of the parameters at which the fit has arrived.
+        tolerance: relative change of the parameters at which the fit has arrived; with an optimizer, the share of its first
+            square at which the gradient's square has.
         step: called as each evaluation begins, with its number and the cost so far.
+        optimizer: one of optax instead of Gauss-Newton steps, for many parameters: `optax.adam(1e-2)`, whose rate is a
+            relative change. Its steps are no larger in cost however many parameters there are, but there are many of them.
 
     Raises:
         InputError: targets, bounds or priors that do not fit.
@@ -141,6 +161,10 @@ def calibrate(
     """
     named = by_name(systems)
     problem = _Problem(named, potential, targets, Selection.of(potential, wrt), bounds or {}, priors or {}, relax or {})
+    if optimizer is not None:
+        check_optimizer(optimizer)
+        x, states, converged, message, history = descend(problem, optimizer, max_steps, tolerance, step)
+        return problem.outcome(problem.observe(x, states, len(x) <= LARGE), converged, message, history)
     here = problem.evaluate(problem.x, None)
     radius, history, message = RADIUS, [here.cost], "the number of steps ran out: allow more with max_steps"
     converged = False
@@ -157,11 +181,13 @@ def calibrate(
         try:
             there = problem.evaluate(here.x + move, here.states)
             gain = (here.cost - there.cost) / told
+            problem.learn(here, there)
         except MdsensError as error:
             there, gain, why = None, -math.inf, str(error)
         size = float(np.linalg.norm(move))
         if gain < 0.25:
-            radius = 0.25 * size
+            # Where the step led somewhere, the model is a better one now.
+            radius = (0.25 if there is None else 0.5) * size
         elif gain > 0.75 and size > 0.9 * radius:
             radius = 2.0 * radius
         if there is not None and gain > 0.0:
@@ -178,9 +204,8 @@ class _Here:
     x: np.ndarray
     states: dict[str, Equilibrium]
     found: np.ndarray
-    slopes: np.ndarray
     residual: np.ndarray
-    matrix: np.ndarray
+    matrix: np.ndarray | None
 
     @property
     def cost(self) -> float:
@@ -211,27 +236,59 @@ class _Problem:
         self.width = selection.vector({name: pair[1] for name, pair in priors.items()}, np.inf, "priors")
         if not (self.width > 0.0).all():
             raise InputError("Standard deviations of priors must be positive.")
+        self.informed = np.isfinite(self.width)
         self.x = np.zeros(len(self.start))
-        self.wanted = self.sigma = self.labels = None
+        self.wanted = self.sigma = self.labels = self.bends = None
 
-    def evaluate(self, x, states) -> _Here:
-        """Relax and observe at x, from the structures as given or from earlier equilibria."""
+    def relaxed(self, x, states) -> dict[str, Equilibrium]:
+        """The equilibria at x, from the structures as given or from earlier ones."""
         potential = self.selection.at(self.start + self.scale * x)
         self.evaluations += 1
         self.relaxations += len(self.systems)
         if states is None:
-            states = relax_all(self.systems, potential, self.options)
+            return relax_all(self.systems, potential, self.options)
+        return relax_again(states, potential, self.options)
+
+    def observe(self, x, states, derivatives: bool = True) -> _Here:
+        """Targets and priors there."""
+        if derivatives:
+            values, slopes = differentiate(self.observed, states, self.selection)
         else:
-            states = relax_again(states, potential, self.options)
-        values, slopes = differentiate(self.observed, states, self.selection)
+            values, slopes = evaluate(self.observed, states), None
         if self.wanted is None:
             self._read(values)
-        found, slopes = flat(values)[self.counts], slopes[self.counts] * self.scale
-        informed = np.isfinite(self.width)
-        pull = ((self.start + self.scale * x - self.mean) / self.width)[informed]
-        residual = np.concatenate([(found - self.wanted) / self.sigma, pull])
-        matrix = np.concatenate([slopes / self.sigma[:, None], np.diag(self.scale / self.width)[informed]])
-        return _Here(x, states, found, slopes, residual, matrix)
+        found = flat(values)[self.counts]
+        residual = np.concatenate([(found - self.wanted) / self.sigma, self._pull(x)])
+        if slopes is None:
+            return _Here(x, states, found, residual, None)
+        slopes = slopes[self.counts] * self.scale
+        pulls = np.diag(self.scale / self.width)[self.informed]
+        return _Here(x, states, found, residual, np.concatenate([slopes / self.sigma[:, None], pulls]))
+
+    def evaluate(self, x, states) -> _Here:
+        """Relax and observe."""
+        here = self.observe(x, self.relaxed(x, states))
+        if self.evaluations == 1 and here.matrix.size * len(x) <= MANY_SECOND:
+            self.bends = np.zeros((*here.matrix.shape, len(x)))
+        return here
+
+    def slope(self, x, states) -> tuple[float, np.ndarray]:
+        """The cost there, and its gradient."""
+        if self.wanted is None:
+            self._read(evaluate(self.observed, states))
+        wanted, weights = np.zeros(len(self.counts)), np.zeros(len(self.counts))
+        wanted[self.counts], weights[self.counts] = self.wanted, 1.0 / self.sigma
+        cost, slope = slope_of(Cost(self.observed, jnp.asarray(wanted), jnp.asarray(weights)), states, self.selection)
+        pull, share = self._pull(x), np.zeros(len(x))
+        share[self.informed] = pull * (self.scale / self.width)[self.informed]
+        return cost + 0.5 * float(pull @ pull), slope * self.scale + share
+
+    def inward(self, x, slope) -> np.ndarray:
+        """The gradient without what only bounds stop."""
+        return np.where(((x <= self.low) & (slope > 0.0)) | ((x >= self.high) & (slope < 0.0)), 0.0, slope)
+
+    def _pull(self, x):
+        return ((self.start + self.scale * x - self.mean) / self.width)[self.informed]
 
     def _read(self, values):
         """The targets' numbers, in the order of the observables' values; NaN ones are left out."""
@@ -253,6 +310,16 @@ class _Problem:
         if not self.labels or not np.isfinite(self.wanted).all() or not (np.isfinite(self.sigma) & (self.sigma > 0.0)).all():
             raise InputError("Targets must be finite numbers, with positive sigma.")
 
+    def learn(self, here: _Here, there: _Here) -> None:
+        """Second derivatives from the change of the first: what changes the known ones least (Powell's symmetric Broyden)."""
+        move = there.x - here.x
+        square = move @ move
+        if self.bends is None or square == 0.0:
+            return
+        miss = (there.matrix - here.matrix - self.bends @ move) / square
+        both = miss[:, :, None] * move
+        self.bends += both + both.swapaxes(1, 2) - (miss @ move)[:, None, None] * np.outer(move, move) / square
+
     def step(self, here: _Here, radius: float) -> tuple[np.ndarray, float]:
         """The step inside the trust region and the bounds, and by how much it should lower the cost."""
         rows, sizes, columns = np.linalg.svd(here.matrix, full_matrices=False)
@@ -262,47 +329,64 @@ class _Problem:
         def damped(mu):
             return -columns[kept].T @ (sizes[kept] * slopes[kept] / (sizes[kept] ** 2 + mu))
 
+        highest = sizes[0] * np.linalg.norm(slopes) / radius
         move, mu = damped(0.0), 0.0
         if np.linalg.norm(move) > radius:
-            highest = sizes[0] * np.linalg.norm(slopes) / radius
             mu = scipy.optimize.brentq(lambda mu: np.linalg.norm(damped(mu)) - radius, 0.0, highest, rtol=1e-3)
             move = damped(mu)
-        low, high = self.low - here.x, self.high - here.x
+        low, high = np.minimum(self.low - here.x, 0.0), np.maximum(self.high - here.x, 0.0)
+        # What nothing determines stays where it is.
+        resting = np.abs(here.matrix).max() * columns[~kept]
         if (move < low).any() or (move > high).any():
-            move = self._bounded(here, mu, kept, columns, low, high)
-        told = 0.5 * here.residual @ here.residual - 0.5 * np.sum((here.residual + here.matrix @ move) ** 2)
-        return move, float(told)
+            move = self._bounded(here, mu, resting, low, high)
+        if self.bends is not None and self.bends.any():
+            move = self._bent(here, move, mu, resting, low, high, radius)
+        return move, here.cost - 0.5 * float(np.sum(self._model(here, move) ** 2))
+
+    def _model(self, here, move):
+        """The residual there, to second order where that is known."""
+        bent = 0.0 if self.bends is None else 0.5 * (self.bends @ move) @ move
+        return here.residual + here.matrix @ move + bent
+
+    def _bent(self, here, start, mu, resting, low, high, radius):
+        """The lowest cost of the model with second derivatives, inside the trust region and the bounds."""
+        stuck = low == high
+        limits = np.where(stuck, -1e-15, low), np.where(stuck, 1e-15, high)
+        while True:
+            tied = np.sqrt(mu) * np.eye(len(start))
+
+            def residual(move, tied=tied):
+                return np.concatenate([self._model(here, move), tied @ move, resting @ move])
+
+            def slopes(move, tied=tied):
+                return np.concatenate([here.matrix + self.bends @ move, tied, resting])
+
+            found = scipy.optimize.least_squares(
+                residual, np.clip(start, *limits), slopes, bounds=limits, xtol=1e-14, ftol=1e-14, gtol=1e-14
+            )
+            move = np.clip(found.x, low, high)
+            if np.linalg.norm(move) <= 1.1 * radius:
+                return move
+            mu = max(4.0 * mu, 1e-12 * np.sum(here.matrix**2))
 
     @staticmethod
-    def _bounded(here, mu, kept, columns, low, high):
-        # What nothing determines stays where it is.
-        resting = here.matrix.max() * columns[~kept]
+    def _bounded(here, mu, resting, low, high):
         tied = np.sqrt(mu) * np.eye(len(here.x))
         matrix = np.concatenate([here.matrix, tied, resting])
         rest = np.concatenate([-here.residual, np.zeros(len(tied) + len(resting))])
-        low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
         stuck = low == high
         low, high = np.where(stuck, -1e-15, low), np.where(stuck, 1e-15, high)
         return np.clip(scipy.optimize.lsq_linear(matrix, rest, bounds=(low, high), tol=1e-14).x, low, high)
 
     def outcome(self, here, converged, message, history) -> Calibration:
         parameters = self.start + self.scale * here.x
-        # Relative changes of what was found, not of the start.
-        told = here.matrix[: len(self.labels)] * np.where(parameters == 0.0, 1.0, np.abs(parameters)) / self.scale
-        # As many directions as parameters, however few the targets are.
-        _, sizes, directions = np.linalg.svd(told, full_matrices=True)
-        sizes = np.concatenate([sizes, np.zeros(len(self.start) - len(sizes))])
-        _, all_sizes, all_directions = np.linalg.svd(here.matrix, full_matrices=True)
-        all_sizes = np.concatenate([all_sizes, np.zeros(len(self.start) - len(all_sizes))])
-        open_ = all_sizes <= UNDETERMINED * all_sizes[0]
-        variances = ((all_directions[~open_] / all_sizes[~open_, None]) ** 2).sum(axis=0)
-        std = np.where((all_directions[open_] ** 2).sum(axis=0) > UNDETERMINED, np.inf, np.sqrt(variances))
+        std, sizes, directions = self._identified(here, parameters)
         return Calibration(
             self.selection.at(parameters),
             self.selection.names,
             self.start,
             parameters,
-            self.scale * std,
+            std,
             self.labels,
             here.found,
             self.wanted,
@@ -318,6 +402,22 @@ class _Problem:
             tuple(history),
             units=units_of(self.potential, self.selection.names, self.observed, next(iter(self.systems.values())).dim),
         )
+
+    def _identified(self, here, parameters):
+        """`(standard deviations, singular values, directions)`."""
+        if here.matrix is None:
+            return np.full(len(parameters), np.nan), np.zeros(0), np.zeros((0, len(parameters)))
+        # Relative changes of what was found, not of the start.
+        told = here.matrix[: len(self.labels)] * np.where(parameters == 0.0, 1.0, np.abs(parameters)) / self.scale
+        # As many directions as parameters, however few the targets are.
+        _, sizes, directions = np.linalg.svd(told, full_matrices=True)
+        sizes = np.concatenate([sizes, np.zeros(len(self.start) - len(sizes))])
+        _, all_sizes, all_directions = np.linalg.svd(here.matrix, full_matrices=True)
+        all_sizes = np.concatenate([all_sizes, np.zeros(len(self.start) - len(all_sizes))])
+        open_ = all_sizes <= UNDETERMINED * all_sizes[0]
+        variances = ((all_directions[~open_] / all_sizes[~open_, None]) ** 2).sum(axis=0)
+        std = np.where((all_directions[open_] ** 2).sum(axis=0) > UNDETERMINED, np.inf, np.sqrt(variances))
+        return self.scale * std, sizes, directions
 
 
 @spelled

@@ -3,7 +3,7 @@
 import collections
 import contextlib
 import dataclasses
-import itertools
+import math
 import multiprocessing
 import os
 import signal
@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from mdsens.errors import InputError, MdsensError, StoreError, reason
 from mdsens.studies.cluster import THREADS, spread
 from mdsens.studies.collecting import write_plan
 from mdsens.studies.findings import Record
-from mdsens.studies.records import UNITS, finished, image_of, write_unit
+from mdsens.studies.records import UNITS, finished, image_of, write_units
 from mdsens.studies.units import Study, Unit
 from mdsens.studies.works import work
 
@@ -27,11 +27,17 @@ LOCK = ".lock"
 PASSING = 2.0
 """Seconds that a shard waits while others begin."""
 
-AHEAD = 4
-"""Units handed out in advance to each worker."""
+AHEAD = 2
+"""Shares of work handed out in advance to each worker."""
 
-WRITERS = 4
-"""Threads that write files."""
+SHARE = 1.0
+"""Seconds that a share should take: the process that hands them out takes the workers' time."""
+
+PERIOD = 0.1
+"""Seconds between two times of writing files: several together take less."""
+
+WAITING = 1000
+"""Units that may wait to be written."""
 
 Attempt = tuple[Unit, str, bytes]
 """A unit, why it failed, or "", and its file."""
@@ -94,10 +100,12 @@ def run(
         failures = {unit.name: why for unit in units if (why := there.get(unit.name))}
         done = 0
         if scheduler is not None and missing:
-            results = _on_cluster(missing, scheduler)
+            results = _kept(_on_cluster(missing, scheduler), folder)
+        elif workers == 1 or len(missing) < 2:
+            results = _kept(_serially(missing), folder)
         else:
-            results = _serially(missing) if workers == 1 or len(missing) < 2 else _in_parallel(missing, workers)
-        with contextlib.closing(_kept(results, folder)) as done_now, _bar(len(units), len(missing), progress) as bar:
+            results = _in_parallel(missing, folder, workers)
+        with contextlib.closing(results) as done_now, _bar(len(units), len(missing), progress) as bar:
             for name, why in done_now:
                 done += 1
                 if why:
@@ -172,20 +180,32 @@ def attempt(unit: Unit) -> tuple[str, bytes]:
 
 def _kept(results: Iterator[Attempt], folder: Path) -> Iterator[tuple[str, str]]:
     """Write units' files while the next ones are at work, for a disk takes its time; their names, and why they failed."""
-    waiting: collections.deque = collections.deque()
+    waiting: collections.deque[Attempt] = collections.deque()
+    writing: collections.deque[Future] = collections.deque()
+    hurry, written = threading.Event(), -math.inf
 
-    def written():
-        name, failure, writing = waiting.popleft()
-        writing.result()
-        return name, failure
+    def write() -> list[tuple[str, str]]:
+        """All that wait by now; those for whom it was called later find nothing left to do."""
+        nonlocal written
+        if not waiting:
+            return []
+        hurry.wait(written + PERIOD - time.monotonic())
+        some = [waiting.popleft() for _ in range(len(waiting))]
+        write_units(folder, {unit.name: image for unit, _, image in some})
+        written = time.monotonic()
+        return [(unit.name, failure) for unit, failure, _ in some]
 
-    with contextlib.closing(results), ThreadPoolExecutor(WRITERS) as pool:
-        for unit, failure, image in results:
-            waiting.append((unit.name, failure, pool.submit(write_unit, folder, unit.name, image)))
-            while waiting and (len(waiting) > 2 * WRITERS or waiting[0][2].done()):
-                yield written()
-        while waiting:
-            yield written()
+    with contextlib.closing(results), ThreadPoolExecutor(1) as pool:
+        try:
+            for result in results:
+                waiting.append(result)
+                writing.append(pool.submit(write))
+                while writing and (writing[0].done() or len(waiting) > WAITING):
+                    yield from writing.popleft().result()
+        finally:
+            hurry.set()
+        while writing:
+            yield from writing.popleft().result()
 
 
 def _serially(units: Sequence[Unit]) -> Iterator[Attempt]:
@@ -198,21 +218,44 @@ def _on_cluster(units: Sequence[Unit], address: str) -> Iterator[Attempt]:
         yield unit, *((lost, image_of(unit, Record({}, {}), lost, 0.0)) if result is None else result)
 
 
-def _in_parallel(units: Sequence[Unit], workers: int) -> Iterator[Attempt]:
+def share(units: Sequence[Unit], folder: Path) -> tuple[list[tuple[str, str]], float]:
+    """Do units and write their files until it has taken long enough: `(name and why it failed, of each, seconds)`."""
+    begun = time.perf_counter()
+
+    def in_time():
+        for k, unit in enumerate(units):
+            if k and time.perf_counter() - begun > SHARE:
+                break
+            yield unit, *attempt(unit)
+
+    return list(_kept(in_time(), folder)), time.perf_counter() - begun
+
+
+def _in_parallel(units: Sequence[Unit], folder: Path, workers: int) -> Iterator[tuple[str, str]]:
+    """Shares of work done by processes, which write their units themselves; names, and why they failed."""
     workers = min(workers, len(units))
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
-    left, running = iter(units), {}
+    left, running, count = collections.deque(units), {}, 1
+
+    def submit():
+        # The fewer are left, the smaller the shares, so that all workers end together.
+        some = [left.popleft() for _ in range(min(len(left), max(1, min(count, len(left) // (2 * workers)))))]
+        if some:
+            running[pool.submit(share, some, folder)] = some
+
     try:
         with _bounded_threads(threads):
-            for unit in itertools.islice(left, AHEAD * workers):
-                running[pool.submit(attempt, unit)] = unit
+            for _ in range(AHEAD * workers):
+                submit()
         while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                if (unit := next(left, None)) is not None:
-                    running[pool.submit(attempt, unit)] = unit
-                yield running.pop(future), *future.result()
+                done, seconds = future.result()
+                left.extendleft(reversed(running.pop(future)[len(done) :]))
+                count = max(1, int(SHARE * len(done) / seconds))
+                submit()
+                yield from done
     except BrokenProcessPool:
         raise StoreError(
             "A worker died, perhaps for want of memory: what was finished is kept; run again, with fewer --workers."
@@ -225,6 +268,8 @@ def _in_parallel(units: Sequence[Unit], workers: int) -> Iterator[Attempt]:
                 process.terminate()
         for process in processes:
             process.join()
+            for part in (folder / UNITS).glob(f".*.{process.pid}.part"):
+                part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -147,6 +147,8 @@ class Calibration(_Table):
     priors: dict[str, Annotated[list[Number], Field(min_length=2, max_length=2)]] = {}
     max_steps: Annotated[int, Field(ge=1)] = 50
     tolerance: Positive = 1e-8
+    method: Literal["adam"] | None = None
+    learning_rate: Positive | None = None
 
 
 class Continuation(_Table):

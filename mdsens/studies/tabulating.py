@@ -199,6 +199,8 @@ def _fit(outcome, most):
         Column("off [σ]", (arrays["found"] - arrays["wanted"]) / arrays["sigma"], ".3g"),
     )
     yield Table("targets", outcome.label, targets)
+    if not arrays["singular_values"].size:
+        return
     yield Table(
         "directions",
         outcome.label,

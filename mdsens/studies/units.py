@@ -133,6 +133,8 @@ def _check_study(told, potential, problems):
             if told.observables is not None and name not in told.observables:
                 known = building.did_you_mean(name, told.observables)
                 problems.append(f"targets.{name}: there is no observable of this name.{known}")
+        if study.learning_rate is not None and study.method is None:
+            problems.append('study.learning_rate is for gradient descent: add method = "adam", or leave it out.')
     elif told.targets:
         problems.append(f"[targets] is for calibration and inverse, not for {study.kind}: leave it out.")
     if isinstance(study, schema.Uncertainty):

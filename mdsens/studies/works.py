@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mdsens.errors import InputError
 from mdsens.studies import building
 from mdsens.studies.calibration import Target, calibrate, inverse_design
 from mdsens.studies.findings import Record
@@ -79,6 +80,7 @@ def _calibration(systems, potential, options, observed, settings) -> Record:
         "relax": options,
         "max_steps": settings["max_steps"],
         "tolerance": settings["tolerance"],
+        "optimizer": _optimizer(settings),
     }
     parts, targets = observed.parts, settings["targets"]
     if settings["inverse"]:
@@ -87,6 +89,17 @@ def _calibration(systems, potential, options, observed, settings) -> Record:
         wanted = {name: Target(parts[name], one["value"], one["sigma"]) for name, one in targets.items()}
         fit = calibrate(systems, potential, wanted, **more)
     return with_structures(record_of(fit), fit.states)
+
+
+def _optimizer(settings):
+    """None for Gauss-Newton steps."""
+    if "method" not in settings:
+        return None
+    try:
+        import optax
+    except ImportError:
+        raise InputError("A fit by gradient descent wants optax: pip install 'mdsens[optax]'.") from None
+    return getattr(optax, settings["method"])(settings.get("learning_rate", 0.01))
 
 
 def _continuation(systems, potential, options, observed, settings) -> Record:

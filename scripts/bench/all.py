@@ -34,7 +34,7 @@ BENCHES = (
     ),
     ("All weights of a network beside ten of them", "network_gradient.py", [], ["--cells", "2"]),
     ("A unit of a study beside its relaxation", "study_overhead.py", [], []),
-    ("A sweep by two workers beside two cores", "study_rate.py", [], ["--units", "200"]),
+    ("A sweep by two workers beside two cores", "study_rate.py", [], ["--units", "400", "--sweeps", "1", "--turn", "0.7"]),
     ("Error bars of silicon beside samples", "uncertainty_sampling.py", [], ["--samples", "1000"]),
     ("Cost against size", "scaling.py", ["--cells", "8", "16", "32", "50"], ["--cells", "2", "4"]),
     ("On the device at hand", "gpu.py", ["--cells", "11", "23"], ["--cells", "3"]),

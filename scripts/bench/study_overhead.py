@@ -14,14 +14,14 @@ import numpy as np
 from mdsens.studies import building, execution, units
 from mdsens.studies.observing import evaluate, relax_all
 from mdsens.studies.parameters import with_values
-from mdsens.studies.records import image_of, write_unit
+from mdsens.studies.records import image_of, write_units
 from mdsens.studies.works import work
 
 STUDY = """
 [study]
 kind = "sweep"
 [study.parameters]
-sigma = {{ start = 2.09, stop = 2.10, points = {count} }}
+sigma = {{ start = 2.094, stop = 2.102, points = {count} }}
 [structures.silicon]
 builder = "bulk"
 arguments = {{ name = "Si", cubic = true }}
@@ -35,12 +35,17 @@ constructor = "silicon"
 """
 
 
-def plain(given) -> None:
-    """What a unit's relaxation and its observables take by themselves."""
+def prepared(given) -> tuple:
+    """What a loop would make before it begins: a unit's structure, potential, parameters, observables and options."""
     (name, recipe), *_ = given["structures"].items()
-    systems = {name: building.structure_of(recipe)}
-    potential = with_values(building.potential_of(given["potential"]), given["parameters"])
-    evaluate(building.observables_of(given["observables"], (name,)), relax_all(systems, potential, given["relax"]))
+    observed = building.observables_of(given["observables"], (name,))
+    potential = building.potential_of(given["potential"])
+    return {name: building.structure_of(recipe)}, potential, given["parameters"], observed, given["relax"]
+
+
+def plain(systems, potential, parameters, observed, options) -> None:
+    """What a unit's relaxation and its observables take by themselves."""
+    evaluate(observed, relax_all(systems, with_values(potential, parameters), options))
 
 
 def milliseconds(functions, chosen) -> list[float]:
@@ -65,16 +70,14 @@ def main():
         study = units.read_study(path)
         reading = 1e3 * (time.perf_counter() - begun) / count
         out = Path(folder) / "out"
-        # The first and the last compile whatever lists there are.
-        for unit in (study.units[0], study.units[-1]):
-            work(unit.input)
+        work(study.units[0].input)  # compiles for all of them
         execution.make_folder(out)
         record = work(study.units[0].input)
         alone, whole, written = milliseconds(
             (
-                lambda unit: plain(unit.input),
+                lambda unit: plain(*prepared(unit.input)),
                 lambda unit: execution.attempt(unit),
-                lambda unit: write_unit(out, unit.name, image_of(unit, record, "", 0.0)),
+                lambda unit: write_units(out, {unit.name: image_of(unit, record, "", 0.0)}),
             ),
             study.units,
         )

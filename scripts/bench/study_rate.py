@@ -1,94 +1,181 @@
-"""How much of two cores a study keeps: a sweep of 1,000 small units by two workers, after compilation.
+"""How much of two cores a study keeps: sweeps of 1,000 small units by two workers, after compilation.
 
-    python scripts/bench/study_rate.py [--units 1000] [--workers 2]
+    python scripts/bench/study_rate.py [--units 1000] [--sweeps 4] [--workers 2] [--turn 2.5]
 
-What a unit takes is the difference of a large study and a small one over that of their units, so that starting and
-compiling, which both do, drop out. The ideal is the same relaxations and observables in plain loops, in as many processes at
-once with a thread each, before and after the study, since a machine's speed drifts. Wall time says so on a quiet machine only;
-the processor's time says so on any.
+`mdsens run` beside plain loops, as many processes as workers, each with a thread: what they relax and observe is the same.
+Since a machine's speed drifts, both are there at the same time and take turns of a few seconds: one is stopped (SIGSTOP)
+while the other goes on, study, loops, loops, study, ... What is reported are medians of the ratios of neighbouring turns, in
+wall time and in the processor's time of all processes of either side. Wall time says so on a quiet machine only: where the
+loops did not get all of their cores, the processor's time decides. Linux only.
 """
 
 import argparse
 import multiprocessing
-import resource
+import os
+import signal
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from study_overhead import STUDY, plain
+from study_overhead import STUDY, plain, prepared
 
-from mdsens.studies import execution, units
+from mdsens.studies import execution, records, units
 
 FLOOR = 0.85
 OVERHEAD = 5.0
-"""Milliseconds a unit may cost beside its work."""
-SMALL = 100
+"""Milliseconds of the processor that a unit may cost beside its work."""
+QUIET = 0.97
+"""Share of their cores that loops have on a quiet machine."""
+BEGUN = 0.15
+"""Of a sweep, after which all workers have compiled what they need."""
 
 
-def processor_time() -> float:
-    """Of this process and of those of its children that ended [s]."""
-    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in both)
+class Loops:
+    """Plain loops over the units' inputs in processes of their own."""
+
+    def __init__(self, inputs, workers: int):
+        context = multiprocessing.get_context("spawn")
+        self.counters = [context.Value("q", 0, lock=False) for _ in range(workers)]
+        self.processes = [context.Process(target=_loop, args=(inputs, counter), daemon=True) for counter in self.counters]
+        with execution._bounded_threads(max(1, (os.cpu_count() or 1) // workers)):
+            for process in self.processes:
+                process.start()
+
+    def tell(self, what: int) -> None:
+        for process in self.processes:
+            os.kill(process.pid, what)
+
+    def count(self) -> int:
+        return sum(counter.value for counter in self.counters)
+
+    def spent(self) -> float:
+        return sum(_processor_time(process.pid) for process in self.processes)
+
+    def begin(self, count: int) -> None:
+        while min(counter.value for counter in self.counters) < count:
+            time.sleep(0.1)
 
 
-def in_a_loop(inputs) -> tuple[float, float]:
-    """`(wall, processor time)` a unit [s], after a first round."""
-    for given in inputs[:: max(1, len(inputs) // 10)]:
-        plain(given)
-    begun, spent = time.perf_counter(), time.process_time()
-    for given in inputs:
-        plain(given)
-    return (time.perf_counter() - begun) / len(inputs), (time.process_time() - spent) / len(inputs)
+def _loop(inputs, counter):
+    given = [prepared(one) for one in inputs]
+    while True:
+        for one in given:
+            plain(*one)
+            counter.value += 1
 
 
-def in_loops(inputs, workers: int) -> tuple[float, float]:
-    """The same in several processes at once, the mean of them."""
-    context = multiprocessing.get_context("spawn")
-    with execution._bounded_threads(1), ProcessPoolExecutor(workers, mp_context=context) as pool:
-        found = [loop.result() for loop in [pool.submit(in_a_loop, inputs) for _ in range(workers)]]
-    return tuple(sum(times) / workers for times in zip(*found, strict=True))
+class Command:
+    """`mdsens run STUDY`, with its workers."""
+
+    def __init__(self, study: Path, out: Path, workers: int):
+        program = [sys.executable, "-m", "mdsens.cli", "run", str(study), "-o", str(out), "--workers", str(workers)]
+        self.units = out / records.UNITS
+        self.process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def tell(self, what: int) -> None:
+        os.killpg(self.process.pid, what)
+
+    def count(self) -> int:
+        return sum(entry.name.endswith(".h5") for entry in os.scandir(self.units)) if self.units.exists() else 0
+
+    def spent(self) -> float:
+        return sum(_processor_time(int(path.name)) for path in Path("/proc").glob("[0-9]*") if _group(path) == self.process.pid)
+
+    def begin(self, count: int) -> None:
+        while self.count() < count and self.process.poll() is None:
+            time.sleep(0.1)
 
 
-def as_a_study(folder: Path, count: int, workers: int) -> tuple[float, float]:
-    """`(wall, processor time)` of a whole study [s]."""
-    path = folder / f"of{count}.toml"
-    path.write_text(STUDY.format(count=count))
-    study = units.read_study(path)
-    begun, spent = time.perf_counter(), processor_time()
-    done = execution.run(study, path.with_suffix(""), workers=workers, progress=False)
-    assert done.done == count and not done.failed
-    return time.perf_counter() - begun, processor_time() - spent
+def _stat(path: Path) -> list[str]:
+    """What /proc says of a process, from its state on."""
+    try:
+        return (path / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ["", "0", "0"]
+
+
+def _group(path: Path) -> int:
+    return int(_stat(path)[2])
+
+
+def _processor_time(pid: int) -> float:
+    """Of a process that is there [s]."""
+    fields = _stat(Path("/proc") / str(pid))
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+def turn(side, length: float) -> tuple[float, float, float]:
+    """`(units a second, processor time a unit [s], cores had)` of a turn."""
+    before, spent = side.count(), side.spent()
+    begun = time.perf_counter()
+    side.tell(signal.SIGCONT)
+    time.sleep(length)
+    side.tell(signal.SIGSTOP)
+    seconds = time.perf_counter() - begun
+    time.sleep(0.02)  # signals take a moment
+    done, spent = side.count() - before, side.spent() - spent
+    return done / seconds, spent / max(done, 1), spent / seconds
+
+
+def turns(command: Command, loops: Loops, first: int, length: float):
+    """Neighbouring turns of the study, from so many units on, and the loops until it ends, pairs of what `turn` says."""
+    pairs = []
+    try:
+        command.begin(first)
+        command.tell(signal.SIGSTOP)
+        while True:
+            order = (command, loops) if len(pairs) % 2 == 0 else (loops, command)
+            found = {side: turn(side, length) for side in order}
+            if command.process.poll() is not None:
+                break
+            pairs.append((found[command], found[loops]))
+    finally:
+        if command.process.poll() is None:
+            command.tell(signal.SIGKILL)
+    assert command.process.returncode == 0, f"the study failed after {command.count()} units"
+    # The study ended in a turn that does not count; nor does the one before, with the last and smallest shares.
+    return pairs[:-1]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--units", type=int, default=1000)
+    parser.add_argument("--units", type=int, default=1000, help="of a sweep")
+    parser.add_argument("--sweeps", type=int, default=4)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--turn", type=float, default=2.5, help="seconds (default: 2.5)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        path = folder / "study.toml"
-        path.write_text(STUDY.format(count=300))
-        inputs = [unit.input for unit in units.read_study(path).units]
-        as_a_study(folder, 20, options.workers)  # compiles for all of them, where compiled programs are kept
-        before = in_loops(inputs, options.workers)
-        small, large = (as_a_study(folder, count, options.workers) for count in (SMALL, options.units))
-        after = in_loops(inputs, options.workers)
-    wall, spent = ((a + b) / 2 for a, b in zip(before, after, strict=True))
-    of_study = [(b - a) / (options.units - SMALL) for a, b in zip(small, large, strict=True)]
-    keeps = {"wall time": wall / options.workers / of_study[0], "processor time": spent / of_study[1]}
-    overhead = 1e3 * (of_study[1] - spent)
-    print(f"a sweep of {options.units} units by {options.workers} workers, ms a unit{'wall':>12}{'processor':>12}")
-    print(f"  {'relaxed and observed in loops, each of one core':52}{1e3 * wall:10.2f}{1e3 * spent:12.2f}")
-    print(f"  {'as a study':52}{1e3 * of_study[0]:10.2f}{1e3 * of_study[1]:12.2f}")
-    print(
-        f"  {'share of the ideal rate (floor %.0f %%)' % (100 * FLOOR):52}" + "".join(f"{keep:11.0%} " for keep in keeps.values())
-    )
+        study = folder / "study.toml"
+        study.write_text(STUDY.format(count=options.units))
+        loops = Loops([unit.input for unit in units.read_study(study).units[::5]], options.workers)
+        first = int(BEGUN * options.units)
+        loops.begin(first)
+        loops.tell(signal.SIGSTOP)
+        pairs = []
+        for k in range(options.sweeps):
+            pairs += turns(Command(study, folder / f"sweep{k}", options.workers), loops, first, options.turn)
+        loops.tell(signal.SIGKILL)
+    if not pairs:
+        sys.exit("the sweeps ended before two turns were over: give more units, or shorter turns")
+    of_study, of_loops = ([statistics.median(column) for column in zip(*side, strict=True)] for side in zip(*pairs, strict=True))
+    wall = statistics.median(study[0] / loop[0] for study, loop in pairs)
+    spent = statistics.median(loop[1] / study[1] for study, loop in pairs)
+    overhead = 1e3 * statistics.median(study[1] - loop[1] for study, loop in pairs)
+    had = of_loops[2] / options.workers
+    quiet = had >= QUIET
+    print(f"{options.sweeps} sweeps of {options.units} units by {options.workers} workers, {len(pairs)} pairs of turns; medians")
+    print(f"  {'':44}{'units a second':>16}{'processor, ms a unit':>22}{'cores':>8}")
+    for what, (rate, each, cores) in (("relaxed and observed in plain loops", of_loops), ("as a study", of_study)):
+        print(f"  {what:44}{rate:16.1f}{1e3 * each:22.2f}{cores:8.2f}")
+    print(f"  {'share of the ideal (floor %.0f %%)' % (100 * FLOOR):44}{wall:16.1%}{spent:22.1%}")
     print(f"  overhead of a unit, of the processor {overhead:.2f} ms (at most {OVERHEAD:g})")
-    print(f"  the whole study {large[0]:.1f} s, of which starting and compiling {large[0] - options.units * of_study[0]:.1f} s")
-    sys.exit(0 if max(keeps.values()) >= FLOOR and overhead <= OVERHEAD else 1)
+    decides = "wall time counts" if quiet else "the machine is not quiet, so the processor's time counts"
+    print(f"  the loops had {had:.0%} of their cores: {decides}")
+    sys.exit(0 if (wall if quiet else spent) >= FLOOR and overhead <= OVERHEAD else 1)
 
 
 if __name__ == "__main__":
