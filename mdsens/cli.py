@@ -58,7 +58,7 @@ def demo(
             begun = True
             bar.set_description_str(name)
 
-        lines = []
+        lines: list[str] = []
         work.run(folder, lines.append, step, overwrite=overwrite)
     typer.echo("\n".join(lines))
 

@@ -390,8 +390,8 @@ def from_ase(atoms) -> tuple[System, list[Constraint]]:
     Raises:
         InputError: another constraint, by its name.
     """
-    translated, plain = [], atoms.copy()
-    kept = []
+    translated: list[Constraint] = []
+    plain, kept = atoms.copy(), []
     for constraint in atoms.constraints:
         name = type(constraint).__name__
         if name == "FixAtoms":
@@ -400,7 +400,7 @@ def from_ase(atoms) -> tuple[System, list[Constraint]]:
             axes = "".join(axis for axis, fixed in zip("xyz", constraint.mask, strict=True) if fixed)
             translated.append(FixedComponents(np.asarray(constraint.index), axes))
         elif name in ("FixedPlane", "FixedLine"):
-            kind = FixedPlane if name == "FixedPlane" else FixedLine
+            kind: type[FixedPlane | FixedLine] = FixedPlane if name == "FixedPlane" else FixedLine
             translated.append(kind(np.asarray(constraint.index), np.asarray(constraint.dir)))
         elif name == "FixBondLengths":
             lengths = None if constraint.bondlengths is None else np.asarray(constraint.bondlengths)

@@ -1,6 +1,7 @@
 """The lowest curvatures of an equilibrium: whether it is a minimum, and how soft it is."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -104,7 +105,7 @@ def curvature(z, frame: Frame, potential: Potential) -> tuple[Curvature, KeptHes
         InputError: a rigid motion that should cost nothing does, so the energy has a geometry of its own.
     """
     flat = ravel_pytree(z)[0]
-    columns = _Columns(*_operator(z, (frame, potential)), flat.size, flat.dtype)
+    columns = _Columns(_operator(z, (frame, potential)), flat.size, flat.dtype)
     image = as_unknown(ravel_pytree(z)[1](columns(_random(flat.size, 1))[:, 0])).positions
     moving = ~np.asarray(frame.held) & np.any(np.asarray(image) != 0.0, axis=1)[:, None]
     loose = ~moving.any(axis=1) & ~np.asarray(frame.held).all(axis=1)
@@ -139,8 +140,9 @@ def kept_hessian(z, frame: Frame, potential: Potential, found: Curvature, null: 
     stored = is_stored(frame, potential) and stored_size(frame.system, potential) <= KEPT_NUMBERS
     if not (stored or _has_factors(found, frame, potential)):
         return KeptHessian()
-    free = np.flatnonzero(null.active)
-    columns = _Columns(*_operator(z, (frame, potential)), null.active.size, frame.system.positions.dtype)
+    active = np.asarray(null.active)
+    free = np.flatnonzero(active)
+    columns = _Columns(_operator(z, (frame, potential)), active.size, frame.system.positions.dtype)
     return _kept(found, lambda: columns.between(free), columns, np.asarray(null.basis)[free], free, frame, potential)
 
 
@@ -193,8 +195,9 @@ def _force(z, data):
 class _Columns:
     """Products with the columns of NumPy matrices, a fixed number of columns at a time, so that they are compiled once."""
 
-    def __init__(self, function, preconditioner, size, dtype):
-        self.function, self.preconditioner, self.size, self.dtype = function, preconditioner, size, dtype
+    def __init__(self, operator: tuple[Callable, Callable | None], size: int, dtype: Any) -> None:
+        self.function, self.preconditioner = operator
+        self.size, self.dtype = size, dtype
         self.width = min(COLUMNS, size) if size <= DENSE_LIMIT else 1
 
     def __call__(self, vectors):

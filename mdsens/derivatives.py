@@ -5,7 +5,7 @@ z is the unknown of the equilibrium (positions, the cell's strain, multipliers);
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import equinox as eqx
 import jax
@@ -104,24 +104,28 @@ def sensitivity(
             "choose parameters with wrt=, or ask for gradient(g, eq) or jvp(eq, direction), which cost one solve; "
             f"or allow it with max_bytes={1.1 * size:.1e}."
         )
-    columns, residuals = [], []
+    parts: list[np.ndarray] = []
+    residuals: list[np.ndarray] = []
     for directions in batches(flat.size, flat.dtype, progress):
         b, rest = changes(state, state.z, moving, resting, directions, None)
-        start = len(columns) * BATCH
+        start = len(parts) * BATCH
         kept = slice(0, min(BATCH, flat.size - start))
         theta = np.pad(np.asarray(flat[start : start + BATCH]), (0, len(b) - kept.stop))
         dz, step, residual, left = solutions(state, eq.potential, b, rest, theta)
-        columns.append(dz[kept])
+        parts.append(dz[kept])
         residuals.append(residual[kept])
-    columns, residual = np.concatenate(columns), float(np.max(np.concatenate(residuals)))
+    columns, worst = np.concatenate(parts), float(np.max(np.concatenate(residuals)))
     if throw:
-        check_residual(residual, found, state)
+        check_residual(worst, found, state)
     bounds = errors(state, found, moving, resting, columns, step)
     mismatch = float(dot_test(state, eq.potential, moving, columns))
-    certificate = certify(eq, state, found, residual, float(np.max(np.abs(flat) * bounds)), mismatch, float(left))
+    certificate = certify(eq, state, found, worst, float(np.max(np.abs(flat) * bounds)), mismatch, float(left))
+
+    def shaped(change: Array) -> Potential:
+        return split_last(np.moveaxis(np.asarray(change), 0, -1), moving)
+
     positions, cell = _displacements(state, columns)
-    positions, cell = (None if d is None else split_last(np.moveaxis(np.asarray(d), 0, -1), moving) for d in (positions, cell))
-    return Sensitivity(positions, cell, certificate, eq.potential)
+    return Sensitivity(shaped(positions), None if cell is None else shaped(cell), certificate, eq.potential)
 
 
 @eqx.filter_jit
@@ -188,7 +192,8 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) 
     forward = flat.size <= shape.size
     product = _forward_rows if forward else _adjoint_rows
     count = flat.size if forward else shape.size
-    rows, residuals = [], []
+    rows: list[np.ndarray] = []
+    residuals: list[np.ndarray] = []
     for directions in batches(count, flat.dtype, None):
         row, residual, value = product(g, states, potential, directions)
         kept = slice(0, min(BATCH, count - len(rows) * BATCH))
@@ -200,9 +205,19 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) 
     return value, split_last(matrix, potential)
 
 
+Direction = Potential | Mapping[str, Any]
+Displacement = tuple[Float[Array, "atoms dim"], Float[Array, "dim dim"] | None]
+
+
+@overload
 def jvp(
-    eq: Equilibrium, direction: Potential | Mapping, *, linear_solver: Any = None, return_cell: bool = False
-) -> Float[Array, "atoms dim"]:
+    eq: Equilibrium, direction: Direction, *, linear_solver: Any = None, return_cell: Literal[False] = False
+) -> Float[Array, "atoms dim"]: ...
+@overload
+def jvp(eq: Equilibrium, direction: Direction, *, linear_solver: Any = None, return_cell: Literal[True]) -> Displacement: ...
+def jvp(
+    eq: Equilibrium, direction: Direction, *, linear_solver: Any = None, return_cell: bool = False
+) -> Float[Array, "atoms dim"] | Displacement:
     """dX along one direction in parameter space, by one solve [Å].
 
     Args:
@@ -232,7 +247,7 @@ def check_direction(potential: Potential, direction) -> Potential:
     try:
         if isinstance(direction, Mapping):
             direction = _steps_by_name(potential, direction)
-        steps = jax.tree.structure(potential).flatten_up_to(direction)
+        steps = jax.tree.structure(potential).flatten_up_to(direction)  # type: ignore[attr-defined]  # of jax's stubs
         shaped = jax.tree.unflatten(
             jax.tree.structure(potential),
             [

@@ -247,7 +247,7 @@ def is_tight(neighbors) -> bool:
 
 def check_volume(z, frame: Frame, volume: float | None) -> None:
     """Raises UnstableCell."""
-    if frame.freedom is None:
+    if frame.freedom is None or volume is None:
         return
     ratio = periodic_volume(frame.place(z)) / volume
     if not 1.0 / VOLUME_RATIO < ratio < VOLUME_RATIO:

@@ -89,7 +89,9 @@ class Equilibrium(eqx.Module):
     def unknown_in(self, frame: Frame):
         """z at the state in its own frame, made before."""
         start = frame.start
-        return start if self.multipliers is None else start._replace(multipliers=self.multipliers / self.constraints.scale)
+        if self.multipliers is None or self.constraints is None:
+            return start
+        return as_unknown(start)._replace(multipliers=self.multipliers / self.constraints.scale)
 
     def again(self, potential: Potential | None = None, **options) -> "Equilibrium":
         """Relaxed again from here under the same conditions, with another potential; options as for `relax`."""
@@ -225,7 +227,7 @@ def finish(arrival, potential, asked, check_minimum, throw) -> Equilibrium:
         kept=kept if frame.freedom is None else KeptHessian(),
         **asked,
     )
-    if kept.factor is not None and frame.freedom is not None:
+    if kept.factor is not None and frame.freedom is not None and found is not None:
         # A strain is counted in a unit that follows the cell: derivatives see it from the relaxed one.
         own = state.frame
         z = state.unknown_in(own)
@@ -239,14 +241,15 @@ def _left(z, frame, potential) -> tuple[float, float]:
     """The largest force on an atom [eV/Å], and the largest component of the stress that is not balanced."""
     slope = as_unknown(unbalanced(z, (frame, potential))[0])
     fmax = float(np.linalg.norm(slope.positions, axis=-1).max())
-    stress = np.tensordot(slope.strain, frame.freedom.directions, 1) * float(frame.freedom.length) / periodic_volume(frame.system)
+    strain = np.asarray(slope.strain)
+    stress = np.tensordot(strain, frame.freedom.directions, 1) * float(frame.freedom.length) / periodic_volume(frame.system)
     return fmax, float(np.abs(stress).max()) * stress_unit(frame.system.dim)
 
 
 _energy = eqx.filter_jit(total_energy)
 
 
-def check_settings(system, potential, fmax, max_steps, smax=None) -> None:
+def check_settings(system: System, potential: Potential, fmax: float, max_steps: int, smax: float | None = None) -> None:
     """Raises InputError for what no relaxation can be asked for."""
     if not isinstance(potential, Potential):
         raise InputError(

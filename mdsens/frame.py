@@ -48,7 +48,8 @@ class CellFreedom(eqx.Module):
     pressure: Float[Array, ""]
     tension: Float[Array, "dim dim"] | None
 
-    def deformation(self, strain: Float[Array, " m"]) -> Float[Array, "dim dim"]:
+    def deformation(self, strain: Float[Array, " m"] | None) -> Float[Array, "dim dim"]:
+        assert strain is not None
         unity = jnp.eye(self.directions.shape[-1], dtype=strain.dtype)
         return unity + jnp.tensordot(strain, self.directions, 1) / self.length
 
@@ -98,6 +99,7 @@ class Frame(eqx.Module):
         z = as_unknown(z)
         if self.freedom is None:
             return self.system.with_positions(z.positions)
+        assert self.system.cell is not None
         deformation = self.freedom.deformation(z.strain)
         where = lambda s: (s.positions, s.cell)  # noqa: E731
         return eqx.tree_at(where, self.system, (z.positions @ deformation, self.system.cell @ deformation))
@@ -108,6 +110,7 @@ class Frame(eqx.Module):
         if self.freedom is None:
             moved = start._replace(positions=system.positions)
         else:
+            assert self.system.cell is not None and system.cell is not None
             # Directions that are not periodic may have no cell vector; they do not strain.
             strain = jnp.linalg.pinv(self.system.cell) @ (system.cell - self.system.cell)
             components = self.freedom.length * jnp.einsum("ab,kab->k", strain, self.freedom.directions)
@@ -120,7 +123,7 @@ class Frame(eqx.Module):
         neighbors = self.system.neighbors
         if self.freedom is None:
             return neighbors.is_stale(as_unknown(z).positions, interaction_range)
-        listed = self.start if self.listed is None else self.listed
+        listed = as_unknown(self.start) if self.listed is None else self.listed
         deformation = self.freedom.deformation(z.strain)
         relative = jnp.linalg.inv(self.freedom.deformation(listed.strain)) @ deformation
         # No vector between images that moved along became shorter than by the smallest stretch.

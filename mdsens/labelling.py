@@ -6,7 +6,9 @@ import h5py
 import numpy as np
 
 
-def name_axes(dataset: h5py.Dataset, axes: Sequence[str], home: h5py.Group, labels: Mapping[str, Sequence] | None = None):
+def name_axes(
+    dataset: h5py.Dataset, axes: Sequence[str], home: h5py.Group, labels: Mapping[str, Sequence | None] | None = None
+) -> None:
     """Give the first axes of a dataset, as far as they have none, names.
 
     Args:

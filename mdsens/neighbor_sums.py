@@ -97,7 +97,7 @@ def _define(primitive, implementation, shape, transposed):
 
     def batch(arguments, axes):
         values, *lists = arguments
-        if all(axis is batching.not_mapped for axis in axes[1:]):
+        if all(axis is None for axis in axes[1:]):
             return primitive.bind(jnp.moveaxis(values, axes[0], 0), *lists), 0
         # Each member has a list of its own: here JAX's transposes have to do.
         return jax.vmap(implementation, in_axes=axes)(*arguments), 0

@@ -285,7 +285,7 @@ def check(eq: Equilibrium, found: Validity, t: float) -> Check:
 
 
 def _distance(a: System, b: System) -> float:
-    return _length(a.positions - b.positions, None if a.cell is None else a.cell - b.cell)
+    return _length(a.positions - b.positions, None if a.cell is None or b.cell is None else a.cell - b.cell)
 
 
 def _length(positions, cell) -> float:

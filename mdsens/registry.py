@@ -36,7 +36,7 @@ def page(name: str) -> Iterator[str]:
     cls = SHIPPED[known[name.lower()]]
     yield f"{cls.__name__} ({_kind(cls)})"
     yield ""
-    yield from inspect.getdoc(cls).splitlines()
+    yield from (inspect.getdoc(cls) or "").splitlines()
     yield ""
     yield "Fields:"
     fields = [field for field in dataclasses.fields(cls) if field.init]

@@ -141,7 +141,7 @@ def direction_to(potential: Potential, new: Potential) -> Potential:
     Raises:
         InputError: another class, other settings or other species.
     """
-    if jax.tree.structure(new) != jax.tree.structure(potential):
+    if jax.tree.structure(new) != jax.tree.structure(potential):  # type: ignore[operator]  # of jax's stubs
         raise InputError(
             f"The new potential is not of the same kind: it must be a {type(potential).__name__} with the same settings "
             "and keys, so that only its parameters differ."

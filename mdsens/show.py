@@ -35,13 +35,12 @@ def describe(eq: Equilibrium, sensitivity: Sensitivity | None) -> Iterator[str]:
         rattlers = ", ".join(map(str, eq.curvature.rattlers)) or "none"
         yield f"Curvature    lowest {eq.curvature.lowest:.4g}, highest {eq.curvature.highest:.4g} eV/Å², rattlers: {rattlers}"
     yield ""
-    derived = sensitivity is not None
-    header = f" {'max |dX/dθ|':>14} {'max |θ dX/dθ| [Å]':>19}" if derived else ""
-    if derived and sensitivity.cell is not None:
+    header = f" {'max |dX/dθ|':>14} {'max |θ dX/dθ| [Å]':>19}" if sensitivity is not None else ""
+    if sensitivity is not None and sensitivity.cell is not None:
         header += f" {'max |θ dh/dθ| [Å]':>19}"
     yield f"  {'parameter':<22} {'value':>14}" + header
     yield from _rows(eq, sensitivity)
-    if derived:
+    if sensitivity is not None:
         yield ""
         first, *rest = str(sensitivity.certificate).splitlines()
         yield f"Certificate  {first}"
@@ -56,7 +55,7 @@ def pictures(eq: Equilibrium, sensitivity: Sensitivity, parameter: str | None) -
     """
     largest = {name: values.max() for name, values in _sizes(sensitivity).items()}
     if parameter is None:
-        parameter = max(largest, key=largest.get)
+        parameter = max(largest, key=largest.__getitem__)
     if parameter not in largest:
         raise InputError(f"There is no derivative with respect to {parameter!r}.{did_you_mean(parameter, largest)}")
     derivative = np.asarray(_by_name(sensitivity.positions)[parameter])

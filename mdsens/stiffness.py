@@ -152,19 +152,19 @@ class StoredOperator(eqx.Module):
     by_strain: Any
 
     def __call__(self, v: Float[Array, " n"]) -> Float[Array, " n"]:
-        v = as_unknown(ravel_pytree(self.z)[1](v))
-        if self.by_strain is None:
-            return self._among_positions(v.positions).ravel()
-        positions = self._among_positions(v.positions) + jnp.tensordot(v.strain, self.by_strain.positions, 1)
-        strain = jnp.tensordot(self.by_strain.positions, v.positions, 2) + self.by_strain.strain @ v.strain
+        u = as_unknown(ravel_pytree(self.z)[1](v))
+        if self.by_strain is None or u.strain is None:
+            return self._among_positions(u.positions).ravel()
+        positions = self._among_positions(u.positions) + jnp.tensordot(u.strain, self.by_strain.positions, 1)
+        strain = jnp.tensordot(self.by_strain.positions, u.positions, 2) + self.by_strain.strain @ u.strain
         return ravel_pytree(Unknown(positions, strain))[0]
 
     def _among_positions(self, v: Float[Array, "atoms dim"]) -> Float[Array, "atoms dim"]:
         freedom = self.frame.freedom
         deformation = None if freedom is None else freedom.deformation(self.z.strain)
-        v = v if freedom is None else v @ deformation
+        v = v if deformation is None else v @ deformation
         image = self.stiffness.product(v.T, self.neighbors).T
-        image = image if freedom is None else image @ deformation.T
+        image = image if deformation is None else image @ deformation.T
         return jnp.where(self.frame.held, 0.0, image)
 
     @property
@@ -193,9 +193,9 @@ class Preconditioner(eqx.Module):
     of_strain: Float[Array, ""]
 
     def __call__(self, r: Float[Array, " n"]) -> Float[Array, " n"]:
-        r = as_unknown(ravel_pytree(self.z)[1](r))
-        positions = self.among_positions(r.positions.T).T
-        return positions.ravel() if r.strain is None else ravel_pytree(Unknown(positions, r.strain / self.of_strain))[0]
+        u = as_unknown(ravel_pytree(self.z)[1](r))
+        positions = self.among_positions(u.positions.T).T
+        return positions.ravel() if u.strain is None else ravel_pytree(Unknown(positions, u.strain / self.of_strain))[0]
 
 
 def is_stored(frame: Frame, potential) -> bool:

@@ -32,7 +32,7 @@ def as_float_array(value, what: str, dtype=None) -> Float[Array, "..."]:
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
         raise InputError(f"dtype must be float64 or float32, not {dtype!r}.")
     if dtype is None:
-        if not jax.config.jax_enable_x64:
+        if not jax.config.jax_enable_x64:  # type: ignore[attr-defined]  # made when jax is imported
             raise InputError(
                 "JAX's 64-bit mode was switched off after mdsens was imported: "
                 "remove jax.config.update('jax_enable_x64', False), or ask for float32 by name with astype('float32')."

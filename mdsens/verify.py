@@ -60,8 +60,8 @@ def check_sensitivity(eq: Equilibrium, sensitivity: Sensitivity, *, step: float 
         column = _column(sensitivity, position, entry)
         try:
             difference, note = _difference(eq, position, entry, change)
-        except ConvergenceError as error:
-            yield Check(name, np.nan, f"a structure did not relax again: {error}")
+        except ConvergenceError as failure:
+            yield Check(name, np.nan, f"a structure did not relax again: {failure}")
             continue
         error = float(np.abs(difference - column).max()) * (abs(theta) or 1.0) / (scale or 1.0)
         yield Check(name, error, note)

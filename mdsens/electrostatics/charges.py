@@ -1,6 +1,6 @@
 """Charges that flow between atoms until their electronegativities are equal."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -42,7 +42,7 @@ class ChargeEquilibration(SelfConsistent):
     electronegativity: PerAtom
     hardness: PerAtom
     width: PerAtom
-    total_charge: Float[Array, ""] = 0.0
+    total_charge: Float[Any, ""] = 0.0
     mixing: float = static(1.0)
 
     def start(self, system):

@@ -5,6 +5,8 @@ differentiated. A zero derivative would be a silent lie; so a floating-point rep
 mode raises as soon as a gradient asks for it, forward mode, which cannot know who will look, carries NaN.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ _REFUSED = Primitive("mdsens_refused_tangent")
 """scalar ↦ NaN of a shape; linear, so that it can be transposed, and its transpose raises."""
 
 
-def refused_tangent(leaf: jax.Array, tangents) -> jax.Array:
+def refused_tangent(leaf: jax.Array, tangents: Any) -> jax.Array | np.ndarray:
     """A tangent for an output without a derivative, tied to the tangents of the inputs.
 
     Leaves that are no floating-point numbers get JAX's own zero tangent.

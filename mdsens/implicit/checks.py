@@ -166,7 +166,7 @@ def check_condition(condition, z) -> None:
         InputError: with both shapes.
     """
     expected, found = outline(z), outline(condition)
-    if jax.tree.structure(condition) != jax.tree.structure(z) or found != expected:
+    if jax.tree.structure(condition) != jax.tree.structure(z) or found != expected:  # type: ignore[operator]  # of jax's stubs
         raise InputError(
             f"The optimality condition must return what the unknown looks like: the unknown is {expected}, the condition {found}."
         )

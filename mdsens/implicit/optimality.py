@@ -115,10 +115,10 @@ def block_proximal_gradient(
     proxes = tuple(proxes)
     for prox in proxes:
         require_callable(prox, "proximal operator")
-    stepsizes = tuple(stepsizes) if np.ndim(stepsizes) else (stepsizes,) * len(proxes)
-    if len(stepsizes) != len(proxes):
-        raise InputError(f"There must be one stepsize for each block, or one for all, not {len(stepsizes)} for {len(proxes)}.")
-    return FixedPointCondition(_block_proximal_gradient, (f, proxes, tuple(map(_stepsize, stepsizes))))
+    sizes: tuple = tuple(stepsizes) if np.ndim(stepsizes) else (stepsizes,) * len(proxes)  # type: ignore[arg-type]  # told by ndim
+    if len(sizes) != len(proxes):
+        raise InputError(f"There must be one stepsize for each block, or one for all, not {len(sizes)} for {len(proxes)}.")
+    return FixedPointCondition(_block_proximal_gradient, (f, proxes, tuple(map(_stepsize, sizes))))
 
 
 def projected_gradient(f: Callable, projection: Callable, stepsize: float = 1.0) -> FixedPointCondition:

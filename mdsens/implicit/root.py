@@ -162,7 +162,12 @@ def root_vjp(
     _check_args(args)
     args = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, args)
     chosen = _chosen(argnums, args)
-    options = {"symmetric": symmetric, "linear_solver": linear_solver, "gauge": gauge, "precondition": precondition}
+    options: dict[str, Any] = {
+        "symmetric": symmetric,
+        "linear_solver": linear_solver,
+        "gauge": gauge,
+        "precondition": precondition,
+    }
     w, residual = adjoint_solution(optimality, z, args, cotangent, operator=operator, throw=throw, **options)
     moving, resting = eqx.partition(args, tuple(eqx.is_inexact_array if k in chosen else False for k in range(len(args))))
     _, pullback = jax.vjp(lambda m: optimality(z, *eqx.combine(m, resting)), moving)

@@ -28,9 +28,9 @@ def spread(value: PyTree, y: PyTree, name: str) -> PyTree:
     Raises:
         InputError: one that does not fit y.
     """
-    if jax.tree.structure(value) == jax.tree.structure(0.0):
+    if jax.tree_util.treedef_is_leaf(jax.tree.structure(value)):
         value = jax.tree.map(lambda _: value, y)
-    if jax.tree.structure(value) != jax.tree.structure(y):
+    if jax.tree.structure(value) != jax.tree.structure(y):  # type: ignore[operator]  # of jax's stubs
         raise InputError(f"The {name} must be one number or a tree like the variable, not {jax.tree.structure(value)}.")
 
     def fit(part, leaf):

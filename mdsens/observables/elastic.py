@@ -72,7 +72,8 @@ def elastic_constants(
     traced = not is_concrete(system.positions, system.cell)
     # Strains are infinitesimal: a list without a skin is long enough, and short lists are fast.
     system = potential.prepared(system) if traced else system.with_neighbors(potential, skin=0.0)
-    found = _by_definition(definition, *_response(system, potential, relaxed), system.dim)
+    born, change = _response(system, potential, relaxed)
+    found = _by_definition(definition, born, change, system.dim)
     if is_concrete(found) and not np.isfinite(found).all():
         raise LinearSolveError(
             "The atoms' displacements under strain could not be found, since the Hessian is not positive or is singular beyond "
@@ -193,7 +194,8 @@ def _displacements(system, potential, relaxed) -> Float[Array, "voigt atoms dim"
     u, strain = _undeformed(system)
     force = jax.grad(_deformed_energy(system, potential))
     change = jax.lax.map(lambda unit: jax.jvp(lambda s: force(u, s), (strain,), (unit,))[1], jnp.eye(count, dtype=strain.dtype))
-    product = stiffness.hessian_operator(system.positions, (Frame(system, None), potential))
+    frame = Frame(system, None)  # type: ignore[arg-type]  # motions are found below
+    product = stiffness.hessian_operator(system.positions, (frame, potential))
     null = jax.lax.stop_gradient(_null_space(system, product))
 
     def solve(b):

@@ -119,7 +119,8 @@ def in_terahertz(squared: Float[Array, "..."], bound: Float[Array, ""]) -> Float
 def force_constants(system: System, potential: Potential) -> ForceConstants:
     """Φ(R) at a state, from `system.neighbors` as it is; pure JAX."""
     fresh = freshness(potential, system)
-    return ForceConstants(*couplings(system.with_positions(fresh * system.positions), potential), system.masses)
+    row, column, shift, block = couplings(system.with_positions(fresh * system.positions), potential)
+    return ForceConstants(row, column, shift, block, system.masses)
 
 
 def crystal(system: System, potential: Potential) -> System:

@@ -9,6 +9,7 @@ R. Hill, Proc. Phys. Soc. A 65, 349 (1952), doi:10.1088/0370-1298/65/5/307; in 2
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from mdsens.errors import InputError, did_you_mean
@@ -147,8 +148,9 @@ def _deviators(dim) -> int:
     return dim * (dim + 1) // 2 - 1
 
 
-def _dim(C) -> int:
-    dim = {(6, 6): 3, (3, 3): 2}.get(jnp.shape(C))
+def _dim(C: ArrayLike) -> int:
+    dims: dict[tuple[int, ...], int] = {(6, 6): 3, (3, 3): 2}
+    dim = dims.get(jnp.shape(C))
     if dim is None:
         raise InputError(f"Elastic constants are a 6×6 matrix, in 2-D a 3×3 one, not an array of shape {jnp.shape(C)}.")
     return dim

@@ -48,7 +48,7 @@ class FoundPairs(eqx.Module):
         farther than R (1 - ‖ε‖) - 2 u, with the deformation ε of the cell and the largest displacement u relative to it.
         """
         reference, strain = self.neighbors.reference, 0.0
-        if self.cell is not None:
+        if self.cell is not None and self.inverse is not None and system.cell is not None:
             deformation = self.inverse @ (system.cell - self.cell)
             reference, strain = reference + reference @ deformation, jnp.linalg.norm(deformation)
         moved = jnp.sqrt(jnp.max(jnp.sum((system.positions - reference) ** 2, axis=-1)))
@@ -168,10 +168,11 @@ class radial_distribution(eqx.Module):
             raise InputError("radial_distribution wants a one-dimensional grid of distances r ≥ 0 in Å: jnp.linspace(0, 6, 100).")
         if not _is_length(width):
             raise InputError(f"The width of radial_distribution must be a positive length in Å, not {width!r}.")
-        if pair is not None and len(str(pair).split("-")) != 2:
+        labels = None if pair is None else tuple(str(pair).split("-"))
+        if labels is not None and len(labels) != 2:
             raise InputError(f'The pair of radial_distribution is two species, "A-B", not {pair!r}.')
         self.r, self.width, self.reach = jnp.asarray(grid, float), float(width), float(grid.max() + TAIL * width)
-        self.pair = None if pair is None else tuple(pair.split("-"))
+        self.pair = labels
         self.found = None if system is None else FoundPairs(system, self.reach)
 
     def __call__(self, system, potential):
@@ -199,5 +200,5 @@ class radial_distribution(eqx.Module):
         return 4.0 * math.pi * ((r**2 + w**2) * below + r * w * at) if dim == 3 else 2.0 * math.pi * (r * below + w * at)
 
 
-def _is_length(value) -> bool:
+def _is_length(value: float) -> bool:
     return isinstance(value, Real) and 0.0 < value < np.inf

@@ -258,8 +258,9 @@ def _response_to_expansion(system, constants) -> Float[Array, "atoms dim"]:
     hessian = jnp.zeros((n, n, dim, dim), slope.dtype).at[constants.row, constants.column].add(constants.block)
     hessian = jnp.swapaxes(hessian, 1, 2).reshape(n * dim, n * dim)
     translations = Gauge(None, jnp.tile(jnp.eye(dim, dtype=slope.dtype), (n, 1)) / np.sqrt(n))
-    options = {"solver": Direct(), "symmetric": True, "gauge": translations, "throw": False}
-    return linear_solve(lambda u: hessian @ u, -slope.ravel(), **options)[0].reshape(n, dim)
+    b = -slope.ravel()
+    found, _ = linear_solve(lambda u: hessian @ u, b, solver=Direct(), symmetric=True, gauge=translations, throw=False)
+    return found.reshape(n, dim)
 
 
 def _at(system, positions, cell):

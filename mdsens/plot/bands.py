@@ -1,23 +1,29 @@
 """Phonon bands."""
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from mdsens.errors import InputError
 from mdsens.plot.drawing import COLOURS, axes_or_new, opened
+
+if TYPE_CHECKING:
+    from mdsens.observables.phonons import PhononPath
 
 WIDEST = 9.0
 """Of a band, in points: where the sensitivity is largest."""
 
 
 def phonons(
-    path,
-    frequencies: Float[Array, "points bands"],
-    sensitivity: Float[Array, "points bands"] | None = None,
+    path: "PhononPath",
+    frequencies: Float[ArrayLike, "points bands"],
+    sensitivity: Float[ArrayLike, "points bands"] | None = None,
     *,
     parameter: str = "θ",
-    ax=None,
-):
+    ax: Any = None,
+) -> Any:
     """Phonon bands along a path, with a line at each special point; below the zero line are imaginary frequencies.
 
     Args:

@@ -1,12 +1,17 @@
 """Derivatives of positions on the structure: as arrows and as colours; in 2-D, in 3-D, and in a slice."""
 
 import itertools
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from mdsens.errors import InputError
 from mdsens.plot.drawing import COLOURS, axes_or_new, patch
+
+if TYPE_CHECKING:
+    from mdsens.equilibrium import Equilibrium
 
 ARROW_SHARE = 0.6
 """Length of the longest arrow in units of the mean distance between neighbours."""
@@ -15,7 +20,14 @@ MARKS = "os^Dv"
 """Of species in a slice."""
 
 
-def packing(eq, derivative: Float[Array, "atoms 2"] | None = None, *, parameter: str = "θ", coloured: bool = False, ax=None):
+def packing(
+    eq: "Equilibrium",
+    derivative: Float[ArrayLike, "atoms 2"] | None = None,
+    *,
+    parameter: str = "θ",
+    coloured: bool = False,
+    ax: Any = None,
+) -> Any:
     """A 2-D packing as discs at their true size (soft spheres; others at half their range), with dX/dθ as arrows.
 
     Args:
@@ -65,7 +77,15 @@ def packing(eq, derivative: Float[Array, "atoms 2"] | None = None, *, parameter:
     return ax
 
 
-def crystal(eq, derivative: Float[Array, "atoms 3"], *, centre=None, radius: float = 8.0, parameter: str = "θ", ax=None):
+def crystal(
+    eq: "Equilibrium",
+    derivative: Float[ArrayLike, "atoms 3"],
+    *,
+    centre: Float[ArrayLike, "3"] | None = None,
+    radius: float = 8.0,
+    parameter: str = "θ",
+    ax: Any = None,
+) -> Any:
     """Atoms around a point, coloured by |dX/dθ|, with dX/dθ relative to a uniform change of scale as arrows.
 
     Args:
@@ -108,15 +128,15 @@ def crystal(eq, derivative: Float[Array, "atoms 3"], *, centre=None, radius: flo
 
 
 def slab(
-    eq,
-    derivative: Float[Array, "atoms 3"],
+    eq: "Equilibrium",
+    derivative: Float[ArrayLike, "atoms 3"],
     *,
     normal: str = "z",
     height: float | None = None,
     thickness: float = 3.0,
     parameter: str = "θ",
-    ax=None,
-):
+    ax: Any = None,
+) -> Any:
     """A slice through a 3-D structure: the atoms in it coloured by |dX/dθ|, the part of dX/dθ in the plane as arrows.
 
     Args:

@@ -121,7 +121,7 @@ class Potential(eqx.Module):
         """Distance beyond which two atoms do not see each other [Å]; by default the field `cutoff`."""
         if not hasattr(self, "cutoff"):
             raise InputError(f"{type(self).__name__} says nothing of its range: give it a field cutoff = mdsens.static(...).")
-        return np.asarray(float(self.cutoff))
+        return np.asarray(float(self.cutoff))  # type: ignore[return-value]  # a constant of every trace
 
     @property
     def ranges(self) -> Float[Array, "*terms"]:

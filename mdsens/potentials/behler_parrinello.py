@@ -5,7 +5,7 @@ import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -52,11 +52,11 @@ class BehlerParrinello(SitePotential):
     units: ClassVar = {"eta": "Angstrom-2", "Rs": "Angstrom", "angular_eta": "Angstrom-2", "mean": "", "spread": ""}
 
     network: dict[str, Network]
-    mean: dict[str, Float[Array, " inputs"]]
-    spread: dict[str, Float[Array, " inputs"]]
-    eta: Float[Array, " radial"]
-    Rs: Float[Array, " radial"]
-    angular_eta: Float[Array, " angular"]
+    mean: dict[str, Float[Any, " inputs"]]
+    spread: dict[str, Float[Any, " inputs"]]
+    eta: Float[Any, " radial"]
+    Rs: Float[Any, " radial"]
+    angular_eta: Float[Any, " angular"]
     zeta: tuple[int, ...] = static()
     lam: tuple[int, ...] = static()
     cutoff: float = static()
@@ -140,8 +140,10 @@ class BehlerParrinello(SitePotential):
                 if sum(entry.file_size for entry in archive.infolist()) > FILE_LIMIT:
                     raise InputError(f"{str(path)!r} would unpack to more than {FILE_LIMIT / 1e9:g} GB.")
             with np.load(path, allow_pickle=False) as file:
-                settings = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(str(file["settings"])).items()}
-                parameters = {}
+                settings: dict[str, Any] = {
+                    k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(str(file["settings"])).items()
+                }
+                parameters: dict[str, Any] = {}
                 for name in set(file.files) - {"settings"}:
                     *groups, last = name.split(".")
                     place = parameters
@@ -158,7 +160,7 @@ class BehlerParrinello(SitePotential):
         """Write weights and settings to a `.npz` file of NumPy's, which holds numbers and no code."""
         settings = {name: getattr(self, name) for name in ("zeta", "lam", "cutoff", "cutoff_function", "angular", "activation")}
         leaves = dict(zip(parameter_paths(self), map(np.asarray, jax.tree.leaves(self)), strict=True))
-        np.savez_compressed(path, settings=json.dumps(settings), **leaves)
+        np.savez_compressed(path, settings=json.dumps(settings), **leaves)  # type: ignore[arg-type]  # no parameter's name
 
     @property
     def species(self) -> tuple[str, ...]:
@@ -175,7 +177,7 @@ class BehlerParrinello(SitePotential):
         return CUTOFFS[self.cutoff_function][1]
 
     @property
-    def pair_numbers(self) -> int:
+    def pair_numbers(self) -> int:  # type: ignore[override]  # a constant of most others
         return max(1, len(self.zeta))
 
     def features(self, d, i, j, mask) -> Float[Array, " inputs"]:
@@ -210,15 +212,15 @@ class BehlerParrinello(SitePotential):
 
     def scaled_to(self, systems: Sequence[System]) -> "BehlerParrinello":
         """The same network with inputs of mean 0 and spread 1 over these structures."""
-        values = {label: [] for label in self.species}
+        values: dict[str, list[np.ndarray]] = {label: [] for label in self.species}
         for system in systems:
             of_atoms, symbols = np.asarray(self.inputs(system)), np.array(system.symbols)
             for label in set(symbols):
                 values[label].append(of_atoms[symbols == label])
         mean, spread = dict(self.mean), dict(self.spread)
-        for label, rows in values.items():
-            if rows:
-                rows = np.concatenate(rows)
+        for label, parts in values.items():
+            if parts:
+                rows = np.concatenate(parts)
                 mean[label] = jnp.asarray(rows.mean(axis=0))
                 spread[label] = jnp.asarray(np.maximum(rows.std(axis=0), 1e-6 * np.abs(rows).max(axis=0) + 1e-12))
         return eqx.tree_at(lambda p: (p.mean, p.spread), self, (mean, spread))

@@ -11,7 +11,7 @@ function whose coefficients in the matrices u are those of LAMMPS. A quadrature 
 import dataclasses
 import functools
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,8 @@ class Bispectrum:
     def components(self) -> list[tuple[int, int, int]]:
         """Of each component the three functions of which it is made, as places in a list by channel and level."""
         channels = itertools.product(range(self.channels), repeat=3)
-        return [tuple((self.twojmax + 1) * c + j for c, j in zip(cs, js, strict=True)) for cs in channels for js in self.triples]
+        n = self.twojmax + 1
+        return [(n * a + j1, n * b + j2, n * c + j) for a, b, c in channels for j1, j2, j in self.triples]
 
     @property
     def factors(self) -> np.ndarray:
@@ -164,7 +165,7 @@ class Bispectrum:
         # Products of two serve several.
         pairs = {pair: weight * F[pair[0]] * F[pair[1]] for pair in {triple[:2] for triple in self.components}}
         B = jnp.stack([jnp.sum(pairs[u, v] * F[w], axis=0) for u, v, w in self.components])
-        factors = self.factors[:, None].astype(density.dtype)
+        factors: Any = self.factors[:, None].astype(density.dtype)
         B = factors * B
         if not self.bzeroflag:
             return B

@@ -7,7 +7,7 @@ import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,8 @@ class BlackBox:
 
     def __init__(self, make: Callable, shapes: tuple, values: tuple):
         self.make, self.shapes, self.values = make, shapes, values
-        self._calculators, self._results = OrderedDict(), OrderedDict()
+        self._calculators: OrderedDict[tuple, Any] = OrderedDict()
+        self._results: OrderedDict[tuple, Evaluation] = OrderedDict()
         self._lock = threading.Lock()
 
     def calculator(self, theta):
@@ -90,11 +91,11 @@ class BlackBox:
 
     def evaluate(self, structure: Structure, positions, cell, codes, theta, strained: bool) -> Evaluation:
         """What the calculator says of a state [host]."""
-        parts = [np.ascontiguousarray(part, dtype=float) for part in (positions, cell, theta)]
+        positions, cell, theta = (np.ascontiguousarray(part, dtype=float) for part in (positions, cell, theta))
         codes = np.asarray(codes)
-        key = (structure, strained, codes.tobytes(), *(part.tobytes() for part in parts))
+        key = (structure, strained, codes.tobytes(), *(part.tobytes() for part in (positions, cell, theta)))
         with self._lock:
-            return _kept(self._results, key, lambda: self._evaluated(structure, *parts, codes, strained))
+            return _kept(self._results, key, lambda: self._evaluated(structure, positions, cell, theta, codes, strained))
 
     def _evaluated(self, structure, positions, cell, theta, codes, strained):
         from ase import Atoms
@@ -143,7 +144,9 @@ def _on_host(function, shape, *arguments):
 
 def _whole(found: Evaluation, strained: bool):
     """Positions' and, where asked for, the cell's part of the gradient, flat."""
-    return np.concatenate([found.slope.ravel(), found.cell_slope.ravel()]) if strained else found.slope.ravel()
+    if found.cell_slope is None or not strained:
+        return found.slope.ravel()
+    return np.concatenate([found.slope.ravel(), found.cell_slope.ravel()])
 
 
 def _moved(v, positions, strained):
@@ -308,7 +311,7 @@ def _transposed(cotangent, v, *rest, **settings):
 
 def _batched(arguments, axes, **settings):
     """One after the other, as the calls would be anyway; a vector at a time is still differentiated and transposed."""
-    mapped = [axis is not batching.not_mapped for axis in axes]
+    mapped = [axis is not None for axis in axes]
     rows = [jnp.moveaxis(argument, axis, 0) for argument, axis, kept in zip(arguments, axes, mapped, strict=True) if kept]
 
     def one(row):

@@ -1,8 +1,9 @@
 """`Coulomb`: fixed point charges with a cutoff, by damping and shifting; no sum over images."""
 
 import math
+from collections.abc import Collection
 from numbers import Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -85,7 +86,7 @@ class Coulomb(PairPotential):
         return -self.coulomb * (0.5 * (value - self.cutoff * slope) + self.alpha / math.sqrt(math.pi)) * charges**2
 
 
-def check_charges(potential) -> None:
+def check_charges(potential: Any) -> None:
     """Raises InputError for settings that no sum of charges can have."""
     name = type(potential).__name__
     if any(np.ndim(leaf) > (not isinstance(potential.charge, dict)) for leaf in _leaves(potential.charge)):
@@ -95,10 +96,10 @@ def check_charges(potential) -> None:
             f'{name}\'s charge is keyed by labels, {{"Na": 1.0, "Cl": -1.0}}, not by {next(iter(potential.charge))!r}.'
         )
     for field in ("cutoff", "coulomb"):
-        value = getattr(potential, field)
+        value: float = getattr(potential, field)
         if not (isinstance(value, Real) and 0.0 < value < np.inf):
             raise InputError(f"{name}'s {field} must be a positive number, not {value!r}.")
 
 
-def _leaves(charge):
+def _leaves(charge: Any) -> Collection[Any]:
     return charge.values() if isinstance(charge, dict) else (charge,)

@@ -2,12 +2,12 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from mdsens.errors import InputError, did_you_mean
 from mdsens.potentials.base import static
@@ -38,8 +38,8 @@ class DeepSets(SitePotential):
 
     rho: dict[str, Network]
     phi: dict[str, Network]
-    eta: Float[Array, " radial"]
-    Rs: Float[Array, " radial"]
+    eta: Float[Any, " radial"]
+    Rs: Float[Any, " radial"]
     cutoff: float = static()
     cutoff_function: str = static("tanh3")
     activation: str = static("tanh")
@@ -83,7 +83,7 @@ class DeepSets(SitePotential):
         sizes = {"phi": [values, *hidden], "rho": [hidden[-1] * (2 if angles else 1), *hidden, 1]}
         if angles:
             sizes["psi"] = [2 * values + 1, *hidden]
-        networks = {name: {label: random_network(size, rng) for label in species} for name, size in sizes.items()}
+        networks: dict[str, Any] = {name: {label: random_network(size, rng) for label in species} for name, size in sizes.items()}
         eta = np.full(n_radial, 0.5 * (n_radial / cutoff) ** 2)
         return cls(**networks, eta=eta, Rs=Rs, cutoff=cutoff, **settings)
 
@@ -101,7 +101,7 @@ class DeepSets(SitePotential):
         return CUTOFFS[self.cutoff_function][1]
 
     @property
-    def pair_numbers(self) -> int:
+    def pair_numbers(self) -> int:  # type: ignore[override]  # a constant of most others
         widths = [len(value) for network in self.psi.values() for name, value in network.items() if name[0] == "b"]
         return max(widths, default=1)
 

@@ -1,6 +1,6 @@
 """Embedded-atom potentials from tables."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +34,9 @@ class EAM(EmbeddedPotential):
 
     units: ClassVar = {"F": "eV", "phi": "eV Angstrom", "rho": ""}
 
-    F: dict[str, Float[Array, " densities"]]
-    rho: dict[str, Float[Array, " distances"] | dict[str, Float[Array, " distances"]]]
-    phi: dict[str, Float[Array, " distances"]]
+    F: dict[str, Float[Any, " densities"]]
+    rho: dict[str, Float[Any, " distances"] | dict[str, Float[Any, " distances"]]]
+    phi: dict[str, Float[Any, " distances"]]
     drho: float = static()
     dr: float = static()
     cutoff: float = static()

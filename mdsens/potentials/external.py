@@ -61,7 +61,7 @@ def from_ase(calculator: Any, parameters: dict[str, Any] | None = None) -> "Exte
     make = calculator if is_function else _remade(calculator, values)
     potential = ExternalEnergy(values, None)
     shapes = tuple((name, np.shape(value)) for name, value in potential.values.items())
-    box = BlackBox(make, shapes, tuple(np.concatenate([np.ravel(v) for v in potential.values.values()] or [[]]).tolist()))
+    box = BlackBox(make, shapes, tuple(number for value in potential.values.values() for number in np.ravel(value).tolist()))
     box.calculator(box.values)
     return ExternalEnergy(values, box)
 
@@ -139,11 +139,11 @@ class Steps(eqx.Module):
         mixed_error: of ∂F/∂θ, in the 2-norm over all atoms [eV/Å per unit of θ].
     """
 
-    length: Float[Array, ""]
-    lengths: Float[Array, " parameters"]
-    noise: Float[Array, ""]
-    hessian_error: Float[Array, ""]
-    mixed_error: Float[Array, " parameters"]
+    length: Float[Any, ""]
+    lengths: Float[Any, " parameters"]
+    noise: Float[Any, ""]
+    hessian_error: Float[Any, ""]
+    mixed_error: Float[Any, " parameters"]
 
     def is_stale(self, positions, interaction_range):
         return jnp.asarray(False)
@@ -227,5 +227,7 @@ def _remade(calculator, values) -> Callable:
             f"{type(calculator).__name__} has no parameter {missing[0]!r} among its .parameters ({', '.join(known)}): give a "
             "function that makes a calculator of the parameters instead."
         )
-    settings = dataclasses.replace(calculator) if dataclasses.is_dataclass(calculator) else dict(known)
+    settings: Any = dict(known)
+    if dataclasses.is_dataclass(calculator):
+        settings = dataclasses.replace(calculator)  # type: ignore[type-var]
     return lambda **changed: type(calculator)(**{**settings, **changed})

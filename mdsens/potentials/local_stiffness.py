@@ -4,6 +4,9 @@ Called with displacements of neighbours against their centre, `(dim, capacity, N
 in the slopes ∂E_i/∂d_ik. `product` is the whole Hessian's, on displacements of atoms.
 """
 
+import functools
+import operator
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -130,11 +133,13 @@ class SumStiffness(eqx.Module):
 
     def product(self, v: Float[Array, "dim atoms"], neighbors: Neighbors) -> Float[Array, "dim atoms"]:
         """The Hessian's product with displacements of atoms."""
-        return sum(term.product(v, one or neighbors) for term, one in zip(self.terms, neighbors.shorter, strict=True))
+        terms = zip(self.terms, neighbors.shorter, strict=True)
+        return functools.reduce(operator.add, (term.product(v, one or neighbors) for term, one in terms))
 
     def diagonal(self, neighbors: Neighbors) -> Float[Array, " atoms"]:
         """The mean of the Hessian's diagonal entries of each atom."""
-        return sum(term.diagonal(one or neighbors) for term, one in zip(self.terms, neighbors.shorter, strict=True))
+        terms = zip(self.terms, neighbors.shorter, strict=True)
+        return functools.reduce(operator.add, (term.diagonal(one or neighbors) for term, one in terms))
 
 
 def _gathered(stiffness, v, neighbors):

@@ -35,7 +35,7 @@ class NetworkPotential(SitePotential):
     keyed: ClassVar[bool] = False
 
     apply: Callable = static()
-    params: Any
+    params: Any  # type: ignore[misc]  # no default stands before it
     cutoff: float = static()
     species: tuple[str, ...] = static(())
     continuous: float = static(-1)
@@ -49,7 +49,7 @@ class NetworkPotential(SitePotential):
         return self.continuous
 
     @property
-    def pair_numbers(self) -> int:
+    def pair_numbers(self) -> int:  # type: ignore[override]  # a constant of most others
         return self.width
 
     def check(self, system):
@@ -102,7 +102,7 @@ class GraphPotential(Potential):
     local: ClassVar = False
 
     apply: Callable = static()
-    params: Any
+    params: Any  # type: ignore[misc]  # no default stands before it
     cutoff: float = static()
     species: tuple[str, ...] = static(())
     continuous: float = static(-1)

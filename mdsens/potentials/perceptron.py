@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float
 
 from mdsens.errors import InputError, did_you_mean
 
-Network = dict[str, Float[Array, "..."]]
+Network = dict[str, Float[Any, "..."]]
 
 ACTIVATIONS = {"tanh": jnp.tanh, "softplus": jax.nn.softplus, "silu": jax.nn.silu, "gaussian": lambda x: jnp.exp(-0.5 * x * x)}
 """Functions of hidden units, all smooth."""

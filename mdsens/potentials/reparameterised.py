@@ -59,7 +59,7 @@ class Reparameterised(Potential):
         """The potential with its own parameters. Pure JAX."""
         paths, variables, structure = _opened(self.free)
         rules = {path: (rule, other) for path, rule, other in self.rules}
-        values = {}
+        values: dict[str, Any] = {}
         # Those of others come last.
         for path in sorted(paths, key=lambda path: rules.get(path, ("", ""))[1] != ""):
             rule, other = rules.get(path, ("", ""))
@@ -222,7 +222,7 @@ def _opened(tree: Potential):
 
 def _expanded(potential, rules, values) -> dict[str, tuple[str, str]]:
     """`(rule, other path)` of each leaf that the rules name."""
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for name, given in rules.items():
         rule, other = given if isinstance(given, tuple) and len(given) == 2 else (given, "")
         if rule not in (*ALONE, *TOGETHER) or (rule in TOGETHER) != bool(other):
@@ -261,8 +261,8 @@ def _flattened(values, prefix=""):
         yield from _flattened(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
 
 
-def _nested(flat) -> dict:
-    tree = {}
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
     for path, value in flat.items():
         *parents, name = path.split(".")
         branch = tree

@@ -1,5 +1,7 @@
 """Reading tables of embedded atoms: LAMMPS's `eam/alloy` and `eam/fs` (DYNAMO's setfl) and `eam` (its funcfl)."""
 
+from typing import Any
+
 from ase.data import chemical_symbols
 
 from mdsens.errors import InputError
@@ -72,7 +74,8 @@ def _read_setfl(path, text, lines, form, elements) -> dict:
         raise InputError(
             f"{str(path)!r} is cut off or of another form: {len(words)} words follow its line 5, which announces {expected}."
         )
-    tables, place = {"F": {}, "rho": {}, "phi": {}}, 0
+    tables: dict[str, dict[str, Any]] = {"F": {}, "rho": {}, "phi": {}}
+    place = 0
 
     def take(count, what):
         nonlocal place

@@ -1,11 +1,11 @@
 """The spectral neighbour analysis potential (SNAP): linear, or quadratic, in the bispectrum of each atom's surroundings."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from mdsens.errors import InputError
 from mdsens.potentials.base import Potential, static
@@ -59,8 +59,8 @@ class SNAP(Potential):
 
     units: ClassVar = {"coefficients": "eV", "weights": ""}
 
-    coefficients: dict[str, Float[Array, " coefficients"]]
-    weights: dict[str, Float[Array, ""]]
+    coefficients: dict[str, Float[Any, " coefficients"]]
+    weights: dict[str, Float[Any, ""]]
     radii: Lengths = static()
     rcutfac: float = static()
     twojmax: int = static()

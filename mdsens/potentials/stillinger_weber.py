@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from operator import mul
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +99,7 @@ class StillingerWeber(SitePotential):
                 same and are not.
         """
         entries = {"-".join(triplet): entry for triplet, entry in read_sw(path, elements).items()}
-        columns = {name: {} for name in next(iter(entries.values()))}
+        columns: dict[str, Any] = {name: {} for name in next(iter(entries.values()))}
         for key, entry in entries.items():
             for name in ("sigma", "a") if is_bond(key) else ():
                 check_sign(f"{str(path)!r}, line {entry.line}: {name} of {key}", entry[name], positive=True)

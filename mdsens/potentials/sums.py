@@ -115,7 +115,8 @@ class Sum(Potential):
     def names(self) -> tuple[str, ...]:
         """What the terms are called in paths."""
         kinds = [type(parts[0]).__name__ if len(parts := term.parts()) == 1 else "Sum" for term in self.terms]
-        counts, seen, names = collections.Counter(kinds), collections.Counter(), []
+        counts, names = collections.Counter(kinds), []
+        seen: collections.Counter[str] = collections.Counter()
         for kind in kinds:
             seen[kind] += 1
             names.append(f"{kind}{seen[kind]}" if counts[kind] > 1 else kind)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from operator import add
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +109,8 @@ class Tersoff(SitePotential):
                 if name not in TWO_BODY or triplet[1] == triplet[2]:
                     where = f"{str(path)!r}, line {entry.line}: {name} of {'-'.join(triplet)}"
                     check_sign(where, value, positive=name in _POSITIVE, not_negative=name in _NOT_NEGATIVE)
-        columns = {name: {"-".join(t): entry[name] for t, entry in entries.items()} for name in next(iter(entries.values()))}
+        names = next(iter(entries.values()))
+        columns: dict[str, Any] = {name: {"-".join(t): entry[name] for t, entry in entries.items()} for name in names}
         powers = columns.pop("m")
         m = next(iter(powers.values())) if len(set(powers.values())) == 1 else tuple(powers.items())
         for name in TWO_BODY:

@@ -1,10 +1,10 @@
 """The universal screened repulsion of nuclei of Ziegler, Biersack and Littmark."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from mdsens.errors import InputError
 from mdsens.potentials.base import static
@@ -34,10 +34,10 @@ class ZBL(PairPotential):
     onset: float | None = static(None)
     switch: str = static("force_switch")
     coulomb: float = static(COULOMB)
-    a0: Float[Array, ""] = 0.46850
-    p: Float[Array, ""] = 0.23
-    c: Float[Array, " terms"] = (0.18175, 0.50986, 0.28022, 0.02817)
-    d: Float[Array, " terms"] = (3.19980, 0.94229, 0.40290, 0.20162)
+    a0: Float[Any, ""] = 0.46850
+    p: Float[Any, ""] = 0.23
+    c: Float[Any, " terms"] = (0.18175, 0.50986, 0.28022, 0.02817)
+    d: Float[Any, " terms"] = (3.19980, 0.94229, 0.40290, 0.20162)
 
     def __check_init__(self):
         if np.ndim(self.c) != 1 or np.shape(self.c) != np.shape(self.d):

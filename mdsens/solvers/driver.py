@@ -162,7 +162,7 @@ def solve(
 
     Args:
         refresh: `refresh(z, data, wider) -> data`, called when `data` went stale at z; `wider` says that it must reach
-            farther than before, since not even one step fitted.
+            farther than before, since not even one step fitted. None where data never goes stale.
         progress: called with the steps taken and the norm of the residual, about twice a second.
     """
     problem = problem.seen_by(solver)
@@ -171,11 +171,11 @@ def solve(
     state, norm = _init(problem, solver, z, data)
     if norm <= tolerance:
         return Result(state.z, data, float(norm), 0, Status.CONVERGED)
-    tolerance = jnp.asarray(tolerance)
+    goal = jnp.asarray(tolerance)
     steps, chunk = 0, FIRST_CHUNK
     while True:
         began = time.monotonic()
-        run, reason = _chunk(problem, solver, state, data, tolerance, jnp.asarray(min(chunk, max_steps - steps)))
+        run, reason = _chunk(problem, solver, state, data, goal, jnp.asarray(min(chunk, max_steps - steps)))
         state, taken, norm = run.state, int(run.steps), float(run.norm)
         reason = _Stop(int(reason))
         steps += taken
@@ -187,7 +187,7 @@ def solve(
             return Result(state.z, data, norm, steps, Status.NOT_FINITE)
         if reason is _Stop.FAILED:
             return Result(state.z, data, norm, steps, Status.STALLED)
-        if reason is _Stop.STALE:
+        if reason is _Stop.STALE and refresh is not None:
             data = refresh(state.z, data, taken == 0)
         elif steps >= max_steps:
             return Result(state.z, data, norm, steps, Status.MAX_STEPS)

@@ -98,7 +98,7 @@ class Newton:
             )
         _, z, residual, good, _ = trial
         kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), (z, residual), (state.z, state.residual))
-        return NewtonState(*kept, ~good)
+        return NewtonState(kept[0], kept[1], ~good)
 
 
 @dataclasses.dataclass(frozen=True)

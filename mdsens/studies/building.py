@@ -364,7 +364,7 @@ def _own(function):
 
 def relax_options(*given: schema.Relax | None) -> dict[str, Any]:
     """Options of `relax` as plain values; later ones go before earlier ones."""
-    options = {}
+    options: dict[str, Any] = {}
     for one in given:
         if one is not None:
             options |= one.model_dump(exclude_none=True)

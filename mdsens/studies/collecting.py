@@ -88,7 +88,7 @@ def collect(folder: Path, path: Path, *, overwrite: bool = False) -> tuple[int, 
 
 def _files(outcomes: Sequence[Outcome]) -> dict[str, Path]:
     """Places of the files that units were made from, by digest."""
-    found = {}
+    found: dict[str, Path] = {}
     for outcome in outcomes:
         for recipe in (*outcome.input["structures"].values(), outcome.input["potential"]):
             if building.PATH in recipe:

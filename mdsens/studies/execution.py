@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -170,7 +170,7 @@ def attempt(unit: Unit) -> tuple[str, bytes]:
     return failure, image_of(unit, record, failure, time.perf_counter() - begun)
 
 
-def _kept(results: Iterator[Attempt], folder: Path) -> Iterator[tuple[str, str]]:
+def _kept(results: Generator[Attempt], folder: Path) -> Generator[tuple[str, str]]:
     """Write units' files while the next ones are at work, for a disk takes its time; their names, and why they failed."""
     waiting: collections.deque = collections.deque()
 
@@ -188,17 +188,17 @@ def _kept(results: Iterator[Attempt], folder: Path) -> Iterator[tuple[str, str]]
             yield written()
 
 
-def _serially(units: Sequence[Unit]) -> Iterator[Attempt]:
+def _serially(units: Sequence[Unit]) -> Generator[Attempt]:
     for unit in units:
         yield unit, *attempt(unit)
 
 
-def _on_cluster(units: Sequence[Unit], address: str) -> Iterator[Attempt]:
+def _on_cluster(units: Sequence[Unit], address: str) -> Generator[Attempt]:
     for unit, result, lost in spread(attempt, units, address):
         yield unit, *((lost, image_of(unit, Record({}, {}), lost, 0.0)) if result is None else result)
 
 
-def _in_parallel(units: Sequence[Unit], workers: int) -> Iterator[Attempt]:
+def _in_parallel(units: Sequence[Unit], workers: int) -> Generator[Attempt]:
     workers = min(workers, len(units))
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
@@ -210,8 +210,8 @@ def _in_parallel(units: Sequence[Unit], workers: int) -> Iterator[Attempt]:
                 running[pool.submit(attempt, unit)] = unit
         while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                if (unit := next(left, None)) is not None:
-                    running[pool.submit(attempt, unit)] = unit
+                if (following := next(left, None)) is not None:
+                    running[pool.submit(attempt, following)] = following
                 yield running.pop(future), *future.result()
     except BrokenProcessPool:
         raise StoreError(

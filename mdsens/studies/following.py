@@ -116,7 +116,7 @@ def continuation(
         np.array([node.t for node in path]),
         tuple(node.eq for node in path),
         {} if observed is None else {name: np.stack([node.values[name] for node in path]) for name in path[0].values},
-        np.array([node.eq.curvature.lowest for node in path]),
+        np.array([node.lowest for node in path]),
         np.array([node.speed for node in path]),
         complete,
         "the parameters asked for were reached" if complete else f"at t = {t:.6g}: {end}",
@@ -136,6 +136,10 @@ class _Node:
     def speed(self) -> float:
         return _length(*self.moved)
 
+    @property
+    def lowest(self) -> float:
+        return math.nan if self.eq.curvature is None else self.eq.curvature.lowest
+
 
 def _node(eq, t, direction, observed) -> _Node:
     moved = jvp(eq, direction, return_cell=True)
@@ -151,8 +155,8 @@ def _advance(node, origin, direction, t, ahead, options):
         predicted = eqx.tree_at(lambda s: s.cell, predicted, start.cell + ahead * cell)
     try:
         there = warm(node.eq, predicted).again(potential, **options)
-    except MdsensError as error:
-        return None, math.inf, str(error)
+    except MdsensError as failure:
+        return None, math.inf, str(failure)
     missed = _length(there.system.positions - predicted.positions, None if cell is None else there.system.cell - predicted.cell)
     moved = ahead * node.speed
     error = missed / max(moved, 1e-300)
@@ -174,7 +178,7 @@ def _criticality(path):
     if len(path) < 2:
         return "none", math.nan
     before, last = path[-2:]
-    lowest = [node.eq.curvature.lowest for node in (before, last)]
+    lowest = [node.lowest for node in (before, last)]
     if not 0.0 < lowest[1] < lowest[0]:
         return "none", math.nan
     runs_away = last.speed / max(before.speed, 1e-300) > (lowest[0] / lowest[1]) ** 0.75

@@ -78,7 +78,8 @@ def grid(parameters: Mapping[str, Iterable[float]], mode: str = "grid") -> list[
     Raises:
         InputError: an unknown mode, or lists of different lengths.
     """
-    columns = {name: list(np.ravel(values).tolist()) for name, values in parameters.items()}
+    columns = {name: np.ravel(np.asarray(values)).tolist() for name, values in parameters.items()}
+    rows: Iterable[tuple]
     if mode == "grid":
         rows = itertools.product(*columns.values())
     elif mode == "list":

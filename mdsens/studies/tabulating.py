@@ -83,7 +83,7 @@ def _flat(arrays: dict[str, np.ndarray], most: int | None) -> dict[str, float]:
 
 def _rows(arrays: dict[str, np.ndarray], most: int | None, axis: int) -> dict[str, np.ndarray]:
     """The same of arrays with one more axis, the first or the last, along which the rows go."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for name, value in arrays.items():
         shape = np.delete(value.shape, axis)
         numbers = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis])

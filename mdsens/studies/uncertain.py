@@ -185,16 +185,16 @@ def _bent(name, spread, states, observed, selection, root, values, options):
 
 
 def _sample(states, observed: Together, selection, root, values, count, seed, options) -> Sampling:
-    begun, rows, failed = time.perf_counter(), [], 0
+    begun, found, failed = time.perf_counter(), [], 0
     for draw in np.random.default_rng(seed).normal(size=(count, root.shape[1])):
         try:
             there = relax_again(states, selection.at(selection.values() + root @ draw), options)
-            rows.append(flat(evaluate(observed, there)))
+            found.append(flat(evaluate(observed, there)))
         except MdsensError:
             failed += 1
-    if len(rows) < 2:
+    if len(found) < 2:
         raise InputError(f"Of {count} samples {failed} did not relax: the standard deviations are too large for this structure.")
-    rows = np.stack(rows)
+    rows = np.stack(found)
     mean, std = rows.mean(axis=0), rows.std(axis=0, ddof=1)
     fourth = np.divide(((rows - mean) ** 4).mean(axis=0), std**4, out=np.full_like(std, 3.0), where=std > 0.0)
     error = std * np.sqrt(np.maximum(fourth - 1.0, 0.0) / (4.0 * len(rows)))

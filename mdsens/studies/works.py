@@ -1,6 +1,7 @@
 """What each kind of unit does: from its input, plain values, to numbers by name."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mdsens.studies import building
@@ -68,7 +69,7 @@ def _uncertainty(systems, potential, options, observed, settings) -> Record:
     return with_structures(record, states)
 
 
-def _calibration(systems, potential, options, observed, settings) -> Record:
+def _calibration(systems, potential, options, observed, settings, *, inverse: bool) -> Record:
     more = {
         "wrt": settings.get("wrt"),
         "bounds": {name: tuple(pair) for name, pair in settings["bounds"].items()},
@@ -78,7 +79,7 @@ def _calibration(systems, potential, options, observed, settings) -> Record:
         "tolerance": settings["tolerance"],
     }
     parts, targets = observed.parts, settings["targets"]
-    if settings["inverse"]:
+    if inverse:
         fit = inverse_design(systems, potential, {name: (parts[name], one["value"]) for name, one in targets.items()}, **more)
     else:
         wanted = {name: Target(parts[name], one["value"], one["sigma"]) for name, one in targets.items()}
@@ -101,11 +102,11 @@ def _continuation(systems, potential, options, observed, settings) -> Record:
     return with_structures(record_of(path), {name: path.states[-1]})
 
 
-_WORKS = {
+_WORKS: dict[str, Callable[..., Record]] = {
     "sweep": _sweep,
     "sensitivity": _sensitivity,
     "uncertainty": _uncertainty,
-    "calibration": lambda *given: _calibration(*given[:-1], {**given[-1], "inverse": False}),
-    "inverse": lambda *given: _calibration(*given[:-1], {**given[-1], "inverse": True}),
+    "calibration": functools.partial(_calibration, inverse=False),
+    "inverse": functools.partial(_calibration, inverse=True),
     "continuation": _continuation,
 }
