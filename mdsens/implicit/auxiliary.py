@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array
 
 from mdsens.errors import InputError
 
@@ -32,11 +33,11 @@ def refused_tangent(leaf: jax.Array, tangents: Any) -> jax.Array | np.ndarray:
     return _REFUSED.bind(sum(jnp.sum(t) for t in moving), shape=leaf.shape, dtype=leaf.dtype)
 
 
-def _nan(probe, *, shape, dtype):
+def _nan(probe: Array, *, shape: Any, dtype: Any) -> Array:
     return jnp.full(shape, jnp.nan, dtype)
 
 
-def _transpose(cotangent, probe, *, shape, dtype):
+def _transpose(cotangent: Any, probe: Any, *, shape: Any, dtype: Any) -> list[Any]:
     if type(cotangent) is ad.Zero:
         return [ad.Zero(probe.aval)]
     raise InputError(
@@ -45,13 +46,13 @@ def _transpose(cotangent, probe, *, shape, dtype):
     )
 
 
-def _jvp(primals, tangents, **shape):
+def _jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...], **shape: Any) -> tuple[Any, Any]:
     probe, moved = primals[0], tangents[0]
     moved = jnp.zeros_like(probe) if type(moved) is ad.Zero else moved
     return _REFUSED.bind(probe, **shape), _REFUSED.bind(moved, **shape)
 
 
-def _batch(probes, axes, *, shape, dtype):
+def _batch(probes: Any, axes: Any, *, shape: Any, dtype: Any) -> tuple[Any, int]:
     size = probes[0].shape[axes[0]]
     return _REFUSED.bind(jnp.sum(probes[0]), shape=(size, *shape), dtype=dtype), 0
 

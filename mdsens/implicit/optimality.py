@@ -42,7 +42,7 @@ class Condition:
     rule: Callable
     settings: tuple
 
-    def __call__(self, z: PyTree, *args) -> PyTree:
+    def __call__(self, z: PyTree, *args: Any) -> PyTree:
         return self.rule(*self.settings, z, *args)
 
 
@@ -50,11 +50,11 @@ class Condition:
 class FixedPointCondition(Condition):
     """F(z, *args) = T(z, *args) - z, with T = `map`: `rule(*settings, z, *args)`."""
 
-    def map(self, z: PyTree, *args) -> PyTree:
+    def map(self, z: PyTree, *args: Any) -> PyTree:
         """T(z, *args)."""
         return self.rule(*self.settings, z, *args)
 
-    def __call__(self, z: PyTree, *args) -> PyTree:
+    def __call__(self, z: PyTree, *args: Any) -> PyTree:
         image = self.map(z, *args)
         check_condition(image, z)
         return jax.tree.map(jnp.subtract, image, z)
@@ -155,12 +155,11 @@ def mirror_descent(
     """
     require_callable(f, "objective")
     require_callable(projection, "projection")
-    if isinstance(mirror_map, str):
-        if mirror_map not in MIRROR_MAPS:
-            raise InputError(f"There is no mirror map {mirror_map!r}.{did_you_mean(mirror_map, MIRROR_MAPS)}")
-        mirror_map = MIRROR_MAPS[mirror_map]
-    require_callable(mirror_map, "mirror map")
-    return FixedPointCondition(_mirror_descent, (f, projection, mirror_map, _stepsize(stepsize)))
+    if isinstance(mirror_map, str) and mirror_map not in MIRROR_MAPS:
+        raise InputError(f"There is no mirror map {mirror_map!r}.{did_you_mean(mirror_map, MIRROR_MAPS)}")
+    slope = MIRROR_MAPS[mirror_map] if isinstance(mirror_map, str) else mirror_map
+    require_callable(slope, "mirror map")
+    return FixedPointCondition(_mirror_descent, (f, projection, slope, _stepsize(stepsize)))
 
 
 class KKTPoint(NamedTuple):
@@ -294,17 +293,18 @@ def conic_solution(z: ConicPoint, projection: Callable) -> tuple[Array, Array, A
     return u / w, y / w, (y - v) / w
 
 
-def _gradient(f, x, *args):
+def _gradient(f: Callable[..., Any], x: PyTree, *args: Any) -> PyTree:
     value = jax.eval_shape(f, x, *args)
-    if jax.tree.structure(value) != jax.tree.structure(0.0) or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+    single = jax.tree_util.treedef_is_leaf(jax.tree.structure(value))
+    if not single or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise InputError(f"The objective must give one real floating-point number, not {outline(value)}.")
     return jax.grad(f)(x, *args)
 
 
-def _newton(F, stepsize, z, *args):
+def _newton(F: Callable[..., Any], stepsize: Any, z: PyTree, *args: Any) -> PyTree:
     flat, unravel = ravel_pytree(z)
 
-    def condition(unknown):
+    def condition(unknown: PyTree) -> Array:
         value = F(unravel(unknown), *args)
         check_condition(value, z)
         return ravel_pytree(value)[0]
@@ -313,19 +313,21 @@ def _newton(F, stepsize, z, *args):
     return unravel(flat - stepsize * linear_solve(product, value)[0])
 
 
-def _descent(f, stepsize, x, args):
+def _descent(f: Callable[..., Any], stepsize: Any, x: PyTree, args: tuple[Any, ...]) -> PyTree:
     return jax.tree.map(lambda leaf, slope: leaf - stepsize * slope, x, _gradient(f, x, *args))
 
 
-def _proximal_gradient(f, prox, stepsize, x, *args):
+def _proximal_gradient(f: Callable[..., Any], prox: Callable[..., Any], stepsize: Any, x: PyTree, *args: Any) -> PyTree:
     return prox(_descent(f, stepsize, x, args), stepsize, *args)
 
 
-def _projected_gradient(f, projection, stepsize, x, *args):
+def _projected_gradient(f: Callable[..., Any], projection: Callable[..., Any], stepsize: Any, x: PyTree, *args: Any) -> PyTree:
     return projection(_descent(f, stepsize, x, args), *args)
 
 
-def _block_proximal_gradient(f, proxes, stepsizes, x, *args):
+def _block_proximal_gradient(
+    f: Callable[..., Any], proxes: Sequence[Callable[..., Any]], stepsizes: Sequence[float], x: PyTree, *args: Any
+) -> PyTree:
     if not isinstance(x, tuple | list) or len(x) != len(proxes):
         raise InputError(f"The unknown must be a tuple or list of {len(proxes)} blocks, one for each proximal operator.")
     slopes = _gradient(f, x, *args)
@@ -336,12 +338,14 @@ def _block_proximal_gradient(f, proxes, stepsizes, x, *args):
     return _rebuilt(x, blocks)
 
 
-def _mirror_descent(f, projection, mirror_map, stepsize, x, *args):
+def _mirror_descent(
+    f: Callable[..., Any], projection: Callable[..., Any], mirror_map: Callable[..., Any], stepsize: Any, x: PyTree, *args: Any
+) -> PyTree:
     y = jax.tree.map(lambda image, slope: image - stepsize * slope, mirror_map(x), _gradient(f, x, *args))
     return projection(y, *args)
 
 
-def _logarithm(x):
+def _logarithm(x: PyTree) -> PyTree:
     # A component that has underflowed to zero stays there; log 0 would have no slope.
     return jax.tree.map(lambda leaf: jnp.log(jnp.maximum(leaf, jnp.finfo(leaf.dtype).tiny)), x)
 
@@ -350,7 +354,7 @@ MIRROR_MAPS = {"entropy": _logarithm, "euclidean": free}
 """Gradients ∇φ by the name of their geometry."""
 
 
-def _fischer_burmeister(lam, g):
+def _fischer_burmeister(lam: Array, g: Array) -> Array:
     # At λ = G = 0 the root has no slope, and there the solution has none either.
     square = lam * lam + g * g
     return lam - g - jnp.sqrt(jnp.where(square > 0.0, square, 1.0)) * (square > 0.0)
@@ -360,12 +364,19 @@ COMPLEMENTARITIES = {"product": jnp.multiply, "fischer-burmeister": _fischer_bur
 """Functions of λ and G that vanish where one of them does."""
 
 
-def _kkt(f, equality, inequality, complementarity, z, *args):
+def _kkt(
+    f: Callable[..., Any],
+    equality: Callable[..., Any] | None,
+    inequality: Callable[..., Any] | None,
+    complementarity: Callable[..., Any],
+    z: PyTree,
+    *args: Any,
+) -> PyTree:
     if not isinstance(z, tuple) or len(z) != 3:
         raise InputError("The unknown of kkt must be KKTPoint(x, equality, inequality), or a tuple of these three.")
     x, nu, lam = z
 
-    def constraint(function, multiplier, name, x):
+    def constraint(function: Callable[..., Any] | None, multiplier: PyTree, name: str, x: PyTree) -> tuple[PyTree, Any]:
         if (function is None) != (multiplier is None):
             fault = "lacks the" if multiplier is None else "has, without such a constraint, an"
             raise InputError(f"The unknown of kkt {fault} {name} multiplier.")
@@ -375,7 +386,7 @@ def _kkt(f, equality, inequality, complementarity, z, *args):
         _check_multiplier(multiplier, value, name)
         return value, dot(multiplier, value)
 
-    def lagrangian(x):
+    def lagrangian(x: PyTree) -> tuple[Any, Any]:
         h, nu_h = constraint(equality, nu, "equality", x)
         g, lam_g = constraint(inequality, lam, "inequality", x)
         return f(x, *args) + nu_h + lam_g, (h, g)
@@ -384,18 +395,18 @@ def _kkt(f, equality, inequality, complementarity, z, *args):
     return _rebuilt(z, [slope, h, jax.tree.map(complementarity, lam, g)])
 
 
-def _conic_parts(z):
+def _conic_parts(z: PyTree) -> ConicPoint:
     if not isinstance(z, tuple) or len(z) != 3 or [jnp.ndim(part) for part in z] != [1, 1, 0]:
         raise InputError("The unknown of a conic problem must be ConicPoint(u, v, w) of two vectors and a number.")
-    return z
+    return ConicPoint(*z)
 
 
-def _conic_projection(projection, z):
+def _conic_projection(projection: Callable[..., Any], z: Any) -> Array:
     u, v, w = _conic_parts(z)
     return jnp.concatenate([u, dual(v, projection), jax.nn.relu(w)[None]])
 
 
-def _conic_residual(projection, z, Q):
+def _conic_residual(projection: Callable[..., Any], z: PyTree, Q: Array) -> PyTree:
     projected = _conic_projection(projection, z)
     flat, unravel = ravel_pytree(z)
     if jnp.shape(Q) != (flat.size, flat.size):
@@ -403,17 +414,17 @@ def _conic_residual(projection, z, Q):
     return unravel(Q @ projected - projected + flat)
 
 
-def _conic_null_space(projection, z, Q):
+def _conic_null_space(projection: Callable[..., Any], z: PyTree, Q: Array) -> Gauge:
     right, left = ravel_pytree(z)[0], _conic_projection(projection, z)
     return Gauge(basis=(right / jnp.linalg.norm(right))[:, None], left=(left / jnp.linalg.norm(left))[:, None])
 
 
-def _rebuilt(container, parts):
+def _rebuilt(container: PyTree, parts: Sequence[PyTree]) -> PyTree:
     """The parts in a tuple, named tuple or list like the container."""
-    return jax.tree.structure(container, is_leaf=lambda part: part is not container).unflatten(parts)
+    return jax.tree.unflatten(jax.tree.structure(container, is_leaf=lambda part: part is not container), parts)
 
 
-def _stepsize(value):
+def _stepsize(value: Any) -> float:
     try:
         value = float(value)
     except (TypeError, ValueError):
@@ -425,7 +436,7 @@ def _stepsize(value):
     return value
 
 
-def _check_multiplier(multiplier, value, name):
+def _check_multiplier(multiplier: PyTree, value: PyTree, name: str) -> None:
     found, expected = jax.tree.map(jnp.shape, multiplier), jax.tree.map(jnp.shape, value)
-    if jax.tree.structure(multiplier) != jax.tree.structure(value) or found != expected:
+    if jax.tree.structure(multiplier) != jax.tree.structure(value) or found != expected:  # type: ignore[operator]
         raise InputError(f"The {name} multiplier must look like its constraint, {expected}, not {found}.")

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
 
 from mdsens.errors import InputError, LinearSolveError
 from mdsens.implicit.auxiliary import refused_tangent
@@ -27,7 +28,7 @@ from mdsens.implicit.checks import (
     outline,
 )
 from mdsens.implicit.linear import linear_solve
-from mdsens.implicit.linear_system import Gauge, LinearSolver
+from mdsens.implicit.linear_system import Gauge, LinearSolver, Matvec
 from mdsens.implicit.optimality import FixedPointCondition
 
 PyTree = Any
@@ -128,7 +129,7 @@ def moving_and_resting(args: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     return moving, resting
 
 
-def _rounding(product, z):
+def _rounding(product: Matvec, z: PyTree) -> Array:
     flat = ravel_pytree(z)[0]
     return jax.lax.stop_gradient(1e3 * jnp.finfo(flat.dtype).eps * jnp.linalg.norm(product(flat)))
 
@@ -213,26 +214,26 @@ def adjoint_solution(
     return unravel(w), residual
 
 
-def _poisoned(bad, tangent):
+def _poisoned(bad: Array, tangent: Array) -> Array:
     """NaN where bad, in reverse mode too: a `where` would send a zero back."""
     return jnp.where(bad, jnp.nan, 1.0).astype(tangent.dtype) * tangent
 
 
-def _transposed(product, like):
+def _transposed(product: Matvec, like: PyTree) -> Matvec:
     transpose = jax.linear_transpose(product, like)
     return lambda v: transpose(v)[0]
 
 
-def _is_none(leaf):
+def _is_none(leaf: Any) -> bool:
     return leaf is None
 
 
-def _check_args(args):
+def _check_args(args: object) -> None:
     if not isinstance(args, tuple):
         raise InputError(f"args must be the tuple of the condition's arguments behind the unknown, not a {type(args).__name__}.")
 
 
-def _chosen(argnums, args) -> list[int]:
+def _chosen(argnums: Any, args: tuple[Any, ...]) -> list[int]:
     count = len(args)
     try:
         numbers = range(count) if argnums is None else [operator_index(n) for n in np.atleast_1d(argnums).tolist()]
@@ -277,19 +278,19 @@ def differentiable_solution(
         The start z0 has no influence on the answer and gets a zero derivative.
     """
 
-    def solution(z0, *args):
+    def solution(z0: PyTree, *args: Any) -> tuple[Any, Any]:
         check_closures(solver=solve, condition=optimality, null_space=gauge, preconditioner=precondition)
         arrays, static = eqx.partition(jax.tree.map(_plain, (z0, args)), eqx.is_array)
         check_static(static)
 
         @jax.custom_jvp
-        def answer(arrays):
+        def answer(arrays: Any) -> tuple[Any, Any]:
             # A Python number that is differentiated arrives as one.
             start, values = eqx.combine(jax.tree.map(jnp.asarray, arrays), static)
             return solve(start, *values)
 
         @answer.defjvp
-        def rule(primals, tangents):
+        def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
             # The answer itself is asked for again rather than solved: nested derivatives peel off one level at a time,
             # and at the innermost the solver sees concrete values.
             primal = jax.tree.map(jnp.asarray, primals[0])
@@ -317,7 +318,15 @@ def differentiable_solution(
 
 
 @eqx.filter_jit
-def _tangent(optimality, gauge, precondition, z, args, tangents, options):
+def _tangent(
+    optimality: Callable[..., Any],
+    gauge: Callable[..., Gauge] | None,
+    precondition: Callable[..., Matvec] | None,
+    z: PyTree,
+    args: tuple[Any, ...],
+    tangents: tuple[Any, ...],
+    options: dict[str, Any],
+) -> tuple[PyTree, Array]:
     # What only helps the solve is held fixed: second derivatives are those of the linear system alone.
     fixed_z, fixed_args = jax.lax.stop_gradient((z, eqx.filter(args, eqx.is_array)))
     fixed_args = eqx.combine(fixed_args, args)
@@ -326,7 +335,7 @@ def _tangent(optimality, gauge, precondition, z, args, tangents, options):
     return root_jvp(optimality, z, args, tangents, gauge=null, precondition=helper, **options)
 
 
-def _at_root(optimality, z, args, tolerance, z_dot):
+def _at_root(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], tolerance: float, z_dot: PyTree) -> PyTree:
     """The tangent if z is a root; an error, or NaN where the values are traced, if it is none."""
     error, scale = jax.lax.stop_gradient(_root_error(optimality, z, args))
     if not is_traced(error, scale):
@@ -336,7 +345,7 @@ def _at_root(optimality, z, args, tolerance, z_dot):
 
 
 @eqx.filter_jit
-def _root_error(optimality, z, args):
+def _root_error(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...]) -> tuple[Array, Array]:
     """`(‖F‖, ‖A z‖ + ‖B θ‖ + floor)`: the condition beside the terms that have to cancel in it.
 
     The floor is what a change of all components of z by `ROOT_STEP` makes: beside terms that vanish with z no residual is small.
@@ -396,7 +405,7 @@ def custom_root(
     if linear_solver is not None and not isinstance(linear_solver, LinearSolver):
         raise InputError(f"linear_solver must be one of mdsens.implicit's, such as CG() or Direct(), not {linear_solver!r:.80}.")
 
-    def decorate(solve):
+    def decorate(solve: Callable[..., Any]) -> Callable[..., Any]:
         if not callable(solve):
             raise InputError(f"The solver must be a function solve(z0, *args), not {solve!r:.80}.")
         solution = differentiable_solution(
@@ -411,7 +420,7 @@ def custom_root(
         )
 
         @functools.wraps(solve)
-        def decorated(z0, *args):
+        def decorated(z0: PyTree, *args: Any) -> Any:
             z, aux = solution(z0, *args)
             return (z, aux) if has_aux else z
 
@@ -420,7 +429,7 @@ def custom_root(
     return decorate
 
 
-def custom_fixed_point(fixed_point: Callable, **options) -> Callable:
+def custom_fixed_point(fixed_point: Callable, **options: Any) -> Callable:
     """Decorate a solver `solve(z0, *args)` of `z == fixed_point(z, *args)`; options as for `custom_root`.
 
     Args:
@@ -439,26 +448,26 @@ def fixed_point_condition(fixed_point: Callable) -> Callable:
 class _WithoutWitness:
     """`f(z, *args)` as `f(z, witness, *args)`; equal for the same function, so that compiled code is found again."""
 
-    def __init__(self, function):
+    def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
 
-    def __call__(self, z, witness, *args):
+    def __call__(self, z: PyTree, witness: Any, *args: Any) -> Any:
         return self.function(z, *args)
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, _WithoutWitness) and self.function == other.function
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self.function)
 
 
 class _Answering:
     """A solver whose answer is looked at before anyone relies on it."""
 
-    def __init__(self, solve, has_aux):
+    def __init__(self, solve: Callable[..., Any], has_aux: bool) -> None:
         self.solve, self.has_aux = solve, has_aux
 
-    def __call__(self, z0, *args):
+    def __call__(self, z0: PyTree, *args: Any) -> tuple[PyTree, Any]:
         try:
             answer = self.solve(z0, *args)
         except jax.errors.JAXTypeError as error:
@@ -471,10 +480,10 @@ class _Answering:
         return check_answer(answer, self.has_aux)
 
 
-def _plain(leaf):
+def _plain(leaf: Any) -> Any:
     """NumPy's booleans and integers as Python's: settings, not numbers to trace."""
     return leaf.item() if isinstance(leaf, np.bool_ | np.integer) else leaf
 
 
-def _no_tangent(leaf):
+def _no_tangent(leaf: Any) -> Any:
     return refused_tangent(leaf, ())

@@ -1,6 +1,7 @@
 """`FixedPoint`: the solvers of z = T(z) by the name of their method."""
 
 import dataclasses
+from typing import Any
 
 from mdsens.errors import InputError, did_you_mean
 from mdsens.solvers.dynamics import DampedDynamics
@@ -10,7 +11,7 @@ Method = type[Picard] | type[Anderson] | type[DampedDynamics]
 METHODS: dict[str, Method] = {"picard": Picard, "anderson": Anderson, "damped dynamics": DampedDynamics}
 
 
-def FixedPoint(method: str = "anderson", **settings) -> Picard | Anderson | DampedDynamics:
+def FixedPoint(method: str = "anderson", **settings: Any) -> Picard | Anderson | DampedDynamics:
     """Settings of a fixed-point solver: `FixedPoint("picard", damping=0.5)` is `Picard(damping=0.5)`.
 
     Raises:
