@@ -8,12 +8,14 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erfc
+from jaxtyping import Array, Float
 
 from mdsens.errors import InputError, did_you_mean
-from mdsens.potentials.base import static
+from mdsens.potentials.base import Atom, static
 from mdsens.potentials.bonds import handles
 from mdsens.potentials.pair import PairPotential
 from mdsens.potentials.parameters import PerAtom
+from mdsens.system import System
 from mdsens.units import COULOMB
 
 SMOOTHNESS = {"dsf": 1, "wolf": 0}
@@ -51,7 +53,7 @@ class Coulomb(PairPotential):
     # A constant of each atom adds nothing to second derivatives.
     local_stiffness = PairPotential.local_stiffness
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if self.method not in SMOOTHNESS:
             raise InputError(f"Coulomb has no method {self.method!r}.{did_you_mean(str(self.method), SMOOTHNESS)}")
         check_charges(self)
@@ -62,15 +64,15 @@ class Coulomb(PairPotential):
     def smoothness(self) -> float:
         return SMOOTHNESS[self.method]
 
-    def pair_energy(self, r, i, j):
+    def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         value, slope = self._edge()
         screened = erfc(self.alpha * r) / r - value - (r - self.cutoff) * slope
         return self.coulomb * self.one(self.charge, i) * self.one(self.charge, j) * screened
 
-    def atom_energies(self, system):
+    def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         return super().atom_energies(system) + self._self_energies(system)
 
-    def total(self, system):
+    def total(self, system: System) -> Float[Array, ""]:
         return super().total(system) + jnp.sum(self._self_energies(system))
 
     def _edge(self) -> tuple[float, float]:
@@ -80,7 +82,7 @@ class Coulomb(PairPotential):
         slope = -(value + 2.0 * self.alpha / math.sqrt(math.pi) * math.exp(-x * x)) / reach
         return value, slope if self.method == "dsf" else 0.0
 
-    def _self_energies(self, system):
+    def _self_energies(self, system: System) -> Array:
         value, slope = self._edge()
         charges = jnp.broadcast_to(self.one(self.charge, handles(system)[0]), (len(system),))
         return -self.coulomb * (0.5 * (value - self.cutoff * slope) + self.alpha / math.sqrt(math.pi)) * charges**2

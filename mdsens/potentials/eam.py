@@ -1,5 +1,7 @@
 """Embedded-atom potentials from tables."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
@@ -8,9 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mdsens.errors import InputError, did_you_mean
-from mdsens.potentials.base import static
+from mdsens.potentials.base import Atom, static
 from mdsens.potentials.embedded import EmbeddedPotential
 from mdsens.potentials.setfl import MIN_TABLE, read_tables
+from mdsens.system import System
 
 
 class EAM(EmbeddedPotential):
@@ -42,7 +45,7 @@ class EAM(EmbeddedPotential):
     cutoff: float = static()
     interpolation: str = static("spline")
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if self.interpolation not in _SLOPES:
             raise InputError(f"EAM has no interpolation {self.interpolation!r}.{did_you_mean(str(self.interpolation), _SLOPES)}")
         for name in ("drho", "dr", "cutoff"):
@@ -57,7 +60,9 @@ class EAM(EmbeddedPotential):
                 raise InputError(f"EAM's tables {' and '.join(names)} must have one length, of {MIN_TABLE} values or more.")
 
     @classmethod
-    def from_file(cls, path, form: str | None = None, interpolation: str = "spline", elements=None) -> "EAM":
+    def from_file(
+        cls, path: str | Path, form: str | None = None, interpolation: str = "spline", elements: str | Sequence[str] | None = None
+    ) -> "EAM":
         """From a setfl file, LAMMPS's `eam/alloy` and `eam/fs`, or a funcfl file of one element, its `eam`.
 
         Args:
@@ -73,7 +78,7 @@ class EAM(EmbeddedPotential):
     def smoothness(self) -> float:
         return {"spline": 2, "lammps": 1}[self.interpolation]
 
-    def check(self, system):
+    def check(self, system: System) -> None:
         super().check(system)
         for element in system.labels:
             made = self.rho[element]
@@ -82,7 +87,7 @@ class EAM(EmbeddedPotential):
                     f"EAM.rho[{element!r}] has no entry {missing[0]!r}: add the density of {element} at {missing[0]}."
                 )
 
-    def pair_energy(self, r, i, j):
+    def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         labels = i.labels
         pairs = [tuple(sorted((a, b))) for a in labels for b in labels]
         kinds = sorted(set(pairs))
@@ -90,23 +95,23 @@ class EAM(EmbeddedPotential):
         cubics = self._cubics([self.phi["-".join(pair)] for pair in kinds])
         return _interpolate(cubics, jnp.asarray(which)[i.code, j.code], r / self.dr) / r
 
-    def density(self, r, i, j):
+    def density(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         labels = i.labels
         by_pair = isinstance(self.rho[labels[0]], dict)
         cubics = self._cubics([self.rho[a][b] for a in labels for b in labels] if by_pair else [self.rho[a] for a in labels])
         return _interpolate(cubics, j.code * len(labels) + i.code if by_pair else j.code, r / self.dr)
 
-    def embedding(self, rho, i):
+    def embedding(self, rho: Float[Array, ""], i: Atom) -> Float[Array, ""]:
         cubics, x = self._cubics([self.F[a] for a in i.labels]), rho / self.drho
         _, slope, curve, third = jnp.unstack(cubics[i.code, -1])
         beyond = jnp.maximum(x - cubics.shape[1], 0.0)
         return _interpolate(cubics, i.code, x) + beyond * (slope + 2.0 * curve + 3.0 * third)
 
-    def _cubics(self, tables):
+    def _cubics(self, tables: Any) -> Array:
         return jax.vmap(lambda values: _cubics(values, _SLOPES[self.interpolation](values)))(jnp.stack(tables))
 
 
-def _interpolate(cubics: Float[Array, "kinds intervals 4"], kind, x):
+def _interpolate(cubics: Float[Array, "kinds intervals 4"], kind: Any, x: Array) -> Array:
     """The value of a piecewise cubic at x, in steps of its grid; constant beyond the last interval."""
     place = jnp.clip(jnp.floor(jax.lax.stop_gradient(x)).astype(int), 0, cubics.shape[1] - 1)
     value, slope, curve, third = jnp.unstack(cubics[kind, place])
@@ -114,14 +119,14 @@ def _interpolate(cubics: Float[Array, "kinds intervals 4"], kind, x):
     return value + p * (slope + p * (curve + p * third))
 
 
-def _cubics(f, slope):
+def _cubics(f: Array, slope: Array) -> Array:
     """Coefficients of each interval's cubic, from values and slopes (per step) at its ends."""
     rise = f[1:] - f[:-1]
     third = slope[:-1] + slope[1:] - 2.0 * rise
     return jnp.stack([f[:-1], slope[:-1], rise - slope[:-1] - third, third], axis=-1)
 
 
-def _lammps_slopes(f):
+def _lammps_slopes(f: Array) -> Array:
     """LAMMPS's (PairEAM::interpolate): five points inside, three beside the ends, two at them."""
     inside = (f[:-4] - f[4:] + 8.0 * (f[3:-1] - f[1:-3])) / 12.0
     start = jnp.stack([f[1] - f[0], 0.5 * (f[2] - f[0])])
@@ -129,7 +134,7 @@ def _lammps_slopes(f):
     return jnp.concatenate([start, inside, end])
 
 
-def _spline_slopes(f):
+def _spline_slopes(f: Array) -> Array:
     """Those that make the second derivative continuous everywhere, and the third one at the second and last but one value."""
     n = f.shape[0]
     ones = jnp.ones(n, f.dtype)

@@ -1,5 +1,8 @@
 """`EmbeddedPotential`: pairs, and a function of the density that an atom's neighbours make at it."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -7,6 +10,7 @@ from jaxtyping import Array, Float
 from mdsens.potentials.base import Atom, Potential
 from mdsens.potentials.bonds import bond_vectors, handles, of_pairs
 from mdsens.potentials.local_stiffness import EmbeddedStiffness, pair_stiffness
+from mdsens.system import System
 
 
 class EmbeddedPotential(Potential):
@@ -44,14 +48,14 @@ class EmbeddedPotential(Potential):
         """F: the energy of atom i in the density rho [eV]."""
         raise NotImplementedError
 
-    def atom_energies(self, system):
+    def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         d, inside = bond_vectors(system, self.range)
         r, (i, j) = jnp.sqrt(jnp.sum(d * d, axis=0)), handles(system)
         pairs = 0.5 * jnp.sum(jnp.where(inside, of_pairs(self.pair_energy, r, i, j), 0.0), axis=0)
         rho = jnp.sum(jnp.where(inside, of_pairs(self.density, r, i, j), 0.0), axis=0)
         return pairs + jax.vmap(self.embedding)(rho, i)
 
-    def local_stiffness(self, system) -> EmbeddedStiffness:
+    def local_stiffness(self, system: System) -> EmbeddedStiffness:
         d, inside = bond_vectors(system, self.range)
         r, (i, j) = jnp.sqrt(jnp.sum(d * d, axis=0)), handles(system)
         (_, slope, curvature), (f, f_slope, f_curvature) = (
@@ -69,11 +73,11 @@ def square_root(rho: Float[Array, ""]) -> Float[Array, ""]:
     return jnp.where(counts, jnp.sqrt(jnp.where(counts, rho, 1.0)), 0.0)
 
 
-def _with_derivatives(function):
+def _with_derivatives(function: Callable[..., Any]) -> Callable[..., tuple[Array, Array, Array]]:
     """Value, slope and curvature in the first argument."""
 
-    def derivatives(x, *rest):
-        def slope(x):
+    def derivatives(x: Array, *rest: Any) -> tuple[Array, Array, Array]:
+        def slope(x: Array) -> tuple[Array, Array]:
             return jax.jvp(lambda x: function(x, *rest), (x,), (jnp.ones_like(x),))
 
         (value, first), (_, second) = jax.jvp(slope, (x,), (jnp.ones_like(x),))
