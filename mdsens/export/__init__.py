@@ -111,19 +111,19 @@ def write(
     return path
 
 
-def _columns(result, sensitivity, table) -> dict[str, Any]:
+def _columns(result: Any, sensitivity: Any, table: Any) -> dict[str, Any]:
     found = _found(result, sensitivity)
     return study_columns(found, table) if isinstance(found, Collected) else state_columns(*found, table)
 
 
-def _needed(module: str, what: str):
+def _needed(module: str, what: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
         raise InputError(f"{what} needs {module}: python -m pip install 'mdsens[export]'.") from None
 
 
-def _found(result, sensitivity) -> Collected | tuple[Equilibrium, Sensitivity | None]:
+def _found(result: Any, sensitivity: Any) -> Collected | tuple[Equilibrium, Sensitivity | None]:
     if isinstance(result, str | Path):
         path = Path(result)
         return read_collected(path) if is_collected(path) else load(path)
@@ -141,7 +141,7 @@ def _csv(columns: dict[str, Any]) -> bytes:
     return text.getvalue().encode()
 
 
-def _netcdf(dataset) -> bytes:
+def _netcdf(dataset: Any) -> bytes:
     _needed("h5netcdf", "A netCDF file")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "data.nc"
@@ -149,7 +149,7 @@ def _netcdf(dataset) -> bytes:
         return place.read_bytes()
 
 
-def _extxyz(images) -> bytes:
+def _extxyz(images: Any) -> bytes:
     import ase.io
 
     if not images:

@@ -52,7 +52,7 @@ def phonons(
     return opened(ax)
 
 
-def _widths(ax, distances, frequencies, sensitivity, parameter):
+def _widths(ax: Any, distances: np.ndarray, frequencies: np.ndarray, sensitivity: np.ndarray, parameter: str) -> None:
     from matplotlib.collections import LineCollection
     from matplotlib.colors import to_rgb
     from matplotlib.lines import Line2D
@@ -66,10 +66,10 @@ def _widths(ax, distances, frequencies, sensitivity, parameter):
     segments = np.stack([ends[:-1], ends[1:]], axis=2).reshape(-1, 2, 2)
     middle = 0.5 * (values[:-1] + values[1:]).ravel()
     # Pale rather than transparent: segments overlap.
-    pale = [tuple(0.5 + 0.5 * part for part in to_rgb(colour)) for colour in COLOURS[:2]]
+    pale = [(0.5 + 0.5 * red, 0.5 + 0.5 * green, 0.5 + 0.5 * blue) for red, green, blue in map(to_rgb, COLOURS[:2])]
     colours = [pale[0] if value >= 0.0 else pale[1] for value in middle]
     widths = WIDEST * np.abs(middle) / largest
-    ax.add_collection(LineCollection(segments, linewidths=widths, colors=colours, capstyle="round", zorder=1))
+    ax.add_collection(LineCollection(list(segments), linewidths=widths, colors=colours, capstyle="round", zorder=1))
     shown = [(pale[0], "positive"), (pale[1], "negative")]
     handles = [
         Line2D([], [], color=colour, linewidth=WIDEST, label=f"{parameter} {sign}, {largest:.3g} THz where widest")
