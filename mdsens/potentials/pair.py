@@ -1,6 +1,8 @@
 """`PairPotential`: a plain sum over pairs, written as the energy of one pair."""
 
+from collections.abc import Callable
 from numbers import Real
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from mdsens.potentials.base import Atom, Potential
 from mdsens.potentials.bonds import bond_vectors, handles, of_pairs, within
 from mdsens.potentials.local_stiffness import CACHED, PairStiffness, pair_stiffness
 from mdsens.potentials.switching import SMOOTHNESS, force_switch, quintic, xplor
+from mdsens.system import System
 
 
 class PairPotential(Potential):
@@ -43,28 +46,31 @@ class PairPotential(Potential):
     def _switch(self) -> str:
         return getattr(self, "switch", "quintic" if hasattr(self, "onset") else "truncated")
 
-    def __check_init__(self):
-        switch, onset, cutoff = self._switch, getattr(self, "onset", None), getattr(self, "cutoff", None)
+    def __check_init__(self) -> None:
+        switch: str = self._switch
+        onset: float | None = getattr(self, "onset", None)
+        cutoff: float | None = getattr(self, "cutoff", None)
         name = type(self).__name__
         if switch not in SMOOTHNESS:
             raise InputError(f"{name} has no switch {switch!r}.{did_you_mean(str(switch), SMOOTHNESS)}")
         if cutoff is not None and not (isinstance(cutoff, Real) and 0 < cutoff < np.inf):
             raise InputError(f"{name}'s cutoff must be a positive length in Å, not {cutoff!r}.")
-        if switch in ("quintic", "xplor", "force_switch") and not (isinstance(onset, Real) and 0 <= onset < cutoff):
+        ends = isinstance(onset, Real) and isinstance(cutoff, Real) and 0 <= onset < cutoff
+        if switch in ("quintic", "xplor", "force_switch") and not ends:
             raise InputError(f"{name}'s onset must lie between 0 and the cutoff {cutoff} for the {switch} switch, not {onset!r}.")
 
-    def atom_energies(self, system):
+    def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         return 0.5 * jnp.sum(self._energies(*bond_vectors(system, self.range), *handles(system)), axis=0)
 
-    def total(self, system):
+    def total(self, system: System) -> Float[Array, ""]:
         parts = self._in_chunks(system, lambda d, inside, i, j: jnp.sum(self._energies(d, inside, i, j)))
         return 0.5 * jnp.sum(parts)
 
-    def _energies(self, d, inside, i, j):
+    def _energies(self, d: Array, inside: Array, i: Atom, j: Atom) -> Array:
         return jnp.where(inside, of_pairs(self._switched_energy, jnp.sqrt(jnp.sum(d * d, axis=0)), i, j), 0.0)
 
-    def local_stiffness(self, system) -> PairStiffness:
-        def of_chunk(d, inside, i, j):
+    def local_stiffness(self, system: System) -> PairStiffness:
+        def of_chunk(d: Array, inside: Array, i: Atom, j: Atom) -> Any:
             r = jnp.sqrt(jnp.sum(d * d, axis=0))
             slope, curvature = of_pairs(jax.value_and_grad(jax.grad(self._switched_energy)), r, i, j)
             return pair_stiffness(d, r, *(0.5 * jnp.where(inside, value, 0.0) for value in (slope, curvature)))
@@ -75,14 +81,14 @@ class PairPotential(Potential):
         join = lambda leaf: jnp.moveaxis(leaf, 0, -3).reshape(*leaf.shape[1:-2], capacity, -1)  # noqa: E731
         return jax.tree.map(join, stiffness)
 
-    def _in_chunks(self, system, function, vectors=None):
+    def _in_chunks(self, system: System, function: Callable[..., Any], vectors: Any = None) -> Any:
         """`function(d, inside, i, j)` of some places of all atoms at a time, so that they stay in the cache.
 
         Without `vectors`, those to the neighbours are taken in each chunk: for sums over all pairs.
         """
         neighbors, reach = system.neighbors, jax.lax.stop_gradient(self.range)
 
-        def of_chunk(chunk):
+        def of_chunk(chunk: Any) -> Any:
             atom, image, used, d = chunk
             d = fence(pair_bonds(system.positions, system.cell, atom, image), neighbors) if d is None else d
             d, inside = within(d, used, reach)
@@ -95,7 +101,7 @@ class PairPotential(Potential):
         parts = (in_chunks(leaf) for leaf in (neighbors.atom, neighbors.image, neighbors.used))
         return jax.lax.map(jax.checkpoint(of_chunk), (*parts, None if vectors is None else in_chunks(vectors)))
 
-    def _switched_energy(self, r, i, j):
+    def _switched_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         if self._switch == "quintic":
             return self.pair_energy(r, i, j) * quintic(r, self.onset, self.cutoff)
         if self._switch == "xplor":

@@ -186,7 +186,9 @@ class _Here:
 class _Problem:
     """The least squares in x, relative changes of the parameters that vary from where they start."""
 
-    def __init__(self, systems, potential, targets, selection, bounds, priors, options):
+    def __init__(
+        self, systems: Any, potential: Potential, targets: Any, selection: Selection, bounds: Any, priors: Any, options: Any
+    ) -> None:
         if not targets or not all(isinstance(target, Target) for target in targets.values()):
             raise InputError('Targets are wanted by name: {"a": studies.Target(ms.observables.volume, 160.2, sigma=0.1)}.')
         self.systems, self.potential, self.targets, self.selection = systems, potential, targets, selection
@@ -208,9 +210,10 @@ class _Problem:
         if not (self.width > 0.0).all():
             raise InputError("Standard deviations of priors must be positive.")
         self.x = np.zeros(len(self.start))
-        self.wanted = self.sigma = self.labels = None
+        self.labels: tuple[str, ...] = ()
+        self.wanted = self.sigma = np.zeros(0)
 
-    def evaluate(self, x, states) -> _Here:
+    def evaluate(self, x: np.ndarray, states: Any) -> _Here:
         """Relax and observe at x, from the structures as given or from earlier equilibria."""
         potential = self.selection.at(self.start + self.scale * x)
         self.evaluations += 1
@@ -220,7 +223,7 @@ class _Problem:
         else:
             states = relax_again(states, potential, self.options)
         values, slopes = differentiate(self.observed, states, self.selection)
-        if self.wanted is None:
+        if not self.labels:
             self._read(values)
         found, slopes = flat(values)[self.counts], slopes[self.counts] * self.scale
         informed = np.isfinite(self.width)
@@ -229,9 +232,11 @@ class _Problem:
         matrix = np.concatenate([slopes / self.sigma[:, None], np.diag(self.scale / self.width)[informed]])
         return _Here(x, states, found, slopes, residual, matrix)
 
-    def _read(self, values):
+    def _read(self, values: Any) -> None:
         """The targets' numbers, in the order of the observables' values; NaN ones are left out."""
-        wanted, sigma, labels = [], [], []
+        wanted: list[np.ndarray] = []
+        sigma: list[np.ndarray] = []
+        labels: list[str] = []
         for name, value in values.items():
             for numbers, given, what in ((wanted, self.targets[name].value, "value"), (sigma, self.targets[name].sigma, "sigma")):
                 given = np.asarray(given, dtype=float)
@@ -242,9 +247,8 @@ class _Problem:
                     )
                 numbers.append(np.broadcast_to(given, value.shape).ravel())
             labels += entries(name, value.shape)
-        wanted, sigma = np.concatenate(wanted), np.concatenate(sigma)
-        self.counts = ~np.isnan(wanted)
-        self.wanted, self.sigma = wanted[self.counts], sigma[self.counts]
+        self.counts = ~np.isnan(np.concatenate(wanted))
+        self.wanted, self.sigma = np.concatenate(wanted)[self.counts], np.concatenate(sigma)[self.counts]
         self.labels = tuple(label for label, counts in zip(labels, self.counts, strict=True) if counts)
         if not self.labels or not np.isfinite(self.wanted).all() or not (np.isfinite(self.sigma) & (self.sigma > 0.0)).all():
             raise InputError("Targets must be finite numbers, with positive sigma.")
@@ -255,7 +259,7 @@ class _Problem:
         slopes = rows.T @ here.residual
         kept = sizes > UNDETERMINED * sizes[0]
 
-        def damped(mu):
+        def damped(mu: float) -> np.ndarray:
             return -columns[kept].T @ (sizes[kept] * slopes[kept] / (sizes[kept] ** 2 + mu))
 
         move, mu = damped(0.0), 0.0
@@ -270,7 +274,7 @@ class _Problem:
         return move, float(told)
 
     @staticmethod
-    def _bounded(here, mu, kept, columns, low, high):
+    def _bounded(here: _Here, mu: float, kept: np.ndarray, columns: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         # What nothing determines stays where it is.
         resting = here.matrix.max() * columns[~kept]
         tied = np.sqrt(mu) * np.eye(len(here.x))
@@ -281,7 +285,7 @@ class _Problem:
         low, high = np.where(stuck, -1e-15, low), np.where(stuck, 1e-15, high)
         return np.clip(scipy.optimize.lsq_linear(matrix, rest, bounds=(low, high), tol=1e-14).x, low, high)
 
-    def outcome(self, here, converged, message, history) -> Calibration:
+    def outcome(self, here: _Here, converged: bool, message: str, history: list[float]) -> Calibration:
         parameters = self.start + self.scale * here.x
         # Relative changes of what was found, not of the start.
         told = here.matrix[: len(self.labels)] * np.where(parameters == 0.0, 1.0, np.abs(parameters)) / self.scale
@@ -319,7 +323,7 @@ def inverse_design(
     systems: Systems,
     potential: Potential,
     wanted: Mapping[str, tuple[Callable | Of, Any]],
-    **options,
+    **options: Any,
 ) -> Calibration:
     """Parameters that give observables the values wanted, with the smallest relative change that does.
 

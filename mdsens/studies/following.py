@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -15,7 +15,7 @@ from mdsens.errors import InputError, MdsensError
 from mdsens.potentials import Potential
 from mdsens.prediction import warm
 from mdsens.second_order import direction_to
-from mdsens.studies.observing import Observables, evaluate, together
+from mdsens.studies.observing import Observables, Together, evaluate, together
 from mdsens.studies.parameters import with_values
 
 SHARE = 0.2
@@ -141,12 +141,14 @@ class _Node:
         return math.nan if self.eq.curvature is None else self.eq.curvature.lowest
 
 
-def _node(eq, t, direction, observed) -> _Node:
+def _node(eq: Equilibrium, t: float, direction: Any, observed: Together | None) -> _Node:
     moved = jvp(eq, direction, return_cell=True)
     return _Node(eq, t, moved, {} if observed is None else evaluate(observed, {"structure": eq}))
 
 
-def _advance(node, origin, direction, t, ahead, options):
+def _advance(
+    node: _Node, origin: Potential, direction: Any, t: float, ahead: float, options: Any
+) -> tuple[Equilibrium | None, float, str]:
     """`(equilibrium or None, error of the prediction, why not)` at t, from the last state."""
     potential = jax.tree.map(lambda theta, v: theta + t * v, origin, direction)
     start, (positions, cell) = node.eq.system, node.moved
@@ -157,7 +159,9 @@ def _advance(node, origin, direction, t, ahead, options):
         there = warm(node.eq, predicted).again(potential, **options)
     except MdsensError as failure:
         return None, math.inf, str(failure)
-    missed = _length(there.system.positions - predicted.positions, None if cell is None else there.system.cell - predicted.cell)
+    cells = (there.system.cell, predicted.cell)
+    strained = None if cell is None or cells[0] is None or cells[1] is None else cells[0] - cells[1]
+    missed = _length(there.system.positions - predicted.positions, strained)
     moved = ahead * node.speed
     error = missed / max(moved, 1e-300)
     if missed > RESTING and error > SHARE:
@@ -165,11 +169,11 @@ def _advance(node, origin, direction, t, ahead, options):
     return there, 0.0 if missed <= RESTING else error, ""
 
 
-def _length(positions, cell) -> float:
+def _length(positions: Any, cell: Any) -> float:
     return math.sqrt(sum(float(np.sum(np.asarray(part) ** 2)) for part in (positions, cell) if part is not None))
 
 
-def _criticality(path):
+def _criticality(path: Sequence[_Node]) -> tuple[str, float]:
     """`(kind, t at which the lowest curvature vanishes)` from the last two states.
 
     Near a fold λ² falls linearly in t and ‖dX/dt‖ grows as 1/λ; where a symmetry breaks λ itself falls linearly, and

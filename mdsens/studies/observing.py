@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from mdsens.derivatives import value_and_jacobian
 from mdsens.equilibrium import Equilibrium, relax
@@ -34,7 +34,7 @@ class Of(eqx.Module):
     observable: Any
     structures: Any = eqx.field(static=True)
 
-    def __init__(self, observable: Callable, structures: str | Mapping[str, str]):
+    def __init__(self, observable: Callable, structures: str | Mapping[str, str]) -> None:
         self.observable = observable
         self.structures = structures if isinstance(structures, str) else tuple(sorted(structures.items()))
 
@@ -43,7 +43,7 @@ class Of(eqx.Module):
         """Names of the structures."""
         return (self.structures,) if isinstance(self.structures, str) else tuple(name for _, name in self.structures)
 
-    def __call__(self, systems, potential):
+    def __call__(self, systems: Any, potential: Potential) -> Array:
         if isinstance(self.structures, str):
             return self.observable(systems[self.structures], potential)
         return self.observable({role: systems[name] for role, name in self.structures}, potential)
@@ -54,7 +54,7 @@ class Together(eqx.Module):
 
     parts: dict[str, Any]
 
-    def __call__(self, systems, potential):
+    def __call__(self, systems: Any, potential: Potential) -> Array:
         return jnp.concatenate([jnp.ravel(part(systems, potential)) for part in self.parts.values()])
 
 
@@ -67,7 +67,7 @@ def by_name(systems: Systems | States) -> dict:
     return dict(systems)
 
 
-def together(observables: Observables, structures) -> Together:
+def together(observables: Observables, structures: Any) -> Together:
     """Observables for structures of these names; with a single one they need not say which.
 
     Raises:
@@ -89,7 +89,7 @@ def together(observables: Observables, structures) -> Together:
 
 
 @eqx.filter_jit
-def _values(parts, systems, potential):
+def _values(parts: Any, systems: Any, potential: Potential) -> dict[str, Array]:
     return {name: jnp.asarray(part(systems, potential)) for name, part in parts.items()}
 
 

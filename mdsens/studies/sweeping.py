@@ -136,7 +136,9 @@ def sweep(
     return Sweep(tuple(found), names)
 
 
-def _point(structure, systems, potential, parameters, observed, derivatives, options):
+def _point(
+    structure: Any, systems: Any, potential: Potential, parameters: Any, observed: Together, derivatives: Any, options: Any
+) -> Point:
     try:
         values, slopes = at_point(systems, with_values(potential, parameters), observed, derivatives, options or {})[:2]
         return Point(structure, parameters, values, slopes)
@@ -150,7 +152,7 @@ def at_point(
     observed: Together,
     derivatives: bool,
     options: Mapping[str, Any],
-):
+) -> tuple[Any, Any, Any]:
     """`(values, derivatives, equilibria)` at one point of a sweep."""
     states = relax_all(systems, potential, options)
     if not derivatives:

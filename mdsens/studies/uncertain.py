@@ -140,7 +140,7 @@ def uncertainty(
     )
 
 
-def _root(potential, covariance, wrt):
+def _root(potential: Potential, covariance: Any, wrt: Any) -> tuple[Selection, np.ndarray]:
     """`(selection, L)` with Σ = L Lᵀ."""
     if isinstance(covariance, Mapping):
         selection = Selection.of(potential, list(covariance) if wrt is None else wrt)
@@ -167,11 +167,13 @@ def _root(potential, covariance, wrt):
     return selection, directions * np.sqrt(np.maximum(widths, 0.0))
 
 
-def _bent(name, spread, states, observed, selection, root, values, options):
+def _bent(
+    name: str, spread: Any, states: Any, observed: Together, selection: Selection, root: np.ndarray, values: Any, options: Any
+) -> float:
     """Departure of an observable from its straight line, in the direction of root's coordinates that moves it most."""
     spread = spread.reshape(-1, root.shape[1])
     _, sizes, directions = np.linalg.svd(spread, full_matrices=False)
-    scale = max(np.linalg.norm(values[name]), 1.0)
+    scale = max(float(np.linalg.norm(values[name])), 1.0)
     if sizes[0] <= ROUNDING * scale:
         return 0.0
     step = root @ directions[0]
@@ -184,7 +186,9 @@ def _bent(name, spread, states, observed, selection, root, values, options):
     return float(max(errors))
 
 
-def _sample(states, observed: Together, selection, root, values, count, seed, options) -> Sampling:
+def _sample(
+    states: Any, observed: Together, selection: Selection, root: np.ndarray, values: Any, count: int, seed: int, options: Any
+) -> Sampling:
     begun, found, failed = time.perf_counter(), [], 0
     for draw in np.random.default_rng(seed).normal(size=(count, root.shape[1])):
         try:
