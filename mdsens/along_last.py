@@ -8,6 +8,7 @@ members share, a network's weights: they are one product of matrices.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ REDUCTIONS = frozenset(("reduce_sum", "reduce_prod", "reduce_max", "reduce_min",
 INLINED = frozenset(("jit", "pjit"))
 
 
-def along_last(function: Callable, *arguments):
+def along_last(function: Callable[..., Any], *arguments):
     """`function` of each member of a batch that is the last axis of all arrays in `arguments`; so is that of what it returns."""
     leaves, structure = jax.tree.flatten(arguments)
     size = leaves[0].shape[-1]

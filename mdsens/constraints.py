@@ -256,7 +256,7 @@ class RigidGroup(Constraint):
 class Equation(Constraint):
     """`function(system) → array` vanishes; written with jax.numpy. One of module level is found again by compiled code."""
 
-    function: Callable = eqx.field(static=True)
+    function: Callable[..., Any] = eqx.field(static=True)
 
     def bound(self, system: System) -> Constraint:
         _check_function(self.function, system, type(self).__name__)

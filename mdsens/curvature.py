@@ -195,7 +195,7 @@ def _force(z, data):
 class _Columns:
     """Products with the columns of NumPy matrices, a fixed number of columns at a time, so that they are compiled once."""
 
-    def __init__(self, operator: tuple[Callable, Callable | None], size: int, dtype: Any) -> None:
+    def __init__(self, operator: tuple[Callable[..., Any], Callable[..., Any] | None], size: int, dtype: Any) -> None:
         self.function, self.preconditioner = operator
         self.size, self.dtype = size, dtype
         self.width = min(COLUMNS, size) if size <= DENSE_LIMIT else 1

@@ -101,7 +101,7 @@ class Validity:
 
 def validity(
     eq: Equilibrium,
-    direction: Potential | Mapping,
+    direction: Potential | Mapping[str, Any],
     *,
     share: float = SHARE,
     order: int = 1,

@@ -85,7 +85,8 @@ def find_saddle(
 
 def _climb(frame: Frame, potential: Potential, solver: MinimumMode, fmax: float, max_steps: int, progress: Any) -> Arrival:
     with residual_bar(fmax, progress) as show:
-        data, options = (frame, potential), {"tolerance": fmax, "refresh": refresher()}
+        data = (frame, potential)
+        options: dict[str, Any] = {"tolerance": fmax, "refresh": refresher()}
         result = solve(CLIMB, solver, frame.start, data, max_steps=max_steps, progress=show.after(0), **options)
         steps = result.steps
         if result.status is Status.STALLED:

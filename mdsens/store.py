@@ -363,7 +363,7 @@ def _read(file: Any, path: Path, template: Any, given: Any) -> tuple[Equilibrium
     return eq, Sensitivity(positions, cell, _read_record(Certificate, group), potential)
 
 
-def _read_constraints(group: Any, path: Path, given: Any, system: System) -> dict:
+def _read_constraints(group: Any, path: Path, given: Any, system: System) -> dict[Any, Any]:
     parts = []
     for k in range(len(group["parts"])):
         item = group[f"parts/{k}"]
@@ -442,7 +442,7 @@ def _classes(name: str, static: Any) -> Iterator[Any]:
             yield from _classes(inner["class"], inner["static"])
 
 
-def _read_parameters(group: Any) -> dict:
+def _read_parameters(group: Any) -> dict[Any, Any]:
     return {
         name: _read_parameters(item) if isinstance(item, h5py.Group) else item[()].astype(np.float64)
         for name, item in group.items()

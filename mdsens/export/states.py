@@ -21,7 +21,7 @@ def state_columns(eq: Equilibrium, sensitivity: Sensitivity | None, table: str |
     return tables[chosen(table, tables)](eq, sensitivity)
 
 
-def in_space(system: System):
+def in_space(system: System) -> Any:
     """As `ase.Atoms`, with a cell that has a volume."""
     atoms = system.to_ase()
     if system.dim == 2 and system.cell is not None:
@@ -34,7 +34,7 @@ def _derivatives(sensitivity: Sensitivity | None, part: str = "positions") -> di
     return {} if tree is None else dict(zip(parameter_paths(tree), map(np.asarray, jax.tree.leaves(tree)), strict=True))
 
 
-def _numbers(sensitivity) -> dict[str, np.ndarray]:
+def _numbers(sensitivity: Any) -> dict[str, np.ndarray]:
     """dX/dθ, `(N, dim)`, by each number of each parameter: `"sigma"`, `"table[3]"`."""
     return {
         path + (f"[{','.join(map(str, index))}]" if index else ""): leaf[(..., *index)]
@@ -43,7 +43,7 @@ def _numbers(sensitivity) -> dict[str, np.ndarray]:
     }
 
 
-def _atom_columns(eq, sensitivity) -> dict[str, Any]:
+def _atom_columns(eq: Equilibrium, sensitivity: Any) -> dict[str, Any]:
     system = eq.system
     columns = {"species": system.symbols, "frozen": np.asarray(system.frozen)}
     columns |= dict(zip("xyz", np.asarray(system.positions).T, strict=False))
@@ -52,7 +52,7 @@ def _atom_columns(eq, sensitivity) -> dict[str, Any]:
     return columns
 
 
-def _parameter_columns(eq, sensitivity) -> dict[str, Any]:
+def _parameter_columns(eq: Equilibrium, sensitivity: Any) -> dict[str, Any]:
     values = dict(zip(parameter_paths(eq.potential), map(np.asarray, jax.tree.leaves(eq.potential)), strict=True))
     names = [f"{path}{list(index) if index else ''}" for path, theta in values.items() for index in np.ndindex(theta.shape)]
     thetas = np.concatenate([theta.ravel() for theta in values.values()])
@@ -71,7 +71,7 @@ def _parameter_columns(eq, sensitivity) -> dict[str, Any]:
     return columns
 
 
-def state_dataset(xarray, eq: Equilibrium, sensitivity: Sensitivity | None):
+def state_dataset(xarray: Any, eq: Equilibrium, sensitivity: Sensitivity | None) -> Any:
     """Atoms, cell and derivatives with units; `xarray` is the module."""
     system, space = eq.system, list("xyz"[: eq.system.dim])
     length = {"units": "Angstrom"}
@@ -101,7 +101,7 @@ def state_dataset(xarray, eq: Equilibrium, sensitivity: Sensitivity | None):
     return dataset
 
 
-def state_atoms(eq: Equilibrium, sensitivity: Sensitivity | None):
+def state_atoms(eq: Equilibrium, sensitivity: Sensitivity | None) -> Any:
     """Atoms with dX/dθ as arrays of vectors."""
     atoms = in_space(eq.system)
     atoms.info = {"energy": float(eq.energy), "fmax": float(eq.fmax)}

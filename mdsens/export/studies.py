@@ -19,7 +19,7 @@ def study_columns(study: Collected, table: str | None) -> dict[str, Any]:
     if not tables:
         raise InputError("All units of this study failed: there is no table.")
     name = chosen(table, dict.fromkeys(one.name for one in tables))
-    columns: dict[str, list] = {}
+    columns: dict[str, list[Any]] = {}
     length = 0
     for one in (one for one in tables if one.name == name):
         rows = {column.meaning or column.name: list(column.values) for column in one.columns}
@@ -33,7 +33,7 @@ def study_columns(study: Collected, table: str | None) -> dict[str, Any]:
     return columns
 
 
-def study_dataset(xarray, study: Collected):
+def study_dataset(xarray: Any, study: Collected) -> Any:
     """Numbers of all units, NaN where there are none; `xarray` is the module."""
     outcomes = study.outcomes
     dataset = xarray.Dataset(coords={"unit": [outcome.label for outcome in outcomes]})
@@ -65,7 +65,7 @@ def study_dataset(xarray, study: Collected):
     return dataset
 
 
-def frame_atoms(frame: Frame):
+def frame_atoms(frame: Frame) -> Any:
     """A relaxed structure with what its unit found in `info`."""
     atoms = in_space(frame.system)
     atoms.info = {"unit": frame.outcome.label, "structure": frame.structure, **frame.outcome.input["parameters"]}

@@ -86,10 +86,10 @@ class JacobianBound:
 
 
 def jacobian_bound(
-    optimality: Callable,
+    optimality: Callable[..., Any],
     z: Any,
-    args: tuple,
-    tangents: tuple,
+    args: tuple[Any, ...],
+    tangents: tuple[Any, ...],
     dz: Any,
     *,
     symmetric: bool = False,
@@ -215,9 +215,9 @@ def _size_of_condition(optimality: Callable[..., Any], z: PyTree, args: tuple[An
 
 
 def singular_values(
-    optimality: Callable,
+    optimality: Callable[..., Any],
     z: Any,
-    args: tuple,
+    args: tuple[Any, ...],
     *,
     symmetric: bool = False,
     linear_solver: LinearSolver | None = None,

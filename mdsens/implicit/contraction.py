@@ -26,7 +26,7 @@ ARNOLDI_RTOL = 1e-10
 REMEDY = "damp the map, z ← (1 - m) z + m T(z) with 0 < m < 1, or solve T(z) - z = 0 by Newton's method"
 
 
-def spectral_radius(fixed_point: Callable, z: Any, *args: Any) -> float:
+def spectral_radius(fixed_point: Callable[..., Any], z: Any, *args: Any) -> float:
     """ρ = max |eigenvalue of ∂T/∂z| of `fixed_point(z, *args)` at z [host].
 
     Near a fixed point, where ρ < 1, the distance to it falls by this factor with every z ← T(z) in the long run. All
@@ -54,7 +54,9 @@ def spectral_radius(fixed_point: Callable, z: Any, *args: Any) -> float:
     return _arnoldi(fixed_point, z, args, flat)
 
 
-def check_contraction(fixed_point: Callable, z: Any, *args: Any, what: str = "The map T", remedy: str = REMEDY) -> float:
+def check_contraction(
+    fixed_point: Callable[..., Any], z: Any, *args: Any, what: str = "The map T", remedy: str = REMEDY
+) -> float:
     """The spectral radius of ∂T/∂z at z, refused unless it is below 1 [host].
 
     Args:

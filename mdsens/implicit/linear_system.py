@@ -149,7 +149,7 @@ class LinearSolver:
             if value is not None and not value >= 0.0:
                 raise InputError(f"{type(self).__name__}'s {name} must not be negative, not {value!r}.")
 
-    def prepare(self, system: LinearSystem) -> Callable:
+    def prepare(self, system: LinearSystem) -> Callable[..., Any]:
         """`solve(b, goal) -> (u, failed)`: ‖b - A u‖ <= goal, or a sign that the method does not apply. Pure JAX."""
         raise NotImplementedError
 

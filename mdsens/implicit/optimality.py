@@ -39,8 +39,8 @@ class Condition:
     Two with the same rule and settings are equal, so that code compiled for one is found again for the other.
     """
 
-    rule: Callable
-    settings: tuple
+    rule: Callable[..., Any]
+    settings: tuple[Any, ...]
 
     def __call__(self, z: PyTree, *args: Any) -> PyTree:
         return self.rule(*self.settings, z, *args)
@@ -60,7 +60,7 @@ class FixedPointCondition(Condition):
         return jax.tree.map(jnp.subtract, image, z)
 
 
-def stationary(f: Callable) -> Condition:
+def stationary(f: Callable[..., Any]) -> Condition:
     """F = ∇₁f(x, θ), for a minimum, maximum or saddle point of f. ∂F/∂x is symmetric: say so to `custom_root`.
 
     Raises:
@@ -70,7 +70,7 @@ def stationary(f: Callable) -> Condition:
     return Condition(_gradient, (f,))
 
 
-def newton(F: Callable, stepsize: float = 1.0) -> FixedPointCondition:
+def newton(F: Callable[..., Any], stepsize: float = 1.0) -> FixedPointCondition:
     """T = z - η [∂₁F(z, θ)]⁻¹ F(z, θ), for a root of F; the linear system is solved by `linear_solve` on z raveled.
 
     Raises:
@@ -80,7 +80,7 @@ def newton(F: Callable, stepsize: float = 1.0) -> FixedPointCondition:
     return FixedPointCondition(_newton, (F, _stepsize(stepsize)))
 
 
-def proximal_gradient(f: Callable, prox: Callable, stepsize: float = 1.0) -> FixedPointCondition:
+def proximal_gradient(f: Callable[..., Any], prox: Callable[..., Any], stepsize: float = 1.0) -> FixedPointCondition:
     """T = prox(x - η ∇₁f(x, θ), η, θ), for the minimum of f(x, θ) + g(x, θ).
 
     Args:
@@ -98,7 +98,7 @@ def proximal_gradient(f: Callable, prox: Callable, stepsize: float = 1.0) -> Fix
 
 
 def block_proximal_gradient(
-    f: Callable, proxes: Sequence[Callable], stepsizes: float | Sequence[float] = 1.0
+    f: Callable[..., Any], proxes: Sequence[Callable[..., Any]], stepsizes: float | Sequence[float] = 1.0
 ) -> FixedPointCondition:
     """T_j = prox_j(x_j - η_j [∇₁f(x, θ)]_j, η_j, θ), for the minimum of f(x, θ) + Σ_j g_j(x_j, θ).
 
@@ -115,13 +115,13 @@ def block_proximal_gradient(
     proxes = tuple(proxes)
     for prox in proxes:
         require_callable(prox, "proximal operator")
-    sizes: tuple = tuple(stepsizes) if np.ndim(stepsizes) else (stepsizes,) * len(proxes)  # type: ignore[arg-type]  # told by ndim
+    sizes: tuple[Any, ...] = tuple(stepsizes) if np.ndim(stepsizes) else (stepsizes,) * len(proxes)  # type: ignore[arg-type]  # told by ndim
     if len(sizes) != len(proxes):
         raise InputError(f"There must be one stepsize for each block, or one for all, not {len(sizes)} for {len(proxes)}.")
     return FixedPointCondition(_block_proximal_gradient, (f, proxes, tuple(map(_stepsize, sizes))))
 
 
-def projected_gradient(f: Callable, projection: Callable, stepsize: float = 1.0) -> FixedPointCondition:
+def projected_gradient(f: Callable[..., Any], projection: Callable[..., Any], stepsize: float = 1.0) -> FixedPointCondition:
     """T = P(x - η ∇₁f(x, θ), θ), for the minimum of f(x, θ) on a convex set C(θ).
 
     Args:
@@ -139,7 +139,11 @@ def projected_gradient(f: Callable, projection: Callable, stepsize: float = 1.0)
 
 
 def mirror_descent(
-    f: Callable, projection: Callable, *, mirror_map: str | Callable = "entropy", stepsize: float = 1.0
+    f: Callable[..., Any],
+    projection: Callable[..., Any],
+    *,
+    mirror_map: str | Callable[..., Any] = "entropy",
+    stepsize: float = 1.0,
 ) -> FixedPointCondition:
     """T = P(∇φ(x) - η ∇₁f(x, θ), θ), for the minimum of f(x, θ) on a convex set C(θ), in the geometry of φ.
 
@@ -171,10 +175,10 @@ class KKTPoint(NamedTuple):
 
 
 def kkt(
-    f: Callable,
+    f: Callable[..., Any],
     *,
-    equality: Callable | None = None,
-    inequality: Callable | None = None,
+    equality: Callable[..., Any] | None = None,
+    inequality: Callable[..., Any] | None = None,
     complementarity: str = "product",
 ) -> Condition:
     """The conditions of Karush, Kuhn and Tucker for min f(x, θ) subject to H(x, θ) = 0 and G(x, θ) <= 0:
@@ -222,7 +226,7 @@ class ConicPoint(NamedTuple):
     w: Float[Array, ""]
 
 
-def conic_residual(projection: Callable) -> Condition:
+def conic_residual(projection: Callable[..., Any]) -> Condition:
     """F(z, Q) = ((Q - 1) Π + 1) z, for min c·x subject to A x + s = b, s in a cone K, and its dual.
 
     Π projects on R^n × K* × R₊. With Q of `conic_embedding` a root z = (u, v, w), w > 0, holds the solution
@@ -245,7 +249,7 @@ def conic_residual(projection: Callable) -> Condition:
     return Condition(_conic_residual, (projection,))
 
 
-def conic_null_space(projection: Callable) -> Condition:
+def conic_null_space(projection: Callable[..., Any]) -> Condition:
     """`null_space(z, Q) -> Gauge` for the condition `conic_residual(projection)`: ∂F/∂z z = 0 and (∂F/∂z)ᵀ Πz = 0.
 
     Raises:
@@ -280,7 +284,7 @@ def conic_point(x: Float[Array, " n"], y: Float[Array, " m"], s: Float[Array, " 
     return ConicPoint(x, y - s, jnp.ones((), x.dtype))
 
 
-def conic_solution(z: ConicPoint, projection: Callable) -> tuple[Array, Array, Array]:
+def conic_solution(z: ConicPoint, projection: Callable[..., Any]) -> tuple[Array, Array, Array]:
     """`(x, y, s)` = (u, P_K*(v), P_K*(v) - v)/w, with `projection` that on K.
 
     Raises:

@@ -186,7 +186,7 @@ def kl_simplex(y: Float[Array, " n"], radius: ArrayLike = 1.0) -> Float[Array, "
     return _radius(radius, y) * jax.nn.softmax(y)
 
 
-def product(projections: Sequence[Callable], sizes: Sequence[int]) -> Callable:
+def product(projections: Sequence[Callable[..., Any]], sizes: Sequence[int]) -> Callable[..., Any]:
     """The projection on C₁ × C₂ × ..., each on its slice of a flat vector, in this order.
 
     Args:
@@ -205,8 +205,8 @@ def product(projections: Sequence[Callable], sizes: Sequence[int]) -> Callable:
 
 @dataclasses.dataclass(frozen=True)
 class _Product:
-    projections: tuple
-    sizes: tuple
+    projections: tuple[Any, ...]
+    sizes: tuple[Any, ...]
 
     def __post_init__(self) -> None:
         if len(self.projections) != len(self.sizes):
@@ -226,7 +226,7 @@ class _Product:
         return jnp.concatenate([part(slice_, *args) for part, slice_ in zip(self.projections, parts, strict=True)])
 
 
-def dual(y: PyTree, projection: Callable) -> PyTree:
+def dual(y: PyTree, projection: Callable[..., Any]) -> PyTree:
     """y + P_K(-y), the projection on the dual cone K* = {v : v·x >= 0 for all x in K}, from that on the cone K.
 
     J. J. Moreau's decomposition y = P_K(y) - P_K*(-y) (C. R. Acad. Sci. 255, 238, 1962); any tree that `projection` takes.

@@ -40,7 +40,9 @@ ROOT_STEP = 1e-6
 """Distance to a root within which an answer always counts as one (where `ROOT_TOL` is asked for)."""
 
 
-def linearised(optimality: Callable, z: PyTree, args: tuple, operator: Callable | None = None) -> tuple[Callable, Callable]:
+def linearised(
+    optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], operator: Callable[..., Any] | None = None
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """`(A, unravel)`: u ↦ ∂F/∂z u on flat vectors, and the way back to z's structure.
 
     Args:
@@ -58,16 +60,16 @@ def linearised(optimality: Callable, z: PyTree, args: tuple, operator: Callable 
 
 
 def root_jvp(
-    optimality: Callable,
+    optimality: Callable[..., Any],
     z: PyTree,
-    args: tuple,
-    tangents: tuple,
+    args: tuple[Any, ...],
+    tangents: tuple[Any, ...],
     *,
     symmetric: bool = False,
     linear_solver: LinearSolver | None = None,
     gauge: Gauge | None = None,
-    precondition: Callable | None = None,
-    operator: Callable | None = None,
+    precondition: Callable[..., Any] | None = None,
+    operator: Callable[..., Any] | None = None,
     project: bool = False,
     throw: bool = True,
 ) -> tuple[PyTree, jax.Array]:
@@ -110,7 +112,7 @@ def root_jvp(
     return unravel(flat), residual
 
 
-def moving_and_resting(args: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+def moving_and_resting(args: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The leaves of `args` that have a tangent, and those that have None, each None where the other has them.
 
     Raises:
@@ -135,19 +137,19 @@ def _rounding(product: Matvec, z: PyTree) -> Array:
 
 
 def root_vjp(
-    optimality: Callable,
+    optimality: Callable[..., Any],
     z: PyTree,
-    args: tuple,
+    args: tuple[Any, ...],
     cotangent: PyTree,
     *,
     argnums: int | Sequence[int] | None = None,
     symmetric: bool = False,
     linear_solver: LinearSolver | None = None,
     gauge: Gauge | None = None,
-    precondition: Callable | None = None,
-    operator: Callable | None = None,
+    precondition: Callable[..., Any] | None = None,
+    operator: Callable[..., Any] | None = None,
     throw: bool = True,
-) -> tuple[tuple, jax.Array]:
+) -> tuple[tuple[Any, ...], jax.Array]:
     """`(dargs, residual)`: the gradient in `args` of a function of the root z whose gradient in z is `cotangent`.
 
     One solve with Aᵀ serves all arguments. Leaves of `args` that are no floating-point arrays give None.
@@ -179,16 +181,16 @@ def root_vjp(
 
 
 def adjoint_solution(
-    optimality: Callable,
+    optimality: Callable[..., Any],
     z: PyTree,
-    args: tuple,
+    args: tuple[Any, ...],
     cotangent: PyTree,
     *,
     symmetric: bool = False,
     linear_solver: LinearSolver | None = None,
     gauge: Gauge | None = None,
-    precondition: Callable | None = None,
-    operator: Callable | None = None,
+    precondition: Callable[..., Any] | None = None,
+    operator: Callable[..., Any] | None = None,
     throw: bool = True,
 ) -> tuple[PyTree, jax.Array]:
     """`(w, residual)` with Aᵀw = the cotangent, all as for `root_vjp`: the gradient in the arguments is that of -⟨w, F⟩."""
@@ -248,18 +250,18 @@ def _chosen(argnums: Any, args: tuple[Any, ...]) -> list[int]:
 
 
 def differentiable_solution(
-    solve: Callable,
-    optimality: Callable,
+    solve: Callable[..., Any],
+    optimality: Callable[..., Any],
     *,
     symmetric: bool = False,
     linear_solver: LinearSolver | None = None,
-    gauge: Callable | None = None,
-    precondition: Callable | None = None,
-    operator: Callable | None = None,
+    gauge: Callable[..., Any] | None = None,
+    precondition: Callable[..., Any] | None = None,
+    operator: Callable[..., Any] | None = None,
     project: bool = False,
     root_tol: float | None = None,
     report: bool = False,
-) -> Callable:
+) -> Callable[..., Any]:
     """Make a solver's answer differentiable by its optimality condition; `custom_root` is the common form of it.
 
     Args:
@@ -361,15 +363,15 @@ def _root_error(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...]
 
 
 def custom_root(
-    optimality: Callable,
+    optimality: Callable[..., Any],
     *,
     has_aux: bool = False,
     symmetric: bool = False,
     linear_solver: LinearSolver | None = None,
-    null_space: Callable | None = None,
-    precondition: Callable | None = None,
+    null_space: Callable[..., Any] | None = None,
+    precondition: Callable[..., Any] | None = None,
     root_tol: float | None = ROOT_TOL,
-) -> Callable:
+) -> Callable[..., Any]:
     """Decorate a solver `solve(z0, *args)` of `optimality(z, *args) == 0`, so that its answer is differentiable in `args`.
 
     Unknown and arguments may be any pytrees; leaves that are no floating-point arrays have no derivative. Works in
@@ -429,7 +431,7 @@ def custom_root(
     return decorate
 
 
-def custom_fixed_point(fixed_point: Callable, **options: Any) -> Callable:
+def custom_fixed_point(fixed_point: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """Decorate a solver `solve(z0, *args)` of `z == fixed_point(z, *args)`; options as for `custom_root`.
 
     Args:
@@ -440,7 +442,7 @@ def custom_fixed_point(fixed_point: Callable, **options: Any) -> Callable:
     return custom_root(fixed_point_condition(fixed_point), **options)
 
 
-def fixed_point_condition(fixed_point: Callable) -> Callable:
+def fixed_point_condition(fixed_point: Callable[..., Any]) -> Callable[..., Any]:
     """F(z, *args) = T(z, *args) - z; equal for the same T, so that compiled code is found again."""
     return fixed_point if isinstance(fixed_point, FixedPointCondition) else FixedPointCondition(fixed_point, ())
 

@@ -4,6 +4,7 @@ Each of them compares a state "defect" with a state "bulk": `value_and_gradient(
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -79,7 +80,7 @@ class relaxation_volume(eqx.Module):
         InputError: a matrix of another shape or one that is not positive definite, or as `dipole_tensor`.
     """
 
-    elastic_constants: Float[Array, "voigt voigt"] | Callable
+    elastic_constants: Float[Array, "voigt voigt"] | Callable[..., Any]
 
     def __init__(self, elastic_constants: ArrayLike) -> None:
         if not callable(elastic_constants):

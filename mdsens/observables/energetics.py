@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -165,7 +166,7 @@ def barrier(states: Mapping[str, System], potential: Potential) -> Float[Array, 
     return potential.energy(saddle) - potential.energy(minimum)
 
 
-def other_states(states: Mapping[str, System], state: str, name: str) -> list:
+def other_states(states: Mapping[str, System], state: str, name: str) -> list[Any]:
     """The states beside one of them.
 
     Raises:

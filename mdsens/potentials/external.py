@@ -219,7 +219,7 @@ def _cell(system: System) -> Array:
     return jnp.zeros((3, 3)) if system.cell is None else system.cell
 
 
-def _remade(calculator: Any, values: Any) -> Callable:
+def _remade(calculator: Any, values: Any) -> Callable[..., Any]:
     """A function that makes calculators like this one with other parameters."""
     known = getattr(calculator, "parameters", None)
     if not hasattr(calculator, "get_potential_energy") or not isinstance(known, dict):

@@ -9,6 +9,7 @@ D. A. Varshalovich, A. N. Moskalev, V. K. Khersonskii, Quantum Theory of Angular
 import dataclasses
 import functools
 import itertools
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -42,7 +43,7 @@ class Sphere:
 
 
 @functools.cache
-def sphere(twojmax: int, dtype="float64") -> Sphere:
+def sphere(twojmax: int, dtype: Any = "float64") -> Sphere:
     """In points √(1-t) exp(i (φ + ψ)/2), √t exp(i (φ - ψ)/2) such a product is a polynomial in t, of period 2π in φ and ψ."""
     degree = (3 * twojmax - twojmax % 2) // 2
     t, weight = np.polynomial.legendre.leggauss(degree // 2 + 1)
@@ -61,7 +62,7 @@ def sphere(twojmax: int, dtype="float64") -> Sphere:
     return Sphere(level, weight, values, north, samples, tuple(matrix.astype(dtype) for matrix in from_samples))
 
 
-def _harmonics(points, twojmax: int) -> Float[np.ndarray, "harmonics points"]:
+def _harmonics(points: Any, twojmax: int) -> Float[np.ndarray, "harmonics points"]:
     """By the recursion in j, VMK 4.8.2, for the upper half of each matrix; VMK 4.4.2 gives the other."""
     a, b = points[:, 0] + 1j * points[:, 1], points[:, 2] + 1j * points[:, 3]
     u = np.ones((1, 1, len(points)), complex)

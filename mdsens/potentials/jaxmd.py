@@ -14,7 +14,7 @@ from mdsens.potentials.wrapped import WrappedEnergy
 from mdsens.system import System
 
 
-def JaxMD(energy_fn: Callable, *, neighbor_fn: Any = None, **values: Any) -> "JaxMDEnergy":
+def JaxMD(energy_fn: Callable[..., Any], *, neighbor_fn: Any = None, **values: Any) -> "JaxMDEnergy":
     """Wrap a jax-md energy as it is; its keyword parameters become the potential's.
 
     Args:
@@ -45,7 +45,7 @@ class JaxMDEnergy(WrappedEnergy):
     and no stress, since the cell is hidden in the displacement function.
     """
 
-    energy_fn: Callable = static()
+    energy_fn: Callable[..., Any] = static()
     neighbor_fn: Any = static()
 
     def check(self, system: System) -> None:

@@ -35,7 +35,7 @@ class NetworkPotential(SitePotential):
 
     keyed: ClassVar[bool] = False
 
-    apply: Callable = static()
+    apply: Callable[..., Any] = static()
     params: Any  # type: ignore[misc]  # no default stands before it
     cutoff: float = static()
     species: tuple[str, ...] = static(())
@@ -104,7 +104,7 @@ class GraphPotential(Potential):
     keyed: ClassVar[bool] = False
     local: ClassVar = False
 
-    apply: Callable = static()
+    apply: Callable[..., Any] = static()
     params: Any  # type: ignore[misc]  # no default stands before it
     cutoff: float = static()
     species: tuple[str, ...] = static(())

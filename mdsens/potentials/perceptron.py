@@ -40,7 +40,7 @@ def evaluated(network: Network, x: Float[Array, "inputs ..."], activation: str) 
     return x
 
 
-def of_centre(i, value: Callable[[str], Array]) -> Float[Array, ""]:
+def of_centre(i: Any, value: Callable[[str], Array]) -> Float[Array, ""]:
     """`value(label)` for the species of the atom i."""
     first, *others = i.labels
     chosen = value(first)

@@ -192,7 +192,7 @@ def _leaf(name: str, key: str) -> str:
     return f"{i}-{j}-{k}"
 
 
-def _as_leaves(name: str, table: dict) -> dict:
+def _as_leaves(name: str, table: dict[Any, Any]) -> dict[Any, Any]:
     leaves = {}
     for key, value in table.items():
         leaf = _leaf(name, key) if isinstance(key, str) else key

@@ -157,7 +157,7 @@ class TermLists(eqx.Module):
     """
 
     shared: Neighbors | None
-    own: tuple
+    own: tuple[Any, ...]
 
     def is_stale(self, positions: Array, interaction_range: Any) -> Bool[Array, ""]:
         stale = [one.is_stale(positions, _reach(one)) for one in self.own if one is not None]

@@ -37,18 +37,18 @@ TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 
 
 def root(
-    condition: Callable,
+    condition: Callable[..., Any],
     *,
     solver: Any = None,
     tolerance: float | None = None,
     max_steps: int = 10_000,
     symmetric: bool = False,
-    null_space: Callable | None = None,
-    precondition: Callable | None = None,
+    null_space: Callable[..., Any] | None = None,
+    precondition: Callable[..., Any] | None = None,
     linear_solver: LinearSolver | None = None,
     return_status: bool = False,
     progress: Callable[[int, float], None] | None = None,
-) -> Callable:
+) -> Callable[..., Any]:
     """`solve(z0, *args)`: the root of `condition(z, *args)` near z0, differentiable in `args` to any order.
 
     Args:
@@ -74,7 +74,7 @@ def root(
 
 
 def fixed_point(
-    T: Callable,
+    T: Callable[..., Any],
     *,
     solver: Any = None,
     tolerance: float | None = None,
@@ -82,7 +82,7 @@ def fixed_point(
     return_status: bool = False,
     progress: Callable[[int, float], None] | None = None,
     **options: Any,
-) -> Callable:
+) -> Callable[..., Any]:
     """`solve(z0, *args)`: z = T(z, *args), differentiable in `args`.
 
     Args:
@@ -96,7 +96,7 @@ def fixed_point(
 
 
 def minimum(
-    objective: Callable,
+    objective: Callable[..., Any],
     *,
     solver: Any = None,
     tolerance: float | None = None,
@@ -104,7 +104,7 @@ def minimum(
     return_status: bool = False,
     progress: Callable[[int, float], None] | None = None,
     **options: Any,
-) -> Callable:
+) -> Callable[..., Any]:
     """`solve(z0, *args)`: the minimum of `objective(z, *args)` near z0, differentiable in `args`.
 
     A saddle point is refused on concrete values up to 500 unknowns; not under `jit` and `vmap`.

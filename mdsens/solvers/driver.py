@@ -53,12 +53,12 @@ class Problem:
             other kind is given -F.
     """
 
-    residual: Callable
-    norm: Callable = lambda residual: jnp.max(jnp.stack([jnp.max(jnp.abs(r)) for r in jax.tree.leaves(residual)]))
-    is_stale: Callable = lambda z, data: jnp.asarray(False)
-    gauge: Callable = lambda z, data: Gauge()
+    residual: Callable[..., Any]
+    norm: Callable[..., Any] = lambda residual: jnp.max(jnp.stack([jnp.max(jnp.abs(r)) for r in jax.tree.leaves(residual)]))
+    is_stale: Callable[..., Any] = lambda z, data: jnp.asarray(False)
+    gauge: Callable[..., Any] = lambda z, data: Gauge()
     symmetric: bool = False
-    operator: Callable | None = None
+    operator: Callable[..., Any] | None = None
     focus: Focus | None = None
     kind: str | None = None
 
@@ -75,7 +75,7 @@ class Problem:
 class _Negated:
     """-f of a function f(z, data), or of the linear function that f(z, data) is."""
 
-    function: Callable
+    function: Callable[..., Any]
     of_operator: bool = False
 
     def __call__(self, z: PyTree, data: Any) -> Any:
@@ -159,7 +159,7 @@ def solve(
     *,
     tolerance: float,
     max_steps: int,
-    refresh: Callable | None = None,
+    refresh: Callable[..., Any] | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> Result:
     """Drive a solver on the host.

@@ -40,7 +40,7 @@ class DampedDynamics:
                 f"DampedDynamics needs dt > 0 and 0 < friction · dt <= 1, not dt {self.dt}, friction {self.friction}."
             )
 
-    def map(self, residual: Callable) -> Callable:
+    def map(self, residual: Callable[..., Any]) -> Callable[..., Any]:
         """`T((z, v), *args)` for `residual(z, *args)`."""
 
         def step(state: Any, *args: Any) -> tuple[PyTree, PyTree]:

@@ -27,12 +27,12 @@ class JaxMD:
     It drives any potential, ours too; the driver watches convergence and neighbour lists.
     """
 
-    minimizer: Callable
+    minimizer: Callable[..., Any]
     settings: tuple[tuple[str, Any], ...]
 
     follows: ClassVar = "gradient"
 
-    def __init__(self, minimizer: Callable, **settings: Any) -> None:
+    def __init__(self, minimizer: Callable[..., Any], **settings: Any) -> None:
         if not callable(minimizer):
             raise InputError("solvers.JaxMD wants a function such as jax_md.minimize.fire_descent.")
         object.__setattr__(self, "minimizer", minimizer)

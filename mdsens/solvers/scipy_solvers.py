@@ -19,7 +19,7 @@ from mdsens.implicit.checks import is_traced
 from mdsens.implicit.trees import PyTree
 
 
-def scipy_root(condition: Callable, *, method: str = "hybr", **options: Any) -> Callable:
+def scipy_root(condition: Callable[..., Any], *, method: str = "hybr", **options: Any) -> Callable[..., Any]:
     """`solve(z0, *args)` by `scipy.optimize.root`, with the exact Jacobian.
 
     Args:
@@ -38,7 +38,7 @@ def scipy_root(condition: Callable, *, method: str = "hybr", **options: Any) -> 
     return solve
 
 
-def scipy_minimize(objective: Callable, *, method: str = "BFGS", **options: Any) -> Callable:
+def scipy_minimize(objective: Callable[..., Any], *, method: str = "BFGS", **options: Any) -> Callable[..., Any]:
     """`solve(z0, *args)` by `scipy.optimize.minimize`, with the exact gradient.
 
     Args:

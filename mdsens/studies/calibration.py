@@ -51,7 +51,7 @@ class Target:
         sigma: the standard deviation that the fit may be off by, one or of the same shape.
     """
 
-    observable: Callable
+    observable: Callable[..., Any]
     value: Any
     sigma: Any = 1.0
 
@@ -322,7 +322,7 @@ class _Problem:
 def inverse_design(
     systems: Systems,
     potential: Potential,
-    wanted: Mapping[str, tuple[Callable | Of, Any]],
+    wanted: Mapping[str, tuple[Callable[..., Any] | Of, Any]],
     **options: Any,
 ) -> Calibration:
     """Parameters that give observables the values wanted, with the smallest relative change that does.

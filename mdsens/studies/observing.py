@@ -20,7 +20,7 @@ ALONE = "structure"
 
 Systems = System | Mapping[str, System]
 States = Equilibrium | Mapping[str, Equilibrium]
-Observables = Callable | Mapping[str, Callable]
+Observables = Callable[..., Any] | Mapping[str, Callable[..., Any]]
 
 
 class Of(eqx.Module):
@@ -34,7 +34,7 @@ class Of(eqx.Module):
     observable: Any
     structures: Any = eqx.field(static=True)
 
-    def __init__(self, observable: Callable, structures: str | Mapping[str, str]) -> None:
+    def __init__(self, observable: Callable[..., Any], structures: str | Mapping[str, str]) -> None:
         self.observable = observable
         self.structures = structures if isinstance(structures, str) else tuple(sorted(structures.items()))
 
@@ -58,7 +58,7 @@ class Together(eqx.Module):
         return jnp.concatenate([jnp.ravel(part(systems, potential)) for part in self.parts.values()])
 
 
-def by_name(systems: Systems | States) -> dict:
+def by_name(systems: Systems | States) -> dict[Any, Any]:
     """Structures (or equilibria) by name."""
     if isinstance(systems, System | Equilibrium):
         return {ALONE: systems}
@@ -145,7 +145,7 @@ def relax_again(states: Mapping[str, Equilibrium], potential: Potential, options
     return {name: eq.again(potential, **{"progress": False, **each[name]}) for name, eq in states.items()}
 
 
-def options_of(systems: Mapping[str, Any], options: Mapping[str, Any] | None) -> dict[str, dict]:
+def options_of(systems: Mapping[str, Any], options: Mapping[str, Any] | None) -> dict[str, dict[Any, Any]]:
     """Options of `relax` for each structure.
 
     Raises:

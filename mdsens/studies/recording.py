@@ -24,7 +24,7 @@ Found = Sweep | SensitivityTable | Uncertainty | Calibration | Continuation
 
 
 @functools.singledispatch
-def record_of(found) -> Record:
+def record_of(found: Any) -> Record:
     """Numbers and plain values of a result, without the structures.
 
     Raises:
@@ -146,5 +146,5 @@ def _outcome(label: str, parameters: Mapping[str, float], record: Record, reason
     return Outcome(label, label, given, record, reason, made_with())
 
 
-def _under(group, values) -> dict[str, np.ndarray]:
+def _under(group: Any, values: Any) -> dict[str, np.ndarray]:
     return {f"{group}/{name}": np.asarray(value) for name, value in values.items()}

@@ -70,7 +70,7 @@ def image_of(unit: Unit, record: Record, reason: str, seconds: float) -> bytes:
         return file.id.get_file_image()
 
 
-def set_text(group, key: str, text: str) -> None:
+def set_text(group: Any, key: str, text: str) -> None:
     """Keep a text, which may be longer than the 64 kB that an attribute holds."""
     if len(text) < 30_000:
         group.attrs[key] = text
@@ -78,7 +78,7 @@ def set_text(group, key: str, text: str) -> None:
         group[f"texts/{key}"] = text
 
 
-def text_of(group, key: str) -> str:
+def text_of(group: Any, key: str) -> str:
     """What `set_text` wrote."""
     return str(group.attrs[key]) if key in group.attrs else group[f"texts/{key}"].asstr()[()]
 
@@ -94,7 +94,7 @@ def read_unit(path: Path) -> Outcome:
         return outcome_of(file)
 
 
-def outcome_of(group) -> Outcome:
+def outcome_of(group: Any) -> Outcome:
     """A unit's file, or its copy in a collected study.
 
     Raises:
@@ -104,7 +104,7 @@ def outcome_of(group) -> Outcome:
         raise StoreError(f"A newer mdsens than {mdsens.__version__} wrote {group.file.filename!r}: upgrade mdsens.")
     arrays: dict[str, np.ndarray] = {}
 
-    def gather(path, item):
+    def gather(path: Any, item: Any) -> None:
         if isinstance(item, h5py.Dataset) and not path.startswith("texts/") and not item.is_scale:
             if item.dtype.kind not in NUMBERS:
                 raise StoreError(f"{group.file.filename!r} has texts at {item.name}, where numbers should be.")

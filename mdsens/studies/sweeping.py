@@ -79,7 +79,7 @@ def grid(parameters: Mapping[str, Iterable[float]], mode: str = "grid") -> list[
         InputError: an unknown mode, or lists of different lengths.
     """
     columns = {name: np.ravel(np.asarray(values)).tolist() for name, values in parameters.items()}
-    rows: Iterable[tuple]
+    rows: Iterable[tuple[Any, ...]]
     if mode == "grid":
         rows = itertools.product(*columns.values())
     elif mode == "list":

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class Column:
     """
 
     name: str
-    values: Sequence | np.ndarray
+    values: Sequence[Any] | np.ndarray
     form: str = ".8g"
     meaning: str = ""
     shown: bool = True

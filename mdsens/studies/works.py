@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mdsens.potentials.base import Potential
 from mdsens.studies import building
 from mdsens.studies.calibration import Target, calibrate, inverse_design
 from mdsens.studies.findings import Record
@@ -30,19 +31,19 @@ def work(given: Mapping[str, Any]) -> Record:
     return _WORKS[given["kind"]](systems, potential, options, observed, given["settings"])
 
 
-def _sweep(systems, potential, options, observed: Together, settings) -> Record:
+def _sweep(systems: Any, potential: Potential, options: Any, observed: Together, settings: Any) -> Record:
     values, derivatives, states = at_point(systems, potential, observed, settings["derivatives"], options)
     record = record_of(Point("", {}, values, derivatives))
     record.facts["names"] = list(Selection.of(potential).names) if derivatives else []
     return with_structures(record, states)
 
 
-def _sensitivity(systems, potential, options, observed, settings) -> Record:
+def _sensitivity(systems: Any, potential: Potential, options: Any, observed: Any, settings: Any) -> Record:
     states = relax_all(systems, potential, options)
     return with_structures(record_of(sensitivity_table(states, observed.parts, wrt=settings.get("wrt"))), states)
 
 
-def _uncertainty(systems, potential, options, observed, settings) -> Record:
+def _uncertainty(systems: Any, potential: Potential, options: Any, observed: Any, settings: Any) -> Record:
     states = relax_all(systems, potential, options)
     given = settings.get("std") or settings.get("covariance")
     if given is None:
@@ -69,7 +70,7 @@ def _uncertainty(systems, potential, options, observed, settings) -> Record:
     return with_structures(record, states)
 
 
-def _calibration(systems, potential, options, observed, settings, *, inverse: bool) -> Record:
+def _calibration(systems: Any, potential: Potential, options: Any, observed: Any, settings: Any, *, inverse: bool) -> Record:
     more = {
         "wrt": settings.get("wrt"),
         "bounds": {name: tuple(pair) for name, pair in settings["bounds"].items()},
@@ -87,7 +88,7 @@ def _calibration(systems, potential, options, observed, settings, *, inverse: bo
     return with_structures(record_of(fit), fit.states)
 
 
-def _continuation(systems, potential, options, observed, settings) -> Record:
+def _continuation(systems: Any, potential: Potential, options: Any, observed: Any, settings: Any) -> Record:
     ((name, eq),) = relax_all(systems, potential, options).items()
     again = {key: options[name][key] for key in ("fmax", "smax", "max_steps") if key in options[name]}
     path = continuation(

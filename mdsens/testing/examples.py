@@ -44,7 +44,7 @@ from mdsens.system import System
 Example = tuple[Potential, System]
 
 
-def crystal(atoms: Atoms, *, missing: int = 0, labels=None, squeezed: float = 1.0) -> System:
+def crystal(atoms: Atoms, *, missing: int = 0, labels: Any = None, squeezed: float = 1.0) -> System:
     """A crystal with a vacancy; `labels` are dealt out in turn where they are not the atoms' own."""
     atoms = atoms.copy()
     atoms.set_cell(atoms.cell * squeezed, scale_atoms=True)
