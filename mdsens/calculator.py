@@ -35,6 +35,7 @@ class Calculator(ase_calculator.Calculator):
         PropertyNotImplementedError: a stress without a periodic cell (ASE's own error).
     """
 
+    atoms: Any
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012 (ASE's form)
 
     def __init__(self, potential: Potential, *, skin: float | None = None) -> None:

@@ -4,27 +4,33 @@ A full list names each pair from both sides, so the sum over all places that nam
 opposite places. JAX cannot know that: the transpose of a gather is a scatter to it, many times slower on every machine.
 """
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
+if TYPE_CHECKING:
+    from mdsens.neighbors import Neighbors
+
 UNROLLED = 12
 """Rows up to which each has its own instructions; more share them, lest compilation take longer than what is compiled."""
 
 
-def at_neighbors(values: Float[Array, "*lead atoms"], neighbors) -> Float[Array, "*lead capacity atoms"]:
+def at_neighbors(values: Float[Array, "*lead atoms"], neighbors: "Neighbors") -> Float[Array, "*lead capacity atoms"]:
     """Each atom's neighbours' values, zero in unused places; linear in `values`, and differentiable without a scatter."""
     return _spread.bind(values, neighbors.atom, neighbors.opposite)
 
 
-def from_neighbors(values: Float[Array, "*lead capacity atoms"], neighbors) -> Float[Array, "*lead atoms"]:
+def from_neighbors(values: Float[Array, "*lead capacity atoms"], neighbors: "Neighbors") -> Float[Array, "*lead atoms"]:
     """For each atom the sum of the values in all places that name it: the transpose of `at_neighbors`."""
     return _collect.bind(values, neighbors.atom, neighbors.opposite)
 
 
-def differences(values: Float[Array, "*lead atoms"], atom) -> Float[Array, "*lead places atoms"]:
+def differences(values: Float[Array, "*lead atoms"], atom: Array) -> Float[Array, "*lead places atoms"]:
     """Each neighbour's value less the atom's own.
 
     Its transpose takes what changes sign with the direction in which a pair is seen, as everything does that derives from a
@@ -34,12 +40,12 @@ def differences(values: Float[Array, "*lead atoms"], atom) -> Float[Array, "*lea
     return _difference.bind(values, atom)
 
 
-def from_differences(values: Float[Array, "*lead places atoms"], atom) -> Float[Array, "*lead atoms"]:
+def from_differences(values: Float[Array, "*lead places atoms"], atom: Array) -> Float[Array, "*lead atoms"]:
     """The transpose of `differences`: minus twice the sum over each atom's places, where values change sign with direction."""
     return _balance.bind(values, atom)
 
 
-def fence(values, neighbors):
+def fence(values: Any, neighbors: Any) -> Any:
     """The same values, computed once and stored.
 
     A compiler that fuses a cheap-looking producer into a gather computes it again for each element gathered. A branch that
@@ -48,36 +54,36 @@ def fence(values, neighbors):
     return jax.lax.cond(neighbors.alive >= 0, lambda v: v, lambda v: jax.tree.map(jnp.zeros_like, v), values)
 
 
-def _spread_values(values, atom, opposite):
+def _spread_values(values: Array, atom: Array, opposite: Array) -> Array:
     spread = lambda row: jnp.where(opposite >= 0, row.at[atom].get(mode="promise_in_bounds"), 0.0)  # noqa: E731
     return _by_rows(spread, values, values.shape[:-1])
 
 
-def _collected_values(values, atom, opposite):
+def _collected_values(values: Array, atom: Array, opposite: Array) -> Array:
     place = jnp.maximum(opposite, 0)
 
-    def collect(row):
+    def collect(row: Array) -> Array:
         return jnp.sum(jnp.where(opposite >= 0, row.ravel().at[place].get(mode="promise_in_bounds"), 0.0), axis=0)
 
     return _by_rows(collect, values, values.shape[:-2])
 
 
-def _differing_values(values, atom):
+def _differing_values(values: Array, atom: Array) -> Array:
     return _by_rows(lambda row: row.at[atom].get(mode="promise_in_bounds") - row, values, values.shape[:-1])
 
 
-def _by_rows(function, values, lead):
+def _by_rows(function: Callable[..., Any], values: Array, lead: tuple[int, ...]) -> Array:
     """One row at a time: one gather of all rows together is many times slower on the CPU."""
     rows = values.reshape(-1, *values.shape[len(lead) :])
     images = jnp.stack([function(row) for row in rows]) if len(rows) <= UNROLLED else jax.lax.map(function, rows)
     return images.reshape(*lead, *images.shape[1:])
 
 
-def _balanced_values(values, atom):
+def _balanced_values(values: Array, atom: Array) -> Array:
     return -2.0 * jnp.sum(values, axis=-2)
 
 
-def _define(primitive, implementation, shape, transposed):
+def _define(primitive: Primitive, implementation: Callable[..., Any], shape: Any, transposed: Primitive) -> None:
     primitive.def_impl(jax.jit(implementation))
     primitive.def_abstract_eval(lambda values, atom, *more: jax.core.ShapedArray(shape(values, atom), values.dtype))
     mlir.register_lowering(primitive, mlir.lower_fun(implementation, multiple_results=False))
@@ -87,7 +93,7 @@ def _define(primitive, implementation, shape, transposed):
         tangents[0] if type(tangents[0]) is ad.Zero else primitive.bind(tangents[0], *primals[1:]),
     )
 
-    def transpose(cotangent, values, *lists):
+    def transpose(cotangent: Any, values: Array, *lists: Any) -> Any:
         nothing = [None] * len(lists)
         if type(cotangent) is ad.Zero:
             return ad.Zero(values.aval), *nothing
@@ -95,7 +101,7 @@ def _define(primitive, implementation, shape, transposed):
 
     ad.primitive_transposes[primitive] = transpose
 
-    def batch(arguments, axes):
+    def batch(arguments: Any, axes: Any) -> Any:
         values, *lists = arguments
         if all(axis is None for axis in axes[1:]):
             return primitive.bind(jnp.moveaxis(values, axes[0], 0), *lists), 0
@@ -105,11 +111,11 @@ def _define(primitive, implementation, shape, transposed):
     batching.primitive_batchers[primitive] = batch
 
 
-def _at_places(values, atom):
+def _at_places(values: Array, atom: Array) -> tuple[int, ...]:
     return (*values.shape[:-1], *atom.shape)
 
 
-def _at_atoms(values, atom):
+def _at_atoms(values: Array, atom: Array) -> tuple[int, ...]:
     return (*values.shape[:-2], atom.shape[-1])
 
 

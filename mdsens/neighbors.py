@@ -5,6 +5,7 @@ than the cutoff, mixed periodicity and 2-D need nothing special: `d = x[index] -
 """
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -77,7 +78,7 @@ class Neighbors(eqx.Module):
         """The same list with others for the terms of a sum."""
         return eqx.tree_at(lambda n: n.shorter, self, shorter, is_leaf=lambda leaf: isinstance(leaf, tuple))
 
-    def slack(self, interaction_range, stretch=1.0) -> Float[Array, ""]:
+    def slack(self, interaction_range: Any, stretch: Any = 1.0) -> Float[Array, ""]:
         """What a list reaches beyond the range, if lengths were stretched: the least of all where each term has a range."""
         radii = self.radius
         if jnp.ndim(interaction_range):
@@ -85,7 +86,7 @@ class Neighbors(eqx.Module):
         # Given bonds have no end.
         return jnp.min(jnp.where(jnp.isinf(radii), jnp.inf, radii * stretch - interaction_range))
 
-    def is_stale(self, positions: Float[Array, "atoms dim"], interaction_range) -> Bool[Array, ""]:
+    def is_stale(self, positions: Float[Array, "atoms dim"], interaction_range: Any) -> Bool[Array, ""]:
         """True where an atom moved so far, in the same cell, that a pair within the range could be missing.
 
         Works on tracers. Positions that are not finite are not stale but worse, which their energy says.
@@ -94,7 +95,7 @@ class Neighbors(eqx.Module):
         moved = jnp.sum((positions - self.reference) ** 2, axis=-1)
         return jnp.max(moved) > room**2
 
-    def reaches(self, interaction_range) -> Bool[Array, ""]:
+    def reaches(self, interaction_range: Any) -> Bool[Array, ""]:
         """True if the list holds every pair within this range (at its reference positions; works on tracers)."""
         # A range in 32 bits may be rounded up.
         return self.slack(interaction_range, 1.0 + 1e-6) >= 0.0
@@ -120,7 +121,7 @@ def widened(neighbors: Neighbors, capacity: int) -> Neighbors:
     return eqx.tree_at(lambda n: (n.atom, n.image, n.opposite), neighbors, parts)
 
 
-def padded(neighbors: Neighbors, positions) -> Neighbors:
+def padded(neighbors: Neighbors, positions: Any) -> Neighbors:
     """The same list for more atoms, all of them at `positions`, the added ones without neighbours [host]."""
     n, more = neighbors.atom.shape[1], len(positions) - neighbors.atom.shape[1]
     added = np.broadcast_to(np.arange(n, n + more, dtype=np.int32), (neighbors.atom.shape[0], more))
@@ -150,31 +151,31 @@ def in_chunks(values: Shaped[Array, "*lead capacity atoms"]) -> Shaped[Array, "c
     return jnp.moveaxis(values.reshape(*lead, capacity // places, places, n), len(lead), 0)
 
 
-def bonds(positions, cell, neighbors: Neighbors) -> Float[Array, "dim capacity atoms"]:
+def bonds(positions: Any, cell: Any, neighbors: Neighbors) -> Float[Array, "dim capacity atoms"]:
     """Vectors from each atom to its listed neighbours [Å]."""
     x = positions.T
     d = at_neighbors(x, neighbors) - jnp.where(neighbors.used, x[:, None, :], 0.0)
     return _with_images(d, cell, neighbors.image)
 
 
-def pair_bonds(positions, cell, atom, image) -> Float[Array, "dim places atoms"]:
+def pair_bonds(positions: Any, cell: Any, atom: Array, image: Any) -> Float[Array, "dim places atoms"]:
     """The same for some places, in sums over all pairs only (see `neighbor_sums.differences`)."""
     return _with_images(differences(positions.T, atom), cell, image)
 
 
-def _with_images(d, cell, image):
+def _with_images(d: Any, cell: Any, image: Any) -> Any:
     if cell is None:
         return d
     # Written out, since a product of matrices this thin is slow.
     return d + jnp.stack([sum(i * v for i, v in zip(image, column, strict=True)) for column in cell.T])
 
 
-def displacements(positions, cell, neighbors: Neighbors) -> Float[Array, "atoms capacity dim"]:
+def displacements(positions: Any, cell: Any, neighbors: Neighbors) -> Float[Array, "atoms capacity dim"]:
     """The same, atom by atom."""
     return bonds(positions, cell, neighbors).T
 
 
-def find_neighbors(positions, cell, pbc, *, radius: float, skin: float) -> Neighbors:
+def find_neighbors(positions: Any, cell: Any, pbc: Any, *, radius: float, skin: float) -> Neighbors:
     """List all pairs within `radius + skin` [Å] of concrete positions.
 
     Raises:
@@ -209,7 +210,7 @@ def find_neighbors(positions, cell, pbc, *, radius: float, skin: float) -> Neigh
     return neighbors_of(positions, i, j, shift[:, :dim], radius=reach, skin=float(skin))
 
 
-def neighbors_of(positions, i, j, shift, *, radius: float, skin: float) -> Neighbors:
+def neighbors_of(positions: Any, i: Any, j: Any, shift: Any, *, radius: float, skin: float) -> Neighbors:
     """The list of given pairs, each from both sides: atoms `i` and the images `shift` `(pairs, dim)` of their neighbours `j`."""
     n, dim = positions.shape
     # A fixed order makes the list, and so every sum over it, reproducible bit for bit.
@@ -236,7 +237,7 @@ def neighbors_of(positions, i, j, shift, *, radius: float, skin: float) -> Neigh
     )
 
 
-def _key(i, j, shift, n) -> np.ndarray:
+def _key(i: Any, j: Any, shift: Any, n: int) -> np.ndarray:
     """One number for each pair, in the order of i, then j, then its image."""
     key = i.astype(np.int64) * n + j
     bound = np.abs(shift).max(initial=0)
@@ -245,7 +246,7 @@ def _key(i, j, shift, n) -> np.ndarray:
     return key
 
 
-def _integer(shift):
+def _integer(shift: Any) -> Any:
     """The smallest integers that hold the images."""
     return np.int8 if np.abs(shift).max(initial=0) < 127 else np.int32
 

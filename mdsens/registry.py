@@ -57,7 +57,7 @@ def _kind(cls: type[Potential]) -> str:
     )
 
 
-def _role(cls, field: Any) -> str:
+def _role(cls: type[Potential], field: Any) -> str:
     if not field.metadata.get("static", False):
         by_species = ", or a dict by species" if "dict" in str(field.type) else ""
         unit = {None: "", "": "number"}.get(cls.units.get(field.name), f"[{cls.units.get(field.name)}]")
@@ -66,7 +66,7 @@ def _role(cls, field: Any) -> str:
     return f"static{default}"
 
 
-def _summary(cls) -> str:
+def _summary(cls: type[Potential]) -> str:
     return _first_line(inspect.getmodule(cls)) if cls.__name__ not in COMPOSED else _first_line(cls)
 
 

@@ -1,6 +1,7 @@
 """A result in words and in pictures, for the command line."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, did_you_mean
 from mdsens.potentials import Reparameterised
 from mdsens.potentials.base import parameter_paths
+from mdsens.system import System
 
 
 def describe(eq: Equilibrium, sensitivity: Sensitivity | None) -> Iterator[str]:
@@ -73,12 +75,12 @@ def pictures(eq: Equilibrium, sensitivity: Sensitivity, parameter: str | None) -
     }
 
 
-def _by_name(tree):
+def _by_name(tree: Any) -> dict[str, Any]:
     """The leaves of a potential-shaped tree, by parameter."""
     return dict(zip(parameter_paths(tree), jax.tree.leaves(tree), strict=True))
 
 
-def _sizes(sensitivity):
+def _sizes(sensitivity: Any) -> dict[str, np.ndarray]:
     """|θ dX/dθ| of each atom, by parameter."""
     values = dict(zip(parameter_paths(sensitivity.potential), jax.tree.leaves(sensitivity.potential), strict=True))
     return {
@@ -87,7 +89,7 @@ def _sizes(sensitivity):
     }
 
 
-def _rows(eq, sensitivity):
+def _rows(eq: Equilibrium, sensitivity: Any) -> Iterator[Any]:
     derivatives = {} if sensitivity is None else _by_name(sensitivity.positions)
     cells = {} if sensitivity is None or sensitivity.cell is None else _by_name(sensitivity.cell)
     sizes = {} if sensitivity is None else _sizes(sensitivity)
@@ -102,7 +104,7 @@ def _rows(eq, sensitivity):
         yield row
 
 
-def _cell(system):
+def _cell(system: System) -> str:
     if system.cell is None:
         return "none"
     return " x ".join(f"{length:.4f}" for length in np.linalg.norm(np.asarray(system.cell), axis=1)) + " Å"

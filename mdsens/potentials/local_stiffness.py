@@ -6,6 +6,7 @@ in the slopes ∂E_i/∂d_ik. `product` is the whole Hessian's, on displacements
 
 import functools
 import operator
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -42,7 +43,7 @@ class PairStiffness(eqx.Module):
             return from_differences(self(fence(differences(v, neighbors.atom), neighbors)), neighbors.atom)
         places = chunk(capacity)
 
-        def add(k, image):
+        def add(k: Any, image: Any) -> Array:
             part, atom = jax.tree.map(
                 lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, places * k, places, leaf.ndim - 2), (self, neighbors.atom)
             )
@@ -60,7 +61,7 @@ class PairStiffness(eqx.Module):
         return self.along * self.direction[:, None] * self.direction[None] + self.across * unity
 
 
-def pair_stiffness(d, r, slope, curvature) -> PairStiffness:
+def pair_stiffness(d: Array, r: Array, slope: Any, curvature: Array) -> PairStiffness:
     """From vectors `(dim, capacity, N)`, their lengths, and first and second derivatives in them."""
     across = slope / r
     return PairStiffness(d / r, curvature - across, across)
@@ -142,7 +143,7 @@ class SumStiffness(eqx.Module):
         return functools.reduce(operator.add, (term.diagonal(one or neighbors) for term, one in terms))
 
 
-def _gathered(stiffness, v, neighbors):
+def _gathered(stiffness: Any, v: Array, neighbors: Neighbors) -> Array:
     """The product of what each atom's energy makes of its neighbours' displacements, and they of it."""
     moved = at_neighbors(v, neighbors) - jnp.where(neighbors.used, v[:, None, :], 0.0)
     image = fence(stiffness(fence(moved, neighbors)), neighbors)

@@ -14,8 +14,9 @@ from mdsens.errors import InputError
 from mdsens.potentials.base import Atom, static
 from mdsens.potentials.checks import check_positive, check_sign
 from mdsens.potentials.files import read_sw
+from mdsens.potentials.parameters import Parameter
 from mdsens.potentials.site import SitePotential
-from mdsens.potentials.triplets import Parameter, check_species, check_triplets, exponents, is_bond, largest
+from mdsens.potentials.triplets import check_species, check_triplets, exponents, is_bond, largest
 from mdsens.system import System
 
 OF_BONDS = ("sigma", "a", "gamma", "A", "B", "p", "q")

@@ -14,8 +14,9 @@ from mdsens.errors import InputError
 from mdsens.potentials.base import Atom, static
 from mdsens.potentials.checks import check_positive, check_sign
 from mdsens.potentials.files import read_tersoff
+from mdsens.potentials.parameters import Parameter
 from mdsens.potentials.site import SitePotential
-from mdsens.potentials.triplets import Parameter, check_species, check_triplets, exponents, is_bond, largest
+from mdsens.potentials.triplets import check_species, check_triplets, exponents, is_bond, largest
 from mdsens.system import System
 
 TWO_BODY = ("n", "beta", "lam2", "B", "lam1", "A")

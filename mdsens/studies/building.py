@@ -273,7 +273,7 @@ def _potential(text: str) -> Potential:
     return cls(**parameters)
 
 
-def constructors(cls) -> list[str]:
+def constructors(cls: type[Potential]) -> list[str]:
     """Names of a potential's constructors that need no arguments, as `StillingerWeber.silicon`."""
     return [
         name

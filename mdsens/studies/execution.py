@@ -14,6 +14,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 from mdsens.errors import InputError, MdsensError, StoreError, reason
 from mdsens.studies.cluster import THREADS, spread
@@ -131,7 +132,7 @@ def locked(folder: Path, shard: tuple[int, int] = (1, 1)) -> Iterator[None]:
 
     with contextlib.ExitStack() as held:
 
-        def take(name, patience=0.0):
+        def take(name: str, patience: Any = 0.0) -> Any:
             lock = FileLock(folder / name)
             try:
                 lock.acquire(timeout=patience)
@@ -172,9 +173,9 @@ def attempt(unit: Unit) -> tuple[str, bytes]:
 
 def _kept(results: Generator[Attempt], folder: Path) -> Generator[tuple[str, str]]:
     """Write units' files while the next ones are at work, for a disk takes its time; their names, and why they failed."""
-    waiting: collections.deque = collections.deque()
+    waiting: collections.deque[Any] = collections.deque()
 
-    def written():
+    def written() -> tuple[str, str]:
         name, failure, writing = waiting.popleft()
         writing.result()
         return name, failure
@@ -228,7 +229,7 @@ def _in_parallel(units: Sequence[Unit], workers: int) -> Generator[Attempt]:
 
 
 @contextlib.contextmanager
-def _bounded_threads(count: int):
+def _bounded_threads(count: int) -> Iterator[Any]:
     """Processes that are started meanwhile use so many threads each."""
     names = dict.fromkeys(THREADS, str(count))
     before = {name: os.environ.get(name) for name in names}
@@ -247,15 +248,16 @@ def _begin_worker() -> None:
     """Ctrl-C is for the process that hands out work; and without it there is none."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
+    assert parent is not None
 
-    def follow():
+    def follow() -> None:
         parent.join()
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _bar(total: int, missing: int, progress: bool | None):
+def _bar(total: int, missing: int, progress: bool | None) -> Any:
     from tqdm import tqdm
 
     disable = None if progress is None else not progress

@@ -92,7 +92,7 @@ def _rows(arrays: dict[str, np.ndarray], most: int | None, axis: int) -> dict[st
     return found
 
 
-def _points(outcomes, most):
+def _points(outcomes: Any, most: int | None) -> Any:
     names = dict.fromkeys(name for outcome in outcomes for name in outcome.input["parameters"])
     parameters = [
         Column(name, [outcome.input["parameters"].get(name, np.nan) for outcome in outcomes], shown=False) for name in names
@@ -104,7 +104,7 @@ def _points(outcomes, most):
     return Table("points", "", (Column("unit", [outcome.label for outcome in outcomes]), *parameters, *observed, reasons))
 
 
-def _derivatives(outcome, most) -> Iterator[Table]:
+def _derivatives(outcome: Any, most: int | None) -> Iterator[Table]:
     names, theta = outcome.record.facts["names"], outcome.record.arrays["parameters"]
     columns = _rows({name: theta * slope for name, slope in numbers_of(outcome, "derivatives").items()}, most, -1)
     scales = {label: np.abs(column).max(initial=0.0) for label, column in columns.items()}
@@ -123,7 +123,7 @@ def _derivatives(outcome, most) -> Iterator[Table]:
     )
 
 
-def _observables(outcome, most):
+def _observables(outcome: Any, most: int | None) -> Iterator[Any]:
     arrays, facts = outcome.record.arrays, outcome.record.facts
     values, std = (_flat(numbers_of(outcome, group), most) for group in ("values", "std"))
     sampled = _flat(numbers_of(outcome, "sampling/std"), most)
@@ -146,7 +146,7 @@ def _observables(outcome, most):
         yield _indices(outcome, whole, most)
 
 
-def _indices(outcome, whole, most):
+def _indices(outcome: Any, whole: Any, most: int | None) -> Any:
     shown = ("S1", "ST") if whole["method"] == "sobol" else ("mu_star", "sigma")
     tables = {index: _rows(numbers_of(outcome, f"indices/{index}"), most, -1) for index in shown}
     rows = [(label, k, name) for label in tables[shown[0]] for k, name in enumerate(whole["names"])]
@@ -162,7 +162,7 @@ def _indices(outcome, whole, most):
     )
 
 
-def _fit(outcome, most):
+def _fit(outcome: Any, most: int | None) -> Iterator[Any]:
     arrays, facts = outcome.record.arrays, outcome.record.facts
     parameters = [Column(name, arrays[path], form) for name, path, form in (("start", "start", ".8g"), ("std", "std", ".3g"))]
     parameters.insert(1, Column("found", arrays["parameters"], ".10g"))
@@ -187,7 +187,7 @@ def _fit(outcome, most):
     )
 
 
-def _path(outcome, most):
+def _path(outcome: Any, most: int | None) -> Iterator[Any]:
     arrays, facts = outcome.record.arrays, outcome.record.facts
     critical = (
         f"; {facts['kind']}: the lowest curvature vanishes at t = {facts['critical']:.6g}" if facts["kind"] != "none" else ""
@@ -205,7 +205,7 @@ def _path(outcome, most):
     )
 
 
-def _trust(outcome) -> str:
+def _trust(outcome: Any) -> str:
     facts = outcome.record.facts
     if facts["trusted"] is None:
         return "no certificate was asked for"
