@@ -411,7 +411,8 @@ def observable_shape(g: Observable, states: Any, potential: Potential) -> jax.Sh
 def _select(potential: Potential, wrt: Sequence[str] | str | None) -> tuple[Potential, Potential]:
     """The potential split into the parameters that are asked for and the rest, each None where the other has them."""
     leaves, structure = jax.tree.flatten(potential)
-    chosen = [True] * len(leaves) if wrt is None else named_leaves(potential, [wrt] if isinstance(wrt, str) else list(wrt))
+    names: Any = list(wrt) if isinstance(wrt, list | tuple | set | dict) else [wrt]
+    chosen = [True] * len(leaves) if wrt is None else named_leaves(potential, names)
     if not any(chosen):
         raise InputError("No parameter was asked for: leave wrt= out for all of them.")
     return (

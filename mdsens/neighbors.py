@@ -104,7 +104,7 @@ class Neighbors(eqx.Module):
 def widened_like(neighbors: Neighbors, other: Neighbors) -> Neighbors:
     """The same list with at least as many places an atom as another, so that code compiled for it is found again [host]."""
     both = zip(neighbors.shorter, other.shorter, strict=True)
-    shorter = tuple(one and like and widened_like(one, like) for one, like in both)
+    shorter = tuple(one if one is None or like is None else widened_like(one, like) for one, like in both)
     return widened(neighbors.with_shorter(shorter) if shorter else neighbors, other.atom.shape[0])
 
 

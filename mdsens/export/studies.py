@@ -42,11 +42,12 @@ def study_dataset(xarray: Any, study: Collected) -> Any:
         records = [one.record for one in outcomes if path in one.record.arrays]
         known = max(records, key=lambda record: record.arrays[path].size)
         shape = np.max([record.arrays[path].shape for record in records], axis=0).astype(int)
-        stacked: np.ndarray = np.full((len(outcomes), *shape), np.nan)
+        stacked = np.full((len(outcomes), *shape), np.nan)
         for k, one in enumerate(outcomes):
             if path in one.record.arrays:
                 value = one.record.arrays[path]
-                stacked[k][tuple(slice(size) for size in value.shape)] = value
+                corner: Any = (k, *map(slice, value.shape))
+                stacked[corner] = value
         axes = known.axes(path)
         for axis, size in zip(axes, shape, strict=True):
             labels = known.labels(axis)

@@ -65,7 +65,9 @@ def _listed(system: System, potential: Potential, found: FoundPairs | None, reac
         return eqx.tree_at(lambda s: s.neighbors, system, neighbors, is_leaf=lambda leaf: leaf is None)
 
     if is_concrete(system.positions, system.cell):
-        return listing(find_neighbors(system.positions, system.cell, system.pbc, radius=reach, skin=0.0)), jnp.asarray(1.0)
+        return listing(find_neighbors(system.positions, system.cell, system.pbc, radius=reach, skin=0.0)), jnp.ones(
+            (), system.positions.dtype
+        )
     here = jax.lax.stop_gradient(system)
     if found is not None:
         if len(found.neighbors.index) != len(system):

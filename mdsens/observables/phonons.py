@@ -7,7 +7,7 @@ derivatives go through the equilibrium; those of degenerate bands are the mean o
 import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import equinox as eqx
@@ -123,7 +123,7 @@ class phonon_dos(eqx.Module):
         self.mesh, self.frequencies = checked_mesh(mesh), as_float_array(frequencies, "frequencies")
         if self.frequencies.ndim != 1:
             raise InputError(f"frequencies must be a list of numbers in THz, not of shape {self.frequencies.shape}.")
-        if not (np.ndim(width) == 0 and 0.0 < width < np.inf):
+        if not (isinstance(width, Real) and 0.0 < width < np.inf):
             raise InputError(f"width must be a positive number in THz, not {width!r}.")
         self.width = float(width)
 

@@ -166,7 +166,7 @@ def solve(
 
     Args:
         refresh: `refresh(z, data, wider) -> data`, called when `data` went stale at z; `wider` says that it must reach
-            farther than before, since not even one step fitted. None where data never goes stale.
+            farther than before, since not even one step fitted.
         progress: called with the steps taken and the norm of the residual, about twice a second.
     """
     problem = problem.seen_by(solver)
@@ -191,7 +191,8 @@ def solve(
             return Result(state.z, data, norm, steps, Status.NOT_FINITE)
         if reason is _Stop.FAILED:
             return Result(state.z, data, norm, steps, Status.STALLED)
-        if reason is _Stop.STALE and refresh is not None:
+        if reason is _Stop.STALE:
+            assert refresh is not None
             data = refresh(state.z, data, taken == 0)
         elif steps >= max_steps:
             return Result(state.z, data, norm, steps, Status.MAX_STEPS)
