@@ -63,13 +63,22 @@ def test_versions_of_jax_that_compute_wrongly_are_excluded_everywhere():
     assert len(asked) >= 2
     for requirement in asked:
         assert not [version for version in KNOWN_BAD if requirement.specifier.contains(version)]
-        assert requirement.specifier.contains(oldest("jax")) and requirement.specifier.contains("0.11.2")
+        assert all(requirement.specifier.contains(version) for version in (oldest("jax"), "0.11.2", "0.12.0.1"))
 
 
 def oldest(name):
     """The oldest version that pyproject.toml allows."""
     specifier = next(requirement.specifier for requirement in _requirements() if requirement.name == name)
     return next(part.version for part in specifier if part.operator == ">=")
+
+
+def test_the_oldest_packages_that_are_tested_are_the_oldest_that_are_allowed():
+    """`scripts/matrix.sh` installs those of `scripts/oldest.txt`."""
+    lines = (ROOT / "scripts" / "oldest.txt").read_text().splitlines()
+    tested = dict(line.split("==") for line in lines if not line.startswith("#"))
+    for text in PROJECT["dependencies"]:
+        name = Requirement(text).name
+        assert Version(tested[name]) == Version(oldest(name)), name
 
 
 def test_what_is_installed_is_what_is_asked_for():
