@@ -284,15 +284,20 @@ def read(path: str | Path, *, species: Sequence[str] | None = None, **options: A
     return System.from_ase(atoms)
 
 
-def _looks_like_lammps_data(path: Any) -> bool:
+def _head(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(4096).decode("utf-8", errors="replace")
+
+
+def _looks_like_lammps_data(path: Path) -> bool:
     """By its header: ASE goes by the name alone, and takes `.lmp` and `.data` for other programs' files."""
-    head = path.open("rb").read(4096).decode("utf-8", errors="replace")
+    head = _head(path)
     return all(re.search(rf"^\s*\d+\s+{what}\s*(#|$)", head, re.MULTILINE) for what in ("atoms", "atom types"))
 
 
-def _is_dump_of_types(path: Any) -> bool:
+def _is_dump_of_types(path: Path) -> bool:
     """ASE takes the types of such a dump for atomic numbers."""
-    columns = re.search(r"^ITEM: ATOMS (.*)$", path.open("rb").read(4096).decode("utf-8", errors="replace"), re.MULTILINE)
+    columns = re.search(r"^ITEM: ATOMS (.*)$", _head(path), re.MULTILINE)
     return columns is not None and "element" not in columns[1].split()
 
 
