@@ -6,6 +6,7 @@ Everything a user needs is listed below and loaded on first use, so that `import
 import importlib
 import os
 import warnings
+from typing import Any
 
 import jax
 
@@ -110,7 +111,7 @@ _MODULES = (
 __all__ = ["__version__", *_PUBLIC, *_MODULES]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         value = getattr(importlib.import_module(_PUBLIC[name]), name)
     elif name in _MODULES:
@@ -123,7 +124,7 @@ def __getattr__(name):
     return value
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted(__all__)
 
 

@@ -8,11 +8,13 @@ members share, a network's weights: they are one product of matrices.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend import core
+from jaxtyping import Array
 
 ELEMENTWISE = frozenset(
     (
@@ -28,7 +30,7 @@ REDUCTIONS = frozenset(("reduce_sum", "reduce_prod", "reduce_max", "reduce_min",
 INLINED = frozenset(("jit", "pjit"))
 
 
-def along_last(function: Callable, *arguments):
+def along_last(function: Callable[..., Any], *arguments: Any) -> Any:
     """`function` of each member of a batch that is the last axis of all arrays in `arguments`; so is that of what it returns."""
     leaves, structure = jax.tree.flatten(arguments)
     size = leaves[0].shape[-1]
@@ -38,7 +40,7 @@ def along_last(function: Callable, *arguments):
     return jax.tree.unflatten(jax.tree.structure(shape), [_batched(value, size) for value in values])
 
 
-def _batched(value, size, rank=None):
+def _batched(value: Any, size: Any, rank: Any = None) -> Any:
     """The array of a `(value, whether it has the batch)`, with the batch, broadcast to a rank."""
     array, has_batch = value
     array = jnp.asarray(array)
@@ -48,11 +50,11 @@ def _batched(value, size, rank=None):
     return array.reshape((1,) * missing + array.shape) if missing else array
 
 
-def _evaluated(jaxpr, constants, arguments, size):
+def _evaluated(jaxpr: Any, constants: Any, arguments: Any, size: Any) -> list[Any]:
     known = dict(zip(jaxpr.constvars, [(constant, False) for constant in constants], strict=True))
     known |= dict(zip(jaxpr.invars, arguments, strict=True))
 
-    def read(variable):
+    def read(variable: Any) -> tuple[Any, bool]:
         return (variable.val, False) if isinstance(variable, core.Literal) else known[variable]
 
     for equation in jaxpr.eqns:
@@ -60,7 +62,7 @@ def _evaluated(jaxpr, constants, arguments, size):
     return [read(variable) for variable in jaxpr.outvars]
 
 
-def _applied(jaxpr, equation, values, size):
+def _applied(jaxpr: Any, equation: Any, values: Any, size: Any) -> list[Any]:
     name, settings = equation.primitive.name, equation.params
     if name in INLINED:
         return _evaluated(settings["jaxpr"].jaxpr, settings["jaxpr"].consts, values, size)
@@ -79,25 +81,25 @@ def _applied(jaxpr, equation, values, size):
     return [(result, True) for result in results]
 
 
-def _function_of(jaxpr, equation):
+def _function_of(jaxpr: Any, equation: Any) -> Callable[..., Any]:
     """An equation of a jaxpr as a function of all its inputs."""
     named = list(dict.fromkeys(v for v in equation.invars if not isinstance(v, core.Literal)))
     names = jaxpr.debug_info.with_unknown_names()
     alone = jaxpr.replace(constvars=[], invars=named, outvars=equation.outvars, eqns=[equation], debug_info=names)
     alone = core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))
 
-    def function(*inputs):
+    def function(*inputs: Any) -> Any:
         given = {v: x for v, x in zip(equation.invars, inputs, strict=True) if not isinstance(v, core.Literal)}
         return alone(*[given[v] for v in named])
 
     return function
 
 
-def _broadcast(arrays, size, shape, broadcast_dimensions, **_):
+def _broadcast(arrays: Any, size: Any, shape: Any, broadcast_dimensions: Any, **_: Any) -> Array:
     return lax.broadcast_in_dim(arrays[0], (*shape, size), (*broadcast_dimensions, len(shape)))
 
 
-def _contracted(arrays, size, dimension_numbers, **_):
+def _contracted(arrays: Any, size: Any, dimension_numbers: Any, **_: Any) -> Array:
     """Products of matrices this small are sums of products."""
     a, b = arrays
     (a_sum, b_sum), (a_batch, b_batch) = dimension_numbers
@@ -112,7 +114,7 @@ def _contracted(arrays, size, dimension_numbers, **_):
     return jnp.sum(a * b, axis=tuple(range(first, first + len(a_sum))))
 
 
-_RULES = {
+_RULES: dict[str, Callable[..., Any]] = {
     "broadcast_in_dim": _broadcast,
     "concatenate": lambda arrays, size, dimension, **_: lax.concatenate(arrays, dimension),
     "dot_general": _contracted,

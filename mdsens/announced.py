@@ -4,6 +4,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mdsens.errors import InputError
 
@@ -61,14 +62,14 @@ def check_announced(path: Path, kind: str) -> None:
             _check(path, (one[1] for one in re.finditer(_COUNTS[kind], head, re.MULTILINE)), size)
 
 
-def _of_frames(file) -> Iterator[bytes]:
+def _of_frames(file: Any) -> Iterator[bytes]:
     """An xyz file's structures are a count, a comment, and as many lines."""
     while (line := file.readline().strip()).isdigit():
         yield line
         next(itertools.islice(file, int(line) + 1, int(line) + 1), None)
 
 
-def _check(path, announced, size):
+def _check(path: Any, announced: Any, size: Any) -> None:
     for words in announced:
         if any(len(word) > LONGEST for word in words.split()) or sum(map(int, words.split())) > size:
             raise InputError(f"{str(path)!r} announces {words.decode()[:40]} of something, more than its {size} bytes can hold.")

@@ -3,11 +3,13 @@
 Padding is atoms that are frozen and have no neighbours: they move nothing, and nothing moves them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from mdsens.errors import InputError
 from mdsens.frame import Frame, frame_of
@@ -16,7 +18,7 @@ from mdsens.potentials.base import Potential
 from mdsens.system import System
 
 
-def each(action, systems: Sequence[System]) -> list:
+def each(action: Callable[..., Any], systems: Sequence[System]) -> list[Any]:
     """`action(system)` of all, its refusals with the number of the system."""
     if not systems:
         raise InputError("A batch of no systems has no positions: give at least one.")
@@ -44,7 +46,7 @@ def listed(system: System, potential: Potential, skin: float | None) -> System:
 def grouped(systems: Sequence[System]) -> list[tuple[list[int], Frame]]:
     """Members that share a shape, each with their stacked frames [host]."""
     frames = [_padded(frame_of(system), places(len(system))) for system in systems]
-    groups: dict = {}
+    groups: dict[Any, Any] = {}
     for k, frame in enumerate(frames):
         # Capacities are made equal within a group.
         same = eqx.tree_at(lambda f: f.system.neighbors, frame, None)
@@ -57,7 +59,7 @@ def _padded(frame: Frame, n: int) -> Frame:
     system = frame.system
     more = n - len(system)
 
-    def filled(values, value):
+    def filled(values: Any, value: Any) -> Array:
         return jnp.concatenate([values, jnp.full((more, *values.shape[1:]), value, values.dtype)])
 
     middle = jnp.broadcast_to(jnp.mean(system.positions, axis=0), (more, system.dim))

@@ -1,10 +1,14 @@
 """`Calculator`: any mdsens potential as a calculator of ASE, for its optimisers, filters, dynamics and chains of images."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ase.calculators import calculator as ase_calculator
+from jaxtyping import Array
 
 from mdsens.errors import InputError
 from mdsens.potentials.base import Potential, listed_energies
@@ -31,9 +35,10 @@ class Calculator(ase_calculator.Calculator):
         PropertyNotImplementedError: a stress without a periodic cell (ASE's own error).
     """
 
+    atoms: Any
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012 (ASE's form)
 
-    def __init__(self, potential: Potential, *, skin: float | None = None):
+    def __init__(self, potential: Potential, *, skin: float | None = None) -> None:
         if not isinstance(potential, Potential):
             raise InputError(
                 f"Calculator wants a potential, such as StillingerWeber.silicon(), not a {type(potential).__name__}."
@@ -41,9 +46,14 @@ class Calculator(ase_calculator.Calculator):
         super().__init__()
         self.potential = potential
         self.skin = skin
-        self._system = None
+        self._system: System | None = None
 
-    def calculate(self, atoms=None, properties=("energy",), system_changes=ase_calculator.all_changes):
+    def calculate(
+        self,
+        atoms: Any = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = ase_calculator.all_changes,
+    ) -> None:
         super().calculate(atoms, properties, system_changes)
         self._system = system = self._listed(system_changes)
         if "energy" not in self.results:
@@ -56,7 +66,7 @@ class Calculator(ase_calculator.Calculator):
                 raise ase_calculator.PropertyNotImplementedError("Stress needs a periodic cell with a volume.")
             self.results["stress"] = np.asarray(self.potential.stress(system), dtype=float)
 
-    def _listed(self, changes):
+    def _listed(self, changes: Sequence[str]) -> System:
         """The atoms as a system whose neighbour list is complete; the last one, if the atoms are where it still holds."""
         known, self._system = self._system, None
         if known is not None and not REBUILT_AFTER & set(changes):
@@ -73,10 +83,10 @@ class Calculator(ase_calculator.Calculator):
 
 
 @eqx.filter_jit
-def _evaluated(potential, system):
+def _evaluated(potential: Potential, system: System) -> tuple[Array, Array, Array]:
     """`(energy, energies, forces)` from the system's list as it is."""
 
-    def energy(positions):
+    def energy(positions: Array) -> tuple[Array, Array]:
         energies = listed_energies(potential, system.with_positions(positions))
         return jnp.sum(energies), energies
 

@@ -1,13 +1,22 @@
 """`Certificate`: how far a derivative can be trusted, in numbers and in words."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from mdsens.potentials.bonds import bond_vectors, handles, of_pairs
 from mdsens.potentials.sums import shared
+
+if TYPE_CHECKING:
+    from mdsens.curvature import Curvature
+    from mdsens.equilibrium import Equilibrium
+    from mdsens.linear_response import State
+    from mdsens.potentials.base import Atom, Potential
+    from mdsens.system import System
 
 MAX_RESIDUAL = 1e-9
 """Relative residual of the linear systems above which a derivative is not trusted."""
@@ -97,7 +106,9 @@ class Certificate:
         return "\n".join([*lines, *(f"but: {reason}" for reason in self.reasons)])
 
 
-def certify(eq, state, found, residual: float, error: float, mismatch: float, left: float) -> Certificate:
+def certify(
+    eq: "Equilibrium", state: "State", found: "Curvature", residual: float, error: float, mismatch: float, left: float
+) -> Certificate:
     """The certificate of derivatives at `eq`.
 
     Args:
@@ -165,7 +176,7 @@ def certify(eq, state, found, residual: float, error: float, mismatch: float, le
     )
 
 
-def _nearest_switch(eq) -> float:
+def _nearest_switch(eq: "Equilibrium") -> float:
     """The smallest multiplier of an active inequality, or distance to one that isn't."""
     if eq.constraints is None:
         return np.inf
@@ -175,39 +186,39 @@ def _nearest_switch(eq) -> float:
     return float(np.min(np.abs(np.concatenate([pulls, rest])), initial=np.inf))
 
 
-def _kind(eq):
+def _kind(eq: "Equilibrium") -> str:
     return "saddle point of first order" if eq.index else "minimum"
 
 
-def kink_distance(eq) -> float:
+def kink_distance(eq: "Equilibrium") -> float:
     """Distance of the listed pair nearest to a point where its second derivative jumps [Å]."""
     unknown = distance_to_kinks(eq.potential)
     return float(_nearest_kink(eq.potential, eq.system)) if unknown is None else unknown
 
 
-def distance_to_kinks(potential) -> float | None:
+def distance_to_kinks(potential: "Potential") -> float | None:
     """inf where no second derivative jumps, nan where the potential doesn't say, None where `kink_gaps` knows."""
     if potential.smoothness >= 2:
         return np.inf
     return None if all(hasattr(part, "kinks") for part in _rough(potential)) else np.nan
 
 
-def _rough(potential):
+def _rough(potential: "Potential") -> "list[Potential]":
     return [part for part in potential.parts() if part.smoothness < 2]
 
 
 @eqx.filter_jit
-def _nearest_kink(potential, system):
+def _nearest_kink(potential: "Potential", system: "System") -> Array:
     return jnp.min(jnp.abs(kink_gaps(potential, system)))
 
 
-def kink_gaps(potential, system):
+def kink_gaps(potential: "Potential", system: "System") -> Array:
     """r - r_kink of each listed pair and each of its kinks, `(N, capacity, kinks)` [Å]; inf in unused places. Pure JAX."""
     system = shared(system)
     d, _ = bond_vectors(system, system.neighbors.radius)
     r = jnp.linalg.norm(d, axis=0)
 
-    def of_pair(r, i, j):
+    def of_pair(r: Array, i: "Atom", j: "Atom") -> Array:
         return jnp.stack([r - kink for part in _rough(potential) for kink in part.kinks(i, j)])
 
     gaps = of_pairs(of_pair, r, *handles(system))

@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -118,7 +120,7 @@ def nudged_chain(
     return chain
 
 
-def _relaxed(atoms, climb, fmax, spring, max_steps, progress):
+def _relaxed(atoms: Any, climb: bool, fmax: float, spring: float | None, max_steps: int, progress: Any) -> tuple[Any, int, bool]:
     """`(neb, steps, converged)`: first without climbing."""
     from ase.mep import NEB
     from ase.optimize import FIRE
@@ -139,13 +141,13 @@ def _relaxed(atoms, climb, fmax, spring, max_steps, progress):
     return neb, steps, converged
 
 
-def _barrier_curvature(atoms) -> float:
+def _barrier_curvature(atoms: Any) -> float:
     """That of a parabola as high and as wide as the interpolated barrier."""
     energies = np.array([image.get_potential_energy() for image in atoms])
     return float(8.0 * np.ptp(energies) / _lengths([image.positions for image in atoms])[-1] ** 2)
 
 
-def _interpolated(ends, potential, count, interpolation):
+def _interpolated(ends: Any, potential: Potential, count: int, interpolation: str) -> list[Any]:
     from ase.mep import NEB
 
     first, last = (end.to_ase() for end in ends)
@@ -158,14 +160,14 @@ def _interpolated(ends, potential, count, interpolation):
     return atoms
 
 
-def _nearest_image(first, last):
+def _nearest_image(first: Any, last: Any) -> np.ndarray:
     """Displacements from one structure to the periodic images of the other that are nearest, `(N, 3)`."""
     from ase.geometry import find_mic
 
     return find_mic(last.positions - first.positions, first.cell, first.pbc)[0]
 
 
-def _chain(neb, first, steps, converged) -> Chain:
+def _chain(neb: Any, first: System, steps: int, converged: bool) -> Chain:
     positions = [image.positions[:, : first.dim].copy() for image in neb.images]
     energies = np.array([image.get_potential_energy() for image in neb.images])
     highest = int(energies[1:-1].argmax()) + 1
@@ -186,7 +188,7 @@ def _chain(neb, first, steps, converged) -> Chain:
     )
 
 
-def _tangent(positions, energies, k):
+def _tangent(positions: Sequence[np.ndarray], energies: np.ndarray, k: int) -> np.ndarray:
     """Equations 10 to 12 of Henkelman and Jónsson for an image that is a maximum."""
     behind, ahead = energies[k] - energies[k - 1], energies[k] - energies[k + 1]
     smaller, larger = sorted((behind, ahead))
@@ -196,11 +198,20 @@ def _tangent(positions, energies, k):
     return tangent / np.linalg.norm(tangent)
 
 
-def _lengths(positions):
+def _lengths(positions: Sequence[np.ndarray]) -> np.ndarray:
     return np.cumsum([0.0, *(np.linalg.norm(b - a) for a, b in itertools.pairwise(positions))])
 
 
-def _check_settings(initial, final, potential, images, fmax, spring, interpolation, max_steps) -> Potential:
+def _check_settings(
+    initial: Any,
+    final: Any,
+    potential: Potential | None,
+    images: int,
+    fmax: float,
+    spring: float | None,
+    interpolation: str,
+    max_steps: int,
+) -> Potential:
     if not (images >= 3 and fmax > 0.0 and max_steps >= 1 and (spring is None or spring > 0.0)):
         raise InputError(
             "nudged_chain needs images >= 3 (the ends count), positive fmax and spring and max_steps >= 1, not "
@@ -222,12 +233,12 @@ def _check_settings(initial, final, potential, images, fmax, spring, interpolati
     return known[0]
 
 
-def _check_ends(ends, potential, fmax):
+def _check_ends(ends: Any, potential: Potential, fmax: float) -> None:
     first, last = ends
     if len(first) != len(last) or first.symbols != last.symbols:
         raise InputError("The ends of a chain must have the same atoms in the same order: atom k of one is atom k of the other.")
-    cells = [np.zeros((end.dim, end.dim)) if end.cell is None else np.asarray(end.cell) for end in ends]
-    if first.pbc != last.pbc or not np.allclose(*cells, rtol=1e-10, atol=1e-10):
+    cell, other = (np.zeros((end.dim, end.dim)) if end.cell is None else np.asarray(end.cell) for end in ends)
+    if first.pbc != last.pbc or not np.allclose(cell, other, rtol=1e-10, atol=1e-10):
         raise InputError("The ends of a chain must have the same cell and pbc: relax both with the cell fixed.")
     frozen = np.asarray(first.frozen)
     if not (frozen == last.frozen).all() or (np.abs(first.positions - last.positions)[frozen] > 1e-10).any():

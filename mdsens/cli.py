@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -53,7 +53,7 @@ ResultFile = Annotated[Path, typer.Argument(help="A file that mdsens wrote.", sh
 
 
 @app.callback()
-def _options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False):
+def _options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
     if debug:
         os.environ["MDSENS_DEBUG"] = "1"
 
@@ -65,7 +65,7 @@ def demo(
         typer.Option("--output", "-o", help="Folder to write into; by default a fresh mdsens-demo.", show_default=False),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist in the folder.")] = False,
-):
+) -> None:
     """The main job on shipped data: relax, differentiate, store, draw. About a minute."""
     folder = _demo_folder(output, overwrite)
     from tqdm import tqdm
@@ -75,20 +75,20 @@ def demo(
     with tqdm(total=4, desc="starting", bar_format="{desc:<24} |{bar:30}| {n_fmt}/{total_fmt} {elapsed}", file=sys.stderr) as bar:
         begun = False
 
-        def step(name):
+        def step(name: str) -> None:
             nonlocal begun
             if begun:
                 bar.update()
             begun = True
             bar.set_description_str(name)
 
-        lines = []
+        lines: list[str] = []
         work.run(folder, lines.append, step, overwrite=overwrite)
     typer.echo("\n".join(lines))
 
 
 @app.command()
-def show(file: ResultFile):
+def show(file: ResultFile) -> None:
     """A stored result, or a collected study, as a table."""
     from mdsens.harmless import readable
     from mdsens.show import describe
@@ -107,7 +107,7 @@ def new(
     kind: Annotated[str, typer.Argument(help="sweep, sensitivity, uncertainty, calibration, inverse or continuation.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The TOML file to write.")] = Path("study.toml"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
-):
+) -> None:
     """A study to begin with: a commented TOML file that runs as it is."""
     from mdsens.store import check_writable, write_whole
     from mdsens.studies.schema import KINDS
@@ -135,7 +135,7 @@ def run(
         typer.Option("--scheduler", help="A Dask scheduler, tcp://host:8786, whose workers do the work.", show_default=False),
     ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Do units that failed again, too.")] = False,
-):
+) -> None:
     """Do a study, or what is missing of it. Exit 1 if a unit failed."""
     from mdsens.studies import commands
 
@@ -157,7 +157,7 @@ def collect(
         typer.Option("--output", "-o", help="The HDF5 file to write; by default FOLDER.h5.", show_default=False),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
-):
+) -> None:
     """Merge the units of a finished study into one file."""
     from mdsens.studies import collecting
     from mdsens.studies.observing import counted
@@ -178,7 +178,7 @@ def export(
         str | None, typer.Option("--table", "-t", help="Which table a .csv is to hold; by default the first.", show_default=False)
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
-):
+) -> None:
     """A stored result, or a collected study, for other programs."""
     from mdsens.export import write
 
@@ -194,7 +194,7 @@ def rerun(
     ] = None,
     tolerance: Annotated[float, typer.Option("--tolerance", help="Largest difference allowed.", min=0.0)] = 1e-6,
     workers: Annotated[int, typer.Option("--workers", "-w", help="Processes that share a study's work.", min=1)] = 1,
-):
+) -> None:
     """Do a collected study, or a stored result, again from what the file says. Exit 1 if the numbers are others."""
     from mdsens.rerun import told
 
@@ -215,7 +215,7 @@ def report(
         typer.Option("--output", "-o", help="The HTML file to write; by default PATH.html.", show_default=False),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
-):
+) -> None:
     """A report in one HTML file: tables, pictures, certificates, failures, provenance."""
     from mdsens.report import html_report
     from mdsens.store import check_writable, write_whole
@@ -237,7 +237,7 @@ def plot(
         str | None, typer.Option("--parameter", "-p", help="Whose derivative to draw; by default the most influential.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace pictures that exist.")] = False,
-):
+) -> None:
     """Pictures of a stored result, or of a collected study."""
     from mdsens.harmless import readable
     from mdsens.show import pictures
@@ -264,7 +264,7 @@ def plot(
 
 
 @app.command()
-def verify(file: ResultFile):
+def verify(file: ResultFile) -> None:
     """Hold a stored sensitivity against finite differences of structures relaxed again. Exit 1 if they disagree."""
     from tqdm import tqdm
 
@@ -291,7 +291,7 @@ def verify(file: ResultFile):
 
 
 @app.command()
-def potentials(name: Annotated[str | None, typer.Argument(help="Whose page to show.", show_default=False)] = None):
+def potentials(name: Annotated[str | None, typer.Argument(help="Whose page to show.", show_default=False)] = None) -> None:
     """The potentials that there are; with a NAME its page: formula, parameters, restrictions, paper."""
     from mdsens import registry
 
@@ -300,7 +300,7 @@ def potentials(name: Annotated[str | None, typer.Argument(help="Whose page to sh
 
 
 @app.command()
-def doctor():
+def doctor() -> None:
     """Versions, precision, devices, and whether this JAX computes correctly. Exit 1 if something is wrong."""
     from mdsens.doctor import report
 
@@ -357,7 +357,7 @@ def _heed_interrupts() -> None:
     """Ctrl-C counts wherever it falls: Python drops what is raised in callbacks of its garbage collector, and JAX has one."""
     before = sys.unraisablehook
 
-    def again(dropped):
+    def again(dropped: Any) -> None:
         if issubclass(dropped.exc_type, KeyboardInterrupt):
             repeated = threading.Timer(SOON, signal.raise_signal, [signal.SIGINT])
             repeated.daemon = True
@@ -368,7 +368,7 @@ def _heed_interrupts() -> None:
     sys.unraisablehook = again
 
 
-def _unexpected(error) -> str:
+def _unexpected(error: Any) -> str:
     if isinstance(error, OSError):
         return f"{error.strerror or error} ({error.filename})." if error.filename else f"{error}."
     first = str(error).splitlines()[0] if str(error) else "no message"

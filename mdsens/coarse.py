@@ -8,11 +8,17 @@ The number of iterations then hardly grows with the number of atoms. An additive
 Smith, Bjørstad, Gropp, "Domain Decomposition", 1996, chapter 2), with the coarse operator's circulant approximation.
 """
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Int
+
+if TYPE_CHECKING:
+    from mdsens.system import System
 
 ATOMS_A_NODE = {2: 4, 3: 8}
 """Atoms for each node of the grid, by dimension."""
@@ -51,7 +57,7 @@ class CoarseGrid(eqx.Module):
         return jnp.stack([jnp.sum(self.share * row[self.member], axis=0) for row in vectors])
 
 
-def coarse_grid(system) -> CoarseGrid | None:
+def coarse_grid(system: "System") -> CoarseGrid | None:
     """The grid of a system [host]; None where it is too small or not periodic in all directions."""
     n, dim = system.positions.shape
     if n < SMALLEST or not all(system.pbc):
@@ -79,7 +85,7 @@ def _nodes(count: float) -> int:
     return max(2, round(count)) if count < 1.5 * SPACING else SPACING * round(count / SPACING)
 
 
-def _from_nodes(node, weight, count):
+def _from_nodes(node: Any, weight: Array, count: int) -> tuple[Any, Any]:
     atoms = np.broadcast_to(np.arange(node.shape[1]), node.shape).ravel()
     order = np.argsort(node, axis=None, kind="stable")
     held = np.bincount(node.ravel(), minlength=count)
@@ -112,7 +118,7 @@ class TwoLevel(eqx.Module):
         return self.relaxation * r + grid.to_atoms(field.reshape(dim, -1))
 
 
-def two_level(grid: CoarseGrid, product, diagonal: Float[Array, " atoms"]) -> TwoLevel:
+def two_level(grid: CoarseGrid, product: Callable[..., Any], diagonal: Float[Array, " atoms"]) -> TwoLevel:
     """The preconditioner of a Hessian; pure JAX.
 
     Args:
@@ -122,16 +128,16 @@ def two_level(grid: CoarseGrid, product, diagonal: Float[Array, " atoms"]) -> Tw
     return TwoLevel(grid, 1.0 / jnp.where(diagonal > 0.0, diagonal, jnp.inf), _inverse(_symbol(grid, product)))
 
 
-def _symbol(grid, product):
+def _symbol(grid: Any, product: Callable[..., Any]) -> Array:
     """The Fourier transform of the mean response of the grid to an impulse, `(*waves, dim, dim)`, Hermitian."""
     dim, shape = len(grid.shape), grid.shape
     period = tuple(SPACING if m % SPACING == 0 else m for m in shape)
     impulses = np.zeros(shape)
     impulses[tuple(slice(None, None, p) for p in period)] = 1.0
-    impulses = jnp.asarray(impulses.ravel(), grid.weight.dtype)
+    impulse = jnp.asarray(impulses.ravel(), grid.weight.dtype)
 
-    def response(direction):
-        answer = grid.to_nodes(product(grid.to_atoms(direction[:, None] * impulses))).reshape(dim, *shape)
+    def response(direction: Any) -> Any:
+        answer = grid.to_nodes(product(grid.to_atoms(direction[:, None] * impulse))).reshape(dim, *shape)
         for axis, (m, p) in enumerate(zip(shape, period, strict=True)):
             answer = answer.reshape(*answer.shape[: axis + 1], m // p, p, *answer.shape[axis + 2 :]).mean(axis=axis + 1)
         # Around the impulse, half of it before, which is at the end of a periodic array.
@@ -147,7 +153,7 @@ def _symbol(grid, product):
     return 0.5 * (symbol + jnp.conj(jnp.swapaxes(symbol, -1, -2)))
 
 
-def _inverse(symbol):
+def _inverse(symbol: Array) -> Array:
     """The inverse of each matrix; zero for the uniform wave and those that are not clearly positive."""
     dim = symbol.shape[-1]
     trace = jnp.real(jnp.trace(symbol, axis1=-2, axis2=-1))

@@ -6,6 +6,7 @@ and section 18.1.
 
 import dataclasses
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -36,6 +37,7 @@ from mdsens.potentials.base import Potential
 from mdsens.progress import residual_bar
 from mdsens.solvers import Newton, Problem, Status, solve
 from mdsens.stiffness import gradient, held_still, lagrangian, rigid_gauge
+from mdsens.system import System
 
 ROUNDS = 60
 """Updates of the multipliers, at most."""
@@ -64,7 +66,7 @@ class Penalty(eqx.Module):
     pushes: Float[Array, " inequalities"]
     stiffness: Float[Array, ""]
 
-    def energy(self, system):
+    def energy(self, system: System) -> Array:
         values, slacks = self.constraints.equations(system), self.constraints.slacks(system)
         pressed = jnp.maximum(self.pushes - self.stiffness * slacks, 0.0)
         return (
@@ -73,7 +75,7 @@ class Penalty(eqx.Module):
             + 0.5 / self.stiffness * (pressed @ pressed - self.pushes @ self.pushes)
         )
 
-    def updated(self, system):
+    def updated(self, system: System) -> "tuple[Penalty, Array]":
         """`(the next multipliers, largest violation)`."""
         values, slacks = self.constraints.equations(system), self.constraints.slacks(system)
         violation = jnp.concatenate([values, jnp.minimum(slacks, self.pushes / self.stiffness)])
@@ -82,13 +84,13 @@ class Penalty(eqx.Module):
         return Penalty(self.constraints, multipliers, pushes, self.stiffness), jnp.max(jnp.abs(violation), initial=0.0)
 
 
-def _penalised(z, data):
+def _penalised(z: Any, data: Any) -> Any:
     frame, potential, penalty = data
     slope = jax.grad(lambda z: lagrangian(z, (frame, potential)) + penalty.energy(frame.place(z)))(z)
     return held_still(slope, frame)
 
 
-def _is_stale(z, data):
+def _is_stale(z: Any, data: Any) -> Array:
     return data[0].is_stale(z, data[1].ranges)
 
 
@@ -131,8 +133,8 @@ def settle(frame: Frame, potential: Potential, settings: Settings) -> Arrival:
             frame = data[0]
             if status is not Status.CONVERGED:
                 break
-            penalty, violation = penalty.updated(frame.place(z))
-            violation = float(violation)
+            penalty, largest = penalty.updated(frame.place(z))
+            violation = float(largest)
             if violation <= goal:
                 active = np.flatnonzero(np.asarray(penalty.pushes) > 0.0)
                 multipliers = jnp.concatenate([penalty.multipliers, -penalty.pushes[active]])
@@ -151,7 +153,7 @@ def settle(frame: Frame, potential: Potential, settings: Settings) -> Arrival:
     return Arrival(frame, _unknown(frame, penalty.multipliers), norm, steps, status)
 
 
-def _first_penalty(constraints, frame, potential):
+def _first_penalty(constraints: Any, frame: Frame, potential: Potential) -> Penalty:
     """Multipliers at zero, and a penalty as stiff as the system itself."""
     stiffness, system = _mean_stiffness(frame, potential), frame.system
     zeros = (jnp.zeros_like(constraints.equations(system)), jnp.zeros_like(constraints.slacks(system)))
@@ -159,7 +161,7 @@ def _first_penalty(constraints, frame, potential):
 
 
 @eqx.filter_jit
-def _mean_stiffness(frame, potential):
+def _mean_stiffness(frame: Frame, potential: Potential) -> Array:
     """Of the system itself, seen by a random displacement [eV/Å²]."""
     flat, unravel = ravel_pytree(frame.start)
     probe = jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
@@ -167,13 +169,13 @@ def _mean_stiffness(frame, potential):
     return jnp.linalg.norm(ravel_pytree(change)[0]) / jnp.linalg.norm(probe)
 
 
-def _guess(constraints, frame, potential):
+def _guess(constraints: Any, frame: Frame, potential: Potential) -> tuple[Array, Any]:
     """Multipliers that leave the smallest forces at the start, and the inequalities that hold with equality and press."""
     system = frame.system
     touching = np.flatnonzero(np.abs(np.asarray(constraints.slacks(system))) < TOUCHING)
     forces = np.asarray(ravel_pytree(unbalanced(frame.start, (frame, potential))[0])[0])
 
-    def fitted(active):
+    def fitted(active: Any) -> np.ndarray:
         normals = _normals(constraints.with_active(active, system), frame)
         return np.linalg.lstsq(normals.T, -forces, rcond=None)[0]
 
@@ -182,12 +184,24 @@ def _guess(constraints, frame, potential):
     return jnp.asarray(fitted(pressing)), pressing
 
 
-def _unknown(frame, multipliers):
+def _unknown(frame: Frame, multipliers: Any) -> Any:
     """The frame's start with multipliers, which are given in their own units."""
     return frame.start._replace(multipliers=multipliers / frame.constraints.scale) if len(multipliers) else frame.start
 
 
-def _newton(method, frame, constraints, z, multipliers, active, potential, settings, volume, steps, show) -> Arrival:
+def _newton(
+    method: Any,
+    frame: Frame,
+    constraints: Any,
+    z: Any,
+    multipliers: Any,
+    active: Any,
+    potential: Potential,
+    settings: Any,
+    volume: float | None,
+    steps: Any,
+    show: Any,
+) -> Arrival:
     """Newton's method on the equations and the active inequalities; not converged where the active set is another."""
     system = frame.place(z)
     chosen = constraints.with_active(active, system)
@@ -213,24 +227,24 @@ def _newton(method, frame, constraints, z, multipliers, active, potential, setti
     return Arrival(frame, _unknown(frame, multipliers), norm, steps, status)
 
 
-def _normals(constraints, frame) -> np.ndarray:
+def _normals(constraints: Any, frame: Frame) -> np.ndarray:
     """∂values/∂z `(count, n)` at the frame's start, z without multipliers, zero where held."""
     return np.asarray(_slopes(constraints, frame)) / float(constraints.scale) * _movable(frame)
 
 
 @eqx.filter_jit
-def _slopes(constraints, frame):
+def _slopes(constraints: Any, frame: Frame) -> Array:
     flat, unravel = ravel_pytree(frame.start)
     return jax.jacrev(lambda z: constraints.values(frame.place(unravel(z))))(flat).reshape(-1, flat.size)
 
 
-def _movable(frame) -> np.ndarray:
+def _movable(frame: Frame) -> np.ndarray:
     """Which components of z, without multipliers, can move."""
     more = ravel_pytree(frame.start)[0].size - frame.held.size
     return np.concatenate([~np.asarray(frame.held).ravel(), np.ones(more, dtype=bool)])
 
 
-def _check_independent(constraints, frame):
+def _check_independent(constraints: Any, frame: Frame) -> None:
     if constraints.count == 0:
         return
     normals, free = _normals(constraints, frame), int(_movable(frame).sum())

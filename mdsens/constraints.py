@@ -44,7 +44,7 @@ class Constraint(eqx.Module):
         return jnp.zeros(0, system.positions.dtype)
 
 
-def _atoms(atoms, system: System, name: str) -> np.ndarray:
+def _atoms(atoms: Any, system: System, name: str) -> np.ndarray:
     """Indices of atoms, negative ones counted from the end."""
     index = np.arange(len(system)) if atoms is None else np.atleast_1d(_numbers(atoms, name))
     index = index.astype(int) if np.array_equal(index, np.rint(index)) else index
@@ -58,14 +58,14 @@ def _atoms(atoms, system: System, name: str) -> np.ndarray:
     return index
 
 
-def _numbers(value, name: str) -> np.ndarray:
+def _numbers(value: Any, name: str) -> np.ndarray:
     try:
         return np.asarray(value, dtype=float)
     except (TypeError, ValueError):
         raise InputError(f"{name} wants numbers, not {value!r:.80}.") from None
 
 
-def _vector(value, dim: int, name: str) -> np.ndarray:
+def _vector(value: Any, dim: int, name: str) -> np.ndarray:
     vector = _numbers(value, name)
     if vector.shape != (dim,) or not np.isfinite(vector).all() or not np.linalg.norm(vector) > 0.0:
         raise InputError(f"{name} wants a direction of {dim} numbers that is not zero, not {value!r:.80}.")
@@ -83,13 +83,13 @@ class FixedComponents(Constraint):
     atoms: Any
     axes: str = eqx.field(static=True)
 
-    def held(self, system):
+    def held(self, system: System) -> Bool[Array, "atoms dim"]:
         known = "xyz"[: system.dim]
         if not self.axes or set(self.axes) - set(known):
             raise InputError(f"FixedComponents wants axes out of {known!r}, not {self.axes!r}.")
         mask = np.zeros(system.positions.shape, dtype=bool)
         rows = _atoms(self.atoms, system, "FixedComponents")
-        mask[np.ix_(rows, [known.index(axis) for axis in set(self.axes)])] = True
+        mask[np.ix_(rows, np.array([known.index(axis) for axis in set(self.axes)]))] = True
         return jnp.asarray(mask)
 
 
@@ -105,7 +105,7 @@ class FixedLengths(Constraint):
     lengths: Any = None
     shift: Int[Array, "pairs dim"] | None = None
 
-    def bound(self, system):
+    def bound(self, system: System) -> Constraint:
         if self.shift is not None:
             return self
         pairs = _numbers(self.pairs, "FixedLengths")
@@ -123,14 +123,14 @@ class FixedLengths(Constraint):
             raise InputError(f"FixedLengths wants {len(pairs)} positive lengths, one for each pair, not {self.lengths!r:.80}.")
         return FixedLengths(jnp.asarray(pairs), jnp.asarray(lengths), jnp.asarray(shift))
 
-    def values(self, system):
+    def values(self, system: System) -> Float[Array, " k"]:
         d = system.positions[self.pairs[:, 1]] - system.positions[self.pairs[:, 0]]
-        if system.cell is not None:
+        if system.cell is not None and self.shift is not None:
             d = d + self.shift.astype(d.dtype) @ system.cell
         return jnp.sqrt(jnp.sum(d * d, axis=-1)) - self.lengths
 
 
-def _nearest_images(d, system) -> np.ndarray:
+def _nearest_images(d: Any, system: System) -> np.ndarray:
     """Cell shifts that bring vectors near their shortest images."""
     from ase.geometry import find_mic
 
@@ -148,9 +148,9 @@ class _Linear(Constraint):
 
     atoms: Any
     direction: Any
-    start: Float[Array, "n dim"] | None = None
+    start: Float[Any, "n dim"] = None
 
-    def bound(self, system):
+    def bound(self, system: System) -> Constraint:
         if self.start is not None:
             return self
         name = type(self).__name__
@@ -158,10 +158,10 @@ class _Linear(Constraint):
         direction = _vector(self.direction, system.dim, name)
         return type(self)(jnp.asarray(atoms), jnp.asarray(direction), system.positions[atoms])
 
-    def values(self, system):
+    def values(self, system: System) -> Float[Array, " k"]:
         return ((system.positions[self.atoms] - self.start) @ self._forbidden().T).ravel()
 
-    def _forbidden(self):
+    def _forbidden(self) -> Array:
         """`(k, dim)`: directions that atoms do not move along."""
         raise NotImplementedError
 
@@ -169,14 +169,14 @@ class _Linear(Constraint):
 class FixedPlane(_Linear):
     """Each of some atoms stays in the plane through its place with the normal `direction`."""
 
-    def _forbidden(self):
+    def _forbidden(self) -> Array:
         return self.direction[None]
 
 
 class FixedLine(_Linear):
     """Each of some atoms stays on the line through its place along `direction`."""
 
-    def _forbidden(self):
+    def _forbidden(self) -> Array:
         # The other columns of a reflection that takes the first axis to the direction.
         return jnp.linalg.qr(self.direction[:, None], mode="complete")[0][:, 1:].T
 
@@ -185,9 +185,9 @@ class FixedCentreOfMass(Constraint):
     """The centre of mass of some atoms (None: of all) stays."""
 
     atoms: Any = None
-    start: Float[Array, " dim"] | None = None
+    start: Float[Any, " dim"] = None
 
-    def bound(self, system):
+    def bound(self, system: System) -> Constraint:
         if self.start is not None:
             return self
         atoms = jnp.asarray(_atoms(self.atoms, system, "FixedCentreOfMass"))
@@ -196,7 +196,7 @@ class FixedCentreOfMass(Constraint):
         unbound = FixedCentreOfMass(atoms, jnp.zeros(system.dim))
         return FixedCentreOfMass(atoms, unbound.values(system))
 
-    def values(self, system):
+    def values(self, system: System) -> Float[Array, " k"]:
         masses = system.masses[self.atoms]
         return masses @ system.positions[self.atoms] / jnp.sum(masses) - self.start
 
@@ -209,9 +209,9 @@ class RigidGroup(Constraint):
     """
 
     atoms: Any
-    start: Float[Array, " k"] | None = None
+    start: Float[Any, " k"] = None
 
-    def bound(self, system):
+    def bound(self, system: System) -> Constraint:
         if self.start is not None:
             return self
         atoms = _atoms(self.atoms, system, "RigidGroup")
@@ -223,7 +223,7 @@ class RigidGroup(Constraint):
         return RigidGroup(jnp.asarray(atoms), unbound._coordinates(system))
 
     @staticmethod
-    def _led_by_a_triangle(atoms, positions):
+    def _led_by_a_triangle(atoms: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """The atoms in an order in which the first three span the largest triangle on the first and its farthest mate."""
         arms = positions[atoms] - positions[atoms[0]]
         far = int(np.argmax(np.linalg.norm(arms, axis=1)))
@@ -234,10 +234,10 @@ class RigidGroup(Constraint):
         first = [0, far, third]
         return atoms[[*first, *[k for k in range(len(atoms)) if k not in first]]]
 
-    def values(self, system):
+    def values(self, system: System) -> Float[Array, " k"]:
         return self._coordinates(system) - self.start
 
-    def _coordinates(self, system):
+    def _coordinates(self, system: System) -> Array:
         """The group's coordinates in its own frame that are not zero by the frame's definition."""
         arms = system.positions[self.atoms[1:]] - system.positions[self.atoms[0]]
         length = jnp.sqrt(arms[0] @ arms[0])
@@ -256,13 +256,13 @@ class RigidGroup(Constraint):
 class Equation(Constraint):
     """`function(system) → array` vanishes; written with jax.numpy. One of module level is found again by compiled code."""
 
-    function: Callable = eqx.field(static=True)
+    function: Callable[..., Any] = eqx.field(static=True)
 
-    def bound(self, system):
+    def bound(self, system: System) -> Constraint:
         _check_function(self.function, system, type(self).__name__)
         return self
 
-    def values(self, system):
+    def values(self, system: System) -> Float[Array, " k"]:
         return jnp.ravel(jnp.asarray(self.function(system)))
 
 
@@ -281,18 +281,18 @@ class Wall(Constraint):
 
     inequality: ClassVar[bool] = True
 
-    def bound(self, system):
+    def bound(self, system: System) -> Constraint:
         offset = _numbers(self.offset, "Wall")
         if offset.ndim or not np.isfinite(offset):
             raise InputError(f"A Wall's offset is one number in Å, not {self.offset!r:.80}.")
         atoms = jnp.asarray(_atoms(self.atoms, system, "Wall"))
         return Wall(jnp.asarray(_vector(self.normal, system.dim, "Wall")), jnp.asarray(float(self.offset)), atoms)
 
-    def values(self, system):
+    def values(self, system: System) -> Float[Array, " k"]:
         return system.positions[self.atoms] @ self.normal - self.offset
 
 
-def _check_function(function, system, name):
+def _check_function(function: Callable[..., Any], system: System, name: str) -> None:
     if not callable(function):
         raise InputError(f"{name} wants a function of the system, not {function!r:.80}.")
     try:
@@ -323,31 +323,31 @@ class Constraints(eqx.Module):
     active: tuple[int, ...] = eqx.field(static=True)
     count: int = eqx.field(static=True)
 
-    def has_values(self, system) -> bool:
+    def has_values(self, system: System) -> bool:
         """Whether there is anything with a multiplier, rather than components held still only."""
         return any(jax.eval_shape(part.values, system).size for part in self.parts)
 
     @eqx.filter_jit
-    def equations(self, system) -> Float[Array, " k"]:
+    def equations(self, system: System) -> Float[Array, " k"]:
         return _together(system, [part.values(system) for part in self.parts if not part.inequality])
 
     @eqx.filter_jit
-    def slacks(self, system) -> Float[Array, " k"]:
+    def slacks(self, system: System) -> Float[Array, " k"]:
         """The values of all inequalities."""
         return _together(system, [part.values(system) for part in self.parts if part.inequality])
 
-    def values(self, system) -> Float[Array, " count"]:
+    def values(self, system: System) -> Float[Array, " count"]:
         """What vanishes: the equations, and the inequalities that are active, in units of `1 / scale`."""
         return self.scale * jnp.concatenate([self.equations(system), self.slacks(system)[np.array(self.active, dtype=int)]])
 
     @eqx.filter_jit
-    def normals(self, system) -> Float[Array, "count n"]:
+    def normals(self, system: System) -> Float[Array, "count n"]:
         """∂values/∂positions, zero where held."""
         at = lambda x: self.values(system.with_positions(x))  # noqa: E731
         slopes = jax.jacrev(at)(system.positions) * ~self.held
         return slopes.reshape(self.count, system.positions.size)
 
-    def names(self, system) -> list[str]:
+    def names(self, system: System) -> list[str]:
         """The kind of constraint behind each equation."""
         parts = [part for part in self.parts if not part.inequality]
         return [type(part).__name__ for part in parts for _ in range(jax.eval_shape(part.values, system).size)]
@@ -357,7 +357,7 @@ class Constraints(eqx.Module):
         return Constraints(self.parts, self.held, self.scale, tuple(int(k) for k in active), count)
 
 
-def _together(system, values):
+def _together(system: System, values: Sequence[Array]) -> Array:
     return jnp.concatenate([jnp.zeros(0, system.positions.dtype), *values])
 
 
@@ -384,14 +384,14 @@ def bound_constraints(constraints: Sequence[Constraint], system: System) -> Cons
     return Constraints(tuple(parts), jnp.asarray(held), unity, (), 0).with_active((), system)
 
 
-def from_ase(atoms) -> tuple[System, list[Constraint]]:
+def from_ase(atoms: Any) -> tuple[System, list[Constraint]]:
     """`(system, constraints)` of `ase.Atoms`: FixAtoms, FixCartesian, FixedPlane, FixedLine, FixBondLengths, FixCom.
 
     Raises:
         InputError: another constraint, by its name.
     """
-    translated, plain = [], atoms.copy()
-    kept = []
+    translated: list[Constraint] = []
+    plain, kept = atoms.copy(), []
     for constraint in atoms.constraints:
         name = type(constraint).__name__
         if name == "FixAtoms":
@@ -400,7 +400,7 @@ def from_ase(atoms) -> tuple[System, list[Constraint]]:
             axes = "".join(axis for axis, fixed in zip("xyz", constraint.mask, strict=True) if fixed)
             translated.append(FixedComponents(np.asarray(constraint.index), axes))
         elif name in ("FixedPlane", "FixedLine"):
-            kind = FixedPlane if name == "FixedPlane" else FixedLine
+            kind: type[FixedPlane | FixedLine] = FixedPlane if name == "FixedPlane" else FixedLine
             translated.append(kind(np.asarray(constraint.index), np.asarray(constraint.dir)))
         elif name == "FixBondLengths":
             lengths = None if constraint.bondlengths is None else np.asarray(constraint.bondlengths)

@@ -1,5 +1,7 @@
 """Second derivatives of the energy between atoms and images of atoms, as a list: what Hessians and phonons are made of."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from mdsens.potentials.sums import Sum
 from mdsens.system import System
 
 
-def couplings(system: System, potential: Potential):
+def couplings(system: System, potential: Potential) -> tuple[Array, ...]:
     """`(row, column, shift, block)`: atoms i `(n,)` and j, R `(n, dim)` in cell vectors, ∂²U/∂x_i(0) ∂x_j(R) `(n, dim, dim)`.
 
     From `system.neighbors` as it is; pure JAX. One pair of atoms may stand there several times, its blocks add up; those of
@@ -40,7 +42,7 @@ def coupling_numbers(system: System, potential: Potential) -> int:
     return sum(leaf.size for leaf in jax.eval_shape(couplings, system, potential)[3:])
 
 
-def _of_pairs(neighbors, stored):
+def _of_pairs(neighbors: Neighbors, stored: Any) -> tuple[Array, ...]:
     # Each site has half of a pair's energy.
     pairs = 2.0 * jnp.transpose(stored.blocks(), (3, 2, 0, 1))
     n, capacity = pairs.shape[:2]
@@ -49,7 +51,7 @@ def _of_pairs(neighbors, stored):
     return row, column, shift, jnp.concatenate([jnp.sum(pairs, axis=1, keepdims=True), -pairs], axis=1)
 
 
-def _of_sites(neighbors, stiffness: Float[Array, "atoms capacity dim capacity dim"]):
+def _of_sites(neighbors: Neighbors, stiffness: Float[Array, "atoms capacity dim capacity dim"]) -> tuple[Array, ...]:
     column, shift = _with_centre(neighbors)
     # Moving the centre moves all neighbours the other way.
     stiffness = jnp.concatenate([-jnp.sum(stiffness, axis=1, keepdims=True), stiffness], axis=1)
@@ -60,8 +62,9 @@ def _of_sites(neighbors, stiffness: Float[Array, "atoms capacity dim capacity di
     return row, other, shift[:, None, :] - shift[:, :, None], jnp.swapaxes(stiffness, 2, 3)
 
 
-def _probed(system, potential) -> Float[Array, "atoms capacity dim capacity dim"]:
+def _probed(system: System, potential: Potential) -> Float[Array, "atoms capacity dim capacity dim"]:
     """∂²E_i/∂d_ik ∂d_il of each atom's energy in the vectors to its neighbours [eV/Å²]."""
+    assert system.cell is not None
     neighbors, dim = system.neighbors, system.dim
     capacity = neighbors.index.shape[1]
 
@@ -77,7 +80,7 @@ def _probed(system, potential) -> Float[Array, "atoms capacity dim capacity dim"
     return jnp.transpose(images.reshape(dim, capacity, *still.shape), (4, 1, 0, 3, 2))
 
 
-def _with_centre(neighbors):
+def _with_centre(neighbors: Neighbors) -> tuple[Array, Array]:
     """Atoms and cell shifts of each atom's neighbourhood, itself first."""
     n, _, dim = neighbors.shift.shape
     index = jnp.concatenate([jnp.arange(n, dtype=neighbors.index.dtype)[:, None], neighbors.index], axis=1)

@@ -1,6 +1,7 @@
 """The lowest curvatures of an equilibrium: whether it is a minimum, and how soft it is."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
 
 from mdsens.errors import InputError
 from mdsens.factors import DenseFactor, DenseMatrix, KeptHessian, SparseFactor
@@ -89,7 +91,7 @@ class Curvature:
     nearest_zero: float
 
 
-def curvature(z, frame: Frame, potential: Potential) -> tuple[Curvature, KeptHessian]:
+def curvature(z: Any, frame: Frame, potential: Potential) -> tuple[Curvature, KeptHessian]:
     """The ends of the spectrum at a state [host]: exact up to `DENSE_LIMIT` unknowns, else sought; and what is kept.
 
     Factors are kept of minima without constraints, if the whole matrix is there or stays sparse (see `mdsens.factors`).
@@ -104,7 +106,7 @@ def curvature(z, frame: Frame, potential: Potential) -> tuple[Curvature, KeptHes
         InputError: a rigid motion that should cost nothing does, so the energy has a geometry of its own.
     """
     flat = ravel_pytree(z)[0]
-    columns = _Columns(*_operator(z, (frame, potential)), flat.size, flat.dtype)
+    columns = _Columns(_operator(z, (frame, potential)), flat.size, flat.dtype)
     image = as_unknown(ravel_pytree(z)[1](columns(_random(flat.size, 1))[:, 0])).positions
     moving = ~np.asarray(frame.held) & np.any(np.asarray(image) != 0.0, axis=1)[:, None]
     loose = ~moving.any(axis=1) & ~np.asarray(frame.held).all(axis=1)
@@ -134,17 +136,18 @@ def curvature(z, frame: Frame, potential: Potential) -> tuple[Curvature, KeptHes
     return found, _kept(found, lambda: matrix, columns, basis[free], free, frame, potential)
 
 
-def kept_hessian(z, frame: Frame, potential: Potential, found: Curvature, null: Gauge) -> KeptHessian:
+def kept_hessian(z: Any, frame: Frame, potential: Potential, found: Curvature, null: Any) -> KeptHessian:
     """What comes with a curvature, of a state whose curvature and null space are known [host]."""
     stored = is_stored(frame, potential) and stored_size(frame.system, potential) <= KEPT_NUMBERS
     if not (stored or _has_factors(found, frame, potential)):
         return KeptHessian()
-    free = np.flatnonzero(null.active)
-    columns = _Columns(*_operator(z, (frame, potential)), null.active.size, frame.system.positions.dtype)
+    active = np.asarray(null.active)
+    free = np.flatnonzero(active)
+    columns = _Columns(_operator(z, (frame, potential)), active.size, frame.system.positions.dtype)
     return _kept(found, lambda: columns.between(free), columns, np.asarray(null.basis)[free], free, frame, potential)
 
 
-def _has_factors(found, frame, potential) -> bool:
+def _has_factors(found: Any, frame: Frame, potential: Potential) -> bool:
     """Whether the matrix is definite, and small or, in the plane, sparse."""
     rounding = np.finfo(frame.system.positions.dtype).eps * found.highest
     if not (frame.symmetric and frame.constraints is None and WELL_POSED * rounding < found.lowest < np.inf):
@@ -152,7 +155,9 @@ def _has_factors(found, frame, potential) -> bool:
     return found.exact or (frame.freedom is None and frame.system.dim == 2 and is_stored(frame, potential))
 
 
-def _kept(found, matrix, columns, null, free, frame, potential) -> KeptHessian:
+def _kept(
+    found: Any, matrix: Any, columns: "_Columns", null: Any, free: np.ndarray, frame: Frame, potential: Potential
+) -> KeptHessian:
     """`matrix()` is the one between the free components, `columns` are those of the operator."""
     dtype, operator = frame.system.positions.dtype, _light(columns)
     if not _has_factors(found, frame, potential):
@@ -167,7 +172,7 @@ def _kept(found, matrix, columns, null, free, frame, potential) -> KeptHessian:
         return KeptHessian(operator)
 
 
-def _light(columns):
+def _light(columns: "_Columns") -> Any:
     """An operator whose numbers are few enough to be kept; None for others."""
     operator = columns.function
     if not isinstance(operator, StoredOperator) or sum(leaf.size for leaf in jax.tree.leaves(operator)) > KEPT_NUMBERS:
@@ -176,7 +181,7 @@ def _light(columns):
 
 
 @eqx.filter_jit
-def _operator(z, data):
+def _operator(z: Any, data: Any) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
     """`(the Hessian of the Lagrangian, its preconditioner or None)`; `hessian_operator` is the same where F is its gradient."""
     if data[0].symmetric:
         operator = hessian_operator(z, data)
@@ -186,21 +191,22 @@ def _operator(z, data):
 
 
 @eqx.filter_jit
-def _force(z, data):
+def _force(z: Any, data: Any) -> Array:
     return jnp.linalg.norm(ravel_pytree(gradient(z, data))[0])
 
 
 class _Columns:
     """Products with the columns of NumPy matrices, a fixed number of columns at a time, so that they are compiled once."""
 
-    def __init__(self, function, preconditioner, size, dtype):
-        self.function, self.preconditioner, self.size, self.dtype = function, preconditioner, size, dtype
+    def __init__(self, operator: tuple[Callable[..., Any], Callable[..., Any] | None], size: int, dtype: Any) -> None:
+        self.function, self.preconditioner = operator
+        self.size, self.dtype = size, dtype
         self.width = min(COLUMNS, size) if size <= DENSE_LIMIT else 1
 
-    def __call__(self, vectors):
+    def __call__(self, vectors: np.ndarray) -> Any:
         return self._batched(self.function, vectors)
 
-    def between(self, free):
+    def between(self, free: np.ndarray) -> np.ndarray:
         """The matrix between some components."""
         matrix = np.empty((len(free), len(free)))
         width = max(1, min(COLUMNS, self.size, BLOCK_NUMBERS // self.size))
@@ -211,7 +217,7 @@ class _Columns:
             matrix[:, start : start + width] = np.asarray(_each(self.function, unit))[free, : len(chosen)]
         return matrix
 
-    def _batched(self, function, vectors):
+    def _batched(self, function: Callable[..., Any], vectors: np.ndarray) -> np.ndarray:
         images = np.empty_like(vectors)
         for start in range(0, vectors.shape[1], self.width):
             part = vectors[:, start : start + self.width]
@@ -226,20 +232,20 @@ class _Negative(eqx.Module):
 
     function: Any
 
-    def __call__(self, v):
+    def __call__(self, v: Array) -> Array:
         return -self.function(v)
 
 
 @jax.jit
-def _each(function, vectors):
+def _each(function: Callable[..., Any], vectors: Any) -> Array:
     return jax.vmap(function, 1, 1)(vectors)
 
 
-def _random(size, count):
+def _random(size: Any, count: int) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(size, count))
 
 
-def _spectrum(matrix, null):
+def _spectrum(matrix: Any, null: np.ndarray) -> tuple[np.ndarray, float]:
     """`(eigenvalues of a symmetric matrix outside a null space, in order, the largest magnitude)`."""
     null = null[:, null.any(axis=0)]
     top = np.abs(matrix).sum(axis=1).max()
@@ -250,7 +256,7 @@ def _spectrum(matrix, null):
     return values, float(np.abs(values).max())
 
 
-def _searched(columns, null):
+def _searched(columns: "_Columns", null: Any) -> tuple[np.ndarray, float]:
     """`(the lowest eigenvalues, the highest)` of an operator outside a null space: more than one while they are negative."""
     active, basis = np.asarray(null.active), np.asarray(null.basis)
     # A place for a direction that was found.
@@ -272,11 +278,11 @@ def _searched(columns, null):
 
 
 @eqx.filter_jit
-def _softest(product, precondition, null, start, steps):
+def _softest(product: Callable[..., Any], precondition: Any, null: Any, start: Array, steps: int) -> Array:
     """Of some steps of Lanczos' method for A x = μ M⁻¹x the Ritz vector of the lowest μ; `start` is M⁻¹x of the first."""
     smoothed = (lambda r: r) if precondition is None else precondition
 
-    def step(k, carry):
+    def step(k: Any, carry: Any) -> tuple[Any, ...]:
         v, before, r, vectors, diagonal, off = carry
         q = null.project(smoothed(r))
         length = jnp.sqrt(jnp.maximum(r @ q, 0.0))
@@ -294,17 +300,17 @@ def _softest(product, precondition, null, start, steps):
 
 
 @eqx.filter_jit
-def _polished(product, precondition, null, start, steps):
+def _polished(product: Callable[..., Any], precondition: Any, null: Any, start: Array, steps: int) -> tuple[Array, Array]:
     """`(the lowest eigenvalue, its vector)` from a start by LOBPCG with one vector, and none of its products twice.
 
     Each step takes the best of the vector x, its preconditioned residual and the last step.
     """
     smoothed = (lambda r: r) if precondition is None else precondition
 
-    def image(v):
+    def image(v: Array) -> Array:
         return null.project(product(v))
 
-    def beside(pair, others):
+    def beside(pair: Any, others: Any) -> tuple[Any, Any]:
         """A vector and its image, orthonormal to others; zero where nothing is left."""
         v, Av = pair
         for _ in range(2):
@@ -315,7 +321,7 @@ def _polished(product, precondition, null, start, steps):
         scale = jnp.where(size > TINY * jnp.linalg.norm(pair[0]), 1.0 / size, 0.0)
         return scale * v, scale * Av
 
-    def step(_, carry):
+    def step(_: Any, carry: Any) -> Any:
         x, last = carry
         residual = x[1] - (x[0] @ x[1]) * x[0]
         down = null.project(smoothed(residual))
@@ -341,15 +347,15 @@ def _polished(product, precondition, null, start, steps):
     return x @ product(x), x
 
 
-def _nearest_zero(columns, z, frame, moving):
+def _nearest_zero(columns: "_Columns", z: Any, frame: Frame, moving: Any) -> float:
     """Of the matrix with its multipliers."""
-    null = gauge_of(z, frame, moving)
+    null: Any = gauge_of(z, frame, moving)
     free = np.flatnonzero(null.active)
     values, _ = _spectrum(columns.between(free), np.asarray(null.basis)[free])
     return float(np.abs(values).min())
 
 
-def _outside(z, frame, moving, rattlers):
+def _outside(z: Any, frame: Frame, moving: np.ndarray, rattlers: tuple[int, ...]) -> tuple[Gauge, np.ndarray]:
     """`(the gauge of the spectrum, rigid motions)`: constraints leave the motions along them only, multipliers are no motions."""
     null = known_gauge(z, frame, rattlers)
     rigid = np.asarray(null.basis)
@@ -359,7 +365,7 @@ def _outside(z, frame, moving, rattlers):
 
 
 @eqx.filter_jit
-def _along(z, frame, null):
+def _along(z: Any, frame: Frame, null: Any) -> Gauge:
     """The gauge of motions along constraints."""
     flat, unravel = ravel_pytree(z)
     normals = jax.jacrev(lambda x: frame.constraints.values(frame.place(unravel(x))))(flat).T
@@ -368,7 +374,7 @@ def _along(z, frame, null):
     return Gauge(active, basis)
 
 
-def _check_rigid(images, highest, z, frame, potential):
+def _check_rigid(images: Any, highest: float, z: Any, frame: Frame, potential: Potential) -> None:
     # A rotation of unit length changes forces by at most their own size; rounding grows with the root of the precision.
     rounding = 10.0 * np.sqrt(np.finfo(as_unknown(z).positions.dtype).eps) * highest
     for name, size in zip(frame.motions.names, np.linalg.norm(images, axis=0), strict=True):

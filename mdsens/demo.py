@@ -1,19 +1,22 @@
 """The main job on shipped data: the paper's packing and a silicon vacancy, relaxed, differentiated, stored, drawn."""
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from mdsens import observables, plot
 from mdsens.derivatives import Sensitivity, jacobian, sensitivity
 from mdsens.equilibrium import Equilibrium, relax
 from mdsens.potentials import SoftSphere, StillingerWeber
-from mdsens.potentials.base import parameter_paths
+from mdsens.potentials.base import Potential, parameter_paths
 from mdsens.shipped import data_file
 from mdsens.store import check_writable, save, save_picture
 from mdsens.structures import random_packing
@@ -95,7 +98,7 @@ def vacancy(repeat: int = 3) -> Vacancy:
     lengths, formation = observables.distances(pairs), observables.formation_energy(bulk)
 
     @eqx.filter_jit
-    def observed(system, potential):
+    def observed(system: System, potential: Potential) -> Array:
         pressure = observables.pressure(system, potential)
         return jnp.stack([jnp.mean(lengths(system, potential)), pressure, formation(system, potential)])
 
@@ -154,11 +157,11 @@ def run(folder: Path, say: Say, step: Callable[[str], None], *, overwrite: bool 
         say(line)
 
 
-def _largest(leaf) -> float:
+def _largest(leaf: Any) -> float:
     return float(np.linalg.norm(np.asarray(leaf), axis=1).max())
 
 
-def _about_packing(result: Packing):
+def _about_packing(result: Packing) -> Iterator[Any]:
     eq, certificate = result.eq, result.sensitivity.certificate
     dx = np.asarray(result.sensitivity.positions.diameter["B"])
     yield "The packing of Blondel et al. 2021: 128 soft spheres in 2-D, diameters 1 and θ = 0.6, packing fraction 1.0"
@@ -170,7 +173,7 @@ def _about_packing(result: Packing):
     yield f"  {_trust(certificate)}"
 
 
-def _about_vacancy(result: Vacancy, largest: dict[str, float]):
+def _about_vacancy(result: Vacancy, largest: dict[str, float]) -> Iterator[Any]:
     eq = result.eq
     distance, pressure, formation = result.values
     yield f"A silicon vacancy: {len(eq.system)} atoms, Stillinger-Weber, cell fixed"
@@ -198,22 +201,22 @@ def _about_vacancy(result: Vacancy, largest: dict[str, float]):
     yield f"  {_trust(result.sensitivity.certificate)}"
 
 
-def _scales(result):
+def _scales(result: Any) -> np.ndarray:
     return np.abs(np.array(list(result.scaled.values()))).max(axis=0)
 
 
-def _zeroed(value, scale):
+def _zeroed(value: float, scale: float) -> float:
     """Rounding noise of what is zero by symmetry reads as zero."""
     return 0.0 if abs(value) < 1e-9 * scale else value
 
 
-def _trust(certificate):
+def _trust(certificate: Any) -> str:
     if certificate.trusted:
         return f"trusted: residual {certificate.residual:.0e}, error of θ dX/dθ below {certificate.error_bound:.0e} Å"
     return "not trusted: " + "; ".join(certificate.reasons)
 
 
-def _about_files(written):
+def _about_files(written: Any) -> Iterator[Any]:
     yield "Written:"
     for path in written:
         yield f"  {path}"

@@ -5,7 +5,7 @@ z is the unknown of the equilibrium (positions, the cell's strain, multipliers);
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import equinox as eqx
 import jax
@@ -18,6 +18,7 @@ from mdsens import words
 from mdsens.certificate import Certificate, certify
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, MdsensError, reason
+from mdsens.frame import Frame
 from mdsens.linear_response import (
     BATCH,
     TOGETHER,
@@ -69,7 +70,7 @@ class Sensitivity(Spelled, eqx.Module):
     def scaled(self) -> "Sensitivity":
         """θ dX/dθ [Å], the form in which parameters compare: the displacement by a change of θ of 100 %, to first order."""
 
-        def times(tree):
+        def times(tree: Any) -> Any:
             is_none = lambda leaf: leaf is None  # noqa: E731
             return jax.tree.map(lambda theta, d: None if d is None else theta * d, self.potential, tree, is_leaf=is_none)
 
@@ -112,39 +113,43 @@ def sensitivity(
             "choose parameters with wrt=, or ask for gradient(g, eq) or jvp(eq, direction), which cost one solve; "
             f"or allow it with max_bytes={1.1 * size:.1e}."
         )
-    columns, residuals = [], []
+    parts: list[np.ndarray] = []
+    residuals: list[np.ndarray] = []
     for directions in batches(flat.size, flat.dtype, progress):
         b, rest = changes(state, state.z, moving, resting, directions, None)
-        start = len(columns) * BATCH
+        start = len(parts) * BATCH
         kept = slice(0, min(BATCH, flat.size - start))
         theta = np.pad(np.asarray(flat[start : start + BATCH]), (0, len(b) - kept.stop))
         dz, step, residual, left = solutions(state, eq.potential, b, rest, theta)
-        columns.append(dz[kept])
+        parts.append(dz[kept])
         residuals.append(residual[kept])
-    columns, residual = np.concatenate(columns), float(np.max(np.concatenate(residuals)))
+    columns, worst = np.concatenate(parts), float(np.max(np.concatenate(residuals)))
     if throw:
-        check_residual(residual, found, state)
+        check_residual(worst, found, state)
     bounds = errors(state, found, moving, resting, columns, step)
     mismatch = float(dot_test(state, eq.potential, moving, columns))
-    certificate = certify(eq, state, found, residual, float(np.max(np.abs(flat) * bounds)), mismatch, float(left))
+    certificate = certify(eq, state, found, worst, float(np.max(np.abs(flat) * bounds)), mismatch, float(left))
+
+    def shaped(change: Array) -> Potential:
+        return split_last(np.moveaxis(np.asarray(change), 0, -1), moving)
+
     positions, cell = _displacements(state, columns)
-    positions, cell = (None if d is None else split_last(np.moveaxis(np.asarray(d), 0, -1), moving) for d in (positions, cell))
-    return Sensitivity(positions, cell, certificate, eq.potential)
+    return Sensitivity(shaped(positions), None if cell is None else shaped(cell), certificate, eq.potential)
 
 
 @eqx.filter_jit
-def _displacements(state, columns):
+def _displacements(state: State, columns: Array | np.ndarray) -> tuple[Array, Array | None]:
     """The changes of positions `(k, N, dim)` and of a free cell `(k, dim, dim)` by changes dz."""
     _, unravel = ravel_pytree(state.z)
 
-    def displaced(dz):
+    def displaced(dz: Any) -> tuple[Array, Array | None]:
         _, moved = jax.jvp(lambda z: _placed(state.frame, z), (state.z,), (unravel(dz),))
         return moved
 
     return jax.vmap(displaced)(columns)
 
 
-def _placed(frame, z):
+def _placed(frame: Frame, z: Any) -> tuple[Array, Array | None]:
     system = frame.place(z)
     return system.positions, None if frame.freedom is None else system.cell
 
@@ -200,7 +205,8 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) 
     forward = flat.size <= shape.size
     product = _forward_rows if forward else _adjoint_rows
     count = flat.size if forward else shape.size
-    rows, residuals = [], []
+    rows: list[np.ndarray] = []
+    residuals: list[np.ndarray] = []
     for directions in batches(count, flat.dtype, None):
         row, residual, value = product(g, states, potential, directions)
         kept = slice(0, min(BATCH, count - len(rows) * BATCH))
@@ -214,8 +220,13 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) 
 
 @spelled
 def jvp(
-    eq: Equilibrium, direction: Potential | Mapping, *, linear_solver: Any = None, return_cell: bool = False
-) -> Float[Array, "atoms dim"]:
+    eq: Equilibrium, direction: Direction, *, linear_solver: Any = None, return_cell: Literal[False] = False
+) -> Float[Array, "atoms dim"]: ...
+@overload
+def jvp(eq: Equilibrium, direction: Direction, *, linear_solver: Any = None, return_cell: Literal[True]) -> Displacement: ...
+def jvp(
+    eq: Equilibrium, direction: Direction, *, linear_solver: Any = None, return_cell: bool = False
+) -> Float[Array, "atoms dim"] | Displacement:
     """dX along one direction in parameter space, by one solve [Å].
 
     Args:
@@ -233,7 +244,7 @@ def jvp(
     return (positions[0], None if cell is None else cell[0]) if return_cell else positions[0]
 
 
-def check_direction(potential: Potential, direction) -> Potential:
+def check_direction(potential: Potential, direction: Direction) -> Potential:
     """A direction in parameter space, potential-shaped, with zeros for what does not move.
 
     Args:
@@ -245,7 +256,7 @@ def check_direction(potential: Potential, direction) -> Potential:
     try:
         if isinstance(direction, Mapping):
             direction = _steps_by_name(potential, direction)
-        steps = jax.tree.structure(potential).flatten_up_to(direction)
+        steps = jax.tree.structure(potential).flatten_up_to(direction)  # type: ignore[attr-defined]  # of jax's stubs
         shaped = jax.tree.unflatten(
             jax.tree.structure(potential),
             [
@@ -264,9 +275,9 @@ def check_direction(potential: Potential, direction) -> Potential:
     return shaped
 
 
-def _steps_by_name(potential, steps):
+def _steps_by_name(potential: Potential, steps: Mapping[str, Any]) -> Potential:
     leaves, structure = jax.tree.flatten(potential)
-    moved = [None] * len(leaves)
+    moved: list[Array | None] = [None] * len(leaves)
     for name, step in steps.items():
         for k, chosen in enumerate(named_leaves(potential, [name])):
             if chosen and step is not None:
@@ -274,7 +285,7 @@ def _steps_by_name(potential, steps):
     return jax.tree.unflatten(structure, moved)
 
 
-def check_finite(g, states, potential, *arrays) -> None:
+def check_finite(g: Observable, states: Any, potential: Potential, *arrays: Any) -> None:
     """Raises InputError where an observable or its derivative is not finite."""
     if not all(np.isfinite(a).all() for a in arrays):
         # Only a catalogue of observables knows how to look for the place, and it stands above.
@@ -287,7 +298,7 @@ def check_finite(g, states, potential, *arrays) -> None:
         )
 
 
-def several(eq, linear_solver):
+def several(eq: States, linear_solver: Any) -> tuple[tuple[Any, ...], Any, Potential]:
     """`(curvatures, states, potential)`: a State, or a dict of them."""
     if isinstance(eq, Equilibrium):
         found, state = usable(eq, linear_solver)
@@ -303,30 +314,29 @@ def several(eq, linear_solver):
     both = {name: usable(one, linear_solver) for name, one in eq.items()}
     first = next(iter(eq.values()))
     for name, one in eq.items():
-        same = jax.tree.structure(one.potential) == jax.tree.structure(first.potential) and all(
-            np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one.potential), jax.tree.leaves(first.potential), strict=True)
-        )
-        if not same:
+        alike = jax.tree.structure(one.potential) == jax.tree.structure(first.potential)  # type: ignore[operator]
+        leaves = (jax.tree.leaves(state.potential) for state in (one, first))
+        if not (alike and all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))):
             raise InputError(f"The states have different potentials ({name!r} differs from the first): relax all with one.")
     return tuple(found for found, _ in both.values()), {name: state for name, (_, state) in both.items()}, first.potential
 
 
-def _is_state(leaf):
+def _is_state(leaf: Any) -> bool:
     return isinstance(leaf, State)
 
 
-def _listed(states):
+def _listed(states: Any) -> list[State]:
     return jax.tree.leaves(states, is_leaf=_is_state)
 
 
-def _unknowns(states):
+def _unknowns(states: Any) -> Any:
     return jax.tree.map(lambda state: state.z, states, is_leaf=_is_state)
 
 
-def observed(g, states):
+def observed(g: Observable, states: Any) -> Callable[..., Any]:
     """g as a function of `(z, potential)`, z being the unknown of the state, or those of the states by name."""
 
-    def value(z, potential):
+    def value(z: Any, potential: Potential) -> Array:
         if _is_state(states):
             return jnp.asarray(g(states.frame.place(z), potential))
         return jnp.asarray(g({name: state.frame.place(z[name]) for name, state in states.items()}, potential))
@@ -334,7 +344,7 @@ def observed(g, states):
     return value
 
 
-def _pull(states, potential, slopes, explicit, pull):
+def _pull(states: Any, potential: Potential, slopes: Any, explicit: Any, pull: Callable[..., Any]) -> tuple[Any, Array]:
     """`(total derivative in θ, residuals)` from the slopes in the unknowns and the explicit derivative."""
     slopes = [slopes] if _is_state(states) else [slopes[name] for name in states]
     residuals = []
@@ -345,7 +355,7 @@ def _pull(states, potential, slopes, explicit, pull):
     return explicit, jnp.stack(residuals)
 
 
-def _each(row, states):
+def _each(row: Callable[..., Any], states: Any) -> Callable[..., Any]:
     """A function of one direction for many: together in small systems, one after the other where one fills the cache."""
     if sum(state.size for state in _listed(states)) <= TOGETHER:
         return jax.vmap(row)
@@ -353,27 +363,29 @@ def _each(row, states):
 
 
 @eqx.filter_jit
-def _adjoint(g, states, potential):
+def _adjoint(g: Observable, states: Any, potential: Potential) -> tuple[Any, ...]:
     value, pullback = jax.vjp(observed(g, states), _unknowns(states), potential)
-    return value, *_pull(states, potential, *pullback(jnp.ones_like(value)), pulled_back)
+    slopes, explicit = pullback(jnp.ones_like(value))
+    return value, *_pull(states, potential, slopes, explicit, pulled_back)
 
 
 @eqx.filter_jit
-def _adjoint_rows(g, states, potential, directions):
+def _adjoint_rows(g: Observable, states: Any, potential: Potential, directions: Array) -> tuple[Any, ...]:
     value, pullback = jax.vjp(observed(g, states), _unknowns(states), potential)
 
-    def row(direction):
-        total, residuals = _pull(states, potential, *pullback(direction.reshape(value.shape)), pulled_back_each)
+    def row(direction: Array) -> tuple[Array, Array]:
+        slopes, explicit = pullback(direction.reshape(value.shape))
+        total, residuals = _pull(states, potential, slopes, explicit, pulled_back_each)
         return ravel_pytree(total)[0], residuals
 
     return *_each(row, states)(directions), value
 
 
 @eqx.filter_jit
-def _forward_rows(g, states, potential, directions):
+def _forward_rows(g: Observable, states: Any, potential: Potential, directions: Array) -> tuple[Any, ...]:
     _, unravel = ravel_pytree(potential)
 
-    def row(direction):
+    def row(direction: Array) -> tuple[Array, Array]:
         tangent = unravel(direction)
         moved = [along(state, potential, tangent) for state in _listed(states)]
         dz = moved[0][0] if _is_state(states) else {name: one for name, (one, _) in zip(states, moved, strict=True)}
@@ -383,14 +395,14 @@ def _forward_rows(g, states, potential, directions):
     return *_each(row, states)(directions), observed(g, states)(_unknowns(states), potential)
 
 
-def check_scalar(g, states, potential) -> None:
+def check_scalar(g: Observable, states: Any, potential: Potential) -> None:
     """Raises InputError for an observable that is no real scalar."""
     shape = observable_shape(g, states, potential)
     if shape.shape != ():
         raise InputError(f"The observable has shape {shape.shape}, not (): use jacobian(g, eq) for arrays.")
 
 
-def observable_shape(g, states, potential) -> jax.ShapeDtypeStruct:
+def observable_shape(g: Observable, states: Any, potential: Potential) -> jax.ShapeDtypeStruct:
     """Raises InputError for an observable that cannot be traced, or is not real."""
     if not callable(g):
         raise InputError(f"An observable is a function g(system, potential), such as ms.observables.volume, not {g!r:.80}.")
@@ -410,14 +422,11 @@ def observable_shape(g, states, potential) -> jax.ShapeDtypeStruct:
     return shape
 
 
-def _select(potential, wrt):
+def _select(potential: Potential, wrt: Sequence[str] | str | None) -> tuple[Potential, Potential]:
     """The potential split into the parameters that are asked for and the rest, each None where the other has them."""
     leaves, structure = jax.tree.flatten(potential)
-    chosen = (
-        [True] * len(leaves)
-        if wrt is None
-        else named_leaves(potential, list(wrt) if isinstance(wrt, list | tuple | set | dict) else [wrt])
-    )
+    names: Any = list(wrt) if isinstance(wrt, list | tuple | set | dict) else [wrt]
+    chosen = [True] * len(leaves) if wrt is None else named_leaves(potential, names)
     if not any(chosen):
         raise InputError("No parameter was asked for: leave wrt= out for all of them.")
     return (
@@ -426,7 +435,7 @@ def _select(potential, wrt):
     )
 
 
-def _check(g, states, founds, potential, residuals, *arrays):
+def _check(g: Observable, states: Any, founds: Any, potential: Potential, residuals: Any, *arrays: Any) -> None:
     """Raises for a failed solve, and for an observable that is not finite: NaN behind a solve that did not fail is its own."""
     solves = list(zip(_listed(states), founds, np.asarray(residuals, dtype=float).ravel(), strict=True))
     for state, found, residual in solves:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from mdsens.errors import MdsensError
 from mdsens.frame import Frame, Unknown, as_unknown, frame_of, gridded, periodic_volume
@@ -36,7 +38,7 @@ REBASES = 20
 """How often a relaxed cell becomes the reference of another descent, at most; under a pressure alone once is usual."""
 
 
-def force_norm(slope):
+def force_norm(slope: Any) -> Array:
     """The largest force on an atom or a component of the strain [eV/Å], or violation of a constraint."""
     parts = as_unknown(slope)
     norm = jnp.sqrt(jnp.max(jnp.sum(parts.positions**2, axis=-1)))
@@ -45,12 +47,12 @@ def force_norm(slope):
     return norm
 
 
-def _is_stale(z, data):
+def _is_stale(z: Any, data: Any) -> Array:
     frame, potential = data
     return frame.is_stale(z, potential.ranges)
 
 
-def _focused(z, data):
+def _focused(z: Any, data: Any) -> Any:
     """A list of little more than the range at z, so that little is evaluated and stored; a preconditioner's grid [host]."""
     frame, potential, *more = data
     listed = frame.system.neighbors
@@ -82,7 +84,7 @@ LOADED_PROBLEM = dataclasses.replace(PROBLEM, symmetric=False)
 """The same under a stress that is not hydrostatic."""
 
 
-def unbalanced(z, data):
+def unbalanced(z: Any, data: Any) -> Any:
     """`(F(z), its norm)` of `data = (frame, potential)`, compiled [host]."""
     return evaluated(PROBLEM if data[0].symmetric else LOADED_PROBLEM, z, data)
 
@@ -90,7 +92,7 @@ def unbalanced(z, data):
 class UnstableCell(MdsensError):
     """A cell collapsed or flew apart; `z` and `frame` are where."""
 
-    def __init__(self, z, frame):
+    def __init__(self, z: Any, frame: Frame) -> None:
         super().__init__(Status.UNSTABLE_CELL.value)
         self.z, self.frame = z, frame
 
@@ -157,12 +159,22 @@ def listed_here(frame: Frame) -> Frame:
     return eqx.tree_at(lambda f: f.listed, frame, frame.start, is_leaf=lambda leaf: leaf is None)
 
 
-def based(frame: Frame, z, potential: Potential) -> Frame:
+def based(frame: Frame, z: Any, potential: Potential) -> Frame:
     """A frame with the same freedom whose reference is the system at z, with the list that an equilibrium keeps."""
     return frame_of(listed_tightly(frame.place(z), potential), frame.freedom, frame.constraints)
 
 
-def approach(problem: Problem, z, data, settings: Settings, volume, steps: int, show, *, tolerance: float | None = None):
+def approach(
+    problem: Problem,
+    z: Any,
+    data: Any,
+    settings: Settings,
+    volume: float | None,
+    steps: int,
+    show: Any,
+    *,
+    tolerance: float | None = None,
+) -> tuple[Any, ...]:
     """The solver down to a hand-over, Newton from there; when Newton refuses, the solver goes on to a lower one.
 
     Without a solver asked for Newton is tried at once: near an equilibrium it arrives in a few steps, far from one it
@@ -204,7 +216,7 @@ def approach(problem: Problem, z, data, settings: Settings, volume, steps: int, 
     return z, data, result.norm, steps, result.status
 
 
-def refresher(volume: float | None = None):
+def refresher(volume: float | None = None) -> Callable[..., Any]:
     """`refresh(z, data, wider)` for the driver, data being `(frame, potential, ...)`: a new list, and a look at the cell.
 
     Args:
@@ -212,7 +224,7 @@ def refresher(volume: float | None = None):
     """
     widening = 1.0
 
-    def refresh(z, data, wider):
+    def refresh(z: Any, data: Any, wider: bool) -> Any:
         nonlocal widening
         widening = 2.0 * widening if wider else widening
         frame, potential, *more = data
@@ -224,7 +236,7 @@ def refresher(volume: float | None = None):
     return refresh
 
 
-def relisted(frame: Frame, z, potential: Potential, skin: float | None) -> Frame:
+def relisted(frame: Frame, z: Any, potential: Potential, skin: float | None) -> Frame:
     """The same frame with a neighbour list made at z [host]."""
     neighbors = frame.place(z).with_neighbors(potential, skin=skin).neighbors
     if frame.freedom is None:
@@ -240,14 +252,14 @@ def listed_tightly(system: System, potential: Potential) -> System:
     return system.with_neighbors(potential, skin=TIGHT_SKIN * reach if np.isfinite(reach) else None)
 
 
-def is_tight(neighbors) -> bool:
+def is_tight(neighbors: Neighbors) -> bool:
     """Whether a list is the one that an equilibrium keeps, in which atoms have no room to move."""
     return isinstance(neighbors, Neighbors) and bool(neighbors.skin <= 1.01 * TIGHT_SKIN * (neighbors.radius - neighbors.skin))
 
 
-def check_volume(z, frame: Frame, volume: float | None) -> None:
+def check_volume(z: Any, frame: Frame, volume: float | None) -> None:
     """Raises UnstableCell."""
-    if frame.freedom is None:
+    if frame.freedom is None or volume is None:
         return
     ratio = periodic_volume(frame.place(z)) / volume
     if not 1.0 / VOLUME_RATIO < ratio < VOLUME_RATIO:

@@ -34,7 +34,7 @@ def report() -> Iterator[tuple[str, str, bool]]:
     yield ("implicit derivative", *_derivative())
 
 
-def _products():
+def _products() -> tuple[str, bool]:
     # jax issue 39103: with 64 bits wrong from row 16,385 on. Whole numbers, so that the right answer is exact.
     numbers = np.arange(20_000.0)
     rows = np.stack([numbers, np.zeros_like(numbers), np.zeros_like(numbers)], axis=1)
@@ -45,7 +45,7 @@ def _products():
     return "right", True
 
 
-def _jax_md():
+def _jax_md() -> tuple[str, bool]:
     try:
         import jax_md.minimize  # noqa: F401
     except Exception as error:  # whatever its many imports stumble over
@@ -53,7 +53,7 @@ def _jax_md():
     return "can be imported", True
 
 
-def _derivative():
+def _derivative() -> tuple[str, bool]:
     from mdsens import LennardJones, System, equilibrium_positions
 
     pair = System([[0.0, 0.0, 0.0], [1.2, 0.0, 0.0]])

@@ -1,7 +1,7 @@
 """`relax`: system + potential + solver → `Equilibrium`; `equilibrium_positions`: the same as a JAX function."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -20,6 +20,7 @@ from mdsens.errors import CoincidingAtoms, ConvergenceError, InputError
 from mdsens.factors import KeptHessian
 from mdsens.frame import Frame, as_unknown, cell_freedom, frame_of, gridded, periodic_volume
 from mdsens.implicit import CG, differentiable_solution
+from mdsens.implicit.linear_system import Gauge
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.solvers import FIRE, Newton, Status, solve_traced
 from mdsens.spelling import Spelled, spelled
@@ -88,16 +89,18 @@ class Equilibrium(Spelled, eqx.Module):
         return gridded(frame, self.kept.grid)
 
     @property
-    def unknown(self):
+    def unknown(self) -> Any:
         """z at the state."""
         return self.unknown_in(self.frame)
 
-    def unknown_in(self, frame: Frame):
+    def unknown_in(self, frame: Frame) -> Any:
         """z at the state in its own frame, made before."""
         start = frame.start
-        return start if self.multipliers is None else start._replace(multipliers=self.multipliers / self.constraints.scale)
+        if self.multipliers is None or self.constraints is None:
+            return start
+        return as_unknown(start)._replace(multipliers=self.multipliers / self.constraints.scale)
 
-    def again(self, potential: Potential | None = None, **options) -> "Equilibrium":
+    def again(self, potential: Potential | None = None, **options: Any) -> "Equilibrium":
         """Relaxed again from here under the same conditions, with another potential; options as for `relax`."""
         potential = self.potential if potential is None else potential
         if self.index:
@@ -181,7 +184,7 @@ def relax(
         return Equilibrium(there, potential, np.nan, np.nan, 0, Status.UNSTABLE_CELL, None, **asked)
 
 
-def _hashable(setting):
+def _hashable(setting: Any) -> Any:
     """A mask or a stress as nested tuples."""
     try:
         return setting if isinstance(setting, str) else nested(np.asarray(setting).tolist())
@@ -189,12 +192,12 @@ def _hashable(setting):
         raise InputError(f"The rows of a mask or a stress must be of one length, unlike {setting!r:.80}.") from None
 
 
-def nested(value):
+def nested(value: Any) -> Any:
     """Lists as tuples."""
     return tuple(nested(entry) for entry in value) if isinstance(value, list) else value
 
 
-def _tolerance(frame, fmax, smax):
+def _tolerance(frame: Frame, fmax: float, smax: float | None) -> float:
     """The largest force on an atom or a strain's component for which forces and stress are small enough [eV/Å]."""
     if frame.freedom is None or smax is None:
         return fmax
@@ -203,7 +206,7 @@ def _tolerance(frame, fmax, smax):
     return min(fmax, smax / stress_unit(system.dim) * per_stress)
 
 
-def finish(arrival, potential, asked, check_minimum, throw) -> Equilibrium:
+def finish(arrival: Any, potential: Potential, asked: Any, check_minimum: bool, throw: bool) -> Equilibrium:
     """The equilibrium at which a descent (or a climb) arrived, looked at [host].
 
     Args:
@@ -236,7 +239,7 @@ def finish(arrival, potential, asked, check_minimum, throw) -> Equilibrium:
         kept=kept if frame.freedom is None else KeptHessian(),
         **asked,
     )
-    if kept.factor is not None and frame.freedom is not None:
+    if kept.factor is not None and frame.freedom is not None and found is not None:
         # A strain is counted in a unit that follows the cell: derivatives see it from the relaxed one.
         own = state.frame
         z = state.unknown_in(own)
@@ -246,18 +249,20 @@ def finish(arrival, potential, asked, check_minimum, throw) -> Equilibrium:
     return state
 
 
-def _left(z, frame, potential) -> tuple[float, float]:
+def _left(z: Any, frame: Frame, potential: Potential) -> tuple[float, float]:
     """The largest force on an atom [eV/Å], and the largest component of the stress that is not balanced."""
     slope = as_unknown(unbalanced(z, (frame, potential))[0])
     fmax = float(np.linalg.norm(slope.positions, axis=-1).max())
-    stress = np.tensordot(slope.strain, frame.freedom.directions, 1) * float(frame.freedom.length) / periodic_volume(frame.system)
+    freedom = frame.freedom
+    assert freedom is not None and slope.strain is not None
+    stress = np.tensordot(slope.strain, freedom.directions, 1) * float(freedom.length) / periodic_volume(frame.system)
     return fmax, float(np.abs(stress).max()) * stress_unit(frame.system.dim)
 
 
 _energy = eqx.filter_jit(total_energy)
 
 
-def check_settings(system, potential, fmax, max_steps, smax=None) -> None:
+def check_settings(system: System, potential: Potential, fmax: float, max_steps: int, smax: float | None = None) -> None:
     """Raises InputError for what no relaxation can be asked for."""
     if not isinstance(potential, Potential):
         raise InputError(
@@ -281,7 +286,7 @@ def check_settings(system, potential, fmax, max_steps, smax=None) -> None:
         )
 
 
-def check_movable(frame) -> None:
+def check_movable(frame: Frame) -> None:
     """Raises InputError where nothing can move."""
     held = np.asarray(frame.system.frozen)[:, None]
     if frame.constraints is not None:
@@ -313,7 +318,7 @@ def equilibrium_positions(
     fmax: float = 1e-8,
     max_steps: int = 100_000,
     return_status: bool = False,
-):
+) -> Any:
     """Relaxed positions `(N, dim)` [Å] as a JAX function of `potential`.
 
     Differentiable in the potential to any order, forward and reverse, and works under `jit` and `vmap`. With concrete
@@ -345,13 +350,13 @@ def equilibrium_positions(
     return (positions, codes) if return_status else positions
 
 
-def _check_traceable(system, potential, settings):
+def _check_traceable(system: Any, potential: Potential, settings: Any) -> None:
     check_settings(system, potential, settings.fmax, settings.max_steps)
     if is_concrete(system):
-        check_movable(Frame(system, None))
+        check_movable(Frame(system, None))  # type: ignore[arg-type]  # motions are of no account
 
 
-def _implicit(find):
+def _implicit(find: Callable[..., Any]) -> Callable[..., Any]:
     """The positions that `find(start, potential)` gives with a witness, differentiable in the potential."""
     return differentiable_solution(
         find,
@@ -364,19 +369,19 @@ def _implicit(find):
     )
 
 
-def _condition(positions, witness, potential):
+def _condition(positions: Array, witness: Any, potential: Potential) -> Any:
     return gradient(positions, (witness.frame, potential))
 
 
-def _condition_gauge(positions, witness, potential):
+def _condition_gauge(positions: Array, witness: Any, potential: Potential) -> Gauge:
     return gauge(positions, (witness.frame, potential))
 
 
-def _condition_operator(positions, witness, potential):
+def _condition_operator(positions: Array, witness: Any, potential: Potential) -> Callable[..., Any]:
     return hessian_operator(positions, (witness.frame, potential))
 
 
-def _find(system, potential, settings):
+def _find(system: Any, potential: Potential, settings: Any) -> tuple[Array, _Witness]:
     if is_concrete(potential):
         eq = relax(system, potential, **{f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)})
         return eq.system.positions, _Witness(eq.frame, jnp.asarray(eq.status.code))
@@ -388,11 +393,12 @@ def _find(system, potential, settings):
     return _descend_traced(frame, potential, settings)
 
 
-def _find_together(systems, potential, settings):
+def _find_together(systems: Any, potential: Potential, settings: Any) -> tuple[Any, Array]:
     with jax.ensure_compile_time_eval():
         systems = batches.each(lambda one: batches.listed(one, potential, _traced_skin(one, potential)), systems)
         groups = batches.grouped(systems)
-    positions, codes = [None] * len(systems), [None] * len(systems)
+    positions: list[Any] = [None] * len(systems)
+    codes: list[Any] = [None] * len(systems)
     for members, frames in groups:
         found, status = _relaxed_group(frames, potential, settings)
         for k, x, code in zip(members, found, status, strict=True):
@@ -401,10 +407,10 @@ def _find_together(systems, potential, settings):
 
 
 @eqx.filter_jit
-def _relaxed_group(frames, potential, settings):
+def _relaxed_group(frames: Any, potential: Potential, settings: Any) -> tuple[Array, Array]:
     found = _implicit(lambda frame, potential: _descend_traced(frame, potential, settings))
 
-    def relaxed(frame):
+    def relaxed(frame: Frame) -> tuple[Array, Array]:
         positions, witness = found(frame, potential)
         return positions, witness.status
 
@@ -412,11 +418,11 @@ def _relaxed_group(frames, potential, settings):
     return jax.lax.map(relaxed, frames)
 
 
-def _descend_traced(frame, potential, settings):
+def _descend_traced(frame: Frame, potential: Potential, settings: Any) -> tuple[Array, _Witness]:
     data = (frame, potential)
     steps, solver = settings.max_steps, FIRE() if settings.solver is None else settings.solver
 
-    def descend(carry, tolerance):
+    def descend(carry: Any, tolerance: Array) -> tuple[Any, None]:
         z, code = carry
         z, _, code = solve_traced(PROBLEM, solver, z, data, tolerance=tolerance, max_steps=steps)
         polished, _, arrived = solve_traced(PROBLEM, Newton(), z, data, tolerance=settings.fmax, max_steps=NEWTON_STEPS)
@@ -432,7 +438,7 @@ def _descend_traced(frame, potential, settings):
     return jnp.where(status == Status.CONVERGED.code, z, jnp.nan), _Witness(frame, status)
 
 
-def _traced_skin(system, potential) -> float | None:
+def _traced_skin(system: System, potential: Potential) -> float | None:
     """The longest of a few skins whose lists stay small; None where the potential has its own idea of a list."""
     reach = potential._host_range()
     if not np.isfinite(reach):

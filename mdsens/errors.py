@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class MdsensError(Exception):
@@ -15,7 +16,7 @@ class InputError(MdsensError, ValueError):
 class CoincidingAtoms(InputError):
     """Two atoms are at the same place; `positions` are those in which they are."""
 
-    def __init__(self, positions, message: str):
+    def __init__(self, positions: Any, message: str) -> None:
         super().__init__(message)
         self.positions = positions
 

@@ -55,7 +55,7 @@ class SparseInverse(eqx.Module):
         return jnp.zeros_like(r).at[self.free].set(solved)
 
 
-def _solve(handle, rows):
+def _solve(handle: Any, rows: Any) -> Any:
     """SciPy only: JAX inside a callback dead-locks on the CPU."""
     rows = np.asarray(rows)
     factors = _factors.get(int(np.asarray(handle).ravel()[0]))
@@ -95,20 +95,20 @@ class KeptHessian:
     factor: Any = None
     grid: Any = None
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, KeptHessian)
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(KeptHessian)
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return self.operator is not None or self.factor is not None
 
 
 class DenseFactor:
     """Cholesky's factor of a symmetric matrix between free components, positive outside a null space."""
 
-    def __init__(self, matrix, null, free, dtype):
+    def __init__(self, matrix: Any, null: np.ndarray, free: Any, dtype: Any) -> None:
         lower = scipy.linalg.cholesky(matrix + np.abs(np.diag(matrix)).max() * (null @ null.T), lower=True)
         self.factor, self.free = lower.astype(dtype), free
 
@@ -116,14 +116,14 @@ class DenseFactor:
         """What a compiled program is given."""
         return DenseInverse(jnp.asarray(self.factor), jnp.asarray(self.free))
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"Cholesky's factor of its {len(self.free)} unknowns"
 
 
 class SparseFactor:
     """LU factors of a sparse symmetric matrix, positive outside a null space (SuperLU)."""
 
-    def __init__(self, matrix, null, free):
+    def __init__(self, matrix: Any, null: np.ndarray, free: Any) -> None:
         # With as many unknowns held as there are motions that cost nothing, the matrix between the others is regular.
         null = null[:, null.any(axis=0)]
         held = scipy.linalg.qr(null.T, mode="r", pivoting=True)[1][: null.shape[1]] if null.size else []
@@ -139,5 +139,5 @@ class SparseFactor:
         """What a compiled program is given."""
         return SparseInverse(jnp.asarray(self.handle), jnp.asarray(self.free))
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"sparse LU factors of its {len(self.free)} unknowns"

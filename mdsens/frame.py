@@ -29,7 +29,7 @@ class Unknown(NamedTuple):
     multipliers: Float[Array, " k"] | None = None
 
 
-def as_unknown(z) -> Unknown:
+def as_unknown(z: Any) -> Unknown:
     return z if isinstance(z, Unknown) else Unknown(z)
 
 
@@ -48,7 +48,8 @@ class CellFreedom(eqx.Module):
     pressure: Float[Array, ""]
     tension: Float[Array, "dim dim"] | None
 
-    def deformation(self, strain: Float[Array, " m"]) -> Float[Array, "dim dim"]:
+    def deformation(self, strain: Float[Array, " m"] | None) -> Float[Array, "dim dim"]:
+        assert strain is not None
         unity = jnp.eye(self.directions.shape[-1], dtype=strain.dtype)
         return unity + jnp.tensordot(strain, self.directions, 1) / self.length
 
@@ -73,7 +74,7 @@ class Frame(eqx.Module):
     grid: CoarseGrid | None = None
 
     @property
-    def start(self):
+    def start(self) -> Any:
         """The unknown of the reference itself."""
         positions = self.system.positions
         count = 0 if self.constraints is None else self.constraints.count
@@ -93,21 +94,23 @@ class Frame(eqx.Module):
         frozen = jnp.repeat(self.system.frozen[:, None], self.system.dim, axis=1)
         return frozen if self.constraints is None else frozen | self.constraints.held
 
-    def place(self, z) -> System:
+    def place(self, z: Any) -> System:
         """The system at z; frozen atoms ride with the cell."""
         z = as_unknown(z)
         if self.freedom is None:
             return self.system.with_positions(z.positions)
+        assert self.system.cell is not None
         deformation = self.freedom.deformation(z.strain)
         where = lambda s: (s.positions, s.cell)  # noqa: E731
         return eqx.tree_at(where, self.system, (z.positions @ deformation, self.system.cell @ deformation))
 
-    def unknown_of(self, system: System):
+    def unknown_of(self, system: System) -> Any:
         """The z of another state of the same atoms, whose cell the freedom can reach."""
         start = as_unknown(self.start)
         if self.freedom is None:
             moved = start._replace(positions=system.positions)
         else:
+            assert self.system.cell is not None and system.cell is not None
             # Directions that are not periodic may have no cell vector; they do not strain.
             strain = jnp.linalg.pinv(self.system.cell) @ (system.cell - self.system.cell)
             components = self.freedom.length * jnp.einsum("ab,kab->k", strain, self.freedom.directions)
@@ -115,12 +118,12 @@ class Frame(eqx.Module):
             moved = start._replace(positions=system.positions @ jnp.linalg.inv(reached), strain=components)
         return moved if isinstance(self.start, Unknown) else moved.positions
 
-    def is_stale(self, z, interaction_range) -> Bool[Array, ""]:
+    def is_stale(self, z: Any, interaction_range: Any) -> Bool[Array, ""]:
         """Whether a pair within the range could be missing from the list at z. Works on tracers."""
         neighbors = self.system.neighbors
         if self.freedom is None:
             return neighbors.is_stale(as_unknown(z).positions, interaction_range)
-        listed = self.start if self.listed is None else self.listed
+        listed = as_unknown(self.start) if self.listed is None else self.listed
         deformation = self.freedom.deformation(z.strain)
         relative = jnp.linalg.inv(self.freedom.deformation(listed.strain)) @ deformation
         # No vector between images that moved along became shorter than by the smallest stretch.
@@ -137,12 +140,12 @@ def gridded(frame: Frame, grid=None) -> Frame:
     return eqx.tree_at(lambda f: f.grid, frame, grid, is_leaf=lambda leaf: leaf is None)
 
 
-def frame_of(system: System, freedom: CellFreedom | None = None, constraints=None) -> Frame:
+def frame_of(system: System, freedom: CellFreedom | None = None, constraints: Any = None) -> Frame:
     """The frame whose reference is `system` itself [host]."""
     return Frame(system, rigid_motions(system, constraints), freedom, constraints)
 
 
-def cell_freedom(system: System, cell, pressure) -> CellFreedom | None:
+def cell_freedom(system: System, cell: Any, pressure: Any) -> CellFreedom | None:
     """What `relax(cell=, pressure=)` means for a system [host].
 
     Args:
@@ -187,7 +190,7 @@ def cell_freedom(system: System, cell, pressure) -> CellFreedom | None:
     )
 
 
-def _load(pressure, dim) -> np.ndarray:
+def _load(pressure: Any, dim: int) -> np.ndarray:
     """The stress that is asked for, `(dim, dim)`."""
     try:
         value = np.asarray(pressure, dtype=float)
@@ -198,7 +201,7 @@ def _load(pressure, dim) -> np.ndarray:
     if value.ndim == 0:
         return -float(value) * np.eye(dim)
     if value.shape == (len(VOIGT[dim]),):
-        return from_voigt(value)
+        return np.asarray(from_voigt(value))
     if value.shape != (dim, dim):
         voigt = len(VOIGT[dim])
         raise InputError(f"A stress must have shape ({dim}, {dim}), or ({voigt},) in Voigt order, not {value.shape}.")
@@ -207,7 +210,7 @@ def _load(pressure, dim) -> np.ndarray:
     return value
 
 
-def _periodic_vectors(system) -> np.ndarray:
+def _periodic_vectors(system: System) -> np.ndarray:
     return np.asarray(system.cell)[np.array(system.pbc)]
 
 
@@ -217,7 +220,7 @@ def periodic_volume(system: System) -> float:
     return float(np.sqrt(np.linalg.det(vectors @ vectors.T)))
 
 
-def _periodic_axes(system) -> np.ndarray:
+def _periodic_axes(system: System) -> np.ndarray:
     """Orthonormal columns that span the periodic directions, Cartesian axes where they do."""
     vectors = _periodic_vectors(system)
     projector = vectors.T @ np.linalg.pinv(vectors.T)
@@ -227,17 +230,17 @@ def _periodic_axes(system) -> np.ndarray:
     return np.linalg.svd(vectors.T, full_matrices=False)[0]
 
 
-def _symmetric(a, b):
+def _symmetric(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     tensor = 0.5 * (np.outer(a, b) + np.outer(b, a))
     return tensor / np.linalg.norm(tensor)
 
 
-def _free_directions(axes) -> np.ndarray:
+def _free_directions(axes: Any) -> np.ndarray:
     columns = axes.T
     return np.stack([_symmetric(columns[k], columns[l]) for k in range(len(columns)) for l in range(k, len(columns))])
 
 
-def _masked_directions(mask, axes) -> np.ndarray:
+def _masked_directions(mask: Any, axes: Any) -> np.ndarray:
     dim = len(axes)
     mask = np.asarray(mask)
     if mask.dtype != bool and not np.isin(mask, (0, 1)).all():

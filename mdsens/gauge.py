@@ -5,6 +5,8 @@ for a 2-D cluster); all of them only as far as they leave frozen atoms in place,
 molecule has two rotations).
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -31,7 +33,7 @@ class RigidMotions(eqx.Module):
         return jnp.linalg.qr(motions)[0]
 
 
-def rigid_motions(system: System, constraints=None) -> RigidMotions:
+def rigid_motions(system: System, constraints: Any = None) -> RigidMotions:
     """The rigid motions that `system` is free to make under its frozen atoms and other constraints [host]."""
     positions = np.asarray(system.positions)
     dim = system.dim
@@ -66,7 +68,7 @@ def rigid_motions(system: System, constraints=None) -> RigidMotions:
     )
 
 
-def coupled_atoms(forces, flat: Float[Array, " n"]) -> Bool[Array, " atoms"]:
+def coupled_atoms(forces: Any, flat: Float[Array, " n"]) -> Bool[Array, " atoms"]:
     """False for rattlers: atoms without a contact, whose displacement changes no force and is changed by none.
 
     A random displacement of all that is unknown gives such an atom, and only such an atom, a change of force that is
@@ -80,7 +82,7 @@ def coupled_atoms(forces, flat: Float[Array, " n"]) -> Bool[Array, " atoms"]:
     return jnp.any(forces(probe) != 0.0, axis=-1)
 
 
-def _generators(positions, axes, origin, xp):
+def _generators(positions: Any, axes: Any, origin: Any, xp: Any) -> Any:
     n, dim = positions.shape
     columns = [xp.tile(row, (n, 1)) for row in xp.eye(dim, dtype=positions.dtype)]
     arm = positions - origin
@@ -91,7 +93,7 @@ def _generators(positions, axes, origin, xp):
     return xp.stack([column.ravel() for column in columns], axis=1)
 
 
-def _rotation_axes(system) -> np.ndarray:
+def _rotation_axes(system: System) -> np.ndarray:
     periodic, dim = sum(system.pbc), system.dim
     if dim == 2:
         return np.zeros((1 if periodic == 0 else 0, 2))
@@ -103,7 +105,7 @@ def _rotation_axes(system) -> np.ndarray:
     return np.zeros((0, 3))
 
 
-def _null_space(matrix) -> np.ndarray:
+def _null_space(matrix: Any) -> np.ndarray:
     _, singular, right = np.linalg.svd(matrix, full_matrices=True)
     rank = int((singular > _NEGLIGIBLE * max(1.0, singular.max(initial=0.0))).sum())
     return right[rank:].T

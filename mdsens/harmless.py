@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 
@@ -36,7 +37,7 @@ def check_harmless(file: h5py.File, limit: int, path: Path) -> None:
     """
     left, groups = limit, set()
 
-    def check(group):
+    def check(group: Any) -> None:
         nonlocal left
         for name in group:
             where = f"{group.name.rstrip('/')}/{name}"
@@ -63,12 +64,12 @@ def check_harmless(file: h5py.File, limit: int, path: Path) -> None:
     check(file)
 
 
-def _is_opaque(dtype) -> bool:
+def _is_opaque(dtype: Any) -> bool:
     """Bytes that HDF5 knows nothing of, such as a kept file."""
     return dtype.kind == "V" and dtype.names is None and dtype.subdtype is None
 
 
-def _after_texts(item, left) -> int:
+def _after_texts(item: Any, left: Any) -> int:
     """What is left of a file's size after the texts of a dataset, one by one: all of them may be one and the same."""
     if h5py.check_string_dtype(item.dtype) is None or item.ndim > 1:
         return -1

@@ -1,6 +1,7 @@
 """Names of axes and units in an HDF5 file: dimension scales, as netCDF has them, so that xarray opens each group."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import h5py
 import numpy as np
@@ -8,7 +9,9 @@ import numpy as np
 from mdsens.attributes import REFERENCE, ROOM
 
 
-def name_axes(dataset: h5py.Dataset, axes: Sequence[str], home: h5py.Group, labels: Mapping[str, Sequence] | None = None):
+def name_axes(
+    dataset: h5py.Dataset, axes: Sequence[str], home: h5py.Group, labels: Mapping[str, Sequence[Any] | None] | None = None
+) -> None:
     """Give the first axes of a dataset, as far as they have none, names.
 
     Args:
@@ -30,7 +33,7 @@ def name_others(file: h5py.File) -> None:
             name_axes(dataset, [f"{'_'.join(rest)}_{k}" for k in range(dataset.ndim)], file[top])
 
 
-def _scale(home, axis, size, labels):
+def _scale(home: Any, axis: str, size: Any, labels: Any) -> Any:
     """What stands along an axis. Axes of one name and several lengths are told apart by these."""
     scale = home.get(axis)
     if scale is not None and scale.shape != (size,):

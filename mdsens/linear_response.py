@@ -4,6 +4,7 @@ Here z is flat. Motions that cost no energy are projected out (`mdsens.gauge`).
 """
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -24,6 +25,7 @@ from mdsens.implicit.bound import error_bound, probe_displacement
 from mdsens.implicit.linear import DIRECT_LIMIT
 from mdsens.implicit.linear_system import LinearSolver
 from mdsens.implicit.root import adjoint_solution
+from mdsens.potentials.base import Potential
 from mdsens.solvers import Status
 
 BATCH = 64
@@ -63,26 +65,26 @@ class State(eqx.Module):
     preconditioner: str = eqx.field(static=True)
 
     @property
-    def options(self):
+    def options(self) -> dict[str, Any]:
         return {"symmetric": self.frame.symmetric, "gauge": self.null}
 
     @property
     def size(self) -> int:
         return ravel_pytree(self.z)[0].size
 
-    def condition(self, z, potential):
+    def condition(self, z: Any, potential: Potential) -> Any:
         """F(z, θ)."""
         return stiffness.gradient(z, (self.frame, potential))
 
-    def operator(self, z, potential):
+    def operator(self, z: Any, potential: Potential) -> Callable[..., Any]:
         """∂F/∂z, as `root_jvp` wants it."""
         return self._with_inverse(stiffness.hessian_operator(z, (self.frame, potential)))
 
-    def own_operator(self, z, potential):
+    def own_operator(self, z: Any, potential: Potential) -> Callable[..., Any]:
         """The same at the state's own z and potential, which has no derivative in them where it was kept."""
         return self.operator(z, potential) if self.hessian is None else self._with_inverse(self.hessian)
 
-    def _with_inverse(self, operator):
+    def _with_inverse(self, operator: Any) -> Callable[..., Any]:
         return operator if self.inverse is None else stiffness.Preconditioned(operator, jax.lax.stop_gradient(self.inverse))
 
     @property
@@ -132,14 +134,14 @@ def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: b
     return found, State(z, frame, null, inverse, kept.operator, solver, fail_rtol, preconditioner)
 
 
-def _default_solver(eq, frame, z):
+def _default_solver(eq: Equilibrium, frame: Frame, z: Any) -> Any:
     if not frame.symmetric:
         small = ravel_pytree(z)[0].size <= DIRECT_LIMIT
         return Direct() if small else GMRES(restart=KRYLOV)
     return MINRES() if eq.index or eq.multipliers is not None else CG()
 
 
-def _within(approximation, found, solver, dtype):
+def _within(approximation: Any, found: Any, solver: Any, dtype: Any) -> Any:
     """A solver that asks for no smaller a residual than the error of the operator leaves."""
     rtol, fail_rtol = solver.tolerances(dtype)
     reachable = min(approximation.hessian / found.nearest_zero, LOOSEST)
@@ -151,15 +153,15 @@ def _within(approximation, found, solver, dtype):
 
 
 @eqx.filter_jit
-def changes(state: State, z, moving, resting, directions, columns):
+def changes(state: State, z: Any, moving: Any, resting: Any, directions: Array, columns: Any) -> tuple[Array, Array]:
     """`(A dz + B dθ, F)` at some z, for each direction dθ and column dz together. With `columns` None it is B dθ."""
     _, unravel_parameters = ravel_pytree(moving)
     _, unravel = ravel_pytree(z)
 
-    def condition(z, selected):
+    def condition(z: Any, selected: Any) -> Array:
         return ravel_pytree(state.condition(z, eqx.combine(selected, resting)))[0]
 
-    def change(dz, direction):
+    def change(dz: Array, direction: Any) -> Array:
         return jax.jvp(condition, (z, moving), (unravel(dz), unravel_parameters(direction)))[1]
 
     if columns is None:
@@ -168,7 +170,9 @@ def changes(state: State, z, moving, resting, directions, columns):
     return jax.vmap(change)(columns, directions), condition(z, moving)
 
 
-def solutions(state: State, potential, b, rest, theta) -> tuple[np.ndarray, Array, np.ndarray, float]:
+def solutions(
+    state: State, potential: Potential, b: Any, rest: Any, theta: np.ndarray
+) -> tuple[np.ndarray, Array, np.ndarray, float]:
     """The answers to several right-hand sides, with each direction that they share solved for once [host].
 
     Right-hand sides of one potential lie in few directions: where energies scale, some are parallel, and some are what is
@@ -211,16 +215,16 @@ def solutions(state: State, potential, b, rest, theta) -> tuple[np.ndarray, Arra
 
 
 @eqx.filter_jit
-def _outside(null, b, rest):
+def _outside(null: Gauge, b: Any, rest: Any) -> Array:
     return jax.vmap(null.project)(jnp.concatenate([b, rest[None]]))
 
 
 @eqx.filter_jit
-def _solved(state, potential, columns, aims):
+def _solved(state: State, potential: Potential, columns: Any, aims: Any) -> tuple[Array, Array]:
     """`(A⁻¹ of each column, residuals)`, each to what is aimed at."""
     product = state.own_operator(state.z, potential)
 
-    def solved(column, aim):
+    def solved(column: Array, aim: Array) -> tuple[Array, Array]:
         return linear_solve(product, column, solver=state.solver, atol=aim, throw=False, **state.options)
 
     if state.solver.iterative and state.size > TOGETHER:
@@ -229,28 +233,28 @@ def _solved(state, potential, columns, aims):
 
 
 @eqx.filter_jit
-def along(state: State, potential, direction):
+def along(state: State, potential: Potential, direction: Any) -> tuple[Any, Array]:
     """`(dz, residual)` along one direction in parameter space, z-shaped."""
     return root_jvp(state.condition, state.z, (potential,), (direction,), project=True, **_own_options(state))
 
 
-def pulled_back(state: State, potential, slope):
+def pulled_back(state: State, potential: Potential, slope: Any) -> tuple[Any, Array]:
     """`(the gradient in θ of a function of z whose gradient in z is `slope`, residual)`, by one adjoint solve."""
     w, residual = adjoint_solution(state.condition, state.z, (potential,), slope, **_own_options(state))
     return stiffness.slopes_of_work(state.z, (state.frame, potential), jax.tree.map(jnp.negative, w)), residual
 
 
-def pulled_back_each(state: State, potential, slope):
+def pulled_back_each(state: State, potential: Potential, slope: Any) -> tuple[Any, Array]:
     """The same under `vmap`, for several slopes: they share ∂F/∂θ."""
     (implicit,), residual = root_vjp(state.condition, state.z, (potential,), slope, **_own_options(state))
     return implicit, residual
 
 
-def _own_options(state):
+def _own_options(state: State) -> dict[str, Any]:
     return {"operator": state.own_operator, "linear_solver": state.solver, **state.options}
 
 
-def solution(state: State, potential):
+def solution(state: State, potential: Potential) -> Any:
     """z of a potential near the state's own, for derivatives of any order at it. Pure JAX."""
     found = differentiable_solution(
         _at_the_state,
@@ -265,30 +269,30 @@ def solution(state: State, potential):
     return found(state, potential)[0]
 
 
-def _at_the_state(state, potential):
+def _at_the_state(state: State, potential: Potential) -> tuple[Any, State]:
     return state.z, state
 
 
-def _condition_of(z, state, potential):
+def _condition_of(z: Any, state: State, potential: Potential) -> Any:
     return state.condition(z, potential)
 
 
-def _gauge_of(z, state, potential):
+def _gauge_of(z: Any, state: State, potential: Potential) -> Gauge:
     return state.null
 
 
-def _operator_of(z, state, potential):
+def _operator_of(z: Any, state: State, potential: Potential) -> Callable[..., Any]:
     return state.operator(z, potential)
 
 
 @eqx.filter_jit
-def _sizes(vectors, vector, null):
+def _sizes(vectors: Array, vector: Any, null: Gauge) -> tuple[Array, Array]:
     size = lambda vector: jnp.linalg.norm(null.project(vector))  # noqa: E731
     return jax.vmap(size)(vectors), size(vector)
 
 
 @eqx.filter_jit
-def dot_test(state: State, potential, moving, columns):
+def dot_test(state: State, potential: Potential, moving: Any, columns: Any) -> Array:
     """⟨w, dz·v⟩ by the columns dz/dθ and by an adjoint solve, for random w and v: their difference over ‖w‖‖dz·v‖."""
     flat, unravel = ravel_pytree(state.z)
     w = state.null.project(jax.random.normal(jax.random.key(2), flat.shape, flat.dtype))
@@ -300,7 +304,7 @@ def dot_test(state: State, potential, moving, columns):
     return jnp.abs(w @ dz - ravel_pytree(chosen)[0] @ v) / jnp.where(size > 0.0, size, 1.0)
 
 
-def errors(state: State, found: Curvature, moving, resting, columns, step) -> np.ndarray:
+def errors(state: State, found: Curvature, moving: Any, resting: Any, columns: np.ndarray, step: Any) -> np.ndarray:
     """Bounds on ‖dz/dθ - dz*/dθ‖, one for each column [host]: what `implicit.jacobian_bound` does, for all together.
 
     Args:
@@ -309,7 +313,7 @@ def errors(state: State, found: Curvature, moving, resting, columns, step) -> np
     """
     flat, unravel = ravel_pytree(state.z)
 
-    def defects(point):
+    def defects(point: Any) -> tuple[np.ndarray, float]:
         """`(‖A dz/dθ + B‖ of each column, ‖F‖)` outside the null space."""
         norms = []
         for k, directions in enumerate(batches(len(columns), columns.dtype, False)):
@@ -335,7 +339,7 @@ def errors(state: State, found: Curvature, moving, resting, columns, step) -> np
     )
 
 
-def _approximated(state, found, moving, resting, size):
+def _approximated(state: State, found: Any, moving: Any, resting: Any, size: Any) -> Any:
     """What second derivatives that are not exact add to the errors of columns of some sizes."""
     approximation = eqx.combine(moving, resting).approximation(state.frame.system)
     if approximation is None:
@@ -345,7 +349,7 @@ def _approximated(state, found, moving, resting, size):
     return (approximation.hessian * size + np.asarray(ravel_pytree(mixed)[0])) / found.nearest_zero
 
 
-def batches(count: int, dtype, progress: bool | None):
+def batches(count: int, dtype: Any, progress: bool | None) -> Iterator[Any]:
     """One-hot directions, `BATCH` at a time; the last batch is filled up with zeros."""
     from tqdm import tqdm
 
@@ -357,7 +361,7 @@ def batches(count: int, dtype, progress: bool | None):
         yield (rows[:, None] == np.arange(count)).astype(dtype)
 
 
-def split_last(stacked, tree):
+def split_last(stacked: Any, tree: Any) -> Any:
     """The last axis, over all values of a tree, cut into leaves of shape `(..., *leaf.shape)` [host]."""
     leaves, structure = jax.tree.flatten(tree)
     ends = np.cumsum([leaf.size for leaf in leaves])[:-1]

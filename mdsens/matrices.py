@@ -1,14 +1,18 @@
 """The Hessian of the energy for people and other programs: a sparse matrix, a dense one, or an operator."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
+from jaxtyping import Array
 
 from mdsens.couplings import coupling_numbers, couplings
 from mdsens.errors import InputError, did_you_mean
+from mdsens.neighbors import Neighbors
 from mdsens.potentials.base import Potential, gives_stiffness, is_local, sound_stiffness, total_energy
 from mdsens.spelling import spelled
 from mdsens.stiffness import STORED_LIMIT, stored_size
@@ -62,7 +66,7 @@ def hessian(system: System, potential: Potential, format: str = "sparse"):
     return matrix.toarray() if format == "dense" else matrix
 
 
-def _assembled(system, potential) -> scipy.sparse.bsr_array:
+def _assembled(system: System, potential: Potential) -> scipy.sparse.bsr_array:
     row, column, _, block = map(np.asarray, _couplings(system, potential))
     acting = block.any(axis=(1, 2))
     n, dim = len(system), system.dim
@@ -74,7 +78,7 @@ def _assembled(system, potential) -> scipy.sparse.bsr_array:
     return scipy.sparse.bsr_array((blocks, keys % n, starts), shape=(n * dim, n * dim))
 
 
-def _operator(system, potential):
+def _operator(system: System, potential: Potential) -> scipy.sparse.linalg.LinearOperator:
     size, dtype = system.positions.size, system.positions.dtype
     if gives_stiffness(potential) and stored_size(system, potential) <= STORED_LIMIT:
         stiffness = _stiffness(potential, system)
@@ -82,7 +86,7 @@ def _operator(system, potential):
     else:
         product = lambda v: _linearised_product(system, potential, v)  # noqa: E731
 
-    def matvec(v):
+    def matvec(v: np.ndarray) -> np.ndarray:
         return np.asarray(product(jnp.asarray(v, dtype).reshape(system.positions.shape))).ravel()
 
     return scipy.sparse.linalg.LinearOperator((size, size), matvec=matvec, rmatvec=matvec, dtype=dtype)
@@ -93,11 +97,11 @@ _stiffness = eqx.filter_jit(sound_stiffness)
 
 
 @eqx.filter_jit
-def _stored_product(stiffness, neighbors, v):
+def _stored_product(stiffness: Any, neighbors: Neighbors, v: Array) -> Array:
     return stiffness.product(v.T, neighbors).T
 
 
 @eqx.filter_jit
-def _linearised_product(system, potential, v):
+def _linearised_product(system: System, potential: Potential, v: Array) -> Array:
     slope = jax.grad(lambda x: total_energy(potential, system.with_positions(x)))
     return jax.jvp(slope, (system.positions,), (v,))[1]

@@ -4,6 +4,9 @@ A full list names each pair from both sides, so the sum over all places that nam
 opposite places. JAX cannot know that: the transpose of a gather is a scatter to it, many times slower on every machine.
 """
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
@@ -17,17 +20,17 @@ UNROLLED = 12
 """Rows up to which each has its own instructions; more share them, lest compilation take longer than what is compiled."""
 
 
-def at_neighbors(values: Float[Array, "*lead atoms"], neighbors) -> Float[Array, "*lead capacity atoms"]:
+def at_neighbors(values: Float[Array, "*lead atoms"], neighbors: "Neighbors") -> Float[Array, "*lead capacity atoms"]:
     """Each atom's neighbours' values, zero in unused places; linear in `values`, and differentiable without a scatter."""
     return _spread.bind(values, neighbors.atom, neighbors.opposite)
 
 
-def from_neighbors(values: Float[Array, "*lead capacity atoms"], neighbors) -> Float[Array, "*lead atoms"]:
+def from_neighbors(values: Float[Array, "*lead capacity atoms"], neighbors: "Neighbors") -> Float[Array, "*lead atoms"]:
     """For each atom the sum of the values in all places that name it: the transpose of `at_neighbors`."""
     return _collect.bind(values, neighbors.atom, neighbors.opposite)
 
 
-def differences(values: Float[Array, "*lead atoms"], atom) -> Float[Array, "*lead places atoms"]:
+def differences(values: Float[Array, "*lead atoms"], atom: Array) -> Float[Array, "*lead places atoms"]:
     """Each neighbour's value less the atom's own.
 
     Its transpose takes what changes sign with the direction in which a pair is seen, as everything does that derives from a
@@ -37,7 +40,7 @@ def differences(values: Float[Array, "*lead atoms"], atom) -> Float[Array, "*lea
     return _difference.bind(values, atom)
 
 
-def from_differences(values: Float[Array, "*lead places atoms"], atom) -> Float[Array, "*lead atoms"]:
+def from_differences(values: Float[Array, "*lead places atoms"], atom: Array) -> Float[Array, "*lead atoms"]:
     """The transpose of `differences`: minus twice the sum over each atom's places, where values change sign with direction."""
     return _balance.bind(values, atom)
 
@@ -81,7 +84,7 @@ def _spread_values(values, atom, opposite):
     return _by_rows(spread, values, values.shape[:-1])
 
 
-def _collected_values(values, atom, opposite):
+def _collected_values(values: Array, atom: Array, opposite: Array) -> Array:
     place = jnp.maximum(opposite, 0)
 
     def collect(row):
@@ -125,18 +128,18 @@ def _summed_images(values, kind, images, alive):
     return jnp.stack([jnp.sum(values * one, axis=(-2, -1)) for one in image], axis=-1)
 
 
-def _by_rows(function, values, lead):
+def _by_rows(function: Callable[..., Any], values: Array, lead: tuple[int, ...]) -> Array:
     """One row at a time: one gather of all rows together is many times slower on the CPU."""
     rows = values.reshape(-1, *values.shape[len(lead) :])
     images = jnp.stack([function(row) for row in rows]) if len(rows) <= UNROLLED else jax.lax.map(function, rows)
     return images.reshape(*lead, *images.shape[1:])
 
 
-def _balanced_values(values, atom):
+def _balanced_values(values: Array, atom: Array) -> Array:
     return -2.0 * jnp.sum(values, axis=-2)
 
 
-def _define(primitive, implementation, shape, transposed):
+def _define(primitive: Primitive, implementation: Callable[..., Any], shape: Any, transposed: Primitive) -> None:
     primitive.def_impl(jax.jit(implementation))
     primitive.def_abstract_eval(lambda values, *lists: jax.core.ShapedArray(shape(values, *lists), values.dtype))
     mlir.register_lowering(primitive, mlir.lower_fun(implementation, multiple_results=False))
@@ -146,7 +149,7 @@ def _define(primitive, implementation, shape, transposed):
         tangents[0] if type(tangents[0]) is ad.Zero else primitive.bind(tangents[0], *primals[1:]),
     )
 
-    def transpose(cotangent, values, *lists):
+    def transpose(cotangent: Any, values: Array, *lists: Any) -> Any:
         nothing = [None] * len(lists)
         if type(cotangent) is ad.Zero:
             return ad.Zero(values.aval), *nothing
@@ -154,9 +157,9 @@ def _define(primitive, implementation, shape, transposed):
 
     ad.primitive_transposes[primitive] = transpose
 
-    def batch(arguments, axes):
+    def batch(arguments: Any, axes: Any) -> Any:
         values, *lists = arguments
-        if all(axis is batching.not_mapped for axis in axes[1:]):
+        if all(axis is None for axis in axes[1:]):
             return primitive.bind(jnp.moveaxis(values, axes[0], 0), *lists), 0
         # Each member has a list of its own: here JAX's transposes have to do.
         return jax.vmap(implementation, in_axes=axes)(*arguments), 0

@@ -5,6 +5,7 @@ than the cutoff, mixed periodicity and 2-D need nothing special: `d = x[index] -
 """
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -89,7 +90,7 @@ class Neighbors(eqx.Module):
         """The same list with others for the terms of a sum."""
         return eqx.tree_at(lambda n: n.shorter, self, shorter, is_leaf=lambda leaf: isinstance(leaf, tuple))
 
-    def slack(self, interaction_range, stretch=1.0) -> Float[Array, ""]:
+    def slack(self, interaction_range: Any, stretch: Any = 1.0) -> Float[Array, ""]:
         """What a list reaches beyond the range, if lengths were stretched: the least of all where each term has a range."""
         radii = self.radius
         if jnp.ndim(interaction_range):
@@ -97,7 +98,7 @@ class Neighbors(eqx.Module):
         # Given bonds have no end.
         return jnp.min(jnp.where(jnp.isinf(radii), jnp.inf, radii * stretch - interaction_range))
 
-    def is_stale(self, positions: Float[Array, "atoms dim"], interaction_range) -> Bool[Array, ""]:
+    def is_stale(self, positions: Float[Array, "atoms dim"], interaction_range: Any) -> Bool[Array, ""]:
         """True where an atom moved so far, in the same cell, that a pair within the range could be missing.
 
         Works on tracers. Positions that are not finite are not stale but worse, which their energy says.
@@ -106,7 +107,7 @@ class Neighbors(eqx.Module):
         moved = jnp.sum((positions - self.reference) ** 2, axis=-1)
         return jnp.max(moved) > room**2
 
-    def reaches(self, interaction_range) -> Bool[Array, ""]:
+    def reaches(self, interaction_range: Any) -> Bool[Array, ""]:
         """True if the list holds every pair within this range (at its reference positions; works on tracers)."""
         # A range in 32 bits may be rounded up.
         return self.slack(interaction_range, 1.0 + 1e-6) >= 0.0
@@ -135,7 +136,7 @@ def widened(neighbors: Neighbors, capacity: int) -> Neighbors:
     return eqx.tree_at(lambda n: (n.atom, n.kind, n.opposite), neighbors, parts)
 
 
-def padded(neighbors: Neighbors, positions) -> Neighbors:
+def padded(neighbors: Neighbors, positions: Any) -> Neighbors:
     """The same list for more atoms, all of them at `positions`, the added ones without neighbours [host]."""
     n, more = neighbors.atom.shape[1], len(positions) - neighbors.atom.shape[1]
     added = np.broadcast_to(np.arange(n, n + more, dtype=np.int32), (neighbors.atom.shape[0], more))
@@ -181,7 +182,7 @@ def joined(chunks: Shaped[Array, "chunks *lead places atoms"]) -> Shaped[Array, 
     return jnp.moveaxis(chunks, 0, -3).reshape(*lead, count * places, n)
 
 
-def bonds(positions, cell, neighbors: Neighbors) -> Float[Array, "dim capacity atoms"]:
+def bonds(positions: Any, cell: Any, neighbors: Neighbors) -> Float[Array, "dim capacity atoms"]:
     """Vectors from each atom to its listed neighbours [Å]."""
     x = positions.T
     d = at_neighbors(x, neighbors) - jnp.where(neighbors.used, x[:, None, :], 0.0)
@@ -206,12 +207,12 @@ def squared_distances(components, cell, neighbors: Neighbors, atom, kind) -> Flo
     return sum(map(squared, components, columns))
 
 
-def displacements(positions, cell, neighbors: Neighbors) -> Float[Array, "atoms capacity dim"]:
+def displacements(positions: Any, cell: Any, neighbors: Neighbors) -> Float[Array, "atoms capacity dim"]:
     """The same, atom by atom."""
     return bonds(positions, cell, neighbors).T
 
 
-def find_neighbors(positions, cell, pbc, *, radius: float, skin: float) -> Neighbors:
+def find_neighbors(positions: Any, cell: Any, pbc: Any, *, radius: float, skin: float) -> Neighbors:
     """List all pairs within `radius + skin` [Å] of concrete positions.
 
     Raises:
@@ -246,7 +247,7 @@ def find_neighbors(positions, cell, pbc, *, radius: float, skin: float) -> Neigh
     return neighbors_of(positions, i, j, shift[:, :dim], radius=reach, skin=float(skin))
 
 
-def neighbors_of(positions, i, j, shift, *, radius: float, skin: float) -> Neighbors:
+def neighbors_of(positions: Any, i: Any, j: Any, shift: Any, *, radius: float, skin: float) -> Neighbors:
     """The list of given pairs, each from both sides: atoms `i` and the images `shift` `(pairs, dim)` of their neighbours `j`."""
     n = len(positions)
     # A fixed order makes the list, and so every sum over it, reproducible bit for bit.
@@ -275,7 +276,7 @@ def neighbors_of(positions, i, j, shift, *, radius: float, skin: float) -> Neigh
     )
 
 
-def _key(i, j, shift, n) -> np.ndarray:
+def _key(i: Any, j: Any, shift: Any, n: int) -> np.ndarray:
     """One number for each pair, in the order of i, then j, then its image."""
     key = i.astype(np.int64) * n + j
     bound = np.abs(shift).max(initial=0)

@@ -17,12 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
 
 from mdsens.certificate import distance_to_kinks, kink_gaps
 from mdsens.descent import relisted
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, MdsensError
+from mdsens.frame import Frame
 from mdsens.implicit import linear_solve
+from mdsens.linear_response import State
 from mdsens.neighbors import SKIN
 from mdsens.potentials.base import Potential
 from mdsens.second_order import Taylor, direction_to, taylor
@@ -100,7 +103,7 @@ class Validity:
 @spelled
 def validity(
     eq: Equilibrium,
-    direction: Potential | Mapping,
+    direction: Potential | Mapping[str, Any],
     *,
     share: float = SHARE,
     order: int = 1,
@@ -147,16 +150,16 @@ def validity(
     return dataclasses.replace(found, checks=tuple(check(eq, found, t) for t in _places(found, checks, farthest)))
 
 
-def _farthest(series) -> float:
+def _farthest(series: Any) -> float:
     """Where a parameter would have changed by its own size (by 1, if it is zero): no prediction is asked for beyond."""
     pairs = zip(jax.tree.leaves(series.potential), jax.tree.leaves(series.direction), strict=True)
     return 1.0 / max(np.max(np.abs(step)) / (np.max(np.abs(theta)) or 1.0) for theta, step in pairs if np.size(theta))
 
 
-def _range(series, share, order, guess, farthest, soft):
+def _range(series: Any, share: float, order: int, guess: Any, farthest: float, soft: Any) -> tuple[float, str]:
     """`(t, what ends it)` by steps up from a place where the prediction is right, then bisection."""
     _, noise, _, curvature = _newton_step(series.state, series.state.frame, series.potential, series.state.z, soft)
-    wrong = lambda t: _wrong(series, t, order, float(noise), soft, curvature)  # noqa: E731
+    wrong = lambda t: _wrong(series, t, order, float(noise), soft, float(curvature))  # noqa: E731
     low, high, reason = 0.0, None, ""
     t = 0.5 * guess
     while high is None or (low == 0.0 and high > 1e-8 * farthest):
@@ -180,7 +183,7 @@ def _range(series, share, order, guess, farthest, soft):
     return low, reason
 
 
-def _wrong(series, t, order, noise, soft, curvature):
+def _wrong(series: Any, t: float, order: int, noise: float, soft: Any, curvature: float) -> tuple[float, str]:
     """`(‖δ(t)‖ / ‖z(t) - z‖, what is wrong)` of the prediction at t; inf where there is no Newton step.
 
     Args:
@@ -201,12 +204,12 @@ def _wrong(series, t, order, noise, soft, curvature):
     return float(step / size), "the prediction is off by the share"
 
 
-def _reach(potential) -> float:
+def _reach(potential: Potential) -> float:
     return float(np.asarray(potential.range))
 
 
 @eqx.filter_jit
-def _newton_step(state, frame, potential, z, soft):
+def _newton_step(state: State, frame: Frame, potential: Potential, z: Any, soft: Any) -> tuple[Array, ...]:
     """`(‖z - the state's z‖, ‖step‖, residual, curvature along soft)`, lengths of displacements of atoms and cell."""
     start = state.frame.place(state.z)
     state = eqx.tree_at(lambda s: s.frame, state, frame)
@@ -220,26 +223,26 @@ def _newton_step(state, frame, potential, z, soft):
     return *lengths, residual, soft @ product(soft)
 
 
-def _vanishing(curvature, slope) -> float:
+def _vanishing(curvature: float, slope: float) -> float:
     """Where a curvature would vanish, to first order."""
     reached = -curvature / slope if slope else math.inf
     return reached if reached > 0.0 else math.inf
 
 
 @eqx.filter_jit
-def _softening(state, potential, direction, first):
+def _softening(state: State, potential: Potential, direction: Any, first: Any) -> tuple[Array, ...]:
     """`(v, λ, λ')` of the softest mode: λ' = v · (dA/dt) v along the way, v by inverse iteration."""
     flat, unravel = ravel_pytree(state.z)
     product = state.own_operator(state.z, potential)
 
-    def inverse(_, v):
+    def inverse(_: Any, v: Array) -> Array:
         w, _ = linear_solve(product, v, solver=state.solver, throw=False, **state.options)
         return w / jnp.linalg.norm(w)
 
     start = state.null.project(jax.random.normal(jax.random.key(4), flat.shape, flat.dtype))
     v = jax.lax.fori_loop(0, INVERSE_ITERATIONS, inverse, start / jnp.linalg.norm(start))
 
-    def stiffness(t):
+    def stiffness(t: Array) -> Array:
         theta = jax.tree.map(lambda value, step: value + t * step, potential, direction)
         return v @ hessian_operator(unravel(flat + t * first), (state.frame, theta))(v)
 
@@ -247,7 +250,7 @@ def _softening(state, potential, direction, first):
     return v, *jax.jvp(stiffness, (zero,), (jnp.ones_like(zero),))
 
 
-def _first_contact(series) -> float:
+def _first_contact(series: Any) -> float:
     """The first t at which a pair, moving as predicted to first order, crosses a jump of its second derivative."""
     potential = series.potential
     if (unknown := distance_to_kinks(potential)) is not None:
@@ -260,13 +263,13 @@ def _first_contact(series) -> float:
 
 
 @eqx.filter_jit
-def _gaps_and_rates(frame, z, potential, direction, first):
+def _gaps_and_rates(frame: Frame, z: Any, potential: Potential, direction: Any, first: Any) -> tuple[Array, Array]:
     _, unravel = ravel_pytree(z)
     gaps = lambda z, theta: kink_gaps(theta, frame.place(z))  # noqa: E731
     return jax.jvp(gaps, (z, potential), (unravel(first), direction))
 
 
-def _places(found, count, farthest):
+def _places(found: Any, count: int, farthest: float) -> list[float]:
     if not count:
         return []
     end = min(found.range, farthest) if found.range > 0.0 else 1e-6 * farthest
@@ -287,10 +290,10 @@ def check(eq: Equilibrium, found: Validity, t: float) -> Check:
 
 
 def _distance(a: System, b: System) -> float:
-    return _length(a.positions - b.positions, None if a.cell is None else a.cell - b.cell)
+    return _length(a.positions - b.positions, None if a.cell is None or b.cell is None else a.cell - b.cell)
 
 
-def _length(positions, cell) -> float:
+def _length(positions: Array, cell: Any) -> float:
     return math.sqrt(sum(float(jnp.sum(part**2)) for part in (positions, cell) if part is not None))
 
 
@@ -322,7 +325,7 @@ class Extrapolation:
         """Whether the new potential lies within the range."""
         return self.validity.range >= 1.0
 
-    def relax(self, **options) -> Equilibrium:
+    def relax(self, **options: Any) -> Equilibrium:
         """Relaxed from the predicted structure under the same conditions; options as for `mdsens.relax`."""
         return warm(self.start, self.system).again(self.potential, **options)
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import math
+from collections.abc import Callable, Iterator
+from typing import Any
 
 DELAY = 1.0
 """Seconds before a bar appears."""
@@ -10,14 +12,14 @@ DELAY = 1.0
 class _Residual:
     """A residual that has to fall to `goal`, shown on a logarithmic scale."""
 
-    def __init__(self, bar, goal):
+    def __init__(self, bar: Any, goal: Any) -> None:
         self._bar, self._goal, self._first = bar, goal, None
 
-    def after(self, steps_before: int):
+    def after(self, steps_before: int) -> Callable[..., Any]:
         """`show(steps, residual)` for a solver that starts when others have taken `steps_before` steps."""
         return lambda steps, residual: self._show(steps_before + steps, residual)
 
-    def _show(self, steps, residual):
+    def _show(self, steps: Any, residual: Any) -> None:
         if self._bar is None or not (residual > 0.0 and math.isfinite(residual)):
             return
         self._first = max(residual, self._first or self._goal)
@@ -28,7 +30,7 @@ class _Residual:
 
 
 @contextlib.contextmanager
-def residual_bar(goal: float, wanted: bool | None):
+def residual_bar(goal: float, wanted: bool | None) -> Iterator[Any]:
     """A bar for a residual; by default only at a terminal."""
     if wanted is False:
         yield _Residual(None, goal)

@@ -3,7 +3,8 @@
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from mdsens.errors import InputError, did_you_mean
 from mdsens.potentials import SHIPPED, EmbeddedPotential, PairPotential, Potential, SitePotential
@@ -37,7 +38,7 @@ def page(name: str) -> Iterator[str]:
     cls = SHIPPED[known[name.lower()]]
     yield f"{cls.__name__} ({_kind(cls)})"
     yield ""
-    yield from inspect.getdoc(cls).splitlines()
+    yield from (inspect.getdoc(cls) or "").splitlines()
     yield ""
     yield "Fields:"
     fields = [field for field in dataclasses.fields(cls) if field.init]
@@ -57,7 +58,7 @@ def _kind(cls: type[Potential]) -> str:
     )
 
 
-def _role(cls, field) -> str:
+def _role(cls: type[Potential], field: Any) -> str:
     if not field.metadata.get("static", False):
         by_species = ", or a dict by species" if "dict" in str(field.type) else ""
         unit = {None: "", "": "number"}.get(cls.units.get(field.name), f"[{readable(cls.units.get(field.name))}]")
@@ -67,14 +68,14 @@ def _role(cls, field) -> str:
     return "static, can be left out" if field.default is None else f"static, by default {field.default!r}"
 
 
-def _summary(cls) -> str:
+def _summary(cls: type[Potential]) -> str:
     return _first_line(inspect.getmodule(cls)) if cls.__name__ not in COMPOSED else _first_line(cls)
 
 
-def _first_line(thing) -> str:
+def _first_line(thing: Any) -> str:
     return (inspect.getdoc(thing) or "").partition("\n")[0]
 
 
-def _signature(function) -> str:
+def _signature(function: Callable[..., Any]) -> str:
     parameters = list(inspect.signature(function).parameters.values())[1:]
     return f"({', '.join(str(p.replace(annotation=inspect.Parameter.empty)) for p in parameters)})"

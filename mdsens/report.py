@@ -195,7 +195,7 @@ def _result(path: Path) -> Iterator[str]:
     yield _facts({key: _plain(value) for key, value in provenance_of(path).items()})
 
 
-def _quietly(draw) -> dict[str, str]:
+def _quietly(draw: Any) -> dict[str, str]:
     """Pictures by name, as SVG; what cannot be drawn is left out with its reason. Dollars in names are no mathematics."""
     import matplotlib as mpl
     import matplotlib.pyplot as plt

@@ -1,5 +1,6 @@
 """Derivatives of an equilibrium in what acts on it from outside: pressure, and homogeneous strain."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from mdsens.curvature import Curvature
 from mdsens.derivatives import Observable, check_finite, observable_shape, observed
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError
@@ -39,7 +41,7 @@ def pressure_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = 
     return _checked(_by_pressure, g, eq, found, state)
 
 
-def _checked(by, g, eq, found, state):
+def _checked(by: Callable[..., tuple[Array, Array]], g: Observable, eq: Equilibrium, found: Curvature, state: State) -> Array:
     """What `by` says of an observable, whose solves and numbers were looked at."""
     observable_shape(g, state, eq.potential)
     change, residual = by(g, state, eq.potential)
@@ -49,15 +51,17 @@ def _checked(by, g, eq, found, state):
 
 
 @eqx.filter_jit
-def _by_pressure(g, state, potential):
+def _by_pressure(g: Observable, state: State, potential: Potential) -> tuple[Array, Array]:
     frame, unit = state.frame, stress_unit(state.frame.system.dim)
+    freedom = frame.freedom
+    assert freedom is not None
 
-    def condition(z, pressure):
-        loaded = eqx.tree_at(lambda f: f.freedom.pressure, frame, frame.freedom.pressure + pressure / unit)
+    def condition(z: Any, pressure: Array) -> Any:
+        loaded = eqx.tree_at(lambda f: f.freedom.pressure, frame, freedom.pressure + pressure / unit)
         return eqx.tree_at(lambda s: s.frame, state, loaded).condition(z, potential)
 
     options = {"operator": lambda z, _: state.own_operator(z, potential), "linear_solver": state.solver, **state.options}
-    zero = jnp.zeros_like(frame.freedom.pressure)
+    zero = jnp.zeros_like(freedom.pressure)
     dz, residual = root_jvp(condition, state.z, (zero,), (jnp.ones_like(zero),), project=True, **options)
     return jax.jvp(lambda z: observed(g, state)(z, potential), (state.z,), (dz,))[1], residual
 
@@ -85,22 +89,24 @@ def strain_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = No
 
 
 @eqx.filter_jit
-def _by_strain(g, state, potential):
+def _by_strain(g: Observable, state: State, potential: Potential) -> tuple[Array, Array]:
     system, dim = state.frame.system, state.frame.system.dim
     units = jnp.asarray(unit_strains(dim), system.positions.dtype)
+    cell = system.cell
+    assert cell is not None
 
-    def strained(x, strain):
+    def strained(x: Array, strain: Array) -> System:
         deformation = jnp.eye(dim, dtype=strain.dtype) + jnp.tensordot(strain, units, 1)
-        return eqx.tree_at(lambda s: (s.positions, s.cell), system, (x @ deformation, system.cell @ deformation))
+        return eqx.tree_at(lambda s: (s.positions, s.cell), system, (x @ deformation, cell @ deformation))
 
-    def condition(x, strain):
+    def condition(x: Array, strain: Array) -> Array:
         slope = jax.grad(lambda x: total_energy(potential, strained(x, strain)))(x)
         return jnp.where(state.frame.held, 0.0, slope)
 
     options = {"operator": lambda x, _: state.own_operator(x, potential), "linear_solver": state.solver, **state.options}
     zero = jnp.zeros(len(units), system.positions.dtype)
 
-    def along(unit):
+    def along(unit: Array) -> tuple[Array, Array]:
         dx, residual = root_jvp(condition, state.z, (zero,), (unit,), project=True, **options)
         change = jax.jvp(lambda x, strain: jnp.asarray(g(strained(x, strain), potential)), (state.z, zero), (dx, unit))[1]
         return change, residual

@@ -6,12 +6,13 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from mdsens.chain import Chain
 from mdsens.descent import NEWTON_STEPS, PROBLEM, Arrival, based, refresher
 from mdsens.equilibrium import Equilibrium, check_movable, check_settings, finish
 from mdsens.errors import CoincidingAtoms, InputError
-from mdsens.frame import frame_of
+from mdsens.frame import Frame, frame_of
 from mdsens.implicit import MINRES
 from mdsens.potentials.base import Potential
 from mdsens.progress import residual_bar
@@ -84,9 +85,10 @@ def find_saddle(
     return finish(arrival, potential, asked, True, throw)
 
 
-def _climb(frame, potential, solver, fmax, max_steps, progress) -> Arrival:
+def _climb(frame: Frame, potential: Potential, solver: MinimumMode, fmax: float, max_steps: int, progress: Any) -> Arrival:
     with residual_bar(fmax, progress) as show:
-        data, options = (frame, potential), {"tolerance": fmax, "refresh": refresher()}
+        data = (frame, potential)
+        options: dict[str, Any] = {"tolerance": fmax, "refresh": refresher()}
         result = solve(CLIMB, solver, frame.start, data, max_steps=max_steps, progress=show.after(0), **options)
         steps = result.steps
         if result.status is Status.STALLED:
@@ -101,7 +103,7 @@ def _climb(frame, potential, solver, fmax, max_steps, progress) -> Arrival:
     return Arrival(frame, frame.start, result.norm, steps, result.status)
 
 
-def _checked(mode, system):
+def _checked(mode: Any, system: System) -> Array | None:
     if mode is None:
         return None
     try:

@@ -59,8 +59,8 @@ def hessian_vector(g: Observable, eq: States, direction: Potential | Mapping, *,
 
 
 @eqx.filter_jit
-def _hessian_vector(g, states, potential, direction):
-    def total(parameters):
+def _hessian_vector(g: Observable, states: Any, potential: Potential, direction: Any) -> Potential:
+    def total(parameters: Potential) -> Array:
         if isinstance(states, State):
             return observed(g, states)(solution(states, parameters), parameters)
         return observed(g, states)({name: solution(state, parameters) for name, state in states.items()}, parameters)
@@ -87,7 +87,7 @@ class Taylor:
     potential: Potential
     direction: Potential
 
-    def unknown(self, t: float, order: int = 2):
+    def unknown(self, t: float, order: int = 2) -> Any:
         """z(t) to first or second order."""
         flat, unravel = ravel_pytree(self.state.z)
         return unravel(flat + t * self.first + (0.5 * t**2 * self.second if order == 2 else 0.0))
@@ -123,14 +123,14 @@ def taylor(eq: Equilibrium, direction: Potential | Mapping, *, linear_solver: An
 
 
 @eqx.filter_jit
-def _taylor(state, potential, direction):
-    def along(t):
+def _taylor(state: State, potential: Potential, direction: Any) -> tuple[Array, Array, Any]:
+    def along(t: Array) -> tuple[Array, Any]:
         z = solution(state, jax.tree.map(lambda theta, step: theta + t * step, potential, direction))
         system = state.frame.place(z)
         cell = jnp.zeros(()) if state.frame.freedom is None else system.cell
         return ravel_pytree(z)[0], (system.positions, cell)
 
-    def slope(t):
+    def slope(t: Array) -> tuple[Array, Any]:
         return jax.jvp(along, (t,), (jnp.ones_like(t),))[1]
 
     zero = jnp.zeros((), ravel_pytree(state.z)[0].dtype)
@@ -144,7 +144,7 @@ def direction_to(potential: Potential, new: Potential) -> Potential:
     Raises:
         InputError: another class, other settings or other species.
     """
-    if jax.tree.structure(new) != jax.tree.structure(potential):
+    if jax.tree.structure(new) != jax.tree.structure(potential):  # type: ignore[operator]  # of jax's stubs
         raise InputError(
             f"The new potential is not of the same kind: it must be a {type(potential).__name__} with the same settings "
             "and keys, so that only its parameters differ."

@@ -1,6 +1,7 @@
 """A result in words and in pictures, for the command line."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +24,7 @@ def describe(eq: Equilibrium, sensitivity: Sensitivity | None) -> Iterator[str]:
         header += f" {'max |θ dh/dθ| [Å]':>19}"
     yield f"  {'parameter':<22} {'value':>14} {'unit':<6}" + header
     yield from _rows(eq, sensitivity)
-    if derived:
+    if sensitivity is not None:
         yield ""
         first, *rest = str(sensitivity.certificate).splitlines()
         yield f"Certificate  {first}"
@@ -38,7 +39,7 @@ def pictures(eq: Equilibrium, sensitivity: Sensitivity, parameter: str | None) -
     """
     largest = {name: values.max() for name, values in _sizes(sensitivity).items()}
     if parameter is None:
-        parameter = max(largest, key=largest.get)
+        parameter = max(largest, key=largest.__getitem__)
     if parameter not in largest:
         raise InputError(f"There is no derivative with respect to {parameter!r}.{did_you_mean(parameter, largest)}")
     derivative = np.asarray(_by_name(sensitivity.positions)[parameter])
@@ -57,12 +58,12 @@ def pictures(eq: Equilibrium, sensitivity: Sensitivity, parameter: str | None) -
     }
 
 
-def _by_name(tree):
+def _by_name(tree: Any) -> dict[str, Any]:
     """The leaves of a potential-shaped tree, by parameter."""
     return dict(zip(parameter_paths(tree), jax.tree.leaves(tree), strict=True))
 
 
-def _sizes(sensitivity):
+def _sizes(sensitivity: Any) -> dict[str, np.ndarray]:
     """|θ dX/dθ| of each atom, by parameter."""
     values = dict(zip(parameter_paths(sensitivity.potential), jax.tree.leaves(sensitivity.potential), strict=True))
     return {
@@ -71,7 +72,7 @@ def _sizes(sensitivity):
     }
 
 
-def _rows(eq, sensitivity):
+def _rows(eq: Equilibrium, sensitivity: Any) -> Iterator[Any]:
     derivatives = {} if sensitivity is None else _by_name(sensitivity.positions)
     cells = {} if sensitivity is None or sensitivity.cell is None else _by_name(sensitivity.cell)
     sizes = {} if sensitivity is None else _sizes(sensitivity)

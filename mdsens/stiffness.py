@@ -1,5 +1,6 @@
 """The condition of an equilibrium, F = ∂L/∂z, and its derivative A = ∂F/∂z as a linear operator with a known null space."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -10,18 +11,19 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from mdsens.coarse import TwoLevel, two_level
-from mdsens.frame import Frame, Unknown, as_unknown
+from mdsens.frame import CellFreedom, Frame, Unknown, as_unknown
 from mdsens.gauge import coupled_atoms
 from mdsens.implicit.linear_system import Gauge
 from mdsens.neighbors import Neighbors
-from mdsens.potentials.base import gives_stiffness, sound_stiffness, total_energy
+from mdsens.potentials.base import Potential, gives_stiffness, sound_stiffness, total_energy
 from mdsens.potentials.local_stiffness import LocalStiffness
+from mdsens.system import System
 
 STORED_LIMIT = 4 * 10**8
 """Numbers in stored second derivatives, at most (3.2 GB); beyond, the gradient is linearised."""
 
 
-def lagrangian(z, data) -> Float[Array, ""]:
+def lagrangian(z: Any, data: Any) -> Float[Array, ""]:
     """U + pV of the system at z, plus multipliers times constraints; a stress beyond the pressure as a dead load. Pure JAX."""
     frame, potential = data
     system = frame.place(z)
@@ -35,18 +37,18 @@ def lagrangian(z, data) -> Float[Array, ""]:
     return value
 
 
-def _work(freedom, tensor):
+def _work(freedom: CellFreedom, tensor: Array) -> Array:
     """A stress-like tensor seen by the strain's components, per volume."""
     return jnp.einsum("ab,kba->k", tensor, freedom.directions) / freedom.length
 
 
-def held_still(slope, frame: Frame):
+def held_still(slope: Any, frame: Frame) -> Any:
     """No condition for what does not move."""
     positions = jnp.where(frame.held, 0.0, as_unknown(slope).positions)
     return slope._replace(positions=positions) if isinstance(slope, Unknown) else positions
 
 
-def gradient(z, data):
+def gradient(z: Any, data: Any) -> Any:
     """F(z) = ∂L/∂z at `data = (frame, potential)`, zero where frozen: the condition of an equilibrium. Pure JAX.
 
     A stress beyond the pressure acts as a true (Cauchy) stress, which is no gradient: V F⁻¹τ in place of V₀τ.
@@ -61,7 +63,7 @@ def gradient(z, data):
     return held_still(slope, frame)
 
 
-def slopes_of_work(z, data, displacement):
+def slopes_of_work(z: Any, data: Any, displacement: Any) -> Any:
     """∂⟨F, v⟩/∂θ for one displacement v, potential-shaped. Pure JAX.
 
     The parameters' derivative of the energy's change along v; for one v that costs less than ∂F/∂θ transposed.
@@ -71,39 +73,39 @@ def slopes_of_work(z, data, displacement):
     return jax.grad(lambda theta: jax.jvp(lambda x: lagrangian(x, (frame, theta)), (z,), (v,))[1])(potential)
 
 
-def rigid_gauge(z, data) -> Gauge:
+def rigid_gauge(z: Any, data: Any) -> Gauge:
     """The null space that forces respect by themselves: frozen atoms and free rigid motions."""
     frame, _ = data
     return gauge_of(z, frame, ~frame.held)
 
 
-def gauge(z, data) -> Gauge:
+def gauge(z: Any, data: Any) -> Gauge:
     """The known null space of the Hessian at a state: rattlers too, on which a general right-hand side may act."""
     frame, _ = data
     return gauge_of(z, frame, coupled(hessian_operator(z, data), z, frame))
 
 
 @eqx.filter_jit
-def known_gauge(z, frame: Frame, rattlers: tuple[int, ...]) -> Gauge:
+def known_gauge(z: Any, frame: Frame, rattlers: tuple[int, ...]) -> Gauge:
     """The same as `gauge` where the rattlers are known already."""
     return gauge_of(z, frame, (~frame.held).at[np.array(rattlers, dtype=int)].set(False))
 
 
-def coupled(product, z, frame: Frame):
+def coupled(product: Callable[..., Any], z: Any, frame: Frame) -> Array:
     """`(N, dim)`: components of positions that can move and that something acts on."""
     _, unravel = ravel_pytree(z)
     image = coupled_atoms(lambda v: as_unknown(unravel(product(v))).positions, ravel_pytree(z)[0])
     return ~frame.held & image[:, None]
 
 
-def gauge_of(z, frame: Frame, active) -> Gauge:
+def gauge_of(z: Any, frame: Frame, active: Array) -> Gauge:
     """The null space of rigid motions of the active components `(N, dim)` and of those that are not."""
     basis = frame.motions.basis(as_unknown(z).positions, active)
     more = ravel_pytree(z)[0].size - active.size
     return Gauge(jnp.concatenate([active.ravel(), jnp.ones(more, bool)]), jnp.pad(basis, ((0, more), (0, 0))))
 
 
-def hessian_operator(z, data):
+def hessian_operator(z: Any, data: Any) -> Callable[..., Any]:
     """v ↦ ∂F/∂z v on flat vectors, made once and applied many times; pure JAX, differentiable in z and data.
 
     Second derivatives of the atoms' energies are stored, where the potential gives them and they fit, and a preconditioner
@@ -116,7 +118,7 @@ def hessian_operator(z, data):
     system = frame.place(z)
     stiffness = sound_stiffness(potential, system)
     by_strain = None
-    if isinstance(z, Unknown):
+    if isinstance(z, Unknown) and z.strain is not None:
         directions = jnp.eye(z.strain.size, dtype=z.strain.dtype)
         rest = jax.tree.map(jnp.zeros_like, z)
         along = lambda e: jax.jvp(lambda x: gradient(x, data), (z,), (rest._replace(strain=e),))[1]  # noqa: E731
@@ -152,19 +154,19 @@ class StoredOperator(eqx.Module):
     by_strain: Any
 
     def __call__(self, v: Float[Array, " n"]) -> Float[Array, " n"]:
-        v = as_unknown(ravel_pytree(self.z)[1](v))
-        if self.by_strain is None:
-            return self._among_positions(v.positions).ravel()
-        positions = self._among_positions(v.positions) + jnp.tensordot(v.strain, self.by_strain.positions, 1)
-        strain = jnp.tensordot(self.by_strain.positions, v.positions, 2) + self.by_strain.strain @ v.strain
+        u = as_unknown(ravel_pytree(self.z)[1](v))
+        if self.by_strain is None or u.strain is None:
+            return self._among_positions(u.positions).ravel()
+        positions = self._among_positions(u.positions) + jnp.tensordot(u.strain, self.by_strain.positions, 1)
+        strain = jnp.tensordot(self.by_strain.positions, u.positions, 2) + self.by_strain.strain @ u.strain
         return ravel_pytree(Unknown(positions, strain))[0]
 
     def _among_positions(self, v: Float[Array, "atoms dim"]) -> Float[Array, "atoms dim"]:
         freedom = self.frame.freedom
         deformation = None if freedom is None else freedom.deformation(self.z.strain)
-        v = v if freedom is None else v @ deformation
+        v = v if deformation is None else v @ deformation
         image = self.stiffness.product(v.T, self.neighbors).T
-        image = image if freedom is None else image @ deformation.T
+        image = image if deformation is None else image @ deformation.T
         return jnp.where(self.frame.held, 0.0, image)
 
     @property
@@ -193,12 +195,12 @@ class Preconditioner(eqx.Module):
     of_strain: Float[Array, ""]
 
     def __call__(self, r: Float[Array, " n"]) -> Float[Array, " n"]:
-        r = as_unknown(ravel_pytree(self.z)[1](r))
-        positions = self.among_positions(r.positions.T).T
-        return positions.ravel() if r.strain is None else ravel_pytree(Unknown(positions, r.strain / self.of_strain))[0]
+        u = as_unknown(ravel_pytree(self.z)[1](r))
+        positions = self.among_positions(u.positions.T).T
+        return positions.ravel() if u.strain is None else ravel_pytree(Unknown(positions, u.strain / self.of_strain))[0]
 
 
-def is_stored(frame: Frame, potential) -> bool:
+def is_stored(frame: Frame, potential: Potential) -> bool:
     """Whether the Hessian is kept as second derivatives of the atoms' energies, rather than as a linearised gradient."""
     plain = isinstance(frame.system.neighbors, Neighbors) and frame.symmetric
     constrained = frame.constraints is not None and frame.constraints.count
@@ -207,7 +209,7 @@ def is_stored(frame: Frame, potential) -> bool:
     return stored_size(frame.system, potential) <= STORED_LIMIT
 
 
-def stored_size(system, potential) -> int:
+def stored_size(system: System, potential: Potential) -> int:
     """Numbers in the stored second derivatives."""
     return sum(leaf.size for leaf in jax.tree.leaves(_stored.eval_shape(potential, system)))
 

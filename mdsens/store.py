@@ -87,7 +87,7 @@ def save(path, eq: Equilibrium, sensitivity: Sensitivity | None = None, *, overw
 
 @spelled
 def load(
-    path, *, potential: Potential | None = None, constraints: Sequence[Constraint] = ()
+    path: str | Path, *, potential: Potential | None = None, constraints: Sequence[Constraint] = ()
 ) -> tuple[Equilibrium, Sensitivity | None]:
     """Read what `save` wrote, bit for bit.
 
@@ -140,7 +140,7 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
         raise StoreError(f"The folder {str(path.parent)!r} cannot be written to.")
 
 
-def save_picture(ax, path: Path, *, overwrite: bool = False) -> Path:
+def save_picture(ax: Any, path: Path, *, overwrite: bool = False) -> Path:
     """Write the figure of some axes as PNG, whole or not at all; raises as `save`."""
     check_writable(path, overwrite=overwrite)
     image = io.BytesIO()
@@ -203,7 +203,7 @@ def _link(part: Path, path: Path) -> None:
 # Writing
 
 
-def _write(file, eq, sensitivity):
+def _write(file: Any, eq: Equilibrium, sensitivity: Any) -> None:
     write_h5md(file)
     _write_particles(file, eq.system)
     group = file.create_group("parameters/potential")
@@ -212,8 +212,8 @@ def _write(file, eq, sensitivity):
     _write_tree(group, eq.potential)
     for path, value in eq.potential.stored_constants.items():
         group.create_dataset(path.replace(".", "/"), data=value)
-    for name, value, unit in (("potential_energy", eq.energy, "eV"), ("maximum_force", eq.fmax, "eV Angstrom-1")):
-        _write_element(file, f"observables/{name}", np.array([value]), unit)
+    for name, number, unit in (("potential_energy", eq.energy, "eV"), ("maximum_force", eq.fmax, "eV Angstrom-1")):
+        _write_element(file, f"observables/{name}", np.array([number]), unit)
     state = file.create_group("equilibrium")
     state.attrs.update({"status": eq.status.name, "message": eq.status.value, "steps": eq.steps, "solver": eq.solver})
     state.attrs.update({"cell": json.dumps(eq.cell), "pressure": json.dumps(eq.pressure), "index": eq.index})
@@ -233,14 +233,14 @@ def _write(file, eq, sensitivity):
     name_others(file)
 
 
-def write_h5md(file):
+def write_h5md(file: Any) -> None:
     group = file.create_group("h5md")
     group.attrs["version"] = np.array([1, 1], dtype=np.int32)
     group.create_group("author").attrs["name"] = os.environ.get("USER", "unknown")
     group.create_group("creator").attrs.update({"name": "mdsens", "version": mdsens.__version__, "format": FORMAT})
 
 
-def _write_particles(file, system):
+def _write_particles(file: Any, system: System) -> None:
     atoms = file.create_group("particles/atoms")
     labels = {"space": "xyz"[: system.dim]}
     position = _write_element(atoms, "position", np.asarray(system.positions)[None], "Angstrom")
@@ -259,7 +259,7 @@ def _write_particles(file, system):
         name_axes(atoms[name], ("atom",), atoms)
 
 
-def _write_element(group, name, value, unit):
+def _write_element(group: Any, name: str, value: Any, unit: Any) -> Any:
     element = group.create_group(name)
     dataset = element.create_dataset("value", data=value, fletcher32=True, chunks=value.shape)
     name_unit(dataset, unit)
@@ -279,14 +279,14 @@ def _write_tree(group, tree, of=None):
             name_unit(dataset, unit if of is None else per(of, unit))
 
 
-def _name_derivatives(group, part, first, sensitivity):
+def _name_derivatives(group: Any, part: Any, first: Any, sensitivity: Any) -> None:
     for path in parameter_paths(getattr(sensitivity, part.name.rpartition("/")[2])):
         dataset = part[path.replace(".", "/")]
         axes = (first, "space", *(f"{path}_{k}" for k in range(dataset.ndim - 2)))
         name_axes(dataset, axes, group, {"space": "xyz"[: dataset.shape[1]]})
 
 
-def _write_record(group, record):
+def _write_record(group: Any, record: Any) -> None:
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
         if isinstance(value, tuple):
@@ -295,7 +295,7 @@ def _write_record(group, record):
         set_attribute(group, field.name, value)
 
 
-def _write_constraints(group, constraints, multipliers):
+def _write_constraints(group: Any, constraints: Any, multipliers: Any) -> None:
     for name, value in (("held", constraints.held), ("scale", constraints.scale), ("multipliers", multipliers)):
         if value is not None:
             group.create_dataset(name, data=np.asarray(value))
@@ -314,7 +314,7 @@ def _write_constraints(group, constraints, multipliers):
                 item.create_dataset(field.name, data=np.asarray(value))
 
 
-def _function_name(part) -> str:
+def _function_name(part: Any) -> str:
     return getattr(part.function, "__name__", type(part.function).__name__)
 
 
@@ -333,7 +333,7 @@ def _machine() -> dict[str, Any]:
     return {"versions": {**versions, "python": platform.python_version()}, "platform": platform.platform()}
 
 
-def _write_provenance(file):
+def _write_provenance(file: Any) -> None:
     made = made_with()
     devices = ", ".join(str(device) for device in jax.devices())
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
@@ -341,7 +341,7 @@ def _write_provenance(file):
     file.create_group("provenance").attrs.update({**made, **more})
 
 
-def _settings(potential) -> str:
+def _settings(potential: Potential) -> str:
     # What is no plain value (a function, say) is only named: `load` needs a potential then.
     return json.dumps(potential.stored_settings(), sort_keys=True, default=lambda value: f"<{type(value).__name__}>")
 
@@ -349,7 +349,7 @@ def _settings(potential) -> str:
 # Reading
 
 
-def _check_ours(file, path):
+def _check_ours(file: Any, path: Path) -> None:
     creator = file["h5md/creator"].attrs.get("name") if "h5md/creator" in file else None
     if creator != "mdsens":
         by = f"; its creator is {creator!r}" if creator else ""
@@ -359,7 +359,7 @@ def _check_ours(file, path):
     check_harmless(file, path.stat().st_size, path)
 
 
-def _read(file, path, template, given):
+def _read(file: Any, path: Path, template: Any, given: Any) -> tuple[Equilibrium, Sensitivity | None]:
     system = _read_system(file["particles/atoms"])
     potential = _read_potential(file["parameters/potential"], path, template)
     state = file["equilibrium"].attrs
@@ -382,11 +382,12 @@ def _read(file, path, template, given):
     if "sensitivity" not in file:
         return eq, None
     group = file["sensitivity"]
-    positions, cell = (_read_derivative(group[name], potential) if name in group else None for name in ("positions", "cell"))
+    positions = _read_derivative(group["positions"], potential)
+    cell = _read_derivative(group["cell"], potential) if "cell" in group else None
     return eq, Sensitivity(positions, cell, _read_record(Certificate, group), potential)
 
 
-def _read_constraints(group, path, given, system) -> dict:
+def _read_constraints(group: Any, path: Path, given: Any, system: System) -> dict[Any, Any]:
     parts = []
     for k in range(len(group["parts"])):
         item = group[f"parts/{k}"]
@@ -412,13 +413,13 @@ def _read_constraints(group, path, given, system) -> dict:
     return {"constraints": bound, "multipliers": jnp.asarray(group["multipliers"][()]) if "multipliers" in group else None}
 
 
-def _read_derivative(group, potential):
+def _read_derivative(group: Any, potential: Potential) -> Any:
     names = [leaf.replace(".", "/") for leaf in parameter_paths(potential)]
     leaves = [jnp.asarray(group[name][()]) if name in group else None for name in names]
     return jax.tree.unflatten(jax.tree.structure(potential), leaves)
 
 
-def _read_system(atoms):
+def _read_system(atoms: Any) -> System:
     box, species = atoms["box"], atoms["species"]
     labels = [str(label) for label in attribute(species, "labels")]
     positions = atoms["position/value"][0]
@@ -433,7 +434,7 @@ def _read_system(atoms):
     )
 
 
-def _read_potential(group, path, template):
+def _read_potential(group: Any, path: Path, template: Any) -> Potential:
     name, static = str(group.attrs["class"]), json.loads(group.attrs["static"])
     if template is None:
         if foreign := [one for one in _classes(name, static) if one not in SHIPPED]:
@@ -457,7 +458,7 @@ def _read_potential(group, path, template):
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
-def _classes(name, static):
+def _classes(name: str, static: Any) -> Iterator[Any]:
     """The classes that a potential is made of."""
     yield name
     if name in ("Sum", "Reparameterised"):
@@ -465,14 +466,14 @@ def _classes(name, static):
             yield from _classes(inner["class"], inner["static"])
 
 
-def _read_parameters(group) -> dict:
+def _read_parameters(group: Any) -> dict[Any, Any]:
     return {
         name: _read_parameters(item) if isinstance(item, h5py.Group) else item[()].astype(np.float64)
         for name, item in group.items()
     }
 
 
-def _datasets(group):
+def _datasets(group: Any) -> Iterator[Any]:
     for item in group.values():
         if isinstance(item, h5py.Group):
             yield from _datasets(item)
@@ -480,14 +481,14 @@ def _datasets(group):
             yield item
 
 
-def _read_curvature(group) -> Curvature | None:
+def _read_curvature(group: Any) -> Curvature | None:
     """None where an older file does not have all of it: it is computed again where it is needed."""
     known = group.get("curvature")
     whole = known is not None and all(has_attribute(known, field.name) for field in dataclasses.fields(Curvature))
     return _read_record(Curvature, known) if whole else None
 
 
-def _read_record(kind, group):
+def _read_record(kind: Any, group: Any) -> Any:
     values = {}
     for field in dataclasses.fields(kind):
         if not has_attribute(group, field.name) and field.default is not dataclasses.MISSING:

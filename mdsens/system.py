@@ -3,13 +3,14 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+from numpy.typing import ArrayLike
 
 from mdsens import words
 from mdsens.announced import check_announced, is_file
@@ -17,15 +18,18 @@ from mdsens.errors import InputError
 from mdsens.implicit.checks import is_traced
 from mdsens.spelling import Spelled
 
+if TYPE_CHECKING:
+    from mdsens.potentials.base import Potential
+
 _LABELS = "mdsens_label"
 
 
-def is_concrete(*values) -> bool:
+def is_concrete(*values: Any) -> bool:
     """False if any leaf of the values is being traced by JAX."""
     return not is_traced(values)
 
 
-def as_float_array(value, what: str, dtype=None) -> Float[Array, "..."]:
+def as_float_array(value: Any, what: str, dtype: Any = None) -> Float[Array, "..."]:
     """`value` in 64 bits, or in `dtype`; 32-bit input must be asked for by name.
 
     Raises:
@@ -34,7 +38,7 @@ def as_float_array(value, what: str, dtype=None) -> Float[Array, "..."]:
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
         raise InputError(f"dtype must be float64 or float32, not {dtype!r}.")
     if dtype is None:
-        if not jax.config.jax_enable_x64:
+        if not jax.config.jax_enable_x64:  # type: ignore[attr-defined]  # made when jax is imported
             raise InputError(
                 "JAX's 64-bit mode was switched off after mdsens was imported: "
                 "remove jax.config.update('jax_enable_x64', False), or ask for float32 by name with astype('float32')."
@@ -143,13 +147,13 @@ class System(Spelled, eqx.Module):
         """The same system elsewhere; its neighbour list is kept, and checked where it is used."""
         return eqx.tree_at(lambda s: s.positions, self, positions)
 
-    def with_neighbors(self, potential, *, skin: float | None = None) -> "System":
+    def with_neighbors(self, potential: "Potential", *, skin: float | None = None) -> "System":
         """The same system with the neighbour list that `potential` needs, complete while atoms move up to `skin / 2`."""
         return eqx.tree_at(
             lambda s: s.neighbors, self, potential.find_neighbors(self, skin=skin), is_leaf=lambda leaf: leaf is None
         )
 
-    def astype(self, dtype) -> "System":
+    def astype(self, dtype: Any) -> "System":
         """The same system in another precision, without its neighbour list. The way to ask for float32."""
         return System(
             self.positions,
@@ -162,7 +166,7 @@ class System(Spelled, eqx.Module):
         )
 
     @classmethod
-    def from_ase(cls, atoms) -> "System":
+    def from_ase(cls, atoms: Any) -> "System":
         """From `ase.Atoms`: positions, cell, pbc, species, masses; `FixAtoms` becomes `frozen`.
 
         Raises:
@@ -197,7 +201,7 @@ class System(Spelled, eqx.Module):
             frozen=frozen,
         )
 
-    def to_ase(self):
+    def to_ase(self) -> Any:
         """To `ase.Atoms`. Labels that are no elements become "X" with their name in the array `mdsens_label`.
 
         A 2-D system lies in the plane z = 0, and stays 3-D when it comes back.
@@ -225,7 +229,7 @@ class System(Spelled, eqx.Module):
         return atoms
 
 
-def read(path, *, species: Sequence[str] | None = None, **options) -> System:
+def read(path: str | Path, *, species: Sequence[str] | None = None, **options: Any) -> System:
     """Read a structure file of any format that ASE knows.
 
     Args:
@@ -277,19 +281,24 @@ def read(path, *, species: Sequence[str] | None = None, **options) -> System:
     return System.from_ase(atoms)
 
 
-def _looks_like_lammps_data(path) -> bool:
+def _head(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(4096).decode("utf-8", errors="replace")
+
+
+def _looks_like_lammps_data(path: Path) -> bool:
     """By its header: ASE goes by the name alone, and takes `.lmp` and `.data` for other programs' files."""
-    head = path.open("rb").read(4096).decode("utf-8", errors="replace")
+    head = _head(path)
     return all(re.search(rf"^\s*\d+\s+{what}\s*(#|$)", head, re.MULTILINE) for what in ("atoms", "atom types"))
 
 
-def _is_dump_of_types(path) -> bool:
+def _is_dump_of_types(path: Path) -> bool:
     """ASE takes the types of such a dump for atomic numbers."""
-    columns = re.search(r"^ITEM: ATOMS (.*)$", path.open("rb").read(4096).decode("utf-8", errors="replace"), re.MULTILINE)
+    columns = re.search(r"^ITEM: ATOMS (.*)$", _head(path), re.MULTILINE)
     return columns is not None and "element" not in columns[1].split()
 
 
-def _lammps_types(species, path) -> dict[int, int]:
+def _lammps_types(species: Any, path: Any) -> dict[int, int]:
     from ase.data import atomic_numbers
 
     if species is None:
@@ -302,7 +311,7 @@ def _lammps_types(species, path) -> dict[int, int]:
     return {code + 1: atomic_numbers[label] for code, label in enumerate(species)}
 
 
-def _check_pbc(pbc, cell, dim) -> tuple[bool, ...]:
+def _check_pbc(pbc: Any, cell: Any, dim: int) -> tuple[bool, ...]:
     if pbc is None:
         if cell is not None:
             raise InputError("A cell was given without pbc: say pbc=True, or pbc=False for a cluster in a box.")
@@ -315,7 +324,7 @@ def _check_pbc(pbc, cell, dim) -> tuple[bool, ...]:
     return flags
 
 
-def _check_cell(cell, pbc, dim, dtype):
+def _check_cell(cell: Any, pbc: Any, dim: int, dtype: Any) -> Any:
     if cell is None:
         return None
     cell = as_float_array(cell, "cell", dtype)
@@ -339,7 +348,7 @@ def _check_cell(cell, pbc, dim, dtype):
     return cell
 
 
-def _names(species, n) -> list[str]:
+def _names(species: Any, n: int) -> list[str]:
     if species is None:
         raise InputError('species must be a label, or one for each atom; leave it out for "A".')
     names = [species] * n if isinstance(species, str) else [str(label) for label in species]
@@ -356,7 +365,7 @@ def are_elements(labels) -> bool:
     return all(label in atomic_numbers for label in labels)
 
 
-def _default_masses(names) -> np.ndarray:
+def _default_masses(names: Any) -> np.ndarray:
     from ase.data import atomic_masses, atomic_numbers
 
     if not are_elements(names):  # "A" and "B" are no boron

@@ -8,8 +8,8 @@ from scipy import constants
 EV_PER_CUBIC_ANGSTROM = 160.21766208
 """1 eV/Å³ in GPa (CODATA 2014, as in `ase.units`)."""
 
-COULOMB = constants.elementary_charge / (4.0 * math.pi * constants.epsilon_0) * 1e10
-"""1 / (4π ε₀) = 14.3996 eV Å / e² (CODATA, as in `scipy.constants`)."""
+COULOMB = 14.399645468667815
+"""1 / (4π ε₀) in eV Å / e² (CODATA 2022). As a number: SciPy's follows its version, and so would energies."""
 
 
 def stress_unit(dim: int) -> float:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,14 +61,14 @@ def check_sensitivity(eq: Equilibrium, sensitivity: Sensitivity, *, step: float 
         column = _column(sensitivity, position, entry)
         try:
             difference, note = _difference(eq, position, entry, change)
-        except ConvergenceError as error:
-            yield Check(name, np.nan, f"a structure did not relax again: {error}")
+        except ConvergenceError as failure:
+            yield Check(name, np.nan, f"a structure did not relax again: {failure}")
             continue
         error = float(np.abs(difference - column).max()) * (abs(theta) or 1.0) / (scale or 1.0)
         yield Check(name, error, note)
 
 
-def _difference(eq, position, entry, change):
+def _difference(eq: Equilibrium, position: int, entry: Any, change: float) -> tuple[np.ndarray, str]:
     """dX/dθ by Richardson's central differences, and a note if a step left the basin."""
     moved = {k: _relaxed_at(eq, position, entry, k * change) for k in (-2, -1, 0, 1, 2)}
     linear, curved = moved[2] - moved[-2], moved[2] + moved[-2] - 2.0 * moved[0]
@@ -78,20 +79,22 @@ def _difference(eq, position, entry, change):
     return (8.0 * (moved[1] - moved[-1]) - linear) / (12.0 * change), note
 
 
-def _column(sensitivity, position, entry):
+def _column(sensitivity: Any, position: int, entry: Any) -> np.ndarray:
     """dX/dθ, with dh/dθ of a free cell below it."""
     trees = [tree for tree in (sensitivity.positions, sensitivity.cell) if tree is not None]
     return np.concatenate([np.asarray(_leaf(sensitivity, tree, position))[(..., *entry)] for tree in trees])
 
 
-def _relaxed_at(eq, position, entry, change):
+def _relaxed_at(eq: Equilibrium, position: int, entry: Any, change: float) -> np.ndarray:
     """Positions, and a free cell below them, of the structure relaxed again."""
     leaves, structure = jax.tree.flatten(eq.potential)
     leaves[position] = leaves[position].at[entry].add(change)
     hurried = {} if eq.index else {"check_minimum": False}
     again = eq.again(jax.tree.unflatten(structure, leaves), fmax=FMAX, progress=False, **hurried)
     there = displaced(eq, again.system)
-    return np.asarray(there.positions if eq.frame.freedom is None else jnp.concatenate([there.positions, there.cell]))
+    if eq.frame.freedom is None or there.cell is None:
+        return np.asarray(there.positions)
+    return np.asarray(jnp.concatenate([there.positions, there.cell]))
 
 
 def displaced(eq: Equilibrium, system: System) -> System:
@@ -102,12 +105,12 @@ def displaced(eq: Equilibrium, system: System) -> System:
     return frame.place(unravel(flat + null.project(ravel_pytree(frame.unknown_of(system))[0] - flat)))
 
 
-def _leaf(sensitivity, tree, position):
+def _leaf(sensitivity: Any, tree: Any, position: int) -> Any:
     """Of a parameter; None where its derivative was not asked for."""
-    return jax.tree.structure(sensitivity.potential).flatten_up_to(tree)[position]
+    return jax.tree.structure(sensitivity.potential).flatten_up_to(tree)[position]  # type: ignore[attr-defined]
 
 
-def _entries(sensitivity):
+def _entries(sensitivity: Any) -> Iterator[Any]:
     """`(position of the leaf, index within it, name)` of every value that is looked at."""
     names = parameter_paths(sensitivity.potential)
     for position, (name, theta) in enumerate(zip(names, jax.tree.leaves(sensitivity.potential), strict=True)):

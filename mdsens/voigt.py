@@ -1,6 +1,9 @@
 """Voigt's order of the components of a symmetric tensor: xx, yy, zz, yz, xz, xy; in 2-D xx, yy, xy."""
 
+from typing import Any
+
 import numpy as np
+from jaxtyping import Array
 
 VOIGT = {2: ((0, 0), (1, 1), (0, 1)), 3: ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))}
 """`(row, column)` of each component, by dimension."""
@@ -15,12 +18,12 @@ def unit_strains(dim: int) -> np.ndarray:
     return units
 
 
-def to_voigt(tensor):
+def to_voigt(tensor: Array) -> Array:
     """`(..., dim, dim)` → `(..., 6 or 3)`, for stress-like tensors (shears are not doubled)."""
     rows, columns = zip(*VOIGT[tensor.shape[-1]], strict=True)
     return tensor[..., rows, columns]
 
 
-def from_voigt(vector):
+def from_voigt(vector: Any) -> Array:
     """The symmetric tensor of a stress-like vector of 6 or 3 components."""
     return vector[np.array(((0, 5, 4), (5, 1, 3), (4, 3, 2)) if len(vector) == 6 else ((0, 2), (2, 1)))]

@@ -1,6 +1,6 @@
 """Charges that flow between atoms until their electronegativities are equal."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -42,10 +42,10 @@ class ChargeEquilibration(SelfConsistent):
     electronegativity: PerAtom
     hardness: PerAtom
     width: PerAtom
-    total_charge: Float[Array, ""] = 0.0
+    total_charge: Float[Any, ""] = 0.0
     mixing: float = static(1.0)
 
-    def start(self, system):
+    def start(self, system: System) -> Array:
         n = len(system)
         return jnp.full(n, self.total_charge / n, system.positions.dtype)
 
@@ -55,7 +55,7 @@ class ChargeEquilibration(SelfConsistent):
         free = -softness * (self.per_atom(self.electronegativity, system) + self.potentials(charges, system))
         return free + softness * (self.total_charge - jnp.sum(free)) / jnp.sum(softness)
 
-    def functional(self, charges, system):
+    def functional(self, charges: Float[Array, " atoms"], system: System) -> Float[Array, ""]:
         """E(q) - λ (Σ q - Q), λ being the mean of ∂E/∂q."""
         energy, slope = self.charge_energy(charges, system)
         return energy - jnp.mean(slope) * (jnp.sum(charges) - self.total_charge)

@@ -48,7 +48,7 @@ class InducedDipoles(SelfConsistent):
     thole: Float[Array, ""]
     mixing: float = static(1.0)
 
-    def check(self, system):
+    def check(self, system: System) -> None:
         super().check(system)
         if not is_concrete(system.positions):
             return
@@ -60,7 +60,7 @@ class InducedDipoles(SelfConsistent):
                 system.positions, f"Atoms {i} and {j} coincide (distance {r[i, j]:.1e}): remove one of them or move them apart."
             )
 
-    def start(self, system):
+    def start(self, system: System) -> Array:
         return jnp.zeros_like(system.positions)
 
     def map(self, dipoles: Float[Array, "atoms dim"], system: System) -> Float[Array, "atoms dim"]:
@@ -68,7 +68,7 @@ class InducedDipoles(SelfConsistent):
         external, induced = self.fields(dipoles, system)
         return self.per_atom(self.polarizability, system)[:, None] * (external + induced)
 
-    def functional(self, dipoles, system):
+    def functional(self, dipoles: Float[Array, "atoms dim"], system: System) -> Float[Array, ""]:
         """k Σ_i μ_i·(μ_i / 2α_i - E_i - ½ Σ_{j≠i} T_ij μ_j)."""
         external, induced = self.fields(dipoles, system)
         strain = dipoles / self.per_atom(self.polarizability, system)[:, None]

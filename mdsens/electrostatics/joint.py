@@ -8,7 +8,7 @@ Two roads to the same equilibrium. Nested: charges are eliminated inside the ene
 whose Hessian, symmetric and indefinite, answers for positions, charges and multiplier in one linear system.
 """
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from mdsens.electrostatics.charges import ChargeEquilibration
 from mdsens.electrostatics.selfconsistent import settled
 from mdsens.equilibrium import equilibrium_positions
-from mdsens.frame import frame_of
+from mdsens.frame import Frame, frame_of
 from mdsens.implicit import Direct, Gauge, differentiable_solution
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.system import System
@@ -40,25 +40,25 @@ class WithCharges(Potential):
     equilibration: ChargeEquilibration
 
     @property
-    def range(self):
+    def range(self) -> Float[Array, ""]:
         return self.short_range.range
 
     @property
     def smoothness(self) -> float:
         return self.short_range.smoothness
 
-    def check(self, system):
+    def check(self, system: System) -> None:
         self.short_range.check(system)
         self.equilibration.check(system)
 
-    def find_neighbors(self, system, *, skin=None):
+    def find_neighbors(self, system: System, *, skin: float | None = None) -> Any:
         return self.short_range.find_neighbors(system, skin=skin)
 
-    def prepared(self, system):
+    def prepared(self, system: System) -> System:
         self.equilibration.prepared(system)
         return super().prepared(system)
 
-    def atom_energies(self, system):
+    def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         return self.short_range.atom_energies(system) + self.equilibration.atom_energies(system)
 
 
@@ -113,7 +113,7 @@ def relax_with_charges(
     return ChargedEquilibrium(positions, charges, potential, _energy(z, frame, model))
 
 
-def _settle(frame, model, fmax):
+def _settle(frame: Frame, model: WithCharges, fmax: float) -> tuple[Array, Array, Array]:
     positions = equilibrium_positions(frame.system, model, fmax=fmax)
     there = frame.system.with_positions(positions)
     charges = settled(model.equilibration, there)
@@ -121,21 +121,21 @@ def _settle(frame, model, fmax):
 
 
 @eqx.filter_jit
-def _common_potential(charges, system, model):
+def _common_potential(charges: Float[Array, " atoms"], system: System, model: WithCharges) -> Array:
     return jnp.mean(model.equilibration.charge_energy(charges, system)[1])
 
 
 @eqx.filter_jit
-def _energy(z, frame, model):
+def _energy(z: Any, frame: Frame, model: WithCharges) -> Array:
     positions, charges, _ = z
     system = frame.system.with_positions(positions)
     return total_energy(model.short_range, system) + model.equilibration.charge_energy(charges, system)[0]
 
 
-def _condition(z, frame, model):
+def _condition(z: Any, frame: Frame, model: WithCharges) -> tuple[Array, Array, Array]:
     """∂L/∂(x, q, λ), zero on frozen atoms."""
 
-    def lagrangian(z):
+    def lagrangian(z: Any) -> Array:
         _, charges, potential = z
         return _energy(z, frame, model) - potential * (jnp.sum(charges) - model.equilibration.total_charge)
 
@@ -143,7 +143,7 @@ def _condition(z, frame, model):
     return jnp.where(frame.system.frozen[:, None], 0.0, forces), charges, potential
 
 
-def _rigid_gauge(z, frame, model):
+def _rigid_gauge(z: Any, frame: Frame, model: WithCharges) -> Gauge:
     """Frozen atoms and rigid motions of the positions; charges and multiplier are free of both."""
     positions, charges, potential = z
     active = jnp.broadcast_to(~frame.system.frozen[:, None], positions.shape)

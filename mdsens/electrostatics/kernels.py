@@ -1,6 +1,7 @@
 """Interactions of charges and dipoles that are smeared out, in units of e and Å (energies times `COULOMB`)."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ def gaussian_coulomb(r2: Float[Array, "..."], c2: Float[Array, "..."]) -> Float[
     return jnp.where(near, series, jax.scipy.special.erf(r / jnp.sqrt(c2)) / r)
 
 
-def thole_factors(r2, polarizability, thole) -> tuple[Array, Array]:
+def thole_factors(r2: Array, polarizability: Any, thole: Any) -> tuple[Array, Array]:
     """`(λ₃, λ₅)`: damping of a field ∝ 1/r³ and of a dipole field's part ∝ 1/r⁵, `(N, N)`.
 
     λ₃ = 1 - exp(-a u³), λ₅ = 1 - (1 + a u³) exp(-a u³), u = r / (α_i α_j)^(1/6): the charge is smeared out with the

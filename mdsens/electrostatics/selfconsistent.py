@@ -60,10 +60,11 @@ class SelfConsistent(Potential):
 
     # What follows.
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         name = type(self).__name__
-        if not (isinstance(self.mixing, Real) and 0.0 < self.mixing <= 1.0):
-            raise InputError(f"{name}'s mixing must be a share above 0 and up to 1, not {self.mixing!r}.")
+        mixing: float = self.mixing
+        if not (isinstance(mixing, Real) and 0.0 < mixing <= 1.0):
+            raise InputError(f"{name}'s mixing must be a share above 0 and up to 1, not {mixing!r}.")
         for parameter, value in self.parameters().items():
             leaves = jax.tree.leaves(value)
             if parameter in self.scalars:
@@ -75,14 +76,14 @@ class SelfConsistent(Potential):
                 raise InputError(f"{name}'s {parameter} must be positive everywhere.")
 
     @property
-    def range(self):
-        return np.asarray(np.inf)
+    def range(self) -> Float[Array, ""]:
+        return np.asarray(np.inf)  # type: ignore[return-value]  # a constant of every trace
 
     @property
     def smoothness(self) -> float:
         return np.inf
 
-    def check(self, system):
+    def check(self, system: System) -> None:
         super().check(system)
         if any(system.pbc):
             raise InputError(
@@ -90,10 +91,10 @@ class SelfConsistent(Potential):
                 "available; cut out a cluster, with pbc=False."
             )
 
-    def find_neighbors(self, system, *, skin=None):
+    def find_neighbors(self, system: System, *, skin: float | None = None) -> Any:
         return AllPairs()
 
-    def prepared(self, system):
+    def prepared(self, system: System) -> System:
         self.check(system)
         system = system.with_neighbors(self)
         if is_concrete(self, system):
@@ -110,7 +111,7 @@ class SelfConsistent(Potential):
         self.check(system)
         return settled(self, system)
 
-    def atom_energies(self, system):
+    def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         return jnp.full(len(system), _compiled_energy(self, system) / len(system))
 
     def contraction(self, system: System) -> float:
@@ -124,7 +125,7 @@ class SelfConsistent(Potential):
         n = len(system)
         return jnp.broadcast_to(self.one(parameter, Atom(jnp.arange(n), system.species, system.labels, n)), (n,))
 
-    def _check_contraction(self, system):
+    def _check_contraction(self, system: System) -> None:
         what = f"The iteration of {type(self).__name__}"
         check_contraction(_mixed, self.start(system), self, system, what=what, remedy=self.remedy)
 
@@ -136,12 +137,12 @@ def settled(model: SelfConsistent, system: System) -> Float[Array, "..."]:
 
 
 @eqx.filter_custom_jvp
-def _stationary(model, system):
+def _stationary(model: SelfConsistent, system: System) -> Array:
     return model.functional(settled(model, system), system)
 
 
 @_stationary.def_jvp
-def _stationary_jvp(primals, tangents):
+def _stationary_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     # dU = ∂W/∂θ dθ at fixed z: forces need no linear solve. The next derivative sees how z moves.
     state = settled(*primals)
     return eqx.filter_jvp(lambda model, system: model.functional(state, system), primals, tangents)
@@ -150,30 +151,30 @@ def _stationary_jvp(primals, tangents):
 _compiled_energy = eqx.filter_jit(_stationary)
 
 
-def _mixed(state, model, system):
+def _mixed(state: Array, model: SelfConsistent, system: System) -> Array:
     return (1.0 - model.mixing) * state + model.mixing * model.map(state, system)
 
 
 @custom_fixed_point(_mixed)
-def _settle(start, model, system):
+def _settle(start: Array, model: SelfConsistent, system: System) -> Array:
     if is_concrete(start, model, system):
         model._check_contraction(system)
     return _iterate(start, model, system)
 
 
 @eqx.filter_jit
-def _iterate(start, model, system):
+def _iterate(start: Array, model: SelfConsistent, system: System) -> Array:
     tolerance = TOLERANCE * jnp.finfo(start.dtype).eps
 
-    def change(carry):
+    def change(carry: Any) -> Array:
         _, state, moved = carry
         return moved / jnp.maximum(jnp.max(jnp.abs(state)), jnp.finfo(start.dtype).tiny)
 
-    def go_on(carry):
+    def go_on(carry: Any) -> Array:
         step, _, _ = carry
         return (step < MAX_STEPS) & (change(carry) > tolerance)
 
-    def iterate(carry):
+    def iterate(carry: Any) -> tuple[Any, ...]:
         step, state, _ = carry
         new = _mixed(state, model, system)
         return step + 1, new, jnp.max(jnp.abs(new - state))

@@ -126,14 +126,14 @@ def _columns(result, sensitivity, table) -> tuple[dict[str, Any], dict[str, str]
     return study_columns(found, table) if isinstance(found, Collected) else state_columns(*found, table)
 
 
-def _needed(module: str, what: str):
+def _needed(module: str, what: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
         raise InputError(f"{what} needs {module}: python -m pip install 'mdsens[export]'.") from None
 
 
-def _found(result, sensitivity) -> Collected | tuple[Equilibrium, Sensitivity | None]:
+def _found(result: Any, sensitivity: Any) -> Collected | tuple[Equilibrium, Sensitivity | None]:
     if isinstance(result, str | Path):
         path = Path(result)
         return read_collected(path) if is_collected(path) else load(path)
@@ -151,7 +151,7 @@ def _csv(columns: dict[str, Any], units: dict[str, str]) -> bytes:
     return text.getvalue().encode()
 
 
-def _netcdf(dataset) -> bytes:
+def _netcdf(dataset: Any) -> bytes:
     _needed("h5netcdf", "A netCDF file")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "data.nc"
@@ -159,7 +159,7 @@ def _netcdf(dataset) -> bytes:
         return place.read_bytes()
 
 
-def _extxyz(images) -> bytes:
+def _extxyz(images: Any) -> bytes:
     import ase.io
 
     if not images:

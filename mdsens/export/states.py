@@ -22,7 +22,7 @@ def state_columns(eq: Equilibrium, sensitivity: Sensitivity | None, table: str |
     return tables[chosen(table, tables)](eq, sensitivity)
 
 
-def in_space(system: System):
+def in_space(system: System) -> Any:
     """As `ase.Atoms`, with a cell that has a volume."""
     atoms = system.to_ase()
     if system.dim == 2 and system.cell is not None:
@@ -35,7 +35,7 @@ def _derivatives(sensitivity: Sensitivity | None, part: str = "positions") -> di
     return {} if tree is None else dict(zip(parameter_paths(tree), map(np.asarray, jax.tree.leaves(tree)), strict=True))
 
 
-def _numbers(sensitivity) -> dict[str, np.ndarray]:
+def _numbers(sensitivity: Any) -> dict[str, np.ndarray]:
     """dX/dθ, `(N, dim)`, by each number of each parameter: `"sigma"`, `"table[3]"`."""
     return {
         path + (f"[{','.join(map(str, index))}]" if index else ""): leaf[(..., *index)]
@@ -77,7 +77,7 @@ def _parameter_columns(eq, sensitivity) -> tuple[dict[str, Any], dict[str, str]]
     return columns, units
 
 
-def state_dataset(xarray, eq: Equilibrium, sensitivity: Sensitivity | None):
+def state_dataset(xarray: Any, eq: Equilibrium, sensitivity: Sensitivity | None) -> Any:
     """Atoms, cell and derivatives with units; `xarray` is the module."""
     system, space = eq.system, list("xyz"[: eq.system.dim])
     length = {"units": "Angstrom"}
@@ -107,7 +107,7 @@ def state_dataset(xarray, eq: Equilibrium, sensitivity: Sensitivity | None):
     return dataset
 
 
-def state_atoms(eq: Equilibrium, sensitivity: Sensitivity | None):
+def state_atoms(eq: Equilibrium, sensitivity: Sensitivity | None) -> Any:
     """Atoms with dX/dθ as arrays of vectors."""
     atoms = in_space(eq.system)
     atoms.info = {"energy": float(eq.energy), "fmax": float(eq.fmax)}

@@ -36,7 +36,7 @@ def study_columns(study: Collected, table: str | None) -> tuple[dict[str, Any], 
     return columns, units
 
 
-def study_dataset(xarray, study: Collected):
+def study_dataset(xarray: Any, study: Collected) -> Any:
     """Numbers of all units, NaN where there are none; `xarray` is the module."""
     outcomes = study.outcomes
     dataset = xarray.Dataset(coords={"unit": [outcome.label for outcome in outcomes]})
@@ -49,7 +49,8 @@ def study_dataset(xarray, study: Collected):
         for k, one in enumerate(outcomes):
             if path in one.record.arrays:
                 value = one.record.arrays[path]
-                stacked[(k, *map(slice, value.shape))] = value
+                corner: Any = (k, *map(slice, value.shape))
+                stacked[corner] = value
         axes = known.axes(path)
         for axis, size in zip(axes, shape, strict=True):
             labels = known.labels(axis)
@@ -72,7 +73,7 @@ def study_dataset(xarray, study: Collected):
     return dataset
 
 
-def frame_atoms(frame: Frame):
+def frame_atoms(frame: Frame) -> Any:
     """A relaxed structure with what its unit found in `info`."""
     atoms = in_space(frame.system)
     atoms.info = {"unit": frame.outcome.label, "structure": frame.structure, **frame.outcome.input["parameters"]}

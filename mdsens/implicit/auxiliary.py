@@ -5,11 +5,14 @@ differentiated. A zero derivative would be a silent lie; so a floating-point rep
 mode raises as soon as a gradient asks for it, forward mode, which cannot know who will look, carries NaN.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array
 
 from mdsens.errors import InputError
 
@@ -17,7 +20,7 @@ _REFUSED = Primitive("mdsens_refused_tangent")
 """scalar ↦ NaN of a shape; linear, so that it can be transposed, and its transpose raises."""
 
 
-def refused_tangent(leaf: jax.Array, tangents) -> jax.Array:
+def refused_tangent(leaf: jax.Array, tangents: Any) -> jax.Array | np.ndarray:
     """A tangent for an output without a derivative, tied to the tangents of the inputs.
 
     Leaves that are no floating-point numbers get JAX's own zero tangent.
@@ -30,11 +33,11 @@ def refused_tangent(leaf: jax.Array, tangents) -> jax.Array:
     return _REFUSED.bind(sum(jnp.sum(t) for t in moving), shape=leaf.shape, dtype=leaf.dtype)
 
 
-def _nan(probe, *, shape, dtype):
+def _nan(probe: Array, *, shape: Any, dtype: Any) -> Array:
     return jnp.full(shape, jnp.nan, dtype)
 
 
-def _transpose(cotangent, probe, *, shape, dtype):
+def _transpose(cotangent: Any, probe: Any, *, shape: Any, dtype: Any) -> list[Any]:
     if type(cotangent) is ad.Zero:
         return [ad.Zero(probe.aval)]
     raise InputError(
@@ -43,13 +46,13 @@ def _transpose(cotangent, probe, *, shape, dtype):
     )
 
 
-def _jvp(primals, tangents, **shape):
+def _jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...], **shape: Any) -> tuple[Any, Any]:
     probe, moved = primals[0], tangents[0]
     moved = jnp.zeros_like(probe) if type(moved) is ad.Zero else moved
     return _REFUSED.bind(probe, **shape), _REFUSED.bind(moved, **shape)
 
 
-def _batch(probes, axes, *, shape, dtype):
+def _batch(probes: Any, axes: Any, *, shape: Any, dtype: Any) -> tuple[Any, int]:
     size = probes[0].shape[axes[0]]
     return _REFUSED.bind(jnp.sum(probes[0]), shape=(size, *shape), dtype=dtype), 0
 

@@ -23,12 +23,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
 
 from mdsens.errors import InputError
 from mdsens.implicit.checks import is_traced
 from mdsens.implicit.linear import linear_solve
-from mdsens.implicit.linear_system import Gauge, LinearSolver, assembled, linear_system
+from mdsens.implicit.linear_system import Gauge, LinearSolver, LinearSystem, assembled, linear_system
 from mdsens.implicit.root import linearised, moving_and_resting, root_jvp
+from mdsens.implicit.trees import PyTree
 
 DENSE_LIMIT = 1500
 """Unknowns up to which the singular values are those of the assembled matrix."""
@@ -84,10 +86,10 @@ class JacobianBound:
 
 
 def jacobian_bound(
-    optimality: Callable,
+    optimality: Callable[..., Any],
     z: Any,
-    args: tuple,
-    tangents: tuple,
+    args: tuple[Any, ...],
+    tangents: tuple[Any, ...],
     dz: Any,
     *,
     symmetric: bool = False,
@@ -115,7 +117,7 @@ def jacobian_bound(
     nearer = unravel(flat + step)
     lowest, highest = singular_values(optimality, nearer, args, symmetric=symmetric, linear_solver=linear_solver, gauge=gauge)
 
-    def defect(point):
+    def defect(point: PyTree) -> float:
         return float(_defect(optimality, point, args, tangents, direction, gauge))
 
     probe, length = probe_displacement(flat, step, gauge)
@@ -133,7 +135,18 @@ def jacobian_bound(
     return JacobianBound(error, float(jnp.linalg.norm(step)), lowest, highest, float(jnp.linalg.norm(direction)))
 
 
-def error_bound(defect, step, left, slope, *, probe_length, lowest, highest, size, eps):
+def error_bound(
+    defect: Any,
+    step: float,
+    left: float,
+    slope: Callable[[], Any],
+    *,
+    probe_length: float,
+    lowest: float,
+    highest: float,
+    size: Any,
+    eps: float,
+) -> Any:
     """The bound from its ingredients [host]; `defect`, `slope()` and `size` may be arrays over several derivatives.
 
     Args:
@@ -155,7 +168,7 @@ def error_bound(defect, step, left, slope, *, probe_length, lowest, highest, siz
     return (defect + slope() * left / alpha) / alpha
 
 
-def probe_displacement(flat, step, gauge):
+def probe_displacement(flat: Array, step: Array, gauge: Gauge) -> tuple[Array, float]:
     """A displacement along the Newton step (at random where there is none) long enough to see A and B change."""
     length = PROBE * float(jnp.max(jnp.abs(flat)) if jnp.any(flat != 0.0) else 1.0)
     along = jnp.where(jnp.linalg.norm(step) > 0.0, step, jax.random.normal(jax.random.key(0), flat.shape, flat.dtype))
@@ -164,21 +177,30 @@ def probe_displacement(flat, step, gauge):
 
 
 @eqx.filter_jit
-def _newton_step(optimality, z, args, symmetric, linear_solver, gauge):
+def _newton_step(
+    optimality: Callable[..., Any],
+    z: PyTree,
+    args: tuple[Any, ...],
+    symmetric: bool,
+    linear_solver: LinearSolver | None,
+    gauge: Gauge,
+) -> tuple[Array, Array]:
     """-A⁻¹F, as the tangent of the root of F(z) + s F(ẑ) in s."""
     value = optimality(z, *args)
 
-    def shifted(unknown, s):
+    def shifted(unknown: PyTree, s: Array) -> PyTree:
         return jax.tree.map(lambda f, constant: f + s * constant, optimality(unknown, *args), value)
 
-    options = {"symmetric": symmetric, "linear_solver": linear_solver, "gauge": gauge, "project": True}
+    options: dict[str, Any] = {"symmetric": symmetric, "linear_solver": linear_solver, "gauge": gauge, "project": True}
     zero = jnp.zeros((), ravel_pytree(z)[0].dtype)
     step, residual = root_jvp(shifted, z, (zero,), (jnp.ones_like(zero),), **options)
     return ravel_pytree(step)[0], residual
 
 
 @eqx.filter_jit
-def _defect(optimality, z, args, tangents, direction, gauge):
+def _defect(
+    optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], tangents: tuple[Any, ...], direction: Array, gauge: Gauge
+) -> Array:
     """‖A dz + B dθ‖ outside the null space."""
     _, unravel = ravel_pytree(z)
     moving, resting = moving_and_resting(args, tangents)
@@ -188,14 +210,14 @@ def _defect(optimality, z, args, tangents, direction, gauge):
 
 
 @eqx.filter_jit
-def _size_of_condition(optimality, z, args, gauge):
+def _size_of_condition(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], gauge: Gauge) -> Array:
     return jnp.linalg.norm(gauge.project_equations(ravel_pytree(optimality(z, *args))[0]))
 
 
 def singular_values(
-    optimality: Callable,
+    optimality: Callable[..., Any],
     z: Any,
-    args: tuple,
+    args: tuple[Any, ...],
     *,
     symmetric: bool = False,
     linear_solver: LinearSolver | None = None,
@@ -218,7 +240,7 @@ def singular_values(
     return _lanczos(optimality, z, args, symmetric, linear_solver, gauge)
 
 
-def _system(optimality, z, args, gauge):
+def _system(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], gauge: Gauge) -> LinearSystem:
     flat, _ = ravel_pytree(z)
     product, _ = linearised(optimality, z, args)
     transpose = jax.linear_transpose(product, flat)
@@ -226,23 +248,30 @@ def _system(optimality, z, args, gauge):
 
 
 @eqx.filter_jit
-def _matrix(optimality, z, args, gauge):
+def _matrix(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], gauge: Gauge) -> Array:
     system = _system(optimality, z, args, gauge)
     return assembled(lambda v: system.matvec(gauge.project(v)), system.size, system.dtype)
 
 
-def _lanczos(optimality, z, args, symmetric, linear_solver, gauge):
+def _lanczos(
+    optimality: Callable[..., Any],
+    z: PyTree,
+    args: tuple[Any, ...],
+    symmetric: bool,
+    linear_solver: LinearSolver | None,
+    gauge: Gauge,
+) -> tuple[float, float]:
     from scipy.sparse.linalg import LinearOperator, eigsh
 
     @eqx.filter_jit
-    def normal(v, optimality, z, args):
+    def normal(v: Array, optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...]) -> Array:
         system = _system(optimality, z, args, gauge)
         return system.transpose(system.matvec(v))
 
     @eqx.filter_jit
-    def inverse(v, optimality, z, args):
+    def inverse(v: Array, optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...]) -> Array:
         system = _system(optimality, z, args, gauge)
-        options = {"solver": linear_solver, "symmetric": symmetric}
+        options: dict[str, Any] = {"solver": linear_solver, "symmetric": symmetric}
         w, _ = linear_solve(system.transpose, v, gauge=gauge.transposed, **options)
         return linear_solve(system.matvec, w, gauge=gauge, **options)[0]
 

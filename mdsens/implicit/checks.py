@@ -3,12 +3,17 @@
 import contextlib
 import functools
 import types
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mdsens.errors import ConvergenceError, InputError
+
+if TYPE_CHECKING:
+    from mdsens.implicit.trees import PyTree
 
 DEPTH = 12
 """How deep closures and what they hold are looked through."""
@@ -31,11 +36,11 @@ _LIBRARIES = (
 _OPAQUE = (types.ModuleType, types.BuiltinFunctionType, str, bytes, int, float, np.ndarray, np.generic, jax.Array)
 
 
-def is_traced(*trees) -> bool:
+def is_traced(*trees: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
 
 
-def check_closures(**functions) -> None:
+def check_closures(**functions: Any) -> None:
     """Refuse functions that reach for traced values behind the back of their arguments.
 
     The rule of differentiation knows arguments only: a value that JAX traces would leak out of its transformation, or
@@ -52,7 +57,7 @@ def check_closures(**functions) -> None:
             )
 
 
-def _traced_variable(value, seen, name="", depth=0) -> str | None:
+def _traced_variable(value: Any, seen: Any, name: str = "", depth: int = 0) -> str | None:
     """The name under which a tracer is reached from a function's closure, defaults, bound arguments or attributes."""
     if isinstance(value, jax.core.Tracer):
         return name or "<unnamed>"
@@ -65,7 +70,7 @@ def _traced_variable(value, seen, name="", depth=0) -> str | None:
     return None
 
 
-def _parts(value, name):
+def _parts(value: Any, name: str) -> Iterator[Any]:
     """What a value holds, with the names that its user knows."""
     held = {}
     if isinstance(value, types.FunctionType):
@@ -96,7 +101,7 @@ def _parts(value, name):
     yield from held.items()
 
 
-def _variables(function):
+def _variables(function: Any) -> Iterator[Any]:
     """The variables of a function that are not its own: from its closure, and globals of its user's modules."""
     code = function.__code__
     for variable, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
@@ -108,12 +113,12 @@ def _variables(function):
             yield variable, function.__globals__.get(variable)
 
 
-def _is_of_a_library(thing) -> bool:
+def _is_of_a_library(thing: Any) -> bool:
     """Libraries keep no tracers in their globals, and they are large."""
     return (getattr(thing, "__module__", None) or "").split(".")[0] in _LIBRARIES
 
 
-def check_answer(answer, has_aux: bool):
+def check_answer(answer: Any, has_aux: bool) -> "tuple[PyTree, Any]":
     """`(z, aux)` as arrays, from what a solver returned.
 
     Raises:
@@ -144,35 +149,35 @@ def check_answer(answer, has_aux: bool):
     return jax.tree.map(jnp.asarray, z), jax.tree.map(jnp.asarray, aux)
 
 
-def _is_array(leaf) -> bool:
+def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float)
 
 
-def _named(value) -> str:
+def _named(value: Any) -> str:
     if hasattr(value, "dtype"):
         return f"an array of {value.dtype}"
     return f"a tuple of {len(value)}" if isinstance(value, tuple) else f"a {type(value).__name__}"
 
 
-def outline(tree):
+def outline(tree: "PyTree") -> "PyTree":
     """Precision and shape of each leaf, in words."""
     return jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", tree)
 
 
-def check_condition(condition, z) -> None:
+def check_condition(condition: "PyTree", z: "PyTree") -> None:
     """Refuse a condition (its value, or its shapes by `jax.eval_shape`) that does not look like the unknown.
 
     Raises:
         InputError: with both shapes.
     """
     expected, found = outline(z), outline(condition)
-    if jax.tree.structure(condition) != jax.tree.structure(z) or found != expected:
+    if jax.tree.structure(condition) != jax.tree.structure(z) or found != expected:  # type: ignore[operator]  # of jax's stubs
         raise InputError(
             f"The optimality condition must return what the unknown looks like: the unknown is {expected}, the condition {found}."
         )
 
 
-def check_static(tree) -> None:
+def check_static(tree: "PyTree") -> None:
     """Refuse arguments that are no arrays and cannot be told apart by their hash.
 
     Raises:
@@ -210,6 +215,6 @@ def check_root(error: float, scale: float, tolerance: float) -> None:
         )
 
 
-def is_root(error, scale, tolerance):
+def is_root(error: Any, scale: Any, tolerance: float) -> Any:
     """Whether a condition of norm `error` counts as zero beside terms of size `scale`."""
     return error <= tolerance * scale

@@ -5,10 +5,14 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
 
 from mdsens.errors import ConvergenceError, InputError
+from mdsens.implicit.linear_system import Matvec
+from mdsens.implicit.trees import PyTree
 
 DENSE_LIMIT = 300
 """Unknowns up to which all eigenvalues are computed from the assembled derivative."""
@@ -22,7 +26,7 @@ ARNOLDI_RTOL = 1e-10
 REMEDY = "damp the map, z ← (1 - m) z + m T(z) with 0 < m < 1, or solve T(z) - z = 0 by Newton's method"
 
 
-def spectral_radius(fixed_point: Callable, z: Any, *args) -> float:
+def spectral_radius(fixed_point: Callable[..., Any], z: Any, *args: Any) -> float:
     """ρ = max |eigenvalue of ∂T/∂z| of `fixed_point(z, *args)` at z [host].
 
     Near a fixed point, where ρ < 1, the distance to it falls by this factor with every z ← T(z) in the long run. All
@@ -50,7 +54,9 @@ def spectral_radius(fixed_point: Callable, z: Any, *args) -> float:
     return _arnoldi(fixed_point, z, args, flat)
 
 
-def check_contraction(fixed_point: Callable, z: Any, *args, what: str = "The map T", remedy: str = REMEDY) -> float:
+def check_contraction(
+    fixed_point: Callable[..., Any], z: Any, *args: Any, what: str = "The map T", remedy: str = REMEDY
+) -> float:
     """The spectral radius of ∂T/∂z at z, refused unless it is below 1 [host].
 
     Args:
@@ -70,28 +76,28 @@ def check_contraction(fixed_point: Callable, z: Any, *args, what: str = "The map
     return radius
 
 
-def _flat_map(fixed_point, z, args):
+def _flat_map(fixed_point: Callable[..., Any], z: PyTree, args: tuple[Any, ...]) -> tuple[Array, Matvec]:
     flat, unravel = ravel_pytree(z)
     return flat, lambda v: ravel_pytree(fixed_point(unravel(v), *args))[0]
 
 
 @eqx.filter_jit
-def _matrix(fixed_point, z, args):
+def _matrix(fixed_point: Callable[..., Any], z: PyTree, args: tuple[Any, ...]) -> Array:
     flat, image = _flat_map(fixed_point, z, args)
     return jax.jacfwd(image)(flat)
 
 
 @eqx.filter_jit
-def _product(fixed_point, z, args, v):
+def _product(fixed_point: Callable[..., Any], z: PyTree, args: tuple[Any, ...], v: Array) -> Array:
     flat, image = _flat_map(fixed_point, z, args)
     return jax.jvp(image, (flat,), (v,))[1]
 
 
-def _arnoldi(fixed_point, z, args, flat) -> float:
+def _arnoldi(fixed_point: Callable[..., Any], z: PyTree, args: tuple[Any, ...], flat: Array) -> float:
     from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
 
-    def product(v):
-        return np.asarray(_product(fixed_point, z, args, v.ravel().astype(flat.dtype)))
+    def product(v: np.ndarray) -> np.ndarray:
+        return np.asarray(_product(fixed_point, z, args, jnp.asarray(v.ravel(), flat.dtype)))
 
     start = np.random.default_rng(0).standard_normal(flat.size)
     change = product(start)
@@ -109,6 +115,6 @@ def _arnoldi(fixed_point, z, args, flat) -> float:
     return float(np.abs(values).max())
 
 
-def _check_finite(derivative):
+def _check_finite(derivative: Any) -> None:
     if not np.isfinite(derivative).all():
         raise InputError("The derivative of the map is not finite at the point given: choose another point.")

@@ -6,11 +6,13 @@ found (`NormalCG`), if there is one.
 
 import dataclasses
 import warnings
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from mdsens.implicit.krylov import NormalCG
 from mdsens.implicit.linear_system import LinearSolver, LinearSystem, assembled
@@ -19,7 +21,7 @@ PIVOT_ROUNDING = 100.0
 """Pivots below so many n ε of the largest count as zero."""
 
 
-def _matrix(system: LinearSystem):
+def _matrix(system: LinearSystem) -> Array:
     """A + `pair`, the pair scaled to A so that it does not spoil the condition number."""
     if system.gauge.active is None and system.gauge.basis is None:
         return assembled(system.matvec, system.size, system.dtype)
@@ -28,13 +30,13 @@ def _matrix(system: LinearSystem):
     return matrix + jnp.where(scale > 0.0, scale, 1.0) * assembled(system.pair, system.size, system.dtype)
 
 
-def _is_singular(pivots, xp=jnp):
+def _is_singular(pivots: Any, xp: Any = jnp) -> Any:
     sizes = xp.abs(pivots)
     smallest, largest = xp.min(sizes, axis=-1), xp.max(sizes, axis=-1)
     return ~(smallest > PIVOT_ROUNDING * sizes.shape[-1] * xp.finfo(sizes.dtype).eps * largest)
 
 
-def _least_norm(system: LinearSystem, matrix, singular, u, b, goal):
+def _least_norm(system: LinearSystem, matrix: Array, singular: Array, u: Array, b: Array, goal: Array) -> Array:
     """u, or the answer of least norm where the factorisation was of no use; costs nothing elsewhere, under vmap too."""
     dense = system._replace(matvec=lambda v: matrix @ v, transpose=lambda v: matrix.T @ v, precondition=None)
     found, _ = NormalCG().prepare(dense)(b, jnp.where(singular, goal, jnp.inf))
@@ -45,12 +47,12 @@ def _least_norm(system: LinearSystem, matrix, singular, u, b, goal):
 class Direct(LinearSolver):
     """LU factorisation of the dense matrix: up to some thousand unknowns, with or without symmetry."""
 
-    def prepare(self, system: LinearSystem):
+    def prepare(self, system: LinearSystem) -> Callable[..., Any]:
         matrix = _matrix(system)
         factors = jax.scipy.linalg.lu_factor(matrix)
         singular = _is_singular(jnp.diagonal(factors[0]))
 
-        def solve(b, goal):
+        def solve(b: Array, goal: Array) -> tuple[Array, Array]:
             u = jax.scipy.linalg.lu_solve(factors, b)
             return _least_norm(system, matrix, singular, u, b, goal), jnp.asarray(False)
 
@@ -63,12 +65,12 @@ class Cholesky(LinearSolver):
 
     symmetric: ClassVar[bool] = True
 
-    def prepare(self, system: LinearSystem):
+    def prepare(self, system: LinearSystem) -> Callable[..., Any]:
         matrix = _matrix(system)
         factor = jnp.linalg.cholesky(0.5 * (matrix + matrix.T))
         singular = _is_singular(jnp.diagonal(factor) ** 2)
 
-        def solve(b, goal):
+        def solve(b: Array, goal: Array) -> tuple[Array, Array]:
             u = jax.scipy.linalg.cho_solve((factor, True), b)
             return _least_norm(system, matrix, singular, u, b, goal), jnp.asarray(False)
 
@@ -84,10 +86,10 @@ class SparseDirect(LinearSolver):
 
     rounds: ClassVar[int] = 1  # each would factorise again; the host refines by itself
 
-    def prepare(self, system: LinearSystem):
+    def prepare(self, system: LinearSystem) -> Callable[..., Any]:
         matrix = _matrix(system)
 
-        def solve(b, goal):
+        def solve(b: Array, goal: Array) -> tuple[Array, Array]:
             shapes = (jax.ShapeDtypeStruct(b.shape, b.dtype), jax.ShapeDtypeStruct((), bool))
             # Matrices that are the same for the whole batch come with a leading 1 and are factorised once.
             u, singular = jax.pure_callback(_solve_on_host, shapes, matrix, b, vmap_method="expand_dims")
@@ -96,7 +98,7 @@ class SparseDirect(LinearSolver):
         return solve
 
 
-def _solve_on_host(matrices, vectors):
+def _solve_on_host(matrices: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """NumPy and SciPy only: JAX inside a callback dead-locks on the CPU."""
     matrices, vectors = np.asarray(matrices), np.asarray(vectors)
     batch = np.broadcast_shapes(matrices.shape[:-2], vectors.shape[:-1])
@@ -111,7 +113,7 @@ def _solve_on_host(matrices, vectors):
     return answers.reshape(*batch, n), singular.reshape(batch)
 
 
-def _factorise_and_solve(matrix, rows):
+def _factorise_and_solve(matrix: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, Any]:
     import scipy.sparse
 
     if not np.isfinite(matrix).all():

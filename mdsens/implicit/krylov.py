@@ -4,13 +4,15 @@ GMRES and BiCGSTAB are JAX's own, which report nothing: `linear_solve` recompute
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from mdsens.errors import InputError
-from mdsens.implicit.linear_system import LinearSolver, LinearSystem
+from mdsens.implicit.linear_system import LinearSolver, LinearSystem, Matvec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,16 +25,16 @@ class _Iterative(LinearSolver):
 
     iterative: ClassVar[bool] = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_steps is not None and self.max_steps < 1:
             raise InputError(f"{type(self).__name__}'s max_steps must be at least 1, not {self.max_steps}.")
 
-    def _limit(self, system):
+    def _limit(self, system: LinearSystem) -> int:
         return 10 * system.size + 100 if self.max_steps is None else self.max_steps
 
 
-def _identity(vector):
+def _identity(vector: Array) -> Array:
     return vector
 
 
@@ -48,14 +50,14 @@ class CG(_Iterative):
 
     symmetric: ClassVar[bool] = True
 
-    def prepare(self, system: LinearSystem):
+    def prepare(self, system: LinearSystem) -> Callable[..., Any]:
         limit, smoothed = self._limit(system), system.precondition or _identity
 
-        def go_on(carry):
+        def go_on(carry: Any) -> Array:
             _, r, _, _, step, goal, indefinite = carry
             return (jnp.linalg.norm(r) > goal) & (step < limit) & ~indefinite
 
-        def iterate(carry):
+        def iterate(carry: Any) -> tuple[Any, ...]:
             u, r, p, before, step, goal, _ = carry
             z = smoothed(r)
             rho = jnp.vdot(r, z)
@@ -66,7 +68,7 @@ class CG(_Iterative):
             alpha = jnp.where(indefinite, 0.0, rho / jnp.where(indefinite, 1.0, curvature))
             return u + alpha * p, r - alpha * q, p, rho, step + 1, goal, indefinite
 
-        def solve(b, goal):
+        def solve(b: Array, goal: Array) -> tuple[Array, Array]:
             zeros = jnp.zeros_like(b)
             start = (zeros, b, zeros, jnp.zeros((), b.dtype), 0, goal, jnp.asarray(False))
             u, *_, indefinite = jax.lax.while_loop(go_on, iterate, start)
@@ -87,13 +89,13 @@ class MINRES(_Iterative):
 
     symmetric: ClassVar[bool] = True
 
-    def prepare(self, system: LinearSystem):
+    def prepare(self, system: LinearSystem) -> Callable[..., Any]:
         limit, smoothed = self._limit(system), system.precondition or _identity
 
-        def go_on(carry):
+        def go_on(carry: Any) -> Array:
             return (carry["phibar"] > carry["goal"]) & (carry["step"] < limit) & ~carry["done"]
 
-        def iterate(c):
+        def iterate(c: Any) -> dict[str, Any]:
             v = c["y"] / c["beta"]
             y = system.matvec(v)
             y = y - c["beta"] / c["oldb"] * c["r1"]
@@ -135,14 +137,14 @@ class MINRES(_Iterative):
                 "done": exhausted | (beta <= rounding),
             }
 
-        def solve(b, goal):
+        def solve(b: Array, goal: Array) -> tuple[Array, Array]:
             zeros, one = jnp.zeros_like(b), jnp.ones((), b.dtype)
             y = smoothed(b)
             beta = jnp.sqrt(jnp.maximum(jnp.vdot(b, y), 0.0))
             size = jnp.linalg.norm(b)
             # Preconditioned, the iteration knows its residual in the preconditioner's norm.
             goal = jnp.asarray(goal * jnp.where(size > 0.0, beta / jnp.where(size > 0.0, size, 1.0), 1.0), b.dtype)
-            start = {
+            start: dict[str, Any] = {
                 "u": zeros,
                 "r1": zeros,
                 "r2": b,
@@ -174,22 +176,22 @@ class NormalCG(_Iterative):
     A. Björck, "Numerical Methods for Least Squares Problems", SIAM 1996, algorithm 7.4.1.
     """
 
-    def prepare(self, system: LinearSystem):
+    def prepare(self, system: LinearSystem) -> Callable[..., Any]:
         limit, smoothed = self._limit(system), system.precondition or _identity
 
-        def go_on(carry):
+        def go_on(carry: Any) -> Array:
             _, r, _, gamma, first, step, goal = carry
             # Aᵀr at rounding: the rest of r is what no u can balance.
             return (jnp.linalg.norm(r) > goal) & (step < limit) & (gamma > (0.01 * jnp.finfo(r.dtype).eps) ** 2 * first)
 
-        def solve(b, goal):
+        def solve(b: Array, goal: Array) -> tuple[Array, Array]:
             # The preconditioner stands on the right: A M y = b, u = M y.
             across = jax.linear_transpose(smoothed, b)
 
-            def gradient(r):
+            def gradient(r: Array) -> Array:
                 return across(system.transpose(r))[0]
 
-            def iterate(carry):
+            def iterate(carry: Any) -> tuple[Any, ...]:
                 y, r, p, gamma, first, step, goal = carry
                 q = system.matvec(smoothed(p))
                 alpha = gamma / jnp.maximum(jnp.vdot(q, q), jnp.finfo(r.dtype).tiny)
@@ -217,8 +219,8 @@ class GMRES(_Iterative):
 
     restart: int = 50
 
-    def prepare(self, system: LinearSystem):
-        def solve(b, goal):
+    def prepare(self, system: LinearSystem) -> Callable[..., Any]:
+        def solve(b: Array, goal: Array) -> tuple[Array, Array]:
             u, _ = jax.scipy.sparse.linalg.gmres(
                 system.complete,
                 b,
@@ -237,8 +239,8 @@ class GMRES(_Iterative):
 class BiCGSTAB(_Iterative):
     """Stabilised bi-conjugate gradients for any invertible operator (`jax.scipy.sparse.linalg.bicgstab`)."""
 
-    def prepare(self, system: LinearSystem):
-        def solve(b, goal):
+    def prepare(self, system: LinearSystem) -> Callable[..., Any]:
+        def solve(b: Array, goal: Array) -> tuple[Array, Array]:
             u, _ = jax.scipy.sparse.linalg.bicgstab(
                 system.complete, b, tol=0.0, atol=goal, maxiter=self._limit(system), M=system.precondition
             )
@@ -263,7 +265,7 @@ class Lineax(LinearSolver):
 
     iterative: ClassVar[bool] = True
 
-    def __init__(self, method: Any, **tolerances):
+    def __init__(self, method: Any, **tolerances: Any) -> None:
         if not hasattr(method, "compute"):
             raise InputError(f"implicit.Lineax wants a solver of lineax, such as lineax.GMRES(...), not {method!r}.")
         for field in dataclasses.fields(LinearSolver):
@@ -273,14 +275,14 @@ class Lineax(LinearSolver):
         object.__setattr__(self, "method", method)
         self.__post_init__()
 
-    def prepare(self, system: LinearSystem):
+    def prepare(self, system: LinearSystem) -> Callable[..., Any]:
         import lineax
 
         # lineax wants to be told what `linear_solve` was told.
         tags = lineax.positive_semidefinite_tag if isinstance(self.method, lineax.CG) else ()
 
-        def solve(b, goal):
-            def operator(function):
+        def solve(b: Array, goal: Array) -> tuple[Array, Array]:
+            def operator(function: Matvec) -> Any:
                 return lineax.FunctionLinearOperator(function, jax.ShapeDtypeStruct(b.shape, b.dtype), tags)
 
             # The round that only recomputes the residual asks for nothing.

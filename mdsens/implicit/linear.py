@@ -10,6 +10,9 @@ diagonal would change u (by half its size for a soft solid). `lax.custom_linear_
 system, so that derivatives do not go through the iterations.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -19,6 +22,7 @@ from mdsens.implicit.checks import is_traced, outline
 from mdsens.implicit.direct import Direct
 from mdsens.implicit.krylov import GMRES, MINRES
 from mdsens.implicit.linear_system import Gauge, LinearSolver, Matvec, linear_system
+from mdsens.implicit.trees import PyTree
 
 SMALL = 100
 """Unknowns up to which a symmetric operator is assembled and factorised without being asked."""
@@ -86,7 +90,7 @@ def linear_solve(
 
     atol = jnp.broadcast_to(jnp.asarray(solver.atol if atol is None else atol, b.dtype), b.shape[1:])
 
-    def column(b, start, atol):
+    def column(b: Array, start: Array | None, atol: Array) -> tuple[Array, Array]:
         return _solve_one(matvec, b, start, atol, solver, symmetric, gauge, precondition, project, negligible)
 
     if b.ndim == 2:
@@ -104,28 +108,39 @@ def linear_solve(
     return u, residual
 
 
-def _solve_one(matvec, b, start, good_enough, solver, symmetric, gauge, precondition, project, negligible):
+def _solve_one(
+    matvec: Matvec,
+    b: Array,
+    start: Array | None,
+    good_enough: Any,
+    solver: LinearSolver,
+    symmetric: bool,
+    gauge: Gauge,
+    precondition: Matvec | None,
+    project: bool,
+    negligible: Any,
+) -> tuple[Array, Array]:
     n, dtype = b.size, b.dtype
     rtol, fail_rtol = solver.tolerances(dtype)
     active = None if gauge.active is None else gauge.active.astype(dtype)
     right = jnp.zeros((n, 0), dtype) if gauge.basis is None else gauge.basis
     left = right if gauge.left is None else gauge.left
 
-    def bordered(unknown):
+    def bordered(unknown: PyTree) -> Array:
         u, multiplier = unknown[:n], unknown[n:]
         image = matvec(u) if active is None else active * matvec(active * u) + (1.0 - active) * u
         return jnp.concatenate([image + left @ multiplier, right.T @ u])
 
-    def solve_with(gauge, precondition, start, project):
+    def solve_with(gauge: Gauge, precondition: Matvec | None, start: Array | None, project: bool) -> Callable[..., Any]:
         # Seen from the transposed operator left and right change places.
         right = jnp.zeros((n, 0), dtype) if gauge.basis is None else gauge.basis
         left = right if gauge.left is None else gauge.left
 
-        def solve(operator, right_hand_side):
-            def image(u):
+        def solve(operator: Matvec, right_hand_side: Array) -> tuple[Array, Array]:
+            def image(u: Array) -> Array:
                 return operator(jnp.concatenate([u, jnp.zeros_like(right[0])]))[:n]
 
-            def transpose(v):
+            def transpose(v: Array) -> Array:
                 return image(v) if symmetric else jax.linear_transpose(image, b)(v)[0]
 
             # In units of its own size: squares of small numbers underflow, in float32 soon.
@@ -153,7 +168,7 @@ def _solve_one(matvec, b, start, good_enough, solver, symmetric, gauge, precondi
 
         return solve
 
-    if active is not None:
+    if gauge.active is not None:
         b = jnp.where(gauge.active, b, 0.0)
     transposed = precondition
     if precondition is not None and not symmetric:
@@ -171,15 +186,17 @@ def _solve_one(matvec, b, start, good_enough, solver, symmetric, gauge, precondi
     return solution[:n], jax.lax.stop_gradient(residual)
 
 
-def _refined(ask, solver, image, gauge, b, u, goal):
+def _refined(
+    ask: Callable[..., Any], solver: LinearSolver, image: Matvec, gauge: Gauge, b: Array, u: Array, goal: Array
+) -> tuple[Array, Array, Array]:
     """`(u, b - A u, failed)` by a few rounds of asking for what is left."""
 
-    def round_(u, aim):
+    def round_(u: Array, aim: Array | float) -> tuple[Array, Array, Array]:
         rest = b - image(u)
         correction, failed = ask(gauge.project_equations(rest), aim)
         return u + correction, rest, failed
 
-    def body(k, carry):
+    def body(k: Array, carry: Any) -> tuple[Array, Array, Array]:
         # The last round of an iteration only recomputes the residual: an aim that is met at once.
         u, rest, failed = round_(carry[0], jnp.where(k < solver.rounds, goal, jnp.inf))
         return u, rest, failed | carry[2]
@@ -191,7 +208,7 @@ def _refined(ask, solver, image, gauge, b, u, goal):
     return u, b - image(u), failed
 
 
-def _check_promises(matvec, b, symmetric, gauge):
+def _check_promises(matvec: Matvec, b: Array, symmetric: bool, gauge: Gauge) -> None:
     """Whether an operator of concrete values is what it was said to be: symmetric, with these null spaces."""
     n, rounding = b.shape[0], 1e3 * jnp.sqrt(b.shape[0] * 1.0) * jnp.finfo(b.dtype).eps
     v, w = (gauge.project(jax.random.normal(jax.random.key(k), (n,), b.dtype)) for k in range(2))
@@ -206,7 +223,7 @@ def _check_promises(matvec, b, symmetric, gauge):
         raise InputError("The gauge's basis is no null space of the operator: A Q must vanish.")
 
 
-def _check(matvec, b, start, symmetric, solver, gauge):
+def _check(matvec: Matvec, b: Array, start: Array | None, symmetric: bool, solver: LinearSolver | None, gauge: Gauge) -> None:
     if b.ndim not in (1, 2) or b.shape[0] == 0:
         raise InputError(f"linear_solve wants a right-hand side of shape (n,) or (n, k), not {b.shape}.")
     if not jnp.issubdtype(b.dtype, jnp.floating):

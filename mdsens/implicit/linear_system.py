@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -33,7 +33,7 @@ class Gauge(eqx.Module):
     basis: Float[Array, "n m"] | None = None
     left: Float[Array, "n m"] | None = None
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if self.left is not None and (self.basis is None or jnp.shape(self.left) != jnp.shape(self.basis)):
             raise InputError(
                 "A gauge's left null space must have as many columns as its basis: a square operator has as many of both."
@@ -53,7 +53,7 @@ class Gauge(eqx.Module):
         return self if self.left is None else Gauge(self.active, self.left, self.basis)
 
 
-def _outside(vector, active, basis, passes=2):
+def _outside(vector: Array, active: Array | None, basis: Array | None, passes: int = 2) -> Array:
     """Twice is enough (Kahan, Parlett): once leaves rounding of the size of what was taken away."""
     if active is not None:
         vector = jnp.where(active, vector, 0.0)
@@ -80,24 +80,24 @@ class LinearSystem(NamedTuple):
     size: int
     dtype: jnp.dtype
 
-    def pair(self, vector):
+    def pair(self, vector: Array) -> Array:
         """The null space carried onto the left one. Added to A it makes A invertible and changes no answer."""
         gauge, rest = self.gauge, vector - self.gauge.project(vector)
-        if gauge.left is None:
+        if gauge.left is None or gauge.basis is None:
             return rest
         moved = gauge.left @ (gauge.basis.T @ vector)
         return moved if gauge.active is None else jnp.where(gauge.active, moved, rest)
 
-    def complete(self, vector):
+    def complete(self, vector: Array) -> Array:
         """A + `pair`: one invertible operator on all vectors, for solvers that know of no null space."""
         return self.matvec(self.gauge.project(vector)) + self.pair(vector)
 
 
-def linear_system(matvec: Matvec, transpose: Matvec, precondition: Matvec | None, gauge: Gauge, b) -> LinearSystem:
+def linear_system(matvec: Matvec, transpose: Matvec, precondition: Matvec | None, gauge: Gauge, b: Array) -> LinearSystem:
     """Keep an operator and its preconditioner outside the null spaces."""
     right, left = gauge.basis, gauge.basis if gauge.left is None else gauge.left
 
-    def kept(function, basis):
+    def kept(function: Matvec, basis: Array | None) -> Matvec:
         # What is to be taken away is rounding: A has no part along its left null space.
         return lambda vector: _outside(function(vector), gauge.active, basis, passes=1)
 
@@ -111,7 +111,7 @@ def linear_system(matvec: Matvec, transpose: Matvec, precondition: Matvec | None
     )
 
 
-def assembled(matvec: Matvec, n: int, dtype) -> Float[Array, "n n"]:
+def assembled(matvec: Matvec, n: int, dtype: Any) -> Float[Array, "n n"]:
     """The matrix of u ↦ A u, by n products."""
     # Filled up to whole batches: a remainder would compile everything twice.
     batch = min(COLUMNS, n)
@@ -143,17 +143,17 @@ class LinearSolver:
     rounds: ClassVar[int] = 2
     """How often it is asked: rounding lets the true residual drift from the one that an iteration carries along."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("rtol", "atol", "fail_rtol"):
             value = getattr(self, name)
             if value is not None and not value >= 0.0:
                 raise InputError(f"{type(self).__name__}'s {name} must not be negative, not {value!r}.")
 
-    def prepare(self, system: LinearSystem) -> Callable:
+    def prepare(self, system: LinearSystem) -> Callable[..., Any]:
         """`solve(b, goal) -> (u, failed)`: ‖b - A u‖ <= goal, or a sign that the method does not apply. Pure JAX."""
         raise NotImplementedError
 
-    def tolerances(self, dtype) -> tuple[float, float]:
+    def tolerances(self, dtype: Any) -> tuple[float, float]:
         """`(rtol, fail_rtol)` in a precision."""
         name = str(jnp.dtype(dtype))
         return (

@@ -39,10 +39,10 @@ class Condition:
     Two with the same rule and settings are equal, so that code compiled for one is found again for the other.
     """
 
-    rule: Callable
-    settings: tuple
+    rule: Callable[..., Any]
+    settings: tuple[Any, ...]
 
-    def __call__(self, z: PyTree, *args) -> PyTree:
+    def __call__(self, z: PyTree, *args: Any) -> PyTree:
         return self.rule(*self.settings, z, *args)
 
 
@@ -50,17 +50,17 @@ class Condition:
 class FixedPointCondition(Condition):
     """F(z, *args) = T(z, *args) - z, with T = `map`: `rule(*settings, z, *args)`."""
 
-    def map(self, z: PyTree, *args) -> PyTree:
+    def map(self, z: PyTree, *args: Any) -> PyTree:
         """T(z, *args)."""
         return self.rule(*self.settings, z, *args)
 
-    def __call__(self, z: PyTree, *args) -> PyTree:
+    def __call__(self, z: PyTree, *args: Any) -> PyTree:
         image = self.map(z, *args)
         check_condition(image, z)
         return jax.tree.map(jnp.subtract, image, z)
 
 
-def stationary(f: Callable) -> Condition:
+def stationary(f: Callable[..., Any]) -> Condition:
     """F = ∇₁f(x, θ), for a minimum, maximum or saddle point of f. ∂F/∂x is symmetric: say so to `custom_root`.
 
     Raises:
@@ -70,7 +70,7 @@ def stationary(f: Callable) -> Condition:
     return Condition(_gradient, (f,))
 
 
-def newton(F: Callable, stepsize: float = 1.0) -> FixedPointCondition:
+def newton(F: Callable[..., Any], stepsize: float = 1.0) -> FixedPointCondition:
     """T = z - η [∂₁F(z, θ)]⁻¹ F(z, θ), for a root of F; the linear system is solved by `linear_solve` on z raveled.
 
     Raises:
@@ -80,7 +80,7 @@ def newton(F: Callable, stepsize: float = 1.0) -> FixedPointCondition:
     return FixedPointCondition(_newton, (F, _stepsize(stepsize)))
 
 
-def proximal_gradient(f: Callable, prox: Callable, stepsize: float = 1.0) -> FixedPointCondition:
+def proximal_gradient(f: Callable[..., Any], prox: Callable[..., Any], stepsize: float = 1.0) -> FixedPointCondition:
     """T = prox(x - η ∇₁f(x, θ), η, θ), for the minimum of f(x, θ) + g(x, θ).
 
     Args:
@@ -98,7 +98,7 @@ def proximal_gradient(f: Callable, prox: Callable, stepsize: float = 1.0) -> Fix
 
 
 def block_proximal_gradient(
-    f: Callable, proxes: Sequence[Callable], stepsizes: float | Sequence[float] = 1.0
+    f: Callable[..., Any], proxes: Sequence[Callable[..., Any]], stepsizes: float | Sequence[float] = 1.0
 ) -> FixedPointCondition:
     """T_j = prox_j(x_j - η_j [∇₁f(x, θ)]_j, η_j, θ), for the minimum of f(x, θ) + Σ_j g_j(x_j, θ).
 
@@ -115,13 +115,13 @@ def block_proximal_gradient(
     proxes = tuple(proxes)
     for prox in proxes:
         require_callable(prox, "proximal operator")
-    stepsizes = tuple(stepsizes) if np.ndim(stepsizes) else (stepsizes,) * len(proxes)
-    if len(stepsizes) != len(proxes):
-        raise InputError(f"There must be one stepsize for each block, or one for all, not {len(stepsizes)} for {len(proxes)}.")
-    return FixedPointCondition(_block_proximal_gradient, (f, proxes, tuple(map(_stepsize, stepsizes))))
+    sizes: tuple[Any, ...] = tuple(stepsizes) if np.ndim(stepsizes) else (stepsizes,) * len(proxes)  # type: ignore[arg-type]  # told by ndim
+    if len(sizes) != len(proxes):
+        raise InputError(f"There must be one stepsize for each block, or one for all, not {len(sizes)} for {len(proxes)}.")
+    return FixedPointCondition(_block_proximal_gradient, (f, proxes, tuple(map(_stepsize, sizes))))
 
 
-def projected_gradient(f: Callable, projection: Callable, stepsize: float = 1.0) -> FixedPointCondition:
+def projected_gradient(f: Callable[..., Any], projection: Callable[..., Any], stepsize: float = 1.0) -> FixedPointCondition:
     """T = P(x - η ∇₁f(x, θ), θ), for the minimum of f(x, θ) on a convex set C(θ).
 
     Args:
@@ -139,7 +139,11 @@ def projected_gradient(f: Callable, projection: Callable, stepsize: float = 1.0)
 
 
 def mirror_descent(
-    f: Callable, projection: Callable, *, mirror_map: str | Callable = "entropy", stepsize: float = 1.0
+    f: Callable[..., Any],
+    projection: Callable[..., Any],
+    *,
+    mirror_map: str | Callable[..., Any] = "entropy",
+    stepsize: float = 1.0,
 ) -> FixedPointCondition:
     """T = P(∇φ(x) - η ∇₁f(x, θ), θ), for the minimum of f(x, θ) on a convex set C(θ), in the geometry of φ.
 
@@ -155,12 +159,11 @@ def mirror_descent(
     """
     require_callable(f, "objective")
     require_callable(projection, "projection")
-    if isinstance(mirror_map, str):
-        if mirror_map not in MIRROR_MAPS:
-            raise InputError(f"There is no mirror map {mirror_map!r}.{did_you_mean(mirror_map, MIRROR_MAPS)}")
-        mirror_map = MIRROR_MAPS[mirror_map]
-    require_callable(mirror_map, "mirror map")
-    return FixedPointCondition(_mirror_descent, (f, projection, mirror_map, _stepsize(stepsize)))
+    if isinstance(mirror_map, str) and mirror_map not in MIRROR_MAPS:
+        raise InputError(f"There is no mirror map {mirror_map!r}.{did_you_mean(mirror_map, MIRROR_MAPS)}")
+    slope = MIRROR_MAPS[mirror_map] if isinstance(mirror_map, str) else mirror_map
+    require_callable(slope, "mirror map")
+    return FixedPointCondition(_mirror_descent, (f, projection, slope, _stepsize(stepsize)))
 
 
 class KKTPoint(NamedTuple):
@@ -172,10 +175,10 @@ class KKTPoint(NamedTuple):
 
 
 def kkt(
-    f: Callable,
+    f: Callable[..., Any],
     *,
-    equality: Callable | None = None,
-    inequality: Callable | None = None,
+    equality: Callable[..., Any] | None = None,
+    inequality: Callable[..., Any] | None = None,
     complementarity: str = "product",
 ) -> Condition:
     """The conditions of Karush, Kuhn and Tucker for min f(x, θ) subject to H(x, θ) = 0 and G(x, θ) <= 0:
@@ -223,7 +226,7 @@ class ConicPoint(NamedTuple):
     w: Float[Array, ""]
 
 
-def conic_residual(projection: Callable) -> Condition:
+def conic_residual(projection: Callable[..., Any]) -> Condition:
     """F(z, Q) = ((Q - 1) Π + 1) z, for min c·x subject to A x + s = b, s in a cone K, and its dual.
 
     Π projects on R^n × K* × R₊. With Q of `conic_embedding` a root z = (u, v, w), w > 0, holds the solution
@@ -246,7 +249,7 @@ def conic_residual(projection: Callable) -> Condition:
     return Condition(_conic_residual, (projection,))
 
 
-def conic_null_space(projection: Callable) -> Condition:
+def conic_null_space(projection: Callable[..., Any]) -> Condition:
     """`null_space(z, Q) -> Gauge` for the condition `conic_residual(projection)`: ∂F/∂z z = 0 and (∂F/∂z)ᵀ Πz = 0.
 
     Raises:
@@ -281,7 +284,7 @@ def conic_point(x: Float[Array, " n"], y: Float[Array, " m"], s: Float[Array, " 
     return ConicPoint(x, y - s, jnp.ones((), x.dtype))
 
 
-def conic_solution(z: ConicPoint, projection: Callable) -> tuple[Array, Array, Array]:
+def conic_solution(z: ConicPoint, projection: Callable[..., Any]) -> tuple[Array, Array, Array]:
     """`(x, y, s)` = (u, P_K*(v), P_K*(v) - v)/w, with `projection` that on K.
 
     Raises:
@@ -294,17 +297,18 @@ def conic_solution(z: ConicPoint, projection: Callable) -> tuple[Array, Array, A
     return u / w, y / w, (y - v) / w
 
 
-def _gradient(f, x, *args):
+def _gradient(f: Callable[..., Any], x: PyTree, *args: Any) -> PyTree:
     value = jax.eval_shape(f, x, *args)
-    if jax.tree.structure(value) != jax.tree.structure(0.0) or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+    single = jax.tree_util.treedef_is_leaf(jax.tree.structure(value))
+    if not single or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise InputError(f"The objective must give one real floating-point number, not {outline(value)}.")
     return jax.grad(f)(x, *args)
 
 
-def _newton(F, stepsize, z, *args):
+def _newton(F: Callable[..., Any], stepsize: Any, z: PyTree, *args: Any) -> PyTree:
     flat, unravel = ravel_pytree(z)
 
-    def condition(unknown):
+    def condition(unknown: PyTree) -> Array:
         value = F(unravel(unknown), *args)
         check_condition(value, z)
         return ravel_pytree(value)[0]
@@ -313,19 +317,21 @@ def _newton(F, stepsize, z, *args):
     return unravel(flat - stepsize * linear_solve(product, value)[0])
 
 
-def _descent(f, stepsize, x, args):
+def _descent(f: Callable[..., Any], stepsize: Any, x: PyTree, args: tuple[Any, ...]) -> PyTree:
     return jax.tree.map(lambda leaf, slope: leaf - stepsize * slope, x, _gradient(f, x, *args))
 
 
-def _proximal_gradient(f, prox, stepsize, x, *args):
+def _proximal_gradient(f: Callable[..., Any], prox: Callable[..., Any], stepsize: Any, x: PyTree, *args: Any) -> PyTree:
     return prox(_descent(f, stepsize, x, args), stepsize, *args)
 
 
-def _projected_gradient(f, projection, stepsize, x, *args):
+def _projected_gradient(f: Callable[..., Any], projection: Callable[..., Any], stepsize: Any, x: PyTree, *args: Any) -> PyTree:
     return projection(_descent(f, stepsize, x, args), *args)
 
 
-def _block_proximal_gradient(f, proxes, stepsizes, x, *args):
+def _block_proximal_gradient(
+    f: Callable[..., Any], proxes: Sequence[Callable[..., Any]], stepsizes: Sequence[float], x: PyTree, *args: Any
+) -> PyTree:
     if not isinstance(x, tuple | list) or len(x) != len(proxes):
         raise InputError(f"The unknown must be a tuple or list of {len(proxes)} blocks, one for each proximal operator.")
     slopes = _gradient(f, x, *args)
@@ -336,12 +342,14 @@ def _block_proximal_gradient(f, proxes, stepsizes, x, *args):
     return _rebuilt(x, blocks)
 
 
-def _mirror_descent(f, projection, mirror_map, stepsize, x, *args):
+def _mirror_descent(
+    f: Callable[..., Any], projection: Callable[..., Any], mirror_map: Callable[..., Any], stepsize: Any, x: PyTree, *args: Any
+) -> PyTree:
     y = jax.tree.map(lambda image, slope: image - stepsize * slope, mirror_map(x), _gradient(f, x, *args))
     return projection(y, *args)
 
 
-def _logarithm(x):
+def _logarithm(x: PyTree) -> PyTree:
     # A component that has underflowed to zero stays there; log 0 would have no slope.
     return jax.tree.map(lambda leaf: jnp.log(jnp.maximum(leaf, jnp.finfo(leaf.dtype).tiny)), x)
 
@@ -350,7 +358,7 @@ MIRROR_MAPS = {"entropy": _logarithm, "euclidean": free}
 """Gradients ∇φ by the name of their geometry."""
 
 
-def _fischer_burmeister(lam, g):
+def _fischer_burmeister(lam: Array, g: Array) -> Array:
     # At λ = G = 0 the root has no slope, and there the solution has none either.
     square = lam * lam + g * g
     return lam - g - jnp.sqrt(jnp.where(square > 0.0, square, 1.0)) * (square > 0.0)
@@ -360,12 +368,19 @@ COMPLEMENTARITIES = {"product": jnp.multiply, "fischer-burmeister": _fischer_bur
 """Functions of λ and G that vanish where one of them does."""
 
 
-def _kkt(f, equality, inequality, complementarity, z, *args):
+def _kkt(
+    f: Callable[..., Any],
+    equality: Callable[..., Any] | None,
+    inequality: Callable[..., Any] | None,
+    complementarity: Callable[..., Any],
+    z: PyTree,
+    *args: Any,
+) -> PyTree:
     if not isinstance(z, tuple) or len(z) != 3:
         raise InputError("The unknown of kkt must be KKTPoint(x, equality, inequality), or a tuple of these three.")
     x, nu, lam = z
 
-    def constraint(function, multiplier, name, x):
+    def constraint(function: Callable[..., Any] | None, multiplier: PyTree, name: str, x: PyTree) -> tuple[PyTree, Any]:
         if (function is None) != (multiplier is None):
             fault = "lacks the" if multiplier is None else "has, without such a constraint, an"
             raise InputError(f"The unknown of kkt {fault} {name} multiplier.")
@@ -375,7 +390,7 @@ def _kkt(f, equality, inequality, complementarity, z, *args):
         _check_multiplier(multiplier, value, name)
         return value, dot(multiplier, value)
 
-    def lagrangian(x):
+    def lagrangian(x: PyTree) -> tuple[Any, Any]:
         h, nu_h = constraint(equality, nu, "equality", x)
         g, lam_g = constraint(inequality, lam, "inequality", x)
         return f(x, *args) + nu_h + lam_g, (h, g)
@@ -384,18 +399,18 @@ def _kkt(f, equality, inequality, complementarity, z, *args):
     return _rebuilt(z, [slope, h, jax.tree.map(complementarity, lam, g)])
 
 
-def _conic_parts(z):
+def _conic_parts(z: PyTree) -> ConicPoint:
     if not isinstance(z, tuple) or len(z) != 3 or [jnp.ndim(part) for part in z] != [1, 1, 0]:
         raise InputError("The unknown of a conic problem must be ConicPoint(u, v, w) of two vectors and a number.")
-    return z
+    return ConicPoint(*z)
 
 
-def _conic_projection(projection, z):
+def _conic_projection(projection: Callable[..., Any], z: Any) -> Array:
     u, v, w = _conic_parts(z)
     return jnp.concatenate([u, dual(v, projection), jax.nn.relu(w)[None]])
 
 
-def _conic_residual(projection, z, Q):
+def _conic_residual(projection: Callable[..., Any], z: PyTree, Q: Array) -> PyTree:
     projected = _conic_projection(projection, z)
     flat, unravel = ravel_pytree(z)
     if jnp.shape(Q) != (flat.size, flat.size):
@@ -403,17 +418,17 @@ def _conic_residual(projection, z, Q):
     return unravel(Q @ projected - projected + flat)
 
 
-def _conic_null_space(projection, z, Q):
+def _conic_null_space(projection: Callable[..., Any], z: PyTree, Q: Array) -> Gauge:
     right, left = ravel_pytree(z)[0], _conic_projection(projection, z)
     return Gauge(basis=(right / jnp.linalg.norm(right))[:, None], left=(left / jnp.linalg.norm(left))[:, None])
 
 
-def _rebuilt(container, parts):
+def _rebuilt(container: PyTree, parts: Sequence[PyTree]) -> PyTree:
     """The parts in a tuple, named tuple or list like the container."""
-    return jax.tree.structure(container, is_leaf=lambda part: part is not container).unflatten(parts)
+    return jax.tree.unflatten(jax.tree.structure(container, is_leaf=lambda part: part is not container), parts)
 
 
-def _stepsize(value):
+def _stepsize(value: Any) -> float:
     try:
         value = float(value)
     except (TypeError, ValueError):
@@ -425,7 +440,7 @@ def _stepsize(value):
     return value
 
 
-def _check_multiplier(multiplier, value, name):
+def _check_multiplier(multiplier: PyTree, value: PyTree, name: str) -> None:
     found, expected = jax.tree.map(jnp.shape, multiplier), jax.tree.map(jnp.shape, value)
-    if jax.tree.structure(multiplier) != jax.tree.structure(value) or found != expected:
+    if jax.tree.structure(multiplier) != jax.tree.structure(value) or found != expected:  # type: ignore[operator]
         raise InputError(f"The {name} multiplier must look like its constraint, {expected}, not {found}.")

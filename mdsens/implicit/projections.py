@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
@@ -41,22 +42,22 @@ def box(y: PyTree, lower: PyTree, upper: PyTree) -> PyTree:
     return jax.tree.map(jnp.clip, y, lower, upper)
 
 
-def non_negative(y: PyTree, *_) -> PyTree:
+def non_negative(y: PyTree, *_: Any) -> PyTree:
     """max(y, 0), on the orthant x >= 0, a cone that is its own dual; any tree."""
     return jax.tree.map(jax.nn.relu, floating(y))
 
 
-def zero(y: PyTree, *_) -> PyTree:
+def zero(y: PyTree, *_: Any) -> PyTree:
     """0, on the cone {0}, whose dual is the whole space: the slack of an equality; any tree."""
     return jax.tree.map(jnp.zeros_like, floating(y))
 
 
-def free(y: PyTree, *_) -> PyTree:
+def free(y: PyTree, *_: Any) -> PyTree:
     """y, on the whole space, whose dual cone is {0}; any tree."""
     return floating(y)
 
 
-def linf_ball(y: PyTree, radius=1.0) -> PyTree:
+def linf_ball(y: PyTree, radius: ArrayLike = 1.0) -> PyTree:
     """min(max(y, -r), r), on max_i |x_i| <= r; any tree.
 
     Raises:
@@ -67,7 +68,7 @@ def linf_ball(y: PyTree, radius=1.0) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.clip(leaf, -radius.astype(leaf.dtype), radius.astype(leaf.dtype)), y)
 
 
-def l2_ball(y: PyTree, radius=1.0) -> PyTree:
+def l2_ball(y: PyTree, radius: ArrayLike = 1.0) -> PyTree:
     """y min(1, r/‖y‖), on ‖x‖ <= r, the norm being that of the whole tree.
 
     Raises:
@@ -82,7 +83,7 @@ def l2_ball(y: PyTree, radius=1.0) -> PyTree:
     return jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), y)
 
 
-def l1_ball(y: Float[Array, " n"], radius=1.0) -> Float[Array, " n"]:
+def l1_ball(y: Float[Array, " n"], radius: ArrayLike = 1.0) -> Float[Array, " n"]:
     """y inside, else sign(y) P(|y|) with P the projection on the simplex of that radius, on Σ|x_i| <= r.
 
     Raises:
@@ -95,7 +96,7 @@ def l1_ball(y: Float[Array, " n"], radius=1.0) -> Float[Array, " n"]:
     return jnp.where(jnp.sum(jnp.abs(y)) <= radius, y, jnp.sign(y) * simplex(jnp.abs(y), radius))
 
 
-def simplex(y: Float[Array, " n"], radius=1.0) -> Float[Array, " n"]:
+def simplex(y: Float[Array, " n"], radius: ArrayLike = 1.0) -> Float[Array, " n"]:
     """max(y - τ, 0) with the τ for which it adds up to r, on x >= 0, Σ x_i = r.
 
     On the support S = {y_i > τ} the threshold is τ = (Σ_S y_i - r)/|S|, and so are its derivatives.
@@ -117,7 +118,7 @@ def simplex(y: Float[Array, " n"], radius=1.0) -> Float[Array, " n"]:
     return jax.nn.relu(y - tau)
 
 
-def hyperplane(y: PyTree, a: PyTree, b) -> PyTree:
+def hyperplane(y: PyTree, a: PyTree, b: ArrayLike) -> PyTree:
     """y - (a·y - b)/‖a‖² a, on a·x = b.
 
     Args:
@@ -131,7 +132,7 @@ def hyperplane(y: PyTree, a: PyTree, b) -> PyTree:
     return _along_normal(y, a, b, lambda excess: excess)
 
 
-def half_space(y: PyTree, a: PyTree, b) -> PyTree:
+def half_space(y: PyTree, a: PyTree, b: ArrayLike) -> PyTree:
     """y - max(a·y - b, 0)/‖a‖² a, on a·x <= b; arguments and errors as for `hyperplane`."""
     return _along_normal(y, a, b, jax.nn.relu)
 
@@ -154,7 +155,7 @@ def affine(y: Float[Array, " n"], A: Float[Array, "m n"], b: Float[Array, " m"])
     return y - q @ solve_triangular(r, A @ y - b, trans="T")
 
 
-def second_order_cone(y: Float[Array, " n"], *_) -> Float[Array, " n"]:
+def second_order_cone(y: Float[Array, " n"], *_: Any) -> Float[Array, " n"]:
     """On ‖x‖ <= t for vectors (t, x), a cone that is its own dual:
 
     (t, x) inside it, 0 where ‖x‖ <= -t, else (1 + t/‖x‖)/2 (‖x‖, x).
@@ -171,7 +172,7 @@ def second_order_cone(y: Float[Array, " n"], *_) -> Float[Array, " n"]:
     return jnp.where(beside, boundary, jnp.where(t > 0.0, y, 0.0))
 
 
-def kl_simplex(y: Float[Array, " n"], radius=1.0) -> Float[Array, " n"]:
+def kl_simplex(y: Float[Array, " n"], radius: ArrayLike = 1.0) -> Float[Array, " n"]:
     """r exp(y_i)/Σ_j exp(y_j), the point of the simplex nearest to exp(y) in the Kullback-Leibler divergence.
 
     The Bregman projection of mirror descent with `mirror_map="entropy"`; y is in the dual space, a logarithm.
@@ -185,7 +186,7 @@ def kl_simplex(y: Float[Array, " n"], radius=1.0) -> Float[Array, " n"]:
     return _radius(radius, y) * jax.nn.softmax(y)
 
 
-def product(projections: Sequence[Callable], sizes: Sequence[int]) -> Callable:
+def product(projections: Sequence[Callable[..., Any]], sizes: Sequence[int]) -> Callable[..., Any]:
     """The projection on C₁ × C₂ × ..., each on its slice of a flat vector, in this order.
 
     Args:
@@ -204,10 +205,10 @@ def product(projections: Sequence[Callable], sizes: Sequence[int]) -> Callable:
 
 @dataclasses.dataclass(frozen=True)
 class _Product:
-    projections: tuple
-    sizes: tuple
+    projections: tuple[Any, ...]
+    sizes: tuple[Any, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.projections) != len(self.sizes):
             raise InputError(
                 f"A product needs one size for each projection, not {len(self.sizes)} sizes for {len(self.projections)}."
@@ -217,7 +218,7 @@ class _Product:
         if not all(isinstance(size, int | np.integer) and size >= 0 for size in self.sizes):
             raise InputError(f"The sizes of a product must be whole numbers that are not negative, not {self.sizes}.")
 
-    def __call__(self, y, *args):
+    def __call__(self, y: PyTree, *args: Any) -> Array:
         y = _vector(y, "product")
         if y.size != sum(self.sizes):
             raise InputError(f"The sizes {self.sizes} of a product add up to {sum(self.sizes)}, but the vector has {y.size}.")
@@ -225,7 +226,7 @@ class _Product:
         return jnp.concatenate([part(slice_, *args) for part, slice_ in zip(self.projections, parts, strict=True)])
 
 
-def dual(y: PyTree, projection: Callable) -> PyTree:
+def dual(y: PyTree, projection: Callable[..., Any]) -> PyTree:
     """y + P_K(-y), the projection on the dual cone K* = {v : v·x >= 0 for all x in K}, from that on the cone K.
 
     J. J. Moreau's decomposition y = P_K(y) - P_K*(-y) (C. R. Acad. Sci. 255, 238, 1962); any tree that `projection` takes.
@@ -237,21 +238,21 @@ def dual(y: PyTree, projection: Callable) -> PyTree:
 # What the projections, the proximal operators and the conditions share.
 
 
-def _radius(radius, y):
-    if jax.tree.structure(radius) != jax.tree.structure(0.0) or jnp.shape(radius) != ():
+def _radius(radius: ArrayLike, y: PyTree) -> Array:
+    if not jax.tree_util.treedef_is_leaf(jax.tree.structure(radius)) or jnp.shape(radius) != ():
         raise InputError(f"The radius must be one number, not {radius!r:.80}.")
     require_not_negative(radius, "radius")
     return jnp.asarray(radius, jnp.result_type(*jax.tree.leaves(y)))
 
 
-def _vector(y, name):
+def _vector(y: PyTree, name: str) -> Array:
     shape = jax.tree.map(jnp.shape, y)
-    if jax.tree.structure(y) != jax.tree.structure(0.0) or len(shape) != 1 or shape[0] == 0:
+    if not jax.tree_util.treedef_is_leaf(jax.tree.structure(y)) or len(shape) != 1 or shape[0] == 0:
         raise InputError(f"{name} projects one vector (n,), not what has the shape {shape}; jax.vmap projects several.")
     return floating(y)
 
 
-def _along_normal(y, a, b, excess):
+def _along_normal(y: PyTree, a: PyTree, b: ArrayLike, excess: Callable[..., Any]) -> PyTree:
     y = floating(y)
     a = spread(a, y, "normal")
     square = dot(a, a)

@@ -11,18 +11,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from mdsens.implicit.trees import floating, require_not_negative, spread
 
 PyTree = Any
 
 
-def identity(y: PyTree, stepsize=1.0, *_) -> PyTree:
+def identity(y: PyTree, stepsize: Any = 1.0, *_: Any) -> PyTree:
     """y, for g = 0: no penalty; any tree."""
     return floating(y)
 
 
-def l1(y: PyTree, stepsize=1.0, strength: PyTree = 1.0) -> PyTree:
+def l1(y: PyTree, stepsize: Any = 1.0, strength: PyTree = 1.0) -> PyTree:
     """sign(y) max(|y| - ηs, 0), for g = Σ s_i |x_i|: the soft threshold of the lasso.
 
     Args:
@@ -37,19 +38,19 @@ def l1(y: PyTree, stepsize=1.0, strength: PyTree = 1.0) -> PyTree:
     return jax.tree.map(_soft, y, _threshold(strength, stepsize, y, "strength"))
 
 
-def non_negative_l1(y: PyTree, stepsize=1.0, strength: PyTree = 1.0) -> PyTree:
+def non_negative_l1(y: PyTree, stepsize: Any = 1.0, strength: PyTree = 1.0) -> PyTree:
     """max(y - ηs, 0), for g = Σ s_i x_i on x >= 0; arguments and errors as for `l1`."""
     y = floating(y)
     return jax.tree.map(lambda leaf, t: jax.nn.relu(leaf - t), y, _threshold(strength, stepsize, y, "strength"))
 
 
-def l2_squared(y: PyTree, stepsize=1.0, strength: PyTree = 1.0) -> PyTree:
+def l2_squared(y: PyTree, stepsize: Any = 1.0, strength: PyTree = 1.0) -> PyTree:
     """y/(1 + ηs), for g = ½ Σ s_i x_i²: the ridge; arguments and errors as for `l1`."""
     y = floating(y)
     return jax.tree.map(lambda leaf, t: leaf / (1.0 + t), y, _threshold(strength, stepsize, y, "strength"))
 
 
-def elastic_net(y: PyTree, stepsize=1.0, l1_strength: PyTree = 1.0, l2_strength: PyTree = 1.0) -> PyTree:
+def elastic_net(y: PyTree, stepsize: Any = 1.0, l1_strength: PyTree = 1.0, l2_strength: PyTree = 1.0) -> PyTree:
     """sign(y) max(|y| - ηs, 0)/(1 + ηr), for g = Σ s_i |x_i| + ½ Σ r_i x_i²; arguments and errors as for `l1`.
 
     H. Zou, T. Hastie, J. R. Stat. Soc. B 67, 301 (2005).
@@ -59,7 +60,7 @@ def elastic_net(y: PyTree, stepsize=1.0, l1_strength: PyTree = 1.0, l2_strength:
     return l2_squared(jax.tree.map(_soft, y, thresholds), stepsize, l2_strength)
 
 
-def group_lasso(y: PyTree, stepsize=1.0, strength=1.0, *, axis: int | None = None) -> PyTree:
+def group_lasso(y: PyTree, stepsize: Any = 1.0, strength: PyTree = 1.0, *, axis: int | None = None) -> PyTree:
     """y max(1 - ηs/‖y‖, 0) in each block, for g = s Σ_blocks ‖x_block‖: whole blocks become zero together.
 
     Args:
@@ -77,7 +78,7 @@ def group_lasso(y: PyTree, stepsize=1.0, strength=1.0, *, axis: int | None = Non
     y = floating(y)
     squares = jax.tree.map(lambda leaf: jnp.sum(leaf * leaf, axis=axis, keepdims=True), y)
 
-    def shrink(leaf, square, t):
+    def shrink(leaf: Array, square: Array, t: Array) -> Array:
         kept = (square > t * t) | (t == 0.0)
         # The square root's slope is infinite at zero, and a derivative looks into both branches of a `where`.
         norm = jnp.sqrt(jnp.where(kept & (square > 0.0), square, 1.0))
@@ -86,12 +87,12 @@ def group_lasso(y: PyTree, stepsize=1.0, strength=1.0, *, axis: int | None = Non
     return jax.tree.map(shrink, y, squares, _threshold(strength, stepsize, squares, "strength"))
 
 
-def _threshold(strength, stepsize, y, name):
+def _threshold(strength: Any, stepsize: Any, y: PyTree, name: str) -> PyTree:
     require_not_negative(strength, name)
     require_not_negative(stepsize, "stepsize")
     return jax.tree.map(lambda s, eta: eta * s, spread(strength, y, name), spread(stepsize, y, "stepsize"))
 
 
-def _soft(y, t):
+def _soft(y: PyTree, t: Array) -> Array:
     # Without a penalty a component moves freely, at y = 0 too.
     return jnp.where((jnp.abs(y) > t) | (t == 0.0), y - t * jnp.sign(y), 0.0)

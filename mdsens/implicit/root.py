@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
 
 from mdsens.errors import InputError, LinearSolveError
 from mdsens.implicit.auxiliary import refused_tangent
@@ -27,7 +28,7 @@ from mdsens.implicit.checks import (
     outline,
 )
 from mdsens.implicit.linear import linear_solve
-from mdsens.implicit.linear_system import Gauge, LinearSolver
+from mdsens.implicit.linear_system import Gauge, LinearSolver, Matvec
 from mdsens.implicit.optimality import FixedPointCondition
 
 PyTree = Any
@@ -39,7 +40,9 @@ ROOT_STEP = 1e-6
 """Distance to a root within which an answer always counts as one (where `ROOT_TOL` is asked for)."""
 
 
-def linearised(optimality: Callable, z: PyTree, args: tuple, operator: Callable | None = None) -> tuple[Callable, Callable]:
+def linearised(
+    optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], operator: Callable[..., Any] | None = None
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """`(A, unravel)`: u ↦ ∂F/∂z u on flat vectors, and the way back to z's structure.
 
     Args:
@@ -57,16 +60,16 @@ def linearised(optimality: Callable, z: PyTree, args: tuple, operator: Callable 
 
 
 def root_jvp(
-    optimality: Callable,
+    optimality: Callable[..., Any],
     z: PyTree,
-    args: tuple,
-    tangents: tuple,
+    args: tuple[Any, ...],
+    tangents: tuple[Any, ...],
     *,
     symmetric: bool = False,
     linear_solver: LinearSolver | None = None,
     gauge: Gauge | None = None,
-    precondition: Callable | None = None,
-    operator: Callable | None = None,
+    precondition: Callable[..., Any] | None = None,
+    operator: Callable[..., Any] | None = None,
     project: bool = False,
     throw: bool = True,
 ) -> tuple[PyTree, jax.Array]:
@@ -109,7 +112,7 @@ def root_jvp(
     return unravel(flat), residual
 
 
-def moving_and_resting(args: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+def moving_and_resting(args: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The leaves of `args` that have a tangent, and those that have None, each None where the other has them.
 
     Raises:
@@ -128,25 +131,25 @@ def moving_and_resting(args: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     return moving, resting
 
 
-def _rounding(product, z):
+def _rounding(product: Matvec, z: PyTree) -> Array:
     flat = ravel_pytree(z)[0]
     return jax.lax.stop_gradient(1e3 * jnp.finfo(flat.dtype).eps * jnp.linalg.norm(product(flat)))
 
 
 def root_vjp(
-    optimality: Callable,
+    optimality: Callable[..., Any],
     z: PyTree,
-    args: tuple,
+    args: tuple[Any, ...],
     cotangent: PyTree,
     *,
     argnums: int | Sequence[int] | None = None,
     symmetric: bool = False,
     linear_solver: LinearSolver | None = None,
     gauge: Gauge | None = None,
-    precondition: Callable | None = None,
-    operator: Callable | None = None,
+    precondition: Callable[..., Any] | None = None,
+    operator: Callable[..., Any] | None = None,
     throw: bool = True,
-) -> tuple[tuple, jax.Array]:
+) -> tuple[tuple[Any, ...], jax.Array]:
     """`(dargs, residual)`: the gradient in `args` of a function of the root z whose gradient in z is `cotangent`.
 
     One solve with Aᵀ serves all arguments. Leaves of `args` that are no floating-point arrays give None.
@@ -162,7 +165,12 @@ def root_vjp(
     _check_args(args)
     args = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, args)
     chosen = _chosen(argnums, args)
-    options = {"symmetric": symmetric, "linear_solver": linear_solver, "gauge": gauge, "precondition": precondition}
+    options: dict[str, Any] = {
+        "symmetric": symmetric,
+        "linear_solver": linear_solver,
+        "gauge": gauge,
+        "precondition": precondition,
+    }
     w, residual = adjoint_solution(optimality, z, args, cotangent, operator=operator, throw=throw, **options)
     moving, resting = eqx.partition(args, tuple(eqx.is_inexact_array if k in chosen else False for k in range(len(args))))
     _, pullback = jax.vjp(lambda m: optimality(z, *eqx.combine(m, resting)), moving)
@@ -173,16 +181,16 @@ def root_vjp(
 
 
 def adjoint_solution(
-    optimality: Callable,
+    optimality: Callable[..., Any],
     z: PyTree,
-    args: tuple,
+    args: tuple[Any, ...],
     cotangent: PyTree,
     *,
     symmetric: bool = False,
     linear_solver: LinearSolver | None = None,
     gauge: Gauge | None = None,
-    precondition: Callable | None = None,
-    operator: Callable | None = None,
+    precondition: Callable[..., Any] | None = None,
+    operator: Callable[..., Any] | None = None,
     throw: bool = True,
 ) -> tuple[PyTree, jax.Array]:
     """`(w, residual)` with Aᵀw = the cotangent, all as for `root_vjp`: the gradient in the arguments is that of -⟨w, F⟩."""
@@ -208,26 +216,26 @@ def adjoint_solution(
     return unravel(w), residual
 
 
-def _poisoned(bad, tangent):
+def _poisoned(bad: Array, tangent: Array) -> Array:
     """NaN where bad, in reverse mode too: a `where` would send a zero back."""
     return jnp.where(bad, jnp.nan, 1.0).astype(tangent.dtype) * tangent
 
 
-def _transposed(product, like):
+def _transposed(product: Matvec, like: PyTree) -> Matvec:
     transpose = jax.linear_transpose(product, like)
     return lambda v: transpose(v)[0]
 
 
-def _is_none(leaf):
+def _is_none(leaf: Any) -> bool:
     return leaf is None
 
 
-def _check_args(args):
+def _check_args(args: object) -> None:
     if not isinstance(args, tuple):
         raise InputError(f"args must be the tuple of the condition's arguments behind the unknown, not a {type(args).__name__}.")
 
 
-def _chosen(argnums, args) -> list[int]:
+def _chosen(argnums: Any, args: tuple[Any, ...]) -> list[int]:
     count = len(args)
     try:
         numbers = range(count) if argnums is None else [operator_index(n) for n in np.atleast_1d(argnums).tolist()]
@@ -242,18 +250,18 @@ def _chosen(argnums, args) -> list[int]:
 
 
 def differentiable_solution(
-    solve: Callable,
-    optimality: Callable,
+    solve: Callable[..., Any],
+    optimality: Callable[..., Any],
     *,
     symmetric: bool = False,
     linear_solver: LinearSolver | None = None,
-    gauge: Callable | None = None,
-    precondition: Callable | None = None,
-    operator: Callable | None = None,
+    gauge: Callable[..., Any] | None = None,
+    precondition: Callable[..., Any] | None = None,
+    operator: Callable[..., Any] | None = None,
     project: bool = False,
     root_tol: float | None = None,
     report: bool = False,
-) -> Callable:
+) -> Callable[..., Any]:
     """Make a solver's answer differentiable by its optimality condition; `custom_root` is the common form of it.
 
     Args:
@@ -272,19 +280,19 @@ def differentiable_solution(
         The start z0 has no influence on the answer and gets a zero derivative.
     """
 
-    def solution(z0, *args):
+    def solution(z0: PyTree, *args: Any) -> tuple[Any, Any]:
         check_closures(solver=solve, condition=optimality, null_space=gauge, preconditioner=precondition)
         arrays, static = eqx.partition(jax.tree.map(_plain, (z0, args)), eqx.is_array)
         check_static(static)
 
         @jax.custom_jvp
-        def answer(arrays):
+        def answer(arrays: Any) -> tuple[Any, Any]:
             # A Python number that is differentiated arrives as one.
             start, values = eqx.combine(jax.tree.map(jnp.asarray, arrays), static)
             return solve(start, *values)
 
         @answer.defjvp
-        def rule(primals, tangents):
+        def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
             # The answer itself is asked for again rather than solved: nested derivatives peel off one level at a time,
             # and at the innermost the solver sees concrete values.
             primal = jax.tree.map(jnp.asarray, primals[0])
@@ -312,7 +320,15 @@ def differentiable_solution(
 
 
 @eqx.filter_jit
-def _tangent(optimality, gauge, precondition, z, args, tangents, options):
+def _tangent(
+    optimality: Callable[..., Any],
+    gauge: Callable[..., Gauge] | None,
+    precondition: Callable[..., Matvec] | None,
+    z: PyTree,
+    args: tuple[Any, ...],
+    tangents: tuple[Any, ...],
+    options: dict[str, Any],
+) -> tuple[PyTree, Array]:
     # What only helps the solve is held fixed: second derivatives are those of the linear system alone.
     fixed_z, fixed_args = jax.lax.stop_gradient((z, eqx.filter(args, eqx.is_array)))
     fixed_args = eqx.combine(fixed_args, args)
@@ -321,7 +337,7 @@ def _tangent(optimality, gauge, precondition, z, args, tangents, options):
     return root_jvp(optimality, z, args, tangents, gauge=null, precondition=helper, **options)
 
 
-def _at_root(optimality, z, args, tolerance, z_dot):
+def _at_root(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], tolerance: float, z_dot: PyTree) -> PyTree:
     """The tangent if z is a root; an error, or NaN where the values are traced, if it is none."""
     error, scale = jax.lax.stop_gradient(_root_error(optimality, z, args))
     if not is_traced(error, scale):
@@ -331,7 +347,7 @@ def _at_root(optimality, z, args, tolerance, z_dot):
 
 
 @eqx.filter_jit
-def _root_error(optimality, z, args):
+def _root_error(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...]) -> tuple[Array, Array]:
     """`(‖F‖, ‖A z‖ + ‖B θ‖ + floor)`: the condition beside the terms that have to cancel in it.
 
     The floor is what a change of all components of z by `ROOT_STEP` makes: beside terms that vanish with z no residual is small.
@@ -347,15 +363,15 @@ def _root_error(optimality, z, args):
 
 
 def custom_root(
-    optimality: Callable,
+    optimality: Callable[..., Any],
     *,
     has_aux: bool = False,
     symmetric: bool = False,
     linear_solver: LinearSolver | None = None,
-    null_space: Callable | None = None,
-    precondition: Callable | None = None,
+    null_space: Callable[..., Any] | None = None,
+    precondition: Callable[..., Any] | None = None,
     root_tol: float | None = ROOT_TOL,
-) -> Callable:
+) -> Callable[..., Any]:
     """Decorate a solver `solve(z0, *args)` of `optimality(z, *args) == 0`, so that its answer is differentiable in `args`.
 
     Unknown and arguments may be any pytrees; leaves that are no floating-point arrays have no derivative. Works in
@@ -391,7 +407,7 @@ def custom_root(
     if linear_solver is not None and not isinstance(linear_solver, LinearSolver):
         raise InputError(f"linear_solver must be one of mdsens.implicit's, such as CG() or Direct(), not {linear_solver!r:.80}.")
 
-    def decorate(solve):
+    def decorate(solve: Callable[..., Any]) -> Callable[..., Any]:
         if not callable(solve):
             raise InputError(f"The solver must be a function solve(z0, *args), not {solve!r:.80}.")
         solution = differentiable_solution(
@@ -406,7 +422,7 @@ def custom_root(
         )
 
         @functools.wraps(solve)
-        def decorated(z0, *args):
+        def decorated(z0: PyTree, *args: Any) -> Any:
             z, aux = solution(z0, *args)
             return (z, aux) if has_aux else z
 
@@ -415,7 +431,7 @@ def custom_root(
     return decorate
 
 
-def custom_fixed_point(fixed_point: Callable, **options) -> Callable:
+def custom_fixed_point(fixed_point: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """Decorate a solver `solve(z0, *args)` of `z == fixed_point(z, *args)`; options as for `custom_root`.
 
     Args:
@@ -426,7 +442,7 @@ def custom_fixed_point(fixed_point: Callable, **options) -> Callable:
     return custom_root(fixed_point_condition(fixed_point), **options)
 
 
-def fixed_point_condition(fixed_point: Callable) -> Callable:
+def fixed_point_condition(fixed_point: Callable[..., Any]) -> Callable[..., Any]:
     """F(z, *args) = T(z, *args) - z; equal for the same T, so that compiled code is found again."""
     return fixed_point if isinstance(fixed_point, FixedPointCondition) else FixedPointCondition(fixed_point, ())
 
@@ -434,26 +450,26 @@ def fixed_point_condition(fixed_point: Callable) -> Callable:
 class _WithoutWitness:
     """`f(z, *args)` as `f(z, witness, *args)`; equal for the same function, so that compiled code is found again."""
 
-    def __init__(self, function):
+    def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
 
-    def __call__(self, z, witness, *args):
+    def __call__(self, z: PyTree, witness: Any, *args: Any) -> Any:
         return self.function(z, *args)
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, _WithoutWitness) and self.function == other.function
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self.function)
 
 
 class _Answering:
     """A solver whose answer is looked at before anyone relies on it."""
 
-    def __init__(self, solve, has_aux):
+    def __init__(self, solve: Callable[..., Any], has_aux: bool) -> None:
         self.solve, self.has_aux = solve, has_aux
 
-    def __call__(self, z0, *args):
+    def __call__(self, z0: PyTree, *args: Any) -> tuple[PyTree, Any]:
         try:
             answer = self.solve(z0, *args)
         except jax.errors.JAXTypeError as error:
@@ -466,10 +482,10 @@ class _Answering:
         return check_answer(answer, self.has_aux)
 
 
-def _plain(leaf):
+def _plain(leaf: Any) -> Any:
     """NumPy's booleans and integers as Python's: settings, not numbers to trace."""
     return leaf.item() if isinstance(leaf, np.bool_ | np.integer) else leaf
 
 
-def _no_tangent(leaf):
+def _no_tangent(leaf: Any) -> Any:
     return refused_tangent(leaf, ())

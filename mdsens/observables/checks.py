@@ -1,17 +1,19 @@
 """What is wrong with an observable that turned out not to be finite or differentiable, and where."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from mdsens.errors import InputError
-from mdsens.potentials.base import parameter_paths
+from mdsens.potentials.base import Potential, parameter_paths
 
 
-def explain_nonfinite(g, system, potential) -> str:
+def explain_nonfinite(g: Any, system: Any, potential: Potential) -> str:
     """Where an observable, or its partial derivative in positions, cell or parameters, is no finite real number [host].
 
     Of the implicit part of a total derivative, which comes from the equilibrium, it says nothing.
@@ -45,7 +47,7 @@ def explain_nonfinite(g, system, potential) -> str:
     return f"The derivative{variable} of {_component(rates, lower=True)} is {kind}{more}: it must be differentiable there."
 
 
-def _slopes(g, system, potential):
+def _slopes(g: Any, system: Any, potential: Potential) -> tuple[Any, Any, Any]:
     """`(value, its rates along a direction in which everything changes, the slopes of its sum)` with everything traced.
 
     A derivative that is not finite shows in the rates of its component, whatever the direction, and in the slopes of its
@@ -55,7 +57,7 @@ def _slopes(g, system, potential):
     states = dict(system) if several else {"": system}
     states = {key: s if s.neighbors is not None else s.with_neighbors(potential) for key, s in states.items()}
 
-    def observed(points, potential):
+    def observed(points: Any, potential: Potential) -> Array:
         moved = {
             key: eqx.tree_at(lambda s: (s.positions, s.cell), s, points[key], is_leaf=lambda leaf: leaf is None)
             for key, s in states.items()
@@ -67,7 +69,7 @@ def _slopes(g, system, potential):
     return value, rates, jax.vjp(observed, *at)[1](jnp.ones_like(value))
 
 
-def _places(slopes, system, potential) -> list[str]:
+def _places(slopes: Any, system: Any, potential: Potential) -> list[str]:
     """The variables in which a derivative is not finite, in words."""
     points, parameters = slopes
     found = []
@@ -80,7 +82,7 @@ def _places(slopes, system, potential) -> list[str]:
     return found + [f"the parameter {name}" for name, leaf in leaves if not np.isfinite(leaf).all()]
 
 
-def _component(values, lower: bool = False) -> str:
+def _component(values: Any, lower: bool = False) -> str:
     """The first component that is not finite, in words; the observable, where it is a scalar or all are finite."""
     bad = np.argwhere(~np.isfinite(values))
     if np.ndim(values) == 0 or len(bad) == 0:
@@ -90,6 +92,6 @@ def _component(values, lower: bool = False) -> str:
     return f"{'component' if lower else 'Component'} {index} of the observable{more}"
 
 
-def _kind(*arrays) -> str:
+def _kind(*arrays: Any) -> str:
     numbers = np.concatenate([np.ravel(a) for a in arrays])
     return str(numbers[~np.isfinite(numbers)][0])

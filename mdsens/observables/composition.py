@@ -1,6 +1,7 @@
 """Which amounts of reference structures have the composition of a structure."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -49,7 +50,7 @@ def reference_amounts(system: System, references: Sequence[System], name: str) -
     return jnp.where(balanced & unique, amounts, jnp.nan).astype(system.positions.dtype)
 
 
-def state_named(states, state: str, name: str) -> System:
+def state_named(states: Any, state: str, name: str) -> System:
     """One of several states that an observable is asked about together.
 
     Raises:
@@ -61,6 +62,6 @@ def state_named(states, state: str, name: str) -> System:
     return states[state]
 
 
-def _counts(system, labels):
+def _counts(system: System, labels: Any) -> Array:
     codes = jnp.asarray([system.labels.index(label) if label in system.labels else -1 for label in labels])
     return jnp.sum(system.species[None, :] == codes[:, None], axis=1).astype(jnp.result_type(float))

@@ -3,18 +3,21 @@
 Each of them compares a state "defect" with a state "bulk": `value_and_gradient(g, {"defect": eq, "bulk": crystal})`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
 
 from mdsens.errors import InputError
 from mdsens.observables.composition import reference_amounts, state_named
 from mdsens.observables.energetics import other_states
-from mdsens.system import is_concrete
+from mdsens.potentials.base import Potential
+from mdsens.system import System, is_concrete
 from mdsens.units import stress_unit
 from mdsens.voigt import from_voigt, to_voigt
 
@@ -22,7 +25,7 @@ SAME_LATTICE = 1e-6
 """How far the multiples of bulk cell vectors that make the defect's cell may be from integers."""
 
 
-def formation_volume(states, potential) -> Float[Array, ""]:
+def formation_volume(states: Mapping[str, System], potential: Potential) -> Float[Array, ""]:
     """Volume of the state "defect" above that of as many atoms of the other states [Å³, in 2-D Å²].
 
     V_f = V_d - (N_d / N_b) V_b, for cells that were relaxed at the same pressure: the derivative of the formation enthalpy
@@ -37,7 +40,7 @@ def formation_volume(states, potential) -> Float[Array, ""]:
     return defect.volume - amounts @ jnp.stack([reference.volume for reference in references])
 
 
-def dipole_tensor(states, potential) -> Float[Array, "dim dim"]:
+def dipole_tensor(states: Mapping[str, System], potential: Potential) -> Float[Array, "dim dim"]:
     """Elastic dipole tensor of a defect in a cell that is a supercell of the bulk's [eV].
 
         P_ij = -V_d (σ_ij of "defect" - σ_ij of "bulk"),
@@ -77,9 +80,9 @@ class relaxation_volume(eqx.Module):
         InputError: a matrix of another shape or one that is not positive definite, or as `dipole_tensor`.
     """
 
-    elastic_constants: Float[Array, "voigt voigt"] | Callable
+    elastic_constants: Float[Array, "voigt voigt"] | Callable[..., Any]
 
-    def __init__(self, elastic_constants):
+    def __init__(self, elastic_constants: ArrayLike) -> None:
         if not callable(elastic_constants):
             elastic_constants = jnp.asarray(elastic_constants, float)
             shape = elastic_constants.shape
@@ -91,7 +94,7 @@ class relaxation_volume(eqx.Module):
                 )
         self.elastic_constants = elastic_constants
 
-    def __call__(self, states, potential):
+    def __call__(self, states: Mapping[str, System], potential: Potential) -> Float[Array, ""]:
         dipole = dipole_tensor(states, potential)
         bulk, dim = states["bulk"], len(dipole)
         constants = self.elastic_constants

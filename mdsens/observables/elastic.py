@@ -13,12 +13,15 @@ J. F. Lutsko, J. Appl. Phys. 65, 2991 (1989), doi:10.1063/1.342716; C. E. Malone
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
 
 from mdsens import stiffness
 from mdsens.errors import InputError, LinearSolveError, did_you_mean
@@ -74,7 +77,8 @@ def elastic_constants(
     traced = not is_concrete(system.positions, system.cell)
     # Strains are infinitesimal: a list without a skin is long enough, and short lists are fast.
     system = potential.prepared(system) if traced else system.with_neighbors(potential, skin=0.0)
-    found = _by_definition(definition, *_response(system, potential, relaxed), system.dim)
+    born, change = _response(system, potential, relaxed)
+    found = _by_definition(definition, born, change, system.dim)
     if is_concrete(found) and not np.isfinite(found).all():
         raise LinearSolveError(
             "The atoms' displacements under strain could not be found, since the Hessian is not positive or is singular beyond "
@@ -83,12 +87,12 @@ def elastic_constants(
     return found
 
 
-def compliance(system, potential, **options) -> Float[Array, "voigt voigt"]:
+def compliance(system: System, potential: Potential, **options: Any) -> Float[Array, "voigt voigt"]:
     """The inverse of the elastic constants [1/GPa; in 2-D Å²/eV]; shears count twice. Options as for `elastic_constants`."""
     return moduli.compliance(elastic_constants(system, potential, **options))
 
 
-def bulk_modulus(system, potential, *, average: str = "hill", **options) -> Float[Array, ""]:
+def bulk_modulus(system: System, potential: Potential, *, average: str = "hill", **options: Any) -> Float[Array, ""]:
     """Bulk modulus of an untextured polycrystal [GPa; in 2-D eV/Å²]: `average` is "voigt", "reuss" or "hill".
 
     "reuss" is that of the single crystal under pressure, V dp/dV. Other options as for `elastic_constants`.
@@ -96,32 +100,42 @@ def bulk_modulus(system, potential, *, average: str = "hill", **options) -> Floa
     return moduli.bulk(elastic_constants(system, potential, **options), average)
 
 
-def shear_modulus(system, potential, *, average: str = "hill", **options) -> Float[Array, ""]:
+def shear_modulus(system: System, potential: Potential, *, average: str = "hill", **options: Any) -> Float[Array, ""]:
     """Shear modulus of an untextured polycrystal [GPa; in 2-D eV/Å²]; options as for `bulk_modulus`."""
     return moduli.shear(elastic_constants(system, potential, **options), average)
 
 
-def young_modulus(system, potential, *, along=None, average: str = "hill", **options) -> Float[Array, ""]:
+def young_modulus(
+    system: System, potential: Potential, *, along: ArrayLike | None = None, average: str = "hill", **options: Any
+) -> Float[Array, ""]:
     """Young's modulus [GPa; in 2-D eV/Å²]: of the crystal pulled along a direction, or of a polycrystal without one."""
     return moduli.young(elastic_constants(system, potential, **options), along=along, average=average)
 
 
-def poisson_ratio(system, potential, *, along=None, across=None, average: str = "hill", **options) -> Float[Array, ""]:
+def poisson_ratio(
+    system: System,
+    potential: Potential,
+    *,
+    along: ArrayLike | None = None,
+    across: ArrayLike | None = None,
+    average: str = "hill",
+    **options: Any,
+) -> Float[Array, ""]:
     """Poisson's ratio: of the crystal pulled along one direction and seen across another, or of a polycrystal."""
     return moduli.poisson(elastic_constants(system, potential, **options), along=along, across=across, average=average)
 
 
-def linear_compressibility(system, potential, **options) -> Float[Array, " dim"]:
+def linear_compressibility(system: System, potential: Potential, **options: Any) -> Float[Array, " dim"]:
     """-d ln(length)/dp along each Cartesian axis [1/GPa; in 2-D Å²/eV]. Their sum is that of the volume."""
     return moduli.linear_compressibility(elastic_constants(system, potential, **options))
 
 
-def universal_anisotropy(system, potential, **options) -> Float[Array, ""]:
+def universal_anisotropy(system: System, potential: Potential, **options: Any) -> Float[Array, ""]:
     """How far the bounds on an untextured polycrystal's moduli lie apart; 0 for an isotropic solid. See `moduli`."""
     return moduli.universal_anisotropy(elastic_constants(system, potential, **options))
 
 
-def elastic_stability(system, potential, **options) -> Float[Array, ""]:
+def elastic_stability(system: System, potential: Potential, **options: Any) -> Float[Array, ""]:
     """The lowest stiffness against homogeneous strain [GPa; in 2-D eV/Å²]: the crystal is stable where it is positive.
 
     The lowest eigenvalue of the symmetric part of Birch's coefficients, which holds under stress too (Born's criteria are
@@ -132,7 +146,7 @@ def elastic_stability(system, potential, **options) -> Float[Array, ""]:
     return moduli.stiffnesses(elastic_constants(system, potential, **options))[0]
 
 
-def _check(system, potential, definition):
+def _check(system: System, potential: Potential, definition: str) -> None:
     if definition not in DEFINITIONS:
         raise InputError(
             f"There are no elastic constants by the definition {definition!r}.{did_you_mean(str(definition), DEFINITIONS)}"
@@ -144,7 +158,7 @@ def _check(system, potential, definition):
         raise InputError("Elastic constants are those of a bulk: the system must have a cell, periodic in all directions.")
 
 
-def _by_definition(definition, curvature, stress, dim):
+def _by_definition(definition: str, curvature: Array, stress: Array, dim: int) -> Array:
     """The constants from ∂²U/∂ε_k∂ε_l and ∂U/∂ε_k, both per volume."""
     strains = jnp.asarray(unit_strains(dim), stress.dtype)
     tensor = jnp.tensordot(stress, strains * (2.0 - np.eye(dim)), 1)
@@ -159,7 +173,7 @@ def _by_definition(definition, curvature, stress, dim):
 
 
 @eqx.filter_jit
-def _response(system, potential, relaxed):
+def _response(system: System, potential: Potential, relaxed: bool) -> tuple[Array, Array]:
     """∂²U/∂ε_k∂ε_l and ∂U/∂ε_k, both per volume."""
     stress = jax.grad(_deformed_energy(system, potential), argnums=1)(*_undeformed(system))
     # Nobody else looks at the list of traced positions.
@@ -169,13 +183,13 @@ def _response(system, potential, relaxed):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _strain_curvature(system, potential, relaxed):
+def _strain_curvature(system: System, potential: Potential, relaxed: bool) -> Array:
     """∂²U/∂ε_k∂ε_l [eV]."""
     return _form(system, potential, _displacements(system, potential, relaxed))
 
 
 @_strain_curvature.defjvp
-def _at_fixed_displacements(relaxed, primals, tangents):
+def _at_fixed_displacements(relaxed: bool, primals: Any, tangents: Any) -> tuple[Array, Array]:
     system, potential = primals
     # Second derivatives go through these, as through all other arguments of the first.
     displacements = _displacements(system, potential, relaxed)
@@ -187,7 +201,7 @@ def _at_fixed_displacements(relaxed, primals, tangents):
     return _form(system, potential, displacements), change
 
 
-def _displacements(system, potential, relaxed) -> Float[Array, "voigt atoms dim"]:
+def _displacements(system: System, potential: Potential, relaxed: bool) -> Float[Array, "voigt atoms dim"]:
     """λ, zero for frozen atoms and rattlers; NaN where the solve fails."""
     shape, count = system.positions.shape, len(unit_strains(system.dim))
     if not relaxed:
@@ -195,17 +209,18 @@ def _displacements(system, potential, relaxed) -> Float[Array, "voigt atoms dim"
     u, strain = _undeformed(system)
     force = jax.grad(_deformed_energy(system, potential))
     change = jax.lax.map(lambda unit: jax.jvp(lambda s: force(u, s), (strain,), (unit,))[1], jnp.eye(count, dtype=strain.dtype))
-    product = stiffness.hessian_operator(system.positions, (Frame(system, None), potential))
+    frame = Frame(system, None)  # type: ignore[arg-type]  # motions are found below
+    product = stiffness.hessian_operator(system.positions, (frame, potential))
     null = jax.lax.stop_gradient(_null_space(system, product))
 
-    def solve(b):
+    def solve(b: Array) -> Array:
         return linear_solve(product, -b.ravel(), solver=SOLVER, symmetric=True, gauge=null, throw=False)[0]
 
     # One after the other: the working set of one product fills the cache.
     return jax.lax.map(solve, change).reshape(count, *shape)
 
 
-def _null_space(system, product) -> Gauge:
+def _null_space(system: System, product: Callable[..., Any]) -> Gauge:
     """Frozen atoms and rattlers, and translations of the others where none is frozen."""
     forces = lambda v: product(v).reshape(system.positions.shape)  # noqa: E731
     active = ~system.frozen & coupled_atoms(forces, system.positions.ravel())
@@ -214,7 +229,7 @@ def _null_space(system, product) -> Gauge:
     return Gauge(jnp.repeat(active, system.dim), translations.reshape(-1, system.dim))
 
 
-def _form(system, potential, displacements) -> Float[Array, "voigt voigt"]:
+def _form(system: System, potential: Potential, displacements: Array) -> Float[Array, "voigt voigt"]:
     """Q((λ_k, e_k), (λ_l, e_l)) [eV]."""
     zero = _undeformed(system)
     slope = jax.grad(_deformed_energy(system, potential), argnums=(0, 1))
@@ -224,47 +239,49 @@ def _form(system, potential, displacements) -> Float[Array, "voigt voigt"]:
     return 0.5 * (form + form.T)
 
 
-def _form_slopes(system, potential, displacements):
+def _form_slopes(system: System, potential: Potential, displacements: Array) -> Any:
     """∂Q/∂(positions, cell, potential) at fixed λ of each pair of strains, in the order of `_pairs`."""
     zero, count = _undeformed(system), len(displacements)
     units = jnp.eye(count, dtype=displacements.dtype)
 
-    def slope(u, strain):
-        def energy(positions, cell, potential):
+    def slope(u: Array, strain: Array) -> Any:
+        def energy(positions: Array, cell: Any, potential: Potential) -> Array:
             there = eqx.tree_at(lambda s: (s.positions, s.cell), system, (positions, cell))
             return _deformed_energy(there, potential)(u, strain)
 
         return jax.grad(energy, argnums=(0, 1, 2))(system.positions, system.cell, potential)
 
-    def second(pair):
+    def second(pair: Any) -> Any:
         first, other = ((displacements[k], units[k]) for k in pair)
         return jax.jvp(lambda *at: jax.jvp(slope, at, first)[1], zero, other)[1]
 
     return jax.lax.map(second, tuple(jnp.asarray(index) for index in _pairs(count)))
 
 
-def _pairs(count):
+def _pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.triu_indices(count)
 
 
-def _symmetric(values, count):
+def _symmetric(values: Any, count: int) -> Array:
     rows, columns = _pairs(count)
     order = np.zeros((count, count), dtype=int)
     order[rows, columns] = order[columns, rows] = np.arange(len(rows))
     return values[order]
 
 
-def _deformed_energy(system, potential):
+def _deformed_energy(system: System, potential: Potential) -> Callable[[Array, Array], Array]:
     """U(u, ε), ε in Voigt's notation [eV]."""
     strains = jnp.asarray(unit_strains(system.dim), system.positions.dtype)
+    cell = system.cell
+    assert cell is not None
 
-    def energy(u, strain):
+    def energy(u: Array, strain: Array) -> Array:
         deformation = jnp.eye(system.dim, dtype=strain.dtype) + jnp.tensordot(strain, strains, 1)
-        places = ((system.positions + u) @ deformation, system.cell @ deformation)
+        places = ((system.positions + u) @ deformation, cell @ deformation)
         return total_energy(potential, eqx.tree_at(lambda s: (s.positions, s.cell), system, places))
 
     return energy
 
 
-def _undeformed(system):
+def _undeformed(system: System) -> tuple[Array, Array]:
     return jnp.zeros_like(system.positions), jnp.zeros(len(unit_strains(system.dim)), system.positions.dtype)

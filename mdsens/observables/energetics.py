@@ -1,7 +1,8 @@
 """Energies, stress and pressure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -12,16 +13,17 @@ from mdsens.equilibrium import Equilibrium
 from mdsens.errors import ConvergenceError, InputError
 from mdsens.neighbors import Neighbors
 from mdsens.observables.composition import reference_amounts, state_named
-from mdsens.potentials.base import listed_energies
+from mdsens.potentials.base import Potential, listed_energies
+from mdsens.system import System
 from mdsens.units import stress_unit
 
 
-def energy(system, potential) -> Float[Array, ""]:
+def energy(system: System, potential: Potential) -> Float[Array, ""]:
     """Potential energy [eV]. At a minimum its derivative is the explicit one, ∂U/∂θ."""
     return potential.energy(system)
 
 
-def stress(system, potential) -> Float[Array, " voigt"]:
+def stress(system: System, potential: Potential) -> Float[Array, " voigt"]:
     """Stress in Voigt order (xx, yy, zz, yz, xz, xy; in 2-D xx, yy, xy), positive in tension [GPa, in 2-D eV/Å²].
 
     Raises:
@@ -30,7 +32,7 @@ def stress(system, potential) -> Float[Array, " voigt"]:
     return potential.stress(system) * stress_unit(system.dim)
 
 
-def pressure(system, potential) -> Float[Array, ""]:
+def pressure(system: System, potential: Potential) -> Float[Array, ""]:
     """Pressure, minus a third of the trace of the stress [GPa]; in 2-D minus half of it [eV/Å²]."""
     return potential.pressure(system) * stress_unit(system.dim)
 
@@ -49,12 +51,12 @@ class enthalpy(eqx.Module):
 
     pressure: float = eqx.field(static=True)
 
-    def __init__(self, pressure: float):
+    def __init__(self, pressure: float) -> None:
         if not (isinstance(pressure, Real) and np.isfinite(pressure)):
             raise InputError(f"enthalpy wants a pressure in GPa, not {pressure!r}.")
         self.pressure = float(pressure)
 
-    def __call__(self, system, potential):
+    def __call__(self, system: System, potential: Potential) -> Array:
         return potential.energy(system) + self.pressure / stress_unit(system.dim) * system.volume
 
 
@@ -74,17 +76,17 @@ class cohesive_energy(eqx.Module):
 
     isolated: tuple[tuple[str, float], ...] | None = eqx.field(static=True)
 
-    def __init__(self, isolated: Mapping[str, float] | None = None):
+    def __init__(self, isolated: Mapping[str, float] | None = None) -> None:
         if isolated is not None and not (
             isinstance(isolated, Mapping) and all(isinstance(e, Real) and np.isfinite(e) for e in isolated.values())
         ):
             raise InputError(f'isolated= wants energies in eV by species, {{"Si": -0.8}}, not {isolated!r}.')
         self.isolated = None if isolated is None else tuple((str(label), float(e)) for label, e in isolated.items())
 
-    def __call__(self, system, potential):
+    def __call__(self, system: System, potential: Potential) -> Array:
         return (self._separated(system, potential) - potential.energy(system)) / len(system)
 
-    def _separated(self, system, potential):
+    def _separated(self, system: System, potential: Potential) -> Array:
         if self.isolated is not None:
             known = dict(self.isolated)
             if missing := [label for label in system.labels if label not in known]:
@@ -125,19 +127,19 @@ class formation_energy(eqx.Module):
 
     references: tuple[Equilibrium, ...]
 
-    def __init__(self, *references: Equilibrium):
+    def __init__(self, *references: Equilibrium) -> None:
         if not references or not all(isinstance(reference, Equilibrium) for reference in references):
             raise InputError("formation_energy wants one or more references, each an Equilibrium that relax returned.")
         if bad := [reference for reference in references if not reference.converged]:
             raise ConvergenceError(f"A reference of a formation energy is no equilibrium: {bad[0].status.value}.")
         self.references = references
 
-    def __call__(self, system, potential):
+    def __call__(self, system: System, potential: Potential) -> Array:
         systems = [reference.system for reference in self.references]
         return _above(system, systems, potential, "formation_energy")
 
 
-def defect_formation_energy(states, potential) -> Float[Array, ""]:
+def defect_formation_energy(states: Mapping[str, System], potential: Potential) -> Float[Array, ""]:
     """Energy of the state "defect" above as many atoms of the other states, which are its references [eV].
 
     With {"defect": ..., "bulk": ...} of one species it is E_d - (N_d / N_b) E_b; see `formation_energy`.
@@ -149,7 +151,7 @@ def defect_formation_energy(states, potential) -> Float[Array, ""]:
     return _above(defect, other_states(states, "defect", "defect_formation_energy"), potential, "defect_formation_energy")
 
 
-def barrier(states, potential) -> Float[Array, ""]:
+def barrier(states: Mapping[str, System], potential: Potential) -> Float[Array, ""]:
     """Energy of the state "saddle" above the state "minimum" [eV].
 
     Raises:
@@ -164,7 +166,7 @@ def barrier(states, potential) -> Float[Array, ""]:
     return potential.energy(saddle) - potential.energy(minimum)
 
 
-def other_states(states, state: str, name: str) -> list:
+def other_states(states: Mapping[str, System], state: str, name: str) -> list[Any]:
     """The states beside one of them.
 
     Raises:
@@ -176,6 +178,6 @@ def other_states(states, state: str, name: str) -> list:
     return others
 
 
-def _above(system, references, potential, name):
+def _above(system: System, references: Sequence[System], potential: Potential, name: str) -> Array:
     amounts = reference_amounts(system, references, name)
     return potential.energy(system) - amounts @ jnp.stack([potential.energy(reference) for reference in references])

@@ -1,16 +1,20 @@
 """Volume, lattice constants, distances, angles."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+from numpy.typing import ArrayLike
 
 from mdsens.errors import InputError
 from mdsens.observables.images import nearest_vectors
-from mdsens.system import is_concrete
+from mdsens.potentials.base import Potential
+from mdsens.system import System, is_concrete
 
 
-def volume(system, potential) -> Float[Array, ""]:
+def volume(system: System, potential: Potential) -> Float[Array, ""]:
     """Volume of the cell [Å³], in 2-D its area [Å²].
 
     Raises:
@@ -19,7 +23,7 @@ def volume(system, potential) -> Float[Array, ""]:
     return system.volume
 
 
-def lattice_constants(system, potential) -> Float[Array, " constants"]:
+def lattice_constants(system: System, potential: Potential) -> Float[Array, " constants"]:
     """Lengths of the cell vectors [Å] and the angles between them [degrees]: a, b, c, α, β, γ; in 2-D a, b, γ.
 
     α is the angle between b and c, β between a and c, γ between a and b. Differentiable at right angles too.
@@ -48,10 +52,10 @@ class distances(eqx.Module):
 
     pairs: Int[Array, "pairs 2"]
 
-    def __init__(self, pairs):
+    def __init__(self, pairs: ArrayLike) -> None:
         self.pairs = _groups(pairs, 2, "distances wants pairs of different atoms: [(i, j), ...].")
 
-    def __call__(self, system, potential):
+    def __call__(self, system: System, potential: Potential) -> Array:
         _check_atoms(self, self.pairs, system)
         d = nearest_vectors(system, self.pairs)
         return jnp.sqrt(jnp.sum(d * d, axis=-1))
@@ -73,12 +77,12 @@ class angles(eqx.Module):
 
     triplets: Int[Array, "triplets 3"]
 
-    def __init__(self, triplets):
+    def __init__(self, triplets: ArrayLike) -> None:
         self.triplets = _groups(
             triplets, 3, "angles wants triplets of different atoms, the angle at the middle: [(i, j, k), ...]."
         )
 
-    def __call__(self, system, potential):
+    def __call__(self, system: System, potential: Potential) -> Array:
         _check_atoms(self, self.triplets, system)
         return _angle(*_bonds(system, self.triplets, (1, 0), (1, 2)))
 
@@ -98,17 +102,17 @@ class dihedrals(eqx.Module):
 
     quadruplets: Int[Array, "quadruplets 4"]
 
-    def __init__(self, quadruplets):
+    def __init__(self, quadruplets: ArrayLike) -> None:
         self.quadruplets = _groups(quadruplets, 4, "dihedrals wants quadruplets of different atoms: [(i, j, k, l), ...].")
 
-    def __call__(self, system, potential):
+    def __call__(self, system: System, potential: Potential) -> Array:
         if system.dim != 3:
             raise InputError("Dihedral angles are between planes, and a 2-D system has only one: use angles.")
         _check_atoms(self, self.quadruplets, system)
         u, v, w = _bonds(system, self.quadruplets, (0, 1), (1, 2), (2, 3))
         m, n = jnp.cross(u, v), jnp.cross(v, w)
 
-        def straight(a, b, normal):
+        def straight(a: Array, b: Array, normal: Array) -> Array:
             return jnp.sum(normal**2, axis=-1) <= _tip(a.dtype) * jnp.sum(a**2, axis=-1) * jnp.sum(b**2, axis=-1)
 
         sine = jnp.linalg.norm(v, axis=-1) * jnp.sum(u * n, axis=-1)
@@ -116,16 +120,16 @@ class dihedrals(eqx.Module):
         return jnp.where(straight(u, v, m) | straight(v, w, n), jnp.nan, angle)
 
 
-def _tip(dtype) -> float:
+def _tip(dtype: Any) -> float:
     """Square of an angle [rad²] that cannot be told from zero."""
     return float(jnp.finfo(dtype).eps)
 
 
-def _angle(u, v):
+def _angle(u: Array, v: Array) -> Array:
     """Angles between the rows of u and v [degrees]."""
     u, v = (a / jnp.linalg.norm(a, axis=-1, keepdims=True) for a in (u, v))
 
-    def norm(a):
+    def norm(a: Array) -> Array:
         squares = jnp.sum(a**2, axis=-1)
         # The slope of a root at zero, times the factor zero, makes the derivative at the tip of a cone NaN in both modes.
         return jnp.sqrt(squares * jnp.where(squares > _tip(a.dtype), 1.0, 0.0))
@@ -133,13 +137,13 @@ def _angle(u, v):
     return jnp.rad2deg(2.0 * jnp.arctan2(norm(u - v), norm(u + v)))
 
 
-def _bonds(system, groups, *ends):
+def _bonds(system: System, groups: Any, *ends: Any) -> list[Array]:
     """The nearest vectors between the atoms of each group that stand at the given places, one array for each bond."""
     pairs = jnp.concatenate([groups[:, np.array(places)] for places in ends])
     return jnp.split(nearest_vectors(system, pairs), len(ends))
 
 
-def _groups(atoms, size: int, sentence: str) -> Int[Array, "groups size"]:
+def _groups(atoms: Any, size: int, sentence: str) -> Int[Array, "groups size"]:
     try:
         atoms = np.asarray(atoms)
     except ValueError:
@@ -152,7 +156,7 @@ def _groups(atoms, size: int, sentence: str) -> Int[Array, "groups size"]:
     return atoms
 
 
-def _check_atoms(observable, atoms, system):
+def _check_atoms(observable: Any, atoms: Array, system: System) -> None:
     n = len(system)
     if is_concrete(atoms) and not (-n <= np.min(atoms) and np.max(atoms) < n):
         raise InputError(f"{type(observable).__name__} names an atom beyond the {n} of the system.")

@@ -1,6 +1,7 @@
 """Vectors between atoms, to the nearest periodic image."""
 
 import itertools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -8,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from mdsens.system import System
+
 SHORTER = 1e-8
 """Share of its squared length by which a cell vector must become shorter to be replaced."""
 
 
-def nearest_vectors(system, pairs: Int[Array, "pairs 2"]) -> Float[Array, "pairs dim"]:
+def nearest_vectors(system: System, pairs: Int[Array, "pairs 2"]) -> Float[Array, "pairs dim"]:
     """From the first atom of each pair to the nearest image of the second [Å], in any cell, however skewed.
 
     Where two images are equally near, one of them is taken, and the vector has no derivative.
@@ -21,7 +24,7 @@ def nearest_vectors(system, pairs: Int[Array, "pairs 2"]) -> Float[Array, "pairs
 
 
 @eqx.filter_jit
-def _nearest(pairs, positions, cell, pbc):
+def _nearest(pairs: Any, positions: Array, cell: Any, pbc: Any) -> Array:
     d = positions[pairs[:, 1]] - positions[pairs[:, 0]]
     if not any(pbc):
         return d
@@ -46,11 +49,11 @@ def _reduction(rows: Float[Array, "n dim"]) -> Int[Array, "n n"]:
     moves = [(k, step) for k in range(n) for step in itertools.product((-1, 0, 1), repeat=n) if step[k] == 1]
     which, steps = np.array([k for k, _ in moves]), np.array([step for _, step in moves])
 
-    def gains(reduced):
+    def gains(reduced: Array) -> Array:
         basis = reduced.astype(rows.dtype) @ rows
         return 1.0 - jnp.sum((steps.astype(rows.dtype) @ basis) ** 2, axis=1) / jnp.sum(basis**2, axis=1)[which]
 
-    def shorten(reduced):
+    def shorten(reduced: Array) -> Array:
         best = jnp.argmax(gains(reduced))
         return reduced.at[jnp.asarray(which)[best]].set(jnp.asarray(steps)[best] @ reduced)
 

@@ -69,7 +69,7 @@ class ForceConstants(eqx.Module):
         bound, batch = self.bound, max(1, BATCH_NUMBERS // self.block.size)
         return jax.lax.map(lambda one: eigenvalues(self.dynamical_matrix(one), bound), q, batch_size=min(batch, len(q)))
 
-    def _weighted(self):
+    def _weighted(self) -> Array:
         return self.block / jnp.sqrt(self.masses[self.row] * self.masses[self.column])[:, None, None]
 
 
@@ -104,7 +104,7 @@ def eigenvalues(matrix: Complex[Array, "n n"], bound: Float[Array, ""]) -> Float
     return values + same.astype(values.dtype) @ shift / jnp.sum(same, axis=1) + beyond
 
 
-def vanishing(squared: Float[Array, "..."], bound: Float[Array, ""]):
+def vanishing(squared: Float[Array, "..."], bound: Float[Array, ""]) -> Array:
     """Where ω² is no more than rounding: acoustic bands at Γ, and other motions that cost no energy."""
     return jnp.abs(squared) <= ROUNDING * jnp.finfo(squared.dtype).eps * bound
 
@@ -119,7 +119,8 @@ def in_terahertz(squared: Float[Array, "..."], bound: Float[Array, ""]) -> Float
 def force_constants(system: System, potential: Potential) -> ForceConstants:
     """Φ(R) at a state, from `system.neighbors` as it is; pure JAX."""
     fresh = freshness(potential, system)
-    return ForceConstants(*couplings(system.with_positions(fresh * system.positions), potential), system.masses)
+    row, column, shift, block = couplings(system.with_positions(fresh * system.positions), potential)
+    return ForceConstants(row, column, shift, block, system.masses)
 
 
 def crystal(system: System, potential: Potential) -> System:

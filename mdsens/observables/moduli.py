@@ -7,9 +7,13 @@ deviatoric strain, of which there are m = 5 (d = 3) or m = 2.
 R. Hill, Proc. Phys. Soc. A 65, 349 (1952), doi:10.1088/0370-1298/65/5/307; in 2-D the same averages by the projectors.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
 
 from mdsens.errors import InputError, did_you_mean
 from mdsens.system import as_float_array, is_concrete
@@ -40,7 +44,7 @@ def shear(C: Float[Array, "voigt voigt"], average: str = "hill") -> Float[Array,
     return _average(C, average, _shear_voigt, _shear_reuss)
 
 
-def young(C: Float[Array, "voigt voigt"], *, along=None, average: str = "hill") -> Float[Array, ""]:
+def young(C: Float[Array, "voigt voigt"], *, along: ArrayLike | None = None, average: str = "hill") -> Float[Array, ""]:
     """Young's modulus: 1/E(n) = n_i n_j S_ijkl n_k n_l along n; 2 d² K G/(d (d - 1) K + 2 G) of an average.
 
     Args:
@@ -57,7 +61,9 @@ def young(C: Float[Array, "voigt voigt"], *, along=None, average: str = "hill") 
     return 2 * dim**2 * K * G / (dim * (dim - 1) * K + 2 * G)
 
 
-def poisson(C: Float[Array, "voigt voigt"], *, along=None, across=None, average: str = "hill") -> Float[Array, ""]:
+def poisson(
+    C: Float[Array, "voigt voigt"], *, along: ArrayLike | None = None, across: ArrayLike | None = None, average: str = "hill"
+) -> Float[Array, ""]:
     """Poisson's ratio: ν(n, m) = -E(n) m_i m_j S_ijkl n_k n_l; (d K - 2 G)/(d (d - 1) K + 2 G) of an average.
 
     Args:
@@ -69,7 +75,7 @@ def poisson(C: Float[Array, "voigt voigt"], *, along=None, across=None, average:
     dim = _dim(C)
     if (along is None) != (across is None):
         raise InputError("Poisson's ratio of a crystal wants two directions: along= which it is pulled, and across=.")
-    if along is not None:
+    if along is not None and across is not None:
         n, m = _dyad(along, dim), _dyad(across, dim)
         weights = np.array([1.0] * dim + [2.0] * (len(C) - dim))
         if is_concrete(n, m) and abs(float(jnp.sum(weights * n * m))) > 1e-12:
@@ -111,30 +117,30 @@ def is_stable(C: Float[Array, "voigt voigt"]) -> bool:
     return bool(stiffnesses(C)[0] > 0.0)
 
 
-def _bulk_voigt(C, dim):
+def _bulk_voigt(C: Array, dim: int) -> Array:
     return jnp.sum(C[:dim, :dim]) / dim**2
 
 
-def _bulk_reuss(C, dim):
+def _bulk_reuss(C: Array, dim: int) -> Array:
     return 1.0 / jnp.sum(jnp.linalg.inv(C)[:dim, :dim])
 
 
-def _shear_voigt(C, dim):
+def _shear_voigt(C: Array, dim: int) -> Array:
     return (_trace(C, dim, 2.0) - jnp.sum(C[:dim, :dim]) / dim) / (2 * _deviators(dim))
 
 
-def _shear_reuss(C, dim):
+def _shear_reuss(C: Array, dim: int) -> Array:
     S = jnp.linalg.inv(C)
     return 0.5 * _deviators(dim) / (_trace(S, dim, 0.5) - jnp.sum(S[:dim, :dim]) / dim)
 
 
-def _trace(matrix, dim, shears):
+def _trace(matrix: Array, dim: int, shears: float) -> Array:
     """Σ_ij of the component ijij."""
     diagonal = jnp.diagonal(matrix)
     return jnp.sum(diagonal[:dim]) + shears * jnp.sum(diagonal[dim:])
 
 
-def _average(C, average, voigt, reuss):
+def _average(C: Array, average: str, voigt: Callable[..., Any], reuss: Callable[..., Any]) -> Array:
     dim = _dim(C)
     if average not in AVERAGES:
         raise InputError(f"There is no average {average!r} of elastic constants.{did_you_mean(str(average), AVERAGES)}")
@@ -143,18 +149,19 @@ def _average(C, average, voigt, reuss):
     return (voigt if average == "voigt" else reuss)(C, dim)
 
 
-def _deviators(dim) -> int:
+def _deviators(dim: int) -> int:
     return dim * (dim + 1) // 2 - 1
 
 
-def _dim(C) -> int:
-    dim = {(6, 6): 3, (3, 3): 2}.get(jnp.shape(C))
+def _dim(C: Array) -> int:
+    dims: dict[tuple[int, ...], int] = {(6, 6): 3, (3, 3): 2}
+    dim = dims.get(jnp.shape(C))
     if dim is None:
         raise InputError(f"Elastic constants are a 6×6 matrix, in 2-D a 3×3 one, not an array of shape {jnp.shape(C)}.")
     return dim
 
 
-def _dyad(direction, dim):
+def _dyad(direction: ArrayLike, dim: int) -> Array:
     """n_i n_j of a unit vector in Voigt's notation, without doubling."""
     n = as_float_array(direction, "a direction")
     if n.shape != (dim,) or (is_concrete(n) and not (np.isfinite(n).all() and np.any(n != 0.0))):

@@ -7,6 +7,7 @@ those of the structure that was given with `system=`.
 
 import math
 from numbers import Real
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
 from jaxtyping import Array, Bool, Float
+from numpy.typing import ArrayLike
 
 from mdsens.errors import InputError
 from mdsens.neighbors import SKIN, Neighbors, find_neighbors
+from mdsens.potentials.base import Potential
 from mdsens.potentials.bonds import neighbor_vectors
 from mdsens.potentials.switching import quintic
 from mdsens.system import System, is_concrete
@@ -32,7 +35,7 @@ class FoundPairs(eqx.Module):
     cell: Float[Array, "dim dim"] | None
     inverse: Float[Array, "dim dim"] | None
 
-    def __init__(self, system: System, reach: float):
+    def __init__(self, system: System, reach: float) -> None:
         if not isinstance(system, System) or not is_concrete(system.positions, system.cell):
             raise InputError(
                 "system= wants a structure with values, such as eq.system: make the observable outside of jit and grad."
@@ -48,21 +51,23 @@ class FoundPairs(eqx.Module):
         farther than R (1 - ‖ε‖) - 2 u, with the deformation ε of the cell and the largest displacement u relative to it.
         """
         reference, strain = self.neighbors.reference, 0.0
-        if self.cell is not None:
+        if self.cell is not None and self.inverse is not None and system.cell is not None:
             deformation = self.inverse @ (system.cell - self.cell)
             reference, strain = reference + reference @ deformation, jnp.linalg.norm(deformation)
         moved = jnp.sqrt(jnp.max(jnp.sum((system.positions - reference) ** 2, axis=-1)))
         return self.neighbors.radius * (1.0 - strain) - 2.0 * moved >= reach
 
 
-def _listed(system, potential, found, reach: float, name: str):
+def _listed(system: System, potential: Potential, found: FoundPairs | None, reach: float, name: str) -> tuple[System, Array]:
     """`(system, sound)`: all pairs within the reach listed; and 1, or NaN where they are not all or a position is not finite."""
 
-    def listing(neighbors):
+    def listing(neighbors: Neighbors) -> System:
         return eqx.tree_at(lambda s: s.neighbors, system, neighbors, is_leaf=lambda leaf: leaf is None)
 
     if is_concrete(system.positions, system.cell):
-        return listing(find_neighbors(system.positions, system.cell, system.pbc, radius=reach, skin=0.0)), 1.0
+        return listing(find_neighbors(system.positions, system.cell, system.pbc, radius=reach, skin=0.0)), jnp.ones(
+            (), system.positions.dtype
+        )
     here = jax.lax.stop_gradient(system)
     if found is not None:
         if len(found.neighbors.index) != len(system):
@@ -83,13 +88,13 @@ def _listed(system, potential, found, reach: float, name: str):
     return system, jnp.where(sound, 1.0, jnp.nan).astype(system.positions.dtype)
 
 
-def _pair_distances(system, reach: float):
+def _pair_distances(system: System, reach: float) -> tuple[Array, Array]:
     """`(r, inside)` of each listed pair, `(N, capacity)`; harmless where not inside."""
     d, inside = neighbor_vectors(system, jnp.asarray(reach))
     return jnp.sqrt(jnp.sum(d * d, axis=-1)), inside
 
 
-def _code(system, label: str, name: str) -> int:
+def _code(system: System, label: str, name: str) -> int:
     if label not in system.labels:
         raise InputError(f"{name} asks for the species {label!r}, and the system has {', '.join(system.labels)}.")
     return system.labels.index(label)
@@ -118,7 +123,7 @@ class coordination(eqx.Module):
     neighbor: str | None = eqx.field(static=True)
     found: FoundPairs | None
 
-    def __init__(self, radius: float, width: float, *, neighbor: str | None = None, system: System | None = None):
+    def __init__(self, radius: float, width: float, *, neighbor: str | None = None, system: System | None = None) -> None:
         if not (_is_length(radius) and _is_length(width) and width <= 2.0 * radius):
             raise InputError(
                 f"coordination wants a radius and a width of at most twice that, lengths in Å, not {radius!r} and {width!r}."
@@ -126,7 +131,7 @@ class coordination(eqx.Module):
         self.radius, self.width, self.neighbor = float(radius), float(width), neighbor
         self.found = None if system is None else FoundPairs(system, self.radius + 0.5 * self.width)
 
-    def __call__(self, system, potential):
+    def __call__(self, system: System, potential: Potential) -> Array:
         edge = self.radius + 0.5 * self.width
         code = None if self.neighbor is None else _code(system, self.neighbor, "coordination")
         system, sound = _listed(system, potential, self.found, edge, "coordination")
@@ -162,42 +167,43 @@ class radial_distribution(eqx.Module):
     pair: tuple[str, str] | None = eqx.field(static=True)
     found: FoundPairs | None
 
-    def __init__(self, r, width: float, *, pair: str | None = None, system: System | None = None):
+    def __init__(self, r: ArrayLike, width: float, *, pair: str | None = None, system: System | None = None) -> None:
         grid = np.asarray(r)
         if grid.ndim != 1 or grid.size == 0 or grid.dtype.kind not in "iuf" or not (np.isfinite(grid) & (grid >= 0.0)).all():
             raise InputError("radial_distribution wants a one-dimensional grid of distances r ≥ 0 in Å: jnp.linspace(0, 6, 100).")
         if not _is_length(width):
             raise InputError(f"The width of radial_distribution must be a positive length in Å, not {width!r}.")
-        if pair is not None and len(str(pair).split("-")) != 2:
+        labels = None if pair is None else tuple(str(pair).split("-"))
+        if labels is not None and len(labels) != 2:
             raise InputError(f'The pair of radial_distribution is two species, "A-B", not {pair!r}.')
         self.r, self.width, self.reach = jnp.asarray(grid, float), float(width), float(grid.max() + TAIL * width)
-        self.pair = None if pair is None else tuple(pair.split("-"))
+        self.pair = labels
         self.found = None if system is None else FoundPairs(system, self.reach)
 
-    def __call__(self, system, potential):
+    def __call__(self, system: System, potential: Potential) -> Array:
         if not all(system.pbc):
             raise InputError("radial_distribution needs a density, and so a system that is periodic in all directions.")
         codes = None if self.pair is None else [_code(system, label, "radial_distribution") for label in self.pair]
         system, sound = _listed(system, potential, self.found, self.reach, "radial_distribution")
         distance, counted = _pair_distances(system, self.reach)
-        normal = float(len(system)) ** 2
+        normal: Any = float(len(system)) ** 2
         if codes is not None:
             a, b = (system.species == code for code in codes)
             counted, normal = counted & a[:, None] & b[system.neighbors.index], jnp.sum(a) * jnp.sum(b)
 
         # One r at a time, and the terms of each computed again where a derivative needs them: they would not fit together.
         @jax.checkpoint
-        def smeared(r):
+        def smeared(r: Array) -> Array:
             return jnp.sum(jnp.where(counted, jnp.exp(-0.5 * ((r - distance) / self.width) ** 2), 0.0))
 
         r = self.r.astype(distance.dtype)
         sums = jax.lax.map(smeared, r) / (self.width * math.sqrt(2.0 * math.pi))
         return sound * system.volume / normal * sums / self._shell(r, system.dim)
 
-    def _shell(self, r, dim):
+    def _shell(self, r: Array, dim: int) -> Array:
         w, below, at = self.width, norm.cdf(r / self.width), norm.pdf(r / self.width)
         return 4.0 * math.pi * ((r**2 + w**2) * below + r * w * at) if dim == 3 else 2.0 * math.pi * (r * below + w * at)
 
 
-def _is_length(value) -> bool:
+def _is_length(value: float) -> bool:
     return isinstance(value, Real) and 0.0 < value < np.inf

@@ -5,8 +5,10 @@ derivatives go through the equilibrium; those of degenerate bands are the mean o
 """
 
 import dataclasses
+from collections.abc import Sequence
 from itertools import pairwise
-from numbers import Integral
+from numbers import Integral, Real
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,10 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from ase.dft.kpoints import parse_path_string
 from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
 
 from mdsens.errors import InputError
 from mdsens.implicit import Direct, Gauge, linear_solve
-from mdsens.observables.lattice_dynamics import crystal, force_constants, in_terahertz, vanishing
+from mdsens.observables.lattice_dynamics import ForceConstants, crystal, force_constants, in_terahertz, vanishing
+from mdsens.potentials.base import Potential
 from mdsens.system import System, as_float_array, is_concrete
 
 
@@ -41,10 +45,10 @@ class phonon_frequencies(eqx.Module):
 
     q: Float[Array, "*q dim"] | None
 
-    def __init__(self, q=None):
+    def __init__(self, q: ArrayLike | None = None) -> None:
         self.q = None if q is None else _wave_vectors(q)
 
-    def __call__(self, system, potential):
+    def __call__(self, system: System, potential: Potential) -> Array:
         q, system = _in(self.q, system, potential)
         return _frequencies(q, system, potential)
 
@@ -63,10 +67,10 @@ class dynamical_matrix(eqx.Module):
 
     q: Float[Array, "*q dim"] | None
 
-    def __init__(self, q=None):
+    def __init__(self, q: ArrayLike | None = None) -> None:
         self.q = None if q is None else _wave_vectors(q)
 
-    def __call__(self, system, potential):
+    def __call__(self, system: System, potential: Potential) -> Array:
         q, system = _in(self.q, system, potential)
         return _matrices(q, system, potential)
 
@@ -87,10 +91,10 @@ class gruneisen_parameters(eqx.Module):
 
     q: Float[Array, "*q dim"] | None
 
-    def __init__(self, q=None):
+    def __init__(self, q: ArrayLike | None = None) -> None:
         self.q = None if q is None else _wave_vectors(q)
 
-    def __call__(self, system, potential):
+    def __call__(self, system: System, potential: Potential) -> Array:
         if system.cell is not None and not all(system.pbc):
             raise InputError("Grüneisen parameters are derivatives in the volume: the cell must be periodic in all directions.")
         q, system = _in(self.q, system, potential)
@@ -115,15 +119,15 @@ class phonon_dos(eqx.Module):
     width: float = eqx.field(static=True)
     mesh: int | tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(self, mesh, frequencies, width):
+    def __init__(self, mesh: int | Sequence[int], frequencies: ArrayLike, width: float) -> None:
         self.mesh, self.frequencies = checked_mesh(mesh), as_float_array(frequencies, "frequencies")
         if self.frequencies.ndim != 1:
             raise InputError(f"frequencies must be a list of numbers in THz, not of shape {self.frequencies.shape}.")
-        if not (np.isscalar(width) and 0.0 < width < np.inf):
+        if not (isinstance(width, Real) and 0.0 < width < np.inf):
             raise InputError(f"width must be a positive number in THz, not {width!r}.")
         self.width = float(width)
 
-    def __call__(self, system, potential):
+    def __call__(self, system: System, potential: Potential) -> Array:
         modes, weights = mesh_frequencies(self.mesh, system, potential)
         return _smeared(modes, weights, self.frequencies, self.width)
 
@@ -180,7 +184,7 @@ def phonon_path(system: System, path: str | None = None, points: int = 100) -> P
     return PhononPath(np.concatenate(q)[:, : system.dim], np.concatenate(distances), np.array(ticks), names)
 
 
-def checked_mesh(mesh) -> int | tuple[int, ...]:
+def checked_mesh(mesh: Any) -> int | tuple[int, ...]:
     """A mesh as it is stored.
 
     Raises:
@@ -212,7 +216,7 @@ def q_mesh(mesh: int | tuple[int, ...], system: System) -> tuple[np.ndarray, np.
     return q - np.round(q), weights / len(steps)
 
 
-def mesh_frequencies(mesh, system: System, potential) -> tuple[Float[Array, "q bands"], np.ndarray]:
+def mesh_frequencies(mesh: Any, system: System, potential: Potential) -> tuple[Float[Array, "q bands"], np.ndarray]:
     """`(frequencies [THz], weights of the q)` on a mesh; Γ is the first q.
 
     Raises:
@@ -224,21 +228,21 @@ def mesh_frequencies(mesh, system: System, potential) -> tuple[Float[Array, "q b
 
 
 @eqx.filter_jit
-def _frequencies(q, system, potential):
+def _frequencies(q: Array, system: System, potential: Potential) -> Array:
     constants = force_constants(system, potential)
     squared = constants.squared_frequencies(q.reshape(-1, system.dim))
     return in_terahertz(squared, constants.bound).reshape(*q.shape[:-1], -1)
 
 
 @eqx.filter_jit
-def _matrices(q, system, potential):
+def _matrices(q: Array, system: System, potential: Potential) -> Array:
     matrix = force_constants(system, potential).dynamical_matrix
     return matrix(q) if q.ndim == 1 else jax.lax.map(matrix, q)
 
 
 @eqx.filter_jit
-def _gruneisen(q, system, potential):
-    def squared_frequencies(positions, cell):
+def _gruneisen(q: Array, system: System, potential: Potential) -> Array:
+    def squared_frequencies(positions: Array, cell: Array) -> tuple[Array, ForceConstants]:
         constants = force_constants(_at(system, positions, cell), potential)
         return constants.squared_frequencies(q.reshape(-1, system.dim)), constants
 
@@ -250,32 +254,34 @@ def _gruneisen(q, system, potential):
     return jnp.where(zero, 0.0, gamma).reshape(*q.shape[:-1], -1)
 
 
-def _response_to_expansion(system, constants) -> Float[Array, "atoms dim"]:
+def _response_to_expansion(system: System, constants: ForceConstants) -> Float[Array, "atoms dim"]:
     """Displacement per isotropic strain that brings atoms back to equilibrium after they followed the cell [Å]."""
+    assert system.cell is not None
     n, dim = system.positions.shape
     arms = system.positions[constants.column] - system.positions[constants.row] + constants.shift @ system.cell
     slope = jax.ops.segment_sum(jnp.einsum("cab,cb->ca", constants.block, arms), constants.row, n)
     hessian = jnp.zeros((n, n, dim, dim), slope.dtype).at[constants.row, constants.column].add(constants.block)
     hessian = jnp.swapaxes(hessian, 1, 2).reshape(n * dim, n * dim)
     translations = Gauge(None, jnp.tile(jnp.eye(dim, dtype=slope.dtype), (n, 1)) / np.sqrt(n))
-    options = {"solver": Direct(), "symmetric": True, "gauge": translations, "throw": False}
-    return linear_solve(lambda u: hessian @ u, -slope.ravel(), **options)[0].reshape(n, dim)
+    b = -slope.ravel()
+    found, _ = linear_solve(lambda u: hessian @ u, b, solver=Direct(), symmetric=True, gauge=translations, throw=False)
+    return found.reshape(n, dim)
 
 
-def _at(system, positions, cell):
+def _at(system: System, positions: Array, cell: Array) -> System:
     return eqx.tree_at(lambda s: (s.positions, s.cell), system, (positions, cell))
 
 
 @eqx.filter_jit
-def _smeared(modes, weights, frequencies, width):
-    def density(frequency):
+def _smeared(modes: Array, weights: np.ndarray, frequencies: Array, width: Any) -> Array:
+    def density(frequency: Array) -> Array:
         x = (frequency - modes) / width
         return weights @ jnp.sum(jnp.exp(-0.5 * x * x), axis=1) / (width * np.sqrt(2.0 * np.pi))
 
     return jax.lax.map(density, frequencies)
 
 
-def _wave_vectors(q):
+def _wave_vectors(q: ArrayLike | None) -> Array:
     q = as_float_array(q, "q")
     if q.ndim not in (1, 2) or q.size == 0:
         raise InputError(f"q must be one wave vector (dim,) or a list of them (q, dim), not of shape {q.shape}.")
@@ -284,7 +290,7 @@ def _wave_vectors(q):
     return q
 
 
-def _in(q, system, potential):
+def _in(q: Array | None, system: System, potential: Potential) -> tuple[Array, System]:
     """`(q, system)`, checked against each other and ready for the compiled part."""
     system = crystal(system, potential)
     if q is None:

@@ -7,16 +7,21 @@ at the volume given. The acoustic modes at Γ, whose frequency is 0, are left ou
 A. A. Maradudin et al., Theory of Lattice Dynamics in the Harmonic Approximation (1971), chapter IV.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ase import units
 from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
 
 from mdsens.errors import InputError
 from mdsens.observables.phonons import checked_mesh, mesh_frequencies, q_mesh
-from mdsens.system import as_float_array, is_concrete
+from mdsens.potentials.base import Potential
+from mdsens.system import System, as_float_array, is_concrete
 
 EV_PER_THZ = units._hplanck * 1e12 / units._e
 """Energy hν of ν = 1 THz [eV] (CODATA 2014, as in `ase.units`)."""
@@ -31,20 +36,20 @@ class _Harmonic(eqx.Module):
     temperature: Float[Array, "*temperatures"]
     mesh: int | tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(self, temperature, mesh=1):
+    def __init__(self, temperature: ArrayLike, mesh: int | Sequence[int] = 1) -> None:
         self.temperature, self.mesh = as_float_array(temperature, "temperature"), checked_mesh(mesh)
         if self.temperature.ndim > 1:
             raise InputError(f"temperature must be one number in K or a list of them, not of shape {self.temperature.shape}.")
         if is_concrete(self.temperature) and not (np.asarray(self.temperature) >= 0.0).all():
             raise InputError(f"The temperature must be zero or more, in K, not {np.min(self.temperature)}.")
 
-    def __call__(self, system, potential):
+    def __call__(self, system: System, potential: Potential) -> Array:
         frequencies, weights = mesh_frequencies(self.mesh, system, potential)
         frequencies = _stable(frequencies, self.mesh, system)
         return _summed(self.of_mode, frequencies, weights, self.temperature)
 
     @staticmethod
-    def of_mode(x, quantum, thermal):
+    def of_mode(x: Array, quantum: Array, thermal: Array) -> Array:
         """A mode's share, from x = hν/kT, hν and kT [eV]."""
         raise NotImplementedError
 
@@ -64,7 +69,7 @@ class harmonic_free_energy(_Harmonic):
     """
 
     @staticmethod
-    def of_mode(x, quantum, thermal):
+    def of_mode(x: Array, quantum: Array, thermal: Array) -> Array:
         return 0.5 * quantum + thermal * jnp.log1p(-jnp.exp(-x))
 
 
@@ -72,7 +77,7 @@ class entropy(_Harmonic):
     """`entropy(temperature, mesh)`: entropy of the phonons [eV/K per cell]; 0 at T = 0. Otherwise as `harmonic_free_energy`."""
 
     @staticmethod
-    def of_mode(x, quantum, thermal):
+    def of_mode(x: Array, quantum: Array, thermal: Array) -> Array:
         return units.kB * (x * jnp.exp(-x) / -jnp.expm1(-x) - jnp.log1p(-jnp.exp(-x)))
 
 
@@ -83,11 +88,11 @@ class heat_capacity(_Harmonic):
     """
 
     @staticmethod
-    def of_mode(x, quantum, thermal):
+    def of_mode(x: Array, quantum: Array, thermal: Array) -> Array:
         return units.kB * x**2 * jnp.exp(-x) / jnp.expm1(-x) ** 2
 
 
-def _stable(frequencies, mesh, system):
+def _stable(frequencies: Array, mesh: Any, system: System) -> Array:
     """The frequencies, or NaN where the harmonic crystal has no thermodynamics.
 
     Raises:
@@ -108,11 +113,11 @@ def _stable(frequencies, mesh, system):
 
 
 @eqx.filter_jit
-def _summed(of_mode, frequencies, weights, temperature):
+def _summed(of_mode: Callable[..., Any], frequencies: Array, weights: Any, temperature: Array) -> Array:
     present = frequencies != 0.0
     quantum = EV_PER_THZ * jnp.where(present, frequencies, 1.0)
 
-    def at(temperature):
+    def at(temperature: Array) -> Array:
         thermal = units.kB * temperature
         warm = quantum < COLD * thermal
         x = jnp.where(warm, quantum / jnp.where(warm, thermal, 1.0), COLD)

@@ -1,11 +1,17 @@
 """Phonon bands."""
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from mdsens.errors import InputError
 from mdsens.plot.drawing import COLOURS, axes_or_new, opened
 from mdsens.spelling import spelled
+
+if TYPE_CHECKING:
+    from mdsens.observables.phonons import PhononPath
 
 WIDEST = 9.0
 """Of a band, in points: where the sensitivity is largest."""
@@ -13,13 +19,13 @@ WIDEST = 9.0
 
 @spelled
 def phonons(
-    path,
-    frequencies: Float[Array, "points bands"],
-    sensitivity: Float[Array, "points bands"] | None = None,
+    path: "PhononPath",
+    frequencies: Float[ArrayLike, "points bands"],
+    sensitivity: Float[ArrayLike, "points bands"] | None = None,
     *,
     parameter: str = "θ",
-    ax=None,
-):
+    ax: Any = None,
+) -> Any:
     """Phonon bands along a path, with a line at each special point; below the zero line are imaginary frequencies.
 
     Args:
@@ -48,7 +54,7 @@ def phonons(
     return opened(ax)
 
 
-def _widths(ax, distances, frequencies, sensitivity, parameter):
+def _widths(ax: Any, distances: np.ndarray, frequencies: np.ndarray, sensitivity: np.ndarray, parameter: str) -> None:
     from matplotlib.collections import LineCollection
     from matplotlib.colors import to_rgb
     from matplotlib.lines import Line2D
@@ -62,10 +68,10 @@ def _widths(ax, distances, frequencies, sensitivity, parameter):
     segments = np.stack([ends[:-1], ends[1:]], axis=2).reshape(-1, 2, 2)
     middle = 0.5 * (values[:-1] + values[1:]).ravel()
     # Pale rather than transparent: segments overlap.
-    pale = [tuple(0.5 + 0.5 * part for part in to_rgb(colour)) for colour in COLOURS[:2]]
+    pale = [(0.5 + 0.5 * red, 0.5 + 0.5 * green, 0.5 + 0.5 * blue) for red, green, blue in map(to_rgb, COLOURS[:2])]
     colours = [pale[0] if value >= 0.0 else pale[1] for value in middle]
     widths = WIDEST * np.abs(middle) / largest
-    ax.add_collection(LineCollection(segments, linewidths=widths, colors=colours, capstyle="round", zorder=1))
+    ax.add_collection(LineCollection(list(segments), linewidths=widths, colors=colours, capstyle="round", zorder=1))
     shown = [(pale[0], "positive"), (pale[1], "negative")]
     handles = [
         Line2D([], [], color=colour, linewidth=WIDEST, label=f"{parameter} {sign}, {largest:.3g} THz where widest")

@@ -1,13 +1,19 @@
 """Numbers: influence of parameters, error bars, tables as heat maps, predictions, convergence, paths."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from mdsens.errors import InputError
 from mdsens.plot.drawing import COLOURS, axes_or_new, opened, patch
 from mdsens.spelling import spelled
+
+if TYPE_CHECKING:
+    from mdsens.chain import Chain
+    from mdsens.prediction import Validity
 
 SHORT = 6
 """Letters of a column's name that stand upright."""

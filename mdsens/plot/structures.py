@@ -1,13 +1,19 @@
 """Derivatives of positions on the structure: as arrows and as colours; in 2-D, in 3-D, and in a slice."""
 
 import itertools
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from mdsens.errors import InputError
 from mdsens.plot.drawing import COLOURS, axes_or_new, patch
 from mdsens.spelling import spelled
+
+if TYPE_CHECKING:
+    from mdsens.equilibrium import Equilibrium
+    from mdsens.system import System
 
 ARROW_SHARE = 0.6
 """Length of the longest arrow in units of the mean distance between neighbours."""
@@ -124,8 +130,8 @@ def crystal(
 
 @spelled
 def slab(
-    eq,
-    derivative: Float[Array, "atoms 3"],
+    eq: "Equilibrium",
+    derivative: Float[ArrayLike, "atoms 3"],
     *,
     normal: str = "z",
     height: float | None = None,
@@ -194,7 +200,7 @@ def slab(
     return ax
 
 
-def _discs(ax, positions, sizes, system, **look):
+def _discs(ax: Any, positions: np.ndarray, sizes: np.ndarray, system: "System", **look: Any) -> Any:
     from matplotlib.collections import EllipseCollection
 
     places, widths = _with_images(positions, sizes, system)
@@ -205,25 +211,25 @@ def _discs(ax, positions, sizes, system, **look):
     return discs
 
 
-def _copies(system) -> int:
+def _copies(system: "System") -> int:
     """Images of each disc that are drawn."""
     return 3 ** sum(system.pbc)
 
 
-def _wrapped(system):
+def _wrapped(system: "System") -> np.ndarray:
     cell = np.asarray(system.cell)
     fractional = np.asarray(system.positions) @ np.linalg.inv(cell)
     return (fractional - np.floor(fractional) * np.asarray(system.pbc)) @ cell
 
 
-def _with_images(positions, sizes, system):
+def _with_images(positions: np.ndarray, sizes: np.ndarray, system: "System") -> tuple[np.ndarray, np.ndarray]:
     """Discs with their periodic images around the cell."""
     steps = [(-1, 0, 1) if flag else (0,) for flag in system.pbc]
     shifts = np.array(list(itertools.product(*steps))) @ np.asarray(system.cell)
     return (positions[:, None] + shifts).reshape(-1, system.dim), np.repeat(sizes, len(shifts))
 
 
-def _diameters(eq):
+def _diameters(eq: "Equilibrium") -> np.ndarray:
     diameter = getattr(eq.potential, "diameter", None)
     if isinstance(diameter, dict):
         return np.array([float(diameter[label]) for label in eq.system.symbols])
@@ -233,7 +239,7 @@ def _diameters(eq):
     return np.broadcast_to(np.asarray(diameter), len(eq.system)).astype(float)
 
 
-def _bonds(x):
+def _bonds(x: np.ndarray) -> Any:
     """Pairs of shown atoms within 1.2 of the shortest distance."""
     distance = np.linalg.norm(x[:, None] - x[None], axis=-1)
     distance[np.tril_indices(len(x))] = np.inf

@@ -31,7 +31,7 @@ from mdsens.potentials.yukawa import Yukawa
 from mdsens.potentials.zbl import ZBL
 from mdsens.potentials.zhou import ZhouJohnsonWadley
 
-SHIPPED = {
+SHIPPED: dict[str, type[Potential]] = {
     cls.__name__: cls
     for cls in (
         *(LennardJones, Mie, WeeksChandlerAndersen, Morse, Buckingham, BornMayerHuggins, Yukawa, ZBL),

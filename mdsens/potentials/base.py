@@ -5,6 +5,7 @@ definition by differentiation, and so does everything that `mdsens.stiffness` an
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -25,7 +26,7 @@ TRACED_RANGE_MARGIN = 1.1
 """Share by which a list is made longer when the range is known only from the values that a potential was built with."""
 
 
-def static(default=dataclasses.MISSING) -> Any:
+def static(default: Any = dataclasses.MISSING) -> Any:
     """A field of a potential that is no parameter: a cutoff, an integer exponent, the name of a switch."""
     return eqx.field(static=True, default=default) if default is not dataclasses.MISSING else eqx.field(static=True)
 
@@ -40,10 +41,10 @@ class _BuiltRange:
 
     value: float | None
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, _BuiltRange)
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(_BuiltRange)
 
 
@@ -107,7 +108,7 @@ class Potential(Spelled, eqx.Module):
                 if name not in cls.__dict__:
                     setattr(cls, name, getattr(Potential, name))
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if not field.metadata.get("static", False):
                 kept = as_parameter if self.keyed else as_tree
@@ -126,7 +127,7 @@ class Potential(Spelled, eqx.Module):
         """Distance beyond which two atoms do not see each other [Å]; by default the field `cutoff`."""
         if not hasattr(self, "cutoff"):
             raise InputError(f"{type(self).__name__} says nothing of its range: give it a field cutoff = mdsens.static(...).")
-        return np.asarray(float(self.cutoff))
+        return np.asarray(float(self.cutoff))  # type: ignore[return-value]  # a constant of every trace
 
     @property
     def ranges(self) -> Float[Array, "*terms"]:
@@ -146,7 +147,7 @@ class Potential(Spelled, eqx.Module):
         """The sum of `atom_energies`, where there is a faster way to it."""
         return jnp.sum(self.atom_energies(system))
 
-    def local_stiffness(self, system: System):
+    def local_stiffness(self, system: System) -> Any:
         """∂²E_i/∂d_ik ∂d_il as a `local_stiffness`, from `system.neighbors`, where energies have such a form."""
         raise NotImplementedError
 
@@ -180,7 +181,7 @@ class Potential(Spelled, eqx.Module):
                 "bring both to one precision with .astype(...)."
             )
 
-    def pair(self, parameter, i: Atom, j: Atom):
+    def pair(self, parameter: Any, i: Atom, j: Atom) -> Array:
         """The value of a parameter for a pair of atoms: one number for all, or a dict keyed by the unordered pair of labels."""
         if not isinstance(parameter, dict):
             if jnp.ndim(parameter):
@@ -189,7 +190,7 @@ class Potential(Spelled, eqx.Module):
         rows = [[self._entry(parameter, canonical_key(f"{a}-{b}")) for b in i.labels] for a in i.labels]
         return rows[0][0] if len(rows) == 1 else jnp.stack([jnp.stack(row) for row in rows])[i.code, j.code]
 
-    def triplet(self, parameter, i: Atom, j: Atom, k: Atom):
+    def triplet(self, parameter: Any, i: Atom, j: Atom, k: Atom) -> Array:
         """The value of a parameter for a centre i with j and k: one number for all, or a dict keyed by the ordered triplet.
 
         With `k is j` only the entries "i-j-j" are needed.
@@ -207,7 +208,7 @@ class Potential(Spelled, eqx.Module):
         codes = (i.code, j.code) if k is j else (i.code, j.code, k.code)
         return table.reshape((len(i.labels),) * len(codes))[codes]
 
-    def one(self, parameter, i: Atom):
+    def one(self, parameter: Any, i: Atom) -> Array:
         """The value of a parameter for one atom: one number for all, a dict by label, or one value per atom, shape `(N,)`."""
         if isinstance(parameter, dict):
             return jnp.stack([self._entry(parameter, label) for label in i.labels])[i.code]
@@ -217,12 +218,12 @@ class Potential(Spelled, eqx.Module):
             raise InputError(f"{self._named(parameter)} has {parameter.shape[0]} values for {i.n_atoms} atoms.")
         return parameter[i.index]
 
-    def _entry(self, parameter, key):
+    def _entry(self, parameter: dict[str, Any], key: str) -> Any:
         if key not in parameter:
             raise InputError(f"{self._named(parameter)} has no entry {key!r}; it has {', '.join(map(repr, parameter))}.")
         return parameter[key]
 
-    def _named(self, parameter) -> str:
+    def _named(self, parameter: Any) -> str:
         names = [name for name, value in self.parameters().items() if value is parameter]
         return f"{type(self).__name__}.{names[0] if names else '<parameter>'}"
 
@@ -232,7 +233,7 @@ class Potential(Spelled, eqx.Module):
         """The potentials whose energies add up to this one; by default itself."""
         return (self,)
 
-    def path_name(self, path) -> str:
+    def path_name(self, path: Any) -> str:
         """The name of a leaf from its path in the tree."""
         return _path_name(path)
 
@@ -284,12 +285,12 @@ class Potential(Spelled, eqx.Module):
         }
 
     @property
-    def dtype(self):
+    def dtype(self) -> Any:
         """The parameters' precision, None without parameters."""
         leaves = jax.tree.leaves(self)
         return jnp.result_type(*leaves) if leaves else None
 
-    def astype(self, dtype) -> "Potential":
+    def astype(self, dtype: Any) -> "Potential":
         """The same potential in another precision. The way to ask for float32."""
         return jax.tree.map(lambda leaf: leaf.astype(dtype), self)
 
@@ -356,7 +357,7 @@ class Potential(Spelled, eqx.Module):
         self.check_strain(system)
         return _pressure(self, self.prepared(system))
 
-    def calculator(self, *, skin: float | None = None):
+    def calculator(self, *, skin: float | None = None) -> Any:
         """A calculator of ASE with the parameters as they are now, `mdsens.Calculator(self)`: `atoms.calc = p.calculator()`."""
         from mdsens.calculator import Calculator
 
@@ -369,7 +370,7 @@ def total_energy(potential: Potential, system: System) -> Float[Array, ""]:
     return factor * potential.total(system.with_positions(factor * system.positions))
 
 
-def sound_stiffness(potential: Potential, system: System):
+def sound_stiffness(potential: Potential, system: System) -> Any:
     """`potential.local_stiffness` from `system.neighbors` as it is; NaN where the list is too short. Pure JAX."""
     factor = soundness(potential, system)
     stiffness = potential.local_stiffness(system.with_positions(factor * system.positions))
@@ -416,24 +417,24 @@ def freshness(potential: Potential, system: System) -> Float[Array, ""]:
 
 
 @eqx.filter_jit
-def _energy(potential, system):
+def _energy(potential: Potential, system: System) -> Array:
     return jnp.sum(_energies(potential, system))
 
 
 @eqx.filter_jit
-def _energies(potential, system):
+def _energies(potential: Potential, system: System) -> Array:
     fresh = freshness(potential, system)
     return fresh * listed_energies(potential, system.with_positions(fresh * system.positions))
 
 
 @eqx.filter_jit
-def _forces(potential, system):
+def _forces(potential: Potential, system: System) -> Array:
     return -jax.grad(lambda x: total_energy(potential, system.with_positions(x)))(freshness(potential, system) * system.positions)
 
 
 @eqx.filter_jit
-def _stress(potential, system):
-    def strained(strain):
+def _stress(potential: Potential, system: System) -> Array:
+    def strained(strain: Array) -> Array:
         return _deformed_energy(potential, system, jnp.eye(system.dim) + 0.5 * (strain + strain.T))
 
     dim = system.dim
@@ -441,15 +442,16 @@ def _stress(potential, system):
 
 
 @eqx.filter_jit
-def _pressure(potential, system):
-    def stretched(stretch):
+def _pressure(potential: Potential, system: System) -> Array:
+    def stretched(stretch: Array) -> Array:
         return _deformed_energy(potential, system, stretch * jnp.eye(system.dim))
 
     unity = jnp.ones((), system.positions.dtype)
     return -jax.jvp(stretched, (unity,), (unity,))[1] / (system.dim * system.volume)
 
 
-def _deformed_energy(potential, system, deformation):
+def _deformed_energy(potential: Potential, system: System, deformation: Array) -> Array:
+    assert system.cell is not None
     where = lambda s: (s.positions, s.cell)  # noqa: E731
     return total_energy(potential, eqx.tree_at(where, system, (system.positions @ deformation, system.cell @ deformation)))
 
@@ -459,12 +461,12 @@ def parameter_paths(potential: Potential) -> list[str]:
     return [potential.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(potential)]
 
 
-def _path_name(path) -> str:
+def _path_name(path: Iterable[Any]) -> str:
     keys = [str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path]
     # A container that only holds a wrapped energy's parameters is no part of their name.
     return ".".join(key for key in keys if key != "values") or ".".join(keys)
 
 
-def _as_tuples(value):
+def _as_tuples(value: Any) -> Any:
     """Lists of a file as the tuples that static fields are."""
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

@@ -5,17 +5,17 @@ import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mdsens.errors import InputError, did_you_mean
 from mdsens.potentials import symmetry_functions
-from mdsens.potentials.base import parameter_paths, static
+from mdsens.potentials.base import Atom, Potential, parameter_paths, static
 from mdsens.potentials.perceptron import Network, check_activation, check_network, evaluated, of_centre, random_network
 from mdsens.potentials.site import SitePotential
 from mdsens.potentials.symmetry_functions import CUTOFFS
@@ -52,11 +52,11 @@ class BehlerParrinello(SitePotential):
     units: ClassVar = {"eta": "Angstrom-2", "Rs": "Angstrom", "angular_eta": "Angstrom-2", "mean": "", "spread": ""}
 
     network: dict[str, Network]
-    mean: dict[str, Float[Array, " inputs"]]
-    spread: dict[str, Float[Array, " inputs"]]
-    eta: Float[Array, " radial"]
-    Rs: Float[Array, " radial"]
-    angular_eta: Float[Array, " angular"]
+    mean: dict[str, Float[Any, " inputs"]]
+    spread: dict[str, Float[Any, " inputs"]]
+    eta: Float[Any, " radial"]
+    Rs: Float[Any, " radial"]
+    angular_eta: Float[Any, " angular"]
     zeta: tuple[int, ...] = static()
     lam: tuple[int, ...] = static()
     cutoff: float = static()
@@ -64,7 +64,7 @@ class BehlerParrinello(SitePotential):
     angular: str = static("G4")
     activation: str = static("tanh")
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if not (np.ndim(self.cutoff) == 0 and np.isfinite(self.cutoff) and self.cutoff > 0):
             raise InputError(f"BehlerParrinello's cutoff must be a positive length in Å, not {self.cutoff!r}.")
         for name, known in (("cutoff_function", CUTOFFS), ("angular", ("G4", "G5"))):
@@ -101,7 +101,7 @@ class BehlerParrinello(SitePotential):
         lam: Sequence[int] = (),
         hidden: Sequence[int] = (16, 16),
         seed: int = 0,
-        **settings,
+        **settings: Any,
     ) -> "BehlerParrinello":
         """Random weights, inputs not yet scaled (see `scaled_to`): where a fit begins."""
         rng = np.random.default_rng(seed)
@@ -126,7 +126,7 @@ class BehlerParrinello(SitePotential):
         return cls.from_file(data_file("silicon_network.npz"))
 
     @classmethod
-    def from_file(cls, path) -> "BehlerParrinello":
+    def from_file(cls, path: str | Path) -> "BehlerParrinello":
         """From a file that `to_file` wrote.
 
         Raises:
@@ -140,8 +140,10 @@ class BehlerParrinello(SitePotential):
                 if sum(entry.file_size for entry in archive.infolist()) > FILE_LIMIT:
                     raise InputError(f"{str(path)!r} would unpack to more than {FILE_LIMIT / 1e9:g} GB.")
             with np.load(path, allow_pickle=False) as file:
-                settings = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(str(file["settings"])).items()}
-                parameters = {}
+                settings: dict[str, Any] = {
+                    k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(str(file["settings"])).items()
+                }
+                parameters: dict[str, Any] = {}
                 for name in set(file.files) - {"settings"}:
                     *groups, last = name.split(".")
                     place = parameters
@@ -154,11 +156,11 @@ class BehlerParrinello(SitePotential):
         except (zipfile.BadZipFile, OSError, KeyError, ValueError, TypeError, AttributeError, EOFError) as error:
             raise InputError(f"{str(path)!r} is no file that BehlerParrinello.to_file wrote, or a damaged one.") from error
 
-    def to_file(self, path) -> None:
+    def to_file(self, path: str | Path) -> None:
         """Write weights and settings to a `.npz` file of NumPy's, which holds numbers and no code."""
         settings = {name: getattr(self, name) for name in ("zeta", "lam", "cutoff", "cutoff_function", "angular", "activation")}
         leaves = dict(zip(parameter_paths(self), map(np.asarray, jax.tree.leaves(self)), strict=True))
-        np.savez_compressed(path, settings=json.dumps(settings), **leaves)
+        np.savez_compressed(path, settings=json.dumps(settings), **leaves)  # type: ignore[arg-type]  # no parameter's name
 
     @property
     def species(self) -> tuple[str, ...]:
@@ -175,10 +177,12 @@ class BehlerParrinello(SitePotential):
         return CUTOFFS[self.cutoff_function][1]
 
     @property
-    def pair_numbers(self) -> int:
+    def pair_numbers(self) -> int:  # type: ignore[override]  # a constant of most others
         return max(1, len(self.zeta))
 
-    def features(self, d, i, j, mask) -> Float[Array, " inputs"]:
+    def features(
+        self, d: Float[Array, "neighbors dim"], i: Atom, j: Atom, mask: Bool[Array, " neighbors"]
+    ) -> Float[Array, " inputs"]:
         """The symmetry functions of one site, arguments as those of `site_energy`."""
         r = jnp.sqrt(jnp.sum(d * d, axis=-1))
         fc = symmetry_functions.cutoff_function(self.cutoff_function, r, self.cutoff, mask)
@@ -195,10 +199,12 @@ class BehlerParrinello(SitePotential):
                 parts.append(jnp.sum(functions * pairs, axis=(1, 2)))
         return jnp.concatenate(parts)
 
-    def site_energy(self, d, i, j, mask):
+    def site_energy(
+        self, d: Float[Array, "neighbors dim"], i: Atom, j: Atom, mask: Bool[Array, " neighbors"]
+    ) -> Float[Array, ""]:
         inputs = self.features(d, i, j, mask)
 
-        def energy(label):
+        def energy(label: str) -> Array:
             scaled = (inputs - self.mean[label]) / self.spread[label]
             return evaluated(self.network[label], scaled, self.activation)[0]
 
@@ -210,15 +216,15 @@ class BehlerParrinello(SitePotential):
 
     def scaled_to(self, systems: Sequence[System]) -> "BehlerParrinello":
         """The same network with inputs of mean 0 and spread 1 over these structures."""
-        values = {label: [] for label in self.species}
+        values: dict[str, list[np.ndarray]] = {label: [] for label in self.species}
         for system in systems:
             of_atoms, symbols = np.asarray(self.inputs(system)), np.array(system.symbols)
             for label in set(symbols):
                 values[label].append(of_atoms[symbols == label])
         mean, spread = dict(self.mean), dict(self.spread)
-        for label, rows in values.items():
-            if rows:
-                rows = np.concatenate(rows)
+        for label, parts in values.items():
+            if parts:
+                rows = np.concatenate(parts)
                 mean[label] = jnp.asarray(rows.mean(axis=0))
                 spread[label] = jnp.asarray(np.maximum(rows.std(axis=0), 1e-6 * np.abs(rows).max(axis=0) + 1e-12))
         return eqx.tree_at(lambda p: (p.mean, p.spread), self, (mean, spread))
@@ -229,6 +235,6 @@ def _count(n_radial: int, n_angular: int, n_species: int) -> int:
 
 
 @eqx.filter_jit
-def _inputs(potential, system):
+def _inputs(potential: Potential, system: System) -> Array:
     d, i, j, inside = potential._sites(system)
     return jax.vmap(potential.features, in_axes=-1)(d, i, j, inside)

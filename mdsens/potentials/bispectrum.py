@@ -11,7 +11,8 @@ function whose coefficients in the matrices u are those of LAMMPS. A quadrature 
 import dataclasses
 import functools
 import itertools
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float, Int
 
 from mdsens.neighbor_sums import fence
-from mdsens.potentials.hypersphere import sphere, triple_integrals
+from mdsens.potentials.hypersphere import Sphere, sphere, triple_integrals
 
 
 class Surroundings(NamedTuple):
@@ -41,7 +42,7 @@ class Surroundings(NamedTuple):
     half_width: Float[Array, "capacity atoms"]
 
     @property
-    def alive(self):
+    def alive(self) -> Array:
         """A number that is not negative, which compilers do not know."""
         return self.own[0]
 
@@ -77,7 +78,8 @@ class Bispectrum:
     def components(self) -> list[tuple[int, int, int]]:
         """Of each component the three functions of which it is made, as places in a list by channel and level."""
         channels = itertools.product(range(self.channels), repeat=3)
-        return [tuple((self.twojmax + 1) * c + j for c, j in zip(cs, js, strict=True)) for cs in channels for js in self.triples]
+        n = self.twojmax + 1
+        return [(n * a + j1, n * b + j2, n * c + j) for a, b, c in channels for j1, j2, j in self.triples]
 
     @property
     def factors(self) -> np.ndarray:
@@ -89,43 +91,43 @@ class Bispectrum:
         n = len(self.components)
         return 1 + n + (n * (n + 1) // 2 if self.quadraticflag else 0)
 
-    def density(self, near: Surroundings, d, weight) -> Float[Array, "channels_harmonics atoms"]:
+    def density(self, near: Surroundings, d: Array, weight: Array) -> Float[Array, "channels_harmonics atoms"]:
         """Coefficients in harmonics of the functions F, channel after channel."""
         rule = self._sphere(d)
         samples = self._samples(near, d, weight)
         parts = [m @ x for sums in samples for m, x in zip(rule.from_samples, sums, strict=True)]
         return jnp.concatenate(parts) + self._own(near, rule.north)
 
-    def _own(self, near, north):
+    def _own(self, near: Surroundings, north: np.ndarray) -> Array:
         """What the atom itself adds."""
         counted = np.arange(self.channels)[:, None] == near.own
         if self.wselfallflag or self.channels == 1:
             counted = jnp.ones_like(counted)
         return (counted[:, None] * north[:, None]).reshape(-1, counted.shape[-1])
 
-    def _samples(self, near, d, weight):
+    def _samples(self, near: Surroundings, d: Array, weight: Array) -> list[list[Array]]:
         """Of each channel the values of Σ_k w_k f(r_k) U_j(q·p_k) for each level j, `(samples, atoms)`."""
         factor, levels = self._of_neighbors(near, d, weight)
         counts = [near.channel == c for c in range(self.channels)] if self.channels > 1 else [True]
         return [[jnp.sum(jnp.where(counted, factor, 0.0) * u, axis=1) for u in levels] for counted in counts]
 
-    def _of_neighbors(self, near, d, weight):
+    def _of_neighbors(self, near: Surroundings, d: Array, weight: Array) -> tuple[Array, list[Array]]:
         """`(w f(r), [U_j(q·p) of each level at the samples q, (samples, capacity, atoms)])`."""
         # Lest sines be computed again at each sample.
         factor, p = fence(self._on_sphere(near, d, weight), near)
         return factor, self._chebyshev(self._at_samples(p))
 
-    def _at_samples(self, p):
+    def _at_samples(self, p: Any) -> Array:
         """q·p, written out, since a product of matrices this thin is slow."""
         return sum(q[:, None, None] * x for q, x in zip(self._sphere(p).samples.T, p, strict=True))
 
-    def _chebyshev(self, x):
+    def _chebyshev(self, x: Array) -> list[Array]:
         levels = [jnp.ones_like(x), 2.0 * x]
         for _ in range(self.twojmax - 1):
             levels.append(2.0 * x * levels[-1] - levels[-2])
         return levels[: self.twojmax + 1]
 
-    def _on_sphere(self, near, d, weight):
+    def _on_sphere(self, near: Surroundings, d: Array, weight: Array) -> tuple[Array, Array]:
         """`(w f(r), p)`, p being `(4, capacity, atoms)`."""
         r = jnp.sqrt(jnp.sum(d * d, axis=1))
         share = (r - self.rmin0) / (near.cutoff - self.rmin0)
@@ -141,15 +143,15 @@ class Bispectrum:
             factor = factor * (0.5 + 0.5 * jnp.sin(0.5 * np.pi * phase))
         return factor, p
 
-    def functions(self, density) -> list[Float[Array, "points atoms"]]:
+    def functions(self, density: Array) -> list[Float[Array, "points atoms"]]:
         """F at the points of the quadrature, by channel and level."""
         return [values.T @ density[place] for place, values in self._levels(density)]
 
-    def _sphere(self, values):
+    def _sphere(self, values: Any) -> Sphere:
         """Tables in the precision of some values."""
         return sphere(self.twojmax, values.dtype.name)
 
-    def _levels(self, density):
+    def _levels(self, density: Array) -> Iterator[Any]:
         """`(slice of the density, values of its harmonics at the points)`, by channel and level."""
         rule = self._sphere(density)
         n = len(rule.level)
@@ -158,13 +160,13 @@ class Bispectrum:
             place = slice(ends[j] - (j + 1) ** 2, ends[j])
             yield slice(place.start + c * n, place.stop + c * n), rule.values[place]
 
-    def components_of(self, near: Surroundings, density) -> Float[Array, "components atoms"]:
+    def components_of(self, near: Surroundings, density: Array) -> Float[Array, "components atoms"]:
         """B of each atom."""
         F, weight = self.functions(density), self._sphere(density).weight[:, None]
         # Products of two serve several.
         pairs = {pair: weight * F[pair[0]] * F[pair[1]] for pair in {triple[:2] for triple in self.components}}
         B = jnp.stack([jnp.sum(pairs[u, v] * F[w], axis=0) for u, v, w in self.components])
-        factors = self.factors[:, None].astype(density.dtype)
+        factors: Any = self.factors[:, None].astype(density.dtype)
         B = factors * B
         if not self.bzeroflag:
             return B
@@ -175,32 +177,32 @@ class Bispectrum:
             zero = zero * jnp.all(channel[:, :, None] == near.own, axis=1)
         return B - zero
 
-    def energies(self, near: Surroundings, d, weight, coefficients) -> Float[Array, " atoms"]:
+    def energies(self, near: Surroundings, d: Array, weight: Array, coefficients: Array) -> Float[Array, " atoms"]:
         B = self.components_of(near, self.density(near, d, weight))
         return coefficients[0] + jnp.sum(self._slope(B, coefficients, 0.5) * B, axis=0)
 
-    def _slope(self, B, coefficients, share=1.0):
+    def _slope(self, B: Array, coefficients: Array, share: Any = 1.0) -> Array:
         """Derivatives of the energy in the components, or with `share` = 1/2 the factors of B in the energy."""
         n = len(self.components)
         linear = coefficients[1 : n + 1]
         return linear + share * jnp.sum(self._square(coefficients) * B, axis=1) if self.quadraticflag else linear
 
-    def _square(self, coefficients) -> Float[Array, "components components atoms"]:
+    def _square(self, coefficients: Array) -> Float[Array, "components components atoms"]:
         """Second derivatives of the energy in the components."""
         n = len(self.components)
         place = np.zeros((n, n), int)
         place[np.triu_indices(n)] = np.arange(n + 1, self.n_coefficients)
         return coefficients[np.maximum(place, place.T)]
 
-    def slopes(self, near: Surroundings, d, weight, coefficients) -> Float[Array, "capacity dim atoms"]:
+    def slopes(self, near: Surroundings, d: Array, weight: Array, coefficients: Array) -> Float[Array, "capacity dim atoms"]:
         """∂E/∂d."""
         return jax.grad(lambda d: jnp.sum(self.energies(near, d, weight, coefficients)))(d)
 
-    def _moved(self, near, d, weight) -> Float[Array, "atoms capacity_dim channels_harmonics"]:
+    def _moved(self, near: Surroundings, d: Array, weight: Array) -> Float[Array, "atoms capacity_dim channels_harmonics"]:
         """∂ρ/∂d."""
         rule = self._sphere(d)
 
-        def levels(d):
+        def levels(d: Array) -> list[Array]:
             factor, u = self._of_neighbors(near, d, weight)
             return [factor * x for x in u]
 
@@ -214,7 +216,7 @@ class Bispectrum:
         atoms, capacity = d.shape[2], d.shape[0]
         return jnp.transpose(moved, (3, 2, 0, 1)).reshape(atoms, 3 * capacity, -1)
 
-    def _component_slopes(self, density) -> Float[Array, "components channels_harmonics atoms"]:
+    def _component_slopes(self, density: Array) -> Float[Array, "components channels_harmonics atoms"]:
         """∂B/∂ρ."""
         F, weight = self.functions(density), self._sphere(density).weight[:, None]
         slopes = []
@@ -234,7 +236,7 @@ class Bispectrum:
             slopes.append(jnp.tensordot(share, jnp.tensordot(values, products, (1, 1)), (1, 1)))
         return jnp.concatenate(slopes, axis=1)
 
-    def _curvature_in_density(self, density, slope) -> Float[Array, "channels_harmonics channels_harmonics atoms"]:
+    def _curvature_in_density(self, density: Array, slope: Any) -> Float[Array, "channels_harmonics channels_harmonics atoms"]:
         """Σ_k slope_k ∂²B_k/∂ρ∂ρ, from the integrals of three harmonics."""
         table, n = triple_integrals(self.twojmax), self.twojmax + 1
         level, integral = self._sphere(density).level, table.integral.astype(density.dtype)
@@ -265,7 +267,7 @@ class Bispectrum:
         ]
         return jnp.concatenate([jnp.concatenate(row, axis=1) for row in rows])
 
-    def _curvatures(self, near, d, weight, coefficients):
+    def _curvatures(self, near: Surroundings, d: Array, weight: Array, coefficients: Array) -> tuple[Any, ...]:
         """`(∂ρ/∂d, ∂²E/∂ρ∂ρ, what the curvature of each neighbour's own place on the sphere adds)`: ∂²E/∂d∂d in factors."""
         density = self.density(near, d, weight)
         B, pull = jax.vjp(lambda rho: self.components_of(near, rho), density)
@@ -276,7 +278,9 @@ class Bispectrum:
             curvature = curvature + jnp.einsum("kan,kln,lbn->abn", G, self._square(coefficients), G)
         return self._moved(near, d, weight), curvature, self._curvature_of_neighbors(near, d, weight, *pull(slope))
 
-    def stiffness(self, near: Surroundings, d, weight, coefficients) -> Float[Array, "capacity dim capacity dim atoms"]:
+    def stiffness(
+        self, near: Surroundings, d: Array, weight: Array, coefficients: Array
+    ) -> Float[Array, "capacity dim capacity dim atoms"]:
         """∂²E/∂d∂d."""
         moved, curvature, own = self._curvatures(near, d, weight, coefficients)
         capacity, dim, atoms = d.shape
@@ -284,7 +288,9 @@ class Bispectrum:
         places = np.arange(capacity)
         return jnp.moveaxis(whole, 0, -1).at[places, :, places].add(jnp.transpose(own, (1, 0, 2, 3)))
 
-    def moved_slopes(self, near: Surroundings, d, weight, coefficients, change) -> Float[Array, "capacity dim atoms"]:
+    def moved_slopes(
+        self, near: Surroundings, d: Array, weight: Array, coefficients: Array, change: Array
+    ) -> Float[Array, "capacity dim atoms"]:
         """What a change of d changes in ∂E/∂d: the product with the stiffness, which is not multiplied out."""
         moved, curvature, own = self._curvatures(near, d, weight, coefficients)
         capacity, dim, atoms = d.shape
@@ -292,7 +298,9 @@ class Bispectrum:
         image = jnp.einsum("nxa,na->nx", moved, jnp.einsum("abn,na->nb", curvature, by_density))
         return jnp.moveaxis(image.reshape(atoms, capacity, dim), 0, -1) + jnp.einsum("bkan,kbn->kan", own, change)
 
-    def _curvature_of_neighbors(self, near, d, weight, by_density) -> Float[Array, "dim capacity dim atoms"]:
+    def _curvature_of_neighbors(
+        self, near: Surroundings, d: Array, weight: Array, by_density: Any
+    ) -> Float[Array, "dim capacity dim atoms"]:
         """Σ_a ∂E/∂ρ_a ∂²ρ_a/∂d∂d of each neighbour: a factor times a function of its place p, taken to second order there."""
         _, p = fence(self._on_sphere(near, d, weight), near)
         x, samples = self._at_samples(p), self._sphere(d).samples
@@ -302,7 +310,7 @@ class Bispectrum:
         for c in range(self.channels):
             of_channel = fields[c * (self.twojmax + 1) : (c + 1) * (self.twojmax + 1)]
 
-            def kernel(x, of_channel=of_channel):
+            def kernel(x: Array, of_channel: Any = of_channel) -> Array:
                 return sum(field[:, None] * u for field, u in zip(of_channel, self._chebyshev(x), strict=True))
 
             slope = lambda x, kernel=kernel: jax.jvp(kernel, (x,), (jnp.ones_like(x),))  # noqa: E731
@@ -316,7 +324,7 @@ class Bispectrum:
                 jnp.where(near.channel == c, b, a) for a, b in zip((value, first, second), others, strict=True)
             )
 
-        def energy(d):
+        def energy(d: Array) -> Array:
             factor, moved = self._on_sphere(near, d, weight)
             moved = moved - p
             curved = 0.5 * jnp.sum(second * moved, axis=1)
@@ -325,7 +333,9 @@ class Bispectrum:
         unit = jnp.broadcast_to(jnp.eye(3, dtype=d.dtype)[:, None, :, None], (3, *d.shape))
         return jax.vmap(lambda direction: jax.jvp(jax.grad(energy), (d,), (direction,))[1])(unit)
 
-    def coefficient_slopes(self, near: Surroundings, d, weight, coefficients, change) -> Float[Array, "capacity dim atoms"]:
+    def coefficient_slopes(
+        self, near: Surroundings, d: Array, weight: Array, coefficients: Array, change: Array
+    ) -> Float[Array, "capacity dim atoms"]:
         """What a change of the coefficients changes in ∂E/∂d; linear in it, with all else computed once."""
         density = self.density(near, d, weight)
         by_density = self._component_slopes(density)
@@ -337,7 +347,7 @@ class Bispectrum:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def energies(form: Bispectrum, near: Surroundings, d, weight, coefficients) -> Float[Array, " atoms"]:
+def energies(form: Bispectrum, near: Surroundings, d: Array, weight: Array, coefficients: Array) -> Float[Array, " atoms"]:
     """Of each atom, from vectors to its neighbours `(capacity, 3, atoms)` [Å], their weights, and coefficients by atom.
 
     Derivatives are those of `slopes`, and theirs are matrices: many directions cost hardly more than one.
@@ -346,13 +356,17 @@ def energies(form: Bispectrum, near: Surroundings, d, weight, coefficients) -> F
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def slopes(form: Bispectrum, near: Surroundings, d, weight, coefficients) -> Float[Array, "capacity dim atoms"]:
+def slopes(
+    form: Bispectrum, near: Surroundings, d: Array, weight: Array, coefficients: Array
+) -> Float[Array, "capacity dim atoms"]:
     """∂E/∂d."""
     return form.slopes(near, d, weight, coefficients)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def work(form: Bispectrum, near: Surroundings, d, weight, coefficients, moved) -> Float[Array, " atoms"]:
+def work(
+    form: Bispectrum, near: Surroundings, d: Array, weight: Array, coefficients: Array, moved: Any
+) -> Float[Array, " atoms"]:
     """The change of each atom's energy along a change of d, to first order.
 
     Its derivatives go through the energy, which for a single direction costs less than those of `slopes`.
@@ -361,10 +375,11 @@ def work(form: Bispectrum, near: Surroundings, d, weight, coefficients, moved) -
 
 
 @functools.partial(energies.defjvp, symbolic_zeros=True)
-def _(form, primals, tangents):
+def _(form: Any, primals: Any, tangents: Any) -> tuple[Any, Any]:
     near, d, *parameters = primals
     _, moved, *changes = tangents
-    value, change = energies(form, *primals), 0.0
+    value = energies(form, *primals)
+    change: Any = 0.0
     if not _is_zero(moved):
         change = change + work(form, *primals, moved)
     if moving := [k for k, step in enumerate(changes) if not _is_zero(step)]:
@@ -373,10 +388,11 @@ def _(form, primals, tangents):
 
 
 @functools.partial(work.defjvp, symbolic_zeros=True)
-def _(form, primals, tangents):
+def _(form: Any, primals: Any, tangents: Any) -> tuple[Any, Any]:
     near, *numbers, moved = primals
     _, *changes, bent = tangents
-    value, change = work(form, *primals), 0.0
+    value = work(form, *primals)
+    change: Any = 0.0
     if not _is_zero(bent):
         change = change + work(form, near, *numbers, bent)
     if moving := [k for k, step in enumerate(changes) if not _is_zero(step)]:
@@ -386,7 +402,7 @@ def _(form, primals, tangents):
 
 
 @functools.partial(slopes.defjvp, symbolic_zeros=True)
-def _(form, primals, tangents):
+def _(form: Any, primals: Any, tangents: Any) -> tuple[Any, Any]:
     near, d, weight, coefficients = primals
     _, moved, by_weight, by_coefficients = tangents
     value, change = slopes(form, *primals), 0.0
@@ -399,14 +415,14 @@ def _(form, primals, tangents):
     return value, change
 
 
-def _is_zero(tangent):
+def _is_zero(tangent: Any) -> bool:
     return isinstance(tangent, SymbolicZero)
 
 
-def _along(function, values, changes, moving):
+def _along(function: Callable[..., Any], values: Any, changes: Any, moving: Any) -> Any:
     """The change of a function with those arguments that move."""
 
-    def of_moving(*some):
+    def of_moving(*some: Any) -> Any:
         return function(*[some[moving.index(k)] if k in moving else value for k, value in enumerate(values)])
 
     return jax.jvp(of_moving, [values[k] for k in moving], [changes[k] for k in moving])[1]

@@ -7,7 +7,7 @@ import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array
 
 from mdsens.errors import InputError
 from mdsens.potentials.central import central
@@ -55,12 +56,13 @@ class BlackBox:
         values: those that it was built with, flat.
     """
 
-    def __init__(self, make: Callable, shapes: tuple, values: tuple):
+    def __init__(self, make: Callable[..., Any], shapes: tuple[Any, ...], values: tuple[Any, ...]) -> None:
         self.make, self.shapes, self.values = make, shapes, values
-        self._calculators, self._results = OrderedDict(), OrderedDict()
+        self._calculators: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self._results: OrderedDict[tuple[Any, ...], Evaluation] = OrderedDict()
         self._lock = threading.Lock()
 
-    def calculator(self, theta):
+    def calculator(self, theta: Any) -> Any:
         """A new calculator.
 
         Raises:
@@ -88,18 +90,20 @@ class BlackBox:
     def gives_stress(self) -> bool:
         return "stress" in getattr(self.calculator(self.values), "implemented_properties", ())
 
-    def evaluate(self, structure: Structure, positions, cell, codes, theta, strained: bool) -> Evaluation:
+    def evaluate(self, structure: Structure, positions: Any, cell: Any, codes: Any, theta: Any, strained: bool) -> Evaluation:
         """What the calculator says of a state [host]."""
-        parts = [np.ascontiguousarray(part, dtype=float) for part in (positions, cell, theta)]
+        positions, cell, theta = (np.ascontiguousarray(part, dtype=float) for part in (positions, cell, theta))
         codes = np.asarray(codes)
-        key = (structure, strained, codes.tobytes(), *(part.tobytes() for part in parts))
+        key = (structure, strained, codes.tobytes(), *(part.tobytes() for part in (positions, cell, theta)))
         with self._lock:
-            return _kept(self._results, key, lambda: self._evaluated(structure, *parts, codes, strained))
+            return _kept(self._results, key, lambda: self._evaluated(structure, positions, cell, theta, codes, strained))
 
-    def _evaluated(self, structure, positions, cell, theta, codes, strained):
+    def _evaluated(
+        self, structure: Structure, positions: np.ndarray, cell: np.ndarray, theta: np.ndarray, codes: np.ndarray, strained: bool
+    ) -> Evaluation:
         from ase import Atoms
 
-        def new():
+        def new() -> Any:
             atoms = Atoms(np.array(structure.numbers)[codes], positions, cell=cell, pbc=structure.pbc)
             atoms.calc = self.calculator(theta)
             return atoms
@@ -118,7 +122,7 @@ class BlackBox:
         return Evaluation(value, slope, np.linalg.solve(cell.T, work))
 
 
-def _kept(store: OrderedDict, key, make):
+def _kept(store: OrderedDict[Any, Any], key: Any, make: Callable[..., Any]) -> Any:
     """The entry of a key, made where it is not there; the oldest entries go."""
     if key in store:
         store.move_to_end(key)
@@ -129,7 +133,7 @@ def _kept(store: OrderedDict, key, make):
     return store[key]
 
 
-def _uses_mdsens(calculator) -> bool:
+def _uses_mdsens(calculator: Any) -> bool:
     """Whether it is one of ours, or a mixture with one."""
     if type(calculator).__module__.startswith("mdsens."):
         return True
@@ -137,23 +141,25 @@ def _uses_mdsens(calculator) -> bool:
     return any(_uses_mdsens(part) for part in mixed)
 
 
-def _on_host(function, shape, *arguments):
+def _on_host(function: Callable[..., Any], shape: Any, *arguments: Any) -> Any:
     return jax.pure_callback(function, jax.ShapeDtypeStruct(shape, jnp.float64), *arguments, vmap_method="sequential")
 
 
-def _whole(found: Evaluation, strained: bool):
+def _whole(found: Evaluation, strained: bool) -> np.ndarray:
     """Positions' and, where asked for, the cell's part of the gradient, flat."""
-    return np.concatenate([found.slope.ravel(), found.cell_slope.ravel()]) if strained else found.slope.ravel()
+    if found.cell_slope is None or not strained:
+        return found.slope.ravel()
+    return np.concatenate([found.slope.ravel(), found.cell_slope.ravel()])
 
 
-def _moved(v, positions, strained):
+def _moved(v: Any, positions: Any, strained: bool) -> tuple[Any, Any]:
     """A flat displacement as those of positions and cell."""
     size = positions.size
     return v[:size].reshape(positions.shape), v[size:].reshape(3, 3) if strained else np.zeros((3, 3))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def energy(box: BlackBox, structure: Structure, positions, cell, theta, codes, steps):
+def energy(box: BlackBox, structure: Structure, positions: Array, cell: Any, theta: Array, codes: Array, steps: Any) -> Array:
     """U [eV]; differentiable twice in positions, cell and parameters together, but not twice in the parameters.
 
     Args:
@@ -161,14 +167,14 @@ def energy(box: BlackBox, structure: Structure, positions, cell, theta, codes, s
         steps: of displacements [Å], and of the parameters.
     """
 
-    def call(positions, cell, theta, codes):
+    def call(positions: Any, cell: Any, theta: Any, codes: Any) -> np.ndarray:
         return np.asarray(box.evaluate(structure, positions, cell, codes, theta, False).energy)
 
     return _on_host(call, (), positions, cell, theta, codes)
 
 
 @functools.partial(energy.defjvp, symbolic_zeros=True)
-def _energy_jvp(box, structure, primals, tangents):
+def _energy_jvp(box: BlackBox, structure: Structure, primals: Any, tangents: Any) -> tuple[Array, Array]:
     positions, cell, _, _, _ = primals
     strained = _moves(tangents[1])
     value, change = energy(box, structure, *primals), jnp.zeros(())
@@ -182,11 +188,11 @@ def _energy_jvp(box, structure, primals, tangents):
     return value, change
 
 
-def _moves(tangent):
+def _moves(tangent: Any) -> bool:
     return not isinstance(tangent, SymbolicZero)
 
 
-def _flat_tangent(tangents, positions, cell, strained):
+def _flat_tangent(tangents: Any, positions: Array, cell: Any, strained: bool) -> Array:
     parts = [tangents[0] if _moves(tangents[0]) else jnp.zeros_like(positions)]
     if strained:
         parts.append(tangents[1] if _moves(tangents[1]) else jnp.zeros_like(cell))
@@ -194,17 +200,19 @@ def _flat_tangent(tangents, positions, cell, strained):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _slope(box, structure, strained, positions, cell, theta, codes, steps):
+def _slope(
+    box: BlackBox, structure: Structure, strained: bool, positions: Array, cell: Any, theta: Array, codes: Array, steps: Any
+) -> Array:
     """∂U/∂(positions, cell), flat."""
 
-    def call(positions, cell, theta, codes):
+    def call(positions: Any, cell: Any, theta: Any, codes: Any) -> np.ndarray:
         return _whole(box.evaluate(structure, positions, cell, codes, theta, strained), strained)
 
     return _on_host(call, (positions.size + 9 * strained,), positions, cell, theta, codes)
 
 
 @functools.partial(_slope.defjvp, symbolic_zeros=True)
-def _slope_jvp(box, structure, strained, primals, tangents):
+def _slope_jvp(box: BlackBox, structure: Structure, strained: bool, primals: Any, tangents: Any) -> tuple[Array, Array]:
     positions, cell, theta, codes, steps = primals
     value = _slope(box, structure, strained, *primals)
     change = jnp.zeros_like(value)
@@ -221,11 +229,13 @@ def _slope_jvp(box, structure, strained, primals, tangents):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _mixed(box, structure, strained, positions, cell, theta, codes, steps):
+def _mixed(
+    box: BlackBox, structure: Structure, strained: bool, positions: Array, cell: Any, theta: Array, codes: Array, steps: Any
+) -> Array:
     """∂²U/∂(positions, cell)∂θ, one column a parameter."""
 
-    def call(positions, cell, theta, codes, lengths):
-        def slope(changed):
+    def call(positions: Any, cell: Any, theta: Any, codes: Any, lengths: Any) -> np.ndarray:
+        def slope(changed: Any) -> np.ndarray:
             return _whole(box.evaluate(structure, positions, cell, codes, changed, strained), strained)
 
         return _by_parameters(slope, theta, lengths, positions.size + 9 * strained)
@@ -235,11 +245,13 @@ def _mixed(box, structure, strained, positions, cell, theta, codes, steps):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _parameter_slope(box, structure, positions, cell, theta, codes, steps):
+def _parameter_slope(
+    box: BlackBox, structure: Structure, positions: Array, cell: Any, theta: Array, codes: Array, steps: Any
+) -> Array:
     """∂U/∂θ."""
 
-    def call(positions, cell, theta, codes, lengths):
-        def value(changed):
+    def call(positions: Any, cell: Any, theta: Any, codes: Any, lengths: Any) -> np.ndarray:
+        def value(changed: Any) -> np.ndarray:
             return np.array([box.evaluate(structure, positions, cell, codes, changed, False).energy])
 
         return _by_parameters(value, theta, lengths, 1)[0]
@@ -248,7 +260,7 @@ def _parameter_slope(box, structure, positions, cell, theta, codes, steps):
 
 
 @functools.partial(_parameter_slope.defjvp, symbolic_zeros=True)
-def _parameter_slope_jvp(box, structure, primals, tangents):
+def _parameter_slope_jvp(box: BlackBox, structure: Structure, primals: Any, tangents: Any) -> tuple[Array, Array]:
     if _moves(tangents[2]):
         raise InputError("A wrapped calculator's second derivatives in its parameters are not available.")
     positions, cell, *_ = primals
@@ -258,20 +270,32 @@ def _parameter_slope_jvp(box, structure, primals, tangents):
 
 
 @functools.partial(_mixed.defjvp, symbolic_zeros=True)
-def _mixed_jvp(*_):
+def _mixed_jvp(*_: Any) -> Any:
     raise InputError(THIRD)
 
 
-def _by_parameters(function, theta, lengths, size):
+def _by_parameters(function: Callable[..., Any], theta: np.ndarray, lengths: Any, size: int) -> np.ndarray:
     theta, lengths = np.asarray(theta), np.asarray(lengths)
-    columns = [central(lambda t, e=e: function(theta + t * e), h) for e, h in zip(np.eye(theta.size), lengths, strict=True)]
+    units = zip(np.eye(theta.size), lengths, strict=True)
+    columns = [central(lambda t, e=e: function(theta + t * e), h) for e, h in units]  # type: ignore[misc]
     return np.stack(columns, axis=-1) if columns else np.zeros((size, 0))
 
 
-def _host_product(v, positions, cell, theta, codes, step, *, box, structure, strained):
+def _host_product(
+    v: Array,
+    positions: Array,
+    cell: Any,
+    theta: Array,
+    codes: Array,
+    step: Any,
+    *,
+    box: BlackBox,
+    structure: Structure,
+    strained: bool,
+) -> Array:
     """The Hessian's product with a displacement, made so long that no atom and no neighbour moves more than about a step."""
 
-    def call(v, positions, cell, theta, codes, step):
+    def call(v: Any, positions: Any, cell: Any, theta: Any, codes: Any, step: Any) -> np.ndarray:
         v, positions, cell = np.asarray(v), np.asarray(positions), np.asarray(cell)
         size = np.abs(v[: positions.size]).max()
         if strained:
@@ -281,7 +305,7 @@ def _host_product(v, positions, cell, theta, codes, step, *, box, structure, str
             return size * v
         moved, deformed = _moved(v / size, positions, strained)
 
-        def slope(t):
+        def slope(t: Any) -> np.ndarray:
             there = (positions + t * moved, cell + t * deformed)
             return _whole(box.evaluate(structure, *there, codes, theta, strained), strained)
 
@@ -290,7 +314,7 @@ def _host_product(v, positions, cell, theta, codes, step, *, box, structure, str
     return _on_host(call, v.shape, v, positions, cell, theta, codes, step)
 
 
-def _linear(primals, tangents, **settings):
+def _linear(primals: Any, tangents: Any, **settings: Any) -> tuple[Any, Any]:
     if any(type(tangent) is not ad.Zero for tangent in tangents[1:]):
         raise InputError(THIRD)
     v = tangents[0]
@@ -298,7 +322,7 @@ def _linear(primals, tangents, **settings):
     return _product.bind(*primals, **settings), change
 
 
-def _transposed(cotangent, v, *rest, **settings):
+def _transposed(cotangent: Any, v: Array, *rest: Any, **settings: Any) -> tuple[Any, ...]:
     """Second derivatives are symmetric."""
     nothing = [None] * len(rest)
     if type(cotangent) is ad.Zero:
@@ -306,12 +330,12 @@ def _transposed(cotangent, v, *rest, **settings):
     return _product.bind(cotangent, *rest, **settings), *nothing
 
 
-def _batched(arguments, axes, **settings):
+def _batched(arguments: Any, axes: Any, **settings: Any) -> tuple[Any, int]:
     """One after the other, as the calls would be anyway; a vector at a time is still differentiated and transposed."""
-    mapped = [axis is not batching.not_mapped for axis in axes]
+    mapped = [axis is not None for axis in axes]
     rows = [jnp.moveaxis(argument, axis, 0) for argument, axis, kept in zip(arguments, axes, mapped, strict=True) if kept]
 
-    def one(row):
+    def one(row: Any) -> Any:
         row = iter(row)
         return _product.bind(*(next(row) if kept else whole for whole, kept in zip(arguments, mapped, strict=True)), **settings)
 

@@ -1,6 +1,7 @@
 """Vectors from atoms to their listed neighbours, and handles of both, as potentials want them: atoms along the last axis."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +13,13 @@ from mdsens.potentials.base import Atom
 from mdsens.system import System
 
 
-def bond_vectors(system: System, reach) -> tuple[Float[Array, "dim capacity atoms"], Bool[Array, "capacity atoms"]]:
+def bond_vectors(system: System, reach: Any) -> tuple[Float[Array, "dim capacity atoms"], Bool[Array, "capacity atoms"]]:
     """`(d, inside)`: vectors to the listed neighbours, and which of them lie within `reach`; stored, not computed twice."""
     d = fence(bonds(system.positions, system.cell, system.neighbors), system.neighbors)
     return within(d, system.neighbors.used, reach)
 
 
-def within(d: Float[Array, "dim places atoms"], used, reach):
+def within(d: Float[Array, "dim places atoms"], used: Any, reach: Any) -> tuple[Array, Array]:
     """`(d, inside)`: which of some vectors count; the others are replaced by a harmless one.
 
     No derivative of that one can be NaN.
@@ -50,14 +51,14 @@ def neighbor_vectors(system: System, reach) -> tuple[Float[Array, "atoms capacit
     return d.T, inside.T
 
 
-def handles(system: System, atom=None) -> tuple[Atom, Atom]:
+def handles(system: System, atom: Any = None) -> tuple[Atom, Atom]:
     """Handles of each atom `(N,)` and of its neighbours, those listed `(capacity, N)` or `atom`."""
     atom, n = system.neighbors.atom if atom is None else atom, len(system)
     centre = Atom(jnp.arange(n), system.species, system.labels, n)
     return centre, Atom(atom, system.species[atom], system.labels, n)
 
 
-def of_pairs(function: Callable, *arguments):
+def of_pairs(function: Callable[..., Any], *arguments: Any) -> Any:
     """`function(*values, i, j)` of each listed pair; arguments `(capacity, N)`, then the handles."""
     *values, i, j = arguments
     inner = jax.vmap(function)

@@ -3,8 +3,9 @@
 from typing import ClassVar
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from mdsens.potentials.base import static
+from mdsens.potentials.base import Atom, static
 from mdsens.potentials.checks import check_positive
 from mdsens.potentials.pair import PairPotential
 from mdsens.potentials.parameters import Parameter
@@ -35,10 +36,10 @@ class BornMayerHuggins(PairPotential):
     onset: float | None = static(None)
     switch: str = static("quintic")
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_positive(self, "rho")
         check_positive(self, "sigma", or_zero=True)
 
-    def pair_energy(self, r, i, j):
+    def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         A, rho, sigma, C, D = (self.pair(parameter, i, j) for parameter in (self.A, self.rho, self.sigma, self.C, self.D))
         return A * jnp.exp((sigma - r) / rho) - C / r**6 + D / r**8

@@ -3,8 +3,9 @@
 from typing import ClassVar
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from mdsens.potentials.base import static
+from mdsens.potentials.base import Atom, static
 from mdsens.potentials.checks import check_positive
 from mdsens.potentials.pair import PairPotential
 from mdsens.potentials.parameters import Parameter
@@ -32,9 +33,9 @@ class Buckingham(PairPotential):
     onset: float | None = static(None)
     switch: str = static("quintic")
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_positive(self, "rho")
 
-    def pair_energy(self, r, i, j):
+    def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         repulsion = self.pair(self.A, i, j) * jnp.exp(-r / self.pair(self.rho, i, j))
         return repulsion - self.pair(self.C, i, j) / r**6

@@ -4,14 +4,18 @@ import dataclasses
 import warnings
 from collections.abc import Collection, Sequence
 from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mdsens.errors import InputError
 from mdsens.system import are_elements, is_concrete
 
+if TYPE_CHECKING:
+    from mdsens.potentials.base import Potential
 
-def check_positive(potential, *names: str, or_zero: bool = False) -> None:
+
+def check_positive(potential: "Potential", *names: str, or_zero: bool = False) -> None:
     """Refuse values of these parameters that are negative, or zero; what is traced by JAX has none.
 
     Raises:
@@ -23,7 +27,7 @@ def check_positive(potential, *names: str, or_zero: bool = False) -> None:
                 check_sign(where, np.min(np.asarray(value)), positive=not or_zero, not_negative=or_zero)
 
 
-def check_numbers(potential, positive: Collection[str] = (), not_negative: Collection[str] = ()) -> None:
+def check_numbers(potential: "Potential", positive: Collection[str] = (), not_negative: Collection[str] = ()) -> None:
     """Each parameter is one number or a dict of such, and some have a sign.
 
     Raises:
@@ -36,7 +40,7 @@ def check_numbers(potential, positive: Collection[str] = (), not_negative: Colle
     check_positive(potential, *not_negative, or_zero=True)
 
 
-def check_number(where: str, value) -> None:
+def check_number(where: str, value: Any) -> None:
     """It is one number, traced or not.
 
     Raises:
@@ -46,7 +50,7 @@ def check_number(where: str, value) -> None:
         raise InputError(f"{where} must be one number, not an array of shape {np.shape(value)}.")
 
 
-def check_sign(where: str, value, *, positive: bool = False, not_negative: bool = False) -> None:
+def check_sign(where: str, value: Any, *, positive: bool = False, not_negative: bool = False) -> None:
     """One number has the sign that it should.
 
     Raises:
@@ -58,13 +62,14 @@ def check_sign(where: str, value, *, positive: bool = False, not_negative: bool 
         raise InputError(f"{where} must be positive or zero, not {value}.")
 
 
-def check_switch(potential) -> None:
+def check_switch(potential: "Potential") -> None:
     """Static `onset` and `cutoff` are lengths in their order.
 
     Raises:
         InputError: naming both.
     """
-    onset, cutoff = potential.onset, potential.cutoff
+    onset: float = potential.onset
+    cutoff: float = potential.cutoff
     if not (isinstance(cutoff, Real) and isinstance(onset, Real) and 0 <= onset < cutoff < np.inf):
         raise InputError(
             f"{type(potential).__name__}'s onset and cutoff must be lengths in Å, 0 ≤ onset < cutoff, "

@@ -1,18 +1,21 @@
 """`Coulomb`: fixed point charges with a cutoff, by damping and shifting; no sum over images."""
 
 import math
+from collections.abc import Collection
 from numbers import Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erfc
+from jaxtyping import Array, Float
 
 from mdsens.errors import InputError, did_you_mean
-from mdsens.potentials.base import static
+from mdsens.potentials.base import Atom, static
 from mdsens.potentials.bonds import handles
 from mdsens.potentials.pair import PairPotential
 from mdsens.potentials.parameters import PerAtom
+from mdsens.system import System
 from mdsens.units import COULOMB
 
 SMOOTHNESS = {"dsf": 1, "wolf": 0}
@@ -50,7 +53,7 @@ class Coulomb(PairPotential):
     # A constant of each atom adds nothing to second derivatives.
     local_stiffness = PairPotential.local_stiffness
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if self.method not in SMOOTHNESS:
             raise InputError(f"Coulomb has no method {self.method!r}.{did_you_mean(str(self.method), SMOOTHNESS)}")
         check_charges(self)
@@ -61,15 +64,15 @@ class Coulomb(PairPotential):
     def smoothness(self) -> float:
         return SMOOTHNESS[self.method]
 
-    def pair_energy(self, r, i, j):
+    def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         value, slope = self._edge()
         screened = erfc(self.alpha * r) / r - value - (r - self.cutoff) * slope
         return self.coulomb * self.one(self.charge, i) * self.one(self.charge, j) * screened
 
-    def atom_energies(self, system):
+    def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         return super().atom_energies(system) + self._self_energies(system)
 
-    def total(self, system):
+    def total(self, system: System) -> Float[Array, ""]:
         return super().total(system) + jnp.sum(self._self_energies(system))
 
     def _edge(self) -> tuple[float, float]:
@@ -79,13 +82,13 @@ class Coulomb(PairPotential):
         slope = -(value + 2.0 * self.alpha / math.sqrt(math.pi) * math.exp(-x * x)) / reach
         return value, slope if self.method == "dsf" else 0.0
 
-    def _self_energies(self, system):
+    def _self_energies(self, system: System) -> Array:
         value, slope = self._edge()
         charges = jnp.broadcast_to(self.one(self.charge, handles(system)[0]), (len(system),))
         return -self.coulomb * (0.5 * (value - self.cutoff * slope) + self.alpha / math.sqrt(math.pi)) * charges**2
 
 
-def check_charges(potential) -> None:
+def check_charges(potential: Any) -> None:
     """Raises InputError for settings that no sum of charges can have."""
     name = type(potential).__name__
     if any(np.ndim(leaf) > (not isinstance(potential.charge, dict)) for leaf in _leaves(potential.charge)):
@@ -95,10 +98,10 @@ def check_charges(potential) -> None:
             f'{name}\'s charge is keyed by labels, {{"Na": 1.0, "Cl": -1.0}}, not by {next(iter(potential.charge))!r}.'
         )
     for field in ("cutoff", "coulomb"):
-        value = getattr(potential, field)
+        value: float = getattr(potential, field)
         if not (isinstance(value, Real) and 0.0 < value < np.inf):
             raise InputError(f"{name}'s {field} must be a positive number, not {value!r}.")
 
 
-def _leaves(charge):
+def _leaves(charge: Any) -> Collection[Any]:
     return charge.values() if isinstance(charge, dict) else (charge,)

@@ -2,18 +2,19 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mdsens.errors import InputError, did_you_mean
-from mdsens.potentials.base import static
+from mdsens.potentials.base import Atom, static
 from mdsens.potentials.perceptron import Network, check_activation, check_network, evaluated, of_centre, random_network
 from mdsens.potentials.site import SitePotential
 from mdsens.potentials.symmetry_functions import CUTOFFS, cutoff_function, radial
+from mdsens.system import System
 
 
 class DeepSets(SitePotential):
@@ -38,14 +39,14 @@ class DeepSets(SitePotential):
 
     rho: dict[str, Network]
     phi: dict[str, Network]
-    eta: Float[Array, " radial"]
-    Rs: Float[Array, " radial"]
+    eta: Float[Any, " radial"]
+    Rs: Float[Any, " radial"]
     cutoff: float = static()
     cutoff_function: str = static("tanh3")
     activation: str = static("tanh")
     psi: dict[str, Network] = eqx.field(default_factory=dict)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if not (np.ndim(self.cutoff) == 0 and np.isfinite(self.cutoff) and self.cutoff > 0):
             raise InputError(f"DeepSets' cutoff must be a positive length in Å, not {self.cutoff!r}.")
         if self.cutoff_function not in CUTOFFS:
@@ -73,7 +74,7 @@ class DeepSets(SitePotential):
         hidden: Sequence[int] = (16, 16),
         angles: bool = True,
         seed: int = 0,
-        **settings,
+        **settings: Any,
     ) -> "DeepSets":
         """Random weights: where a fit begins. All networks have the same hidden layers, φ and ψ as many outputs as units."""
         rng = np.random.default_rng(seed)
@@ -83,7 +84,7 @@ class DeepSets(SitePotential):
         sizes = {"phi": [values, *hidden], "rho": [hidden[-1] * (2 if angles else 1), *hidden, 1]}
         if angles:
             sizes["psi"] = [2 * values + 1, *hidden]
-        networks = {name: {label: random_network(size, rng) for label in species} for name, size in sizes.items()}
+        networks: dict[str, Any] = {name: {label: random_network(size, rng) for label in species} for name, size in sizes.items()}
         eta = np.full(n_radial, 0.5 * (n_radial / cutoff) ** 2)
         return cls(**networks, eta=eta, Rs=Rs, cutoff=cutoff, **settings)
 
@@ -101,16 +102,18 @@ class DeepSets(SitePotential):
         return CUTOFFS[self.cutoff_function][1]
 
     @property
-    def pair_numbers(self) -> int:
+    def pair_numbers(self) -> int:  # type: ignore[override]  # a constant of most others
         widths = [len(value) for network in self.psi.values() for name, value in network.items() if name[0] == "b"]
         return max(widths, default=1)
 
-    def check(self, system):
+    def check(self, system: System) -> None:
         super().check(system)
         if missing := [label for label in system.labels if label not in self.rho]:
             raise InputError(f"DeepSets has no networks for the species {missing[0]!r}; it has {', '.join(self.rho)}.")
 
-    def site_energy(self, d, i, j, mask):
+    def site_energy(
+        self, d: Float[Array, "neighbors dim"], i: Atom, j: Atom, mask: Bool[Array, " neighbors"]
+    ) -> Float[Array, ""]:
         r = jnp.sqrt(jnp.sum(d * d, axis=-1))
         fc = cutoff_function(self.cutoff_function, r, self.cutoff, mask)
         v = radial(r, jnp.ones_like(r), self.eta, self.Rs)
@@ -124,7 +127,7 @@ class DeepSets(SitePotential):
         cosine = jnp.sum(unit[first] * unit[second], axis=-1)
         pairs = jnp.concatenate([one + other, one * other, cosine[None]])
 
-        def energy(label):
+        def energy(label: str) -> Array:
             seen = jnp.sum(evaluated(self.phi[label], v, self.activation) * fc, axis=1)
             if self.psi:
                 of_pairs = evaluated(self.psi[label], pairs, self.activation) * (fc[first] * fc[second])

@@ -1,6 +1,8 @@
 """Embedded-atom potentials from tables."""
 
-from typing import ClassVar
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from mdsens.neighbor_sums import IN_BOUNDS
 from mdsens.potentials.base import static
 from mdsens.potentials.embedded import EmbeddedPotential
 from mdsens.potentials.setfl import MIN_TABLE, read_tables
+from mdsens.system import System
 
 
 class EAM(EmbeddedPotential):
@@ -35,15 +38,15 @@ class EAM(EmbeddedPotential):
 
     units: ClassVar = {"F": "eV", "phi": "eV Angstrom", "rho": ""}
 
-    F: dict[str, Float[Array, " densities"]]
-    rho: dict[str, Float[Array, " distances"] | dict[str, Float[Array, " distances"]]]
-    phi: dict[str, Float[Array, " distances"]]
+    F: dict[str, Float[Any, " densities"]]
+    rho: dict[str, Float[Any, " distances"] | dict[str, Float[Any, " distances"]]]
+    phi: dict[str, Float[Any, " distances"]]
     drho: float = static()
     dr: float = static()
     cutoff: float = static()
     interpolation: str = static("spline")
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if self.interpolation not in _SLOPES:
             raise InputError(f"EAM has no interpolation {self.interpolation!r}.{did_you_mean(str(self.interpolation), _SLOPES)}")
         for name in ("drho", "dr", "cutoff"):
@@ -58,7 +61,9 @@ class EAM(EmbeddedPotential):
                 raise InputError(f"EAM's tables {' and '.join(names)} must have one length, of {MIN_TABLE} values or more.")
 
     @classmethod
-    def from_file(cls, path, form: str | None = None, interpolation: str = "spline", elements=None) -> "EAM":
+    def from_file(
+        cls, path: str | Path, form: str | None = None, interpolation: str = "spline", elements: str | Sequence[str] | None = None
+    ) -> "EAM":
         """From a setfl file, LAMMPS's `eam/alloy` and `eam/fs`, or a funcfl file of one element, its `eam`.
 
         Args:
@@ -74,7 +79,7 @@ class EAM(EmbeddedPotential):
     def smoothness(self) -> float:
         return {"spline": 2, "lammps": 1}[self.interpolation]
 
-    def check(self, system):
+    def check(self, system: System) -> None:
         super().check(system)
         for element in system.labels:
             made = self.rho[element]
@@ -83,7 +88,7 @@ class EAM(EmbeddedPotential):
                     f"EAM.rho[{element!r}] has no entry {missing[0]!r}: add the density of {element} at {missing[0]}."
                 )
 
-    def pair_energy(self, r, i, j):
+    def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         labels = i.labels
         pairs = [tuple(sorted((a, b))) for a in labels for b in labels]
         kinds = sorted(set(pairs))
@@ -91,7 +96,7 @@ class EAM(EmbeddedPotential):
         tables = self._tables([self.phi["-".join(pair)] for pair in kinds])
         return _interpolate(tables, jnp.asarray(which)[i.code, j.code], r / self.dr) / r
 
-    def density(self, r, i, j):
+    def density(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         labels = i.labels
         by_pair = isinstance(self.rho[labels[0]], dict)
         tables = self._tables([self.rho[a][b] for a in labels for b in labels] if by_pair else [self.rho[a] for a in labels])
@@ -120,7 +125,7 @@ def _interpolate(tables: tuple[Float[Array, "kinds points"], Float[Array, "kinds
     return value + p * (slope + p * (rise - slope - third + p * third))
 
 
-def _lammps_slopes(f):
+def _lammps_slopes(f: Array) -> Array:
     """LAMMPS's (PairEAM::interpolate): five points inside, three beside the ends, two at them."""
     inside = (f[:-4] - f[4:] + 8.0 * (f[3:-1] - f[1:-3])) / 12.0
     start = jnp.stack([f[1] - f[0], 0.5 * (f[2] - f[0])])
@@ -128,7 +133,7 @@ def _lammps_slopes(f):
     return jnp.concatenate([start, inside, end])
 
 
-def _spline_slopes(f):
+def _spline_slopes(f: Array) -> Array:
     """Those that make the second derivative continuous everywhere, and the third one at the second and last but one value."""
     n = f.shape[0]
     ones = jnp.ones(n, f.dtype)

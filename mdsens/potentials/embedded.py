@@ -1,5 +1,8 @@
 """`EmbeddedPotential`: pairs, and a function of the density that an atom's neighbours make at it."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -110,11 +113,11 @@ def square_root(rho: Float[Array, ""]) -> Float[Array, ""]:
     return jnp.where(counts, jnp.sqrt(jnp.where(counts, rho, 1.0)), 0.0)
 
 
-def _with_derivatives(function):
+def _with_derivatives(function: Callable[..., Any]) -> Callable[..., tuple[Array, Array, Array]]:
     """Value, slope and curvature in the first argument."""
 
-    def derivatives(x, *rest):
-        def slope(x):
+    def derivatives(x: Array, *rest: Any) -> tuple[Array, Array, Array]:
+        def slope(x: Array) -> tuple[Array, Array]:
             return jax.jvp(lambda x: function(x, *rest), (x,), (jnp.ones_like(x),))
 
         (value, first), (_, second) = jax.jvp(slope, (x,), (jnp.ones_like(x),))

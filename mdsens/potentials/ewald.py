@@ -3,23 +3,23 @@
 import dataclasses
 import math
 from numbers import Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erfc
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 from scipy.special import erfcinv
 
 from mdsens.errors import InputError
 from mdsens.neighbors import Neighbors
-from mdsens.potentials.base import Potential, static
+from mdsens.potentials.base import Atom, Potential, static
 from mdsens.potentials.bonds import bond_vectors, handles, of_pairs
 from mdsens.potentials.coulomb import check_charges
 from mdsens.potentials.parameters import PerAtom
-from mdsens.system import is_concrete
+from mdsens.system import System, is_concrete
 from mdsens.units import COULOMB
 
 WAVES = 64
@@ -64,7 +64,7 @@ class Ewald(Potential):
     background: bool = static(False)
     coulomb: float = static(COULOMB)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_charges(self)
         if not (isinstance(self.accuracy, Real) and 1e-16 <= self.accuracy <= 1e-2):
             raise InputError(f"Ewald's accuracy must be a number between 1e-16 and 1e-2, not {self.accuracy!r}.")
@@ -83,7 +83,7 @@ class Ewald(Potential):
         """α [1/Å]."""
         return self._reach / self.cutoff
 
-    def check(self, system):
+    def check(self, system: System) -> None:
         super().check(system)
         if system.dim != 3 or not all(system.pbc):
             raise InputError(
@@ -98,13 +98,13 @@ class Ewald(Potential):
                     "take a uniform background with Ewald(..., background=True)."
                 )
 
-    def find_neighbors(self, system, *, skin=None):
+    def find_neighbors(self, system: System, *, skin: float | None = None) -> Any:
         listed = super().find_neighbors(system, skin=skin)
         parts = {field.name: getattr(listed, field.name) for field in dataclasses.fields(listed)}
         largest = (1.0 + MARGIN) * 2.0 * self.alpha * self._reach
         return NeighborsAndWaves(**parts, waves=jnp.asarray(_waves(np.asarray(system.cell), largest)))
 
-    def atom_energies(self, system):
+    def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         charges = self._charges(system)
         near = 0.5 * jnp.sum(self._pairs(system), axis=0)
         own = -self.alpha / math.sqrt(math.pi) * charges**2
@@ -112,26 +112,26 @@ class Ewald(Potential):
         spread = -0.5 * math.pi / self.alpha**2 * charges * net / _reciprocal(system.cell)[1]
         return self.coulomb * (near + own + spread + charges * self._far_potentials(charges, system))
 
-    def _charges(self, system):
+    def _charges(self, system: System) -> Array:
         n = len(system)
         atom = handles(system, jnp.arange(n))[0]
         return jnp.broadcast_to(self.one(self.charge, atom), (n,)).astype(system.positions.dtype)
 
-    def _pairs(self, system):
+    def _pairs(self, system: System) -> Array:
         """q_i q_j erfc(α r)/r of all listed pairs."""
         d, inside = bond_vectors(system, self.range)
 
-        def energy(r, i, j):
+        def energy(r: Float[Array, ""], i: Atom, j: Atom) -> Array:
             return self.one(self.charge, i) * self.one(self.charge, j) * erfc(self.alpha * r) / r
 
         return jnp.where(inside, of_pairs(energy, jnp.sqrt(jnp.sum(d * d, axis=0)), *handles(system)), 0.0)
 
-    def _far_potentials(self, charges, system):
+    def _far_potentials(self, charges: Float[Array, " atoms"], system: System) -> Array:
         """Half the potential of the reciprocal sum at each atom, in units of k."""
         reciprocal, volume = _reciprocal(system.cell)
         fractions = system.positions @ reciprocal.T
 
-        def of_block(waves):
+        def of_block(waves: Array) -> Array:
             squares = (2.0 * math.pi) ** 2 * jnp.sum((waves @ reciprocal) ** 2, axis=1)
             real = squares > 0.0  # places that are not used hold no wave
             squares = jnp.where(real, squares, 1.0)
@@ -149,7 +149,7 @@ class Ewald(Potential):
         return jnp.sum(jax.lax.map(jax.checkpoint(of_block), blocks), axis=0)
 
 
-def _reciprocal(cell):
+def _reciprocal(cell: Any) -> tuple[Any, Any]:
     """`(rows of the reciprocal lattice without 2π, volume)`: by products, which compile faster than a factorisation."""
     products = jnp.stack([jnp.cross(cell[1], cell[2]), jnp.cross(cell[2], cell[0]), jnp.cross(cell[0], cell[1])])
     volume = cell[0] @ products[0]
@@ -166,7 +166,7 @@ class NeighborsAndWaves(Neighbors):
     waves: Int[Array, "waves dim"] = eqx.field(kw_only=True)
 
 
-def _waves(cell, largest) -> np.ndarray:
+def _waves(cell: np.ndarray, largest: float) -> np.ndarray:
     """Reciprocal lattice vectors with |G| <= largest, without their opposites, in whole blocks [host]."""
     most = np.floor(largest * np.linalg.norm(cell, axis=1) / (2.0 * math.pi)).astype(int)
     grid = np.stack(np.meshgrid(*(np.arange(-m, m + 1) for m in most), indexing="ij"), axis=-1).reshape(-1, 3)

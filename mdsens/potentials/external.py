@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.potentials.base import Approximation, static
-from mdsens.potentials.black_box import CONSISTENT, BlackBox, Structure, energy
+from mdsens.potentials.black_box import CONSISTENT, BlackBox, Evaluation, Structure, energy
 from mdsens.potentials.central import best_step, noise_of
 from mdsens.potentials.wrapped import WrappedEnergy
 from mdsens.spelling import spelled
@@ -61,9 +61,9 @@ def from_ase(calculator: Any, parameters: dict[str, Any] | None = None) -> "Exte
         raise InputError(f'parameters are values by name, {{"epsilon": 1.0}}, not {parameters!r:.80}.')
     is_function = isinstance(calculator, type) or (callable(calculator) and not hasattr(calculator, "get_potential_energy"))
     make = calculator if is_function else _remade(calculator, values)
-    potential = ExternalEnergy(values, None)
+    potential = ExternalEnergy(values, None)  # type: ignore[arg-type]  # to see what its parameters are
     shapes = tuple((name, np.shape(value)) for name, value in potential.values.items())
-    box = BlackBox(make, shapes, tuple(np.concatenate([np.ravel(v) for v in potential.values.values()] or [[]]).tolist()))
+    box = BlackBox(make, shapes, tuple(number for value in potential.values.values() for number in np.ravel(value).tolist()))
     box.calculator(box.values)
     return ExternalEnergy(values, box)
 
@@ -74,9 +74,9 @@ class ExternalEnergy(WrappedEnergy):
     `potential.sigma` reads a parameter. There is one energy for the whole system (per-atom energies are equal shares).
     """
 
-    box: BlackBox | None = static()
+    box: BlackBox = static()
 
-    def check(self, system):
+    def check(self, system: System) -> None:
         from ase.data import atomic_numbers
 
         if system.positions.dtype != jnp.float64 or self.dtype not in (None, jnp.float64):
@@ -86,14 +86,14 @@ class ExternalEnergy(WrappedEnergy):
         if unknown := [label for label in system.labels if label not in atomic_numbers]:
             raise InputError(f"A calculator of ASE knows elements, and {unknown[0]!r} is none: give symbols.")
 
-    def find_neighbors(self, system, *, skin=None):
+    def find_neighbors(self, system: System, *, skin: float | None = None) -> Any:
         """The steps of differences, measured at the state [host]."""
         structure = self._structure(system)
         positions, cell, codes = (np.asarray(part) for part in (system.positions, _cell(system), system.species))
         theta = np.asarray(self._theta()) if is_concrete(self) else np.array(self.box.values)
         return measured_steps(self.box, structure, positions, cell, codes, theta)
 
-    def prepared(self, system):
+    def prepared(self, system: System) -> System:
         # Energies, forces and stress take no differences.
         self.check(system)
         if not is_concrete(system.positions, system.cell):
@@ -101,14 +101,14 @@ class ExternalEnergy(WrappedEnergy):
         steps = untuned_steps(np.array(self.box.values))
         return eqx.tree_at(lambda s: s.neighbors, system, steps, is_leaf=lambda leaf: leaf is None)
 
-    def total(self, system):
+    def total(self, system: System) -> Float[Array, ""]:
         steps = (system.neighbors.length, system.neighbors.lengths)
         return energy(self.box, self._structure(system), system.positions, _cell(system), self._theta(), system.species, steps)
 
-    def atom_energies(self, system):
+    def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         return jnp.full(len(system), self.total(system) / len(system))
 
-    def approximation(self, system) -> Approximation:
+    def approximation(self, system: System) -> Approximation:
         steps = system.neighbors
         mixed = dict(zip(self.values, self._split(steps.mixed_error), strict=True))
         words = (
@@ -117,7 +117,7 @@ class ExternalEnergy(WrappedEnergy):
         )
         return Approximation(words, float(steps.hessian_error), eqx.tree_at(lambda p: p.values, self, mixed))
 
-    def _structure(self, system) -> Structure:
+    def _structure(self, system: System) -> Structure:
         from ase.data import atomic_numbers
 
         return Structure(tuple(atomic_numbers[label] for label in system.labels), tuple(system.pbc))
@@ -125,7 +125,7 @@ class ExternalEnergy(WrappedEnergy):
     def _theta(self) -> Float[Array, " parameters"]:
         return jnp.concatenate([jnp.ravel(value) for value in self.values.values()] or [jnp.zeros(0)])
 
-    def _split(self, flat):
+    def _split(self, flat: Any) -> list[np.ndarray]:
         ends = np.cumsum([np.size(value) for value in self.values.values()])[:-1]
         return [part.reshape(np.shape(v)) for part, v in zip(np.split(np.asarray(flat), ends), self.values.values(), strict=True)]
 
@@ -141,16 +141,16 @@ class Steps(eqx.Module):
         mixed_error: of ∂F/∂θ, in the 2-norm over all atoms [eV/Å per unit of θ].
     """
 
-    length: Float[Array, ""]
-    lengths: Float[Array, " parameters"]
-    noise: Float[Array, ""]
-    hessian_error: Float[Array, ""]
-    mixed_error: Float[Array, " parameters"]
+    length: Float[Any, ""]
+    lengths: Float[Any, " parameters"]
+    noise: Float[Any, ""]
+    hessian_error: Float[Any, ""]
+    mixed_error: Float[Any, " parameters"]
 
-    def is_stale(self, positions, interaction_range):
+    def is_stale(self, positions: Array, interaction_range: Any) -> Any:
         return jnp.asarray(False)
 
-    def reaches(self, interaction_range):
+    def reaches(self, interaction_range: Any) -> Any:
         return True
 
 
@@ -161,7 +161,9 @@ def untuned_steps(theta: np.ndarray) -> Steps:
     return jax.tree.map(jnp.asarray, Steps(UNTUNED * LONGEST, lengths, np.nan, np.nan, unknown))
 
 
-def measured_steps(box: BlackBox, structure: Structure, positions, cell, codes, theta) -> Steps:
+def measured_steps(
+    box: BlackBox, structure: Structure, positions: np.ndarray, cell: np.ndarray, codes: np.ndarray, theta: np.ndarray
+) -> Steps:
     """The steps that suit a calculator at a state [host].
 
     Raises:
@@ -169,7 +171,7 @@ def measured_steps(box: BlackBox, structure: Structure, positions, cell, codes, 
     """
     u = np.random.default_rng(0).uniform(-1.0, 1.0, positions.shape)
 
-    def at(t=0.0, parameters=theta):
+    def at(t: float = 0.0, parameters: np.ndarray = theta) -> Evaluation:
         try:
             return box.evaluate(structure, positions + t * u, cell, codes, parameters, False)
         except Exception as error:  # whatever a foreign program raises
@@ -191,7 +193,7 @@ def measured_steps(box: BlackBox, structure: Structure, positions, cell, codes, 
     return jax.tree.map(jnp.asarray, Steps(step.length, np.array(lengths), noise, error, np.array(errors)))
 
 
-def _step(slope, longest, noise):
+def _step(slope: Any, longest: Any, noise: float) -> Any:
     found = best_step(slope, longest, noise)
     if np.linalg.norm(found.derivative) > 1e2 * found.noise:
         return found
@@ -199,7 +201,7 @@ def _step(slope, longest, noise):
     return found._replace(length=UNTUNED * longest)
 
 
-def _check_conservative(at, u, step):
+def _check_conservative(at: Callable[..., Any], u: np.ndarray, step: Any) -> None:
     h, here = step.length, at().slope
     by_energy = (8.0 * (at(h).energy - at(-h).energy) - (at(2 * h).energy - at(-2 * h).energy)) / (12.0 * h)
     scale = np.linalg.norm(u) * (np.linalg.norm(here) + h * np.linalg.norm(step.derivative))
@@ -211,15 +213,15 @@ def _check_conservative(at, u, step):
         )
 
 
-def _size(theta):
+def _size(theta: Any) -> np.ndarray:
     return np.where(theta == 0.0, 1.0, np.abs(theta))
 
 
-def _cell(system):
+def _cell(system: System) -> Array:
     return jnp.zeros((3, 3)) if system.cell is None else system.cell
 
 
-def _remade(calculator, values) -> Callable:
+def _remade(calculator: Any, values: Any) -> Callable[..., Any]:
     """A function that makes calculators like this one with other parameters."""
     known = getattr(calculator, "parameters", None)
     if not hasattr(calculator, "get_potential_energy") or not isinstance(known, dict):
@@ -229,5 +231,7 @@ def _remade(calculator, values) -> Callable:
             f"{type(calculator).__name__} has no parameter {missing[0]!r} among its .parameters ({', '.join(known)}): give a "
             "function that makes a calculator of the parameters instead."
         )
-    settings = dataclasses.replace(calculator) if dataclasses.is_dataclass(calculator) else dict(known)
+    settings: Any = dict(known)
+    if dataclasses.is_dataclass(calculator):
+        settings = dataclasses.replace(calculator)  # type: ignore[type-var]
     return lambda **changed: type(calculator)(**{**settings, **changed})

@@ -3,7 +3,9 @@
 import dataclasses
 import itertools
 import re
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,11 +17,12 @@ _TERSOFF_COLUMNS = ("m", "gamma", "lam3", "c", "d", "costheta0", "n", "beta", "l
 _OTHER_STYLES = {"Tersoff": {17: "tersoff/mod, another formula", 18: "tersoff/zbl or tersoff/mod/c, other formulas"}}
 """What a file of another number of columns is."""
 MAX_BYTES = 64 * 2**20
+Elements = str | Sequence[str] | None
 LARGEST = 1e30
 """Numbers of a potential in eV and Å are far below."""
 
 
-def read_text(path) -> str:
+def read_text(path: Any) -> str:
     """The text of a small file in LAMMPS's units metal.
 
     Raises:
@@ -51,13 +54,13 @@ class Words:
     lines: np.ndarray
 
     @classmethod
-    def of(cls, path, text: str, *, skip: int = 0, comment: str | None = None) -> "Words":
+    def of(cls, path: Any, text: str, *, skip: int = 0, comment: str | None = None) -> "Words":
         """Those after the first `skip` lines; `comment` starts what is no word."""
         lines = [(line.split(comment)[0] if comment else line).split() for line in text.splitlines()[skip:]]
         numbers = np.arange(skip + 1, skip + 1 + len(lines))
         return cls(str(path), list(itertools.chain.from_iterable(lines)), np.repeat(numbers, [len(line) for line in lines]))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.words)
 
     def at(self, k: int, what: str = "") -> str:
@@ -84,15 +87,15 @@ class Words:
         return np.array(values)
 
 
-def numbers_of_line(path, line: int, words: list[str]) -> np.ndarray:
+def numbers_of_line(path: Any, line: int, words: list[str]) -> np.ndarray:
     """The words of one line as numbers; raises as `Words.numbers` does."""
     return Words(str(path), words, np.full(len(words), line)).numbers(0, len(words), "")
 
 
-class Entry(dict):
+class Entry(dict[str, float]):
     """The numbers of an entry by name, and the line that it begins on."""
 
-    def __init__(self, line: int, names, values):
+    def __init__(self, line: int, names: Iterable[str], values: Iterable[float]) -> None:
         super().__init__(zip(names, values, strict=True))
         self.line = line
 
@@ -105,7 +108,7 @@ def number(word: str) -> float | None:
         return None
 
 
-def read_sw(path, elements=None) -> dict[tuple[str, str, str], dict[str, float]]:
+def read_sw(path: Any, elements: Elements = None) -> dict[tuple[str, str, str], Entry]:
     """The entries of a LAMMPS `.sw` file (units metal) for all triplets of some elements, by LAMMPS's names."""
     entries = _read_complete(path, "Stillinger-Weber", _SW_COLUMNS, elements)
     for (_, j, k), entry in entries.items():
@@ -114,25 +117,25 @@ def read_sw(path, elements=None) -> dict[tuple[str, str, str], dict[str, float]]
     return entries
 
 
-def read_tersoff(path, elements=None) -> dict[tuple[str, str, str], Entry]:
+def read_tersoff(path: Any, elements: Elements = None) -> dict[tuple[str, str, str], Entry]:
     """The entries of a LAMMPS `.tersoff` file (units metal) for all triplets of some elements, by LAMMPS's names."""
     return _read_complete(path, "Tersoff", _TERSOFF_COLUMNS, elements)
 
 
-def _read_complete(path, kind, columns, elements) -> dict[tuple[str, str, str], Entry]:
+def _read_complete(path: Any, kind: str, columns: Sequence[str], elements: Elements) -> dict[tuple[str, str, str], Entry]:
     """The entries of all triplets of the elements asked for."""
     entries = _read_triplets(path, kind, columns)
-    elements = chosen_elements(path, elements, dict.fromkeys(element for triplet in entries for element in triplet))
-    wanted = list(itertools.product(elements, repeat=3))
+    chosen = chosen_elements(path, elements, dict.fromkeys(element for triplet in entries for element in triplet))
+    wanted = [(i, j, k) for i in chosen for j in chosen for k in chosen]
     if missing := [triplet for triplet in wanted if triplet not in entries]:
         raise InputError(
-            f"{str(path)!r} has no entry {'-'.join(missing[0])} for the elements {', '.join(elements)}: "
+            f"{str(path)!r} has no entry {'-'.join(missing[0])} for the elements {', '.join(chosen)}: "
             "choose elements that it is complete for, elements=[...]."
         )
     return {triplet: entries[triplet] for triplet in wanted}
 
 
-def chosen_elements(path, elements, known) -> list[str]:
+def chosen_elements(path: Any, elements: Elements, known: Collection[str]) -> list[str]:
     """The elements asked for, all of them by default."""
     elements = list(known) if elements is None else [elements] if isinstance(elements, str) else list(elements)
     if unknown := [element for element in elements if element not in known]:
@@ -142,7 +145,7 @@ def chosen_elements(path, elements, known) -> list[str]:
     return elements
 
 
-def _read_triplets(path, kind, columns) -> dict[tuple[str, str, str], Entry]:
+def _read_triplets(path: Any, kind: str, columns: Sequence[str]) -> dict[tuple[str, str, str], Entry]:
     """Entries of three elements and some numbers, each over one or several lines; `#` starts a comment."""
     words = Words.of(path, read_text(path), comment="#")
     if str(path).endswith(".sw.mod"):
@@ -174,5 +177,5 @@ def _read_triplets(path, kind, columns) -> dict[tuple[str, str, str], Entry]:
         values = words.numbers(start + 3, len(columns), where)
         if triplet in entries:
             raise InputError(f"{words.at(start, where)}: it is there twice: remove one.")
-        entries[triplet] = Entry(int(words.lines[start]), columns, values.tolist())
+        entries[triplet[0], triplet[1], triplet[2]] = Entry(int(words.lines[start]), columns, values.tolist())
     return entries

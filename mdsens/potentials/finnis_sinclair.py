@@ -4,8 +4,10 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
+from mdsens.potentials.base import Atom
 from mdsens.potentials.checks import check_numbers
 from mdsens.potentials.embedded import EmbeddedPotential, square_root
 from mdsens.potentials.parameters import Parameter
@@ -51,7 +53,7 @@ class FinnisSinclair(EmbeddedPotential):
     c1: Parameter
     c2: Parameter
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_numbers(self, positive=("d", "c"), not_negative=("A", "beta"))
 
     @classmethod
@@ -66,23 +68,23 @@ class FinnisSinclair(EmbeddedPotential):
         return cls(**dict(zip(_NAMES, _PUBLISHED[element], strict=True)))
 
     @property
-    def range(self):
+    def range(self) -> Float[Array, ""]:
         return jnp.max(jnp.stack(jax.tree.leaves((self.d, self.c))))
 
     @property
     def smoothness(self) -> float:
         return 0
 
-    def kinks(self, i, j):
+    def kinks(self, i: Atom, j: Atom) -> tuple[Float[Array, ""], ...]:
         return self.pair(self.c, i, j), self.pair(self.d, i, j)
 
-    def pair_energy(self, r, i, j):
+    def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         c, c0, c1, c2 = (self.pair(parameter, i, j) for parameter in (self.c, self.c0, self.c1, self.c2))
         return jnp.where(r < c, (r - c) ** 2 * (c0 + r * (c1 + r * c2)), 0.0)
 
-    def density(self, r, i, j):
+    def density(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         d, beta = self.pair(self.d, i, j), self.pair(self.beta, i, j)
         return jnp.where(r < d, (r - d) ** 2 * (1.0 + beta * (r - d) / d), 0.0)
 
-    def embedding(self, rho, i):
+    def embedding(self, rho: Float[Array, ""], i: Atom) -> Float[Array, ""]:
         return -self.one(self.A, i) * square_root(rho)

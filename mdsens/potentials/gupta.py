@@ -1,11 +1,12 @@
 """Metals in the second-moment approximation of tight binding: Gupta's form, with the constants of Cleri and Rosato."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
-from mdsens.potentials.base import static
+from mdsens.potentials.base import Atom, static
 from mdsens.potentials.checks import check_numbers, check_switch
 from mdsens.potentials.embedded import EmbeddedPotential, square_root
 from mdsens.potentials.parameters import Parameter
@@ -50,7 +51,7 @@ class Gupta(EmbeddedPotential):
     onset: float = static()
     cutoff: float = static()
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_numbers(self, positive=("r0",), not_negative=("A", "xi", "p", "q"))
         check_switch(self)
 
@@ -72,14 +73,14 @@ class Gupta(EmbeddedPotential):
     def smoothness(self) -> float:
         return 2
 
-    def pair_energy(self, r, i, j):
+    def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         return 2.0 * self._decay(r, self.pair(self.A, i, j), self.pair(self.p, i, j), i, j)
 
-    def density(self, r, i, j):
+    def density(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         return self._decay(r, self.pair(self.xi, i, j), self.pair(self.q, i, j), i, j) ** 2
 
-    def embedding(self, rho, i):
+    def embedding(self, rho: Float[Array, ""], i: Atom) -> Float[Array, ""]:
         return -square_root(rho)
 
-    def _decay(self, r, strength, rate, i, j):
+    def _decay(self, r: Float[Array, ""], strength: Any, rate: Any, i: Atom, j: Atom) -> Array:
         return strength * jnp.exp(-rate * (r / self.pair(self.r0, i, j) - 1.0)) * quintic(r, self.onset, self.cutoff)

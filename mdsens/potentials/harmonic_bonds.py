@@ -1,7 +1,7 @@
 """Springs between given pairs of atoms: elastic networks."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from mdsens.errors import CoincidingAtoms, InputError
 from mdsens.neighbors import COINCIDENT, find_neighbors, neighbors_of
-from mdsens.potentials.base import static
+from mdsens.potentials.base import Atom, static
 from mdsens.potentials.checks import check_positive
 from mdsens.potentials.pair import PairPotential
 from mdsens.system import System, is_concrete
@@ -32,15 +32,15 @@ class HarmonicBonds(PairPotential):
 
     units: ClassVar = {"k": "eV Angstrom-2", "r0": "Angstrom"}
 
-    k: Float[Array, "*bonds"] | dict[str, Float[Array, ""]]
-    r0: Float[Array, "*bonds"] | dict[str, Float[Array, ""]]
+    k: Float[Any, "*bonds"] | dict[str, Float[Any, ""]]
+    r0: Float[Any, "*bonds"] | dict[str, Float[Any, ""]]
     bonds: Sequence[Sequence[int]] | Int[np.ndarray, "bonds 2"] = static()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "bonds", _pairs(self.bonds))
         super().__post_init__()
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         for name in ("k", "r0"):
             shape = () if isinstance(value := getattr(self, name), dict) else np.shape(value)
             if shape not in ((), (len(self.bonds),)):
@@ -50,7 +50,7 @@ class HarmonicBonds(PairPotential):
         check_positive(self, "r0", or_zero=True)
 
     @classmethod
-    def at_rest(cls, system: System, cutoff: float, k=1.0) -> "HarmonicBonds":
+    def at_rest(cls, system: System, cutoff: float, k: Float[Any, "*bonds"] | dict[str, Float[Any, ""]] = 1.0) -> "HarmonicBonds":
         """A network without stress: all pairs within `cutoff` [Å] are bonds, whose rest lengths are what they are now."""
         listed = find_neighbors(system.positions, system.cell, system.pbc, radius=cutoff, skin=0.0)
         atoms, places = np.nonzero(np.asarray(listed.mask))
@@ -61,19 +61,19 @@ class HarmonicBonds(PairPotential):
         return cls(k=k, r0=_nearest(system, bonds)[1], bonds=bonds)
 
     @property
-    def range(self):
-        return np.asarray(np.inf)
+    def range(self) -> Float[Array, ""]:
+        return np.asarray(np.inf)  # type: ignore[return-value]  # a constant of every trace
 
     @property
     def smoothness(self) -> float:
         return np.inf
 
-    def check(self, system):
+    def check(self, system: System) -> None:
         super().check(system)
         if (highest := max(map(max, self.bonds))) >= len(system):
             raise InputError(f"HarmonicBonds has a bond of atom {highest}, but the system has {len(system)} atoms, from 0.")
 
-    def find_neighbors(self, system, *, skin=None):
+    def find_neighbors(self, system: System, *, skin: float | None = None) -> Any:
         if not is_concrete(system.positions, system.cell):
             return super().find_neighbors(system, skin=skin)  # says what is missing
         positions, bonds = np.asarray(system.positions), np.asarray(self.bonds)
@@ -85,10 +85,10 @@ class HarmonicBonds(PairPotential):
         # Bonds remain what they are, however far the atoms move.
         return neighbors_of(positions, i, j, np.concatenate([image, -image]), radius=np.inf, skin=0.0)
 
-    def pair_energy(self, r, i, j):
+    def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         return 0.5 * self._of_bond(self.k, i, j) * (r - self._of_bond(self.r0, i, j)) ** 2
 
-    def _of_bond(self, parameter, i, j):
+    def _of_bond(self, parameter: Any, i: Atom, j: Atom) -> Array:
         if isinstance(parameter, dict) or parameter.ndim == 0:
             return self.pair(parameter, i, j)
         keys = _keys(*np.asarray(self.bonds).T)
@@ -98,13 +98,13 @@ class HarmonicBonds(PairPotential):
         return parameter[jnp.asarray(order)[jnp.minimum(place, len(order) - 1)]]
 
 
-def _keys(i, j):
+def _keys(i: Any, j: Any) -> Any:
     """One number for each pair of atoms, the same in both orders."""
     module = jnp if isinstance(i, jax.Array) else np
     return module.minimum(i, j).astype("int64") * 2**31 + module.maximum(i, j)
 
 
-def _pairs(bonds) -> tuple[tuple[int, int], ...]:
+def _pairs(bonds: Any) -> tuple[tuple[int, int], ...]:
     try:
         pairs = np.array(bonds)
     except ValueError:
@@ -119,7 +119,7 @@ def _pairs(bonds) -> tuple[tuple[int, int], ...]:
     return tuple(map(tuple, pairs.tolist()))
 
 
-def _nearest(system: System, bonds: Int[np.ndarray, "bonds 2"]):
+def _nearest(system: System, bonds: Int[np.ndarray, "bonds 2"]) -> tuple[np.ndarray, np.ndarray]:
     """`(image, length)`: which image of the second atom is nearest to the first, in cell vectors, and how far [host].
 
     Raises:

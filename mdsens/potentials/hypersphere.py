@@ -9,6 +9,7 @@ D. A. Varshalovich, A. N. Moskalev, V. K. Khersonskii, Quantum Theory of Angular
 import dataclasses
 import functools
 import itertools
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -42,7 +43,7 @@ class Sphere:
 
 
 @functools.cache
-def sphere(twojmax: int, dtype="float64") -> Sphere:
+def sphere(twojmax: int, dtype: Any = "float64") -> Sphere:
     """In points √(1-t) exp(i (φ + ψ)/2), √t exp(i (φ - ψ)/2) such a product is a polynomial in t, of period 2π in φ and ψ."""
     degree = (3 * twojmax - twojmax % 2) // 2
     t, weight = np.polynomial.legendre.leggauss(degree // 2 + 1)
@@ -57,11 +58,11 @@ def sphere(twojmax: int, dtype="float64") -> Sphere:
     from_samples = [np.linalg.pinv(values[level == j][:, best].T) for j in range(twojmax + 1)]
     weight = np.repeat(0.5 * weight, len(angle) ** 2) / len(angle) ** 2
     north = _harmonics(NORTH[None], twojmax)[:, 0]
-    numbers = [array.astype(dtype) for array in (weight, values, north, points[best])]
-    return Sphere(level, *numbers, tuple(matrix.astype(dtype) for matrix in from_samples))
+    weight, values, north, samples = (array.astype(dtype) for array in (weight, values, north, points[best]))
+    return Sphere(level, weight, values, north, samples, tuple(matrix.astype(dtype) for matrix in from_samples))
 
 
-def _harmonics(points, twojmax: int) -> Float[np.ndarray, "harmonics points"]:
+def _harmonics(points: Any, twojmax: int) -> Float[np.ndarray, "harmonics points"]:
     """By the recursion in j, VMK 4.8.2, for the upper half of each matrix; VMK 4.4.2 gives the other."""
     a, b = points[:, 0] + 1j * points[:, 1], points[:, 2] + 1j * points[:, 3]
     u = np.ones((1, 1, len(points)), complex)
@@ -113,10 +114,10 @@ def triple_integrals(twojmax: int) -> TripleIntegrals:
         products = rule.values[blocks[j1], None] * rule.values[blocks[j2]] * rule.weight
         for j in range(j1 - j2, j2 + 1, 2):
             integral = np.tensordot(products, rule.values[blocks[j]], (2, 1))
-            place = np.nonzero(np.abs(integral) > ROUNDING)
-            triple = np.stack([blocks[level][p] for level, p in zip((j1, j2, j), place, strict=True)])
+            there = np.nonzero(np.abs(integral) > ROUNDING)
+            triple = np.stack([blocks[level][p] for level, p in zip((j1, j2, j), there, strict=True)])
             triples += [triple[list(order)] for order in itertools.permutations(range(3))]
-            integrals += [integral[place]] * 6
+            integrals += [integral[there]] * 6
     a, b, c = np.concatenate(triples, axis=1)
     _, once = np.unique((a * n + b) * n + c, return_index=True)
     once = once[a[once] >= b[once]]

@@ -6,13 +6,15 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.potentials.base import static
 from mdsens.potentials.wrapped import WrappedEnergy
+from mdsens.system import System
 
 
-def JaxMD(energy_fn: Callable, *, neighbor_fn=None, **values) -> "JaxMDEnergy":
+def JaxMD(energy_fn: Callable[..., Any], *, neighbor_fn: Any = None, **values: Any) -> "JaxMDEnergy":
     """Wrap a jax-md energy as it is; its keyword parameters become the potential's.
 
     Args:
@@ -43,14 +45,14 @@ class JaxMDEnergy(WrappedEnergy):
     and no stress, since the cell is hidden in the displacement function.
     """
 
-    energy_fn: Callable = static()
+    energy_fn: Callable[..., Any] = static()
     neighbor_fn: Any = static()
 
-    def check(self, system):
+    def check(self, system: System) -> None:
         if self.dtype is not None and self.dtype != system.positions.dtype:
             raise InputError(f"The potential is {self.dtype} and the system {system.positions.dtype}.")
 
-    def find_neighbors(self, system, *, skin=None):
+    def find_neighbors(self, system: System, *, skin: float | None = None) -> Any:
         if self.neighbor_fn is None:
             return AllPairs()
         cell = system.cell if all(system.pbc) else None
@@ -59,7 +61,7 @@ class JaxMDEnergy(WrappedEnergy):
             raise InputError("jax-md refuses this box for its neighbour list: its cell list is too coarse or the box malformed.")
         return JaxMDNeighbors(listed, cell)
 
-    def atom_energies(self, system):
+    def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         if self.neighbor_fn is None:
             energy = self.energy_fn(system.positions, **self.values)
         else:
@@ -69,7 +71,7 @@ class JaxMDEnergy(WrappedEnergy):
             energy = jnp.where(listed.did_buffer_overflow, jnp.nan, energy)
         return jnp.full(len(system), energy / len(system))
 
-    def check_strain(self, system):
+    def check_strain(self, system: System) -> None:
         raise InputError("A wrapped jax-md energy hides its cell, so mdsens cannot strain it: use one of mdsens's own.")
 
 
@@ -78,10 +80,10 @@ class AllPairs(eqx.Module):
 
     hides_cell: ClassVar = True
 
-    def is_stale(self, positions, interaction_range):
+    def is_stale(self, positions: Array, interaction_range: Any) -> Any:
         return jnp.asarray(False)
 
-    def reaches(self, interaction_range):
+    def reaches(self, interaction_range: Any) -> Any:
         return True
 
 
@@ -93,16 +95,16 @@ class JaxMDNeighbors(eqx.Module):
     listed: Any
     cell: Any
 
-    def updated(self, positions):
+    def updated(self, positions: Array) -> Any:
         return self.listed.update(jax.lax.stop_gradient(_wrapped(positions, self.cell)))
 
-    def is_stale(self, positions, interaction_range):
+    def is_stale(self, positions: Array, interaction_range: Any) -> Any:
         return self.updated(positions).did_buffer_overflow.astype(bool)
 
-    def reaches(self, interaction_range):
+    def reaches(self, interaction_range: Any) -> Any:
         return True  # jax-md's list was made for the energy's own range
 
 
-def _wrapped(positions, cell):
+def _wrapped(positions: Array, cell: Any) -> Array:
     # jax-md's cell lists want positions inside the box.
     return positions if cell is None else positions - jnp.floor(positions @ jnp.linalg.inv(cell)) @ cell

@@ -2,7 +2,9 @@
 
 from typing import ClassVar
 
-from mdsens.potentials.base import static
+from jaxtyping import Array, Float
+
+from mdsens.potentials.base import Atom, static
 from mdsens.potentials.checks import check_positive
 from mdsens.potentials.mixing import check_mixing, mixed
 from mdsens.potentials.pair import PairPotential
@@ -33,11 +35,11 @@ class LennardJones(PairPotential):
     switch: str = static("quintic")
     mixing: str | None = static(None)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_mixing(self, "epsilon", "sigma")
         check_positive(self, "sigma")
 
-    def pair_energy(self, r, i, j):
+    def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         epsilon, sigma = mixed(self, i, j)
         s6 = (sigma / r) ** 6
         return 4.0 * epsilon * s6 * (s6 - 1.0)

@@ -4,6 +4,10 @@ Called with displacements of neighbours against their centre, `(dim, capacity, N
 in the slopes ∂E_i/∂d_ik. `product` is the whole Hessian's, on displacements of atoms.
 """
 
+import functools
+import operator
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -49,7 +53,7 @@ class PairStiffness(eqx.Module):
         return self.along * self.direction[:, None] * self.direction[None] + self.across * unity
 
 
-def pair_stiffness(d, r, slope, curvature) -> PairStiffness:
+def pair_stiffness(d: Array, r: Array, slope: Any, curvature: Array) -> PairStiffness:
     """From vectors `(dim, capacity, N)`, their lengths, and first and second derivatives in them."""
     across = slope / r
     return PairStiffness(d / r, curvature - across, across)
@@ -132,11 +136,13 @@ class SumStiffness(eqx.Module):
 
     def product(self, v: Float[Array, "dim atoms"], neighbors: Neighbors) -> Float[Array, "dim atoms"]:
         """The Hessian's product with displacements of atoms."""
-        return sum(term.product(v, one or neighbors) for term, one in zip(self.terms, neighbors.shorter, strict=True))
+        terms = zip(self.terms, neighbors.shorter, strict=True)
+        return functools.reduce(operator.add, (term.product(v, one or neighbors) for term, one in terms))
 
     def diagonal(self, neighbors: Neighbors) -> Float[Array, " atoms"]:
         """The mean of the Hessian's diagonal entries of each atom."""
-        return sum(term.diagonal(one or neighbors) for term, one in zip(self.terms, neighbors.shorter, strict=True))
+        terms = zip(self.terms, neighbors.shorter, strict=True)
+        return functools.reduce(operator.add, (term.diagonal(one or neighbors) for term, one in terms))
 
 
 def _summed(parts):

@@ -3,9 +3,10 @@
 from typing import ClassVar
 
 import numpy as np
+from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
-from mdsens.potentials.base import static
+from mdsens.potentials.base import Atom, static
 from mdsens.potentials.checks import check_positive
 from mdsens.potentials.mixing import check_mixing, mixed, mixed_exponent
 from mdsens.potentials.pair import PairPotential
@@ -37,7 +38,7 @@ class Mie(PairPotential):
     switch: str = static("quintic")
     mixing: str | None = static(None)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_mixing(self, "epsilon", "sigma", "n", "m")
         check_positive(self, "sigma", "n", "m")
         exponents = [of if isinstance(of, dict) else {None: of} for of in (self.n, self.m)]
@@ -47,7 +48,7 @@ class Mie(PairPotential):
                 where = "n" if key is None else f"n[{key!r}]"
                 raise InputError(f"Mie's {where} must be larger than its m, not {n} against {m}: n is the repulsion's exponent.")
 
-    def pair_energy(self, r, i, j):
+    def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         epsilon, sigma = mixed(self, i, j)
         n, m = mixed_exponent(self, self.n, i, j), mixed_exponent(self, self.m, i, j)
         depth = n / (n - m) * (n / m) ** (m / (n - m))

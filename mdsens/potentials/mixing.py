@@ -4,23 +4,27 @@ A potential with a static field `mixing` takes the name of one; its ε and σ ar
 or one value per atom, and these are its parameters.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from mdsens.errors import InputError, did_you_mean
+from mdsens.potentials.base import Potential
 from mdsens.potentials.checks import check_positive
 
 
-def _geometric_mean(x, y):
+def _geometric_mean(x: Array, y: Array) -> Array:
     return jnp.sqrt(x * y)
 
 
-def _mean(x, y):
+def _mean(x: Array, y: Array) -> Array:
     return 0.5 * (x + y)
 
 
-def _sixth_power_mean(x, y):
+def _sixth_power_mean(x: Array, y: Array) -> Array:
     return (0.5 * (x**6 + y**6)) ** (1.0 / 6.0)
 
 
@@ -29,7 +33,7 @@ RULES = {"arithmetic": _mean, "geometric": _geometric_mean, "sixthpower": _sixth
 (doi:10.1002/jcc.540140909)."""
 
 
-def mixed(potential, i, j):
+def mixed(potential: Potential, i: Any, j: Any) -> tuple[Array, Array]:
     """ε and σ of a pair: as given for pairs, or mixed."""
     if potential.mixing is None:
         return potential.pair(potential.epsilon, i, j), potential.pair(potential.sigma, i, j)
@@ -41,14 +45,14 @@ def mixed(potential, i, j):
     return epsilon, sigma
 
 
-def mixed_exponent(potential, exponent, i, j):
+def mixed_exponent(potential: Potential, exponent: Any, i: Any, j: Any) -> Array:
     """An exponent of a pair: as given for pairs, or mixed as lengths are."""
     if potential.mixing is None:
         return potential.pair(exponent, i, j)
     return RULES[potential.mixing](potential.one(exponent, i), potential.one(exponent, j))
 
 
-def check_mixing(potential, *names: str) -> None:
+def check_mixing(potential: Potential, *names: str) -> None:
     """Refuse a rule nobody knows, and parameters that do not fit together with or without one.
 
     Raises:

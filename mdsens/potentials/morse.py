@@ -3,8 +3,9 @@
 from typing import ClassVar
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from mdsens.potentials.base import static
+from mdsens.potentials.base import Atom, static
 from mdsens.potentials.checks import check_positive
 from mdsens.potentials.pair import PairPotential
 from mdsens.potentials.parameters import Parameter
@@ -30,9 +31,9 @@ class Morse(PairPotential):
     onset: float | None = static(None)
     switch: str = static("quintic")
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_positive(self, "alpha", "r0")
 
-    def pair_energy(self, r, i, j):
+    def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         decay = jnp.exp(-self.pair(self.alpha, i, j) * (r - self.pair(self.r0, i, j)))
         return self.pair(self.D0, i, j) * decay * (decay - 2.0)

@@ -13,6 +13,7 @@ from mdsens.potentials.base import Atom, Potential, static
 from mdsens.potentials.bonds import bond_vectors
 from mdsens.potentials.parameters import without_constants
 from mdsens.potentials.site import SitePotential
+from mdsens.system import System
 
 
 class NetworkPotential(SitePotential):
@@ -34,14 +35,14 @@ class NetworkPotential(SitePotential):
 
     keyed: ClassVar[bool] = False
 
-    apply: Callable = static()
-    params: Any
+    apply: Callable[..., Any] = static()
+    params: Any  # type: ignore[misc]  # no default stands before it
     cutoff: float = static()
     species: tuple[str, ...] = static(())
     continuous: float = static(-1)
     width: int = static(1)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         _check_settings(self)
 
     @property
@@ -49,14 +50,16 @@ class NetworkPotential(SitePotential):
         return self.continuous
 
     @property
-    def pair_numbers(self) -> int:
+    def pair_numbers(self) -> int:  # type: ignore[override]  # a constant of most others
         return self.width
 
-    def check(self, system):
+    def check(self, system: System) -> None:
         super().check(system)
         _check_labels(self, system)
 
-    def site_energy(self, d, i, j, mask):
+    def site_energy(
+        self, d: Float[Array, "neighbors dim"], i: Atom, j: Atom, mask: Bool[Array, " neighbors"]
+    ) -> Float[Array, ""]:
         params = without_constants(self.params)
         energy = jnp.asarray(self.apply(params, d, _numbers(self, i), _numbers(self, j), mask))
         if energy.shape != ():
@@ -101,24 +104,24 @@ class GraphPotential(Potential):
     keyed: ClassVar[bool] = False
     local: ClassVar = False
 
-    apply: Callable = static()
-    params: Any
+    apply: Callable[..., Any] = static()
+    params: Any  # type: ignore[misc]  # no default stands before it
     cutoff: float = static()
     species: tuple[str, ...] = static(())
     continuous: float = static(-1)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         _check_settings(self)
 
     @property
     def smoothness(self) -> float:
         return self.continuous
 
-    def check(self, system):
+    def check(self, system: System) -> None:
         super().check(system)
         _check_labels(self, system)
 
-    def atom_energies(self, system):
+    def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         d, inside = bond_vectors(system, self.range)
         n, capacity = len(system), len(inside)
         graph = Graph(
@@ -134,7 +137,7 @@ class GraphPotential(Potential):
         return energies
 
 
-def _check_settings(potential) -> None:
+def _check_settings(potential: Any) -> None:
     name = type(potential).__name__
     if not callable(potential.apply):
         raise InputError(f"{name} wants a function, {name}(apply, params, cutoff=...), not {potential.apply!r:.80}.")
@@ -142,14 +145,14 @@ def _check_settings(potential) -> None:
         raise InputError(f"{name}'s cutoff must be a positive length in Å, not {potential.cutoff!r}.")
 
 
-def _check_labels(potential, system) -> None:
+def _check_labels(potential: Any, system: System) -> None:
     if not potential.species and len(system.labels) > 1:
         raise InputError(f"{type(potential).__name__} needs species=(...) to number the species {', '.join(system.labels)}.")
     if missing := [label for label in system.labels if potential.species and label not in potential.species]:
         raise InputError(f"{type(potential).__name__} has no species {missing[0]!r}; it has {', '.join(potential.species)}.")
 
 
-def _numbers(potential, atom: Atom):
+def _numbers(potential: Any, atom: Atom) -> Array:
     if not potential.species:
         return jnp.zeros_like(atom.code)
     return jnp.asarray([potential.species.index(label) for label in atom.labels])[atom.code]

@@ -2,6 +2,7 @@
 
 from dataclasses import MISSING
 from numbers import Real
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +99,7 @@ class PairPotential(Potential):
         d = fence(bonds(system.positions, system.cell, neighbors), neighbors)
         return jax.tree.map(joined, over_places(of_chunk, neighbors.atom, neighbors.used, d))
 
-    def _switched_energy(self, r, i, j):
+    def _switched_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         if self._switch == "quintic":
             return self.pair_energy(r, i, j) * quintic(r, self.onset, self.cutoff)
         if self._switch == "xplor":

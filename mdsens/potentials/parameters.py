@@ -22,7 +22,7 @@ else:
     """One number, numbers by species, or one for each atom."""
 
 
-def as_parameter(value, what: str):
+def as_parameter(value: Any, what: str) -> Any:
     """A number or an array as one of 64-bit floats; dicts with their keys in canonical order.
 
     Raises:
@@ -52,7 +52,7 @@ def canonical_key(key: str) -> str:
     return "-".join(sorted(parts)) if len(parts) == 2 else key
 
 
-def _canonical_dict(entries: dict, what: str) -> dict:
+def _canonical_dict(entries: dict[Any, Any], what: str) -> dict[Any, Any]:
     if bad := [key for key in entries if isinstance(key, str) and set(key) & set("./")]:
         raise InputError(f"{what} has the key {bad[0]!r}: a '.' or '/' cannot be told from a path.")
     if bad := [key for key in entries if not isinstance(key, str)]:
@@ -73,10 +73,10 @@ class Constant(eqx.Module):
     value: Any = eqx.field(static=True)
 
 
-def as_tree(tree, what: str):
+def as_tree(tree: Any, what: str) -> Any:
     """The tree with its leaves as arrays, and a `Constant` in place of what is no number."""
 
-    def kept(path, leaf):
+    def kept(path: Any, leaf: Any) -> Any:
         where = f"{what}{jax.tree_util.keystr(path)}"
         if leaf is None or isinstance(leaf, Constant | str | bool) or callable(leaf):
             return leaf if isinstance(leaf, Constant) else Constant(leaf)
@@ -90,7 +90,7 @@ def as_tree(tree, what: str):
     return jax.tree_util.tree_map_with_path(kept, tree, is_leaf=lambda leaf: leaf is None or isinstance(leaf, Constant))
 
 
-def without_constants(tree):
+def without_constants(tree: Any) -> Any:
     """A tree that `as_tree` made, as the user wrote it."""
     is_constant = lambda leaf: isinstance(leaf, Constant)  # noqa: E731
     return jax.tree.map(lambda leaf: leaf.value if is_constant(leaf) else leaf, tree, is_leaf=is_constant)

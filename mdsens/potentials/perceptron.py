@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float
 
 from mdsens.errors import InputError, did_you_mean
 
-Network = dict[str, Float[Array, "..."]]
+Network = dict[str, Float[Any, "..."]]
 
 ACTIVATIONS = {"tanh": jnp.tanh, "softplus": jax.nn.softplus, "silu": jax.nn.silu, "gaussian": lambda x: jnp.exp(-0.5 * x * x)}
 """Functions of hidden units, all smooth."""
@@ -39,7 +40,7 @@ def evaluated(network: Network, x: Float[Array, "inputs ..."], activation: str) 
     return x
 
 
-def of_centre(i, value: Callable[[str], Array]) -> Float[Array, ""]:
+def of_centre(i: Any, value: Callable[[str], Array]) -> Float[Array, ""]:
     """`value(label)` for the species of the atom i."""
     first, *others = i.labels
     chosen = value(first)

@@ -1,15 +1,16 @@
 """`Reparameterised`: another potential's parameters fixed, tied to each other, or seen through a logarithm or a ratio."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
-from mdsens.potentials.base import Potential, built, parameter_paths, static
+from mdsens.potentials.base import Approximation, Potential, built, parameter_paths, static
 from mdsens.potentials.paths import named_leaves
 from mdsens.spelling import spelled
 from mdsens.system import is_concrete
@@ -23,14 +24,14 @@ Rule = str | tuple[str, str]
 class Constants:
     """Arrays by path that are no parameters: equal if their values are, so that they can be static."""
 
-    def __init__(self, values: dict[str, np.ndarray]):
+    def __init__(self, values: dict[str, np.ndarray]) -> None:
         self.values = values
         self._key = tuple((path, value.shape, value.dtype.str, value.tobytes()) for path, value in sorted(values.items()))
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, Constants) and self._key == other._key
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self._key)
 
 
@@ -50,7 +51,7 @@ class Reparameterised(Potential):
     rules: tuple[tuple[str, str, str], ...] = static()
     held: Constants = eqx.field(static=True, repr=False)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         # Reached only where there is no such field.
         variables = self._variables()
         return variables[name] if name in variables else super().__getattr__(name)
@@ -66,7 +67,7 @@ class Reparameterised(Potential):
         """The potential with its own parameters. Pure JAX."""
         paths, variables, structure = _opened(self.free)
         rules = {path: (rule, other) for path, rule, other in self.rules}
-        values = {}
+        values: dict[str, Any] = {}
         # Those of others come last.
         for path in sorted(paths, key=lambda path: rules.get(path, ("", ""))[1] != ""):
             rule, other = rules.get(path, ("", ""))
@@ -85,71 +86,71 @@ class Reparameterised(Potential):
     # The potential's own.
 
     @property
-    def range(self):
+    def range(self) -> Float[Array, ""]:
         return self.inner.range
 
     @property
-    def ranges(self):
+    def ranges(self) -> Float[Array, "*terms"]:
         return self.inner.ranges
 
     @property
     def smoothness(self) -> float:
         return self.inner.smoothness
 
-    def parts(self):
+    def parts(self) -> tuple[Potential, ...]:
         return self.inner.parts()
 
-    def approximation(self, system):
+    def approximation(self, system: System) -> Approximation | None:
         found = self.inner.approximation(system)
         if found is None:
             return None
         (mixed,) = jax.vjp(lambda potential: potential.inner, self)[1](found.mixed)
         return found._replace(mixed=jax.tree.map(jnp.abs, mixed))
 
-    def check(self, system):
+    def check(self, system: System) -> None:
         self.inner.check(system)
 
-    def find_neighbors(self, system, *, skin=None):
+    def find_neighbors(self, system: System, *, skin: float | None = None) -> Any:
         return self.inner.find_neighbors(system, skin=skin)
 
-    def prepared(self, system):
+    def prepared(self, system: System) -> System:
         return self.inner.prepared(system)
 
-    def atom_energies(self, system):
+    def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         return self.inner.atom_energies(system)
 
-    def total(self, system):
+    def total(self, system: System) -> Float[Array, ""]:
         return self.inner.total(system)
 
-    def local_stiffness(self, system):
+    def local_stiffness(self, system: System) -> Any:
         return self.inner.local_stiffness(system)
 
-    def check_strain(self, system):
+    def check_strain(self, system: System) -> None:
         self.inner.check_strain(system)
 
     # Names and files.
 
-    def astype(self, dtype):
+    def astype(self, dtype: Any) -> "Reparameterised":
         held = Constants({path: value.astype(dtype) for path, value in self.held.values.items()})
         return Reparameterised(self.free.astype(dtype), self.rules, held)
 
-    def path_name(self, path):
+    def path_name(self, path: Any) -> str:
         return self.free.path_name(path[1:])
 
-    def unit_of(self, name):
+    def unit_of(self, name: str) -> str | None:
         rule = {path: rule for path, rule, _ in self.rules}.get(name)
         return "" if rule in ("log", "ratio") else self.free.unit_of(name)
 
     @property
-    def stored_constants(self):
+    def stored_constants(self) -> dict[str, np.ndarray]:
         return {**self.free.stored_constants, **self.held.values}
 
-    def stored_settings(self):
+    def stored_settings(self) -> dict[str, Any]:
         inner = {"class": type(self.free).__name__, "static": self.free.stored_settings()}
         return {"rules": [list(rule) for rule in self.rules], "terms": [inner]}
 
     @classmethod
-    def from_stored(cls, values, settings, known):
+    def from_stored(cls, values: dict[str, Any], settings: dict[str, Any], known: dict[str, type[Potential]]) -> Potential:
         flat = dict(_flattened(values))
         own = dict(flat)
         for path, rule, other in sorted(settings["rules"], key=lambda rule: rule[2] != ""):
@@ -223,16 +224,16 @@ def tied(potential: Potential, ties: Mapping[str, str]) -> Reparameterised:
     return reparameterised(potential, {name: ("tied", other) for name, other in ties.items()})
 
 
-def _opened(tree: Potential):
+def _opened(tree: Potential) -> tuple[list[str], dict[str, Any], Any]:
     """`(paths, leaves by path, structure)`, None being a leaf."""
     leaves, structure = jax.tree.flatten(tree, is_leaf=lambda leaf: leaf is None)
     paths = parameter_paths(jax.tree.unflatten(structure, list(range(len(leaves)))))
     return paths, dict(zip(paths, leaves, strict=True)), structure
 
 
-def _expanded(potential, rules, values) -> dict[str, tuple[str, str]]:
+def _expanded(potential: Potential, rules: Mapping[str, Any], values: Any) -> dict[str, tuple[str, str]]:
     """`(rule, other path)` of each leaf that the rules name."""
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for name, given in rules.items():
         rule, other = given if isinstance(given, tuple) and len(given) == 2 else (given, "")
         if rule not in (*ALONE, *TOGETHER) or (rule in TOGETHER) != bool(other):
@@ -244,7 +245,7 @@ def _expanded(potential, rules, values) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _check_rule(path, rule, other, rules, values):
+def _check_rule(path: str, rule: str, other: str, rules: Mapping[str, tuple[str, str]], values: Mapping[str, Any]) -> None:
     if rule == "log" and not (np.asarray(values[path]) > 0.0).all():
         raise InputError(f"{path} is {np.asarray(values[path])!s:.40}, and only a positive number has a logarithm.")
     if not other:
@@ -257,7 +258,7 @@ def _check_rule(path, rule, other, rules, values):
         raise InputError(f"{path} has no ratio to {other}, which is zero.")
 
 
-def _variable(path, rule, values) -> Any:
+def _variable(path: str, rule: tuple[str, str], values: Any) -> Any:
     kind, other = rule
     if kind in ("fixed", "tied"):
         return None
@@ -266,13 +267,13 @@ def _variable(path, rule, values) -> Any:
     return values[path] / values[other] if kind == "ratio" else values[path]
 
 
-def _flattened(values, prefix=""):
+def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         yield from _flattened(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
 
 
-def _nested(flat) -> dict:
-    tree = {}
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
     for path, value in flat.items():
         *parents, name = path.split(".")
         branch = tree

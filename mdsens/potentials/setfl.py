@@ -1,5 +1,8 @@
 """Reading tables of embedded atoms: LAMMPS's `eam/alloy` and `eam/fs` (DYNAMO's setfl) and `eam` (its funcfl)."""
 
+from typing import Any
+
+import numpy as np
 from ase.data import chemical_symbols
 
 from mdsens.errors import InputError
@@ -11,7 +14,7 @@ HARTREE_BOHR = 27.2 * 0.529
 """e²/4πε₀ [eV Å], with the digits that funcfl files are made for."""
 
 
-def read_tables(path, form: str | None = None, elements=None) -> dict:
+def read_tables(path: Any, form: str | None = None, elements: Any = None) -> dict[Any, Any]:
     """Tables of an embedded-atom file.
 
     Args:
@@ -34,20 +37,20 @@ def read_tables(path, form: str | None = None, elements=None) -> dict:
     return _read_setfl(path, text, lines, form, elements)
 
 
-def _names(lines) -> list[str]:
+def _names(lines: Any) -> list[str]:
     """The elements of a setfl file, none where it is no such file."""
     count, *names = lines[3] if len(lines) > 4 and lines[3] else [""]
     return names if count == str(len(names)) else []
 
 
-def _is_funcfl(lines) -> bool:
+def _is_funcfl(lines: Any) -> bool:
     """Whether there are an atomic number and a mass on line 2 and five numbers on line 3; the rest is for people."""
     if len(lines) < 3 or len(lines[1]) < 2 or len(lines[2]) < 5:
         return False
     return lines[1][0].isdecimal() and all(number(word) is not None for word in (lines[1][1], *lines[2][:5]))
 
 
-def _read_setfl(path, text, lines, form, elements) -> dict:
+def _read_setfl(path: Any, text: str, lines: Any, form: Any, elements: Any) -> dict[Any, Any]:
     known = _names(lines)
     if not known:
         raise InputError(
@@ -72,9 +75,10 @@ def _read_setfl(path, text, lines, form, elements) -> dict:
         raise InputError(
             f"{str(path)!r} is cut off or of another form: {len(words)} words follow its line 5, which announces {expected}."
         )
-    tables, place = {"F": {}, "rho": {}, "phi": {}}, 0
+    tables: dict[str, dict[str, Any]] = {"F": {}, "rho": {}, "phi": {}}
+    place = 0
 
-    def take(count, what):
+    def take(count: int, what: str) -> np.ndarray:
         nonlocal place
         place += count
         return words.numbers(place - count, count, what)
@@ -103,11 +107,11 @@ def _read_setfl(path, text, lines, form, elements) -> dict:
     }
 
 
-def _is_positive(word) -> bool:
+def _is_positive(word: str) -> bool:
     return (value := number(word)) is not None and value > 0.0
 
 
-def _read_funcfl(path, text, lines, elements) -> dict:
+def _read_funcfl(path: Any, text: str, lines: Any, elements: Any) -> dict[Any, Any]:
     if not _is_funcfl(lines):
         raise InputError(
             f"{str(path)!r} is not a funcfl file: its line 2 should be the atomic number, mass, lattice constant and lattice, "
@@ -133,7 +137,7 @@ def _read_funcfl(path, text, lines, elements) -> dict:
     }
 
 
-def _grid(path, text, line) -> tuple[int, int, dict]:
+def _grid(path: Any, text: str, line: int) -> tuple[int, int, dict[Any, Any]]:
     """Nrho, Nr, and the rest of the line that describes the grids."""
     words = Words.of(path, "\n".join(text.splitlines()[:line]), skip=line - 1, comment="#")
     if len(words) < 5:

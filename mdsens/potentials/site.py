@@ -1,6 +1,7 @@
 """`SitePotential`: a many-body energy, written as the energy of one site with its neighbours."""
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from mdsens.neighbor_sums import fence
 from mdsens.potentials.base import Atom, Potential
 from mdsens.potentials.bonds import bond_vectors, handles
 from mdsens.potentials.local_stiffness import SiteStiffness
+from mdsens.system import System
 
 CACHED = 2**19
 """Pairs of neighbours (K² for each site) up to which all sites are evaluated together; beyond, in blocks of this size."""
@@ -34,10 +36,10 @@ class SitePotential(Potential):
         """
         raise NotImplementedError
 
-    def atom_energies(self, system):
+    def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         return in_blocks(lambda *sites: along_last(self.site_energy, *sites), self._sites(system), CACHED // self.pair_numbers)
 
-    def local_stiffness(self, system) -> SiteStiffness:
+    def local_stiffness(self, system: System) -> SiteStiffness:
         # For two second derivatives of a scalar in few variables reverse over reverse takes the fewest operations, most of
         # them contractions, for which the sites come first.
         hessian = jax.jacrev(jax.jacrev(self.site_energy))
@@ -47,12 +49,12 @@ class SitePotential(Potential):
         blocks = jax.lax.map(lambda site: hessian(*site), fence(sites, system.neighbors), batch_size=batch)
         return SiteStiffness(jnp.moveaxis(blocks, 0, -1))
 
-    def _sites(self, system):
+    def _sites(self, system: System) -> tuple[Any, ...]:
         d, inside = bond_vectors(system, self.range)
         return jnp.swapaxes(d, 0, 1), *handles(system), inside
 
 
-def in_blocks(function, arguments, pairs: int, least: int = 128):
+def in_blocks(function: Callable[..., Any], arguments: Any, pairs: int, least: int = 128) -> Any:
     """`function(*arguments)`, atoms last, block by block of so many pairs of neighbours, so that a block stays in the cache.
 
     A block has `least` atoms at least, where there are as many. It is evaluated again for its derivative rather than kept.
@@ -65,7 +67,7 @@ def in_blocks(function, arguments, pairs: int, least: int = 128):
     count = -(-size // block)
     block = -(-size // count)
 
-    def cut(leaf):
+    def cut(leaf: Any) -> Any:
         filled = jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, count * block - size)], mode="edge")
         return jnp.moveaxis(filled.reshape(*leaf.shape[:-1], count, block), -2, 0)
 

@@ -1,7 +1,8 @@
 """The spectral neighbour analysis potential (SNAP): linear, or quadratic, in the bispectrum of each atom's surroundings."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from mdsens.potentials.bonds import bond_vectors, handles
 from mdsens.potentials.local_stiffness import SiteStiffness
 from mdsens.potentials.site import in_blocks
 from mdsens.potentials.snap_files import LISTS, read_snap
+from mdsens.system import System
 
 CACHED = 2**15
 """Pairs of neighbours (K² for each atom) that are evaluated together."""
@@ -59,8 +61,8 @@ class SNAP(Potential):
 
     units: ClassVar = {"coefficients": "eV", "weights": ""}
 
-    coefficients: dict[str, Float[Array, " coefficients"]]
-    weights: dict[str, Float[Array, ""]]
+    coefficients: dict[str, Float[Any, " coefficients"]]
+    weights: dict[str, Float[Any, ""]]
     radii: Lengths = static()
     rcutfac: float = static()
     twojmax: int = static()
@@ -76,12 +78,12 @@ class SNAP(Potential):
     sinner: Lengths = static(())
     dinner: Lengths = static(())
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("radii", *LISTS):
             object.__setattr__(self, name, _by_element(name, getattr(self, name)))
         super().__post_init__()
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         self._check_settings()
         for name, parameter in (("coefficients", self.coefficients), ("weights", self.weights)):
             if not isinstance(parameter, dict) or set(parameter) != set(dict(self.radii)):
@@ -98,7 +100,7 @@ class SNAP(Potential):
             if np.ndim(value) != 0:
                 raise InputError(f"SNAP's weights[{element!r}] must be one number, not an array of shape {np.shape(value)}.")
 
-    def _check_settings(self):
+    def _check_settings(self) -> None:
         top = self.twojmax
         if isinstance(top, bool) or not isinstance(top, int) or not 0 <= top <= LARGEST_TWOJMAX:
             raise InputError(f"SNAP's twojmax must be a whole number from 0 to {LARGEST_TWOJMAX}, not {top!r:.80}.")
@@ -117,7 +119,7 @@ class SNAP(Potential):
                 raise InputError(f"SNAP's {name} must have a positive length for each element, as switchinnerflag needs them.")
 
     @classmethod
-    def from_files(cls, coefficients, parameters, elements: str | Sequence[str] | None = None) -> "SNAP":
+    def from_files(cls, coefficients: str | Path, parameters: str | Path, elements: str | Sequence[str] | None = None) -> "SNAP":
         """From LAMMPS's `.snapcoeff` and `.snapparam` files; `elements` chooses some where they have more.
 
         Raises:
@@ -130,23 +132,23 @@ class SNAP(Potential):
             raise InputError(f"{str(coefficients)!r} with {str(parameters)!r}: {error}") from None
 
     @property
-    def range(self):
-        return np.asarray(2.0 * self.rcutfac * max(dict(self.radii).values()))
+    def range(self) -> Float[Array, ""]:
+        return np.asarray(2.0 * self.rcutfac * max(dict(self.radii).values()))  # type: ignore[return-value]  # a constant of every trace
 
     @property
     def smoothness(self) -> float:
         return 1 if self.switchflag else -1
 
-    def check(self, system):
+    def check(self, system: System) -> None:
         super().check(system)
         if system.dim != 3:
             raise InputError("SNAP is for systems in three dimensions: give each position a third component.")
 
-    def atom_energies(self, system):
+    def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         form = self._form
         return in_blocks(lambda *sites: energies(form, *sites), self._sites(system), CACHED)
 
-    def local_stiffness(self, system) -> SiteStiffness:
+    def local_stiffness(self, system: System) -> SiteStiffness:
         return SiteStiffness(in_blocks(self._form.stiffness, self._sites(system), CACHED, LEAST))
 
     @property
@@ -157,11 +159,11 @@ class SNAP(Potential):
             channels=len(self.radii) if self.chemflag else 1,
         )
 
-    def _sites(self, system):
+    def _sites(self, system: System) -> tuple[Any, ...]:
         d, inside = bond_vectors(system, self.range)
         i, j = handles(system)
 
-        def of_pair(lengths):
+        def of_pair(lengths: Lengths) -> Array:
             half = jnp.asarray([0.5 * dict(lengths).get(label, 0.0) for label in i.labels], d.dtype)
             return half[i.code] + half[j.code]
 
@@ -178,7 +180,7 @@ class SNAP(Potential):
         return near, jnp.swapaxes(d, 0, 1), weight, self.one(self.coefficients, i).T
 
 
-def _by_element(name, lengths) -> Lengths:
+def _by_element(name: str, lengths: Any) -> Lengths:
     """Pairs of elements and lengths, however they were written, in their order."""
     try:
         pairs = lengths.items() if isinstance(lengths, Mapping) else lengths

@@ -1,6 +1,7 @@
 """Reading LAMMPS's `.snapcoeff` and `.snapparam` files."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ IGNORED = ("chunksize", "parallelthresh")
 """How LAMMPS divides its work."""
 
 
-def read_snap(coefficients, parameters, elements: str | Sequence[str] | None = None) -> dict:
+def read_snap(coefficients: Any, parameters: Any, elements: str | Sequence[str] | None = None) -> dict[Any, Any]:
     """The arguments of `SNAP` from both files (units metal), for some of their elements, by default all."""
     settings = _read_parameters(parameters)
     entries = _read_coefficients(coefficients)
@@ -40,14 +41,14 @@ def read_snap(coefficients, parameters, elements: str | Sequence[str] | None = N
     }
 
 
-def _lines(path) -> list[tuple[int, list[str]]]:
+def _lines(path: Any) -> list[tuple[int, list[str]]]:
     """`(number, words)` of the lines that are not empty; `#` starts a comment."""
     text = read_text(path)
     words = [(number, line.split("#")[0].split()) for number, line in enumerate(text.splitlines(), start=1)]
     return [(number, line) for number, line in words if line]
 
 
-def _read_coefficients(path) -> dict[str, tuple[float, float, np.ndarray]]:
+def _read_coefficients(path: Any) -> dict[str, tuple[float, float, np.ndarray]]:
     """Radius [Å], weight and coefficients of each element."""
     lines = _lines(path)
     counts = lines[0][1] if lines else []
@@ -79,7 +80,7 @@ def _read_coefficients(path) -> dict[str, tuple[float, float, np.ndarray]]:
     return entries
 
 
-def _read_parameters(path) -> dict:
+def _read_parameters(path: Any) -> dict[Any, Any]:
     """Settings by LAMMPS's names."""
     settings, known = {}, ("twojmax", *LENGTHS, *FLAGS, *LISTS, *IGNORED)
     for number, (name, *words) in _lines(path):

@@ -6,6 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.potentials.base import Atom, static
@@ -32,7 +33,7 @@ class SoftSphere(PairPotential):
     epsilon: Parameter
     alpha: float = static(2.0)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if not (isinstance(self.alpha, Real) and self.alpha > 1):
             raise InputError(f"SoftSphere's alpha must be a number larger than 1, for a continuous force, not {self.alpha!r}.")
         diameters = jax.tree.leaves(self.diameter)
@@ -42,20 +43,20 @@ class SoftSphere(PairPotential):
             raise InputError("SoftSphere's diameters must be positive.")
 
     @property
-    def range(self):
+    def range(self) -> Float[Array, ""]:
         return jnp.max(jnp.stack([jnp.max(d) for d in jax.tree.leaves(self.diameter)]))
 
     @property
     def smoothness(self) -> float:
         return int(np.ceil(self.alpha)) - 1
 
-    def _contact(self, i: Atom, j: Atom):
+    def _contact(self, i: Atom, j: Atom) -> Array:
         return 0.5 * (self.one(self.diameter, i) + self.one(self.diameter, j))
 
-    def kinks(self, i, j):
+    def kinks(self, i: Atom, j: Atom) -> tuple[Float[Array, ""], ...]:
         return (self._contact(i, j),) if self.smoothness < 2 else ()
 
-    def pair_energy(self, r, i, j):
+    def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         contact = self._contact(i, j)
         touching = r < contact
         overlap = jnp.where(touching, 1.0 - r / contact, 0.5)

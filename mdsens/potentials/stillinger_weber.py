@@ -2,18 +2,22 @@
 
 from collections.abc import Sequence
 from operator import mul
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from mdsens.errors import InputError
-from mdsens.potentials.base import static
+from mdsens.potentials.base import Atom, static
 from mdsens.potentials.checks import check_positive, check_sign
 from mdsens.potentials.files import read_sw
+from mdsens.potentials.parameters import Parameter
 from mdsens.potentials.site import SitePotential
-from mdsens.potentials.triplets import Parameter, check_species, check_triplets, exponents, is_bond, largest
+from mdsens.potentials.triplets import check_species, check_triplets, exponents, is_bond, largest
+from mdsens.system import System
 
 OF_BONDS = ("sigma", "a", "gamma", "A", "B", "p", "q")
 """Parameters of a bond: of several species, only the entries i-j-j count."""
@@ -56,7 +60,7 @@ class StillingerWeber(SitePotential):
     p: Exponent = static(4)
     q: Exponent = static(0)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in self.parameters().items():
             if isinstance(value, dict):
                 object.__setattr__(self, name, _as_leaves(name, value))
@@ -66,10 +70,10 @@ class StillingerWeber(SitePotential):
             object.__setattr__(self, name, value)
         super().__post_init__()
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         self._check()
 
-    def _check(self):
+    def _check(self) -> None:
         check_triplets(self, OF_BONDS)
         check_positive(self, "sigma", "a")
 
@@ -88,7 +92,7 @@ class StillingerWeber(SitePotential):
         )
 
     @classmethod
-    def from_file(cls, path, elements: str | Sequence[str] | None = None) -> "StillingerWeber":
+    def from_file(cls, path: str | Path, elements: str | Sequence[str] | None = None) -> "StillingerWeber":
         """From a LAMMPS `.sw` file; `elements` chooses some where the file has more.
 
         One element gives numbers, several give dicts by triplets. What LAMMPS does not use is left out: all but λ, ε and
@@ -99,7 +103,7 @@ class StillingerWeber(SitePotential):
                 same and are not.
         """
         entries = {"-".join(triplet): entry for triplet, entry in read_sw(path, elements).items()}
-        columns = {name: {} for name in next(iter(entries.values()))}
+        columns: dict[str, Any] = {name: {} for name in next(iter(entries.values()))}
         for key, entry in entries.items():
             for name in ("sigma", "a") if is_bond(key) else ():
                 check_sign(f"{str(path)!r}, line {entry.line}: {name} of {key}", entry[name], positive=True)
@@ -116,27 +120,29 @@ class StillingerWeber(SitePotential):
             raise InputError(f"{str(path)!r}: {error}") from None
 
     @property
-    def range(self):
+    def range(self) -> Float[Array, ""]:
         return largest(mul, self.a, self.sigma)
 
     @property
     def smoothness(self) -> float:
         return np.inf
 
-    def check(self, system):
+    def check(self, system: System) -> None:
         super().check(system)
         self._check()
         exponents = {name: dict(value) for name, value in (("p", self.p), ("q", self.q)) if isinstance(value, tuple)}
         check_species(self, system.labels, OF_BONDS, _leaf, **exponents)
 
-    def site_energy(self, d, i, j, mask):
+    def site_energy(
+        self, d: Float[Array, "neighbors dim"], i: Atom, j: Atom, mask: Bool[Array, " neighbors"]
+    ) -> Float[Array, ""]:
         r = jnp.sqrt(jnp.sum(d * d, axis=-1))
         row, column = (jax.tree.map(lambda x, at=at: jnp.expand_dims(x, at), j) for at in (1, 0))
 
-        def of_bond(name):
+        def of_bond(name: str) -> Array:
             return self.triplet(self._by_triplet(name, i.labels), i, j, j)
 
-        def of_pair(name):
+        def of_pair(name: str) -> Array:
             return self.triplet(self._by_triplet(name, i.labels), i, row, column)
 
         sigma = of_bond("sigma")
@@ -158,7 +164,7 @@ class StillingerWeber(SitePotential):
         # Each pair (the site's half) and each unordered pair of bonds once.
         return 0.5 * jnp.sum(jnp.where(mask, well * jnp.exp(decay), 0.0)) + 0.5 * bent
 
-    def _by_triplet(self, name, labels):
+    def _by_triplet(self, name: str, labels: Sequence[str]) -> Any:
         """A parameter with an entry for each order in which its triplets may be named."""
         parameter = getattr(self, name)
         if not isinstance(parameter, dict):
@@ -166,7 +172,7 @@ class StillingerWeber(SitePotential):
         keys = [f"{a}-{b}-{c}" for a in labels for b in labels for c in labels]
         return {key: parameter[leaf] for key in keys if (leaf := _leaf(name, key)) in parameter}
 
-    def _power(self, x, exponent, i, j):
+    def _power(self, x: Array, exponent: Any, i: Atom, j: Atom) -> Array:
         if not isinstance(exponent, tuple):
             return x ** int(exponent) if float(exponent).is_integer() else x**exponent
         table = dict(exponent)
@@ -187,7 +193,7 @@ def _leaf(name: str, key: str) -> str:
     return f"{i}-{j}-{k}"
 
 
-def _as_leaves(name, table: dict) -> dict:
+def _as_leaves(name: str, table: dict[Any, Any]) -> dict[Any, Any]:
     leaves = {}
     for key, value in table.items():
         leaf = _leaf(name, key) if isinstance(key, str) else key
@@ -197,13 +203,13 @@ def _as_leaves(name, table: dict) -> dict:
     return leaves
 
 
-def _exponent(value) -> float:
+def _exponent(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
         raise ValueError
     return value.item() if isinstance(value, np.number) else value
 
 
-def _check_same(path, key, entries):
+def _check_same(path: str | Path, key: str, entries: Any) -> None:
     """Refuse a file in which the two names of one entry have different numbers."""
     i, j, k = key.split("-")
     twin = f"{j}-{i}-{i}" if j == k else f"{i}-{k}-{j}"

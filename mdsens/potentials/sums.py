@@ -1,12 +1,15 @@
 """`Sum`: potentials added up."""
 
 import collections
+import functools
+import operator
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from mdsens.errors import InputError
 from mdsens.neighbors import Neighbors
@@ -31,7 +34,7 @@ class Sum(Potential):
 
     terms: tuple[Potential, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         terms = tuple(self.terms) if isinstance(self.terms, list | tuple) else (self.terms,)
         if not terms or not all(isinstance(term, Potential) for term in terms):
             raise InputError("Sum wants a tuple of potentials: ms.ZBL(...) + ms.EAM.from_file(...).")
@@ -40,24 +43,24 @@ class Sum(Potential):
         super().__post_init__()
 
     @property
-    def range(self):
+    def range(self) -> Float[Array, ""]:
         """The longest of the terms whose pairs are listed; energies that are not of listed pairs look after themselves."""
         return jnp.max(self.ranges)
 
     @property
-    def ranges(self):
+    def ranges(self) -> Float[Array, "*terms"]:
         """Those of the terms; without bound where no term is of listed pairs."""
         listed = [jnp.asarray(term.range) for term in self.terms if is_local(term)]
-        return jnp.stack(listed) if listed else np.asarray(np.inf)
+        return jnp.stack(listed) if listed else np.asarray(np.inf)  # type: ignore[return-value]  # a constant of every trace
 
     @property
     def smoothness(self) -> float:
         return min(term.smoothness for term in self.terms)
 
-    def parts(self):
+    def parts(self) -> tuple[Potential, ...]:
         return tuple(part for term in self.terms for part in term.parts())
 
-    def approximation(self, system):
+    def approximation(self, system: System) -> Approximation | None:
         each = [(term, term.approximation(at)) for term, at in self.placed(system)]
         known = [found for _, found in each if found is not None]
         if not known:
@@ -66,11 +69,11 @@ class Sum(Potential):
         words = "; ".join(found.words for found in known)
         return Approximation(words, sum(found.hessian for found in known), eqx.tree_at(lambda s: s.terms, self, mixed))
 
-    def check(self, system):
+    def check(self, system: System) -> None:
         for term in self.terms:
             term.check(system)
 
-    def find_neighbors(self, system, *, skin=None):
+    def find_neighbors(self, system: System, *, skin: float | None = None) -> Any:
         listed = [term for term in self.terms if is_local(term)]
         if not listed:
             return TermLists(None, tuple(term.find_neighbors(system) for term in self.terms))
@@ -84,22 +87,22 @@ class Sum(Potential):
             return whole
         return TermLists(whole, tuple(None if is_local(term) else term.find_neighbors(system) for term in self.terms))
 
-    def prepared(self, system):
+    def prepared(self, system: System) -> System:
         for term in self.terms:
             if not is_local(term):
                 term.prepared(system)  # may refuse what its check cannot see
         return super().prepared(system)
 
-    def atom_energies(self, system):
-        return sum(listed_energies(term, at) for term, at in self.placed(system))
+    def atom_energies(self, system: System) -> Float[Array, " atoms"]:
+        return functools.reduce(operator.add, (listed_energies(term, at) for term, at in self.placed(system)))
 
-    def total(self, system):
-        return sum(total_energy(term, at) for term, at in self.placed(system))
+    def total(self, system: System) -> Float[Array, ""]:
+        return functools.reduce(operator.add, (total_energy(term, at) for term, at in self.placed(system)))
 
-    def local_stiffness(self, system) -> SumStiffness:
+    def local_stiffness(self, system: System) -> SumStiffness:
         return SumStiffness(tuple(term.local_stiffness(at) for term, at in self.placed(system)))
 
-    def check_strain(self, system):
+    def check_strain(self, system: System) -> None:
         for term in self.terms:
             term.check_strain(system)
 
@@ -115,31 +118,32 @@ class Sum(Potential):
     def names(self) -> tuple[str, ...]:
         """What the terms are called in paths."""
         kinds = [type(parts[0]).__name__ if len(parts := term.parts()) == 1 else "Sum" for term in self.terms]
-        counts, seen, names = collections.Counter(kinds), collections.Counter(), []
+        counts, names = collections.Counter(kinds), []
+        seen: collections.Counter[str] = collections.Counter()
         for kind in kinds:
             seen[kind] += 1
             names.append(f"{kind}{seen[kind]}" if counts[kind] > 1 else kind)
         return tuple(names)
 
-    def path_name(self, path):
+    def path_name(self, path: Any) -> str:
         _, place, *rest = path
         return f"{self.names[place.idx]}.{self.terms[place.idx].path_name(rest)}"
 
-    def unit_of(self, name):
+    def unit_of(self, name: str) -> str | None:
         term, _, rest = name.partition(".")
         return self.terms[self.names.index(term)].unit_of(rest)
 
-    def stored_settings(self):
+    def stored_settings(self) -> dict[str, Any]:
         named = zip(self.names, self.terms, strict=True)
         return {"terms": [{"name": name, "class": type(term).__name__, "static": term.stored_settings()} for name, term in named]}
 
     @property
-    def stored_constants(self):
+    def stored_constants(self) -> dict[str, np.ndarray]:
         named = zip(self.names, self.terms, strict=True)
         return {f"{name}.{path}": value for name, term in named for path, value in term.stored_constants.items()}
 
     @classmethod
-    def from_stored(cls, values, settings, known):
+    def from_stored(cls, values: dict[str, Any], settings: dict[str, Any], known: dict[str, type[Potential]]) -> Potential:
         terms = [known[term["class"]].from_stored(values[term["name"]], term["static"], known) for term in settings["terms"]]
         return cls(tuple(terms))
 
@@ -153,21 +157,21 @@ class TermLists(eqx.Module):
     """
 
     shared: Neighbors | None
-    own: tuple
+    own: tuple[Any, ...]
 
-    def is_stale(self, positions, interaction_range) -> Bool[Array, ""]:
+    def is_stale(self, positions: Array, interaction_range: Any) -> Bool[Array, ""]:
         stale = [one.is_stale(positions, _reach(one)) for one in self.own if one is not None]
         return jnp.any(jnp.stack(stale if self.shared is None else [*stale, self.shared.is_stale(positions, interaction_range)]))
 
-    def reaches(self, interaction_range) -> Bool[Array, ""]:
+    def reaches(self, interaction_range: Any) -> Bool[Array, ""]:
         return jnp.asarray(True) if self.shared is None else self.shared.reaches(interaction_range)
 
 
-def _reach(neighbors):
+def _reach(neighbors: Any) -> Any:
     return neighbors.radius - neighbors.skin if isinstance(neighbors, Neighbors) else jnp.inf
 
 
-def _listing(system: System, neighbors) -> System:
+def _listing(system: System, neighbors: Any) -> System:
     return eqx.tree_at(lambda s: s.neighbors, system, neighbors, is_leaf=lambda leaf: leaf is None)
 
 

@@ -1,7 +1,11 @@
 """Functions that bring a pair energy smoothly to zero between `onset` and `cutoff`."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 SMOOTHNESS = {"quintic": 2, "xplor": 1, "shifted_force": 1, "truncated": -1, "force_switch": 2}
 """Continuous derivatives of a switched energy (-1: the energy itself jumps)."""
@@ -13,13 +17,13 @@ ONSET = 0.8
 """Where they begin if nothing else is said, as a share of the cutoff."""
 
 
-def quintic(r, onset, cutoff):
+def quintic(r: Array, onset: Any, cutoff: Any) -> Array:
     """1 - 10 x³ + 15 x⁴ - 6 x⁵ with x = (r - onset) / (cutoff - onset): two continuous derivatives."""
     x = jnp.clip((r - onset) / (cutoff - onset), 0.0, 1.0)
     return 1.0 + x**3 * (-10.0 + x * (15.0 - 6.0 * x))
 
 
-def xplor(r, onset, cutoff):
+def xplor(r: Array, onset: Any, cutoff: Any) -> Array:
     """(c² - r²)² (c² + 2 r² - 3 o²) / (c² - o²)³: one continuous derivative.
 
     X-PLOR's switch (Brünger 1992), as in LAMMPS's `lj/charmm` and jax-md's `multiplicative_isotropic_cutoff`.
@@ -29,7 +33,7 @@ def xplor(r, onset, cutoff):
     return jnp.where(r < onset, 1.0, jnp.where(r < cutoff, between, 0.0))
 
 
-def force_switch(phi, r, onset, cutoff):
+def force_switch(phi: Callable[..., Any], r: Array, onset: Any, cutoff: Any) -> Array:
     """φ(r) + A x³/3 + B x⁴/4 + C with x = r - onset, 0 below it: a quadratic and a cubic added to the force.
 
     A, B and C make φ, φ' and φ'' zero at the cutoff, so that two derivatives are continuous. GROMACS's force-switch, as in

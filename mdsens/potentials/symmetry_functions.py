@@ -10,22 +10,22 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 
-def cosine(x):
+def cosine(x: Array) -> Array:
     """½ (cos πx + 1), x = r / r_c: one continuous derivative."""
     return 0.5 * (jnp.cos(jnp.pi * x) + 1.0)
 
 
-def tanh3(x):
+def tanh3(x: Array) -> Array:
     """tanh³(1 - x): two continuous derivatives."""
     return jnp.tanh(1.0 - x) ** 3
 
 
-def quintic(x):
+def quintic(x: Array) -> Array:
     """1 - 10 x³ + 15 x⁴ - 6 x⁵: two continuous derivatives."""
     return 1.0 + x**3 * (-10.0 + x * (15.0 - 6.0 * x))
 
 
-def exponential(x):
+def exponential(x: Array) -> Array:
     """exp(1 - 1 / (1 - x²)): all derivatives are continuous."""
     return jnp.exp(1.0 - 1.0 / (1.0 - x * x))
 
@@ -37,13 +37,13 @@ _NEAR = 1.0 - 1e-9
 """Nearer to the cutoff the exponential is zero to rounding, and its derivatives have poles."""
 
 
-def cutoff_function(name: str, r, cutoff: float, mask) -> Float[Array, "..."]:
+def cutoff_function(name: str, r: Array, cutoff: float, mask: Array) -> Float[Array, "..."]:
     """f_c(r) where `mask` holds and r lies within the cutoff, else 0."""
     mask = mask & (r < _NEAR * cutoff)
     return jnp.where(mask, CUTOFFS[name][0](jnp.where(mask, r / cutoff, 0.5)), 0.0)
 
 
-def radial(r: Float[Array, " neighbors"], fc, eta, Rs) -> Float[Array, "functions neighbors"]:
+def radial(r: Float[Array, " neighbors"], fc: Array, eta: Array, Rs: Array) -> Float[Array, "functions neighbors"]:
     """G² before the sum over neighbours: exp(-η (r - R_s)²) f_c(r)."""
     return jnp.exp(-eta[:, None] * (r - Rs[:, None]) ** 2) * fc
 

@@ -2,18 +2,22 @@
 
 from collections.abc import Sequence
 from operator import add
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from mdsens.errors import InputError
-from mdsens.potentials.base import static
+from mdsens.potentials.base import Atom, static
 from mdsens.potentials.checks import check_positive, check_sign
 from mdsens.potentials.files import read_tersoff
+from mdsens.potentials.parameters import Parameter
 from mdsens.potentials.site import SitePotential
-from mdsens.potentials.triplets import Parameter, check_species, check_triplets, exponents, is_bond, largest
+from mdsens.potentials.triplets import check_species, check_triplets, exponents, is_bond, largest
+from mdsens.system import System
 
 TWO_BODY = ("n", "beta", "lam2", "B", "lam1", "A")
 """Parameters of a bond: of several species, only the entries i-j-j count."""
@@ -66,11 +70,11 @@ class Tersoff(SitePotential):
     A: Parameter
     m: int | tuple[tuple[str, int], ...] = static(3)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "m", exponents(self.m, _exponent, "Tersoff's m", "3 or 1", bond=False))
         super().__post_init__()
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_triplets(self, TWO_BODY)
         check_positive(self, *_POSITIVE)
         check_positive(self, *_NOT_NEGATIVE, or_zero=True)
@@ -95,7 +99,7 @@ class Tersoff(SitePotential):
         )
 
     @classmethod
-    def from_file(cls, path, elements: str | Sequence[str] | None = None) -> "Tersoff":
+    def from_file(cls, path: str | Path, elements: str | Sequence[str] | None = None) -> "Tersoff":
         """From a LAMMPS `.tersoff` file; `elements` chooses some where the file has more.
 
         One element gives numbers, several give dicts by triplets.
@@ -109,7 +113,8 @@ class Tersoff(SitePotential):
                 if name not in TWO_BODY or triplet[1] == triplet[2]:
                     where = f"{str(path)!r}, line {entry.line}: {name} of {'-'.join(triplet)}"
                     check_sign(where, value, positive=name in _POSITIVE, not_negative=name in _NOT_NEGATIVE)
-        columns = {name: {"-".join(t): entry[name] for t, entry in entries.items()} for name in next(iter(entries.values()))}
+        names = next(iter(entries.values()))
+        columns: dict[str, Any] = {name: {"-".join(t): entry[name] for t, entry in entries.items()} for name in names}
         powers = columns.pop("m")
         m = next(iter(powers.values())) if len(set(powers.values())) == 1 else tuple(powers.items())
         for name in TWO_BODY:
@@ -122,26 +127,28 @@ class Tersoff(SitePotential):
             raise InputError(f"{str(path)!r}: {error}") from None
 
     @property
-    def range(self):
+    def range(self) -> Float[Array, ""]:
         return largest(add, self.R, self.D)
 
     @property
     def smoothness(self) -> float:
         return 1
 
-    def check(self, system):
+    def check(self, system: System) -> None:
         super().check(system)
         check_species(self, system.labels, TWO_BODY, **({"m": dict(self.m)} if isinstance(self.m, tuple) else {}))
 
-    def site_energy(self, d, i, j, mask):
+    def site_energy(
+        self, d: Float[Array, "neighbors dim"], i: Atom, j: Atom, mask: Bool[Array, " neighbors"]
+    ) -> Float[Array, ""]:
         r = jnp.sqrt(jnp.sum(d * d, axis=-1))
         bond = d / r[:, None]
         row, column = (jax.tree.map(lambda x, at=at: jnp.expand_dims(x, at), j) for at in (1, 0))
 
-        def of_bond(parameter):
+        def of_bond(parameter: Any) -> Array:
             return self.triplet(parameter, i, j, j)
 
-        def of_pair(parameter):
+        def of_pair(parameter: Any) -> Array:
             return self.triplet(parameter, i, row, column)
 
         # k = j is no neighbour of the bond ij, and masked places are none of any.
@@ -161,7 +168,7 @@ class Tersoff(SitePotential):
         energies = _cutoff(r, of_bond(self.R), of_bond(self.D)) * (repulsion - order * attraction)
         return 0.5 * jnp.sum(jnp.where(mask, energies, 0.0))
 
-    def _cubes(self, i, j, k):
+    def _cubes(self, i: Atom, j: Atom, k: Atom) -> Any:
         """Where the exponent m is 3 and not 1."""
         if isinstance(self.m, int):
             return self.m == 3
@@ -170,14 +177,14 @@ class Tersoff(SitePotential):
         return jnp.asarray(table)[i.code, j.code, k.code]
 
 
-def _cutoff(r, middle, width):
+def _cutoff(r: Float[Array, ""], middle: Any, width: Any) -> Array:
     """1 below `middle - width`, 0 above `middle + width`, half a wave of a sine between."""
     falling = (r > middle - width) & (r < middle + width)
     phase = jnp.where(falling, (r - middle) / width, 0.0)
     return jnp.where(falling, 0.5 - 0.5 * jnp.sin(0.5 * jnp.pi * phase), jnp.where(r < middle, 1.0, 0.0))
 
 
-def _bond_order(x, n):
+def _bond_order(x: Array, n: Array) -> Array:
     """(1 + xⁿ)^(-1/2n), without overflow; 1, a constant, where that is its value to rounding.
 
     For n < 2 the second derivative grows without bound towards x = 0, where bonds without neighbours are.
@@ -187,7 +194,7 @@ def _bond_order(x, n):
     return jnp.where(settled, 1.0, jnp.exp(-jnp.logaddexp(0.0, n * jnp.log(x)) / (2.0 * n)))
 
 
-def _exponent(m) -> int:
+def _exponent(m: Any) -> int:
     if isinstance(m, bool) or not isinstance(m, int | float | np.number) or m not in (1, 3):
         raise ValueError
     return int(m)

@@ -5,17 +5,20 @@ where what is of a bond ij has the entries i-j-j alone.
 """
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
+from mdsens.potentials.base import Potential
 from mdsens.potentials.checks import check_number, entries
 from mdsens.potentials.parameters import Parameter
 
 
-def check_triplets(potential, bond: tuple[str, ...]) -> None:
+def check_triplets(potential: Potential, bond: tuple[str, ...]) -> None:
     """Refuse arrays, keys that are not of triplets, and those without effect of the parameters `bond`.
 
     Raises:
@@ -41,7 +44,9 @@ def is_bond(key: str) -> bool:
     return key.split("-")[1] == key.split("-")[2]
 
 
-def check_species(potential, names, bond: tuple[str, ...], leaf=lambda name, key: key, **more) -> None:
+def check_species(
+    potential: Potential, names: Any, bond: tuple[str, ...], leaf: Any = lambda name, key: key, **more: Any
+) -> None:
     """Refuse species that a potential has no parameters for.
 
     Args:
@@ -68,7 +73,7 @@ def check_species(potential, names, bond: tuple[str, ...], leaf=lambda name, key
                 )
 
 
-def largest(function, x: Parameter, y: Parameter) -> Float[Array, ""]:
+def largest(function: Callable[..., Any], x: Parameter, y: Parameter) -> Float[Array, ""]:
     """The largest `function(x, y)` over the entries of two parameters."""
     shared = [key for key in x if key in y] if isinstance(x, dict) and isinstance(y, dict) else []
     pairs = [(x[key], y[key]) for key in shared] or itertools.product(jax.tree.leaves(x), jax.tree.leaves(y))
@@ -76,7 +81,7 @@ def largest(function, x: Parameter, y: Parameter) -> Float[Array, ""]:
     return values[0] if len(values) == 1 else jnp.max(jnp.stack(values))
 
 
-def exponents(value, one, where: str, wanted: str, *, bond: bool, leaf=lambda key: key):
+def exponents(value: Any, one: Any, where: str, wanted: str, *, bond: bool, leaf: Any = lambda key: key) -> Any:
     """A static exponent: `one(number)`, or the sorted pairs of triplets and these, however they were written.
 
     Args:

@@ -4,8 +4,9 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from mdsens.potentials.base import static
+from mdsens.potentials.base import Atom, static
 from mdsens.potentials.checks import check_positive
 from mdsens.potentials.mixing import check_mixing, mixed
 from mdsens.potentials.pair import PairPotential
@@ -34,12 +35,12 @@ class WeeksChandlerAndersen(PairPotential):
     sigma: PerAtom
     mixing: str | None = static(None)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_mixing(self, "epsilon", "sigma")
         check_positive(self, "sigma")
 
     @property
-    def range(self):
+    def range(self) -> Float[Array, ""]:
         # A mean is not beyond the larger of two.
         return MINIMUM * jnp.max(jnp.stack([jnp.max(sigma) for sigma in jax.tree.leaves(self.sigma)]))
 
@@ -47,10 +48,10 @@ class WeeksChandlerAndersen(PairPotential):
     def smoothness(self) -> float:
         return 1
 
-    def kinks(self, i, j):
+    def kinks(self, i: Atom, j: Atom) -> tuple[Float[Array, ""], ...]:
         return (MINIMUM * mixed(self, i, j)[1],)
 
-    def pair_energy(self, r, i, j):
+    def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         epsilon, sigma = mixed(self, i, j)
         s6 = (sigma / r) ** 6
         return jnp.where(r < MINIMUM * sigma, epsilon * (4.0 * s6 * (s6 - 1.0) + 1.0), 0.0)

@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 import numpy as np
+from jaxtyping import Array, Float
 
 from mdsens.potentials.base import Potential
 
@@ -17,18 +18,18 @@ class WrappedEnergy(Potential):
 
     values: dict[str, Any]
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         # Reached only where there is no such field: the parameters read like any other potential's.
         if name != "values" and name in (values := self.__dict__.get("values", {})):
             return values[name]
         raise AttributeError(f"This {type(self).__name__} has no parameter {name!r}.")
 
-    def parameters(self):
+    def parameters(self) -> dict[str, Any]:
         return self.values
 
     @property
-    def range(self):
-        return np.asarray(np.inf)
+    def range(self) -> Float[Array, ""]:
+        return np.asarray(np.inf)  # type: ignore[return-value]  # a constant of every trace
 
     @property
     def smoothness(self) -> float:

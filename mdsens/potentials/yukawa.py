@@ -3,8 +3,9 @@
 from typing import ClassVar
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from mdsens.potentials.base import static
+from mdsens.potentials.base import Atom, static
 from mdsens.potentials.checks import check_positive
 from mdsens.potentials.pair import PairPotential
 from mdsens.potentials.parameters import Parameter
@@ -30,8 +31,8 @@ class Yukawa(PairPotential):
     onset: float | None = static(None)
     switch: str = static("quintic")
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_positive(self, "kappa", or_zero=True)
 
-    def pair_energy(self, r, i, j):
+    def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         return self.pair(self.strength, i, j) * jnp.exp(-self.pair(self.kappa, i, j) * r) / r

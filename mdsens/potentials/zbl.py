@@ -1,15 +1,17 @@
 """The universal screened repulsion of nuclei of Ziegler, Biersack and Littmark."""
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
-from mdsens.potentials.base import static
+from mdsens.potentials.base import Atom, static
 from mdsens.potentials.checks import check_positive
 from mdsens.potentials.pair import PairPotential
+from mdsens.system import System
 from mdsens.units import COULOMB
 
 
@@ -35,27 +37,27 @@ class ZBL(PairPotential):
     onset: float | None = static(None)
     switch: str = static("force_switch")
     coulomb: float = static(COULOMB)
-    a0: Float[Array, ""] = 0.46850
-    p: Float[Array, ""] = 0.23
-    c: Float[Array, " terms"] = (0.18175, 0.50986, 0.28022, 0.02817)
-    d: Float[Array, " terms"] = (3.19980, 0.94229, 0.40290, 0.20162)
+    a0: Float[Any, ""] = 0.46850
+    p: Float[Any, ""] = 0.23
+    c: Float[Any, " terms"] = (0.18175, 0.50986, 0.28022, 0.02817)
+    d: Float[Any, " terms"] = (3.19980, 0.94229, 0.40290, 0.20162)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if np.ndim(self.c) != 1 or np.shape(self.c) != np.shape(self.d):
             raise InputError(f"ZBL's c and d must have one length, not the shapes {np.shape(self.c)} and {np.shape(self.d)}.")
         check_positive(self, "a0", "p", "d")
 
-    def check(self, system):
+    def check(self, system: System) -> None:
         super().check(system)
         _atomic_numbers(system.labels)
 
-    def pair_energy(self, r, i, j):
+    def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         Z = jnp.asarray(_atomic_numbers(i.labels), r.dtype)
         x = r * (Z[i.code] ** self.p + Z[j.code] ** self.p) / self.a0
         return self.coulomb * Z[i.code] * Z[j.code] / r * jnp.sum(self.c * jnp.exp(-self.d * x))
 
 
-def _atomic_numbers(labels) -> list[int]:
+def _atomic_numbers(labels: Sequence[str]) -> list[int]:
     from ase.data import atomic_numbers
 
     if unknown := [label for label in labels if not atomic_numbers.get(label)]:

@@ -1,11 +1,13 @@
 """The analytic embedded-atom potential of Zhou, Johnson and Wadley."""
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
-from mdsens.potentials.base import static
+from mdsens.potentials.base import Atom, static
 from mdsens.potentials.checks import check_numbers, check_switch
 from mdsens.potentials.embedded import EmbeddedPotential
 from mdsens.potentials.parameters import Parameter
@@ -98,7 +100,7 @@ class ZhouJohnsonWadley(EmbeddedPotential):
     onset: float = static(6.0)
     cutoff: float = static(7.0)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_numbers(self, positive=("re", "fe", "rhoe", "rhos"))
         check_switch(self)
 
@@ -122,17 +124,17 @@ class ZhouJohnsonWadley(EmbeddedPotential):
     def smoothness(self) -> float:
         return 1
 
-    def pair_energy(self, r, i, j):
+    def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         switch = quintic(r, self.onset, self.cutoff)
         if not isinstance(self.re, dict):
             return self._pair(r, i) * switch
         ratio = self._density(r, j) / self._density(r, i)
         return 0.5 * (ratio * self._pair(r, i) + self._pair(r, j) / ratio) * switch
 
-    def density(self, r, i, j):
+    def density(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         return self._density(r, j) * quintic(r, self.onset, self.cutoff)
 
-    def embedding(self, rho, i):
+    def embedding(self, rho: Float[Array, ""], i: Atom) -> Float[Array, ""]:
         of = self._of(i)
         rhoe, rhos = of("rhoe"), of("rhos")
         low = _cubic(rho / (0.85 * rhoe) - 1.0, *(of(f"Fn{k}") for k in range(4)))
@@ -142,22 +144,22 @@ class ZhouJohnsonWadley(EmbeddedPotential):
         high = of("Fe") * (1.0 - jnp.log(grown)) * grown
         return jnp.where(rho < 0.85 * rhoe, low, jnp.where(dense, high, middle))
 
-    def _pair(self, r, i):
+    def _pair(self, r: Float[Array, ""], i: Atom) -> Array:
         of = self._of(i)
         x = r / of("re")
         return of("A") * _decay(x, of("alpha"), of("kappa")) - of("B") * _decay(x, of("beta"), of("lam"))
 
-    def _density(self, r, i):
+    def _density(self, r: Float[Array, ""], i: Atom) -> Array:
         of = self._of(i)
         return of("fe") * _decay(r / of("re"), of("beta"), of("lam"))
 
-    def _of(self, i):
+    def _of(self, i: Atom) -> Callable[[str], Array]:
         return lambda name: self.one(getattr(self, name), i)
 
 
-def _decay(x, rate, shift):
+def _decay(x: Array, rate: Any, shift: Any) -> Array:
     return jnp.exp(-rate * (x - 1.0)) / (1.0 + (x - shift) ** 20)
 
 
-def _cubic(x, c0, c1, c2, c3):
+def _cubic(x: Array, c0: Any, c1: Any, c2: Any, c3: Any) -> Array:
     return c0 + x * (c1 + x * (c2 + x * c3))

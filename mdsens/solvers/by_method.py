@@ -1,13 +1,17 @@
 """`FixedPoint`: the solvers of z = T(z) by the name of their method."""
 
+import dataclasses
+from typing import Any
+
 from mdsens.errors import InputError, did_you_mean
 from mdsens.solvers.dynamics import DampedDynamics
 from mdsens.solvers.mixing import Anderson, Picard
 
-METHODS = {"picard": Picard, "anderson": Anderson, "damped dynamics": DampedDynamics}
+Method = type[Picard] | type[Anderson] | type[DampedDynamics]
+METHODS: dict[str, Method] = {"picard": Picard, "anderson": Anderson, "damped dynamics": DampedDynamics}
 
 
-def FixedPoint(method: str = "anderson", **settings) -> Picard | Anderson | DampedDynamics:
+def FixedPoint(method: str = "anderson", **settings: Any) -> Picard | Anderson | DampedDynamics:
     """Settings of a fixed-point solver: `FixedPoint("picard", damping=0.5)` is `Picard(damping=0.5)`.
 
     Raises:
@@ -15,7 +19,7 @@ def FixedPoint(method: str = "anderson", **settings) -> Picard | Anderson | Damp
     """
     if method not in METHODS:
         raise InputError(f"There is no fixed-point method {method!r}.{did_you_mean(str(method), METHODS)}")
-    known = METHODS[method].__dataclass_fields__
+    known = [field.name for field in dataclasses.fields(METHODS[method])]
     if unknown := [name for name in settings if name not in known]:
         raise InputError(f"The fixed-point method {method!r} has no setting {unknown[0]!r}.{did_you_mean(unknown[0], known)}")
     return METHODS[method](**settings)

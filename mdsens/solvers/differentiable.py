@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
 
 from mdsens.errors import ConvergenceError, InputError
 from mdsens.implicit.checks import check_condition, is_traced
@@ -18,7 +19,9 @@ from mdsens.implicit.krylov import MINRES
 from mdsens.implicit.linear_system import Gauge, LinearSolver, assembled
 from mdsens.implicit.optimality import stationary
 from mdsens.implicit.root import custom_root, fixed_point_condition, linearised
+from mdsens.implicit.trees import PyTree
 from mdsens.solvers import driver
+from mdsens.solvers.driver import Problem
 from mdsens.solvers.mixing import Anderson
 from mdsens.solvers.newton import Newton, TruncatedNewton
 from mdsens.solvers.status import Status
@@ -34,18 +37,18 @@ TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 
 
 def root(
-    condition: Callable,
+    condition: Callable[..., Any],
     *,
     solver: Any = None,
     tolerance: float | None = None,
     max_steps: int = 10_000,
     symmetric: bool = False,
-    null_space: Callable | None = None,
-    precondition: Callable | None = None,
+    null_space: Callable[..., Any] | None = None,
+    precondition: Callable[..., Any] | None = None,
     linear_solver: LinearSolver | None = None,
     return_status: bool = False,
     progress: Callable[[int, float], None] | None = None,
-) -> Callable:
+) -> Callable[..., Any]:
     """`solve(z0, *args)`: the root of `condition(z, *args)` near z0, differentiable in `args` to any order.
 
     Args:
@@ -71,15 +74,15 @@ def root(
 
 
 def fixed_point(
-    T: Callable,
+    T: Callable[..., Any],
     *,
     solver: Any = None,
     tolerance: float | None = None,
     max_steps: int = 10_000,
     return_status: bool = False,
     progress: Callable[[int, float], None] | None = None,
-    **options,
-) -> Callable:
+    **options: Any,
+) -> Callable[..., Any]:
     """`solve(z0, *args)`: z = T(z, *args), differentiable in `args`.
 
     Args:
@@ -93,15 +96,15 @@ def fixed_point(
 
 
 def minimum(
-    objective: Callable,
+    objective: Callable[..., Any],
     *,
     solver: Any = None,
     tolerance: float | None = None,
     max_steps: int = 10_000,
     return_status: bool = False,
     progress: Callable[[int, float], None] | None = None,
-    **options,
-) -> Callable:
+    **options: Any,
+) -> Callable[..., Any]:
     """`solve(z0, *args)`: the minimum of `objective(z, *args)` near z0, differentiable in `args`.
 
     A saddle point is refused on concrete values up to 500 unknowns; not under `jit` and `vmap`.
@@ -118,7 +121,16 @@ def minimum(
     return _solution(stationary(objective), settings, "gradient", tolerance, max_steps, options, return_status, progress)
 
 
-def _solution(condition, solver, kind, tolerance, max_steps, options, return_status, progress):
+def _solution(
+    condition: Callable[..., Any],
+    solver: Any,
+    kind: str | None,
+    tolerance: float | None,
+    max_steps: int,
+    options: dict[str, Any],
+    return_status: bool,
+    progress: Any,
+) -> Callable[..., Any]:
     if not (callable(getattr(solver, "init", None)) and callable(getattr(solver, "step", None))):
         raise InputError(
             f"solver must be settings of one of mdsens.solvers, such as Newton(), not {solver!r:.80}; "
@@ -134,14 +146,14 @@ def _solution(condition, solver, kind, tolerance, max_steps, options, return_sta
         kind=kind,
     )
 
-    def find(z0, *args):
+    def find(z0: PyTree, *args: Any) -> tuple[PyTree, Array]:
         z0 = _unknown(z0)
         check_condition(eqx.filter_eval_shape(condition, z0, *args), z0)
-        limits = {"tolerance": _tolerance(z0) if tolerance is None else tolerance, "max_steps": max_steps}
+        aim = _tolerance(z0) if tolerance is None else tolerance
         if is_traced(z0, args):
-            z, _, code = driver.solve_traced(problem, solver, z0, args, **limits)
+            z, _, code = driver.solve_traced(problem, solver, z0, args, tolerance=aim, max_steps=max_steps)
         else:
-            found = driver.solve(problem, solver, z0, args, progress=progress, **limits)
+            found = driver.solve(problem, solver, z0, args, progress=progress, tolerance=aim, max_steps=max_steps)
             z, status = found.z, found.status
             if kind == "gradient" and status is Status.CONVERGED and _lowest_curvature(problem, z, args) < 0.0:
                 status = Status.SADDLE
@@ -154,7 +166,7 @@ def _solution(condition, solver, kind, tolerance, max_steps, options, return_sta
     # The driver has seen to it that the answer is a root.
     solution = custom_root(condition, has_aux=True, root_tol=None, **options)(find)
 
-    def solve(z0, *args):
+    def solve(z0: PyTree, *args: Any) -> Any:
         """The solution near z0 for some arguments, or `(solution, status code)`; derivatives are those in the arguments."""
         z, code = solution(z0, *args)
         return (z, code) if return_status else z
@@ -165,20 +177,20 @@ def _solution(condition, solver, kind, tolerance, max_steps, options, return_sta
 class _WithData:
     """`f(z, *args)` as the driver calls it, `f(z, args)`; equal for the same f, so that compiled code is found again."""
 
-    def __init__(self, function):
+    def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
 
-    def __call__(self, z, args):
+    def __call__(self, z: PyTree, args: Any) -> Any:
         return self.function(z, *args)
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, _WithData) and self.function == other.function
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self.function)
 
 
-def _lowest_curvature(problem, z, args) -> float:
+def _lowest_curvature(problem: Problem, z: PyTree, args: Any) -> float:
     """The lowest eigenvalue of ∂F/∂z, zero if it is rounding beside the largest; zero where there are too many to look at."""
     if ravel_pytree(z)[0].size > CURVATURE_LIMIT:
         return 0.0
@@ -187,20 +199,20 @@ def _lowest_curvature(problem, z, args) -> float:
 
 
 @eqx.filter_jit
-def _matrix(problem, z, args):
+def _matrix(problem: Problem, z: PyTree, args: Any) -> Array:
     flat, _ = ravel_pytree(z)
     return assembled(linearised(problem.residual, z, (args,))[0], flat.size, flat.dtype)
 
 
-def _no_gauge(z, args):
+def _no_gauge(z: PyTree, args: Any) -> Gauge:
     return Gauge()
 
 
-def _tolerance(z0) -> float:
+def _tolerance(z0: PyTree) -> float:
     return TOLERANCE.get(str(jnp.result_type(*jax.tree.leaves(z0))), 1e-2)
 
 
-def _unknown(z0):
+def _unknown(z0: PyTree) -> PyTree:
     leaves = jax.tree.leaves(z0)
     if not leaves or not all(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves):
         raise InputError("The start z0 must be a pytree of real floating-point arrays, of the structure of the unknown.")

@@ -20,13 +20,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
 
 from mdsens.errors import CoincidingAtoms
 from mdsens.implicit.linear_system import Gauge
+from mdsens.implicit.trees import PyTree
 from mdsens.solvers.status import Status
 
 CHUNK_SECONDS = 0.5
 FIRST_CHUNK = 16
+
+Focus = Callable[[Any, Any], Any]
 
 LINEAR_SHARE = 0.01
 """What the linear system of a whole step may leave on the average component, as a share of the tolerance for the largest."""
@@ -49,16 +53,16 @@ class Problem:
             other kind is given -F.
     """
 
-    residual: Callable
-    norm: Callable = lambda residual: jnp.max(jnp.stack([jnp.max(jnp.abs(r)) for r in jax.tree.leaves(residual)]))
-    is_stale: Callable = lambda z, data: jnp.asarray(False)
-    gauge: Callable = lambda z, data: Gauge()
+    residual: Callable[..., Any]
+    norm: Callable[..., Any] = lambda residual: jnp.max(jnp.stack([jnp.max(jnp.abs(r)) for r in jax.tree.leaves(residual)]))
+    is_stale: Callable[..., Any] = lambda z, data: jnp.asarray(False)
+    gauge: Callable[..., Any] = lambda z, data: Gauge()
     symmetric: bool = False
-    operator: Callable | None = None
-    focus: Callable | None = None
+    operator: Callable[..., Any] | None = None
+    focus: Focus | None = None
     kind: str | None = None
 
-    def seen_by(self, solver) -> "Problem":
+    def seen_by(self, solver: Any) -> "Problem":
         """The problem with the sign that a solver expects of its residual."""
         follows = getattr(solver, "follows", None)
         if self.kind is None or follows in (None, self.kind):
@@ -71,10 +75,10 @@ class Problem:
 class _Negated:
     """-f of a function f(z, data), or of the linear function that f(z, data) is."""
 
-    function: Callable
+    function: Callable[..., Any]
     of_operator: bool = False
 
-    def __call__(self, z, data):
+    def __call__(self, z: PyTree, data: Any) -> Any:
         value = self.function(z, data)
         if self.of_operator:
             return lambda u: -value(u)
@@ -107,17 +111,17 @@ class _Run(NamedTuple):
     stale: Any
 
 
-def _failed(state):
+def _failed(state: Any) -> Array:
     return getattr(state, "failed", jnp.asarray(False))
 
 
-def _run(problem, solver, state, data, tolerance, limit) -> _Run:
+def _run(problem: Problem, solver: Any, state: Any, data: Any, tolerance: Any, limit: Array | int) -> _Run:
     """Step until converged, not finite, failed, stale or at the limit. A step that made `data` stale is taken back."""
 
-    def go_on(run):
+    def go_on(run: _Run) -> Array:
         return (run.steps < limit) & (run.norm > tolerance) & ~run.stale & ~_failed(run.state)
 
-    def step(run):
+    def step(run: _Run) -> _Run:
         new = solver.step(problem, run.state, data)
         stale = problem.is_stale(new.z, data)
         kept = jax.tree.map(lambda old, fresh: jnp.where(stale, old, fresh), run.state, new)
@@ -127,7 +131,7 @@ def _run(problem, solver, state, data, tolerance, limit) -> _Run:
     return jax.lax.while_loop(go_on, step, start)
 
 
-def _reason(run, tolerance):
+def _reason(run: _Run, tolerance: Array) -> Array:
     return jnp.select(
         [run.stale, run.norm <= tolerance, ~jnp.isfinite(run.norm), _failed(run.state)],
         [_Stop.STALE, _Stop.CONVERGED, _Stop.NOT_FINITE, _Stop.FAILED],
@@ -136,26 +140,26 @@ def _reason(run, tolerance):
 
 
 @eqx.filter_jit
-def _init(problem, solver, z, data):
+def _init(problem: Problem, solver: Any, z: PyTree, data: Any) -> tuple[Any, Array]:
     state = solver.init(problem, z, data)
     return state, problem.norm(state.residual)
 
 
 @eqx.filter_jit
-def _chunk(problem, solver, state, data, tolerance, limit):
+def _chunk(problem: Problem, solver: Any, state: Any, data: Any, tolerance: Array, limit: Array) -> tuple[_Run, Array]:
     run = _run(problem, solver, state, data, tolerance, limit)
     return run, _reason(run, tolerance)
 
 
 def solve(
     problem: Problem,
-    solver,
-    z,
-    data,
+    solver: Any,
+    z: PyTree,
+    data: Any,
     *,
     tolerance: float,
     max_steps: int,
-    refresh: Callable | None = None,
+    refresh: Callable[..., Any] | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> Result:
     """Drive a solver on the host.
@@ -167,17 +171,17 @@ def solve(
     """
     problem = problem.seen_by(solver)
     if problem.focus is not None and getattr(solver, "whole_steps", False):
-        return _solve_afresh(problem, solver, z, data, tolerance, max_steps, progress)
-    state, norm = _init(problem, solver, z, data)
-    if norm <= tolerance:
-        return Result(state.z, data, float(norm), 0, Status.CONVERGED)
-    tolerance = jnp.asarray(tolerance)
+        return _solve_afresh(problem, problem.focus, solver, z, data, tolerance, max_steps, progress)
+    state, first = _init(problem, solver, z, data)
+    if first <= tolerance:
+        return Result(state.z, data, float(first), 0, Status.CONVERGED)
+    goal = jnp.asarray(tolerance)
     steps, chunk = 0, FIRST_CHUNK
     while True:
         began = time.monotonic()
-        run, reason = _chunk(problem, solver, state, data, tolerance, jnp.asarray(min(chunk, max_steps - steps)))
+        run, code = _chunk(problem, solver, state, data, goal, jnp.asarray(min(chunk, max_steps - steps)))
         state, taken, norm = run.state, int(run.steps), float(run.norm)
-        reason = _Stop(int(reason))
+        reason = _Stop(int(code))
         steps += taken
         if progress is not None:
             progress(steps, norm)
@@ -188,6 +192,7 @@ def solve(
         if reason is _Stop.FAILED:
             return Result(state.z, data, norm, steps, Status.STALLED)
         if reason is _Stop.STALE:
+            assert refresh is not None
             data = refresh(state.z, data, taken == 0)
         elif steps >= max_steps:
             return Result(state.z, data, norm, steps, Status.MAX_STEPS)
@@ -196,22 +201,24 @@ def solve(
 
 
 @eqx.filter_jit
-def evaluated(problem: Problem, z, data):
+def evaluated(problem: Problem, z: PyTree, data: Any) -> tuple[PyTree, Array]:
     """`(F(z, data), its norm)`, compiled."""
     residual = problem.residual(z, data)
     return residual, problem.norm(residual)
 
 
 @eqx.filter_jit
-def _stepped(problem, solver, z, residual, data, tolerance):
+def _stepped(problem: Problem, solver: Any, z: PyTree, residual: Any, data: Any, tolerance: Array) -> tuple[PyTree, Array]:
     flat, unravel = ravel_pytree(z)
     move, sound = solver.move(problem, z, residual, data, LINEAR_SHARE * tolerance * flat.size**0.5)
     return unravel(flat + move), sound
 
 
-def _solve_afresh(problem, solver, z, data, tolerance, max_steps, progress) -> Result:
+def _solve_afresh(
+    problem: Problem, focus: Focus, solver: Any, z: PyTree, data: Any, tolerance: float, max_steps: int, progress: Any
+) -> Result:
     """By whole steps, each point with data of its own. A step that does not lower the norm is taken back, and ends the solve."""
-    data = problem.focus(z, data)
+    data = focus(z, data)
     residual, norm = evaluated(problem, z, data)
     for steps in range(max_steps + 1):
         if progress is not None and steps:
@@ -226,7 +233,7 @@ def _solve_afresh(problem, solver, z, data, tolerance, max_steps, progress) -> R
         if not sound:
             break
         try:
-            data_there = problem.focus(there, data)
+            data_there = focus(there, data)
         except CoincidingAtoms:
             break
         residual, new = evaluated(problem, there, data_there)
@@ -236,7 +243,9 @@ def _solve_afresh(problem, solver, z, data, tolerance, max_steps, progress) -> R
     return Result(z, data, float(norm), steps, Status.STALLED)
 
 
-def solve_traced(problem: Problem, solver, z, data, *, tolerance, max_steps: int):
+def solve_traced(
+    problem: Problem, solver: Any, z: PyTree, data: Any, *, tolerance: Any, max_steps: int
+) -> tuple[PyTree, Array, Array]:
     """The same inside a traced function: `(z, norm, status code)`. Data that went stale cannot be renewed there."""
     problem = problem.seen_by(solver)
     run = _run(problem, solver, solver.init(problem, z, data), data, tolerance, max_steps)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from mdsens.errors import InputError
+from mdsens.implicit.trees import PyTree
+from mdsens.solvers.driver import Problem
 
 
 class DynamicsState(NamedTuple):
@@ -32,29 +34,29 @@ class DampedDynamics:
 
     follows: ClassVar = "gradient"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (self.dt > 0.0 and 0.0 < self.friction * self.dt <= 1.0):
             raise InputError(
                 f"DampedDynamics needs dt > 0 and 0 < friction · dt <= 1, not dt {self.dt}, friction {self.friction}."
             )
 
-    def map(self, residual: Callable) -> Callable:
+    def map(self, residual: Callable[..., Any]) -> Callable[..., Any]:
         """`T((z, v), *args)` for `residual(z, *args)`."""
 
-        def step(state, *args):
+        def step(state: Any, *args: Any) -> tuple[PyTree, PyTree]:
             z, velocity = state
             return self._advance(z, velocity, residual(z, *args))
 
         return step
 
-    def init(self, problem, z, data) -> DynamicsState:
+    def init(self, problem: Problem, z: PyTree, data: Any) -> DynamicsState:
         return DynamicsState(z, problem.residual(z, data), jax.tree.map(jnp.zeros_like, z))
 
-    def step(self, problem, state: DynamicsState, data) -> DynamicsState:
+    def step(self, problem: Problem, state: DynamicsState, data: Any) -> DynamicsState:
         z, velocity = self._advance(state.z, state.velocity, state.residual)
         return DynamicsState(z, problem.residual(z, data), velocity)
 
-    def _advance(self, z, velocity, residual):
+    def _advance(self, z: PyTree, velocity: PyTree, residual: Any) -> tuple[PyTree, PyTree]:
         kept = 1.0 - self.friction * self.dt
         velocity = jax.tree.map(lambda v, f: kept * v - self.dt * f, velocity, residual)
         return jax.tree.map(lambda x, v: x + self.dt * v, z, velocity), velocity

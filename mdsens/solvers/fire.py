@@ -45,7 +45,7 @@ class FIRE:
 
     follows: ClassVar = "gradient"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0.0 < self.dt_start <= self.dt_max:
             raise InputError(f"FIRE needs 0 < dt_start <= dt_max, not {self.dt_start} and {self.dt_max}.")
         if not (0.0 < self.f_dec < 1.0 <= self.f_inc):
@@ -53,7 +53,7 @@ class FIRE:
         if self.max_step is not None and not self.max_step > 0.0:
             raise InputError(f"FIRE's max_step must be positive, or None for no limit, not {self.max_step}.")
 
-    def init(self, problem, z, data) -> FireState:
+    def init(self, problem: Problem, z: PyTree, data: Any) -> FireState:
         rest = jax.tree.map(jnp.zeros_like, z)
         dtype = jnp.result_type(*jax.tree.leaves(z))
         return FireState(
@@ -65,7 +65,7 @@ class FIRE:
             jnp.asarray(0),
         )
 
-    def step(self, problem, state: FireState, data) -> FireState:
+    def step(self, problem: Problem, state: FireState, data: Any) -> FireState:
         z, residual, momentum, dt, alpha, n_positive = state
         momentum = jax.tree.map(lambda p, f: p - 0.5 * dt * f, momentum, residual)
         move = jax.tree.map(lambda p: dt * p, momentum)

@@ -27,13 +27,13 @@ class GradientDescent:
 
     follows: ClassVar = "gradient"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.step_size > 0.0:
             raise InputError(f"GradientDescent's step_size must be positive, not {self.step_size}.")
 
-    def init(self, problem, z, data) -> DescentState:
+    def init(self, problem: Problem, z: PyTree, data: Any) -> DescentState:
         return DescentState(z, problem.residual(z, data))
 
-    def step(self, problem, state: DescentState, data) -> DescentState:
+    def step(self, problem: Problem, state: DescentState, data: Any) -> DescentState:
         z = jax.tree.map(lambda x, slope: x - self.step_size * slope, state.z, state.residual)
         return DescentState(z, problem.residual(z, data))

@@ -6,8 +6,11 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
 
 from mdsens.errors import InputError
+from mdsens.implicit.trees import PyTree
+from mdsens.solvers.driver import Problem
 from mdsens.solvers.line_search import descend
 from mdsens.spelling import spelled
 
@@ -43,20 +46,20 @@ class LBFGS:
 
     follows: ClassVar = "gradient"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (self.memory >= 1 and self.first_step > 0.0 and (self.max_step is None or self.max_step > 0.0)):
             raise InputError(
                 "LBFGS needs memory >= 1 and positive first_step and max_step (or None for no limit), not "
                 f"{self.memory}, {self.first_step} and {self.max_step}."
             )
 
-    def init(self, problem, z, data) -> LBFGSState:
+    def init(self, problem: Problem, z: PyTree, data: Any) -> LBFGSState:
         residual = problem.residual(z, data)
         flat = ravel_pytree(z)[0]
         empty = jnp.zeros((self.memory, flat.size), flat.dtype)
         return LBFGSState(z, residual, empty, empty, jnp.ones((), flat.dtype), jnp.asarray(0), jnp.asarray(False))
 
-    def step(self, problem, state: LBFGSState, data) -> LBFGSState:
+    def step(self, problem: Problem, state: LBFGSState, data: Any) -> LBFGSState:
         gradient = ravel_pytree(state.residual)[0]
         farthest = jnp.max(jnp.abs(gradient))
         rough = -gradient * jnp.minimum(1.0, self.first_step / jnp.where(farthest > 0.0, farthest, 1.0))
@@ -86,14 +89,14 @@ class LBFGS:
         )
 
 
-def _two_loops(gradient, state):
+def _two_loops(gradient: Array, state: LBFGSState) -> Array:
     """H g by the two-loop recursion over a ring of pairs, H₀ being the scale of the newest; empty pairs count as none."""
     moves, changes, step = state.moves, state.changes, state.step
     memory = len(moves)
     products = jnp.sum(moves * changes, axis=1)
     rho = jnp.where(products > 0.0, 1.0 / jnp.where(products > 0.0, products, 1.0), 0.0)
 
-    def backwards(k, carry):
+    def backwards(k: Array, carry: Any) -> tuple[Array, Array]:
         q, alphas = carry
         place = (step - 1 - k) % memory
         alpha = rho[place] * jnp.vdot(moves[place], q)
@@ -101,7 +104,7 @@ def _two_loops(gradient, state):
 
     q, alphas = jax.lax.fori_loop(0, memory, backwards, (gradient, jnp.zeros(memory, gradient.dtype)))
 
-    def forwards(k, q):
+    def forwards(k: Array, q: Array) -> Array:
         place = (step + k) % memory
         beta = rho[place] * jnp.vdot(changes[place], q)
         return q + (alphas[place] - beta) * moves[place]

@@ -5,6 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
+
+from mdsens.implicit.trees import PyTree
+from mdsens.solvers.driver import Problem
 
 STEEPNESS = 0.9
 """Slope uphill behind a step, as a share of the slope downhill before it, up to which the step is accepted (the curvature
@@ -17,7 +21,9 @@ class Step(NamedTuple):
     accepted: Any
 
 
-def descend(problem, z, residual, direction, data, *, max_step: float | None, tries: int) -> Step:
+def descend(
+    problem: Problem, z: PyTree, residual: Any, direction: Array, data: Any, *, max_step: float | None, tries: int
+) -> Step:
     """Go from z along a direction of descent (flat), and shorten the step by the secant rule while it overshoots.
 
     Args:
@@ -31,16 +37,16 @@ def descend(problem, z, residual, direction, data, *, max_step: float | None, tr
         direction = direction * jnp.minimum(1.0, max_step / jnp.where(farthest > 0.0, farthest, 1.0))
     slope = jnp.vdot(direction, ravel_pytree(residual)[0])
 
-    def at(share):
+    def at(share: Array) -> tuple[Any, Array, Array]:
         there = unravel(flat + share * direction)
         found = problem.residual(there, data)
         return there, found, jnp.vdot(direction, ravel_pytree(found)[0])
 
-    def go_on(carry):
+    def go_on(carry: Any) -> Array:
         _, _, _, new, k = carry
         return ~(new <= STEEPNESS * jnp.abs(slope)) & (k < tries)
 
-    def shorten(carry):
+    def shorten(carry: Any) -> tuple[Any, ...]:
         share, _, _, new, k = carry
         secant = jnp.where(jnp.isfinite(new), slope / (slope - new), 0.0)
         share = share * jnp.clip(secant, 0.1, 0.5)

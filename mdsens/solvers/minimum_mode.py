@@ -1,15 +1,17 @@
 """Saddle points of first order: up along the lowest mode, down along all others."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
 
 from mdsens.errors import InputError
 from mdsens.implicit.krylov import CG
-from mdsens.implicit.linear_system import linear_system
+from mdsens.implicit.linear_system import Gauge, Matvec, linear_system
 from mdsens.implicit.root import linearised
 from mdsens.spelling import Spelled
 
@@ -81,13 +83,13 @@ class MinimumMode(Spelled, eqx.Module):
 
     follows: ClassVar = "gradient"
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if not (self.max_step > 0.0 and self.lanczos_steps >= 2):
             raise InputError(
                 f"MinimumMode needs a positive max_step and lanczos_steps >= 2, not {self.max_step!r} and {self.lanczos_steps!r}."
             )
 
-    def init(self, problem, z, data) -> MinimumModeState:
+    def init(self, problem: Problem, z: PyTree, data: Any) -> MinimumModeState:
         flat, _ = ravel_pytree(z)
         product, unravel = linearised(problem.residual, z, (data,), problem.operator)
         gauge = problem.gauge(z, data)
@@ -107,7 +109,7 @@ class MinimumMode(Spelled, eqx.Module):
         lost = jnp.asarray(False) if self.mode is None else ~known
         return self._state(unravel, z, gradient, mode, values, up, jnp.asarray(self.max_step, flat.dtype), lost)
 
-    def step(self, problem, state: MinimumModeState, data) -> MinimumModeState:
+    def step(self, problem: Problem, state: MinimumModeState, data: Any) -> MinimumModeState:
         flat, _ = ravel_pytree(state.z)
         product, unravel = linearised(problem.residual, state.z, (data,), problem.operator)
         gauge = problem.gauge(state.z, data)
@@ -131,7 +133,7 @@ class MinimumMode(Spelled, eqx.Module):
         mode, values = self._lowest(product, gauge, gauge.project(state.direction + _uphill(state.mode, state.direction)))
         return self._state(unravel, z, gradient, mode, values, _unit(gauge.project(state.direction)), radius, failed)
 
-    def _move(self, problem, state, product, gauge):
+    def _move(self, problem: Problem, state: MinimumModeState, product: Matvec, gauge: Gauge) -> Array:
         gradient = gauge.project(ravel_pytree(state.gradient)[0])
         up = state.direction
         farthest = state.radius / jnp.max(jnp.abs(up))
@@ -139,7 +141,7 @@ class MinimumMode(Spelled, eqx.Module):
         newton = jnp.vdot(gradient, up) / jnp.where(convex, 1.0, jnp.abs(state.curvature))
         along = jnp.where(convex, farthest, jnp.minimum(newton, farthest)) * up
 
-        def across(vector):
+        def across(vector: Array) -> Array:
             return vector - up * jnp.vdot(up, vector)
 
         downhill = -across(gradient + gauge.project(product(along)))
@@ -154,20 +156,20 @@ class MinimumMode(Spelled, eqx.Module):
         steep = steep * state.radius / jnp.where(length > 0.0, length, 1.0)
         return _within(along + jnp.where(indefinite, steep, _within(rest, state.radius)), state.radius)
 
-    def _size(self, flat):
+    def _size(self, flat: Array) -> int:
         return min(self.lanczos_steps, flat.size)
 
-    def _lowest(self, product, gauge, start):
+    def _lowest(self, product: Matvec, gauge: Gauge, start: Array) -> tuple[Array, Array]:
         """`(mode, curvatures)` of the Krylov space that starts with a vector, with full reorthogonalisation."""
         steps = self._size(start)
         fresh = jax.random.normal(jax.random.key(self.seed + 1), (steps, start.size), start.dtype)
 
-        def rest(vectors, w):
+        def rest(vectors: Array, w: Array) -> Array:
             for _ in range(2):
                 w = w - vectors.T @ (vectors @ w)
             return w
 
-        def step(k, carry):
+        def step(k: Array, carry: Any) -> tuple[Any, ...]:
             vectors, diagonal, off = carry
             w = gauge.project(product(vectors[k]))
             diagonal = diagonal.at[k].set(jnp.vdot(vectors[k], w))
@@ -190,7 +192,17 @@ class MinimumMode(Spelled, eqx.Module):
         mode = vectors.T @ shares[:, 0]
         return _unit(jnp.where(jnp.vdot(mode, start) < 0.0, -mode, mode)), values
 
-    def _state(self, unravel, z, gradient, mode, values, direction, radius, failed):
+    def _state(
+        self,
+        unravel: Callable[..., Any],
+        z: PyTree,
+        gradient: Array,
+        mode: Array,
+        values: Array,
+        direction: Array,
+        radius: Array,
+        failed: Array,
+    ) -> MinimumModeState:
         stiffest = jnp.max(jnp.abs(values))
         index = jnp.sum(values < -NEGATIVE * stiffest)
         slope = ravel_pytree(gradient)[0]
@@ -202,22 +214,22 @@ class MinimumMode(Spelled, eqx.Module):
         residual = jnp.where(index == 1, slope, slope + (force - along) * direction)
         return MinimumModeState(z, unravel(residual), gradient, mode, values[0], direction, index, radius, failed)
 
-    def _raveled(self, z):
+    def _raveled(self, z: PyTree) -> Array:
         shapes = [jax.tree.map(jnp.shape, tree) for tree in (self.mode, z)]
-        if jax.tree.structure(self.mode) != jax.tree.structure(z) or shapes[0] != shapes[1]:
+        if jax.tree.structure(self.mode) != jax.tree.structure(z) or shapes[0] != shapes[1]:  # type: ignore[operator]
             raise InputError(f"MinimumMode's mode has the shape {shapes[0]}, the unknown {shapes[1]}: they must be the same.")
         return ravel_pytree(jax.tree.map(lambda m, x: m.astype(x.dtype), self.mode, z))[0]
 
 
-def _uphill(mode, gradient):
+def _uphill(mode: Array, gradient: Array) -> Array:
     return jnp.where(jnp.vdot(mode, gradient) < 0.0, -mode, mode)
 
 
-def _unit(vector):
+def _unit(vector: Array) -> Array:
     length = jnp.linalg.norm(vector)
     return vector / jnp.where(length > 0.0, length, 1.0)
 
 
-def _within(move, radius):
+def _within(move: Array, radius: Array | float) -> Array:
     """The move, shortened so that no component is larger than the radius."""
     return move * jnp.minimum(1.0, radius / jnp.maximum(jnp.max(jnp.abs(move)), radius))

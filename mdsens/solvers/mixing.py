@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from mdsens.errors import InputError
+from mdsens.implicit.trees import PyTree
+from mdsens.solvers.driver import Problem
 
 
-def _check_damping(solver):
+def _check_damping(solver: Any) -> None:
     if not 0.0 < solver.damping <= 1.0:
         raise InputError(f"{type(solver).__name__}'s damping must lie above 0 and not above 1, not {solver.damping}.")
 
@@ -32,13 +34,13 @@ class Picard:
 
     follows: ClassVar = "change"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_damping(self)
 
-    def init(self, problem, z, data) -> PicardState:
+    def init(self, problem: Problem, z: PyTree, data: Any) -> PicardState:
         return PicardState(z, problem.residual(z, data))
 
-    def step(self, problem, state: PicardState, data) -> PicardState:
+    def step(self, problem: Problem, state: PicardState, data: Any) -> PicardState:
         z = jax.tree.map(lambda x, change: x + self.damping * change, state.z, state.residual)
         return PicardState(z, problem.residual(z, data))
 
@@ -70,17 +72,17 @@ class Anderson:
 
     follows: ClassVar = "change"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_damping(self)
         if self.memory < 1:
             raise InputError(f"Anderson's memory must be at least 1, not {self.memory}.")
 
-    def init(self, problem, z, data) -> AndersonState:
+    def init(self, problem: Problem, z: PyTree, data: Any) -> AndersonState:
         flat = ravel_pytree(z)[0]
         empty = jnp.zeros((self.memory, flat.size), flat.dtype)
         return AndersonState(z, problem.residual(z, data), empty, empty, jnp.asarray(0))
 
-    def step(self, problem, state: AndersonState, data) -> AndersonState:
+    def step(self, problem: Problem, state: AndersonState, data: Any) -> AndersonState:
         flat, unravel = ravel_pytree(state.z)
         residual = ravel_pytree(state.residual)[0]
         weights = jnp.linalg.lstsq(state.changes.T, residual, rcond=self.rcond)[0]

@@ -6,12 +6,14 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
 
 from mdsens.errors import InputError
 from mdsens.implicit.krylov import CG
 from mdsens.implicit.linear import automatic
 from mdsens.implicit.linear_system import LinearSolver, linear_system
 from mdsens.implicit.root import linearised
+from mdsens.solvers.driver import Problem
 from mdsens.solvers.line_search import descend
 from mdsens.spelling import spelled
 
@@ -44,14 +46,14 @@ class Newton:
     backtracks: int = 0
     linear_solver: LinearSolver | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (0.0 < self.rtol < 1.0 and (self.max_step is None or self.max_step > 0.0) and self.backtracks >= 0):
             raise InputError(
                 f"Newton needs 0 < rtol < 1, a positive max_step (or None) and backtracks >= 0, not {self.rtol}, "
                 f"{self.max_step} and {self.backtracks}."
             )
 
-    def init(self, problem, z, data) -> NewtonState:
+    def init(self, problem: Problem, z: Any, data: Any) -> NewtonState:
         return NewtonState(z, problem.residual(z, data), jnp.asarray(False))
 
     @property
@@ -59,7 +61,7 @@ class Newton:
         """Whether a step goes the whole way or not at all."""
         return self.max_step is not None and not self.backtracks
 
-    def move(self, problem, z, residual, data, aim=0.0):
+    def move(self, problem: Problem, z: Any, residual: Any, data: Any, aim: Array | float = 0.0) -> tuple[Array, Array]:
         """`(-A⁻¹F, flat; whether it is a step to take)`.
 
         Args:
@@ -79,12 +81,12 @@ class Newton:
         near = self.max_step is None or jnp.max(jnp.abs(move)) <= self.max_step
         return move, ~failed & jnp.all(jnp.isfinite(move)) & near
 
-    def step(self, problem, state: NewtonState, data) -> NewtonState:
+    def step(self, problem: Problem, state: NewtonState, data: Any) -> NewtonState:
         flat, unravel = ravel_pytree(state.z)
         move, _ = self.move(problem, state.z, state.residual, data)
         before = problem.norm(state.residual)
 
-        def at(share):
+        def at(share: Array) -> tuple[Any, Any, Array]:
             z = unravel(flat + share * move)
             residual = problem.residual(z, data)
             good = problem.norm(residual) < before
@@ -100,7 +102,7 @@ class Newton:
             )
         _, z, residual, good, _ = trial
         kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), (z, residual), (state.z, state.residual))
-        return NewtonState(*kept, ~good)
+        return NewtonState(kept[0], kept[1], ~good)
 
 
 @spelled
@@ -120,14 +122,14 @@ class TruncatedNewton:
 
     follows: ClassVar = "gradient"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.max_step is not None and not self.max_step > 0.0:
             raise InputError(f"TruncatedNewton's max_step must be positive, or None for no limit, not {self.max_step}.")
 
-    def init(self, problem, z, data) -> NewtonState:
+    def init(self, problem: Problem, z: Any, data: Any) -> NewtonState:
         return NewtonState(z, problem.residual(z, data), jnp.asarray(False))
 
-    def step(self, problem, state: NewtonState, data) -> NewtonState:
+    def step(self, problem: Problem, state: NewtonState, data: Any) -> NewtonState:
         flat, _ = ravel_pytree(state.z)
         product, _ = linearised(problem.residual, state.z, (data,), problem.operator)
         gauge, downhill = problem.gauge(state.z, data), -ravel_pytree(state.residual)[0]

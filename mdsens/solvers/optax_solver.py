@@ -6,6 +6,8 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 
 from mdsens.errors import InputError
+from mdsens.implicit.trees import PyTree
+from mdsens.solvers.driver import Problem
 
 
 class OptaxState(NamedTuple):
@@ -26,14 +28,14 @@ class Optax:
 
     follows: ClassVar = "gradient"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (hasattr(self.transformation, "init") and hasattr(self.transformation, "update")):
             raise InputError("Optax wants a gradient transformation, such as optax.adam(1e-2).")
 
-    def init(self, problem, z, data) -> OptaxState:
+    def init(self, problem: Problem, z: PyTree, data: Any) -> OptaxState:
         return OptaxState(z, problem.residual(z, data), self.transformation.init(z))
 
-    def step(self, problem, state: OptaxState, data) -> OptaxState:
+    def step(self, problem: Problem, state: OptaxState, data: Any) -> OptaxState:
         updates, inner = self.transformation.update(state.residual, state.inner, state.z)
         z = jax.tree.map(lambda x, move: x + move.astype(x.dtype), state.z, updates)
         return OptaxState(z, problem.residual(z, data), inner)

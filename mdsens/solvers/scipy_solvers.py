@@ -6,17 +6,20 @@ Whatever has such a form serves as well: `lambda z0, *args: jaxopt_solver.run(z0
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
 
 from mdsens.errors import ConvergenceError, InputError
 from mdsens.implicit.checks import is_traced
+from mdsens.implicit.trees import PyTree
 
 
-def scipy_root(condition: Callable, *, method: str = "hybr", **options) -> Callable:
+def scipy_root(condition: Callable[..., Any], *, method: str = "hybr", **options: Any) -> Callable[..., Any]:
     """`solve(z0, *args)` by `scipy.optimize.root`, with the exact Jacobian.
 
     Args:
@@ -29,13 +32,13 @@ def scipy_root(condition: Callable, *, method: str = "hybr", **options) -> Calla
     """
     from scipy.optimize import root
 
-    def solve(z0, *args):
+    def solve(z0: PyTree, *args: Any) -> PyTree:
         return _solved(root, method, options, z0, args, _values, _jacobian, condition)
 
     return solve
 
 
-def scipy_minimize(objective: Callable, *, method: str = "BFGS", **options) -> Callable:
+def scipy_minimize(objective: Callable[..., Any], *, method: str = "BFGS", **options: Any) -> Callable[..., Any]:
     """`solve(z0, *args)` by `scipy.optimize.minimize`, with the exact gradient.
 
     Args:
@@ -47,13 +50,22 @@ def scipy_minimize(objective: Callable, *, method: str = "BFGS", **options) -> C
     """
     from scipy.optimize import minimize
 
-    def solve(z0, *args):
+    def solve(z0: PyTree, *args: Any) -> PyTree:
         return _solved(minimize, method, options, z0, args, _objective, _gradient, objective)
 
     return solve
 
 
-def _solved(routine, method, options, z0, args, function, derivative, user_function):
+def _solved(
+    routine: Callable[..., Any],
+    method: str,
+    options: dict[str, Any],
+    z0: PyTree,
+    args: tuple[Any, ...],
+    function: Callable[..., Any],
+    derivative: Callable[..., Any],
+    user_function: Callable[..., Any],
+) -> PyTree:
     if is_traced(z0, args):
         raise InputError(
             "SciPy's solvers run on the host and cannot be traced: call this one outside jit and vmap, or take one of "
@@ -61,7 +73,7 @@ def _solved(routine, method, options, z0, args, function, derivative, user_funct
         )
     flat, unravel = ravel_pytree(z0)
 
-    def on_host(f):
+    def on_host(f: Callable[..., Any]) -> Callable[..., np.ndarray]:
         return lambda x: np.asarray(f(user_function, x, z0, args))
 
     found = routine(on_host(function), np.asarray(flat), jac=on_host(derivative), method=method, **options)
@@ -71,20 +83,20 @@ def _solved(routine, method, options, z0, args, function, derivative, user_funct
 
 
 @eqx.filter_jit
-def _values(condition, x, like, args):
+def _values(condition: Callable[..., Any], x: Array, like: PyTree, args: tuple[Any, ...]) -> Array:
     return ravel_pytree(condition(ravel_pytree(like)[1](x), *args))[0]
 
 
 @eqx.filter_jit
-def _jacobian(condition, x, like, args):
+def _jacobian(condition: Callable[..., Any], x: Array, like: PyTree, args: tuple[Any, ...]) -> Array:
     return jax.jacfwd(lambda y: _values(condition, y, like, args))(x)
 
 
 @eqx.filter_jit
-def _objective(objective, x, like, args):
+def _objective(objective: Callable[..., Any], x: Array, like: PyTree, args: tuple[Any, ...]) -> Array:
     return objective(ravel_pytree(like)[1](x), *args)
 
 
 @eqx.filter_jit
-def _gradient(objective, x, like, args):
+def _gradient(objective: Callable[..., Any], x: Array, like: PyTree, args: tuple[Any, ...]) -> Array:
     return jax.grad(lambda y: _objective(objective, y, like, args))(x)

@@ -18,6 +18,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
+from jaxtyping import Array
 
 from mdsens import observables as catalogue
 from mdsens import solvers
@@ -63,7 +64,7 @@ class Components(eqx.Module):
     observable: Any
     indices: tuple[tuple[int, ...], ...] = eqx.field(static=True)
 
-    def __call__(self, systems, potential):
+    def __call__(self, systems: Any, potential: Potential) -> Array:
         value = self.observable(systems, potential)
         if any(
             len(index) != value.ndim or any(k >= n for k, n in zip(index, value.shape, strict=True)) for index in self.indices
@@ -75,7 +76,7 @@ class Components(eqx.Module):
         return jnp.stack([value[index] for index in self.indices])
 
 
-def structure_recipes(name: str, given: schema.Structure, folder: Path) -> dict[str, dict]:
+def structure_recipes(name: str, given: schema.Structure, folder: Path) -> dict[str, dict[Any, Any]]:
     """Recipes of the structures that one table describes: one for each file of a pattern, and for each seed.
 
     Raises:
@@ -188,7 +189,7 @@ def _unchanged(path: str, known: str) -> str:
     return path
 
 
-def _built(name: str, arguments: Mapping[str, Any]):
+def _built(name: str, arguments: Mapping[str, Any]) -> Any:
     import ase.build
 
     if name not in BUILDERS:
@@ -205,7 +206,7 @@ def _built(name: str, arguments: Mapping[str, Any]):
         raise InputError(f"ASE's {name} does not take {dict(arguments)!r:.120} ({reason(error)}).") from None
 
 
-def check_arguments(function: Callable, arguments: Mapping[str, Any], name: str, skipped: int = 0) -> None:
+def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], name: str, skipped: int = 0) -> None:
     """Raises InputError for arguments that a function does not have, or lacks; `skipped` come first and are not given."""
     known = list(inspect.signature(function).parameters.values())[skipped:]
     known = [p for p in known if p.kind is not p.VAR_KEYWORD and p.name != "system"]
@@ -219,7 +220,7 @@ def check_arguments(function: Callable, arguments: Mapping[str, Any], name: str,
         raise InputError(f"{name} wants the argument {needed[0]!r}: add it.")
 
 
-def potential_recipe(given: schema.Potential, folder: Path) -> dict:
+def potential_recipe(given: schema.Potential, folder: Path) -> dict[Any, Any]:
     """The recipe of a potential, with its files' digests.
 
     Raises:
@@ -272,7 +273,7 @@ def _potential(text: str) -> Potential:
     return cls(**parameters)
 
 
-def constructors(cls) -> list[str]:
+def constructors(cls: type[Potential]) -> list[str]:
     """Names of a potential's constructors that need no arguments, as `StillingerWeber.silicon`."""
     return [
         name
@@ -290,7 +291,7 @@ def _by_path(parameters: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def observable_recipe(name: str, given: schema.Observable) -> dict:
+def observable_recipe(name: str, given: schema.Observable) -> dict[Any, Any]:
     """The recipe of an observable."""
     return {"name": name, **given.model_dump(exclude_none=True, exclude_defaults=True)}
 
@@ -309,7 +310,7 @@ def _observables(text: str, structures: tuple[str, ...]) -> Together:
     return Together({name: _observable(recipe, structures) for name, recipe in sorted(json.loads(text).items())})
 
 
-def _observable(recipe, structures) -> Of:
+def _observable(recipe: Any, structures: Any) -> Of:
     name, arguments = recipe["name"], recipe.get("arguments", {})
     if name not in OBSERVABLES:
         raise InputError(f"there is no observable {name!r}.{did_you_mean(name, OBSERVABLES)}")
@@ -340,14 +341,14 @@ def _observable(recipe, structures) -> Of:
     return _among(Of(function, recipe.get("structure", structures[0])), structures)
 
 
-def _among(of: Of, structures) -> Of:
+def _among(of: Of, structures: Any) -> Of:
     for needed in of.needed:
         if needed not in structures:
             raise InputError(f"there is no structure {needed!r}.{did_you_mean(needed, structures)}")
     return of
 
 
-def _own(function):
+def _own(function: Callable[..., Any]) -> Any:
     """What `**options` go to: those of moduli are those of elastic constants."""
     signature = inspect.signature(function)
     if not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
@@ -355,16 +356,16 @@ def _own(function):
     more = list(inspect.signature(catalogue.elastic_constants).parameters.values())[2:]
     named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
 
-    def joined():
+    def joined() -> None:
         pass
 
-    joined.__signature__ = signature.replace(parameters=[*named, *more])
+    joined.__signature__ = signature.replace(parameters=[*named, *more])  # type: ignore[attr-defined]
     return joined
 
 
 def relax_options(*given: schema.Relax | None) -> dict[str, Any]:
     """Options of `relax` as plain values; later ones go before earlier ones."""
-    options = {}
+    options: dict[str, Any] = {}
     for one in given:
         if one is not None:
             options |= one.model_dump(exclude_none=True)

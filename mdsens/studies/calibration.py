@@ -66,7 +66,7 @@ class Target:
         sigma: the standard deviation that the fit may be off by, one or of the same shape.
     """
 
-    observable: Callable
+    observable: Callable[..., Any]
     value: Any
     sigma: Any = 1.0
 
@@ -215,7 +215,9 @@ class _Here:
 class _Problem:
     """The least squares in x, relative changes of the parameters that vary from where they start."""
 
-    def __init__(self, systems, potential, targets, selection, bounds, priors, options):
+    def __init__(
+        self, systems: Any, potential: Potential, targets: Any, selection: Selection, bounds: Any, priors: Any, options: Any
+    ) -> None:
         if not targets or not all(isinstance(target, Target) for target in targets.values()):
             raise InputError('Targets are wanted by name: {"a": studies.Target(ms.observables.volume, 160.2, sigma=0.1)}.')
         self.systems, self.potential, self.targets, self.selection = systems, potential, targets, selection
@@ -290,9 +292,11 @@ class _Problem:
     def _pull(self, x):
         return ((self.start + self.scale * x - self.mean) / self.width)[self.informed]
 
-    def _read(self, values):
+    def _read(self, values: Any) -> None:
         """The targets' numbers, in the order of the observables' values; NaN ones are left out."""
-        wanted, sigma, labels = [], [], []
+        wanted: list[np.ndarray] = []
+        sigma: list[np.ndarray] = []
+        labels: list[str] = []
         for name, value in values.items():
             for numbers, given, what in ((wanted, self.targets[name].value, "value"), (sigma, self.targets[name].sigma, "sigma")):
                 given = np.asarray(given, dtype=float)
@@ -303,9 +307,8 @@ class _Problem:
                     )
                 numbers.append(np.broadcast_to(given, value.shape).ravel())
             labels += entries(name, value.shape)
-        wanted, sigma = np.concatenate(wanted), np.concatenate(sigma)
-        self.counts = ~np.isnan(wanted)
-        self.wanted, self.sigma = wanted[self.counts], sigma[self.counts]
+        self.counts = ~np.isnan(np.concatenate(wanted))
+        self.wanted, self.sigma = np.concatenate(wanted)[self.counts], np.concatenate(sigma)[self.counts]
         self.labels = tuple(label for label, counts in zip(labels, self.counts, strict=True) if counts)
         if not self.labels or not np.isfinite(self.wanted).all() or not (np.isfinite(self.sigma) & (self.sigma > 0.0)).all():
             raise InputError("Targets must be finite numbers, with positive sigma.")
@@ -326,7 +329,7 @@ class _Problem:
         slopes = rows.T @ here.residual
         kept = sizes > UNDETERMINED * sizes[0]
 
-        def damped(mu):
+        def damped(mu: float) -> np.ndarray:
             return -columns[kept].T @ (sizes[kept] * slopes[kept] / (sizes[kept] ** 2 + mu))
 
         highest = sizes[0] * np.linalg.norm(slopes) / radius
@@ -378,7 +381,7 @@ class _Problem:
         low, high = np.where(stuck, -1e-15, low), np.where(stuck, 1e-15, high)
         return np.clip(scipy.optimize.lsq_linear(matrix, rest, bounds=(low, high), tol=1e-14).x, low, high)
 
-    def outcome(self, here, converged, message, history) -> Calibration:
+    def outcome(self, here: _Here, converged: bool, message: str, history: list[float]) -> Calibration:
         parameters = self.start + self.scale * here.x
         std, sizes, directions = self._identified(here, parameters)
         return Calibration(
@@ -424,8 +427,8 @@ class _Problem:
 def inverse_design(
     systems: Systems,
     potential: Potential,
-    wanted: Mapping[str, tuple[Callable | Of, Any]],
-    **options,
+    wanted: Mapping[str, tuple[Callable[..., Any] | Of, Any]],
+    **options: Any,
 ) -> Calibration:
     """Parameters that give observables the values wanted, with the smallest relative change that does.
 

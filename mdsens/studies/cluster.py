@@ -17,7 +17,7 @@ THREADS = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Variables of the environment that bound threads; NPROC is XLA's."""
 
 
-def spread(function: Callable, items: Sequence[Any], address: str) -> Iterator[tuple[Any, Any, str]]:
+def spread(function: Callable[..., Any], items: Sequence[Any], address: str) -> Iterator[tuple[Any, Any, str]]:
     """`(item, function(item), "")` for each item in the order in which they are done, by the workers of a scheduler.
 
     An item whose worker is lost goes to another one; where that happens again and again it is given up, `(item, None, why)`.
@@ -46,7 +46,7 @@ def spread(function: Callable, items: Sequence[Any], address: str) -> Iterator[t
         client.register_plugin(_bounded_threads())
         left, running = iter(items), {}
 
-        def submit(count):
+        def submit(count: int) -> Iterator[Any]:
             for item in itertools.islice(left, count):
                 future = client.submit(function, item, pure=False)
                 running[future.key] = item
@@ -64,7 +64,7 @@ def spread(function: Callable, items: Sequence[Any], address: str) -> Iterator[t
             done.update(submit(1))
 
 
-def _wait_for_workers(client, address):
+def _wait_for_workers(client: Any, address: Any) -> None:
     try:
         client.wait_for_workers(1, timeout=PATIENCE)
     except TimeoutError:
@@ -73,14 +73,14 @@ def _wait_for_workers(client, address):
         ) from None
 
 
-def _bounded_threads():
+def _bounded_threads() -> Any:
     """For workers, before they import JAX: those that are there, and those that come."""
     from distributed import WorkerPlugin
 
     class BoundedThreads(WorkerPlugin):
         name = "mdsens-bounded-threads"
 
-        def setup(self, worker):
+        def setup(self, worker: Any) -> None:
             os.environ.update(dict.fromkeys(THREADS, str(worker.state.nthreads)))
 
     return BoundedThreads()

@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -88,7 +89,7 @@ def collect(folder: Path, path: Path, *, overwrite: bool = False) -> tuple[int, 
 
 def _files(outcomes: Sequence[Outcome]) -> dict[str, Path]:
     """Places of the files that units were made from, by digest."""
-    found = {}
+    found: dict[str, Path] = {}
     for outcome in outcomes:
         for recipe in (*outcome.input["structures"].values(), outcome.input["potential"]):
             if building.PATH in recipe:
@@ -98,7 +99,7 @@ def _files(outcomes: Sequence[Outcome]) -> dict[str, Path]:
     return found
 
 
-def _keep(group, digest: str, place: Path) -> None:
+def _keep(group: Any, digest: str, place: Path) -> None:
     """Keep a file, unless it is gone or has changed or is large: it can be given again."""
     try:
         content = place.read_bytes() if place.stat().st_size <= LARGEST_INPUT else b""
@@ -109,7 +110,7 @@ def _keep(group, digest: str, place: Path) -> None:
         group[digest].attrs["name"] = place.name
 
 
-def _write_table(table, outcomes: Sequence[Outcome]) -> None:
+def _write_table(table: Any, outcomes: Sequence[Outcome]) -> None:
     labels = [outcome.label for outcome in outcomes]
     name_axes(table.create_dataset("label", data=labels), ("unit",), table)
     first = next((outcome for outcome in outcomes if not outcome.failed), outcomes[0])
@@ -127,7 +128,7 @@ def _write_table(table, outcomes: Sequence[Outcome]) -> None:
         name_units(dataset, known.units_by_parameter(path, first.input["observables"]))
 
 
-def _potential(outcome) -> Potential | None:
+def _potential(outcome: Any) -> Potential | None:
     """None where its files are gone."""
     try:
         return building.potential_of(outcome.input["potential"])

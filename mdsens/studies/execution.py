@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 from mdsens.errors import InputError, MdsensError, StoreError, reason
 from mdsens.studies.cluster import THREADS, spread
@@ -139,7 +140,7 @@ def locked(folder: Path, shard: tuple[int, int] = (1, 1)) -> Iterator[None]:
 
     with contextlib.ExitStack() as held:
 
-        def take(name, patience=0.0):
+        def take(name: str, patience: Any = 0.0) -> Any:
             lock = FileLock(folder / name)
             try:
                 lock.acquire(timeout=patience)
@@ -178,7 +179,7 @@ def attempt(unit: Unit) -> tuple[str, bytes]:
     return failure, image_of(unit, record, failure, time.perf_counter() - begun)
 
 
-def _kept(results: Iterator[Attempt], folder: Path) -> Iterator[tuple[str, str]]:
+def _kept(results: Generator[Attempt], folder: Path) -> Generator[tuple[str, str]]:
     """Write units' files while the next ones are at work, for a disk takes its time; their names, and why they failed."""
     waiting: collections.deque[Attempt] = collections.deque()
     writing: collections.deque[Future] = collections.deque()
@@ -208,12 +209,12 @@ def _kept(results: Iterator[Attempt], folder: Path) -> Iterator[tuple[str, str]]
             yield from writing.popleft().result()
 
 
-def _serially(units: Sequence[Unit]) -> Iterator[Attempt]:
+def _serially(units: Sequence[Unit]) -> Generator[Attempt]:
     for unit in units:
         yield unit, *attempt(unit)
 
 
-def _on_cluster(units: Sequence[Unit], address: str) -> Iterator[Attempt]:
+def _on_cluster(units: Sequence[Unit], address: str) -> Generator[Attempt]:
     for unit, result, lost in spread(attempt, units, address):
         yield unit, *((lost, image_of(unit, Record({}, {}), lost, 0.0)) if result is None else result)
 
@@ -273,7 +274,7 @@ def _in_parallel(units: Sequence[Unit], folder: Path, workers: int) -> Iterator[
 
 
 @contextlib.contextmanager
-def _bounded_threads(count: int):
+def _bounded_threads(count: int) -> Iterator[Any]:
     """Processes that are started meanwhile use so many threads each."""
     names = dict.fromkeys(THREADS, str(count))
     before = {name: os.environ.get(name) for name in names}
@@ -292,15 +293,16 @@ def _begin_worker() -> None:
     """Ctrl-C is for the process that hands out work; and without it there is none."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
+    assert parent is not None
 
-    def follow():
+    def follow() -> None:
         parent.join()
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _bar(total: int, missing: int, progress: bool | None):
+def _bar(total: int, missing: int, progress: bool | None) -> Any:
     from tqdm import tqdm
 
     disable = None if progress is None else not progress

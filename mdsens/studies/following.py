@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -119,7 +119,7 @@ def continuation(
         np.array([node.t for node in path]),
         tuple(node.eq for node in path),
         {} if observed is None else {name: np.stack([node.values[name] for node in path]) for name in path[0].values},
-        np.array([node.eq.curvature.lowest for node in path]),
+        np.array([node.lowest for node in path]),
         np.array([node.speed for node in path]),
         complete,
         "the parameters asked for were reached" if complete else f"at t = {t:.6g}: {end}",
@@ -140,13 +140,19 @@ class _Node:
     def speed(self) -> float:
         return _length(*self.moved)
 
+    @property
+    def lowest(self) -> float:
+        return math.nan if self.eq.curvature is None else self.eq.curvature.lowest
 
-def _node(eq, t, direction, observed) -> _Node:
+
+def _node(eq: Equilibrium, t: float, direction: Any, observed: Together | None) -> _Node:
     moved = jvp(eq, direction, return_cell=True)
     return _Node(eq, t, moved, {} if observed is None else evaluate(observed, {"structure": eq}))
 
 
-def _advance(node, origin, direction, t, ahead, options):
+def _advance(
+    node: _Node, origin: Potential, direction: Any, t: float, ahead: float, options: Any
+) -> tuple[Equilibrium | None, float, str]:
     """`(equilibrium or None, error of the prediction, why not)` at t, from the last state."""
     potential = jax.tree.map(lambda theta, v: theta + t * v, origin, direction)
     start, (positions, cell) = node.eq.system, node.moved
@@ -155,9 +161,11 @@ def _advance(node, origin, direction, t, ahead, options):
         predicted = eqx.tree_at(lambda s: s.cell, predicted, start.cell + ahead * cell)
     try:
         there = warm(node.eq, predicted).again(potential, **options)
-    except MdsensError as error:
-        return None, math.inf, str(error)
-    missed = _length(there.system.positions - predicted.positions, None if cell is None else there.system.cell - predicted.cell)
+    except MdsensError as failure:
+        return None, math.inf, str(failure)
+    cells = (there.system.cell, predicted.cell)
+    strained = None if cell is None or cells[0] is None or cells[1] is None else cells[0] - cells[1]
+    missed = _length(there.system.positions - predicted.positions, strained)
     moved = ahead * node.speed
     error = missed / max(moved, 1e-300)
     if missed > RESTING and error > SHARE:
@@ -165,11 +173,11 @@ def _advance(node, origin, direction, t, ahead, options):
     return there, 0.0 if missed <= RESTING else error, ""
 
 
-def _length(positions, cell) -> float:
+def _length(positions: Any, cell: Any) -> float:
     return math.sqrt(sum(float(np.sum(np.asarray(part) ** 2)) for part in (positions, cell) if part is not None))
 
 
-def _criticality(path):
+def _criticality(path: Sequence[_Node]) -> tuple[str, float]:
     """`(kind, t at which the lowest curvature vanishes)` from the last two states.
 
     Near a fold λ² falls linearly in t and ‖dX/dt‖ grows as 1/λ; where a symmetry breaks λ itself falls linearly, and
@@ -178,7 +186,7 @@ def _criticality(path):
     if len(path) < 2:
         return "none", math.nan
     before, last = path[-2:]
-    lowest = [node.eq.curvature.lowest for node in (before, last)]
+    lowest = [node.lowest for node in (before, last)]
     if not 0.0 < lowest[1] < lowest[0]:
         return "none", math.nan
     runs_away = last.speed / max(before.speed, 1e-300) > (lowest[0] / lowest[1]) ** 0.75

@@ -117,7 +117,7 @@ def global_indices(
     if kept.sum() < 2 * group:
         raise InputError(f"Of {len(points)} samples {failed.sum()} did not relax: narrow the distributions.")
 
-    def indices(column):
+    def indices(column: np.ndarray) -> Any:
         if np.ptp(column) == 0.0:
             return {key: np.zeros(len(selection.names)) for key in METHODS[method]}
         if method == "sobol":
@@ -131,7 +131,7 @@ def global_indices(
     return GlobalIndices(method, selection.names, values, len(points), int(failed.sum()), seconds, units=units)
 
 
-def _problem(selection, distributions, method) -> dict[str, Any]:
+def _problem(selection: Selection, distributions: Any, method: str) -> dict[str, Any]:
     """What SALib wants to know."""
     low = selection.vector({name: np.ravel(given)[0] for name, given in distributions.items()}, np.nan, "The distributions")
     high = selection.vector({name: np.ravel(given)[-1] for name, given in distributions.items()}, np.nan, "The distributions")

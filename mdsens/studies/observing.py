@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from mdsens import observables as catalogue
 from mdsens.derivatives import value_and_jacobian
@@ -22,7 +22,7 @@ ALONE = "structure"
 
 Systems = System | Mapping[str, System]
 States = Equilibrium | Mapping[str, Equilibrium]
-Observables = Callable | Mapping[str, Callable]
+Observables = Callable[..., Any] | Mapping[str, Callable[..., Any]]
 
 
 class Of(eqx.Module):
@@ -36,7 +36,7 @@ class Of(eqx.Module):
     observable: Any
     structures: Any = eqx.field(static=True)
 
-    def __init__(self, observable: Callable, structures: str | Mapping[str, str]):
+    def __init__(self, observable: Callable[..., Any], structures: str | Mapping[str, str]) -> None:
         self.observable = observable
         self.structures = structures if isinstance(structures, str) else tuple(sorted(structures.items()))
 
@@ -45,7 +45,7 @@ class Of(eqx.Module):
         """Names of the structures."""
         return (self.structures,) if isinstance(self.structures, str) else tuple(name for _, name in self.structures)
 
-    def __call__(self, systems, potential):
+    def __call__(self, systems: Any, potential: Potential) -> Array:
         if isinstance(self.structures, str):
             return self.observable(systems[self.structures], potential)
         return self.observable({role: systems[name] for role, name in self.structures}, potential)
@@ -56,11 +56,11 @@ class Together(eqx.Module):
 
     parts: dict[str, Any]
 
-    def __call__(self, systems, potential):
+    def __call__(self, systems: Any, potential: Potential) -> Array:
         return jnp.concatenate([jnp.ravel(part(systems, potential)) for part in self.parts.values()])
 
 
-def by_name(systems: Systems | States) -> dict:
+def by_name(systems: Systems | States) -> dict[Any, Any]:
     """Structures (or equilibria) by name."""
     if isinstance(systems, System | Equilibrium):
         return {ALONE: systems}
@@ -69,7 +69,7 @@ def by_name(systems: Systems | States) -> dict:
     return dict(systems)
 
 
-def together(observables: Observables, structures) -> Together:
+def together(observables: Observables, structures: Any) -> Together:
     """Observables for structures of these names; with a single one they need not say which.
 
     Raises:
@@ -91,7 +91,7 @@ def together(observables: Observables, structures) -> Together:
 
 
 @eqx.filter_jit
-def _values(parts, systems, potential):
+def _values(parts: Any, systems: Any, potential: Potential) -> dict[str, Array]:
     return {name: jnp.asarray(part(systems, potential)) for name, part in parts.items()}
 
 
@@ -174,7 +174,7 @@ def relax_again(states: Mapping[str, Equilibrium], potential: Potential, options
     return {name: eq.again(potential, **{"progress": False, **each[name]}) for name, eq in states.items()}
 
 
-def options_of(systems: Mapping[str, Any], options: Mapping[str, Any] | None) -> dict[str, dict]:
+def options_of(systems: Mapping[str, Any], options: Mapping[str, Any] | None) -> dict[str, dict[Any, Any]]:
     """Options of `relax` for each structure.
 
     Raises:

@@ -46,9 +46,10 @@ def places(potential: Potential, name: str) -> list[int]:
     return [k for k, chosen in enumerate(named_leaves(potential, [name])) if chosen]
 
 
-def _checked(potential):
+def _checked(potential: Potential) -> Potential:
     """A tree put together from leaves has not passed the checks of its class."""
-    for cls in type(potential).__mro__:
+    classes: tuple[Any, ...] = type(potential).__mro__
+    for cls in classes:
         if "__check_init__" in cls.__dict__:
             cls.__check_init__(potential)
     return potential

@@ -1,6 +1,7 @@
 """Pictures of a collected study, by name; each function returns its axes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -32,14 +33,14 @@ def study_pictures(study: Collected) -> dict[str, object]:
     return _PICTURES[study.kind](done)
 
 
-def _sweep(done):
+def _sweep(done: Any) -> dict[str, Any]:
     names = list(done[0].input["parameters"])
     if not names:
         raise InputError("A sweep without parameters has no picture: 'mdsens show' prints its table.")
     return {name: swept(done, names, name) for name in numbers_of(done[0], "values")}
 
 
-def swept(done: Sequence[Outcome], names: Sequence[str], observable: str, *, ax=None):
+def swept(done: Sequence[Outcome], names: Sequence[str], observable: str, *, ax: Any = None) -> Any:
     """The first component of an observable over the first of a sweep's parameters, a line for each set of the others."""
     ax = _axes(ax)
     lines: dict[str, list[tuple[float, float]]] = {}
@@ -62,7 +63,7 @@ def swept(done: Sequence[Outcome], names: Sequence[str], observable: str, *, ax=
     return _open(ax)
 
 
-def _sensitivity(done):
+def _sensitivity(done: Any) -> dict[str, Any]:
     pictures = {}
     for outcome in done:
         names, theta = outcome.record.facts["names"], outcome.record.arrays["parameters"]
@@ -90,11 +91,11 @@ def influences(observable: str, names: Sequence[str], scaled: np.ndarray, *, uni
     )
 
 
-def _uncertainty(done):
+def _uncertainty(done: Any) -> dict[str, Any]:
     return {_named(done, outcome, "uncertainty"): error_bars(outcome) for outcome in done}
 
 
-def error_bars(outcome: Outcome, *, ax=None):
+def error_bars(outcome: Outcome, *, ax: Any = None) -> Any:
     """Standard deviations of observables in per cent, with what each parameter has of the variance; samples as points."""
     ax = _axes(ax)
     names = outcome.record.facts["names"]
@@ -127,7 +128,7 @@ def error_bars(outcome: Outcome, *, ax=None):
     return _open(ax)
 
 
-def _calibration(done):
+def _calibration(done: Any) -> dict[str, Any]:
     return {
         _named(done, outcome, name): draw(outcome)
         for outcome in done
@@ -135,7 +136,7 @@ def _calibration(done):
     }
 
 
-def missed_targets(outcome: Outcome, *, ax=None):
+def missed_targets(outcome: Outcome, *, ax: Any = None) -> Any:
     """How far each target is off, in units of its σ."""
     ax = _axes(ax)
     arrays = outcome.record.arrays
@@ -156,7 +157,7 @@ def missed_targets(outcome: Outcome, *, ax=None):
     return _open(ax)
 
 
-def fitted_parameters(outcome: Outcome, *, ax=None):
+def fitted_parameters(outcome: Outcome, *, ax: Any = None) -> Any:
     """Change of each parameter by the fit in per cent, with its standard deviation where the targets determine it."""
     names, arrays = outcome.record.facts["names"], outcome.record.arrays
     scale = 100.0 / np.where(arrays["start"] == 0.0, 1.0, np.abs(arrays["start"]))
@@ -165,18 +166,18 @@ def fitted_parameters(outcome: Outcome, *, ax=None):
     return plot.bars(values, errors, label="found - start [% of the start]", ax=ax)
 
 
-def fit_convergence(outcome: Outcome, *, ax=None):
+def fit_convergence(outcome: Outcome, *, ax: Any = None) -> Any:
     """The cost after each step that was accepted."""
     ax = plot.convergence(outcome.record.arrays["history"], label="cost", ax=_axes(ax))
     ax.set_xlabel("accepted steps")
     return ax
 
 
-def _continuation(done):
+def _continuation(done: Any) -> dict[str, Any]:
     return {_named(done, outcome, "curvature"): softening(outcome) for outcome in done}
 
 
-def softening(outcome: Outcome, *, ax=None):
+def softening(outcome: Outcome, *, ax: Any = None) -> Any:
     """The lowest curvature along a path, and where it would vanish."""
     ax = _axes(ax)
     arrays, facts = outcome.record.arrays, outcome.record.facts
@@ -190,11 +191,11 @@ def softening(outcome: Outcome, *, ax=None):
     return _open(ax)
 
 
-def _named(done, outcome, name) -> str:
+def _named(done: Any, outcome: Any, name: str) -> str:
     return name if len(done) == 1 else f"{outcome.label.replace(' ', '_')}_{name}"
 
 
-def _axes(ax):
+def _axes(ax: Any) -> Any:
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt
@@ -202,7 +203,7 @@ def _axes(ax):
     return plt.figure(figsize=(6.4, 4.4), layout="constrained").add_subplot()
 
 
-def _open(ax):
+def _open(ax: Any) -> Any:
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     return ax

@@ -153,5 +153,5 @@ def _outcome(label: str, parameters: Mapping[str, float], record: Record, reason
     return Outcome(label, label, given, record, reason, made_with())
 
 
-def _under(group, values) -> dict[str, np.ndarray]:
+def _under(group: Any, values: Any) -> dict[str, np.ndarray]:
     return {f"{group}/{name}": np.asarray(value) for name, value in values.items()}

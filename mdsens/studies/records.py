@@ -124,7 +124,7 @@ def _properties() -> tuple[h5p.PropFAID, h5p.PropDCID, h5p.PropLCID]:
     return in_memory, timeless, through_groups
 
 
-def set_text(group, key: str, text: str) -> None:
+def set_text(group: Any, key: str, text: str) -> None:
     """Keep a text, which may be longer than the 64 kB that an attribute holds."""
     if len(text) < LONG:
         group.attrs[key] = text
@@ -132,7 +132,7 @@ def set_text(group, key: str, text: str) -> None:
         group[f"texts/{key}"] = text
 
 
-def text_of(group, key: str) -> str:
+def text_of(group: Any, key: str) -> str:
     """What `set_text` wrote."""
     return str(group.attrs[key]) if key in group.attrs else group[f"texts/{key}"].asstr()[()]
 
@@ -148,7 +148,7 @@ def read_unit(path: Path) -> Outcome:
         return outcome_of(file)
 
 
-def outcome_of(group) -> Outcome:
+def outcome_of(group: Any) -> Outcome:
     """A unit's file, or its copy in a collected study.
 
     Raises:
@@ -158,7 +158,7 @@ def outcome_of(group) -> Outcome:
         raise StoreError(f"A newer mdsens than {mdsens.__version__} wrote {group.file.filename!r}: upgrade mdsens.")
     arrays: dict[str, np.ndarray] = {}
 
-    def gather(path, item):
+    def gather(path: Any, item: Any) -> None:
         if isinstance(item, h5py.Dataset) and not path.startswith("texts/") and not item.is_scale:
             if item.dtype.kind not in NUMBERS:
                 raise StoreError(f"{group.file.filename!r} has texts at {item.name}, where numbers should be.")

@@ -1,6 +1,7 @@
 """A collected study as a table that a person reads."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from mdsens.studies.collecting import Collected
 from mdsens.studies.observing import counted
@@ -44,7 +45,7 @@ def failure_table(failures: list[tuple[str, str]]) -> Iterator[str]:
         yield f"  and {len(failures) - ROWS} more"
 
 
-def _potential(outcome):
+def _potential(outcome: Any) -> str:
     recipe = outcome.input["potential"]
     made = recipe.get("constructor") or ", ".join(recipe.get("path", [])) or "parameters given"
     return f"{recipe['name']} ({made})"

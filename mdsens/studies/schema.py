@@ -102,7 +102,7 @@ class Range(_Table):
     points: Annotated[int, Field(ge=1, le=MANY_UNITS)]
 
 
-def _listed(value) -> str:
+def _listed(value: Any) -> str:
     return "range" if isinstance(value, dict | Range) else "list"
 
 
@@ -191,7 +191,7 @@ class Description(typing.NamedTuple):
     problems: list[str]
 
 
-def read_description(path) -> Description:
+def read_description(path: Any) -> Description:
     """Read a study's TOML file.
 
     Raises:
@@ -228,7 +228,7 @@ def read_description(path) -> Description:
     return Description(path, path.resolve().parent, text, study, problems=problems, **several, **one)
 
 
-def _study(content, problems):
+def _study(content: Any, problems: Any) -> Any:
     if not isinstance(content, dict):
         problems.append("study must be a table: write [study].")
         return None
@@ -240,7 +240,7 @@ def _study(content, problems):
     return _validated(KINDS[kind], content, "study", problems)
 
 
-def _named(content, model, section, problems):
+def _named(content: Any, model: Any, section: str, problems: Any) -> Any:
     """A section of named tables; None if something is wrong in it."""
     if not isinstance(content, dict) or not content:
         problems.append(f"{section} must hold named tables: write [{section}.NAME].")
@@ -254,7 +254,7 @@ def _named(content, model, section, problems):
     return found if len(found) == len(content) and None not in found.values() else None
 
 
-def _validated(model, content, where, problems):
+def _validated(model: Any, content: Any, where: str, problems: Any) -> Any:
     """The content as a model, or None; what is wrong is added to `problems`."""
     try:
         return model.model_validate(content)
@@ -269,7 +269,7 @@ def _validated(model, content, where, problems):
         return None
 
 
-def _told(model, content, error, where) -> tuple[str, str]:
+def _told(model: Any, content: Any, error: Any, where: str) -> tuple[str, str]:
     """`(key, what is wrong with it)`."""
     kind, given, location, path = error["type"], error.get("input"), error["loc"], [where]
     for k, part in enumerate(location):
@@ -290,19 +290,19 @@ def _told(model, content, error, where) -> tuple[str, str]:
     return key, f"{key} is {given!r:.60}: {error['msg'].replace('Input should', 'it should')}."
 
 
-def _holds(content, part) -> bool:
+def _holds(content: Any, part: Any) -> bool:
     if isinstance(content, dict):
         return part in content
     return isinstance(content, list) and isinstance(part, int) and part < len(content)
 
 
-def _inner(model, part):
+def _inner(model: Any, part: Any) -> Any:
     """The table that a field of a table holds, if it does; the same for what is no field."""
     field = getattr(model, "model_fields", {}).get(part)
     return model if field is None else _table_in(field.annotation)
 
 
-def _table_in(annotation):
+def _table_in(annotation: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
         return annotation
     return next((found for part in typing.get_args(annotation) if (found := _table_in(part)) is not None), None)

@@ -81,7 +81,8 @@ def grid(parameters: Mapping[str, Iterable[float]], mode: str = "grid") -> list[
     Raises:
         InputError: an unknown mode, or lists of different lengths.
     """
-    columns = {name: list(np.ravel(values).tolist()) for name, values in parameters.items()}
+    columns = {name: np.ravel(np.asarray(values)).tolist() for name, values in parameters.items()}
+    rows: Iterable[tuple[Any, ...]]
     if mode == "grid":
         rows = itertools.product(*columns.values())
     elif mode == "list":
@@ -141,7 +142,9 @@ def sweep(
     return Sweep(tuple(found), names, units=units)
 
 
-def _point(structure, systems, potential, parameters, observed, derivatives, options):
+def _point(
+    structure: Any, systems: Any, potential: Potential, parameters: Any, observed: Together, derivatives: Any, options: Any
+) -> Point:
     try:
         values, slopes = at_point(systems, with_values(potential, parameters), observed, derivatives, options or {})[:2]
         return Point(structure, parameters, values, slopes)
@@ -155,7 +158,7 @@ def at_point(
     observed: Together,
     derivatives: bool,
     options: Mapping[str, Any],
-):
+) -> tuple[Any, Any, Any]:
     """`(values, derivatives, equilibria)` at one point of a sweep."""
     states = relax_all(systems, potential, options)
     if not derivatives:

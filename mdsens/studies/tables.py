@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -100,7 +101,7 @@ def sensitivity_table(
     )
 
 
-def certified(states, wrt) -> tuple[str, ...]:
+def certified(states: Any, wrt: Any) -> tuple[str, ...]:
     """What speaks against the derivatives of some equilibria; empty if they can be trusted."""
     reasons = []
     for name, eq in states.items():

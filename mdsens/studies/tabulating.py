@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class Column:
     """
 
     name: str
-    values: Sequence | np.ndarray
+    values: Sequence[Any] | np.ndarray
     form: str = ".8g"
     meaning: str = ""
     shown: bool = True
@@ -91,7 +92,7 @@ def _flat(arrays: dict[str, np.ndarray], most: int | None) -> dict[str, float]:
 
 def _rows(arrays: dict[str, np.ndarray], most: int | None, axis: int) -> dict[str, np.ndarray]:
     """The same of arrays with one more axis, the first or the last, along which the rows go."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for name, value in arrays.items():
         shape = np.delete(value.shape, axis)
         numbers = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis])
@@ -117,7 +118,7 @@ def _points(outcomes, most):
     return Table("points", "", (Column("unit", [outcome.label for outcome in outcomes]), *parameters, *observed, reasons))
 
 
-def _derivatives(outcome, most) -> Iterator[Table]:
+def _derivatives(outcome: Any, most: int | None) -> Iterator[Table]:
     names, theta = outcome.record.facts["names"], outcome.record.arrays["parameters"]
     columns = _rows({name: theta * slope for name, slope in numbers_of(outcome, "derivatives").items()}, most, -1)
     scales = {label: np.abs(column).max(initial=0.0) for label, column in columns.items()}
@@ -141,7 +142,7 @@ def _derivatives(outcome, most) -> Iterator[Table]:
     )
 
 
-def _observables(outcome, most):
+def _observables(outcome: Any, most: int | None) -> Iterator[Any]:
     arrays, facts = outcome.record.arrays, outcome.record.facts
     values, std = (_flat(numbers_of(outcome, group), most) for group in ("values", "std"))
     sampled = _flat(numbers_of(outcome, "sampling/std"), most)
@@ -183,7 +184,7 @@ def _indices(outcome, whole, most):
     )
 
 
-def _fit(outcome, most):
+def _fit(outcome: Any, most: int | None) -> Iterator[Any]:
     arrays, facts = outcome.record.arrays, outcome.record.facts
     parameters = [Column(name, arrays[path], form) for name, path, form in (("start", "start", ".8g"), ("std", "std", ".3g"))]
     parameters.insert(1, Column("found", arrays["parameters"], ".10g"))
@@ -212,7 +213,7 @@ def _fit(outcome, most):
     )
 
 
-def _path(outcome, most):
+def _path(outcome: Any, most: int | None) -> Iterator[Any]:
     arrays, facts = outcome.record.arrays, outcome.record.facts
     values = _rows(numbers_of(outcome, "values"), most, 0)
     critical = (

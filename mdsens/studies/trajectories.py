@@ -6,6 +6,7 @@ readers know three dimensions only: 2-D structures lie in the plane z = 0 of a l
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import h5py
 import numpy as np
@@ -53,7 +54,7 @@ def frames(outcomes: Sequence[Outcome]) -> Iterator[Frame]:
                 yield Frame(k, name, outcome, system)
 
 
-def _species(outcome, name):
+def _species(outcome: Any, name: str) -> Any:
     """`(codes, labels, periodicity)`, or None."""
     state = outcome.record.facts["states"][name]
     if "labels" in state:
@@ -67,7 +68,7 @@ def _species(outcome, name):
 
 def write_particles(file: h5py.File, outcomes: Sequence[Outcome]) -> None:
     """Write `/particles`."""
-    groups: dict[tuple, list[Frame]] = {}
+    groups: dict[tuple[Any, ...], list[Frame]] = {}
     for frame in frames(outcomes):
         system = frame.system
         key = (system.dim, system.pbc, system.labels, np.asarray(system.species).tobytes(), system.cell is None)
@@ -79,7 +80,7 @@ def write_particles(file: h5py.File, outcomes: Sequence[Outcome]) -> None:
         _write_group(particles.create_group(name), members)
 
 
-def _write_group(group, members):
+def _write_group(group: Any, members: Any) -> None:
     system = members[0].system
     n, dim = system.positions.shape
     count = len(members)
@@ -103,9 +104,9 @@ def _write_group(group, members):
     elements = [(group, "position", positions, ("step", "atom", "space"))]
     if system.cell is not None:
         elements.append((box, "edges", edges, ("step", "vector", "space")))
-    for home, name, values, axes in elements:
+    for home, name, places, axes in elements:
         element = home.create_group(name)
-        value = element.create_dataset("value", data=values, fletcher32=True, chunks=(1, *values.shape[1:]))
+        value = element.create_dataset("value", data=places, fletcher32=True, chunks=(1, *places.shape[1:]))
         # All elements share these two, as H5MD has it.
         element["step"], element["time"] = step, time
         name_axes(value, axes, group, {"space": "xyz"})

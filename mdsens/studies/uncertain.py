@@ -154,7 +154,7 @@ def uncertainty(
     )
 
 
-def _root(potential, covariance, wrt):
+def _root(potential: Potential, covariance: Any, wrt: Any) -> tuple[Selection, np.ndarray]:
     """`(selection, L)` with Σ = L Lᵀ."""
     if isinstance(covariance, Mapping):
         selection = Selection.of(potential, list(covariance) if wrt is None else wrt)
@@ -181,11 +181,13 @@ def _root(potential, covariance, wrt):
     return selection, directions * np.sqrt(np.maximum(widths, 0.0))
 
 
-def _bent(name, spread, states, observed, selection, root, values, options):
+def _bent(
+    name: str, spread: Any, states: Any, observed: Together, selection: Selection, root: np.ndarray, values: Any, options: Any
+) -> float:
     """Departure of an observable from its straight line, in the direction of root's coordinates that moves it most."""
     spread = spread.reshape(-1, root.shape[1])
     _, sizes, directions = np.linalg.svd(spread, full_matrices=False)
-    scale = max(np.linalg.norm(values[name]), 1.0)
+    scale = max(float(np.linalg.norm(values[name])), 1.0)
     if sizes[0] <= ROUNDING * scale:
         return 0.0
     step = root @ directions[0]
@@ -198,17 +200,19 @@ def _bent(name, spread, states, observed, selection, root, values, options):
     return float(max(errors))
 
 
-def _sample(states, observed: Together, selection, root, values, count, seed, options) -> Sampling:
-    begun, rows, failed = time.perf_counter(), [], 0
+def _sample(
+    states: Any, observed: Together, selection: Selection, root: np.ndarray, values: Any, count: int, seed: int, options: Any
+) -> Sampling:
+    begun, found, failed = time.perf_counter(), [], 0
     for draw in np.random.default_rng(seed).normal(size=(count, root.shape[1])):
         try:
             there = relax_again(states, selection.at(selection.values() + root @ draw), options)
-            rows.append(flat(evaluate(observed, there)))
+            found.append(flat(evaluate(observed, there)))
         except MdsensError:
             failed += 1
-    if len(rows) < 2:
+    if len(found) < 2:
         raise InputError(f"Of {count} samples {failed} did not relax: the standard deviations are too large for this structure.")
-    rows = np.stack(rows)
+    rows = np.stack(found)
     mean, std = rows.mean(axis=0), rows.std(axis=0, ddof=1)
     fourth = np.divide(((rows - mean) ** 4).mean(axis=0), std**4, out=np.full_like(std, 3.0), where=std > 0.0)
     error = std * np.sqrt(np.maximum(fourth - 1.0, 0.0) / (4.0 * len(rows)))

@@ -5,13 +5,13 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mdsens.errors import InputError, MdsensError
+from mdsens.errors import InputError, MdsensError, did_you_mean
 from mdsens.potentials import Potential
 from mdsens.studies import building, schema
 from mdsens.studies.parameters import Selection, with_values
@@ -40,7 +40,7 @@ class Unit:
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def _without_paths(value):
+def _without_paths(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_paths(entry) for key, entry in value.items() if key != building.PATH}
     return [_without_paths(entry) for entry in value] if isinstance(value, list) else value
@@ -63,7 +63,7 @@ class Study:
     units: tuple[Unit, ...]
 
 
-def read_study(path) -> Study:
+def read_study(path: Any) -> Study:
     """Read a study and everything that it names.
 
     Raises:
@@ -91,11 +91,11 @@ def read_study(path) -> Study:
     return Study(told.study.kind, told.text, told.path, tuple(units))
 
 
-def _named(name, given):
+def _named(name: str, given: Any) -> tuple[str, Any]:
     return given.name or name, given.model_copy(update={"name": None})
 
 
-def _attempt(problems, where, function, *arguments):
+def _attempt(problems: Any, where: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function returns, or None; what it refuses is added to the problems."""
     try:
         return function(*arguments)
@@ -104,13 +104,13 @@ def _attempt(problems, where, function, *arguments):
         return None
 
 
-def _potential(given, folder):
+def _potential(given: Any, folder: Any) -> dict[str, Any]:
     recipe = building.potential_recipe(given, folder)
     building.potential_of(recipe)
     return recipe
 
 
-def _structures(told, problems):
+def _structures(told: Any, problems: Any) -> tuple[Any, Any]:
     """`(recipes by name, options of relax by name)`; recipes are None where one of them is wrong."""
     if told.structures is None:
         return None, {}
@@ -124,14 +124,14 @@ def _structures(told, problems):
     return recipes, options
 
 
-def _check_study(told, potential, problems):
+def _check_study(told: Any, potential: Potential | None, problems: Any) -> None:
     study = told.study
     if isinstance(study, schema.Calibration):
         if not told.targets and "targets" not in _sections(problems):
             problems.append(f"[targets] is missing: a study of the kind {study.kind!r} wants [targets.NAME] for observables.")
         for name in told.targets or {}:
             if told.observables is not None and name not in told.observables:
-                known = building.did_you_mean(name, told.observables)
+                known = did_you_mean(name, told.observables)
                 problems.append(f"targets.{name}: there is no observable of this name.{known}")
         if study.learning_rate is not None and study.method is None:
             problems.append('study.learning_rate is for gradient descent: add method = "adam", or leave it out.')
@@ -156,11 +156,11 @@ def _check_study(told, potential, problems):
         _check_names(study, potential, problems)
 
 
-def _sections(problems):
+def _sections(problems: Any) -> set[str]:
     return {problem.split(".")[0].split(":")[0] for problem in problems}
 
 
-def _check_names(study, potential: Potential, problems):
+def _check_names(study: Any, potential: Potential, problems: Any) -> None:
     for key in ("parameters", "std", "bounds", "priors"):
         for name in getattr(study, key, None) or {}:
             _attempt(problems, f"study.{key}", Selection.of, potential, [name])
@@ -182,13 +182,13 @@ def _points(study: schema.Sweep) -> list[dict[str, float]]:
     return grid(values, study.mode)
 
 
-def _groups(told, structures) -> dict[str, tuple[str, ...]]:
+def _groups(told: Any, structures: Any) -> dict[str, tuple[str, ...]]:
     """Structures that are relaxed together, by what a person calls them."""
     joint = isinstance(told.study, schema.Calibration) or getattr(told.study, "joint", False)
     return {"": tuple(structures)} if joint else {name: (name,) for name in structures}
 
 
-def _units(told, groups, structures, options, potential, observables) -> Iterator[Unit]:
+def _units(told: Any, groups: Any, structures: Any, options: Any, potential: Any, observables: Any) -> Iterator[Unit]:
     study = told.study
     points = _points(study) if isinstance(study, schema.Sweep) else [{}]
     # A point of a sweep does not know of the others.

@@ -1,6 +1,7 @@
 """What each kind of unit does: from its input, plain values, to numbers by name."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mdsens.errors import InputError
@@ -33,19 +34,19 @@ def work(given: Mapping[str, Any]) -> Record:
     return record
 
 
-def _sweep(systems, potential, options, observed: Together, settings) -> Record:
+def _sweep(systems: Any, potential: Potential, options: Any, observed: Together, settings: Any) -> Record:
     values, derivatives, states = at_point(systems, potential, observed, settings["derivatives"], options)
     record = record_of(Point("", {}, values, derivatives))
     record.facts["names"] = list(Selection.of(potential).names) if derivatives else []
     return with_structures(record, states)
 
 
-def _sensitivity(systems, potential, options, observed, settings) -> Record:
+def _sensitivity(systems: Any, potential: Potential, options: Any, observed: Any, settings: Any) -> Record:
     states = relax_all(systems, potential, options)
     return with_structures(record_of(sensitivity_table(states, observed.parts, wrt=settings.get("wrt"))), states)
 
 
-def _uncertainty(systems, potential, options, observed, settings) -> Record:
+def _uncertainty(systems: Any, potential: Potential, options: Any, observed: Any, settings: Any) -> Record:
     states = relax_all(systems, potential, options)
     given = settings.get("std") or settings.get("covariance")
     if given is None:
@@ -72,7 +73,7 @@ def _uncertainty(systems, potential, options, observed, settings) -> Record:
     return with_structures(record, states)
 
 
-def _calibration(systems, potential, options, observed, settings) -> Record:
+def _calibration(systems: Any, potential: Potential, options: Any, observed: Any, settings: Any, *, inverse: bool) -> Record:
     more = {
         "wrt": settings.get("wrt"),
         "bounds": {name: tuple(pair) for name, pair in settings["bounds"].items()},
@@ -83,7 +84,7 @@ def _calibration(systems, potential, options, observed, settings) -> Record:
         "optimizer": _optimizer(settings),
     }
     parts, targets = observed.parts, settings["targets"]
-    if settings["inverse"]:
+    if inverse:
         fit = inverse_design(systems, potential, {name: (parts[name], one["value"]) for name, one in targets.items()}, **more)
     else:
         wanted = {name: Target(parts[name], one["value"], one["sigma"]) for name, one in targets.items()}
@@ -117,11 +118,11 @@ def _continuation(systems, potential, options, observed, settings) -> Record:
     return with_structures(record_of(path), {name: path.states[-1]})
 
 
-_WORKS = {
+_WORKS: dict[str, Callable[..., Record]] = {
     "sweep": _sweep,
     "sensitivity": _sensitivity,
     "uncertainty": _uncertainty,
-    "calibration": lambda *given: _calibration(*given[:-1], {**given[-1], "inverse": False}),
-    "inverse": lambda *given: _calibration(*given[:-1], {**given[-1], "inverse": True}),
+    "calibration": functools.partial(_calibration, inverse=False),
+    "inverse": functools.partial(_calibration, inverse=True),
     "continuation": _continuation,
 }

@@ -6,14 +6,16 @@ What is compared is computed by three compiled functions, so that a check takes 
 import dataclasses
 import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
 
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, MdsensError
@@ -52,7 +54,7 @@ RATTLE = 0.02
 class ContractError(MdsensError, AssertionError):
     """A potential breaks its contract; `violations` are sentences, `report` says what was checked."""
 
-    def __init__(self, violations: tuple[str, ...], report: "Report"):
+    def __init__(self, violations: tuple[str, ...], report: "Report") -> None:
         super().__init__("\n".join(violations))
         self.violations, self.report = violations, report
 
@@ -116,7 +118,7 @@ def check_potential(potential: Potential, system: System) -> Report:
 class _Case:
     """A potential with a rattled system, and what is computed of them once."""
 
-    def __init__(self, potential, given):
+    def __init__(self, potential: Potential, given: Any) -> None:
         self.potential, self.given, self.rng = potential, given, np.random.default_rng(11)
         self.local = is_local(potential)
         self.spacing = _smallest_distance(given)
@@ -127,7 +129,7 @@ class _Case:
         self.force = float(np.abs(self.found.forces).max())
         self.energy = float(np.abs(self.found.energies).max())
 
-    def listed(self, system, potential=None):
+    def listed(self, system: System, potential: Potential | None = None) -> System:
         """With a list that has room for the steps of differences, and always the same number of places."""
         potential = self.potential if potential is None else potential
         reach = float(np.asarray(potential.range))
@@ -138,7 +140,7 @@ class _Case:
         neighbors = widened_like(listed.neighbors, self.system.neighbors)
         return eqx.tree_at(lambda s: s.neighbors, listed, neighbors, is_leaf=lambda leaf: leaf is None)
 
-    def evaluate(self, system, potential=None):
+    def evaluate(self, system: System, potential: Potential | None = None) -> "_Evaluated":
         return jax.tree.map(np.asarray, _evaluated(self.potential if potential is None else potential, system))
 
 
@@ -150,10 +152,10 @@ class _Evaluated(eqx.Module):
 
 
 @quickly_compiled
-def _evaluated(potential, system):
+def _evaluated(potential: Potential, system: System) -> _Evaluated:
     """Energies, forces, ∂U/∂strain, ∂U/∂θ by one reverse pass."""
 
-    def energy(potential, positions, strain):
+    def energy(potential: Potential, positions: Array, strain: Array) -> tuple[Array, Array]:
         deformation = jnp.eye(system.dim, dtype=positions.dtype) + strain
         cell = None if system.cell is None else system.cell @ deformation
         moved = eqx.tree_at(lambda s: s.positions, system, positions @ deformation)
@@ -168,7 +170,7 @@ def _evaluated(potential, system):
 
 
 @quickly_compiled
-def _second_order(potential, system, v, direction):
+def _second_order(potential: Potential, system: System, v: Array, direction: Any) -> tuple[Any, ...]:
     """Second derivatives along v (positions) and a direction of parameters, by different modes.
 
     In order: the slope of U along both together, forward; of ∂U/∂x along both, forward over reverse; ∂²U/∂x∂x v and
@@ -184,14 +186,14 @@ def _second_order(potential, system, v, direction):
     return along, together, hv, mixed, stored
 
 
-def _smallest_distance(system) -> float:
+def _smallest_distance(system: System) -> float:
     radius = 2.0 * (float(system.volume) / len(system)) ** (1.0 / system.dim) if system.cell is not None else 10.0
     neighbors = find_neighbors(system.positions, system.cell, system.pbc, radius=radius, skin=0.0)
     lengths = np.linalg.norm(displacements(system.positions, system.cell, neighbors), axis=-1)[np.asarray(neighbors.mask)]
     return float(lengths.min(initial=radius))
 
 
-def _relative(a, b, scale=None) -> float:
+def _relative(a: Any, b: Any, scale: Any = None) -> float:
     """Largest difference on the scale of the second; nan counts as infinite."""
     a, b = np.asarray(a), np.asarray(b)
     scale = (np.abs(b).max(initial=0.0) if scale is None else scale) or 1.0
@@ -202,7 +204,7 @@ def _relative(a, b, scale=None) -> float:
 # The promises
 
 
-def _permutation(case) -> Iterator[Finding]:
+def _permutation(case: _Case) -> Iterator[Finding]:
     order = case.rng.permutation(len(case.system))
     if not case.local and case.system.cell is not None:
         yield Finding("permutation", 0.0, 0.0, "", "not checked: the energy has a list of its own")
@@ -216,7 +218,7 @@ def _permutation(case) -> Iterator[Finding]:
     yield Finding("permutation", worst, ROUNDING, sentence)
 
 
-def _chosen(given, positions, order):
+def _chosen(given: System, positions: Any, order: Any) -> System:
     return System(
         np.asarray(positions)[order],
         cell=given.cell,
@@ -226,24 +228,24 @@ def _chosen(given, positions, order):
     )
 
 
-def _per_atom(case, order):
+def _per_atom(case: _Case, order: Any) -> Potential:
     """Parameters with a value for each atom go with the atoms."""
     n = len(case.given)
     return jax.tree.map(lambda leaf: leaf[order] if leaf.shape == (n,) else leaf, case.potential)
 
 
-def _translation(case) -> Iterator[Finding]:
+def _translation(case: _Case) -> Iterator[Finding]:
     shift = case.rng.normal(size=case.system.dim) * case.spacing
     found = case.evaluate(case.listed(case.given.with_positions(case.system.positions + shift)))
     yield Finding("translation", _same(case, found), ROUNDING, "The energy or forces change under a translation of all atoms")
 
 
-def _same(case, found, turn=None):
+def _same(case: _Case, found: _Evaluated, turn: Any = None) -> float:
     forces = case.found.forces if turn is None else case.found.forces @ turn
     return max(_relative(found.energies, case.found.energies, case.energy), _relative(found.forces, forces, case.force))
 
 
-def _rotation(case) -> Iterator[Finding]:
+def _rotation(case: _Case) -> Iterator[Finding]:
     if not case.local and case.system.cell is not None:
         yield Finding("rotation", 0.0, 0.0, "", "not checked: the energy has a cell of its own")
         return
@@ -257,7 +259,7 @@ def _rotation(case) -> Iterator[Finding]:
     yield Finding("rotation", _same(case, found, turn), ROUNDING, "The energy or forces do not turn with the structure")
 
 
-def _images(case) -> Iterator[Finding]:
+def _images(case: _Case) -> Iterator[Finding]:
     system = case.system
     if not any(system.pbc):
         yield Finding("images", 0.0, 0.0, "", "not checked: the system is not periodic")
@@ -280,7 +282,7 @@ def _images(case) -> Iterator[Finding]:
     yield Finding("repeated cell", worst, ROUNDING, "The energy of an atom changes when the cell is repeated")
 
 
-def _off(case, of, at, slope, scale, unit=1.0) -> float:
+def _off(case: _Case, of: Callable[..., Any], at: Callable[..., Any], slope: Any, scale: Any, unit: float = 1.0) -> float:
     """How far a slope is from Richardson's central differences of `of(_Evaluated)` along `at(t) -> (system, potential)`.
 
     Where a step crosses a jump of a higher derivative a shorter one doesn't.
@@ -295,11 +297,11 @@ def _off(case, of, at, slope, scale, unit=1.0) -> float:
     return error
 
 
-def _total(found):
+def _total(found: _Evaluated) -> Any:
     return found.energies.sum()
 
 
-def _forces(case) -> Iterator[Finding]:
+def _forces(case: _Case) -> Iterator[Finding]:
     x, worst = case.system.positions, 0.0
     for _ in range(2):
         v = case.rng.normal(size=x.shape)
@@ -309,12 +311,12 @@ def _forces(case) -> Iterator[Finding]:
     yield Finding("forces", worst, DIFFERENCES, "Forces are not minus the gradient of the energy")
 
 
-def _stress(case) -> Iterator[Finding]:
+def _stress(case: _Case) -> Iterator[Finding]:
     system = case.system
     if system.cell is None or not all(system.pbc):
         yield Finding("stress", 0.0, 0.0, "", "not checked: the system is not periodic in all directions")
         return
-    virial = case.found.virial
+    virial = np.asarray(case.found.virial)
     if not case.local:
         try:
             virial = np.asarray(from_voigt(case.potential.stress(system))) * float(system.volume)
@@ -326,7 +328,7 @@ def _stress(case) -> Iterator[Finding]:
         strain = case.rng.normal(size=(system.dim,) * 2)
         strain = 0.5 * (strain + strain.T)
 
-        def at(t, strain=strain):
+        def at(t: Any, strain: Any = strain) -> tuple[System, None]:
             deformation = np.eye(system.dim) + t * strain
             where = lambda s: (s.positions, s.cell)  # noqa: E731
             return eqx.tree_at(where, system, (system.positions @ deformation, system.cell @ deformation)), None
@@ -335,7 +337,7 @@ def _stress(case) -> Iterator[Finding]:
     yield Finding("stress", worst, DIFFERENCES, "The stress is not the derivative of the energy in the strain")
 
 
-def _modes(case) -> Iterator[Finding]:
+def _modes(case: _Case) -> Iterator[Finding]:
     """Forward against reverse mode and differences, first and second order; the stiffness; NaN."""
     system, potential = case.system, case.potential
     v = jnp.asarray(case.rng.normal(size=system.positions.shape))
@@ -349,7 +351,7 @@ def _modes(case) -> Iterator[Finding]:
     )
     along, together, hv, mixed, stored = results
     by_theta = np.asarray(ravel_pytree(case.found.by_parameters)[0])
-    reverse = -np.vdot(case.found.forces, v) + np.vdot(by_theta, step)
+    reverse = np.vdot(by_theta, step) - np.vdot(case.found.forces, v)
     scale = np.linalg.norm(case.found.forces) * np.linalg.norm(v) + np.linalg.norm(by_theta) * np.linalg.norm(step)
     yield Finding(
         "jvp = vjp", _relative(along, reverse, scale), ROUNDING, "Forward and reverse mode give different slopes of the energy"
@@ -371,14 +373,14 @@ def _modes(case) -> Iterator[Finding]:
         yield from _parameters(case, v, mixed)
 
 
-def _parameters(case, v, by_theta):
+def _parameters(case: _Case, v: Any, by_theta: Any) -> Iterator[Any]:
     leaves, structure = jax.tree.flatten(case.potential)
     first, mixed = jax.tree.leaves(case.found.by_parameters), jax.tree.leaves(by_theta)
     slopes = np.array([[np.vdot(first[k], d), np.vdot(mixed[k], d)] for k, d in enumerate(_directions(case, leaves))])
     scale, worst, where = np.abs(slopes).max(axis=0) + 1e-12, 0.0, ""
     for k, (name, d) in enumerate(zip(parameter_paths(case.potential), _directions(case, leaves), strict=True)):
 
-        def at(t, k=k, d=d):
+        def at(t: Any, k: Any = k, d: Any = d) -> tuple[System, Potential]:
             return case.system, jax.tree.unflatten(structure, [leaf + t * d if n == k else leaf for n, leaf in enumerate(leaves)])
 
         of = lambda found: np.array([found.energies.sum(), -np.vdot(found.forces, v)])  # noqa: E731
@@ -387,7 +389,7 @@ def _parameters(case, v, by_theta):
     yield Finding("parameters", worst, DIFFERENCES, f"The derivative in {where} is not what finite differences say")
 
 
-def _directions(case, leaves):
+def _directions(case: _Case, leaves: Any) -> Iterator[Any]:
     """By which each parameter changes: its own size, 1 where it is zero, by a factor for each value of an array."""
     rng = np.random.default_rng(5)
     for leaf in leaves:
@@ -395,7 +397,7 @@ def _directions(case, leaves):
         yield size * (rng.uniform(0.5, 1.0, np.shape(leaf)) if np.ndim(leaf) else 1.0)
 
 
-def _smooth(case) -> Iterator[Finding]:
+def _smooth(case: _Case) -> Iterator[Finding]:
     order = case.potential.smoothness
     if order < 0 or not case.local:
         yield Finding("smoothness", 0.0, 0.0, "", "not checked: nothing is promised" if order < 0 else "not checked: no range")
@@ -408,7 +410,7 @@ def _smooth(case) -> Iterator[Finding]:
             yield Finding(f"continuous {name}", jump, allowed, sentence)
 
 
-def _single(case) -> Iterator[Finding]:
+def _single(case: _Case) -> Iterator[Finding]:
     single = case.potential.astype("float32")
     system = case.listed(case.given.with_positions(case.system.positions).astype("float32"), single)
     found = case.evaluate(system, single)
@@ -420,13 +422,14 @@ def _single(case) -> Iterator[Finding]:
     yield Finding("32 bits stay", 0.0 if ours else 1.0, 0.0, "What is computed in 32 bits comes back in 64 (a float64 constant)")
 
 
-def _file(case) -> Iterator[Finding]:
+def _file(case: _Case) -> Iterator[Finding]:
     ours = all(SHIPPED.get(type(part).__name__) is type(part) for part in (case.potential, *case.potential.parts()))
     state = Equilibrium(case.system, case.potential, 0.0, case.force, 0, Status.MAX_STEPS, None, "none")
     with tempfile.TemporaryDirectory() as folder:
         path = save(Path(folder) / "state.h5", state)
         again = load(path, potential=None if ours else case.potential)[0].potential
-    same = jax.tree.structure(again) == jax.tree.structure(case.potential) and all(
+    alike = jax.tree.structure(again) == jax.tree.structure(case.potential)  # type: ignore[operator]  # of jax's stubs
+    same = alike and all(
         a.dtype == b.dtype and a.tobytes() == b.tobytes()
         for a, b in zip(map(np.asarray, jax.tree.leaves(again)), map(np.asarray, jax.tree.leaves(case.potential)), strict=True)
     )

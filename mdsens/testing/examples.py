@@ -6,6 +6,7 @@ that relax to a minimum without symmetry, in a periodic cell where the potential
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -36,13 +37,14 @@ from mdsens.potentials import (
     ZhouJohnsonWadley,
     reparameterised,
 )
+from mdsens.potentials.reparameterised import Rule
 from mdsens.structures import random_packing
 from mdsens.system import System
 
 Example = tuple[Potential, System]
 
 
-def crystal(atoms: Atoms, *, missing: int = 0, labels=None, squeezed: float = 1.0) -> System:
+def crystal(atoms: Atoms, *, missing: int = 0, labels: Any = None, squeezed: float = 1.0) -> System:
     """A crystal with a vacancy; `labels` are dealt out in turn where they are not the atoms' own."""
     atoms = atoms.copy()
     atoms.set_cell(atoms.cell * squeezed, scale_atoms=True)
@@ -131,11 +133,11 @@ def _on_silicon(potential: Potential) -> Example:
 
 def _snap() -> Example:
     coefficients = 0.005 * np.random.default_rng(0).normal(size=6)
-    return _on_silicon(SNAP(coefficients={"Si": coefficients}, weights={"Si": 1.0}, radii={"Si": 0.5}, rcutfac=4.0, twojmax=2))
+    return _on_silicon(SNAP(coefficients={"Si": coefficients}, weights={"Si": 1.0}, radii=(("Si", 0.5),), rcutfac=4.0, twojmax=2))
 
 
 def _behler_parrinello() -> Example:
-    shape = {"eta": [0.5, 1.0], "Rs": [2.0, 3.0], "angular_eta": [0.05], "zeta": [2], "lam": [1]}
+    shape: dict[str, Any] = {"eta": [0.5, 1.0], "Rs": [2.0, 3.0], "angular_eta": [0.05], "zeta": [2], "lam": [1]}
     return _on_silicon(BehlerParrinello.untrained("Si", cutoff=4.0, **shape, hidden=(4,), seed=1))
 
 
@@ -186,8 +188,8 @@ def _sum() -> Example:
 
 def _reparameterised() -> Example:
     potential, system = _lennard_jones()
-    rules = {"epsilon": "log", "sigma.B-B": ("ratio", "sigma.A-A"), "sigma.A-B": "fixed", "epsilon.B-B": ("tied", "epsilon.A-A")}
-    return reparameterised(potential, rules), system
+    same: dict[str, Rule] = {"sigma.A-B": "fixed", "epsilon.B-B": ("tied", "epsilon.A-A")}
+    return reparameterised(potential, {"epsilon": "log", "sigma.B-B": ("ratio", "sigma.A-A"), **same}), system
 
 
 EXAMPLES: dict[str, Callable[[], Example]] = {

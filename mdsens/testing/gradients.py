@@ -2,9 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
 from mdsens.derivatives import sensitivity
 from mdsens.equilibrium import relax
@@ -20,6 +22,7 @@ from mdsens.potentials import (
     WeeksChandlerAndersen,
     Yukawa,
 )
+from mdsens.potentials.base import Potential
 from mdsens.system import System
 from mdsens.testing.examples import EXAMPLES
 from mdsens.verify import TOLERANCE, check_sensitivity
@@ -77,18 +80,18 @@ def check_gradients(name: str, setting: str) -> Gradients:
     return Gradients(worst.error, worst.parameter, len(checks))
 
 
-def _fixed_cell(potential, system) -> System:
+def _fixed_cell(potential: Potential, system: System) -> System:
     return system
 
 
-def _frozen(potential, system) -> System:
+def _frozen(potential: Potential, system: System) -> System:
     """Every fourth atom, somewhat out of its place."""
     frozen = np.arange(len(system)) % 4 == 0
     shifts = 0.03 * _spacing(system) * np.random.default_rng(3).normal(size=system.positions.shape)
     return _rebuilt(system, np.asarray(system.positions) + shifts * frozen[:, None], frozen=frozen)
 
 
-def _cluster(potential, system) -> System | None:
+def _cluster(potential: Potential, system: System) -> System | None:
     """The atoms nearest to the second one, out of their cell, and shaken, lest symmetry lead to a saddle point."""
     x = np.asarray(system.positions)
     if system.cell is not None:
@@ -102,7 +105,7 @@ def _cluster(potential, system) -> System | None:
     return System(x[near] + shifts, species=symbols) if _holds_a_cluster(potential) else None
 
 
-def _plane(potential, system) -> System | None:
+def _plane(potential: Potential, system: System) -> System | None:
     """A triangular lattice with a vacancy, of ions a square one, at the crystal's nearest distance; not what bonds by angles."""
     parts = (PairPotential, EmbeddedPotential)
     if not all(isinstance(part, parts) for part in potential.parts()):
@@ -122,20 +125,20 @@ def _plane(potential, system) -> System | None:
     return System(a * points[1:], cell=cell, pbc=True, species=labels)
 
 
-SETTINGS: dict[str, Callable] = {"fixed cell": _fixed_cell, "frozen atoms": _frozen, "cluster": _cluster, "2-D": _plane}
+SETTINGS: dict[str, Callable[..., Any]] = {"fixed cell": _fixed_cell, "frozen atoms": _frozen, "cluster": _cluster, "2-D": _plane}
 """`(potential, system of the example) -> system`, None where it makes no sense."""
 
 
-def _holds_a_cluster(potential) -> bool:
+def _holds_a_cluster(potential: Potential) -> bool:
     repels = isinstance(potential, SoftSphere | WeeksChandlerAndersen | Yukawa)
     return not repels and not any(isinstance(part, Ewald) for part in potential.parts())
 
 
-def _rebuilt(system, positions, **fields) -> System:
+def _rebuilt(system: System, positions: Array, **fields: Any) -> System:
     return System(positions, cell=system.cell, pbc=system.pbc, species=system.symbols, **fields)
 
 
-def _spacing(system) -> float:
+def _spacing(system: System) -> float:
     x = np.asarray(system.positions)
     d = x[:, None] - x
     if system.cell is not None:

@@ -1,10 +1,12 @@
 """Whether an energy and its derivatives are continuous: jumps along a path on which all distances grow beyond the cutoff."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.system import System
@@ -58,7 +60,7 @@ def jumps(potential: Potential, system: System, spacing: float) -> list[tuple[fl
     return found
 
 
-def _cluster(system):
+def _cluster(system: System) -> tuple[System, Array, np.ndarray]:
     """The atoms nearest to the first one, as they are, without periodicity; all species are among them."""
     x = np.asarray(system.positions)
     if system.cell is not None and any(system.pbc):
@@ -73,11 +75,11 @@ def _cluster(system):
 
 
 @quickly_compiled
-def _values(potential, listed, positions, centre, scales):
-    def energy(scale):
+def _values(potential: Potential, listed: System, positions: Array, centre: Array, scales: Any) -> Array:
+    def energy(scale: Array) -> Array:
         return total_energy(potential, listed.with_positions(centre + scale * (positions - centre)))
 
-    def derivatives(scale):
+    def derivatives(scale: Array) -> Array:
         one = jnp.ones_like(scale)
         slope = lambda s: jax.jvp(energy, (s,), (one,))  # noqa: E731
         (value, first), (_, second) = jax.jvp(slope, (scale,), (one,))
@@ -86,11 +88,13 @@ def _values(potential, listed, positions, centre, scales):
     return jax.lax.map(derivatives, scales, batch_size=INTERVALS)
 
 
-def _along(potential, listed, positions, centre, scales):
+def _along(potential: Potential, listed: System, positions: Array, centre: Array, scales: Any) -> np.ndarray:
     return np.asarray(_values(potential, listed, positions, centre, jnp.asarray(scales))).T
 
 
-def _largest_jump(potential, listed, positions, centre, scales, values, order) -> float:
+def _largest_jump(
+    potential: Potential, listed: System, positions: Array, centre: Array, scales: Any, values: Any, order: int
+) -> float:
     steps = np.abs(np.diff(values))
     around = 0.5 * (np.concatenate([steps[:1], steps[:-1]]) + np.concatenate([steps[1:], steps[-1:]]))
     chosen = np.argsort(np.abs(steps - around))[-INTERVALS:]
