@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mdsens.neighbors import Neighbors
 from mdsens.potentials.base import Potential, gives_stiffness, listed_energies, sound_stiffness
 from mdsens.potentials.local_stiffness import PairStiffness
 from mdsens.potentials.reparameterised import Reparameterised
@@ -68,7 +69,7 @@ def _probed(system: System, potential: Potential) -> Float[Array, "atoms capacit
     neighbors, dim = system.neighbors, system.dim
     capacity = neighbors.index.shape[1]
 
-    def slope(offset):
+    def slope(offset: Array) -> Array:
         moved = eqx.tree_at(lambda s: s.neighbors.offset, system, offset, is_leaf=lambda leaf: leaf is None)
         return jnp.sum(listed_energies(potential, moved))
 

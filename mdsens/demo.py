@@ -1,7 +1,6 @@
 """The main job on shipped data: the paper's packing and a silicon vacancy, relaxed, differentiated, stored, drawn."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

@@ -218,12 +218,17 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) 
     return value, split_last(matrix, potential)
 
 
-@spelled
+Direction = Potential | Mapping[str, Any]
+Displacement = tuple[Float[Array, "atoms dim"], Float[Array, "dim dim"] | None]
+
+
+@overload
 def jvp(
     eq: Equilibrium, direction: Direction, *, linear_solver: Any = None, return_cell: Literal[False] = False
 ) -> Float[Array, "atoms dim"]: ...
 @overload
 def jvp(eq: Equilibrium, direction: Direction, *, linear_solver: Any = None, return_cell: Literal[True]) -> Displacement: ...
+@spelled
 def jvp(
     eq: Equilibrium, direction: Direction, *, linear_solver: Any = None, return_cell: bool = False
 ) -> Float[Array, "atoms dim"] | Displacement:

@@ -132,7 +132,7 @@ class Frame(eqx.Module):
         return (room < 0.0) | (jnp.max(moved) > room**2)
 
 
-def gridded(frame: Frame, grid=None) -> Frame:
+def gridded(frame: Frame, grid: Any = None) -> Frame:
     """The frame with a preconditioner's grid: its own, the one given, or one made for its reference [host]."""
     if frame.grid is not None:
         return frame

@@ -13,7 +13,13 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-IN_BOUNDS = {"mode": "promise_in_bounds", "wrap_negative_indices": False}
+if TYPE_CHECKING:
+    from mdsens.neighbors import Neighbors
+
+if TYPE_CHECKING:
+    from mdsens.neighbors import Neighbors
+
+IN_BOUNDS: dict[str, Any] = {"mode": "promise_in_bounds", "wrap_negative_indices": False}
 """What is true of indices in a list."""
 
 UNROLLED = 12
@@ -45,7 +51,7 @@ def from_differences(values: Float[Array, "*lead places atoms"], atom: Array) ->
     return _balance.bind(values, atom)
 
 
-def from_both_sides(values: Float[Array, "*lead capacity atoms"], neighbors) -> Float[Array, "*lead capacity atoms"]:
+def from_both_sides(values: Float[Array, "*lead capacity atoms"], neighbors: "Neighbors") -> Float[Array, "*lead capacity atoms"]:
     """Values of pairs that are the same from both sides, as they are; what comes back to them is made the same as well.
 
     Before something of which each side has a part of its own, so that `differences` may be behind it.
@@ -53,12 +59,14 @@ def from_both_sides(values: Float[Array, "*lead capacity atoms"], neighbors) -> 
     return _pair.bind(values, neighbors.atom, neighbors.opposite)
 
 
-def mean_of_sides(values: Float[Array, "*lead capacity atoms"], neighbors) -> Float[Array, "*lead capacity atoms"]:
+def mean_of_sides(values: Float[Array, "*lead capacity atoms"], neighbors: "Neighbors") -> Float[Array, "*lead capacity atoms"]:
     """The mean of the values that a pair has from both sides; zero in unused places."""
     return _mean.bind(values, neighbors.atom, neighbors.opposite)
 
 
-def lattice_vectors(columns: Float[Array, "*lead dim"], kind, neighbors) -> Float[Array, "*lead places atoms"]:
+def lattice_vectors(
+    columns: Float[Array, "*lead dim"], kind: Array, neighbors: "Neighbors"
+) -> Float[Array, "*lead places atoms"]:
     """Components of the lattice vectors of the images in some places of a list, from columns of the cell.
 
     Linear in these, and differentiable without a scatter.
@@ -66,7 +74,7 @@ def lattice_vectors(columns: Float[Array, "*lead dim"], kind, neighbors) -> Floa
     return _shift.bind(columns, kind, neighbors.images, neighbors.alive)
 
 
-def fence(values, neighbors):
+def fence(values: Any, neighbors: Any) -> Any:
     """The same values, computed once and stored.
 
     A compiler that fuses a cheap-looking producer into a gather computes it again for each element gathered. A branch that
@@ -75,11 +83,11 @@ def fence(values, neighbors):
     return _fenced(values, neighbors.alive)
 
 
-def _fenced(values, alive):
+def _fenced(values: Any, alive: Array) -> Any:
     return jax.lax.cond(alive >= 0, lambda v: v, lambda v: jax.tree.map(jnp.zeros_like, v), values)
 
 
-def _spread_values(values, atom, opposite):
+def _spread_values(values: Array, atom: Array, opposite: Array) -> Array:
     spread = lambda row: jnp.where(opposite >= 0, row.at[atom].get(**IN_BOUNDS), 0.0)  # noqa: E731
     return _by_rows(spread, values, values.shape[:-1])
 
@@ -87,33 +95,30 @@ def _spread_values(values, atom, opposite):
 def _collected_values(values: Array, atom: Array, opposite: Array) -> Array:
     place = jnp.maximum(opposite, 0)
 
-    def collect(row):
-        return jnp.sum(
-            jnp.where(opposite >= 0, row.ravel().at[place].get(**IN_BOUNDS), 0.0),
-            axis=0,
-        )
+    def collect(row: Array) -> Array:
+        return jnp.sum(jnp.where(opposite >= 0, row.ravel().at[place].get(**IN_BOUNDS), 0.0), axis=0)
 
     return _by_rows(collect, values, values.shape[:-2])
 
 
-def _differing_values(values, atom):
+def _differing_values(values: Array, atom: Array) -> Array:
     return _by_rows(lambda row: row.at[atom].get(**IN_BOUNDS) - row, values, values.shape[:-1])
 
 
-def _same(values, atom, opposite):
+def _same(values: Array, atom: Array, opposite: Array) -> Array:
     return values
 
 
-def _mean_of_sides(values, atom, opposite):
+def _mean_of_sides(values: Array, atom: Array, opposite: Array) -> Array:
     place = jnp.maximum(opposite, 0)
 
-    def mean(row):
+    def mean(row: Array) -> Array:
         return jnp.where(opposite >= 0, 0.5 * (row + row.ravel().at[place].get(**IN_BOUNDS)), 0.0)
 
     return _by_rows(mean, values, values.shape[:-2])
 
 
-def _lattice_values(columns, kind, images, alive):
+def _lattice_values(columns: Array, kind: Array, images: Array, alive: Array) -> Array:
     # A table of all images, from which one is taken for each place: cheaper than their products with the cell.
     table = sum(columns[..., k, None] * row.astype(columns.dtype) for k, row in enumerate(images))
     return _by_rows(
@@ -123,7 +128,7 @@ def _lattice_values(columns, kind, images, alive):
     )
 
 
-def _summed_images(values, kind, images, alive):
+def _summed_images(values: Array, kind: Array, images: Array, alive: Array) -> Array:
     image = [row.astype(values.dtype).at[kind].get(**IN_BOUNDS) for row in images]
     return jnp.stack([jnp.sum(values * one, axis=(-2, -1)) for one in image], axis=-1)
 
@@ -167,19 +172,19 @@ def _define(primitive: Primitive, implementation: Callable[..., Any], shape: Any
     batching.primitive_batchers[primitive] = batch
 
 
-def _at_places(values, atom, *_):
+def _at_places(values: Array, atom: Array, *_: Any) -> tuple[int, ...]:
     return (*values.shape[:-1], *atom.shape)
 
 
-def _as_it_is(values, *_):
+def _as_it_is(values: Array, *_: Any) -> tuple[int, ...]:
     return values.shape
 
 
-def _at_atoms(values, atom, *_):
+def _at_atoms(values: Array, atom: Array, *_: Any) -> tuple[int, ...]:
     return (*values.shape[:-2], atom.shape[-1])
 
 
-def _in_columns(values, kind, images, _):
+def _in_columns(values: Array, kind: Array, images: Array, alive: Array) -> tuple[int, ...]:
     return (*values.shape[:-2], images.shape[0])
 
 

@@ -4,7 +4,10 @@ A full list (each pair seen from both sides) with the cell shift of each image, 
 than the cutoff, mixed periodicity and 2-D need nothing special: `d = x[index] - x + shift @ cell`.
 """
 
+import functools
 import math
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -116,7 +119,7 @@ class Neighbors(eqx.Module):
 def widened_like(neighbors: Neighbors, other: Neighbors) -> Neighbors:
     """The same list with at least as many places an atom as another, so that code compiled for it is found again [host]."""
     both = zip(neighbors.shorter, other.shorter, strict=True)
-    shorter = tuple(one and widened_like(one, like) for one, like in both)
+    shorter = tuple(one if one is None or like is None else widened_like(one, like) for one, like in both)
     same = widened(neighbors.with_shorter(shorter) if shorter else neighbors, other.atom.shape[0])
     if (more := other.images.shape[1] - same.images.shape[1]) > 0:
         same = eqx.tree_at(lambda n: n.images, same, jnp.pad(same.images, ((0, 0), (0, more))))
@@ -154,16 +157,15 @@ def padded(neighbors: Neighbors, positions: Any) -> Neighbors:
     return longer.with_shorter(tuple(one and padded(one, positions) for one in neighbors.shorter))
 
 
-def over_places(function, *arrays: Shaped[Array, "*lead capacity atoms"]):
+def over_places(function: Callable[..., Any], *arrays: Shaped[Array, "*lead capacity atoms"]) -> Any:
     """`function` of some places of all atoms at a time, so that they stay in the cache; results along a new first axis."""
     capacity, n = arrays[0].shape[-2:]
     if capacity * n <= CACHED:
         return jax.tree.map(lambda leaf: leaf[None], function(*arrays))
     places = 8 if capacity % 8 == 0 else 4
 
-    def of_chunk(arguments):
-        k, rows = arguments
-        rows = iter(rows)
+    def of_chunk(arguments: tuple[Array, tuple[Array, ...]]) -> Any:
+        k, rows = arguments[0], iter(arguments[1])
         # Those of several components would be copied if they were cut beforehand.
         cut = (
             next(rows) if leaf.ndim == 2 else jax.lax.dynamic_slice_in_dim(leaf, k * places, places, axis=leaf.ndim - 2)
@@ -190,7 +192,9 @@ def bonds(positions: Any, cell: Any, neighbors: Neighbors) -> Float[Array, "dim 
     return d if neighbors.offset is None else d + neighbors.offset
 
 
-def squared_distances(components, cell, neighbors: Neighbors, atom, kind) -> Float[Array, "places atoms"]:
+def squared_distances(
+    components: tuple[Array, ...], cell: Any, neighbors: Neighbors, atom: Array, kind: Array
+) -> Float[Array, "places atoms"]:
     """Squares of distances in some places of a list [Å²], in sums over all pairs only (see `neighbor_sums.differences`).
 
     Args:
@@ -199,12 +203,12 @@ def squared_distances(components, cell, neighbors: Neighbors, atom, kind) -> Flo
     columns = [None] * len(components) if cell is None else cell.T
 
     # One component after another: for all together, compilers would store the vectors.
-    def squared(x, column):
+    def squared(x: Array, column: Array | None) -> Array:
         d = differences(x, atom)
         d = d if column is None else d + lattice_vectors(column, kind, neighbors)
         return d * d
 
-    return sum(map(squared, components, columns))
+    return functools.reduce(operator.add, map(squared, components, columns))
 
 
 def displacements(positions: Any, cell: Any, neighbors: Neighbors) -> Float[Array, "atoms capacity dim"]:
@@ -285,7 +289,7 @@ def _key(i: Any, j: Any, shift: Any, n: int) -> np.ndarray:
     return key
 
 
-def _kinds(shift) -> tuple[np.ndarray, np.ndarray]:
+def _kinds(shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`(images, kinds)`: the different images `(dim, kinds)`, zero first, and which of them each pair has.
 
     As many places as one of a few numbers, and the smallest integers that count them.

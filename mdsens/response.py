@@ -13,9 +13,10 @@ from mdsens.derivatives import Observable, check_finite, observable_shape, obser
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError
 from mdsens.implicit import root_jvp
-from mdsens.linear_response import check_residual, usable
-from mdsens.potentials.base import total_energy
+from mdsens.linear_response import State, check_residual, usable
+from mdsens.potentials.base import Potential, total_energy
 from mdsens.spelling import spelled
+from mdsens.system import System
 from mdsens.units import stress_unit
 from mdsens.voigt import unit_strains
 

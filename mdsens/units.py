@@ -1,9 +1,6 @@
 """Units: ASE's (eV, Å, amu), with moduli in GPa."""
 
-import math
 import re
-
-from scipy import constants
 
 EV_PER_CUBIC_ANGSTROM = 160.21766208
 """1 eV/Å³ in GPa (CODATA 2014, as in `ase.units`)."""

@@ -1,19 +1,17 @@
 """Numbers: influence of parameters, error bars, tables as heat maps, predictions, convergence, paths."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jax.typing import ArrayLike
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
 from mdsens.plot.drawing import COLOURS, axes_or_new, opened, patch
 from mdsens.spelling import spelled
 
 if TYPE_CHECKING:
-    from mdsens.chain import Chain
-    from mdsens.prediction import Validity
+    pass
 
 SHORT = 6
 """Letters of a column's name that stand upright."""

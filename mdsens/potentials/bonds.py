@@ -29,23 +29,23 @@ def within(d: Float[Array, "dim places atoms"], used: Any, reach: Any) -> tuple[
     return jnp.where(inside, d, harmless), inside
 
 
-def marked(squares: Float[Array, "places atoms"], used, reach) -> Float[Array, "places atoms"]:
+def marked(squares: Float[Array, "places atoms"], used: Any, reach: Any) -> Float[Array, "places atoms"]:
     """Squares of distances, infinite where they do not count."""
     return jnp.where(used & (squares < jax.lax.stop_gradient(reach).astype(squares.dtype) ** 2), squares, jnp.inf)
 
 
-def finite(squares: Float[Array, "places atoms"], reach):
+def finite(squares: Float[Array, "places atoms"], reach: Any) -> tuple[Array, Array]:
     """`(squares, inside)`: those that are not marked, the others replaced by a harmless one."""
     inside = squares < jnp.inf
     return jnp.where(inside, squares, _harmless_length(reach).astype(squares.dtype) ** 2), inside
 
 
-def _harmless_length(reach):
+def _harmless_length(reach: Any) -> Array:
     reach = jax.lax.stop_gradient(reach)
     return jnp.where(jnp.isfinite(reach), 0.5 * reach, 1.0)
 
 
-def neighbor_vectors(system: System, reach) -> tuple[Float[Array, "atoms capacity dim"], Bool[Array, "atoms capacity"]]:
+def neighbor_vectors(system: System, reach: Any) -> tuple[Float[Array, "atoms capacity dim"], Bool[Array, "atoms capacity"]]:
     """The same, atom by atom."""
     d, inside = bond_vectors(system, reach)
     return d.T, inside.T

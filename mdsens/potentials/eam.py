@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from mdsens.errors import InputError, did_you_mean
 from mdsens.neighbor_sums import IN_BOUNDS
-from mdsens.potentials.base import static
+from mdsens.potentials.base import Atom, static
 from mdsens.potentials.embedded import EmbeddedPotential
 from mdsens.potentials.setfl import MIN_TABLE, read_tables
 from mdsens.system import System
@@ -102,17 +102,17 @@ class EAM(EmbeddedPotential):
         tables = self._tables([self.rho[a][b] for a in labels for b in labels] if by_pair else [self.rho[a] for a in labels])
         return _interpolate(tables, j.code * len(labels) + i.code if by_pair else j.code, r / self.dr)
 
-    def embedding(self, rho, i):
+    def embedding(self, rho: Float[Array, ""], i: Atom) -> Float[Array, ""]:
         (values, slopes), x = self._tables([self.F[a] for a in i.labels]), rho / self.drho
         last = values.shape[1] - 1
         return _interpolate((values, slopes), i.code, x) + jnp.maximum(x - last, 0.0) * slopes[i.code, last]
 
-    def _tables(self, tables):
+    def _tables(self, tables: Any) -> tuple[Array, Array]:
         values = jnp.stack(tables)
         return values, jax.vmap(_SLOPES[self.interpolation])(values)
 
 
-def _interpolate(tables: tuple[Float[Array, "kinds points"], Float[Array, "kinds points"]], kind, x):
+def _interpolate(tables: tuple[Float[Array, "kinds points"], Float[Array, "kinds points"]], kind: Any, x: Array) -> Array:
     """The piecewise cubic of some values and slopes (per step) at x, in steps of its grid; constant beyond the last point."""
     points = tables[0].shape[1]
     place = jnp.clip(jnp.floor(jax.lax.stop_gradient(x)).astype(jnp.int32), 0, points - 2)

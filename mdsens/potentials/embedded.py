@@ -13,6 +13,7 @@ from mdsens.potentials.base import Atom, Potential
 from mdsens.potentials.bonds import bond_vectors, finite, handles, marked, of_pairs
 from mdsens.potentials.checks import note_species
 from mdsens.potentials.local_stiffness import EmbeddedStiffness, PairStiffness, pair_stiffness
+from mdsens.system import System
 
 
 class EmbeddedPotential(Potential):
@@ -50,21 +51,21 @@ class EmbeddedPotential(Potential):
         """F: the energy of atom i in the density rho [eV]."""
         raise NotImplementedError
 
-    def check(self, system):
+    def check(self, system: System) -> None:
         super().check(system)
         note_species(self, system.labels)
 
-    def atom_energies(self, system):
+    def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         d, inside = bond_vectors(system, self.range)
         return self._embedded(system, *self._sums(jnp.sum(d * d, axis=0), inside, *handles(system)))
 
-    def total(self, system):
+    def total(self, system: System) -> Float[Array, ""]:
         neighbors, components = system.neighbors, tuple(system.positions.T)
 
-        def squares_of(atom, kind, used):
+        def squares_of(atom: Array, kind: Array, used: Array) -> Array:
             return marked(squared_distances(components, system.cell, neighbors, atom, kind), used, self.range)
 
-        def sums_of(atom, squares):
+        def sums_of(atom: Array, squares: Array) -> tuple[Array, Array]:
             squares, inside = finite(fence(squares, neighbors), self.range)
             return self._sums(squares, inside, *handles(system, atom))
 
@@ -73,24 +74,31 @@ class EmbeddedPotential(Potential):
         sums = over_places(sums_of, neighbors.atom, squares)
         return jnp.sum(self._embedded(system, *(jnp.sum(part, axis=0) for part in sums)))
 
-    def _sums(self, squares, inside, i, j):
+    def _sums(self, squares: Array, inside: Array, i: Atom, j: Atom) -> tuple[Array, Array]:
         """`(Σ φ, ρ)` of each atom over some places."""
         r = jnp.sqrt(squares)
-        values = (of_pairs(function, r, i, j) for function in (self.pair_energy, self.density))
-        return tuple(jnp.sum(jnp.where(inside, value, 0.0), axis=0) for value in values)
 
-    def _embedded(self, system, pairs, rho):
+        def summed(function: Callable[..., Any]) -> Array:
+            return jnp.sum(jnp.where(inside, of_pairs(function, r, i, j), 0.0), axis=0)
+
+        return summed(self.pair_energy), summed(self.density)
+
+    def _embedded(self, system: System, pairs: Array, rho: Array) -> Array:
         i, _ = handles(system)
         return 0.5 * pairs + jax.vmap(self.embedding)(rho, i)
 
-    def local_stiffness(self, system) -> EmbeddedStiffness:
+    def local_stiffness(self, system: System) -> EmbeddedStiffness:
         neighbors, (d, inside) = system.neighbors, bond_vectors(system, self.range)
 
-        def density_of(atom, inside, d):
+        def density_of(atom: Array, inside: Array, d: Array) -> Array:
             r = jnp.sqrt(jnp.sum(d * d, axis=0))
             return jnp.sum(jnp.where(inside, of_pairs(self.density, r, *handles(system, atom)), 0.0), axis=0)
 
-        def pairs_of(atom, inside, d):
+        arrays = neighbors.atom, inside, d
+        rho = jnp.sum(over_places(density_of, *arrays), axis=0)
+        _, first, second = jax.vmap(_with_derivatives(self.embedding))(rho, handles(system)[0])
+
+        def pairs_of(atom: Array, inside: Array, d: Array) -> tuple[PairStiffness, Array]:
             r, ij = jnp.sqrt(jnp.sum(d * d, axis=0)), handles(system, atom)
             (_, slope, curvature), (_, f_slope, f_curvature) = (
                 tuple(jnp.where(inside, value, 0.0) for value in of_pairs(_with_derivatives(function), r, *ij))
@@ -98,9 +106,6 @@ class EmbeddedPotential(Potential):
             )
             return pair_stiffness(d, r, 0.5 * slope + first * f_slope, 0.5 * curvature + first * f_curvature), f_slope
 
-        arrays = neighbors.atom, inside, d
-        rho = jnp.sum(over_places(density_of, *arrays), axis=0)
-        _, first, second = jax.vmap(_with_derivatives(self.embedding))(rho, handles(system)[0])
         pairs, slope = jax.tree.map(joined, over_places(pairs_of, *arrays))
         mean = lambda values: mean_of_sides(values, neighbors)  # noqa: E731
         pairs = PairStiffness(pairs.direction, mean(pairs.along), mean(pairs.across))

@@ -16,7 +16,7 @@ from mdsens.potentials.black_box import CONSISTENT, BlackBox, Evaluation, Struct
 from mdsens.potentials.central import best_step, noise_of
 from mdsens.potentials.wrapped import WrappedEnergy
 from mdsens.spelling import spelled
-from mdsens.system import is_concrete
+from mdsens.system import System, is_concrete
 
 LONGEST = 0.128
 """Displacement from which steps are tried [Å]."""

@@ -35,7 +35,7 @@ class PairStiffness(eqx.Module):
     def product(self, v: Float[Array, "dim atoms"], neighbors: Neighbors) -> Float[Array, "dim atoms"]:
         """The Hessian's product with displacements of atoms."""
 
-        def of_places(direction, along, across, atom):
+        def of_places(direction: Array, along: Array, across: Array, atom: Array) -> tuple[Array, ...]:
             # One component after another: for all together, compilers would store what is cheaper to gather again.
             moved = [differences(x, atom) for x in v]
             along = fence(along * sum(n * d for n, d in zip(direction, moved, strict=True)), neighbors)
@@ -108,12 +108,12 @@ class EmbeddedStiffness(eqx.Module):
     def product(self, v: Float[Array, "dim atoms"], neighbors: Neighbors) -> Float[Array, "dim atoms"]:
         """The Hessian's product with displacements of atoms."""
 
-        def changes(n, slope, atom):
+        def changes(n: Array, slope: Array, atom: Array) -> Array:
             # Each side has its own; `differences` are for what both share.
             along = sum(c * (x.at[atom].get(**IN_BOUNDS) - x) for c, x in zip(n, v, strict=True))
             return jnp.sum(slope * along, axis=0)
 
-        def forces(n, slope, other, atom):
+        def forces(n: Array, slope: Array, other: Array, atom: Array) -> tuple[Array, ...]:
             both = fence(0.5 * (change * slope + change.at[atom].get(**IN_BOUNDS) * other), neighbors)
             return tuple(from_differences(both * component, atom) for component in n)
 
@@ -145,12 +145,12 @@ class SumStiffness(eqx.Module):
         return functools.reduce(operator.add, (term.diagonal(one or neighbors) for term, one in terms))
 
 
-def _summed(parts):
+def _summed(parts: tuple[Array, ...]) -> Array:
     """Components `(chunks, N)` of what `over_places` made."""
     return jnp.stack([jnp.sum(part, axis=0) for part in parts])
 
 
-def _gathered(stiffness, v, neighbors):
+def _gathered(stiffness: Any, v: Array, neighbors: Neighbors) -> Array:
     """The product of what each atom's energy makes of its neighbours' displacements, and they of it."""
     moved = at_neighbors(v, neighbors) - jnp.where(neighbors.used, v[:, None, :], 0.0)
     image = fence(stiffness(fence(moved, neighbors)), neighbors)

@@ -2,7 +2,6 @@
 
 from dataclasses import MISSING
 from numbers import Real
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from mdsens.potentials.checks import note_species
 from mdsens.potentials.local_stiffness import PairStiffness, pair_stiffness
 from mdsens.potentials.switching import BETWEEN, ONSET, SMOOTHNESS, force_switch, quintic, xplor
 from mdsens.spelling import given
+from mdsens.system import System
 
 
 class PairPotential(Potential):
@@ -48,13 +48,13 @@ class PairPotential(Potential):
     def _switch(self) -> str:
         return given(self, "switch", "truncated" if given(self, "onset", MISSING) is MISSING else "quintic")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         cutoff = given(self, "cutoff")
         if self._switch in BETWEEN and given(self, "onset", MISSING) is None and isinstance(cutoff, Real):
             object.__setattr__(self, "onset", ONSET * float(cutoff))
         super().__post_init__()
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         switch, onset, cutoff = self._switch, given(self, "onset"), given(self, "cutoff")
         name = type(self).__name__
         if switch not in SMOOTHNESS:
@@ -64,18 +64,18 @@ class PairPotential(Potential):
         if switch in BETWEEN and not (isinstance(onset, Real) and 0 <= onset < cutoff):
             raise InputError(f"{name}'s onset must lie between 0 and the cutoff {cutoff} for the {switch} switch, not {onset!r}.")
 
-    def check(self, system):
+    def check(self, system: System) -> None:
         super().check(system)
         note_species(self, system.labels)
 
-    def atom_energies(self, system):
+    def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         d, inside = bond_vectors(system, self.range)
         return 0.5 * jnp.sum(self._energies(jnp.sum(d * d, axis=0), inside, *handles(system)), axis=0)
 
-    def total(self, system):
+    def total(self, system: System) -> Float[Array, ""]:
         neighbors, components = system.neighbors, tuple(system.positions.T)
 
-        def of_chunk(atom, kind, used):
+        def of_chunk(atom: Array, kind: Array, used: Array) -> Array:
             # These are stored, and so are the slopes on the way back; vectors are cheaper to make again.
             squares = squared_distances(components, system.cell, neighbors, atom, kind)
             squares, inside = finite(fence(marked(squares, used, self.range), neighbors), self.range)
@@ -83,13 +83,13 @@ class PairPotential(Potential):
 
         return 0.5 * jnp.sum(over_places(of_chunk, neighbors.atom, neighbors.kind, neighbors.used))
 
-    def _energies(self, squares, inside, i, j):
+    def _energies(self, squares: Array, inside: Array, i: Atom, j: Atom) -> Array:
         return jnp.where(inside, of_pairs(self._switched_energy, jnp.sqrt(squares), i, j), 0.0)
 
-    def local_stiffness(self, system) -> PairStiffness:
+    def local_stiffness(self, system: System) -> PairStiffness:
         neighbors, reach = system.neighbors, jax.lax.stop_gradient(self.range)
 
-        def of_chunk(atom, used, d):
+        def of_chunk(atom: Array, used: Array, d: Array) -> PairStiffness:
             d, inside = within(d, used, reach)
             r = jnp.sqrt(jnp.sum(d * d, axis=0))
             slope, curvature = of_pairs(jax.value_and_grad(jax.grad(self._switched_energy)), r, *handles(system, atom))

@@ -13,7 +13,7 @@ from mdsens.errors import InputError
 from mdsens.potentials.base import Approximation, Potential, built, parameter_paths, static
 from mdsens.potentials.paths import named_leaves
 from mdsens.spelling import spelled
-from mdsens.system import is_concrete
+from mdsens.system import System, is_concrete
 
 ALONE, TOGETHER = ("fixed", "log"), ("tied", "ratio")
 """Rules of one parameter, and those that name another one."""

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from mdsens.errors import InputError
-from mdsens.implicit.trees import dot
+from mdsens.implicit.trees import PyTree, dot
+from mdsens.solvers.driver import Problem
 from mdsens.spelling import spelled
 
 

@@ -6,6 +6,8 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 
 from mdsens.errors import InputError
+from mdsens.implicit.trees import PyTree
+from mdsens.solvers.driver import Problem
 from mdsens.spelling import spelled
 
 

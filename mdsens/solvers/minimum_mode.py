@@ -13,6 +13,8 @@ from mdsens.errors import InputError
 from mdsens.implicit.krylov import CG
 from mdsens.implicit.linear_system import Gauge, Matvec, linear_system
 from mdsens.implicit.root import linearised
+from mdsens.implicit.trees import PyTree
+from mdsens.solvers.driver import Problem
 from mdsens.spelling import Spelled
 
 NEGATIVE = 1e-6

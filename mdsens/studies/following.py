@@ -16,7 +16,7 @@ from mdsens.potentials import Potential
 from mdsens.prediction import warm
 from mdsens.second_order import direction_to
 from mdsens.spelling import spelled
-from mdsens.studies.observing import Observables, evaluate, together, units_of
+from mdsens.studies.observing import Observables, Together, evaluate, together, units_of
 from mdsens.studies.parameters import with_values
 from mdsens.studies.results import Result
 

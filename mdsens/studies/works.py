@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mdsens.errors import InputError
+from mdsens.potentials.base import Potential
 from mdsens.studies import building
 from mdsens.studies.calibration import Target, calibrate, inverse_design
 from mdsens.studies.findings import Record
