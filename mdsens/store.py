@@ -37,7 +37,7 @@ import numpy as np
 import mdsens
 from mdsens import constraints as constraint_kinds
 from mdsens.announced import is_file
-from mdsens.attributes import attribute, has_attribute, set_attribute
+from mdsens.attributes import attribute, has_attribute, read_record, set_attribute, write_record
 from mdsens.certificate import Certificate
 from mdsens.constraints import Constraint
 from mdsens.curvature import Curvature
@@ -62,7 +62,7 @@ FORMAT = 1
 
 
 @spelled
-def save(path, eq: Equilibrium, sensitivity: Sensitivity | None = None, *, overwrite: bool = False) -> Path:
+def save(path: str | Path, eq: Equilibrium, sensitivity: Sensitivity | None = None, *, overwrite: bool = False) -> Path:
     """Write an equilibrium, and its sensitivity if there is one, to an HDF5 file.
 
     Raises:
@@ -219,7 +219,7 @@ def _write(file: Any, eq: Equilibrium, sensitivity: Any) -> None:
     state.attrs.update({"cell": json.dumps(eq.cell), "pressure": json.dumps(eq.pressure), "index": eq.index})
     state.attrs["stress_error"] = eq.stress_error
     if eq.curvature is not None:
-        _write_record(state.create_group("curvature"), eq.curvature)
+        write_record(state.create_group("curvature"), eq.curvature)
     if eq.constraints is not None:
         _write_constraints(state.create_group("constraints"), eq.constraints, eq.multipliers)
     if sensitivity is not None:
@@ -228,7 +228,7 @@ def _write(file: Any, eq: Equilibrium, sensitivity: Any) -> None:
             if (derivative := getattr(sensitivity, name)) is not None:
                 _write_tree(group.create_group(name), derivative, "Angstrom")
                 _name_derivatives(group, group[name], "atom" if name == "positions" else "vector", sensitivity)
-        _write_record(group, sensitivity.certificate)
+        write_record(group, sensitivity.certificate)
     _write_provenance(file)
     name_others(file)
 
@@ -270,7 +270,7 @@ def _write_element(group: Any, name: str, value: Any, unit: Any) -> Any:
     return dataset
 
 
-def _write_tree(group, tree, of=None):
+def _write_tree(group: Any, tree: Any, of: str | None = None) -> None:
     """The leaves of a potential-shaped tree, with the parameters' units, or `of` over them, where they are known."""
     for path, leaf in zip(parameter_paths(tree), jax.tree.leaves(tree), strict=True):
         dataset = group.create_dataset(path.replace(".", "/"), data=np.asarray(leaf))
@@ -284,15 +284,6 @@ def _name_derivatives(group: Any, part: Any, first: Any, sensitivity: Any) -> No
         dataset = part[path.replace(".", "/")]
         axes = (first, "space", *(f"{path}_{k}" for k in range(dataset.ndim - 2)))
         name_axes(dataset, axes, group, {"space": "xyz"[: dataset.shape[1]]})
-
-
-def _write_record(group: Any, record: Any) -> None:
-    for field in dataclasses.fields(record):
-        value = getattr(record, field.name)
-        if isinstance(value, tuple):
-            kind = type(value[0]) if value else int
-            value = np.array(value, dtype={str: h5py.string_dtype(), float: np.float64}.get(kind, np.int64))
-        set_attribute(group, field.name, value)
 
 
 def _write_constraints(group: Any, constraints: Any, multipliers: Any) -> None:
@@ -384,7 +375,7 @@ def _read(file: Any, path: Path, template: Any, given: Any) -> tuple[Equilibrium
     group = file["sensitivity"]
     positions = _read_derivative(group["positions"], potential)
     cell = _read_derivative(group["cell"], potential) if "cell" in group else None
-    return eq, Sensitivity(positions, cell, _read_record(Certificate, group), potential)
+    return eq, Sensitivity(positions, cell, read_record(Certificate, group), potential)
 
 
 def _read_constraints(group: Any, path: Path, given: Any, system: System) -> dict[Any, Any]:
@@ -485,18 +476,4 @@ def _read_curvature(group: Any) -> Curvature | None:
     """None where an older file does not have all of it: it is computed again where it is needed."""
     known = group.get("curvature")
     whole = known is not None and all(has_attribute(known, field.name) for field in dataclasses.fields(Curvature))
-    return _read_record(Curvature, known) if whole else None
-
-
-def _read_record(kind: Any, group: Any) -> Any:
-    values = {}
-    for field in dataclasses.fields(kind):
-        if not has_attribute(group, field.name) and field.default is not dataclasses.MISSING:
-            continue  # an older file
-        value = attribute(group, field.name)
-        if isinstance(value, np.ndarray):
-            value = tuple(value.tolist())
-        elif isinstance(value, np.generic):
-            value = value.item()
-        values[field.name] = value
-    return kind(**values)
+    return read_record(Curvature, known) if whole else None
