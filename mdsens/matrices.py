@@ -25,7 +25,7 @@ ASSEMBLED_LIMIT = 5 * 10**8
 
 
 @spelled
-def hessian(system: System, potential: Potential, format: str = "sparse"):
+def hessian(system: System, potential: Potential, format: str = "sparse") -> Any:
     """∂²U/∂x∂x at a state, relaxed or not, in the order x_0, y_0, z_0, x_1, ... and at the given cell [eV/Å²].
 
     Rows and columns of frozen atoms are there too, as their forces are; no constraint acts. With an equilibrium:

@@ -30,7 +30,9 @@ from mdsens.system import System
 
 
 @spelled
-def hessian_vector(g: Observable, eq: States, direction: Potential | Mapping, *, linear_solver: Any = None) -> Potential:
+def hessian_vector(
+    g: Observable, eq: States, direction: Potential | Mapping[str, Any], *, linear_solver: Any = None
+) -> Potential:
     """(d²g/dθ²) v, the change of an observable's total gradient along a direction v in parameter space.
 
     Exact, by forward over reverse differentiation of the implicit solution: a few solves for each state, whatever the
@@ -101,7 +103,7 @@ class Taylor:
 
 
 @spelled
-def taylor(eq: Equilibrium, direction: Potential | Mapping, *, linear_solver: Any = None) -> Taylor:
+def taylor(eq: Equilibrium, direction: Potential | Mapping[str, Any], *, linear_solver: Any = None) -> Taylor:
     """dX/dt and d²X/dt² along one direction in parameter space, by a few linear solves.
 
     Args:

@@ -20,7 +20,7 @@ def describe(eq: Equilibrium, sensitivity: Sensitivity | None) -> Iterator[str]:
     yield ""
     derived = sensitivity is not None
     header = f" {'max |dX/dθ|':>14} {'':<9} {'max |θ dX/dθ| [Å]':>19}" if derived else ""
-    if derived and sensitivity.cell is not None:
+    if sensitivity is not None and sensitivity.cell is not None:
         header += f" {'max |θ dh/dθ| [Å]':>19}"
     yield f"  {'parameter':<22} {'value':>14} {'unit':<6}" + header
     yield from _rows(eq, sensitivity)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from mdsens.errors import did_you_mean, nearest
 
-Named = TypeVar("Named", bound=Callable)
+Named = TypeVar("Named", bound=Callable[..., Any])
 
 
 def spelled(function: Named) -> Named:
@@ -24,7 +24,7 @@ def spelled(function: Named) -> Named:
     return cast(Named, called)
 
 
-def check_keywords(function: Callable, options: Iterable[str]) -> None:
+def check_keywords(function: Callable[..., Any], options: Iterable[str]) -> None:
     """Raises TypeError, as Python would, where a function does not take one of the options."""
     known = _keywords(function)
     if known is not None and (unknown := set(options) - known):
@@ -36,7 +36,7 @@ def check_keywords(function: Callable, options: Iterable[str]) -> None:
 
 
 @functools.cache
-def _keywords(function: Callable) -> frozenset[str] | None:
+def _keywords(function: Callable[..., Any]) -> frozenset[str] | None:
     """None where it takes any."""
     parameters = inspect.signature(function).parameters.values()
     if any(one.kind is one.VAR_KEYWORD for one in parameters):

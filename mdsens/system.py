@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+from numpy.typing import ArrayLike
 
 from mdsens import words
 from mdsens.announced import check_announced, is_file
@@ -88,7 +89,17 @@ class System(Spelled, eqx.Module):
     pbc: tuple[bool, ...] = eqx.field(static=True)
     labels: tuple[str, ...] = eqx.field(static=True)
 
-    def __init__(self, positions, *, cell=None, pbc=None, species="A", masses=None, frozen=None, dtype=None):
+    def __init__(
+        self,
+        positions: ArrayLike,
+        *,
+        cell: ArrayLike | None = None,
+        pbc: ArrayLike | None = None,
+        species: str | Sequence[str] = "A",
+        masses: ArrayLike | None = None,
+        frozen: ArrayLike | None = None,
+        dtype: Any = None,
+    ) -> None:
         if hasattr(positions, "get_positions"):
             raise InputError("Atoms of ASE become a System by System.from_ase(atoms).")
         positions = as_float_array(positions, "positions", dtype)
@@ -358,7 +369,7 @@ def _names(species: Any, n: int) -> list[str]:
     return names
 
 
-def are_elements(labels) -> bool:
+def are_elements(labels: Sequence[str]) -> bool:
     from ase.data import atomic_numbers
 
     return all(label in atomic_numbers for label in labels)

@@ -3,14 +3,20 @@
 import dataclasses
 import textwrap
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import numpy as np
 
 from mdsens.implicit.checks import is_traced
+
+if TYPE_CHECKING:
+    from mdsens.derivatives import Sensitivity
+    from mdsens.equilibrium import Equilibrium
+    from mdsens.potentials.base import Potential
+    from mdsens.system import System
 
 WIDTH = 110
 """Of a line."""
@@ -19,13 +25,13 @@ FEW = 6
 """Entries that are written out."""
 
 
-def is_plain(system) -> bool:
+def is_plain(system: "System") -> bool:
     """Whether a structure has values: it has none inside `jit` and `vmap`, and trees of its shape may hold anything."""
     arrays = (system.positions, system.species, system.frozen)
     return all(isinstance(one, jax.Array | np.ndarray) for one in arrays) and not is_traced(system) and system.species.ndim == 1
 
 
-def atoms(system) -> str:
+def atoms(system: "System") -> str:
     """`"63 atoms in 3-D (63 Si)"`."""
     counts = Counter(system.symbols)
     shown = [f"{count} {label}" for label, count in list(counts.items())[:FEW]]
@@ -33,7 +39,7 @@ def atoms(system) -> str:
     return f"{len(system)} atom{'' if len(system) == 1 else 's'} in {system.dim}-D ({', '.join(shown + more)})"
 
 
-def cell(system) -> str:
+def cell(system: "System") -> str:
     """`"10.8612 x 10.8612 x 10.8612 Å"`, with the angles where one is not right."""
     if system.cell is None:
         return "none"
@@ -48,20 +54,20 @@ def cell(system) -> str:
     return told if np.allclose(angles, 90.0, atol=1e-3) else f"{told}, {', '.join(f'{angle:.5g}' for angle in angles)}°"
 
 
-def periodicity(system) -> str:
+def periodicity(system: "System") -> str:
     """`"periodic along xyz"`."""
     along = "".join(name for name, flag in zip("xyz", system.pbc, strict=False) if flag)
     return f"periodic along {along}" if along else "periodic along no direction"
 
 
-def of_system(system) -> str:
+def of_system(system: "System") -> str:
     """A structure in a line."""
     held = int(system.frozen.sum())
     told = [f"{atoms(system)}", f"cell {cell(system)}", periodicity(system), f"{held} frozen" if held else ""]
     return f"System({', '.join(part for part in told if part)})"
 
 
-def of_potential(potential) -> str:
+def of_potential(potential: "Potential") -> str:
     """A potential, or a tree of its shape, with its numbers; longer arrays by their shape."""
     if len(line := _line(potential)) <= WIDTH:
         return line
@@ -70,7 +76,7 @@ def of_potential(potential) -> str:
     return "\n".join([f"{name}(", *(f"  {line}" for line in lines), ")"])
 
 
-def _line(module) -> str:
+def _line(module: eqx.Module) -> str:
     fields = [one for one in dataclasses.fields(module) if one.repr and hasattr(module, one.name)]
     return f"{type(module).__name__}({', '.join(f'{one.name}={_value(getattr(module, one.name))}' for one in fields)})"
 
@@ -87,12 +93,12 @@ def _value(value: Any) -> str:
     return repr(value) if isinstance(value, str | float | int | None) else eqx.tree_pformat(value, width=1000)
 
 
-def _few(parts) -> str:
+def _few(parts: Iterable[str]) -> str:
     parts = list(parts)
     return ", ".join(parts if len(parts) <= FEW else [*parts[:FEW], f"{len(parts) - FEW} more"])
 
 
-def of_equilibrium(eq) -> Iterator[str]:
+def of_equilibrium(eq: "Equilibrium") -> Iterator[str]:
     """A relaxed structure, line by line."""
     system, unit = eq.system, "GPa" if eq.system.dim == 3 else "eV/Å²"
     yield f"System       {atoms(system)}, {int(system.frozen.sum())} frozen"
@@ -114,7 +120,7 @@ def of_equilibrium(eq) -> Iterator[str]:
         yield f"Curvature    lowest {eq.curvature.lowest:.4g}, highest {eq.curvature.highest:.4g} eV/Å², rattlers: {rattlers}"
 
 
-def of_sensitivity(sensitivity, names: list[str]) -> Iterator[str]:
+def of_sensitivity(sensitivity: "Sensitivity", names: list[str]) -> Iterator[str]:
     """What was differentiated in what, and whether it can be trusted; `names` are the parameters'."""
     what = "positions and cell" if sensitivity.cell is not None else "positions"
     yield f"Sensitivity  of {what} to {_few(names)} of {type(sensitivity.potential).__name__}"

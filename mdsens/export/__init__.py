@@ -121,7 +121,7 @@ def write(
     return path
 
 
-def _columns(result, sensitivity, table) -> tuple[dict[str, Any], dict[str, str]]:
+def _columns(result: Any, sensitivity: Any, table: Any) -> tuple[dict[str, Any], dict[str, str]]:
     found = _found(result, sensitivity)
     return study_columns(found, table) if isinstance(found, Collected) else state_columns(*found, table)
 

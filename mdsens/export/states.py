@@ -44,7 +44,7 @@ def _numbers(sensitivity: Any) -> dict[str, np.ndarray]:
     }
 
 
-def _atom_columns(eq, sensitivity) -> tuple[dict[str, Any], dict[str, str]]:
+def _atom_columns(eq: Equilibrium, sensitivity: Any) -> tuple[dict[str, Any], dict[str, str]]:
     system = eq.system
     columns = {"species": system.symbols, "frozen": np.asarray(system.frozen)}
     columns |= dict(zip("xyz", np.asarray(system.positions).T, strict=False))
@@ -56,7 +56,7 @@ def _atom_columns(eq, sensitivity) -> tuple[dict[str, Any], dict[str, str]]:
     return columns, units
 
 
-def _parameter_columns(eq, sensitivity) -> tuple[dict[str, Any], dict[str, str]]:
+def _parameter_columns(eq: Equilibrium, sensitivity: Any) -> tuple[dict[str, Any], dict[str, str]]:
     values = dict(zip(parameter_paths(eq.potential), map(np.asarray, jax.tree.leaves(eq.potential)), strict=True))
     names = [f"{path}{list(index) if index else ''}" for path, theta in values.items() for index in np.ndindex(theta.shape)]
     thetas = np.concatenate([theta.ravel() for theta in values.values()])

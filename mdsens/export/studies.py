@@ -20,7 +20,7 @@ def study_columns(study: Collected, table: str | None) -> tuple[dict[str, Any], 
     if not tables:
         raise InputError("All units of this study failed: there is no table.")
     name = chosen(table, dict.fromkeys(one.name for one in tables))
-    columns: dict[str, list] = {}
+    columns: dict[str, list[Any]] = {}
     units: dict[str, str] = {}
     length = 0
     for one in (one for one in tables if one.name == name):

@@ -1,17 +1,19 @@
 """Numbers: influence of parameters, error bars, tables as heat maps, predictions, convergence, paths."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from mdsens.errors import InputError
 from mdsens.plot.drawing import COLOURS, axes_or_new, opened, patch
 from mdsens.spelling import spelled
 
 if TYPE_CHECKING:
-    pass
+    from mdsens.chain import Chain
+    from mdsens.prediction import Validity
 
 SHORT = 6
 """Letters of a column's name that stand upright."""
@@ -27,7 +29,7 @@ NUMBERS = 150
 
 
 @spelled
-def influence(values: dict[str, float], *, label: str, ax=None):
+def influence(values: dict[str, float], *, label: str, ax: Any = None) -> Any:
     """A bar for each parameter's influence, on a logarithmic scale; what is exactly or nearly zero is said so.
 
     Args:
@@ -56,7 +58,7 @@ def influence(values: dict[str, float], *, label: str, ax=None):
 
 
 @spelled
-def bars(values: dict[str, float], errors: dict[str, float] | None = None, *, label: str, ax=None):
+def bars(values: dict[str, float], errors: dict[str, float] | None = None, *, label: str, ax: Any = None) -> Any:
     """A bar for each parameter on a linear scale, the largest on top, with error bars where they are finite.
 
     Args:
@@ -78,7 +80,9 @@ def bars(values: dict[str, float], errors: dict[str, float] | None = None, *, la
 
 
 @spelled
-def heat_map(values: Float[Array, "rows columns"], rows: Sequence[str], columns: Sequence[str], *, label: str, ax=None):
+def heat_map(
+    values: Float[ArrayLike, "rows columns"], rows: Sequence[str], columns: Sequence[str], *, label: str, ax: Any = None
+) -> Any:
     """A table as colours, blue where negative and red where positive, white at zero, with its numbers where there is room.
 
     Args:
@@ -105,7 +109,9 @@ def heat_map(values: Float[Array, "rows columns"], rows: Sequence[str], columns:
 
 
 @spelled
-def elastic_sensitivity(derivatives: dict[str, Float[Array, "voigt voigt"]], *, label: str = "θ dC/dθ [GPa]", ax=None):
+def elastic_sensitivity(
+    derivatives: dict[str, Float[ArrayLike, "voigt voigt"]], *, label: str = "θ dC/dθ [GPa]", ax: Any = None
+) -> Any:
     """How elastic constants depend on parameters: a row a parameter, a column for each constant.
 
     Constants that depend on nothing are left out, and of those that symmetry makes equal all but the first.
@@ -125,7 +131,9 @@ def elastic_sensitivity(derivatives: dict[str, Float[Array, "voigt voigt"]], *, 
 
 
 @spelled
-def prediction(predicted: Float[Array, "..."], relaxed: Float[Array, "..."], *, label: str = "displacement [Å]", ax=None):
+def prediction(
+    predicted: Float[ArrayLike, "..."], relaxed: Float[ArrayLike, "..."], *, label: str = "displacement [Å]", ax: Any = None
+) -> Any:
     """What was predicted against what was found when structures were relaxed again, one point a number; on the line they agree.
 
     Args:
@@ -152,7 +160,7 @@ def prediction(predicted: Float[Array, "..."], relaxed: Float[Array, "..."], *, 
 
 
 @spelled
-def validity(found, *, ax=None):
+def validity(found: "Validity", *, ax: Any = None) -> Any:
     """Predicted displacements against those of structures relaxed again, with the range in which they should agree.
 
     Args:
@@ -180,7 +188,7 @@ def validity(found, *, ax=None):
 
 
 @spelled
-def convergence(values: Float[Array, " steps"], *, label: str, ax=None):
+def convergence(values: Float[ArrayLike, " steps"], *, label: str, ax: Any = None) -> Any:
     """What goes to zero step by step, on a logarithmic scale; zeros are left out.
 
     Args:
@@ -198,7 +206,7 @@ def convergence(values: Float[Array, " steps"], *, label: str, ax=None):
 
 
 @spelled
-def cost(measured: dict[str, tuple[Sequence[float], Sequence[float]]], *, label: str = "seconds", ax=None):
+def cost(measured: dict[str, tuple[Sequence[float], Sequence[float]]], *, label: str = "seconds", ax: Any = None) -> Any:
     """Cost against the number of atoms, both on logarithmic scales, with the exponent of each line between its ends.
 
     Args:
@@ -217,7 +225,7 @@ def cost(measured: dict[str, tuple[Sequence[float], Sequence[float]]], *, label:
 
 
 @spelled
-def chain(path, *, ax=None):
+def chain(path: "Chain", *, ax: Any = None) -> Any:
     """The energy along a chain of images against the length of the path, with the highest image marked.
 
     Args:

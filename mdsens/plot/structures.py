@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from mdsens.errors import InputError
 from mdsens.plot.drawing import COLOURS, axes_or_new, patch
@@ -24,14 +24,14 @@ MARKS = "os^Dv"
 
 @spelled
 def packing(
-    eq,
-    derivative: Float[Array, "atoms 2"] | None = None,
+    eq: "Equilibrium",
+    derivative: Float[ArrayLike, "atoms 2"] | None = None,
     *,
     parameter: str = "θ",
     unit: str = "",
     coloured: bool = False,
-    ax=None,
-):
+    ax: Any = None,
+) -> Any:
     """A 2-D packing as discs, soft spheres at their true size and others as large as there is room, with dX/dθ as arrows.
 
     Args:
@@ -84,8 +84,15 @@ def packing(
 
 @spelled
 def crystal(
-    eq, derivative: Float[Array, "atoms 3"], *, centre=None, radius: float = 8.0, parameter: str = "θ", unit: str = "Å", ax=None
-):
+    eq: "Equilibrium",
+    derivative: Float[ArrayLike, "atoms 3"],
+    *,
+    centre: Float[ArrayLike, "3"] | None = None,
+    radius: float = 8.0,
+    parameter: str = "θ",
+    unit: str = "Å",
+    ax: Any = None,
+) -> Any:
     """Atoms around a point, coloured by |dX/dθ|, with dX/dθ relative to a uniform change of scale as arrows.
 
     Args:
@@ -138,8 +145,8 @@ def slab(
     thickness: float = 3.0,
     parameter: str = "θ",
     unit: str = "Å",
-    ax=None,
-):
+    ax: Any = None,
+) -> Any:
     """A slice through a 3-D structure: the atoms in it coloured by |dX/dθ|, the part of dX/dθ in the plane as arrows.
 
     Args:

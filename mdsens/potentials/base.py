@@ -100,7 +100,7 @@ class Potential(Spelled, eqx.Module):
     def __repr__(self) -> str:
         return words.of_potential(self)
 
-    def __init_subclass__(cls, **options):
+    def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         # Whoever says anew what atoms' energies are has not said so of what was derived from them.
         if "atom_energies" in cls.__dict__:

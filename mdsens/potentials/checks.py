@@ -77,7 +77,7 @@ def check_switch(potential: "Potential") -> None:
         )
 
 
-def note_species(potential, labels: Sequence[str]) -> None:
+def note_species(potential: "Potential", labels: Sequence[str]) -> None:
     """Warn where several elements get the same of everything that could depend on them: is silicon's potential for carbon?"""
     if len(labels) < 2 or not are_elements(labels):
         return
@@ -92,7 +92,7 @@ def note_species(potential, labels: Sequence[str]) -> None:
         )
 
 
-def entries(potential, name: str) -> list:
+def entries(potential: "Potential", name: str) -> list[tuple[str | None, str, Any]]:
     """`(key, what it is called, value)` of each entry of a parameter; one, without key, where it is no dict."""
     value, where = getattr(potential, name), f"{type(potential).__name__}'s {name}"
     return [(k, f"{where}[{k!r}]", entry) for k, entry in value.items()] if isinstance(value, dict) else [(None, where, value)]

@@ -55,8 +55,9 @@ class PairPotential(Potential):
         super().__post_init__()
 
     def __check_init__(self) -> None:
-        switch, onset, cutoff = self._switch, given(self, "onset"), given(self, "cutoff")
-        name = type(self).__name__
+        switch, name = self._switch, type(self).__name__
+        onset: float = given(self, "onset")
+        cutoff: float = given(self, "cutoff")
         if switch not in SMOOTHNESS:
             raise InputError(f"{name} has no switch {switch!r}.{did_you_mean(str(switch), SMOOTHNESS)}")
         if cutoff is not None and not (isinstance(cutoff, Real) and 0 < cutoff < np.inf):

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
-from mdsens.potentials.base import Approximation, Potential, built, parameter_paths, static
+from mdsens.potentials.base import Approximation, Potential, built, parameter_paths
 from mdsens.potentials.paths import named_leaves
 from mdsens.spelling import spelled
 from mdsens.system import System, is_concrete
@@ -48,7 +48,7 @@ class Reparameterised(Potential):
     """
 
     free: Potential
-    rules: tuple[tuple[str, str, str], ...] = static()
+    rules: tuple[tuple[str, str, str], ...] = eqx.field(static=True)
     held: Constants = eqx.field(static=True, repr=False)
 
     def __getattr__(self, name: str) -> Any:
@@ -56,7 +56,7 @@ class Reparameterised(Potential):
         variables = self._variables()
         return variables[name] if name in variables else super().__getattr__(name)
 
-    def __dir__(self):
+    def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._variables()]
 
     def _variables(self) -> dict[str, Any]:

@@ -205,7 +205,8 @@ class _Here:
     states: dict[str, Equilibrium]
     found: np.ndarray
     residual: np.ndarray
-    matrix: np.ndarray | None
+    matrix: np.ndarray
+    """Derivatives of the residual; without rows where none were asked for."""
 
     @property
     def cost(self) -> float:
@@ -240,9 +241,11 @@ class _Problem:
             raise InputError("Standard deviations of priors must be positive.")
         self.informed = np.isfinite(self.width)
         self.x = np.zeros(len(self.start))
-        self.wanted = self.sigma = self.labels = self.bends = None
+        self.labels: tuple[str, ...] = ()
+        self.wanted = self.sigma = np.zeros(0)
+        self.bends: np.ndarray | None = None
 
-    def relaxed(self, x, states) -> dict[str, Equilibrium]:
+    def relaxed(self, x: np.ndarray, states: Mapping[str, Equilibrium] | None) -> dict[str, Equilibrium]:
         """The equilibria at x, from the structures as given or from earlier ones."""
         potential = self.selection.at(self.start + self.scale * x)
         self.evaluations += 1
@@ -251,32 +254,32 @@ class _Problem:
             return relax_all(self.systems, potential, self.options)
         return relax_again(states, potential, self.options)
 
-    def observe(self, x, states, derivatives: bool = True) -> _Here:
+    def observe(self, x: np.ndarray, states: dict[str, Equilibrium], derivatives: bool = True) -> _Here:
         """Targets and priors there."""
         if derivatives:
             values, slopes = differentiate(self.observed, states, self.selection)
         else:
             values, slopes = evaluate(self.observed, states), None
-        if self.wanted is None:
+        if not self.labels:
             self._read(values)
         found = flat(values)[self.counts]
         residual = np.concatenate([(found - self.wanted) / self.sigma, self._pull(x)])
         if slopes is None:
-            return _Here(x, states, found, residual, None)
+            return _Here(x, states, found, residual, np.zeros((0, len(x))))
         slopes = slopes[self.counts] * self.scale
         pulls = np.diag(self.scale / self.width)[self.informed]
         return _Here(x, states, found, residual, np.concatenate([slopes / self.sigma[:, None], pulls]))
 
-    def evaluate(self, x, states) -> _Here:
+    def evaluate(self, x: np.ndarray, states: Mapping[str, Equilibrium] | None) -> _Here:
         """Relax and observe."""
         here = self.observe(x, self.relaxed(x, states))
         if self.evaluations == 1 and here.matrix.size * len(x) <= MANY_SECOND:
             self.bends = np.zeros((*here.matrix.shape, len(x)))
         return here
 
-    def slope(self, x, states) -> tuple[float, np.ndarray]:
+    def slope(self, x: np.ndarray, states: dict[str, Equilibrium]) -> tuple[float, np.ndarray]:
         """The cost there, and its gradient."""
-        if self.wanted is None:
+        if not self.labels:
             self._read(evaluate(self.observed, states))
         wanted, weights = np.zeros(len(self.counts)), np.zeros(len(self.counts))
         wanted[self.counts], weights[self.counts] = self.wanted, 1.0 / self.sigma
@@ -285,11 +288,11 @@ class _Problem:
         share[self.informed] = pull * (self.scale / self.width)[self.informed]
         return cost + 0.5 * float(pull @ pull), slope * self.scale + share
 
-    def inward(self, x, slope) -> np.ndarray:
+    def inward(self, x: np.ndarray, slope: np.ndarray) -> np.ndarray:
         """The gradient without what only bounds stop."""
         return np.where(((x <= self.low) & (slope > 0.0)) | ((x >= self.high) & (slope < 0.0)), 0.0, slope)
 
-    def _pull(self, x):
+    def _pull(self, x: np.ndarray) -> np.ndarray:
         return ((self.start + self.scale * x - self.mean) / self.width)[self.informed]
 
     def _read(self, values: Any) -> None:
@@ -343,26 +346,36 @@ class _Problem:
         if (move < low).any() or (move > high).any():
             move = self._bounded(here, mu, resting, low, high)
         if self.bends is not None and self.bends.any():
-            move = self._bent(here, move, mu, resting, low, high, radius)
+            move = self._bent(self.bends, here, move, mu, resting, low, high, radius)
         return move, here.cost - 0.5 * float(np.sum(self._model(here, move) ** 2))
 
-    def _model(self, here, move):
+    def _model(self, here: _Here, move: np.ndarray) -> np.ndarray:
         """The residual there, to second order where that is known."""
         bent = 0.0 if self.bends is None else 0.5 * (self.bends @ move) @ move
         return here.residual + here.matrix @ move + bent
 
-    def _bent(self, here, start, mu, resting, low, high, radius):
+    def _bent(
+        self,
+        bends: np.ndarray,
+        here: _Here,
+        start: np.ndarray,
+        mu: float,
+        resting: np.ndarray,
+        low: np.ndarray,
+        high: np.ndarray,
+        radius: float,
+    ) -> np.ndarray:
         """The lowest cost of the model with second derivatives, inside the trust region and the bounds."""
         stuck = low == high
         limits = np.where(stuck, -1e-15, low), np.where(stuck, 1e-15, high)
         while True:
             tied = np.sqrt(mu) * np.eye(len(start))
 
-            def residual(move, tied=tied):
+            def residual(move: np.ndarray, tied: np.ndarray = tied) -> np.ndarray:
                 return np.concatenate([self._model(here, move), tied @ move, resting @ move])
 
-            def slopes(move, tied=tied):
-                return np.concatenate([here.matrix + self.bends @ move, tied, resting])
+            def slopes(move: np.ndarray, tied: np.ndarray = tied) -> np.ndarray:
+                return np.concatenate([here.matrix + bends @ move, tied, resting])
 
             found = scipy.optimize.least_squares(
                 residual, np.clip(start, *limits), slopes, bounds=limits, xtol=1e-14, ftol=1e-14, gtol=1e-14
@@ -373,7 +386,7 @@ class _Problem:
             mu = max(4.0 * mu, 1e-12 * np.sum(here.matrix**2))
 
     @staticmethod
-    def _bounded(here, mu, resting, low, high):
+    def _bounded(here: _Here, mu: float, resting: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         tied = np.sqrt(mu) * np.eye(len(here.x))
         matrix = np.concatenate([here.matrix, tied, resting])
         rest = np.concatenate([-here.residual, np.zeros(len(tied) + len(resting))])
@@ -406,9 +419,9 @@ class _Problem:
             units=units_of(self.potential, self.selection.names, self.observed, next(iter(self.systems.values())).dim),
         )
 
-    def _identified(self, here, parameters):
+    def _identified(self, here: _Here, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`(standard deviations, singular values, directions)`."""
-        if here.matrix is None:
+        if not len(here.matrix):
             return np.full(len(parameters), np.nan), np.zeros(0), np.zeros((0, len(parameters)))
         # Relative changes of what was found, not of the start.
         told = here.matrix[: len(self.labels)] * np.where(parameters == 0.0, 1.0, np.abs(parameters)) / self.scale

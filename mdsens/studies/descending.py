@@ -13,8 +13,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mdsens.derivatives import value_and_gradient
+from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, MdsensError
+from mdsens.potentials import Potential
 from mdsens.studies.observing import Together
+from mdsens.studies.parameters import Selection
 
 HALVINGS = 10
 """Of a step that leads where nothing relaxes."""
@@ -27,7 +30,7 @@ class Cost(eqx.Module):
     wanted: Float[Array, " values"]
     weights: Float[Array, " values"]
 
-    def __call__(self, systems, potential):
+    def __call__(self, systems: Any, potential: Potential) -> Array:
         off = jnp.where(self.weights > 0.0, self.observed(systems, potential) - self.wanted, 0.0)
         return 0.5 * jnp.sum((self.weights * off) ** 2)
 
@@ -40,7 +43,7 @@ def check_optimizer(optimizer: Any) -> None:
 
 def descend(
     problem: Any, optimizer: Any, max_steps: int, tolerance: float, step: Callable[[int, float], None] | None
-) -> tuple[np.ndarray, dict, bool, str, list[float]]:
+) -> tuple[np.ndarray, dict[str, Equilibrium], bool, str, list[float]]:
     """`(x, the equilibria there, whether it arrived, how it ended, cost of each step)`, x being the lowest that was found.
 
     Args:
@@ -89,7 +92,7 @@ def descend(
     return *lowest[1:], False, message, history
 
 
-def slope_of(cost: Cost, states: dict, selection) -> tuple[float, np.ndarray]:
+def slope_of(cost: Cost, states: dict[str, Equilibrium], selection: Selection) -> tuple[float, np.ndarray]:
     """A cost and its derivative in the chosen parameters, by one adjoint solve for each structure."""
     value, slope = value_and_gradient(cost, dict(states))
     leaves = jax.tree.leaves(slope)

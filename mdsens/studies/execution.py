@@ -182,7 +182,7 @@ def attempt(unit: Unit) -> tuple[str, bytes]:
 def _kept(results: Generator[Attempt], folder: Path) -> Generator[tuple[str, str]]:
     """Write units' files while the next ones are at work, for a disk takes its time; their names, and why they failed."""
     waiting: collections.deque[Attempt] = collections.deque()
-    writing: collections.deque[Future] = collections.deque()
+    writing: collections.deque[Future[list[tuple[str, str]]]] = collections.deque()
     hurry, written = threading.Event(), -math.inf
 
     def write() -> list[tuple[str, str]]:
@@ -223,7 +223,7 @@ def share(units: Sequence[Unit], folder: Path) -> tuple[list[tuple[str, str]], f
     """Do units and write their files until it has taken long enough: `(name and why it failed, of each, seconds)`."""
     begun = time.perf_counter()
 
-    def in_time():
+    def in_time() -> Generator[Attempt]:
         for k, unit in enumerate(units):
             if k and time.perf_counter() - begun > SHARE:
                 break
@@ -232,7 +232,7 @@ def share(units: Sequence[Unit], folder: Path) -> tuple[list[tuple[str, str]], f
     return list(_kept(in_time(), folder)), time.perf_counter() - begun
 
 
-def _in_parallel(units: Sequence[Unit], folder: Path, workers: int) -> Iterator[tuple[str, str]]:
+def _in_parallel(units: Sequence[Unit], folder: Path, workers: int) -> Generator[tuple[str, str]]:
     """Shares of work done by processes, which write their units themselves; names, and why they failed."""
     workers = min(workers, len(units))
     threads = max(1, (os.cpu_count() or 1) // workers)
@@ -240,7 +240,7 @@ def _in_parallel(units: Sequence[Unit], folder: Path, workers: int) -> Iterator[
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
     left, running, count = collections.deque(units), {}, 1
 
-    def submit():
+    def submit() -> None:
         # The fewer are left, the smaller the shares, so that all workers end together.
         some = [left.popleft() for _ in range(min(len(left), max(1, min(count, len(left) // (2 * workers)))))]
         if some:

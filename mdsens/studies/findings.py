@@ -48,7 +48,7 @@ UNITS = {
 """Of the catalogue's observables, in 3-D and in 2-D; others are pure numbers or of several units."""
 
 
-def unit_of_observable(kind: str, dim: int, components: Sequence | None = None) -> str | list[str] | None:
+def unit_of_observable(kind: str, dim: int, components: Sequence[Any] | None = None) -> str | list[str] | None:
     """Of one of the catalogue's observables, or of some of its components; None where it is unknown, a list of several units."""
     if kind != "lattice_constants":
         return UNITS.get(kind, (None, None))[dim == 2]
@@ -123,7 +123,7 @@ class Record:
         """By name; those of files that are older than this are unknown."""
         return self.facts.get("units", {}).get("parameters", {})
 
-    def _of_observable(self, name, observables):
+    def _of_observable(self, name: str, observables: Mapping[str, Any]) -> Any:
         known = self.facts.get("units", {}).get("observables", {})
         if name in known or name not in observables:
             return known.get(name)

@@ -120,7 +120,7 @@ def units_of(potential: Potential, names: Iterable[str], observed: Together | No
     }
 
 
-def _unit_of(observable, dim):
+def _unit_of(observable: Any, dim: int) -> str | list[str] | None:
     """Of an observable of the catalogue, inside whatever it is wrapped in."""
     components = None
     while not isinstance(observable, type) and (inner := _inside(observable)) is not None:
@@ -134,7 +134,7 @@ def _unit_of(observable, dim):
     )
 
 
-def _inside(observable):
+def _inside(observable: Any) -> Any:
     return getattr(observable, "observable", getattr(observable, "func", None))
 
 

@@ -73,7 +73,7 @@ def _sensitivity(done: Any) -> dict[str, Any]:
     return pictures
 
 
-def influences(observable: str, names: Sequence[str], scaled: np.ndarray, *, unit: str | None = None, ax=None):
+def influences(observable: str, names: Sequence[str], scaled: np.ndarray, *, unit: str | None = None, ax: Any = None) -> Any:
     """θ dg/dθ of an observable: bars, or a heat map where it has several components; Voigt's matrices by their constants."""
     label = with_unit(f"θ d({observable})/dθ", unit)
     if scaled.size == len(names):

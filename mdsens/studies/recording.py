@@ -24,7 +24,7 @@ Found = Sweep | SensitivityTable | Uncertainty | Calibration | Continuation
 """What the functions of `mdsens.studies` return."""
 
 
-def record_of(found) -> Record:
+def record_of(found: Any) -> Record:
     """Numbers and plain values of a result, without the structures.
 
     Raises:
@@ -35,7 +35,7 @@ def record_of(found) -> Record:
 
 
 @functools.singledispatch
-def _record_of(found) -> Record:
+def _record_of(found: Any) -> Record:
     wanted = "A study's result is wanted, an equilibrium (with its sensitivity behind it), or a file of one"
     raise InputError(f"{wanted}, not {type(found).__name__}.")
 

@@ -94,7 +94,7 @@ def image_of(unit: Unit, record: Record, reason: str, seconds: float) -> bytes:
         file.close()
 
 
-def _set_array(file, path: str, values: np.ndarray) -> None:
+def _set_array(file: h5f.FileID, path: str, values: np.ndarray) -> None:
     _, timeless, through_groups = _properties()
     kind = _kind(values.dtype)
     dataset = h5d.create(file, None, kind, _space(values.shape), timeless)

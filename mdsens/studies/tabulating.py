@@ -100,7 +100,7 @@ def _rows(arrays: dict[str, np.ndarray], most: int | None, axis: int) -> dict[st
     return found
 
 
-def _points(outcomes, most):
+def _points(outcomes: Sequence[Outcome], most: int | None) -> Table:
     units: dict[str, str | None] = {}
     for outcome in outcomes:
         units |= outcome.record.units_of_parameters()
@@ -166,7 +166,7 @@ def _observables(outcome: Any, most: int | None) -> Iterator[Any]:
         yield _indices(outcome, whole, most)
 
 
-def _indices(outcome, whole, most):
+def _indices(outcome: Outcome, whole: Any, most: int | None) -> Table:
     sobol = whole["method"] == "sobol"
     shown, form = (("S1", "ST"), ".3f") if sobol else (("mu_star", "sigma"), ".3g")
     tables = {index: _rows(numbers_of(outcome, f"indices/{index}"), most, -1) for index in shown}
@@ -243,7 +243,7 @@ def _own_units(units: Sequence[str | None]) -> Column:
     return Column("unit", known, meaning="units", shown=any(known))
 
 
-def _trust(outcome) -> str:
+def _trust(outcome: Outcome) -> str:
     facts = outcome.record.facts
     if facts["trusted"] is None:
         return "no certificate was asked for"

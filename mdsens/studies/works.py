@@ -93,7 +93,7 @@ def _calibration(systems: Any, potential: Potential, options: Any, observed: Any
     return with_structures(record_of(fit), fit.states)
 
 
-def _optimizer(settings):
+def _optimizer(settings: Mapping[str, Any]) -> Any:
     """None for Gauss-Newton steps."""
     if "method" not in settings:
         return None
@@ -104,7 +104,7 @@ def _optimizer(settings):
     return getattr(optax, settings["method"])(settings.get("learning_rate", 0.01))
 
 
-def _continuation(systems, potential, options, observed, settings) -> Record:
+def _continuation(systems: Any, potential: Potential, options: Any, observed: Together, settings: Any) -> Record:
     ((name, eq),) = relax_all(systems, potential, options).items()
     again = {key: options[name][key] for key in ("fmax", "smax", "max_steps") if key in options[name]}
     path = continuation(
