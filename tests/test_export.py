@@ -5,8 +5,11 @@ The work is that of `test_run`'s dimers: length 2^(1/6) σ, energy -ε.
 
 import builtins
 import csv
+import json
+import shutil
 
 import ase.io
+import h5py
 import numpy as np
 import pandas
 import pytest
@@ -66,6 +69,20 @@ def test_a_data_frame_has_a_row_for_each_unit(swept):
     assert len(found) == 6 and len(done) == 4 and found.failed.iloc[-1]
     np.testing.assert_allclose(done["distances[0]"], RATIO * done["sigma"], rtol=1e-10)
     assert "Did you mean 'points'" in refused(lambda: export.to_dataframe(swept, table="point"))
+
+
+def test_older_files_name_the_units_that_their_recipes_tell(swept, tmp_path):
+    """Those of parameters came later."""
+    shutil.copy(swept, tmp_path / "old.h5")
+    with h5py.File(tmp_path / "old.h5", "a") as file:
+        for unit in file["study/units"].values():
+            facts = json.loads(unit.attrs["facts"])
+            facts.pop("units", None)
+            unit.attrs["facts"] = json.dumps(facts)
+    frame = export.to_dataframe(tmp_path / "old.h5")
+    assert frame.attrs["units"] == {"distances[0]": "Å", "energy": "eV"}
+    pandas.testing.assert_frame_equal(frame, export.to_dataframe(swept))
+    assert "distances[0] [Å]" in mdsens("show", tmp_path / "old.h5")[1]
 
 
 def test_functions_of_a_notebook_give_the_same_as_files(swept):
