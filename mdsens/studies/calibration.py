@@ -201,7 +201,7 @@ class _Here:
     states: dict[str, Equilibrium]
     found: np.ndarray
     residual: np.ndarray
-    matrix: np.ndarray | None
+    matrix: np.ndarray
 
     @property
     def cost(self) -> float:
@@ -256,7 +256,7 @@ class _Problem:
         found = flat(values)[self.counts]
         residual = np.concatenate([(found - self.wanted) / self.sigma, self._pull(x)])
         if slopes is None:
-            return _Here(x, states, found, residual, None)
+            return _Here(x, states, found, residual, np.zeros((0, len(x))))
         slopes = slopes[self.counts] * self.scale
         pulls = np.diag(self.scale / self.width)[self.informed]
         return _Here(x, states, found, residual, np.concatenate([slopes / self.sigma[:, None], pulls]))
@@ -400,7 +400,7 @@ class _Problem:
 
     def _identified(self, here, parameters):
         """`(standard deviations, singular values, directions)`."""
-        if here.matrix is None:
+        if not len(here.matrix):
             return np.full(len(parameters), np.nan), np.zeros(0), np.zeros((0, len(parameters)))
         # Relative changes of what was found, not of the start.
         told = here.matrix[: len(self.labels)] * np.where(parameters == 0.0, 1.0, np.abs(parameters)) / self.scale
