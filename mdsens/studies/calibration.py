@@ -273,7 +273,9 @@ class _Problem:
     def evaluate(self, x: np.ndarray, states: Mapping[str, Equilibrium] | None) -> _Here:
         """Relax and observe."""
         here = self.observe(x, self.relaxed(x, states))
-        if self.evaluations == 1 and here.matrix.size * len(x) <= MANY_SECOND:
+        # With fewer targets than parameters steps are short enough without, and go to what lies nearest.
+        determined = len(here.matrix) >= len(x)
+        if self.evaluations == 1 and determined and here.matrix.size * len(x) <= MANY_SECOND:
             self.bends = np.zeros((*here.matrix.shape, len(x)))
         return here
 
@@ -321,6 +323,11 @@ class _Problem:
         move = there.x - here.x
         square = move @ move
         if self.bends is None or square == 0.0:
+            return
+        curved = there.residual - here.residual - here.matrix @ move
+        if np.linalg.norm(curved - 0.5 * (self.bends @ move) @ move) > np.linalg.norm(curved):
+            # Worse than none: they jump, as where contacts open and close.
+            self.bends = None
             return
         miss = (there.matrix - here.matrix - self.bends @ move) / square
         both = miss[:, :, None] * move
