@@ -17,7 +17,7 @@ from mdsens.system import System
 CACHED = 2**19
 """Pairs of neighbours (K² for each site) up to which all sites are evaluated together; beyond, in blocks of this size."""
 
-HESSIAN_BLOCK = 2**15
+HESSIAN_BLOCK = 2**14
 """The same for the second derivatives of sites."""
 
 
