@@ -324,11 +324,6 @@ class _Problem:
         square = move @ move
         if self.bends is None or square == 0.0:
             return
-        curved = there.residual - here.residual - here.matrix @ move
-        if np.linalg.norm(curved - 0.5 * (self.bends @ move) @ move) > np.linalg.norm(curved):
-            # Worse than none: they jump, as where contacts open and close.
-            self.bends = None
-            return
         miss = (there.matrix - here.matrix - self.bends @ move) / square
         both = miss[:, :, None] * move
         self.bends += both + both.swapaxes(1, 2) - (miss @ move)[:, None, None] * np.outer(move, move) / square
