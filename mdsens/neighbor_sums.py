@@ -1,4 +1,4 @@
-"""Values of atoms carried to their neighbours, and back: two linear maps that are each other's transposes, without a scatter.
+"""Values of atoms carried to their neighbours, and back: linear maps that are each other's transposes, without a scatter.
 
 A full list names each pair from both sides, so the sum over all places that name an atom is a gather through the list of
 opposite places. JAX cannot know that: the transpose of a gather is a scatter to it, many times slower on every machine.
@@ -12,9 +12,6 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
-
-if TYPE_CHECKING:
-    from mdsens.neighbors import Neighbors
 
 if TYPE_CHECKING:
     from mdsens.neighbors import Neighbors
@@ -121,11 +118,7 @@ def _mean_of_sides(values: Array, atom: Array, opposite: Array) -> Array:
 def _lattice_values(columns: Array, kind: Array, images: Array, alive: Array) -> Array:
     # A table of all images, from which one is taken for each place: cheaper than their products with the cell.
     table = sum(columns[..., k, None] * row.astype(columns.dtype) for k, row in enumerate(images))
-    return _by_rows(
-        lambda row: row.at[kind].get(**IN_BOUNDS),
-        _fenced(table, alive),
-        columns.shape[:-1],
-    )
+    return _by_rows(lambda row: row.at[kind].get(**IN_BOUNDS), _fenced(table, alive), columns.shape[:-1])
 
 
 def _summed_images(values: Array, kind: Array, images: Array, alive: Array) -> Array:

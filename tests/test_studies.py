@@ -11,6 +11,7 @@ import optax
 import pytest
 import scipy.optimize
 from ase.build import bulk
+from calibration_targets import silicon_targets
 from helpers import refused
 
 import mdsens as ms
@@ -313,24 +314,6 @@ def test_error_bars_of_silicon_are_those_of_samples(silicon):
     assert found.trusted and found.sampling.count == 60
     for name in observables:
         assert abs(found.std[name] - found.sampling.std[name]) < 3.0 * found.sampling.std_error[name]
-
-
-def silicon_targets():
-    """Lattice constant and elastic constants of the crystal, and the bonds around a vacancy."""
-    atoms = bulk("Si", cubic=True) * 2
-    arms = atoms.get_distances(0, range(len(atoms)), mic=True, vector=True)
-    lengths = np.linalg.norm(arms, axis=1)
-    near, shell = np.split(np.argsort(lengths)[1:11], [4])
-    atoms.positions[near] -= 0.4 * arms[near] / lengths[near, None]
-    del atoms[0]
-    pairs = [(a - 1, b - 1) for k, a in enumerate(near) for b in [*near[k + 1 :], *shell]]
-    systems = {"crystal": ms.System.from_ase(bulk("Si")), "vacancy": ms.System.from_ase(atoms)}
-    observables = {
-        "a": studies.Of(ms.observables.lattice_constants, "crystal"),
-        "C": studies.Of(ms.observables.elastic_constants, "crystal"),
-        "bonds": studies.Of(ms.observables.distances(pairs), "vacancy"),
-    }
-    return systems, observables, {"crystal": {"cell": "free", **TIGHT}, "vacancy": TIGHT}
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """Second derivatives of atoms' energies in the vectors to their neighbours, ∂²E_i/∂d_ik ∂d_il [eV/Å²], as they are stored.
 
-Called with displacements of neighbours against their centre, `(dim, capacity, N)`, atoms last, they give what these change
-in the slopes ∂E_i/∂d_ik. `product` is the whole Hessian's, on displacements of atoms.
+`product` is the whole Hessian's, on displacements of atoms `(dim, N)`.
 """
 
 import functools
@@ -28,9 +27,6 @@ class PairStiffness(eqx.Module):
     direction: Float[Array, "dim capacity atoms"]
     along: Float[Array, "capacity atoms"]
     across: Float[Array, "capacity atoms"]
-
-    def __call__(self, moved: Float[Array, "dim capacity atoms"]) -> Float[Array, "dim capacity atoms"]:
-        return self.along * jnp.sum(self.direction * moved, axis=0) * self.direction + self.across * moved
 
     def product(self, v: Float[Array, "dim atoms"], neighbors: Neighbors) -> Float[Array, "dim atoms"]:
         """The Hessian's product with displacements of atoms."""
@@ -64,17 +60,16 @@ class SiteStiffness(eqx.Module):
 
     blocks: Float[Array, "capacity dim capacity dim atoms"]
 
-    def __call__(self, moved: Float[Array, "dim capacity atoms"]) -> Float[Array, "dim capacity atoms"]:
-        capacity, dim = self.blocks.shape[:2]
-        image = sum(self.blocks[:, :, k, b] * moved[b, k] for k in range(capacity) for b in range(dim))
-        return jnp.swapaxes(image, 0, 1)
-
     def site_blocks(self) -> Float[Array, "capacity dim capacity dim atoms"]:
         return self.blocks
 
     def product(self, v: Float[Array, "dim atoms"], neighbors: Neighbors) -> Float[Array, "dim atoms"]:
         """The Hessian's product with displacements of atoms."""
-        return _gathered(self, v, neighbors)
+        moved = fence(at_neighbors(v, neighbors) - jnp.where(neighbors.used, v[:, None, :], 0.0), neighbors)
+        capacity, dim = self.blocks.shape[:2]
+        slopes = sum(self.blocks[:, :, k, b] * moved[b, k] for k in range(capacity) for b in range(dim))
+        image = fence(jnp.swapaxes(slopes, 0, 1), neighbors)
+        return from_neighbors(image, neighbors) - jnp.sum(image, axis=1)
 
     def diagonal(self, neighbors: Neighbors) -> Float[Array, " atoms"]:
         """The mean of the Hessian's diagonal entries of each atom."""
@@ -148,13 +143,6 @@ class SumStiffness(eqx.Module):
 def _summed(parts: tuple[Array, ...]) -> Array:
     """Components `(chunks, N)` of what `over_places` made."""
     return jnp.stack([jnp.sum(part, axis=0) for part in parts])
-
-
-def _gathered(stiffness: Any, v: Array, neighbors: Neighbors) -> Array:
-    """The product of what each atom's energy makes of its neighbours' displacements, and they of it."""
-    moved = at_neighbors(v, neighbors) - jnp.where(neighbors.used, v[:, None, :], 0.0)
-    image = fence(stiffness(fence(moved, neighbors)), neighbors)
-    return from_neighbors(image, neighbors) - jnp.sum(image, axis=1)
 
 
 LocalStiffness = PairStiffness | SiteStiffness | EmbeddedStiffness | SumStiffness

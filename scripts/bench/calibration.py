@@ -13,38 +13,22 @@ not those of the targets to 1e-6, or where all starts together took more than a 
 import argparse
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import scipy.optimize
-from ase.build import bulk
 
 import mdsens as ms
 from mdsens import studies
 from mdsens.studies.observing import evaluate, flat, relax_all, together
 from mdsens.studies.parameters import Selection
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+from calibration_targets import silicon_targets
+
 NAMES = ("sigma", "a", "lam", "gamma", "costheta0", "A", "B")
 SIGMA = {"a": 1e-3, "C": 1.0, "bonds": 1e-3}
 EXACT, TENTH, TOLERANCE = 1e-6, 0.1, 1e-8
-TIGHT = {"fmax": 1e-12}
-
-
-def problem():
-    """`(structures, observables, options of relax)`: a crystal, and a vacancy whose neighbours have moved inward."""
-    atoms = bulk("Si", cubic=True) * 2
-    arms = atoms.get_distances(0, range(len(atoms)), mic=True, vector=True)
-    lengths = np.linalg.norm(arms, axis=1)
-    near, shell = np.split(np.argsort(lengths)[1:11], [4])
-    atoms.positions[near] -= 0.4 * arms[near] / lengths[near, None]
-    del atoms[0]
-    pairs = [(a - 1, b - 1) for k, a in enumerate(near) for b in [*near[k + 1 :], *shell]]
-    systems = {"crystal": ms.System.from_ase(bulk("Si")), "vacancy": ms.System.from_ase(atoms)}
-    observables = {
-        "a": studies.Of(ms.observables.lattice_constants, "crystal"),
-        "C": studies.Of(ms.observables.elastic_constants, "crystal"),
-        "bonds": studies.Of(ms.observables.distances(pairs), "vacancy"),
-    }
-    return systems, observables, {"crystal": {"cell": "free", **TIGHT}, "vacancy": TIGHT}
 
 
 def by_differences(systems, observed, options, selection, start, values):
@@ -76,7 +60,7 @@ def main():
     parser.add_argument("--off", type=float, nargs=2, default=(0.05, 0.10), metavar=("LEAST", "MOST"))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    systems, observables, relax = problem()
+    systems, observables, relax = silicon_targets()
     truth = ms.StillingerWeber.silicon()
     selection, observed = Selection.of(truth, NAMES), together(observables, systems)
     exact = selection.values()
