@@ -435,8 +435,8 @@ def _read_potential(group: Any, path: Path, template: Any) -> Potential:
                 "its parameters' values are then taken from the file."
             )
         potential = SHIPPED[name].from_stored(_read_parameters(group), static, SHIPPED)
-        dtypes = {leaf.dtype for leaf in _datasets(group)}
-        return potential if dtypes <= {np.dtype(np.float64)} else potential.astype(dtypes.pop())
+        dtype = min((leaf.dtype for leaf in _datasets(group)), key=lambda dtype: dtype.itemsize, default=np.dtype(np.float64))
+        return potential if dtype == np.float64 else potential.astype(dtype)
     if type(template).__name__ != name or json.loads(_settings(template)) != static:
         raise StoreError(
             f"{str(path)!r} was made with a {name} of the settings {static}, "

@@ -163,6 +163,7 @@ def test_short_names_for_fixed_and_tied_and_rules_upon_rules():
 def test_compositions_come_back_from_files_bit_for_bit(cluster, tmp_path, dtype):
     rules = {"epsilon.A-B": "log", "sigma.A-B": ("ratio", "sigma.A-A"), "sigma.B-B": "fixed"}
     potential = (ms.reparameterised(PAIRS, rules) + ms.fixed(LONG, "sigma")).astype(dtype)
+    assert {constant.dtype for constant in potential.stored_constants.values()} == {np.dtype(dtype)}
     eq = ms.relax(cluster.system.astype(dtype), potential, fmax=1e-2, check_minimum=False)
     again, _ = ms.load(ms.save(tmp_path / "state.h5", eq))
     assert jax.tree.structure(again.potential) == jax.tree.structure(potential)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from mdsens import words
 from mdsens.errors import InputError
 from mdsens.neighbors import SKIN, Neighbors, find_neighbors
+from mdsens.potentials.checks import note_species
 from mdsens.potentials.parameters import as_parameter, as_tree, canonical_key
 from mdsens.spelling import Spelled, given
 from mdsens.system import System, is_concrete
@@ -180,6 +181,7 @@ class Potential(Spelled, eqx.Module):
                 f"The potential is {self.dtype} and the system {system.positions.dtype}: "
                 "bring both to one precision with .astype(...)."
             )
+        note_species(self, system.labels)
 
     def pair(self, parameter: Any, i: Atom, j: Atom) -> Array:
         """The value of a parameter for a pair of atoms: one number for all, or a dict keyed by the unordered pair of labels."""
@@ -292,7 +294,8 @@ class Potential(Spelled, eqx.Module):
 
     def astype(self, dtype: Any) -> "Potential":
         """The same potential in another precision. The way to ask for float32."""
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), self)
+        inside = lambda node: isinstance(node, Potential) and node is not self  # noqa: E731
+        return jax.tree.map(lambda part: part.astype(dtype), self, is_leaf=inside)
 
     def find_neighbors(self, system: System, *, skin: float | None = None) -> Neighbors:
         """The padded neighbour list of a concrete system [host]; `skin` defaults to a tenth of the range.
