@@ -31,7 +31,7 @@ def write_sw(tmp_path):
 def loads(path, silicon, **options):
     found = ms.StillingerWeber.from_file(path, **options)
     return all(
-        float(getattr(found, field.name)) == float(getattr(silicon, field.name))
+        getattr(found, field.name) == getattr(silicon, field.name)
         for field in dataclasses.fields(ms.StillingerWeber)
         if field.name != "built_range"
     )
@@ -48,7 +48,7 @@ def test_a_sw_file_gives_the_parameters_that_were_written(silicon, write_sw):
 
 
 def test_one_element_of_several_is_chosen_by_name(silicon, write_sw):
-    carbon = eqx.tree_at(lambda p: p.sigma, silicon, jnp.asarray(1.4))
+    carbon = dataclasses.replace(silicon, sigma=1.4, element="C")
     entries = [sw_entry(carbon, "C"), sw_entry(silicon, "C", ("Si", "Si"), lam=0.0), sw_entry(silicon)]
     path = write_sw("\n".join(entries), "SiC.sw")
     assert loads(path, silicon, elements="Si") and loads(path, carbon, elements=["C"])
@@ -113,12 +113,27 @@ SALT = ms.System([[0.0, 0.0, 0.0], [2.5, 0.0, 0.0]], species=["Na", "Cl"])
 
 @pytest.mark.parametrize(
     "potential",
-    [lj(), ms.Gupta.published("Cu"), lj() + ms.ZBL(cutoff=2.0)],
+    [lj(), dataclasses.replace(ms.Gupta.published("Cu"), element=None), lj() + ms.ZBL(cutoff=2.0)],
     ids=["pairs", "embedded", "in a sum"],
 )
 def test_the_same_numbers_for_several_elements_are_noted(potential):
     with pytest.warns(UserWarning, match=r"elements Cl, Na, and (LennardJones|Gupta) has the same numbers for all"):
         potential.energy(SALT)
+
+
+@pytest.mark.parametrize(
+    "potential",
+    [ms.StillingerWeber.silicon(), ms.Tersoff.silicon(), ms.Gupta.published("Cu"), ms.FinnisSinclair.published("W")],
+    ids=lambda potential: type(potential).__name__,
+)
+def test_published_numbers_of_another_element_are_noted(potential):
+    name = type(potential).__name__
+    with pytest.warns(UserWarning, match=rf"The numbers of this {name} are those of {potential.element}, .* has Ge: "):
+        potential.energy(ms.System(SALT.positions, species="Ge"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        potential.check(ms.System(SALT.positions, species=potential.element))
+        potential.check(ms.System(SALT.positions, species="A"))
 
 
 def test_the_same_numbers_are_not_noted_where_they_say_enough():

@@ -78,18 +78,20 @@ def check_switch(potential: "Potential") -> None:
 
 
 def note_species(potential: "Potential", labels: Sequence[str]) -> None:
-    """Warn where several elements get the same of everything that could depend on them: is silicon's potential for carbon?"""
-    if len(labels) < 2 or not are_elements(labels):
-        return
+    """Warn where elements get numbers of another, or several the same of everything that could depend on them."""
     could = [getattr(potential, one.name) for one in dataclasses.fields(potential) if "dict" in str(one.type)]
-    if could and not any(isinstance(value, dict) or np.ndim(value) for value in could):
-        name = type(potential).__name__
-        warnings.warn(
-            f"The structure has the elements {', '.join(labels)}, and {name} has the same numbers for all of them: give it dicts "
-            f"by species, {{{labels[0]!r}: ..., {labels[1]!r}: ...}}, unless that is meant ('mdsens potentials {name}').",
-            UserWarning,
-            stacklevel=4,
-        )
+    if not could or any(isinstance(value, dict) or np.ndim(value) for value in could) or not are_elements(labels):
+        return
+    name, element = type(potential).__name__, getattr(potential, "element", None)
+    if strangers := [label for label in labels if element not in (None, label)]:
+        text = f"The numbers of this {name} are those of {element}, and the structure has {', '.join(strangers)}"
+        remedy = f"take others ('mdsens potentials {name}')"
+    elif len(labels) > 1:
+        text = f"The structure has the elements {', '.join(labels)}, and {name} has the same numbers for all of them"
+        remedy = f"give it dicts by species, {{{labels[0]!r}: ..., {labels[1]!r}: ...}} ('mdsens potentials {name}')"
+    else:
+        return
+    warnings.warn(f"{text}: {remedy}, unless that is meant.", UserWarning, stacklevel=4)
 
 
 def entries(potential: "Potential", name: str) -> list[tuple[str | None, str, Any]]:

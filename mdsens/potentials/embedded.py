@@ -11,7 +11,6 @@ from mdsens.neighbor_sums import fence, from_both_sides, mean_of_sides
 from mdsens.neighbors import joined, over_places, squared_distances
 from mdsens.potentials.base import Atom, Potential
 from mdsens.potentials.bonds import bond_vectors, finite, handles, marked, of_pairs
-from mdsens.potentials.checks import note_species
 from mdsens.potentials.local_stiffness import EmbeddedStiffness, PairStiffness, pair_stiffness
 from mdsens.system import System
 
@@ -50,10 +49,6 @@ class EmbeddedPotential(Potential):
     def embedding(self, rho: Float[Array, ""], i: Atom) -> Float[Array, ""]:
         """F: the energy of atom i in the density rho [eV]."""
         raise NotImplementedError
-
-    def check(self, system: System) -> None:
-        super().check(system)
-        note_species(self, system.labels)
 
     def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         d, inside = bond_vectors(system, self.range)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mdsens.errors import InputError
-from mdsens.potentials.base import Atom
+from mdsens.potentials.base import Atom, static
 from mdsens.potentials.checks import check_numbers
 from mdsens.potentials.embedded import EmbeddedPotential, square_root
 from mdsens.potentials.parameters import Parameter
@@ -33,6 +33,7 @@ class FinnisSinclair(EmbeddedPotential):
     Args: numbers; of several species `A` a dict by label and the others by the pair.
         d, c: cutoffs of f and of V [Å]. A: [eV/Å]. beta: β, 0 or a softer f at short distances.
         c0, c1, c2: [eV/Å²], [eV/Å³], [eV/Å⁴].
+        element: what numbers without species are of; others are warned about. Static.
 
     The second derivative jumps where a pair passes c or d, and for an atom whose only neighbour passes d the force. With β > 1
     f is negative below d (1 - 1/β), far inside the core; a sum below zero counts as none.
@@ -52,6 +53,7 @@ class FinnisSinclair(EmbeddedPotential):
     c0: Parameter
     c1: Parameter
     c2: Parameter
+    element: str | None = static(default=None)
 
     def __check_init__(self) -> None:
         check_numbers(self, positive=("d", "c"), not_negative=("A", "beta"))
@@ -65,7 +67,7 @@ class FinnisSinclair(EmbeddedPotential):
         """
         if element not in _PUBLISHED:
             raise InputError(f"FinnisSinclair.published has no constants for {element!r}; it has {', '.join(_PUBLISHED)}.")
-        return cls(**dict(zip(_NAMES, _PUBLISHED[element], strict=True)))
+        return cls(**dict(zip(_NAMES, _PUBLISHED[element], strict=True)), element=element)
 
     @property
     def range(self) -> Float[Array, ""]:

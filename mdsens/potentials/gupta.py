@@ -33,6 +33,7 @@ class Gupta(EmbeddedPotential):
     Args: numbers, or dicts by the pair (`{"Cu-Cu": ..., "Au-Cu": ..., "Au-Au": ...}`).
         A, xi: repulsion A and hopping ξ [eV]. p, q: how fast both fall. r0: r₀ [Å].
         onset, cutoff: where S = `switching.quintic` falls from 1 to 0 [Å], the same for all pairs; static.
+        element: what numbers without species are of; others are warned about. Static.
 
     S multiplies the hopping, whose squares are summed, so that the energy of a pair alone has two continuous derivatives
     at the cutoff too.
@@ -50,6 +51,7 @@ class Gupta(EmbeddedPotential):
     r0: Parameter
     onset: float = static()
     cutoff: float = static()
+    element: str | None = static(default=None)
 
     def __check_init__(self) -> None:
         check_numbers(self, positive=("r0",), not_negative=("A", "xi", "p", "q"))
@@ -67,7 +69,7 @@ class Gupta(EmbeddedPotential):
         if element not in _PUBLISHED:
             raise InputError(f"Gupta.published has no constants for {element!r}; it has {', '.join(_PUBLISHED)}.")
         A, xi, p, q, a = _PUBLISHED[element]
-        return cls(A=A, xi=xi, p=p, q=q, r0=a / 2**0.5, onset=1.61 * a, cutoff=1.72 * a)
+        return cls(A=A, xi=xi, p=p, q=q, r0=a / 2**0.5, onset=1.61 * a, cutoff=1.72 * a, element=element)
 
     @property
     def smoothness(self) -> float:

@@ -13,7 +13,6 @@ from mdsens.neighbor_sums import fence
 from mdsens.neighbors import bonds, joined, over_places, squared_distances
 from mdsens.potentials.base import Atom, Potential
 from mdsens.potentials.bonds import bond_vectors, finite, handles, marked, of_pairs, within
-from mdsens.potentials.checks import note_species
 from mdsens.potentials.local_stiffness import PairStiffness, pair_stiffness
 from mdsens.potentials.switching import BETWEEN, ONSET, SMOOTHNESS, force_switch, quintic, xplor
 from mdsens.spelling import given
@@ -64,10 +63,6 @@ class PairPotential(Potential):
             raise InputError(f"{name}'s cutoff must be a positive length in Å, not {cutoff!r}.")
         if switch in BETWEEN and not (isinstance(onset, Real) and 0 <= onset < cutoff):
             raise InputError(f"{name}'s onset must lie between 0 and the cutoff {cutoff} for the {switch} switch, not {onset!r}.")
-
-    def check(self, system: System) -> None:
-        super().check(system)
-        note_species(self, system.labels)
 
     def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         d, inside = bond_vectors(system, self.range)

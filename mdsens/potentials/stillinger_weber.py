@@ -41,6 +41,7 @@ class StillingerWeber(SitePotential):
         sigma, a, A, B: σ [Å], cutoff in units of σ, prefactors, of i-j-j and j-i-i, which are one entry.
         gamma: γ, of i-j-j, for a leg from i to j.
         p, q: exponents of i-j-j, static; one number, or pairs `(("Ga-N-N", 4.0), ...)`.
+        element: what numbers without species are of; others are warned about. Static.
 
     Smooth to all orders at its cutoff aσ.
 
@@ -59,6 +60,7 @@ class StillingerWeber(SitePotential):
     B: Parameter
     p: Exponent = static(4)
     q: Exponent = static(0)
+    element: str | None = static(default=None)
 
     def __post_init__(self) -> None:
         for name, value in self.parameters().items():
@@ -89,6 +91,7 @@ class StillingerWeber(SitePotential):
             costheta0=-1.0 / 3.0,
             A=7.049556277,
             B=0.6022245584,
+            element="Si",
         )
 
     @classmethod
@@ -115,7 +118,7 @@ class StillingerWeber(SitePotential):
             if len(entries) == 1 or (name in ("p", "q") and len(set(column.values())) == 1):
                 columns[name] = next(iter(column.values()))
         try:
-            return cls(**columns)
+            return cls(**columns, element=next(iter(entries)).split("-")[0] if len(entries) == 1 else None)
         except InputError as error:
             raise InputError(f"{str(path)!r}: {error}") from None
 

@@ -42,6 +42,7 @@ class Tersoff(SitePotential):
         [Å], of i-j-j for the bond ij and of i-j-k for the neighbour k in ζ_ij.
         n, beta: n, β. lam1, lam2: λ₁, λ₂ [1/Å]. A, B: prefactors [eV]. These are of a bond.
         m: 3 or 1, static; also as pairs `(("Si-Si-Si", 3), ...)`.
+        element: what numbers without species are of; others are warned about. Static.
 
     The second derivative jumps where a neighbour passes R - D or R + D.
 
@@ -69,6 +70,7 @@ class Tersoff(SitePotential):
     lam1: Parameter
     A: Parameter
     m: int | tuple[tuple[str, int], ...] = static(3)
+    element: str | None = static(default=None)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "m", exponents(self.m, _exponent, "Tersoff's m", "3 or 1", bond=False))
@@ -96,6 +98,7 @@ class Tersoff(SitePotential):
             D=0.15,
             lam1=2.4799,
             A=1830.8,
+            element="Si",
         )
 
     @classmethod
@@ -122,7 +125,7 @@ class Tersoff(SitePotential):
         if len(entries) == 1:
             columns = {name: next(iter(column.values())) for name, column in columns.items()}
         try:
-            return cls(**columns, m=m)
+            return cls(**columns, m=m, element=next(iter(entries))[0] if len(entries) == 1 else None)
         except InputError as error:
             raise InputError(f"{str(path)!r}: {error}") from None
 

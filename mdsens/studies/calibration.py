@@ -368,8 +368,7 @@ class _Problem:
         radius: float,
     ) -> np.ndarray:
         """The lowest cost of the model with second derivatives, inside the trust region and the bounds."""
-        stuck = low == high
-        limits = np.where(stuck, -1e-15, low), np.where(stuck, 1e-15, high)
+        limits = _apart(low, high)
         while True:
             tied = np.sqrt(mu) * np.eye(len(start))
 
@@ -392,9 +391,7 @@ class _Problem:
         tied = np.sqrt(mu) * np.eye(len(here.x))
         matrix = np.concatenate([here.matrix, tied, resting])
         rest = np.concatenate([-here.residual, np.zeros(len(tied) + len(resting))])
-        stuck = low == high
-        low, high = np.where(stuck, -1e-15, low), np.where(stuck, 1e-15, high)
-        return np.clip(scipy.optimize.lsq_linear(matrix, rest, bounds=(low, high), tol=1e-14).x, low, high)
+        return np.clip(scipy.optimize.lsq_linear(matrix, rest, bounds=_apart(low, high), tol=1e-14).x, low, high)
 
     def outcome(self, here: _Here, converged: bool, message: str, history: list[float]) -> Calibration:
         parameters = self.start + self.scale * here.x
@@ -436,6 +433,12 @@ class _Problem:
         variances = ((all_directions[~open_] / all_sizes[~open_, None]) ** 2).sum(axis=0)
         std = np.where((all_directions[open_] ** 2).sum(axis=0) > UNDETERMINED, np.inf, np.sqrt(variances))
         return self.scale * std, sizes, directions
+
+
+def _apart(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of a step for SciPy, which wants them apart."""
+    stuck = low == high
+    return np.where(stuck, -1e-15, low), np.where(stuck, 1e-15, high)
 
 
 @spelled
