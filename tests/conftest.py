@@ -1,9 +1,17 @@
-"""Structures that several tests share, and a cache of compiled code, which is what most of the suite's time goes into."""
+"""Structures that several tests share, and how their code is compiled, which is what most of the suite's time goes into."""
 
+import importlib.metadata
 import os
 import pathlib
 import types
 
+# Halves the time of a first run; `XLA_FLAGS= sh scripts/test.sh` tests optimised code. Later versions than 0.10 end the
+# process at a flag that they don't know.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0"
+    + " --xla_cpu_use_fusion_emitters=false" * importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")),
+)
 # Shared by all processes of a run (the command line's and the notebooks' too) and by the next run.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"))
 # Small programs are many, and dropped with the large ones after each file.

