@@ -101,7 +101,9 @@ def test_a_lattice_without_internal_displacements_has_only_the_affine_term():
     fcc = ms.System.from_ase(bulk("Ar", "fcc", a=1.5))
     potential = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5, onset=2.0)
     C = elastic_constants(fcc, potential, definition="thermodynamic")
-    np.testing.assert_allclose(C, elastic_constants(fcc, potential, definition="thermodynamic", relaxed=False), rtol=1e-13)
+    affine = elastic_constants(fcc, potential, definition="thermodynamic", relaxed=False)
+    # Entries that symmetry makes zero are rounding of the others.
+    np.testing.assert_allclose(C, affine, rtol=0, atol=1e-13 * np.abs(C).max())
     # Cauchy's relation of central forces holds for the thermodynamic constants, under pressure too.
     np.testing.assert_allclose(C[0, 1], C[3, 3], rtol=1e-12)
 
