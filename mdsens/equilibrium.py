@@ -46,7 +46,7 @@ class Equilibrium(Spelled, eqx.Module):
         steps: steps taken by all solvers together.
         status: how it ended; the sentence is `status.value`.
         curvature: ends of the Hessian's spectrum, None if it was not asked for.
-        solver: what it was reached with, in words.
+        solver: what was asked for, in words; without, Newton's method and where it refuses FIRE before it.
         cell: the freedom of the cell: `"fixed"`, `"isotropic"`, `"free"`, or the mask of free strains as nested tuples.
         pressure: what the cell was relaxed to, a pressure or a stress as nested tuples [GPa; in 2-D eV/Å²].
         stress_error: largest component of the stress that was not balanced [GPa; in 2-D eV/Å²]; 0 for a fixed cell. In slabs
@@ -159,7 +159,8 @@ def relax(
     check_settings(system, potential, fmax, max_steps, smax)
     if isinstance(solver, str | type):
         raise InputError(f"A solver is an object with its settings, such as ms.FIRE(), not {solver!r}.")
-    asked = {"cell": _hashable(cell), "pressure": _hashable(pressure), "solver": repr(FIRE() if solver is None else solver)}
+    way = repr(solver) if solver is not None else "Newton(), FIRE() where it refuses" if polish else "FIRE()"
+    asked = {"cell": _hashable(cell), "pressure": _hashable(pressure), "solver": way}
     try:
         newton_first = solver is None and polish and not constraints
         # The list of Newton's steps, which are few and mostly short.
