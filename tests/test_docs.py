@@ -18,7 +18,7 @@ def snippets(path):
     return re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
 
 
-LONG = {"tutorial", "cells_and_pressure", "constraints", "observables", "speed", "studies"}
+LONG = {"tutorial", "tour", "cells_and_pressure", "constraints", "observables", "speed", "studies"}
 """Pages that compile for more than ten seconds."""
 
 PAGES = [
@@ -28,42 +28,37 @@ PAGES = [
 ]
 
 
-def run_in_order(path):
-    """The names that a page's snippets leave behind."""
+def run_in_order(path, capsys):
+    """Run a page's snippets and look for what they say is printed: `→ a whole line` in this order, `# ... a part of one`."""
     names = {"__name__": path.stem}
     for snippet in snippets(path):
         exec(compile(snippet, str(path), "exec"), names)
-    return names
+    printed, written = capsys.readouterr().out, "\n".join(snippets(path))
+    lines = iter(printed.splitlines())
+    for told in re.findall(r"→ (.*)$", written, re.MULTILINE):
+        assert told in lines, told
+    for told in re.findall(r"^\s*print\(.*# \.\.\. (.*?)(?: \.\.\.)?$", written, re.MULTILINE):
+        assert told in printed, told
 
 
 def test_readme_snippets_run_and_print_what_they_say(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert len(snippets(ROOT / "README.md")) >= 4
-    names = run_in_order(ROOT / "README.md")
+    assert "→" in (ROOT / "README.md").read_text()
+    run_in_order(ROOT / "README.md", capsys)
     assert (tmp_path / "vacancy.h5").exists()
-    assert names["S"].certificate.trusted
-    printed = iter(capsys.readouterr().out.splitlines())
-    shown = [told for snippet in snippets(ROOT / "README.md") for told in re.findall(r"→ (.*)$", snippet, re.MULTILINE)]
-    assert len(shown) >= 8
-    for told in shown:
-        assert told in printed, told  # a line of its own, behind those before it
 
 
-def test_readme_names_the_commands_that_exist():
+def test_the_list_of_commands_is_of_those_that_exist():
     from mdsens.cli import app
 
     commands = {command.callback.__name__ for command in app.registered_commands}
-    assert set(re.findall(r"^\| `mdsens (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)) == commands
+    assert set(re.findall(r"^\| `mdsens (\w+)", (ROOT / "docs" / "features.md").read_text(), re.MULTILINE)) == commands
 
 
 @pytest.mark.parametrize("path", PAGES)
 def test_snippets_of_the_site_run_as_written(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    run_in_order(path)
-    # A comment that tells a part of what is printed, as "# ... Did you mean 'sigma'?", is right.
-    printed = capsys.readouterr().out
-    for told in re.findall(r"^\s*print\(.*# \.\.\. (.*?)(?: \.\.\.)?$", "\n".join(snippets(path)), re.MULTILINE):
-        assert told in printed
+    run_in_order(path, capsys)
 
 
 class Fetches(html.parser.HTMLParser):
