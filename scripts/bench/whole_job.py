@@ -3,9 +3,9 @@
     python scripts/bench/whole_job.py [--cells 16]
 
 LAMMPS relaxes the structure, changes each parameter up and down by a thousandth, and relaxes again from where it was, all to
-the same largest force, on one core. mdsens relaxes and solves, with its certificate, on the cores that JAX finds. Both end
-with 8 derivatives of all positions (`sensitivity`) or of one observable (the adjoint gradient). Times
-are of a second run after one that compiles; the largest difference of θ dX/dθ between both is printed.
+the same largest force, on one core and on all. mdsens relaxes and solves, with its certificate, on the cores that JAX finds.
+Both end with 8 derivatives of all positions (`sensitivity`) or of one observable (the adjoint gradient). Times are medians of
+three runs after one that compiles; the largest difference of θ dX/dθ between both is printed.
 """
 
 import argparse
