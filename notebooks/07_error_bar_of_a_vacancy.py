@@ -45,7 +45,7 @@ apart = studies.uncertainty(states, observed, width, wrt=constants)
 vacancy, std = float(apart.values["vacancy"]), float(apart.std["vacancy"])
 print(f"vacancy {vacancy:.3f} eV; with 1 % in each constant, independently, ± {std:.3f} eV")
 print("  of which", ", ".join(f"{name} {share:.0%}" for name, share in zip(apart.names, apart.shares["vacancy"], strict=True)))
-print(f"  one standard deviation out it departs from a straight line by {apart.nonlinearity['vacancy']:.0%}; trusted: {apart.trusted}")
+print(f"  it departs from a straight line by {apart.nonlinearity['vacancy']:.0%} of that; trusted: {apart.trusted}")
 
 # %% [markdown]
 # ## What a fit knows

@@ -141,6 +141,15 @@ def test_error_bars_that_are_no_straight_line_are_not_trusted(seated):
     assert not found.trusted and any("straight line" in reason or "relaxed" in reason for reason in found.reasons)
 
 
+def test_a_parabola_in_a_direction_without_slope_is_not_trusted(seated):
+    """The straightest direction tells nothing about the others: a box that is strained by a parameter either way, say."""
+    bowl = {"bowl": lambda system, potential: 0.02 * potential.epsilon["A-B"] + (potential.sigma - seated.potential.sigma) ** 2}
+    found = studies.uncertainty(seated, bowl, {"sigma": 0.005, "epsilon.A-B": 0.1}, relax=TIGHT)
+    assert found.trusted
+    found = studies.uncertainty(seated, bowl, {"sigma": 0.05, "epsilon.A-B": 0.1}, relax=TIGHT)
+    assert not found.trusted and "straight line" in found.reasons[0]
+
+
 def test_calibration_recovers_parameters_in_a_few_relaxations(seat):
     system, truth = seat
     eq = ms.relax(system, truth, **TIGHT)

@@ -30,9 +30,15 @@ from mdsens.studies.results import Result
 from mdsens.studies.tables import certified
 
 SHARE = 0.1
-"""Departure from a straight line, one standard deviation out, up to which error bars are trusted, as a share of them."""
+"""Departure from a straight line up to which error bars are trusted, as a share of them."""
+
+DRAWS = 8
+"""Parameters drawn at random at which it is looked for, half of them opposite to the others."""
 
 ROUNDING = 1e-12
+
+NARROWEST = 1e-6
+"""Error bar, as a share of its value (or of 1), that departures are compared with at least."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +70,9 @@ class Uncertainty(Result):
         std: one standard deviation of each number.
         covariance: of all numbers, in the order of `values`.
         shares: by name, `(*shape, parameters)`: share of the variance that each parameter has, as if they were independent.
-        nonlinearity: by name: how far the observable leaves its straight line one standard deviation out in the direction
-            that moves it most, as a share of its move there; NaN unless checked.
+        nonlinearity: by name: how far the observable leaves its straight line, as a share of its error bar: one standard
+            deviation out in the direction that moves it most, or at parameters drawn at random (root mean square), which see
+            a parabola in a direction without slope too. The larger of both; NaN unless checked.
         trusted: whether all of them are small and the certificates of the derivatives are good.
         reasons: what speaks against it.
         sampling: None unless asked for.
@@ -102,8 +109,8 @@ def uncertainty(
         observables: `g(system, potential)` by name; see `studies.Of` for several states.
         covariance: standard deviations of independent parameters by name; or a matrix for the parameters in `wrt`, in
             their order; or an ensemble, potentials whose sample covariance is taken.
-        check: relax two structures for each observable, one standard deviation out on either side, and see whether it
-            follows its straight line.
+        check: relax two structures for each observable, one standard deviation out on either side, and eight for all with
+            parameters drawn at random, and see whether they follow straight lines.
         samples: relax so many structures with parameters drawn from the normal distribution, too.
         seed: of the samples.
         relax: options of `mdsens.relax` for structures that are relaxed again.
@@ -133,9 +140,14 @@ def uncertainty(
             except MdsensError as error:
                 bent[name] = np.inf
                 reasons.append(f"{name}: a standard deviation away nothing relaxed ({error})")
-                continue
-            if bent[name] > SHARE:
-                reasons.append(f"{name}: departs from a straight line by {bent[name]:.0%} within a standard deviation")
+        try:
+            scattered = _scattered(spread, named, observed, selection, root, values, options)
+            bent = {name: max(share, scattered[name]) for name, share in bent.items()}
+        except MdsensError as error:
+            reasons.append(f"with parameters drawn at random nothing relaxed ({error})")
+        for name, share in bent.items():
+            if SHARE < share < np.inf:
+                reasons.append(f"{name}: departs from a straight line by {share:.0%} of its error bar")
     seconds = time.perf_counter() - begun
     sampled = _sample(named, observed, selection, root, values, samples, seed, options) if samples else None
     std = split(np.sqrt(np.diag(total)), values)
@@ -198,6 +210,22 @@ def _bent(
         found = evaluate(observed, there)[name] - values[name]
         errors.append(np.linalg.norm(found.ravel() - sign * told) / np.linalg.norm(told))
     return float(max(errors))
+
+
+def _scattered(
+    spread: np.ndarray, states: Any, observed: Together, selection: Selection, root: np.ndarray, values: Any, options: Any
+) -> dict[str, float]:
+    """Departures of the observables from their straight lines at parameters drawn at random."""
+    half = np.random.default_rng(0).normal(size=(DRAWS // 2, root.shape[1]))
+    departures = []
+    for draw in np.concatenate([half, -half]):
+        there = relax_again(states, selection.at(selection.values() + root @ draw), options)
+        departures.append(flat(evaluate(observed, there)) - flat(values) - spread @ draw)
+    sizes = split(np.sqrt(np.mean(np.square(departures), axis=0)), values)
+    widths = split(np.linalg.norm(spread, axis=1), values)
+    # An error bar may be nothing but rounding, and then departures are too.
+    least = {name: NARROWEST * max(float(np.linalg.norm(value)), 1.0) for name, value in values.items()}
+    return {name: float(np.linalg.norm(size) / max(np.linalg.norm(widths[name]), least[name])) for name, size in sizes.items()}
 
 
 def _sample(
