@@ -124,8 +124,9 @@ class Tersoff(SitePotential):
             columns[name] = {key: value for key, value in columns[name].items() if is_bond(key)}
         if len(entries) == 1:
             columns = {name: next(iter(column.values())) for name, column in columns.items()}
+            columns["element"] = next(iter(entries))[0]
         try:
-            return cls(**columns, m=m, element=next(iter(entries))[0] if len(entries) == 1 else None)
+            return cls(**columns, m=m)
         except InputError as error:
             raise InputError(f"{str(path)!r}: {error}") from None
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -133,15 +133,20 @@ def uncertainty(
     shares = np.divide(variances, sums, out=np.zeros_like(variances), where=sums > 0.0)
     bent = dict.fromkeys(values, np.nan)
     options = {name: {"check_minimum": False, **one} for name, one in options_of(named, relax).items()}
+
+    def departure(draw: np.ndarray) -> np.ndarray:
+        there = relax_again(named, selection.at(selection.values() + root @ draw), options)
+        return flat(evaluate(observed, there)) - flat(values) - spread @ draw
+
     if check:
-        for name, part in split(spread, values).items():
+        for name in values:
             try:
-                bent[name] = _bent(name, part, named, observed, selection, root, values, options)
+                bent[name] = _bent(name, spread, values, departure)
             except MdsensError as error:
                 bent[name] = np.inf
                 reasons.append(f"{name}: a standard deviation away nothing relaxed ({error})")
         try:
-            scattered = _scattered(spread, named, observed, selection, root, values, options)
+            scattered = _scattered(spread, values, departure)
             bent = {name: max(share, scattered[name]) for name, share in bent.items()}
         except MdsensError as error:
             reasons.append(f"with parameters drawn at random nothing relaxed ({error})")
@@ -193,39 +198,27 @@ def _root(potential: Potential, covariance: Any, wrt: Any) -> tuple[Selection, n
     return selection, directions * np.sqrt(np.maximum(widths, 0.0))
 
 
-def _bent(
-    name: str, spread: Any, states: Any, observed: Together, selection: Selection, root: np.ndarray, values: Any, options: Any
-) -> float:
+def _bent(name: str, spread: np.ndarray, values: Any, departure: Callable[[np.ndarray], np.ndarray]) -> float:
     """Departure of an observable from its straight line, in the direction of root's coordinates that moves it most."""
-    spread = spread.reshape(-1, root.shape[1])
-    _, sizes, directions = np.linalg.svd(spread, full_matrices=False)
-    scale = max(float(np.linalg.norm(values[name])), 1.0)
-    if sizes[0] <= ROUNDING * scale:
+    own = split(spread, values)[name].reshape(-1, spread.shape[1])
+    _, sizes, directions = np.linalg.svd(own, full_matrices=False)
+    if sizes[0] <= ROUNDING * max(float(np.linalg.norm(values[name])), 1.0):
         return 0.0
-    step = root @ directions[0]
-    told = spread @ directions[0]
-    errors = []
-    for sign in (1.0, -1.0):
-        there = relax_again(states, selection.at(selection.values() + sign * step), options)
-        found = evaluate(observed, there)[name] - values[name]
-        errors.append(np.linalg.norm(found.ravel() - sign * told) / np.linalg.norm(told))
-    return float(max(errors))
+    ends = [split(departure(sign * directions[0]), values)[name] for sign in (1.0, -1.0)]
+    return float(max(np.linalg.norm(end) for end in ends) / np.linalg.norm(own @ directions[0]))
 
 
-def _scattered(
-    spread: np.ndarray, states: Any, observed: Together, selection: Selection, root: np.ndarray, values: Any, options: Any
-) -> dict[str, float]:
+def _scattered(spread: np.ndarray, values: Any, departure: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
     """Departures of the observables from their straight lines at parameters drawn at random."""
-    half = np.random.default_rng(0).normal(size=(DRAWS // 2, root.shape[1]))
-    departures = []
-    for draw in np.concatenate([half, -half]):
-        there = relax_again(states, selection.at(selection.values() + root @ draw), options)
-        departures.append(flat(evaluate(observed, there)) - flat(values) - spread @ draw)
+    half = np.random.default_rng(0).normal(size=(DRAWS // 2, spread.shape[1]))
+    departures = [departure(draw) for draw in np.concatenate([half, -half])]
     sizes = split(np.sqrt(np.mean(np.square(departures), axis=0)), values)
-    widths = split(np.linalg.norm(spread, axis=1), values)
-    # An error bar may be nothing but rounding, and then departures are too.
-    least = {name: NARROWEST * max(float(np.linalg.norm(value)), 1.0) for name, value in values.items()}
-    return {name: float(np.linalg.norm(size) / max(np.linalg.norm(widths[name]), least[name])) for name, size in sizes.items()}
+    shares = {}
+    for name, width in split(np.linalg.norm(spread, axis=1), values).items():
+        # An error bar may be nothing but rounding, and then departures are too.
+        least = NARROWEST * max(float(np.linalg.norm(values[name])), 1.0)
+        shares[name] = float(np.linalg.norm(sizes[name])) / max(float(np.linalg.norm(width)), least)
+    return shares
 
 
 def _sample(
