@@ -172,7 +172,7 @@ def compare(n: int, seconds: float) -> float:
         began = time.perf_counter()
         curvature(eq.unknown_in(frame), frame, eq.potential)
         looked = time.perf_counter() - began
-    print(f"  the look at curvatures, in which {eq.factor} are made, takes relax {1e3 * looked:.1f} ms, once")
+    print(f"  the look at curvatures, in which {eq.kept.factor} are made, takes relax {1e3 * looked:.1f} ms, once")
     return medians[JAXOPT] / medians[OURS]
 
 
