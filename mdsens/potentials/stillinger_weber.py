@@ -140,13 +140,9 @@ class StillingerWeber(SitePotential):
         self, d: Float[Array, "neighbors dim"], i: Atom, j: Atom, mask: Bool[Array, " neighbors"]
     ) -> Float[Array, ""]:
         r = jnp.sqrt(jnp.sum(d * d, axis=-1))
-        row, column = (jax.tree.map(lambda x, at=at: jnp.expand_dims(x, at), j) for at in (1, 0))
 
         def of_bond(name: str) -> Array:
             return self.triplet(self._by_triplet(name, i.labels), i, j, j)
-
-        def of_pair(name: str) -> Array:
-            return self.triplet(self._by_triplet(name, i.labels), i, row, column)
 
         sigma = of_bond("sigma")
         reach = of_bond("a") * sigma
@@ -157,15 +153,31 @@ class StillingerWeber(SitePotential):
         attraction = self._power(reduced, self.q, i, j)
         well = of_bond("A") * of_bond("epsilon") * (of_bond("B") * self._power(reduced, self.p, i, j) - attraction)
         leg = jnp.where(mask, jnp.exp(of_bond("gamma") * decay), 0.0)
-        bond = d / r[:, None]
-        off_angle = (bond @ bond.T - of_pair("costheta0")) ** 2
-        pairs = leg[:, None] * leg[None, :] * (1.0 - jnp.eye(len(r), dtype=r.dtype))
-        strength = of_pair("lam") * of_pair("epsilon")
-        angles = off_angle * pairs
-        # One number for all is taken out of the sum.
-        bent = jnp.sum(strength * angles) if jnp.ndim(strength) else strength * jnp.sum(angles)
         # Each pair (the site's half) and each unordered pair of bonds once.
-        return 0.5 * jnp.sum(jnp.where(mask, well * jnp.exp(decay), 0.0)) + 0.5 * bent
+        return 0.5 * jnp.sum(jnp.where(mask, well * jnp.exp(decay), 0.0)) + 0.5 * self._bent(d / r[:, None], leg, i, j)
+
+    def _bent(self, bond: Float[Array, "neighbors dim"], leg: Float[Array, " neighbors"], i: Atom, j: Atom) -> Float[Array, ""]:
+        """Σ_{j≠k} λ ε (u_j·u_k - cos θ₀)² g_j g_k without a sum over pairs of bonds.
+
+        The square multiplied out leaves Σ_j g_j, Σ_j g_j u_j and Σ_j g_j u_j u_jᵀ, the moments of the legs of each species.
+        """
+        species = jnp.arange(len(i.labels))
+        legs = leg[None] if len(species) == 1 else jnp.where(j.code == species[:, None], leg, 0.0)
+        bond = bond.T
+        weighted = legs[:, None] * bond
+        squares = jnp.sum(weighted[:, :, None] * bond, axis=-1)
+
+        def product(a: Array) -> Array:
+            return jnp.sum(a[:, None] * a, axis=tuple(range(2, a.ndim + 1)))
+
+        def of_pairs(name: str, first: Atom, second: Atom) -> Array:
+            return self.triplet(self._by_triplet(name, i.labels), i, first, second)
+
+        rows, columns = (Atom(codes, codes, i.labels, i.n_atoms) for codes in (species[:, None], species))
+        angle = of_pairs("costheta0", rows, columns)
+        terms = product(squares) - 2.0 * angle * product(jnp.sum(weighted, axis=-1)) + angle**2 * product(jnp.sum(legs, axis=-1))
+        alone = of_pairs("lam", j, j) * of_pairs("epsilon", j, j) * (1.0 - of_pairs("costheta0", j, j)) ** 2 * leg**2
+        return jnp.sum(of_pairs("lam", rows, columns) * of_pairs("epsilon", rows, columns) * terms) - jnp.sum(alone)
 
     def _by_triplet(self, name: str, labels: Sequence[str]) -> Any:
         """A parameter with an entry for each order in which its triplets may be named."""
