@@ -8,6 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from mdsens.errors import MdsensError
@@ -15,12 +16,19 @@ from mdsens.frame import Frame, Unknown, as_unknown, frame_of, gridded, periodic
 from mdsens.neighbors import SKIN, Neighbors, widened_like
 from mdsens.potentials.base import Potential
 from mdsens.progress import residual_bar
-from mdsens.solvers import FIRE, Newton, Problem, Status, evaluated, solve
+from mdsens.solvers import FIRE, LBFGS, Newton, Problem, Status, evaluated, solve
 from mdsens.stiffness import gradient, hessian_operator, is_stored, rigid_gauge
 from mdsens.system import System
 
 HANDOVER = 1e-2
 """Size of the largest force [eV/Å] at which Newton's method is first tried."""
+
+HASTE = 0.05
+"""Largest change of a component, in a step to the lowest point along the forces, up to which Newton's method is tried at once
+[Å]. Its own is half as long again or more, and a list for it is longer the farther atoms are from rest."""
+
+PROBE = 1e-4
+"""Largest change of a component in the step that shows the curvature along the forces [Å]."""
 
 NEWTON_STEPS = 50
 """Newton steps after one hand-over, at most; a handful is usual."""
@@ -99,7 +107,7 @@ class UnstableCell(MdsensError):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a descent is asked for: the solver (None: Newton at once, FIRE where it refuses), its tolerance [eV/Å], ..."""
+    """What a descent is asked for: the solver (None: as `approach` says), its tolerance [eV/Å], ..."""
 
     solver: Any
     tolerance: float
@@ -177,8 +185,8 @@ def approach(
 ) -> tuple[Any, ...]:
     """The solver down to a hand-over, Newton from there; when Newton refuses, the solver goes on to a lower one.
 
-    Without a solver asked for Newton is tried at once: near an equilibrium it arrives in a few steps, far from one it
-    refuses in the first.
+    Without a solver asked for Newton is tried at once where the state looks near: there it arrives in a few steps. Else, and
+    where it refuses, L-BFGS comes first, and FIRE should that stall.
 
     Args:
         data: `(frame, potential, ...)`.
@@ -188,17 +196,23 @@ def approach(
     Returns:
         `(z, data, norm, steps, status)`.
     """
-    solver = FIRE() if settings.solver is None else settings.solver
-    hasty = settings.solver is None and settings.polish
+    solver, *others = (LBFGS(), FIRE()) if settings.solver is None else (settings.solver,)
+    hasty = settings.solver is None and settings.polish and _is_near(problem, z, data)
     fmax, max_steps = settings.tolerance if tolerance is None else tolerance, settings.max_steps
     refresh = refresher(volume)
     polish = settings.polish and not isinstance(solver, Newton)
     handover = max(fmax, HANDOVER) if polish else fmax
+    if settings.solver is None and not hasty:
+        # What Newton's method lists leaves no room for many short steps.
+        data = refresh(z, data, False)
     run = functools.partial(solve, problem, refresh=refresh)
     while True:
         if not hasty:
             result = run(solver, z, data, tolerance=handover, max_steps=max_steps - steps, progress=show.after(steps))
             z, data, steps = result.z, result.data, steps + result.steps
+            if result.status is Status.STALLED and others:
+                solver, *others = others
+                continue
             if result.status is not Status.CONVERGED or result.norm <= fmax:
                 break
         limit = max(1, min(NEWTON_STEPS, max_steps - steps))
@@ -208,12 +222,24 @@ def approach(
             z, data = result.z, result.data
             break
         if hasty:
-            # What Newton's method lists leaves no room for many short steps.
             data = refresh(z, data, False)
         else:
             handover = max(fmax, 0.01 * handover)
         hasty = False
     return z, data, result.norm, steps, result.status
+
+
+def _is_near(problem: Problem, z: Any, data: Any) -> bool:
+    """Whether the energy curves upwards along the forces, and so much that its lowest point there is no farther than HASTE."""
+    flat, unravel = ravel_pytree(z)
+    slope = ravel_pytree(evaluated(problem, z, data)[0])[0]
+    steepest = float(jnp.max(jnp.abs(slope)))
+    if not 0.0 < steepest < np.inf:
+        return steepest == 0.0
+    share = PROBE / steepest
+    change = slope - ravel_pytree(evaluated(problem, unravel(flat - share * slope), data)[0])[0]
+    curvature = float(jnp.vdot(slope, change)) / (share * float(jnp.vdot(slope, slope)))
+    return curvature * HASTE >= steepest
 
 
 def refresher(volume: float | None = None) -> Callable[..., Any]:

@@ -22,7 +22,7 @@ from mdsens.frame import Frame, as_unknown, cell_freedom, frame_of, gridded, per
 from mdsens.implicit import CG, differentiable_solution
 from mdsens.implicit.linear_system import Gauge
 from mdsens.potentials.base import Potential, total_energy
-from mdsens.solvers import FIRE, Newton, Status, solve_traced
+from mdsens.solvers import LBFGS, Newton, Status, solve_traced
 from mdsens.spelling import Spelled, spelled
 from mdsens.stiffness import gauge, gradient, hessian_operator, known_gauge
 from mdsens.system import System, is_concrete
@@ -46,7 +46,7 @@ class Equilibrium(Spelled, eqx.Module):
         steps: steps taken by all solvers together.
         status: how it ended; the sentence is `status.value`.
         curvature: ends of the Hessian's spectrum, None if it was not asked for.
-        solver: what was asked for, in words; without, Newton's method and where it refuses FIRE before it.
+        solver: what was asked for, in words; without, Newton's method and where it refuses L-BFGS before it.
         cell: the freedom of the cell: `"fixed"`, `"isotropic"`, `"free"`, or the mask of free strains as nested tuples.
         pressure: what the cell was relaxed to, a pressure or a stress as nested tuples [GPa; in 2-D eV/Å²].
         stress_error: largest component of the stress that was not balanced [GPa; in 2-D eV/Å²]; 0 for a fixed cell. In slabs
@@ -134,7 +134,7 @@ def relax(
     A free cell strains symmetrically, without rotation; frozen atoms ride with it.
 
     Args:
-        solver: `FIRE()`, `Newton()`, `solvers.JaxMD(minimizer)`; by default FIRE where Newton cannot do it alone.
+        solver: `FIRE()`, `Newton()`, `solvers.JaxMD(minimizer)`; by default L-BFGS where Newton cannot do it alone.
         fmax: largest force that may be left on an atom [eV/Å].
         cell: `"fixed"`, `"isotropic"` (shape kept), `"free"`, or the mask of the strains that are free, `(dim, dim)` or in
             Voigt order; with shears in the mask the other strains stay as they are to second order only. Directions that are
@@ -159,7 +159,7 @@ def relax(
     check_settings(system, potential, fmax, max_steps, smax)
     if isinstance(solver, str | type):
         raise InputError(f"A solver is an object with its settings, such as ms.FIRE(), not {solver!r}.")
-    way = repr(solver) if solver is not None else "Newton(), FIRE() where it refuses" if polish else "FIRE()"
+    way = repr(solver) if solver is not None else "Newton(), LBFGS() where it refuses" if polish else "LBFGS()"
     asked = {"cell": _hashable(cell), "pressure": _hashable(pressure), "solver": way}
     try:
         newton_first = solver is None and polish and not constraints
@@ -421,7 +421,7 @@ def _relaxed_group(frames: Any, potential: Potential, settings: Any) -> tuple[Ar
 
 def _descend_traced(frame: Frame, potential: Potential, settings: Any) -> tuple[Array, _Witness]:
     data = (frame, potential)
-    steps, solver = settings.max_steps, FIRE() if settings.solver is None else settings.solver
+    steps, solver = settings.max_steps, LBFGS() if settings.solver is None else settings.solver
 
     def descend(carry: Any, tolerance: Array) -> tuple[Any, None]:
         z, code = carry
