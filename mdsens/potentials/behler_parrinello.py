@@ -176,9 +176,8 @@ class BehlerParrinello(SitePotential):
     def smoothness(self) -> float:
         return CUTOFFS[self.cutoff_function][1]
 
-    @property
-    def pair_numbers(self) -> int:  # type: ignore[override]  # a constant of most others
-        return max(1, len(self.zeta))
+    def site_numbers(self, neighbors: int) -> int:
+        return max(1, len(self.zeta)) * neighbors**2
 
     def features(
         self, d: Float[Array, "neighbors dim"], i: Atom, j: Atom, mask: Bool[Array, " neighbors"]

@@ -101,10 +101,9 @@ class DeepSets(SitePotential):
     def smoothness(self) -> float:
         return CUTOFFS[self.cutoff_function][1]
 
-    @property
-    def pair_numbers(self) -> int:  # type: ignore[override]  # a constant of most others
+    def site_numbers(self, neighbors: int) -> int:
         widths = [len(value) for network in self.psi.values() for name, value in network.items() if name[0] == "b"]
-        return max(widths, default=1)
+        return max(widths, default=1) * neighbors**2
 
     def check(self, system: System) -> None:
         super().check(system)

@@ -49,9 +49,8 @@ class NetworkPotential(SitePotential):
     def smoothness(self) -> float:
         return self.continuous
 
-    @property
-    def pair_numbers(self) -> int:  # type: ignore[override]  # a constant of most others
-        return self.width
+    def site_numbers(self, neighbors: int) -> int:
+        return self.width * neighbors**2
 
     def check(self, system: System) -> None:
         super().check(system)

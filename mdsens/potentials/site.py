@@ -1,7 +1,7 @@
 """`SitePotential`: a many-body energy, written as the energy of one site with its neighbours."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from mdsens.potentials.local_stiffness import SiteStiffness
 from mdsens.system import System
 
 CACHED = 2**19
-"""Pairs of neighbours (K² for each site) up to which all sites are evaluated together; beyond, in blocks of this size."""
+"""Numbers kept up to which all sites are evaluated together; beyond, in blocks of this size."""
 
 HESSIAN_BLOCK = 2**14
 """The same for the second derivatives of sites."""
@@ -23,9 +23,6 @@ HESSIAN_BLOCK = 2**14
 
 class SitePotential(Potential):
     """U = Σ_i E_i(d_i1, d_i2, ...). A subclass gives `site_energy(d, i, j, mask)`, and a static `cutoff` or a `range`."""
-
-    pair_numbers: ClassVar[int] = 1
-    """Numbers that `site_energy` keeps for each pair of neighbours: the more there are, the fewer sites go into a block."""
 
     def site_energy(
         self, d: Float[Array, "neighbors dim"], i: Atom, j: Atom, mask: Bool[Array, " neighbors"]
@@ -36,16 +33,22 @@ class SitePotential(Potential):
         """
         raise NotImplementedError
 
+    def site_numbers(self, neighbors: int) -> int:
+        """Numbers that `site_energy` keeps of so many neighbours, roughly: the more, the fewer sites go into a block."""
+        return neighbors**2
+
     def atom_energies(self, system: System) -> Float[Array, " atoms"]:
-        return in_blocks(lambda *sites: along_last(self.site_energy, *sites), self._sites(system), CACHED // self.pair_numbers)
+        block = CACHED // self.site_numbers(system.neighbors.atom.shape[0])
+        return in_blocks(lambda *sites: along_last(self.site_energy, *sites), self._sites(system), block)
 
     def local_stiffness(self, system: System) -> SiteStiffness:
         # For two second derivatives of a scalar in few variables reverse over reverse takes the fewest operations, most of
         # them contractions, for which the sites come first.
         hessian = jax.jacrev(jax.jacrev(self.site_energy))
         sites = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), self._sites(system))
-        batch = max(128, HESSIAN_BLOCK // system.neighbors.atom.shape[0] ** 2)
-        batch = max(8, batch // self.pair_numbers)
+        neighbors = system.neighbors.atom.shape[0]
+        pairs, numbers = neighbors**2, self.site_numbers(neighbors)
+        batch = max(8, max(128, HESSIAN_BLOCK // pairs) * pairs // max(pairs, numbers))
         blocks = jax.lax.map(lambda site: hessian(*site), fence(sites, system.neighbors), batch_size=batch)
         return SiteStiffness(jnp.moveaxis(blocks, 0, -1))
 
@@ -54,18 +57,18 @@ class SitePotential(Potential):
         return jnp.swapaxes(d, 0, 1), *handles(system), inside
 
 
-def in_blocks(function: Callable[..., Any], arguments: Any, pairs: int, least: int = 128) -> Any:
-    """`function(*arguments)`, atoms last, block by block of so many pairs of neighbours, so that a block stays in the cache.
+def in_blocks(function: Callable[..., Any], arguments: Any, block: int, least: int = 128) -> Any:
+    """`function(*arguments)`, atoms last, in blocks of about so many atoms, so that a block stays in the cache.
 
     A block has `least` atoms at least, where there are as many. It is evaluated again for its derivative rather than kept.
     """
-    first = jax.tree.leaves(arguments)[0]
-    capacity, size = first.shape[0], first.shape[-1]
-    block = max(least, pairs // capacity**2)
+    size, block = jax.tree.leaves(arguments)[0].shape[-1], max(least, block)
     if size <= block:
         return function(*arguments)
+    block = -(-size // -(-size // block))
+    # An odd multiple of 8: rows that lie a power of two apart share the few places of a cache.
+    block += (8 - block) % 16
     count = -(-size // block)
-    block = -(-size // count)
 
     def cut(leaf: Any) -> Any:
         filled = jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, count * block - size)], mode="edge")

@@ -146,10 +146,15 @@ class SNAP(Potential):
 
     def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         form = self._form
-        return in_blocks(lambda *sites: energies(form, *sites), self._sites(system), CACHED)
+        return in_blocks(lambda *sites: energies(form, *sites), self._sites(system), self._together(system))
 
     def local_stiffness(self, system: System) -> SiteStiffness:
-        return SiteStiffness(in_blocks(self._form.stiffness, self._sites(system), CACHED, LEAST))
+        return SiteStiffness(in_blocks(self._form.stiffness, self._sites(system), self._together(system), LEAST))
+
+    @staticmethod
+    def _together(system: System) -> int:
+        """Atoms in a block."""
+        return int(CACHED // system.neighbors.atom.shape[0] ** 2)
 
     @property
     def _form(self) -> Bispectrum:

@@ -135,6 +135,9 @@ class StillingerWeber(SitePotential):
         exponents = {name: dict(value) for name, value in (("p", self.p), ("q", self.q)) if isinstance(value, tuple)}
         check_species(self, system.labels, OF_BONDS, _leaf, **exponents)
 
+    def site_numbers(self, neighbors: int) -> int:
+        return 12 * neighbors
+
     def site_energy(
         self, d: Float[Array, "neighbors dim"], i: Atom, j: Atom, mask: Bool[Array, " neighbors"]
     ) -> Float[Array, ""]:
