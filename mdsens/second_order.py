@@ -28,6 +28,11 @@ from mdsens.potentials.base import Potential
 from mdsens.spelling import spelled
 from mdsens.system import System
 
+NO_SECOND = (
+    "The linear systems of the second derivative were not solved, or the observable has none: relax further, or try "
+    "linear_solver=implicit.Direct()."
+)
+
 
 @spelled
 def hessian_vector(
@@ -53,21 +58,49 @@ def hessian_vector(
     product = _hessian_vector(g, states, potential, check_direction(potential, direction))
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(product)):
         check_finite(g, states, potential, *jax.tree.leaves(value_and_gradient(g, eq, linear_solver=linear_solver)))
-        raise LinearSolveError(
-            "The linear systems of the second derivative were not solved, or the observable has none: relax further, or try "
-            "linear_solver=implicit.Direct()."
-        )
+        raise LinearSolveError(NO_SECOND)
     return product
 
 
 @eqx.filter_jit
 def _hessian_vector(g: Observable, states: Any, potential: Potential, direction: Any) -> Potential:
-    def total(parameters: Potential) -> Array:
-        if isinstance(states, State):
-            return observed(g, states)(solution(states, parameters), parameters)
-        return observed(g, states)({name: solution(state, parameters) for name, state in states.items()}, parameters)
+    return jax.jvp(jax.grad(lambda parameters: _total(g, states, parameters)), (potential,), (direction,))[1]
 
-    return jax.jvp(jax.grad(total), (potential,), (direction,))[1]
+
+def derivatives_along(
+    g: Observable, eq: States, direction: Potential | Mapping[str, Any], *, linear_solver: Any = None
+) -> tuple[Array, Array]:
+    """`(dg/dt, d²g/dt²)` of an array-valued observable along θ + t v, by a few linear solves for each state.
+
+    Args:
+        g, eq: as for `value_and_jacobian`.
+        direction: v, as for `hessian_vector`.
+
+    Raises:
+        as `hessian_vector`.
+    """
+    _, states, potential = several(eq, linear_solver)
+    first, second = _derivatives_along(g, states, potential, check_direction(potential, direction))
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        check_finite(g, states, potential, first)
+        raise LinearSolveError(NO_SECOND)
+    return first, second
+
+
+@eqx.filter_jit
+def _derivatives_along(g: Observable, states: Any, potential: Potential, direction: Any) -> tuple[Array, Array]:
+    def along(t: Array) -> Array:
+        return _total(g, states, jax.tree.map(lambda theta, step: theta + t * step, potential, direction))
+
+    zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(potential)))
+    return jax.jvp(lambda t: jax.jvp(along, (t,), (jnp.ones_like(t),))[1], (zero,), (jnp.ones_like(zero),))
+
+
+def _total(g: Observable, states: Any, parameters: Potential) -> Array:
+    """g at the equilibrium that the states become."""
+    if isinstance(states, State):
+        return observed(g, states)(solution(states, parameters), parameters)
+    return observed(g, states)({name: solution(state, parameters) for name, state in states.items()}, parameters)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from helpers import refused
 
 import mdsens as ms
 from mdsens.derivatives import check_direction
+from mdsens.second_order import derivatives_along
 from mdsens.structures import random_packing
 
 
@@ -43,6 +44,25 @@ def test_product_with_the_hessian_against_differences_of_gradients(crystal):
     for entry, exact in enumerate(jax.tree.leaves(product)):
         difference = (8 * (slopes[1][entry] - slopes[-1][entry]) - (slopes[2][entry] - slopes[-2][entry])) / (12 * step)
         np.testing.assert_allclose(exact, difference, rtol=1e-6, atol=1e-6)
+
+
+def test_derivatives_along_a_direction_against_differences_of_relaxed_structures(crystal):
+    def of_two(systems, potential):
+        (system,) = systems.values()
+        return jnp.stack([jnp.sum(system.cell**2), span(system, potential)])
+
+    direction, step = {"sigma.A-B": 1.0, "sigma.B-B": -0.4, "epsilon.A-A": 0.3}, 1e-3
+    first, second = derivatives_along(of_two, {"salt": crystal}, direction)
+    shaped = check_direction(crystal.potential, direction)
+    values = {}
+    for k in (-2, -1, 0, 1, 2):
+        moved = jax.tree.map(lambda theta, v, k=k: theta + k * step * v, crystal.potential, shaped)
+        there = crystal.again(moved, fmax=1e-12, check_minimum=False)
+        values[k] = of_two({"salt": there.system}, moved)
+    np.testing.assert_allclose(first, (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12 * step), rtol=1e-7)
+    bent = (16 * (values[1] + values[-1]) - (values[2] + values[-2]) - 30 * values[0]) / (12 * step**2)
+    # Rounding is 1e-14 of values of about 100, divided by the square of the step.
+    np.testing.assert_allclose(second, bent, rtol=1e-6, atol=1e-6)
 
 
 def test_the_hessian_is_symmetric(crystal):

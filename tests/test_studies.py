@@ -167,6 +167,21 @@ def test_calibration_recovers_parameters_in_a_few_relaxations(seat):
     assert not fit.undetermined
 
 
+def test_second_derivatives_along_each_step_save_relaxations(seat):
+    system, truth = seat
+    start = studies.with_values(truth, {"sigma": 1.1, "epsilon.A-B": 1.8})
+    eq = ms.relax(system, truth, **TIGHT)
+    targets = {
+        "height": studies.Target(height, float(height(eq.system, truth)), 0.01),
+        "energy": studies.Target(ms.observables.energy, eq.energy, 0.01),
+    }
+    options = {"wrt": ["sigma", "epsilon.A-B"], "relax": TIGHT}
+    learnt = studies.calibrate(system, start, targets, **options)
+    exact = studies.calibrate(system, start, targets, **options, second_derivatives=True)
+    assert exact.converged and exact.relaxations < learnt.relaxations
+    np.testing.assert_allclose(exact.parameters, learnt.parameters, rtol=1e-8)
+
+
 def test_what_the_targets_leave_open_is_named_and_stays(seat):
     system, truth = seat
     fit = studies.calibrate(system, truth, {"height": studies.Target(height, height_of(1.03))}, relax=TIGHT)
@@ -229,6 +244,8 @@ def test_the_gradient_leads_where_gauss_newton_steps_do(off):
     )
     np.testing.assert_allclose(short.cost, min(short.history), rtol=1e-12)
     refused(lambda: studies.calibrate(system, start, targets, optimizer="adam"), "optax.adam")
+    both = {"optimizer": optax.adam(0.1), "second_derivatives": True}
+    refused(lambda: studies.calibrate(system, start, targets, **options, **both), "leave second_derivatives out")
     line_search = optax.lbfgs()
     refused(lambda: studies.calibrate(system, start, targets, optimizer=line_search), "nothing but gradients")
 

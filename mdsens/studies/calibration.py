@@ -5,8 +5,9 @@
 by Gauss-Newton steps inside a trust region (Moré, Lecture Notes in Mathematics 630, 105 (1978)), in relative changes of the
 parameters. A step costs one relaxation of each structure, from where it was, however many parameters there are. Each brings
 new first derivatives, and their change what is known of the second ones (Powell's symmetric Broyden update, for each target;
-Dennis and Schnabel, Numerical Methods, section 9.1 (1983)), so that steps follow curved valleys. Fits of very many parameters
-go by the gradient instead (`mdsens.studies.descending`).
+Dennis and Schnabel, Numerical Methods, section 9.1 (1983)), so that steps follow curved valleys. On request the second
+derivatives along each step are exact (geodesic acceleration: Transtrum, Machta, Sethna, Phys. Rev. E 83, 036701 (2011),
+doi:10.1103/PhysRevE.83.036701). Fits of very many parameters go by the gradient instead (`mdsens.studies.descending`).
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from jaxtyping import Float
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, MdsensError
 from mdsens.potentials import Potential
+from mdsens.second_order import derivatives_along, direction_to
 from mdsens.spelling import spelled
 from mdsens.studies.descending import Cost, check_optimizer, descend, slope_of
 from mdsens.studies.observing import (
@@ -42,7 +44,7 @@ from mdsens.studies.parameters import Selection
 from mdsens.studies.results import Result
 
 RADIUS = 0.1
-"""First radius of the trust region: a relative change of all parameters together."""
+"""First radius of the trust region: a relative change of all parameters together. Twice that with exact second derivatives."""
 
 SMALLEST_RADIUS = 1e-10
 
@@ -136,6 +138,7 @@ def calibrate(
     tolerance: float = 1e-8,
     step: Callable[[int, float], None] | None = None,
     optimizer: Any = None,
+    second_derivatives: bool = False,
 ) -> Calibration:
     """Fit parameters to targets of relaxed structures.
 
@@ -154,6 +157,8 @@ def calibrate(
         step: called as each evaluation begins, with its number and the cost so far.
         optimizer: one of optax instead of Gauss-Newton steps, for many parameters: `optax.adam(1e-2)`, whose rate is a
             relative change. Its steps are no larger in cost however many parameters there are, but there are many of them.
+        second_derivatives: take the targets' own along each step, by a few linear solves, and correct the step by them. That
+            saves relaxations, and compiles for longer. Not with an optimizer, and not with fewer targets than parameters.
 
     Raises:
         InputError: targets, bounds or priors that do not fit.
@@ -163,10 +168,13 @@ def calibrate(
     problem = _Problem(named, potential, targets, Selection.of(potential, wrt), bounds or {}, priors or {}, relax or {})
     if optimizer is not None:
         check_optimizer(optimizer)
+        if second_derivatives:
+            raise InputError("An optimizer goes by the gradient alone: leave second_derivatives out.")
         x, states, converged, message, history = descend(problem, optimizer, max_steps, tolerance, step)
         return problem.outcome(problem.observe(x, states, len(x) <= LARGE), converged, message, history)
     here = problem.evaluate(problem.x, None)
-    radius, history, message = RADIUS, [here.cost], "the number of steps ran out: allow more with max_steps"
+    radius, history = RADIUS * (2.0 if second_derivatives else 1.0), [here.cost]
+    message = "the number of steps ran out: allow more with max_steps"
     converged = False
     for k in range(max_steps):
         if step is not None:
@@ -178,6 +186,9 @@ def calibrate(
         if told <= tolerance**2 * here.cost:
             converged, message = True, "converged: no step makes the cost smaller"
             break
+        if second_derivatives and problem.bends is not None:
+            problem.look_along(here, move)
+            move, told = problem.step(here, radius)
         try:
             there = problem.evaluate(here.x + move, here.states)
             gain = (here.cost - there.cost) / told
@@ -327,6 +338,17 @@ class _Problem:
         miss = (there.matrix - here.matrix - self.bends @ move) / square
         both = miss[:, :, None] * move
         self.bends += both + both.swapaxes(1, 2) - (miss @ move)[:, None, None] * np.outer(move, move) / square
+
+    def look_along(self, here: _Here, move: np.ndarray) -> None:
+        """Second derivatives along a step as they are: what changes the known ones least."""
+        assert self.bends is not None
+        potential = next(iter(here.states.values())).potential
+        there = self.selection.at(self.start + self.scale * (here.x + move))
+        _, second = derivatives_along(self.observed, here.states, direction_to(potential, there))
+        bend = np.zeros(len(self.bends))
+        bend[: len(self.labels)] = np.asarray(second)[self.counts] / self.sigma
+        square = move @ move
+        self.bends += (bend - (self.bends @ move) @ move)[:, None, None] * np.outer(move, move) / square**2
 
     def step(self, here: _Here, radius: float) -> tuple[np.ndarray, float]:
         """The step inside the trust region and the bounds, and by how much it should lower the cost."""

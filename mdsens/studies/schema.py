@@ -149,6 +149,7 @@ class Calibration(_Table):
     tolerance: Positive = 1e-8
     method: Literal["adam"] | None = None
     learning_rate: Positive | None = None
+    second_derivatives: bool | None = None
 
 
 class Continuation(_Table):

@@ -135,6 +135,8 @@ def _check_study(told: Any, potential: Potential | None, problems: Any) -> None:
                 problems.append(f"targets.{name}: there is no observable of this name.{known}")
         if study.learning_rate is not None and study.method is None:
             problems.append('study.learning_rate is for gradient descent: add method = "adam", or leave it out.')
+        if study.second_derivatives and study.method is not None:
+            problems.append("study.second_derivatives is not for gradient descent: leave it or the method out.")
     elif told.targets:
         problems.append(f"[targets] is for calibration and inverse, not for {study.kind}: leave it out.")
     if isinstance(study, schema.Uncertainty):

@@ -83,6 +83,7 @@ def _calibration(systems: Any, potential: Potential, options: Any, observed: Any
         "max_steps": settings["max_steps"],
         "tolerance": settings["tolerance"],
         "optimizer": _optimizer(settings),
+        "second_derivatives": settings.get("second_derivatives", False),
     }
     parts, targets = observed.parts, settings["targets"]
     if inverse:
