@@ -6,9 +6,9 @@ Seven parameters of Stillinger-Weber (ε is in the energy only as A ε and λ ε
 and the bonds around a vacancy. Each start is off by a random share of every parameter, up or down. Counted is every
 relaxation that either side runs, two structures an evaluation, whether it succeeds or not; both stop at a relative
 change of 1e-8. An evaluation has all derivatives, for which differences need seven more: where both need as many of them, the
-ratio is an eighth; it is less where second derivatives, learnt on the way or exact, save evaluations. Seven parameters are not all
-that meets these targets: from far off one may arrive at others, whose targets are met too. Exits 1 where the parameters are not
-those of the targets to 1e-6, or where all starts together took more than a tenth of SciPy's relaxations.
+ratio is an eighth; it is less where second derivatives, learnt on the way or exact, save evaluations. Other parameters meet these
+targets too, and from far off one may arrive there. Exits 1 where the parameters are not those of the targets to 1e-6, or where
+all starts together took more than a tenth of SciPy's relaxations.
 """
 
 import argparse
