@@ -63,7 +63,8 @@ class Certificate:
         index: how many of them are negative; 0 at a minimum, 1 at a saddle point.
         zero_modes_found: how many modes cost no energy, rigid motions and rattlers included.
         zero_modes_expected: how many of them are known: rigid motions that the periodicity and constraints leave, rattlers.
-        mismatch: |⟨w, J v⟩ - ⟨Jᵀw, v⟩| / ‖w‖‖J v‖ of random v and w, J v by the forward and Jᵀw by an adjoint solve.
+        mismatch: |⟨w, J v⟩ - ⟨Jᵀw, v⟩| / ‖w‖‖J v‖ of random v and w, J v by the forward and Jᵀw by an adjoint solve;
+            for v in shares of θ, and where J v is nothing relative to what the bound on its error allows.
     """
 
     residual: float
@@ -148,6 +149,11 @@ def certify(
         reasons.append(
             f"a pair is {kink:.1e} Å from a point where the potential's second derivative jumps: "
             "the derivative holds on one side only"
+        )
+    if len(found.rattlers) == len(eq.system):
+        reasons.append(
+            f"no atom has a neighbour within the potential's range of {float(eq.potential.range):g} Å, so nothing depends on "
+            "anything: are all lengths in Å?"
         )
     if (gap := _nearest_switch(eq)) < SWITCH:
         reasons.append(f"an inequality is {gap:.1e} from changing between active and not: the derivative holds on one side only")

@@ -292,16 +292,23 @@ def _sizes(vectors: Array, vector: Any, null: Gauge) -> tuple[Array, Array]:
 
 
 @eqx.filter_jit
-def dot_test(state: State, potential: Potential, moving: Any, columns: Any) -> Array:
-    """⟨w, dz·v⟩ by the columns dz/dθ and by an adjoint solve, for random w and v: their difference over ‖w‖‖dz·v‖."""
+def dot_test(state: State, potential: Potential, moving: Any, columns: Any) -> tuple[Array, Array]:
+    """⟨w, dz·v⟩ by the columns dz/dθ and by an adjoint solve, for a random unit vector w and random shares v of each θ.
+
+    Returns:
+        `(their difference, ‖dz·v‖)`. The shares add up to one, so that the former compares with a bound on θ dz/dθ.
+    """
     flat, unravel = ravel_pytree(state.z)
     w = state.null.project(jax.random.normal(jax.random.key(2), flat.shape, flat.dtype))
-    v = jax.random.normal(jax.random.key(3), columns.shape[:1], columns.dtype)
+    size = jnp.linalg.norm(w)
+    w = w / jnp.where(size > 0.0, size, 1.0)
+    theta = ravel_pytree(moving)[0]
+    shares = jax.random.normal(jax.random.key(3), columns.shape[:1], columns.dtype)
+    v = jnp.where(theta != 0.0, theta, 1.0) * shares / jnp.sum(jnp.abs(shares))
     dz = v @ columns
     slope, _ = pulled_back(state, potential, unravel(w))
     chosen = jax.tree.map(lambda kept, value: None if kept is None else value, moving, slope, is_leaf=lambda leaf: leaf is None)
-    size = jnp.linalg.norm(w) * jnp.linalg.norm(dz)
-    return jnp.abs(w @ dz - ravel_pytree(chosen)[0] @ v) / jnp.where(size > 0.0, size, 1.0)
+    return jnp.abs(w @ dz - ravel_pytree(chosen)[0] @ v), jnp.linalg.norm(dz)
 
 
 def errors(state: State, found: Curvature, moving: Any, resting: Any, columns: np.ndarray, step: Any) -> np.ndarray:

@@ -108,6 +108,10 @@ def load(
         raise StoreError(f"There is no file {str(path)!r}.")
     with readable(path, "readable HDF5 file of mdsens"), h5py.File(path, "r") as file:
         _check_ours(file, path)
+        if "study" in file:
+            raise StoreError(
+                f"{str(path)!r} is a collected study, not one state: mdsens.export.to_dataframe({str(path)!r}) reads its table."
+            )
         return _read(file, path, potential, constraints)
 
 

@@ -284,6 +284,18 @@ def test_names_are_looked_up_before_any_work(tmp_path):
         assert any(problem.startswith(starts) and remedy in problem for problem in problems), (new, problems)
 
 
+def test_a_published_metal_by_its_constructor(tmp_path):
+    text = DIMER.format(sigma="[1.0]")
+    start = text.index("[potential]")
+    rest = text[start + 1 :]
+    metal = '[potential]\nname = "Gupta"\nconstructor = "published"\n'
+    for arguments, told in (("", "wants the argument 'element'"), ('arguments = { elemnt = "Cu" }\n', "no argument 'elemnt'")):
+        problems = wrong(tmp_path, text[:start] + metal + arguments + rest[rest.index("\n[") :])
+        assert any("Gupta.published" in problem and told in problem for problem in problems), problems
+    recipe = {"name": "Gupta", "constructor": "published", "arguments": {"element": "Cu"}}
+    assert building.potential_of(recipe) == ms.Gupta.published("Cu")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_template_is_in_order(kind, tmp_path):
     path = tmp_path / "study.toml"

@@ -15,6 +15,23 @@ from mdsens.potentials.base import parameter_paths
 FLOOR = 1e-6
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_derivative_that_is_nothing_is_trusted(fixed):
+    """dX/dε is what is left of the forces, of which no digit need agree between forward and adjoint."""
+    potential = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5, onset=2.0)
+    potential = ms.fixed(potential, "sigma") if fixed else potential
+    eq = ms.relax(ms.System([[0.0, 0.0, 0.0], [1.15, 0.0, 0.0]], species=["A", "A"]), potential)
+    certificate = ms.sensitivity(eq, wrt=["epsilon"]).certificate
+    assert certificate.trusted and certificate.mismatch < 1e-6, certificate.reasons
+
+
+def test_lengths_in_another_unit_are_not_trusted():
+    argon = ms.System([[0.0, 0.0, 0.0], [3.8, 0.0, 0.0]], species=["Ar", "Ar"])
+    eq = ms.relax(argon, ms.LennardJones(epsilon=0.01, sigma=0.34, cutoff=0.85))
+    certificate = ms.sensitivity(eq).certificate
+    assert not certificate.trusted and "range of 0.85 Å" in certificate.reasons[0]
+
+
 @pytest.mark.parametrize("state", ["silicon_vacancy", "argon_vacancy", "glass"])
 def test_positions_match_differences_of_relaxed_structures(state, request):
     eq = request.getfixturevalue(state)

@@ -30,7 +30,7 @@ class PairPotential(Potential):
 
     def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         """Energy of the pair i, j at distance r [eV], before switching; the same for i, j and j, i."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no method pair_energy(self, r, i, j), the energy of a pair.")
 
     def kinks(self, i: Atom, j: Atom) -> tuple[Float[Array, ""], ...]:
         """Distances at which the second derivative of φ jumps [Å]."""

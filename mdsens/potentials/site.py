@@ -31,7 +31,7 @@ class SitePotential(Potential):
 
         Places where `mask` is False hold a harmless vector and must not count.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no method site_energy(self, d, i, j, mask), the energy of a site.")
 
     def site_numbers(self, neighbors: int) -> int:
         """Numbers that `site_energy` keeps of so many neighbours, roughly: the more, the fewer sites go into a block."""

@@ -261,24 +261,24 @@ def _potential(text: str) -> Potential:
             raise InputError(f"{name} is not read from files: give parameters or a constructor.")
         check_arguments(made, arguments, f"{name}.{made.__name__}", skipped=len(paths))
         return with_values(made(*paths, **arguments), _by_path(parameters))
-    if arguments:
-        raise InputError("arguments are those for reading files: leave them out.")
     if "constructor" in recipe:
         known = constructors(cls)
         if recipe["constructor"] not in known:
             told = did_you_mean(recipe["constructor"], known) if known else " It has none."
             raise InputError(f"{name} has no constructor {recipe['constructor']!r}.{told}")
-        return with_values(getattr(cls, recipe["constructor"])(), _by_path(parameters))
+        made = getattr(cls, recipe["constructor"])
+        check_arguments(made, arguments, f"{name}.{recipe['constructor']}")
+        return with_values(made(**arguments), _by_path(parameters))
+    if arguments:
+        raise InputError("arguments are those of a constructor, or for reading files: leave them out.")
     check_arguments(cls, parameters, name)
     return cls(**parameters)
 
 
 def constructors(cls: type[Potential]) -> list[str]:
-    """Names of a potential's constructors that need no arguments, as `StillingerWeber.silicon`."""
+    """Names of a potential's constructors, as `StillingerWeber.silicon`; what reads files is not among them."""
     return [
-        name
-        for name, value in vars(cls).items()
-        if isinstance(value, classmethod) and not name.startswith("_") and len(inspect.signature(value.__func__).parameters) == 1
+        name for name, value in vars(cls).items() if isinstance(value, classmethod) and not name.startswith(("_", "from_file"))
     ]
 
 

@@ -1,5 +1,6 @@
 """A collected study as a table that a person reads."""
 
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ COLUMNS = 6
 """Numbers of an observable that a table has room for; the file has all of them."""
 
 ROWS = 60
+WIDTH = 120
 
 
 def describe_study(study: Collected) -> Iterator[str]:
@@ -40,7 +42,9 @@ def failure_table(failures: list[tuple[str, str]]) -> Iterator[str]:
     yield f"Failed ({len(failures)}):"
     width = min(max(len(label) for label, _ in failures), 40)
     for label, reason in failures[:ROWS]:
-        yield f"  {label:<{width}}  {reason.splitlines()[0][:160]}"
+        first, *more = textwrap.wrap(reason.splitlines()[0], WIDTH) or [""]
+        yield f"  {label:<{width}}  {first}"
+        yield from (f"  {'':<{width}}  {line}" for line in more)
     if len(failures) > ROWS:
         yield f"  and {len(failures) - ROWS} more"
 
