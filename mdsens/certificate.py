@@ -94,10 +94,11 @@ class Certificate:
         """In words."""
         bound = "at most" if self.curvature_exact else "about"
         verdict = "trusted" if self.trusted else "NOT TRUSTED"
+        # Of a cell that is fixed none is asked for.
+        stress = f"stress {self.stress_error:.1e} GPa off, " if self.stress_error > 0.0 else ""
         lines = [
             f"{verdict}: θ dX/dθ in {self.precision}, error {bound} {self.error_bound:.1e} Å",
-            f"state: fmax {self.fmax:.1e} eV/Å, stress {self.stress_error:.1e} GPa, within {self.displacement:.1e} Å of the "
-            "equilibrium",
+            f"state: fmax {self.fmax:.1e} eV/Å, {stress}within {self.displacement:.1e} Å of the equilibrium",
             f"linear systems: residual {self.residual:.1e} by {self.linear_solver}; forward and adjoint differ by "
             f"{self.mismatch:.1e}",
             f"curvatures: {', '.join(f'{value:.3g}' for value in self.curvatures)} ... eV/Å², {self.index} negative",

@@ -6,6 +6,7 @@ import matplotlib.axes
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from ase.build import bulk
 from helpers import refused
 
 import mdsens as ms
@@ -83,6 +84,13 @@ def test_a_slice_has_the_atoms_near_a_plane():
     assert plot.slab(eq, moves, normal="x").get_xlabel() == "y [Å]"
     refused(lambda: plot.slab(eq, moves, height=6.5), "No atom lies within 1.5 Å of z = 6.5 Å")
     refused(lambda: plot.slab(eq, moves, normal="w"), "'w'")
+
+
+def test_a_picture_is_of_one_parameter():
+    eq = ms.relax(ms.System.from_ase(bulk("Si")), ms.StillingerWeber.silicon())
+    S = ms.sensitivity(eq)
+    for given, told in ((S, "not Sensitivity"), (S.positions, "not StillingerWeber"), (np.zeros((3, 3)), "shape (3, 3)")):
+        refused(lambda given=given: ms.plot.crystal(eq, given), told)
 
 
 def test_discs_may_have_the_colour_of_their_displacement():

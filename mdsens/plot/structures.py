@@ -50,18 +50,18 @@ def packing(
     ax = axes_or_new(ax)
     if coloured and derivative is None:
         raise InputError("plot.packing colours discs by a derivative: give one, or leave coloured out.")
+    arrows = None if derivative is None else _of_one_parameter(derivative, system)
     told = f" [{unit}]" if unit else ""
     positions, sizes, codes = _wrapped(system), _diameters(eq), np.asarray(system.species)
-    if coloured:
-        lengths = np.linalg.norm(np.asarray(derivative), axis=1)
+    if coloured and arrows is not None:
+        lengths = np.linalg.norm(arrows, axis=1)
         discs = _discs(ax, positions, sizes, system, array=np.repeat(lengths, _copies(system)), cmap="viridis", alpha=0.9)
         ax.figure.colorbar(discs, ax=ax, shrink=0.8, label=f"|∂x*/∂{parameter}|{told}")
     else:
         for code in range(len(system.labels)):
             chosen = codes == code
             _discs(ax, positions[chosen], sizes[chosen], system, facecolors=COLOURS[code % len(COLOURS)], alpha=0.55)
-    if derivative is not None:
-        arrows = np.asarray(derivative)
+    if arrows is not None:
         longest = np.linalg.norm(arrows, axis=1).max()
         spacing = np.sqrt(abs(np.linalg.det(np.asarray(system.cell))) / len(system))
         factor = ARROW_SHARE * spacing * 2.0 / longest if longest > 0.0 else 1.0
@@ -103,14 +103,14 @@ def crystal(
         unit: of the derivative, `"Å/eV"`.
 
     Raises:
-        InputError: a system that is not 3-D.
+        InputError: a system that is not 3-D, something else than the derivative in one parameter.
     """
     system = eq.system
     if system.dim != 3:
         raise InputError("plot.crystal draws 3-D systems; for a packing use plot.packing.")
     ax = axes_or_new(ax, projection="3d")
-    derivative = np.asarray(derivative)
-    size = np.linalg.norm(derivative, axis=1)
+    arrows = _of_one_parameter(derivative, system)
+    size = np.linalg.norm(arrows, axis=1)
     positions = np.asarray(system.positions)
     if centre is None:
         centre = positions[size.argmax()]
@@ -121,7 +121,7 @@ def crystal(
         cell = np.asarray(system.cell)
         offset = offset - (np.round(offset @ np.linalg.pinv(cell)) * np.asarray(system.pbc)) @ cell
     shown = np.linalg.norm(offset, axis=1) < radius
-    x, v, c = offset[shown], derivative[shown], size[shown]
+    x, v, c = offset[shown], arrows[shown], size[shown]
     for a, b in _bonds(x):
         ax.plot(*np.array([x[a], x[b]]).T, color="0.8", linewidth=0.8, zorder=1)
     points = ax.scatter(*x.T, c=c, cmap="viridis", s=90, depthshade=False, edgecolors="0.3", linewidths=0.4)
@@ -167,14 +167,14 @@ def slab(
         raise InputError(f"normal must be 'x', 'y' or 'z', not {normal!r}.")
     across = "xyz".index(normal)
     along = [k for k in range(3) if k != across]
-    derivative = np.asarray(derivative)
-    size = np.linalg.norm(derivative, axis=1)
+    arrows = _of_one_parameter(derivative, system)
+    size = np.linalg.norm(arrows, axis=1)
     positions = _wrapped(system) if system.cell is not None and all(system.pbc) else np.asarray(system.positions)
     height = float(positions[size.argmax(), across]) if height is None else height
     shown = np.abs(positions[:, across] - height) <= 0.5 * thickness
     if not shown.any():
         raise InputError(f"No atom lies within {0.5 * thickness:g} Å of {normal} = {height:g} Å: choose another height.")
-    x, v, c = positions[shown][:, along], derivative[shown][:, along], size[shown]
+    x, v, c = positions[shown][:, along], arrows[shown][:, along], size[shown]
     ax = axes_or_new(ax)
     codes = np.asarray(system.species)[shown]
     for code in np.unique(codes):
@@ -244,6 +244,18 @@ def _diameters(eq: "Equilibrium") -> np.ndarray:
         spacing = np.sqrt(abs(np.linalg.det(np.asarray(eq.system.cell))) / len(eq.system))
         return np.full(len(eq.system), min(0.5 * float(eq.potential.range), spacing))
     return np.broadcast_to(np.asarray(diameter), len(eq.system)).astype(float)
+
+
+def _of_one_parameter(derivative: Any, system: "System") -> Float[np.ndarray, "atoms dim"]:
+    """Raises InputError for something else than dX/dθ of one parameter of this system."""
+    array = np.asarray(derivative, dtype=object if not hasattr(derivative, "shape") else None)
+    if array.shape != (wanted := (len(system), system.dim)):
+        given = f"an array of shape {array.shape}" if array.shape else type(derivative).__name__
+        raise InputError(
+            f"A picture is of the derivative in one parameter, of shape {wanted}, such as sensitivity(eq).positions.sigma, "
+            f"not {given}."
+        )
+    return np.asarray(derivative, dtype=float)
 
 
 def _bonds(x: np.ndarray) -> Any:
