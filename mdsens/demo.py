@@ -177,7 +177,7 @@ def _about_packing(result: Packing) -> Iterator[Any]:
 def _about_vacancy(result: Vacancy, largest: dict[str, float]) -> Iterator[Any]:
     eq = result.eq
     distance, pressure, formation = result.values
-    yield f"A silicon vacancy: {len(eq.system)} atoms, Stillinger-Weber, cell fixed (so σ, which scales lengths, acts as a strain)"
+    yield f"A silicon vacancy: {len(eq.system)} atoms, Stillinger-Weber, cell fixed (so σ, a scale of lengths, acts as a strain)"
     yield f"  distance between its neighbours {distance:.4f} Å, pressure {pressure:.4f} GPa, formation energy {formation:.4f} eV"
     yield ""
     yield f"  {'θ':<10} {'value':>10} {'':<2} {'max|θ dX/dθ|':>14} {'θ d(dist)/dθ':>14} {'θ dP/dθ':>12} {'θ dE_f/dθ':>12}"
