@@ -63,8 +63,8 @@ class Certificate:
         index: how many of them are negative; 0 at a minimum, 1 at a saddle point.
         zero_modes_found: how many modes cost no energy, rigid motions and rattlers included.
         zero_modes_expected: how many of them are known: rigid motions that the periodicity and constraints leave, rattlers.
-        mismatch: |⟨w, J v⟩ - ⟨Jᵀw, v⟩| / ‖w‖‖J v‖ of random v and w, J v by the forward and Jᵀw by an adjoint solve;
-            for v in shares of θ, and where J v is nothing relative to what the bound on its error allows.
+        mismatch: |⟨w, J v⟩ - ⟨Jᵀw, v⟩| / ‖w‖‖J v‖ of random v and w, J v by the forward and Jᵀw by an adjoint solve; where J v
+            is no larger than the bound on its error, as a share of what that allows.
     """
 
     residual: float
@@ -109,7 +109,14 @@ class Certificate:
 
 
 def certify(
-    eq: "Equilibrium", state: "State", found: "Curvature", residual: float, error: float, mismatch: float, left: float
+    eq: "Equilibrium",
+    state: "State",
+    found: "Curvature",
+    residual: float,
+    error: float,
+    difference: float,
+    length: float,
+    left: float,
 ) -> Certificate:
     """The certificate of derivatives at `eq`.
 
@@ -118,7 +125,7 @@ def certify(
         found: its curvature.
         residual: largest relative residual of the linear systems.
         error: bound on the error of θ dX/dθ, the largest over θ [Å].
-        mismatch: of the dot test.
+        difference, length: of the dot test (`mdsens.linear_response.dot_test`).
         left: ‖F‖ outside the null space, what is left of the forces.
     """
     softest = found.nearest_zero
@@ -131,7 +138,11 @@ def certify(
     if not residual <= MAX_RESIDUAL:
         reasons.append(f"a linear system was solved to a relative residual of {residual:.1e} only")
     inexact = 0.0 if approximation is None else approximation.hessian / softest
-    if not mismatch <= max(MAX_MISMATCH if precision == "float64" else 1e-2, inexact):
+    allowed = max(MAX_MISMATCH if precision == "float64" else 1e-2, inexact)
+    # Of a derivative that is nothing no digit need agree: the difference may be as large as the bound on its error.
+    scale = max(length, error / allowed)
+    mismatch = difference / scale if scale > 0.0 else difference
+    if not mismatch <= allowed:
         reasons.append(f"forward and adjoint derivatives differ by {mismatch:.1e}: one of the linear solves is not what it says")
     if found.index != eq.index or (eq.index == 0 and not found.lowest > 0.0):
         reasons.append(f"the lowest curvature is {found.lowest:.1e} eV/Å², so the state is no isolated {_kind(eq)}")

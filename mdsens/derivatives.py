@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from mdsens import words
-from mdsens.certificate import MAX_MISMATCH, Certificate, certify
+from mdsens.certificate import Certificate, certify
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, MdsensError, reason
 from mdsens.frame import Frame
@@ -129,10 +129,7 @@ def sensitivity(
     bounds = errors(state, found, moving, resting, columns, step)
     error = float(np.max(np.abs(flat) * bounds))
     difference, length = map(float, dot_test(state, eq.potential, moving, columns))
-    # Of a derivative that is nothing, no digit need agree: then the difference is held against the bound on its error.
-    scale = max(length, error / MAX_MISMATCH)
-    mismatch = difference / scale if scale > 0.0 else difference
-    certificate = certify(eq, state, found, worst, error, mismatch, float(left))
+    certificate = certify(eq, state, found, worst, error, difference, length, float(left))
 
     def shaped(change: Array) -> Potential:
         return split_last(np.moveaxis(np.asarray(change), 0, -1), moving)

@@ -197,12 +197,13 @@ def approach(
         `(z, data, norm, steps, status)`.
     """
     solver, *others = (LBFGS(), FIRE()) if settings.solver is None else (settings.solver,)
-    hasty = settings.solver is None and settings.polish and _is_near(problem, z, data)
+    newton_first = settings.solver is None and settings.polish
+    hasty = newton_first and _is_near(problem, z, data)
     fmax, max_steps = settings.tolerance if tolerance is None else tolerance, settings.max_steps
     refresh = refresher(volume)
     polish = settings.polish and not isinstance(solver, Newton)
     handover = max(fmax, HANDOVER) if polish else fmax
-    if settings.solver is None and not hasty:
+    if newton_first and not hasty:
         # What Newton's method lists leaves no room for many short steps.
         data = refresh(z, data, False)
     run = functools.partial(solve, problem, refresh=refresh)

@@ -90,7 +90,7 @@ def derivatives_along(
 @eqx.filter_jit
 def _derivatives_along(g: Observable, states: Any, potential: Potential, direction: Any) -> tuple[Array, Array]:
     def along(t: Array) -> Array:
-        return _total(g, states, jax.tree.map(lambda theta, step: theta + t * step, potential, direction))
+        return _total(g, states, moved(potential, direction, t))
 
     zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(potential)))
     return jax.jvp(lambda t: jax.jvp(along, (t,), (jnp.ones_like(t),))[1], (zero,), (jnp.ones_like(zero),))
@@ -132,7 +132,7 @@ class Taylor:
 
     def parameters(self, t: float) -> Potential:
         """θ + t v."""
-        return jax.tree.map(lambda theta, step: theta + t * step, self.potential, self.direction)
+        return moved(self.potential, self.direction, t)
 
 
 @spelled
@@ -160,7 +160,7 @@ def taylor(eq: Equilibrium, direction: Potential | Mapping[str, Any], *, linear_
 @eqx.filter_jit
 def _taylor(state: State, potential: Potential, direction: Any) -> tuple[Array, Array, Any]:
     def along(t: Array) -> tuple[Array, Any]:
-        z = solution(state, jax.tree.map(lambda theta, step: theta + t * step, potential, direction))
+        z = solution(state, moved(potential, direction, t))
         system = state.frame.place(z)
         cell = jnp.zeros(()) if state.frame.freedom is None else system.cell
         return ravel_pytree(z)[0], (system.positions, cell)
@@ -171,6 +171,11 @@ def _taylor(state: State, potential: Potential, direction: Any) -> tuple[Array, 
     zero = jnp.zeros((), ravel_pytree(state.z)[0].dtype)
     (first, placed), (second, bent) = jax.jvp(slope, (zero,), (jnp.ones_like(zero),))
     return first, second, (placed, bent)
+
+
+def moved(potential: Potential, direction: Any, t: Any) -> Potential:
+    """θ + t v."""
+    return jax.tree.map(lambda theta, step: theta + t * step, potential, direction)
 
 
 def direction_to(potential: Potential, new: Potential) -> Potential:

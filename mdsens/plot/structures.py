@@ -248,14 +248,14 @@ def _diameters(eq: "Equilibrium") -> np.ndarray:
 
 def _of_one_parameter(derivative: Any, system: "System") -> Float[np.ndarray, "atoms dim"]:
     """Raises InputError for something else than dX/dθ of one parameter of this system."""
-    array = np.asarray(derivative, dtype=object if not hasattr(derivative, "shape") else None)
+    array = np.asarray(derivative)
     if array.shape != (wanted := (len(system), system.dim)):
         given = f"an array of shape {array.shape}" if array.shape else type(derivative).__name__
         raise InputError(
             f"A picture is of the derivative in one parameter, of shape {wanted}, such as sensitivity(eq).positions.sigma, "
             f"not {given}."
         )
-    return np.asarray(derivative, dtype=float)
+    return array
 
 
 def _bonds(x: np.ndarray) -> Any:

@@ -48,7 +48,7 @@ class SitePotential(Potential):
         sites = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), self._sites(system))
         neighbors = system.neighbors.atom.shape[0]
         pairs, numbers = neighbors**2, self.site_numbers(neighbors)
-        batch = max(8, max(128, HESSIAN_BLOCK // pairs) * pairs // max(pairs, numbers))
+        batch = max(8, max(128 * pairs, HESSIAN_BLOCK) // max(pairs, numbers))
         blocks = jax.lax.map(lambda site: hessian(*site), fence(sites, system.neighbors), batch_size=batch)
         return SiteStiffness(jnp.moveaxis(blocks, 0, -1))
 

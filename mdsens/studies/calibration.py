@@ -186,10 +186,10 @@ def calibrate(
         if told <= tolerance**2 * here.cost:
             converged, message = True, "converged: no step makes the cost smaller"
             break
-        if second_derivatives and problem.bends is not None:
-            problem.look_along(here, move)
-            move, told = problem.step(here, radius)
         try:
+            if second_derivatives and problem.bends is not None:
+                problem.look_along(here, move)
+                move, told = problem.step(here, radius)
             there = problem.evaluate(here.x + move, here.states)
             gain = (here.cost - there.cost) / told
             problem.learn(here, there)

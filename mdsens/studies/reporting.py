@@ -7,12 +7,12 @@ from typing import Any
 from mdsens.studies.collecting import Collected
 from mdsens.studies.observing import counted
 from mdsens.studies.tabulating import Table, study_tables
+from mdsens.words import WIDTH
 
 COLUMNS = 6
 """Numbers of an observable that a table has room for; the file has all of them."""
 
 ROWS = 60
-WIDTH = 120
 
 
 def describe_study(study: Collected) -> Iterator[str]:

@@ -55,7 +55,7 @@ def with_ten_parameters(potential):
         return whole.site_energy(d, *(Atom(code, code, ("Si",), 0) for code in (i, j)), mask)
 
     ten = potential.network["Si"]["W2"][0, :10]
-    return ms.NetworkPotential(apply, ten, potential.cutoff, continuous=2, width=potential.pair_numbers)
+    return ms.NetworkPotential(apply, ten, potential.cutoff, continuous=2, width=potential.site_numbers(1))
 
 
 def vacancy(cells):
