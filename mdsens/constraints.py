@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from mdsens.errors import InputError, reason
+from mdsens.errors import InputError, traceable
 from mdsens.system import System
 
 COLLINEAR = 1e-3
@@ -295,13 +295,8 @@ class Wall(Constraint):
 def _check_function(function: Callable[..., Any], system: System, name: str) -> None:
     if not callable(function):
         raise InputError(f"{name} wants a function of the system, not {function!r:.80}.")
-    try:
+    with traceable(f"The function of an {name}", "function(system) -> array"):
         shape = jax.eval_shape(lambda s: jnp.asarray(function(s)), system)
-    except Exception as error:  # a function of the user's fails in its own ways
-        raise InputError(
-            f"The function of an {name} cannot be traced: write it with jax.numpy, as function(system) -> array "
-            f"({reason(error)})."
-        ) from error
     if not jnp.issubdtype(shape.dtype, jnp.floating):
         raise InputError(f"The function of an {name} gives {shape.dtype}, not real floating-point numbers.")
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from mdsens import words
 from mdsens.certificate import Certificate, certify
 from mdsens.equilibrium import Equilibrium
-from mdsens.errors import InputError, MdsensError, reason
+from mdsens.errors import InputError, traceable
 from mdsens.frame import Frame
 from mdsens.linear_response import (
     BATCH,
@@ -414,15 +414,8 @@ def observable_shape(g: Observable, states: Any, potential: Potential) -> jax.Sh
         raise InputError(f"An observable is a function g(system, potential), such as ms.observables.volume, not {g!r:.80}.")
     if isinstance(g, type):
         raise InputError(f"{g.__name__} makes an observable: give what {g.__name__}(...) returns.")
-    try:
+    with traceable("The observable", "g(system, potential) -> array"):
         shape = jax.eval_shape(observed(g, states), _unknowns(states), potential)
-    except MdsensError:
-        raise
-    except Exception as error:  # a function of the user's fails in its own ways
-        raise InputError(
-            "The observable cannot be traced: write it with jax.numpy, as g(system, potential) -> array, without float(), "
-            f"NumPy functions or `if` on values ({reason(error)})."
-        ) from error
     if not jnp.issubdtype(shape.dtype, jnp.floating):
         raise InputError(f"The observable is {shape.dtype}: it must be real floating-point numbers to be differentiated.")
     return shape

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -57,6 +57,8 @@ class Equilibrium(Spelled, eqx.Module):
         kept: the Hessian and its factors, for the derivatives' linear systems, where they take no more than 160 MB (factors of
             large systems in the plane may take more). Not in files: derivatives make them again.
     """
+
+    copying: ClassVar[str] = "eq.again(potential) relaxes it with another potential"
 
     system: System
     potential: Potential

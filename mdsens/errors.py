@@ -1,7 +1,8 @@
 """What mdsens raises. Every message is a sentence for the user: what was wrong, and what to do."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 
@@ -37,6 +38,20 @@ def reason(error: Exception) -> str:
     """What another's exception says, in one line."""
     text = str(error).splitlines()
     return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__
+
+
+@contextlib.contextmanager
+def traceable(what: str, form: str) -> Iterator[None]:
+    """Around a function of the user's, which fails in its own ways: raises InputError that says how to write it."""
+    try:
+        yield
+    except (MdsensError, NotImplementedError):
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{what} cannot be traced: write it with jax.numpy, as {form}, without float(), math, NumPy functions or `if` on "
+            f"values ({reason(error)})."
+        ) from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

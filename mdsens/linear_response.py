@@ -108,7 +108,10 @@ def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: b
     if not eq.converged:
         raise ConvergenceError(f"This state has no derivative that means anything: {eq.status.value}.")
     if parameters and not jax.tree.leaves(eq.potential):
-        raise InputError("The potential has no parameters, so there is nothing to differentiate in.")
+        raise InputError(
+            f"{type(eq.potential).__name__} has no parameters, so there is nothing to differentiate in: fields of its class are, "
+            "with a type and no mdsens.static (kappa: float)."
+        )
     frame = eq.frame
     z = eq.unknown_in(frame)
     found, kept = curvature(z, frame, eq.potential) if eq.curvature is None else (eq.curvature, eq.kept)

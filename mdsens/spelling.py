@@ -3,7 +3,8 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from dataclasses import FrozenInstanceError
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
 from mdsens.errors import did_you_mean, nearest
 
@@ -69,13 +70,25 @@ def given(module: Any, name: str, default: Any = None) -> Any:
 
 
 class Spelled:
-    """Base class of modules of Equinox that say which keyword argument or attribute was meant."""
+    """Base class of modules of Equinox that say which keyword argument or attribute was meant, and how a copy is made."""
+
+    copying: ClassVar[str] = "make another one"
+    """What to do in the place of an assignment."""
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         check_keywords(cls.__init__, options)
         return super().__new__(cls)
 
     if not TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            try:
+                super().__setattr__(name, value)
+            except FrozenInstanceError:
+                raise FrozenInstanceError(f"{type(self).__name__}.{name} cannot be set: {self.copying}.") from None
+
+        def __delattr__(self, name: str) -> None:
+            raise FrozenInstanceError(f"{type(self).__name__}.{name} cannot be deleted: {self.copying}.")
 
         def __getattr__(self, name: str) -> Any:
             if hasattr(type(self), name):

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -79,6 +79,10 @@ class System(Spelled, eqx.Module):
         InputError: shapes that do not fit, positions that are not finite, a cell that is singular, left-handed or given
             without `pbc`, labels with a "-", "." or "/", or 32-bit positions without `dtype="float32"`.
     """
+
+    copying: ClassVar[str] = (
+        "system.with_positions(positions) is a copy with other positions, and all else is given to System(...)"
+    )
 
     positions: Float[Array, "atoms dim"]
     cell: Float[Array, "dim dim"] | None

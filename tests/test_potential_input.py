@@ -1,6 +1,7 @@
 """Parameter files, and what potentials refuse: each time in one sentence that names it."""
 
 import dataclasses
+import math
 import warnings
 
 import equinox as eqx
@@ -218,3 +219,68 @@ BAD_INPUT = {
 @pytest.mark.parametrize(("call", "words"), BAD_INPUT.values(), ids=BAD_INPUT)
 def test_bad_input_is_refused_with_a_sentence_that_names_it(call, words):
     refused(call, *words)
+
+
+# Potentials of one's own
+
+
+def own(base, method, body):
+    """A potential of one's own with one parameter and one method."""
+    members = {"__annotations__": {"k": float, "cutoff": float}, "cutoff": ms.static(3.0), method: body}
+    return type("Mine", (base,), members)(k=1.0)
+
+
+FAILING = {
+    "math": (ms.PairPotential, "pair_energy", lambda self, r, i, j: math.exp(-r), "cannot be traced"),
+    "NumPy": (ms.PairPotential, "pair_energy", lambda self, r, i, j: np.exp(-r), "cannot be traced"),
+    "a branch": (ms.PairPotential, "pair_energy", lambda self, r, i, j: r if r < 2.0 else 0.0, "cannot be traced"),
+    "arguments": (ms.PairPotential, "pair_energy", lambda self, r: r, "pair_energy(r, i, j) -> number"),
+    "no return": (ms.PairPotential, "pair_energy", lambda self, r, i, j: None, "returns nothing"),
+    # Without a word this was an energy, and a wrong one.
+    "no sum": (ms.SitePotential, "site_energy", lambda self, d, i, j, mask: jnp.where(mask, d[:, 0], 0.0), "shape (4,)"),
+    "math in sites": (ms.SitePotential, "site_energy", lambda self, d, i, j, mask: math.exp(d[0, 0]), "cannot be traced"),
+}
+
+
+@pytest.mark.parametrize(("base", "method", "body", "words"), FAILING.values(), ids=FAILING)
+def test_what_is_wrong_in_ones_own_energy_names_the_method(base, method, body, words):
+    system = ms.System([[0.0, 0.0, 0.0], [1.1, 0.0, 0.0]])
+    refused(lambda: own(base, method, body).energy(system), f"Mine.{method}", words)
+
+
+def test_a_dict_that_was_not_looked_up_is_named():
+    mine = own(ms.PairPotential, "pair_energy", lambda self, r, i, j: self.k * r)
+    by_species = dataclasses.replace(mine, k={"A": 1.0, "B": 2.0})
+    refused(lambda: by_species.energy(ms.System([[0.0, 0.0], [1.1, 0.0]], species=["A", "B"])), "Mine.pair_energy", "self.one")
+
+
+@pytest.mark.parametrize(
+    ("base", "method"),
+    {ms.PairPotential: "pair_energy", ms.SitePotential: "site_energy", ms.EmbeddedPotential: "pair_energy"}.items()
+    | {(ms.potentials.Potential, "atom_energies")},
+)
+def test_a_method_that_was_not_written_is_named(base, method):
+    mine = own(base, "nothing", None)
+    with pytest.raises(NotImplementedError, match=f"Mine has no method {method}"):
+        mine.energy(ms.System([[0.0, 0.0], [1.1, 0.0]]))
+
+
+def test_fields_are_declared_and_not_set_in_an_init():
+    refused(lambda: own(ms.PairPotential, "__init__", lambda self, k: None), "Mine has an __init__", "fields")
+
+
+def test_potentials_and_structures_are_not_changed_in_place(silicon):
+    for change in (lambda: setattr(silicon, "sigma", 2.0), lambda: delattr(silicon, "sigma")):
+        with pytest.raises(dataclasses.FrozenInstanceError, match="with_values"):
+            change()
+    with pytest.raises(dataclasses.FrozenInstanceError, match="with_positions"):
+        ms.System([[0.0, 0.0], [1.1, 0.0]]).positions = jnp.zeros((2, 2))
+    assert silicon.sigma == 2.0951
+
+
+def test_a_warning_points_at_the_line_of_the_user():
+    several = ms.System([[0.0, 0.0, 0.0], [1.1, 0.0, 0.0]], species=["Ar", "Ne"])
+    with pytest.warns(UserWarning, match="the same numbers") as noted:
+        ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5).energy(several)
+        ms.relax(several, ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5), throw=False)
+    assert {one.filename for one in noted} == {__file__}

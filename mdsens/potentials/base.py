@@ -18,6 +18,7 @@ from mdsens import words
 from mdsens.errors import InputError
 from mdsens.neighbors import SKIN, Neighbors, find_neighbors
 from mdsens.potentials.checks import note_species
+from mdsens.potentials.methods import missing
 from mdsens.potentials.parameters import as_parameter, as_tree, canonical_key
 from mdsens.spelling import Spelled, given
 from mdsens.system import System, is_concrete
@@ -85,6 +86,8 @@ class Potential(Spelled, eqx.Module):
     units: ClassVar[dict[str, str]] = {}
     """Units of the parameters by name, for files; "" for pure numbers, absent where unknown."""
 
+    copying: ClassVar[str] = "ms.studies.with_values(potential, {'sigma': 2.0}) is a copy with another value of a parameter"
+
     keyed: ClassVar[bool] = True
     """Whether dicts among the parameters are keyed by species, or are trees of a user's that are kept as they are."""
 
@@ -103,6 +106,11 @@ class Potential(Spelled, eqx.Module):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if "__init__" in cls.__dict__:
+            raise InputError(
+                f"{cls.__name__} has an __init__ of its own: declare its parameters as fields (kappa: float) instead, from which "
+                "it is made, and other ways to build it as class methods."
+            )
         # Whoever says anew what atoms' energies are has not said so of what was derived from them.
         if "atom_energies" in cls.__dict__:
             for name in ("total", "local_stiffness"):
@@ -142,7 +150,7 @@ class Potential(Spelled, eqx.Module):
 
     def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         """Each atom's share of the energy, from `system.neighbors`; pure JAX."""
-        raise NotImplementedError
+        raise missing(self, "atom_energies(self, system)", "which PairPotential, SitePotential and EmbeddedPotential have")
 
     def total(self, system: System) -> Float[Array, ""]:
         """The sum of `atom_energies`, where there is a faster way to it."""

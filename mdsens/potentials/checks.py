@@ -1,6 +1,8 @@
 """What several potentials ask of their numbers."""
 
 import dataclasses
+import inspect
+import itertools
 import warnings
 from collections.abc import Collection, Sequence
 from numbers import Real
@@ -91,7 +93,14 @@ def note_species(potential: "Potential", labels: Sequence[str]) -> None:
         remedy = f"give it dicts by species, {{{labels[0]!r}: ..., {labels[1]!r}: ...}} ('mdsens potentials {name}')"
     else:
         return
-    warnings.warn(f"{text}: {remedy}, unless that is meant.", UserWarning, stacklevel=4)
+    warnings.warn(f"{text}: {remedy}, unless that is meant.", UserWarning, stacklevel=_level_of_user())
+
+
+def _level_of_user() -> int:
+    """The `stacklevel`, in who warns, of the line of the user's that led here."""
+    frames = [frame.frame.f_globals.get("__name__", "") for frame in inspect.stack(context=0)[1:]]
+    ours = itertools.takewhile(lambda name: name.partition(".")[0] in ("mdsens", "equinox", "jax"), frames)
+    return len(list(ours)) + 1
 
 
 def entries(potential: "Potential", name: str) -> list[tuple[str | None, str, Any]]:

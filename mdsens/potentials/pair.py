@@ -14,6 +14,7 @@ from mdsens.neighbors import bonds, joined, over_places, squared_distances
 from mdsens.potentials.base import Atom, Potential
 from mdsens.potentials.bonds import bond_vectors, finite, handles, marked, of_pairs, within
 from mdsens.potentials.local_stiffness import PairStiffness, pair_stiffness
+from mdsens.potentials.methods import missing, number
 from mdsens.potentials.switching import BETWEEN, ONSET, SMOOTHNESS, force_switch, quintic, xplor
 from mdsens.spelling import given
 from mdsens.system import System
@@ -30,7 +31,7 @@ class PairPotential(Potential):
 
     def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         """Energy of the pair i, j at distance r [eV], before switching; the same for i, j and j, i."""
-        raise NotImplementedError(f"{type(self).__name__} has no method pair_energy(self, r, i, j), the energy of a pair.")
+        raise missing(self, "pair_energy(self, r, i, j)", "the energy of a pair")
 
     def kinks(self, i: Atom, j: Atom) -> tuple[Float[Array, ""], ...]:
         """Distances at which the second derivative of φ jumps [Å]."""
@@ -96,14 +97,15 @@ class PairPotential(Potential):
         return jax.tree.map(joined, over_places(of_chunk, neighbors.atom, neighbors.used, d))
 
     def _switched_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
+        pair_energy = number(self, "pair_energy(r, i, j)")
         if self._switch == "quintic":
-            return self.pair_energy(r, i, j) * quintic(r, self.onset, self.cutoff)
+            return pair_energy(r, i, j) * quintic(r, self.onset, self.cutoff)
         if self._switch == "xplor":
-            return self.pair_energy(r, i, j) * xplor(r, self.onset, self.cutoff)
+            return pair_energy(r, i, j) * xplor(r, self.onset, self.cutoff)
         if self._switch == "force_switch":
-            return force_switch(lambda r: self.pair_energy(r, i, j), r, self.onset, self.cutoff)
+            return force_switch(lambda r: pair_energy(r, i, j), r, self.onset, self.cutoff)
         if self._switch == "shifted_force":
             edge = jnp.asarray(self.cutoff, r.dtype)
-            value, slope = jax.value_and_grad(self.pair_energy)(edge, i, j)
-            return self.pair_energy(r, i, j) - value - (r - edge) * slope
-        return self.pair_energy(r, i, j)
+            value, slope = jax.value_and_grad(pair_energy)(edge, i, j)
+            return pair_energy(r, i, j) - value - (r - edge) * slope
+        return pair_energy(r, i, j)

@@ -1,0 +1,40 @@
+"""The methods that a subclass of a potential gives, with words for what goes wrong in them."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from mdsens.errors import InputError, traceable
+
+if TYPE_CHECKING:
+    from mdsens.potentials.base import Potential
+
+
+def number(potential: "Potential", method: str) -> Callable[..., Array]:
+    """`method(...)` of a potential, `"pair_energy(r, i, j)"` say, which returns one number.
+
+    Raises:
+        InputError: when it is traced, naming the method, where JAX cannot trace it or it returns something else.
+    """
+    name = method.partition("(")[0]
+    where, given, form = f"{type(potential).__name__}.{name}", getattr(potential, name), f"{method} -> number"
+    if any(isinstance(value, dict) for value in potential.parameters().values()):
+        form += ", which looks up dicts by self.one, self.pair or self.triplet"
+
+    def called(*arguments: Any) -> Array:
+        with traceable(where, form):
+            value = given(*arguments)
+        if value is None:
+            raise InputError(f"{where} returns nothing: it must end with `return` and one number.")
+        if shape := jnp.shape(value):
+            raise InputError(f"{where} must return one number, not an array of shape {shape}: sum over what is left.")
+        return jnp.asarray(value)
+
+    return called
+
+
+def missing(potential: "Potential", method: str, what: str) -> NotImplementedError:
+    """For a method that a subclass must give and does not."""
+    return NotImplementedError(f"{type(potential).__name__} has no method {method}, {what}.")
