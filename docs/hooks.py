@@ -14,7 +14,6 @@ from mkdocs.structure.files import File
 from mdsens import _PUBLIC, registry
 from mdsens.cli import app
 from mdsens.potentials import SHIPPED
-from mdsens.solvers import Status
 
 INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
 BLOCK = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.DOTALL)
@@ -45,12 +44,10 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, **_):
-    """Tables of what the code itself says."""
-    rows = "\n".join(f"| `{status.name}` | {status.value} |" for status in Status)
+    """What the code itself says."""
     # mdsens loads its names when they are used, which those who only read the code don't see.
     markdown = re.sub(r"^::: mdsens\.(\w+)$", _placed, markdown, flags=re.MULTILINE)
-    markdown = markdown.replace("STATUS_TABLE", f"| status | what it says |\n|---|---|\n{rows}")
-    return markdown.replace("COMMANDS", _commands()) if "COMMANDS" in markdown else markdown
+    return re.sub("^COMMANDS$", lambda _: _commands(), markdown, flags=re.MULTILINE)
 
 
 def _placed(found):

@@ -48,7 +48,8 @@ class Equilibrium(Spelled, eqx.Module):
         curvature: ends of the Hessian's spectrum, None if it was not asked for.
         solver: what was asked for, in words; without, Newton's method and where it refuses L-BFGS before it.
         cell: the freedom of the cell: `"fixed"`, `"isotropic"`, `"free"`, or the mask of free strains as nested tuples.
-        pressure: what the cell was relaxed to, a pressure or a stress as nested tuples [GPa; in 2-D eV/Å²].
+        pressure: what a free cell was relaxed to, a pressure or a stress as nested tuples [GPa; in 2-D eV/Å²]; that of any state
+            is `observables.pressure(eq.system, eq.potential)`.
         stress_error: largest component of the stress that was not balanced [GPa; in 2-D eV/Å²]; 0 for a fixed cell. In slabs
             and wires it is that of a layer, or a cross-section, of unit size.
         index: how many negative curvatures were asked for: 0 for a minimum, 1 for a saddle point.

@@ -59,6 +59,13 @@ def test_the_list_of_commands_is_of_those_that_exist():
     assert set(re.findall(r"^\| `mdsens (\w+)", (ROOT / "docs" / "features.md").read_text(), re.MULTILINE)) == commands
 
 
+def test_the_page_of_errors_has_every_way_to_end_in_its_words():
+    from mdsens.solvers import Status
+
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (.*) \|$", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)
+    assert rows == [(status.name, status.value) for status in Status]
+
+
 @pytest.mark.parametrize("path", PAGES)
 def test_snippets_of_the_site_run_as_written(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -128,7 +128,7 @@ def crystal(
     if c.max() > 0.0:
         ax.quiver(*x.T, *(v * ARROW_SHARE * 2.35 / c.max()).T, color="#e45756", linewidth=1.4, arrow_length_ratio=0.3)
     ax.figure.colorbar(points, ax=ax, shrink=0.65, pad=0.1, label=f"|{parameter}|  [{unit}]")
-    ax.set_title(f"{parameter}: arrows to scale, longest {c.max():.3g} {unit}")
+    ax.set_title(f"{parameter}: longest arrow {c.max():.3g} {unit}")
     ax.set_box_aspect((1, 1, 1))
     for name, setter in zip("xyz", (ax.set_xlabel, ax.set_ylabel, ax.set_zlabel), strict=True):
         setter(f"{name} - centre [Å]")
@@ -200,7 +200,7 @@ def slab(
     ax.margins(0.12)
     ax.figure.colorbar(points, ax=ax, shrink=0.8, label=f"|{parameter}|  [{unit}]")
     where = f"{normal} = {height:.2f} ± {0.5 * thickness:.2f} Å"
-    ax.set_title(f"{parameter} at {where}: arrows to scale, longest {longest:.3g} {unit}", fontsize="medium")
+    ax.set_title(f"{parameter} at {where}: longest arrow {longest:.3g} {unit}", fontsize="medium")
     ax.set(aspect="equal", xlabel=f"{'xyz'[along[0]]} [Å]", ylabel=f"{'xyz'[along[1]]} [Å]")
     if len(system.labels) > 1:
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(system.labels), frameon=False)
