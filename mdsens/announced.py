@@ -11,6 +11,8 @@ from mdsens.errors import InputError
 CHUNK = 2**20
 LONGEST = 18
 """Digits of a count."""
+LONGEST_OF_SHELX = 1000
+"""Letters of a line; ASE searches each in a time that grows as their square."""
 LARGEST_RATIO, SMALL = 100, 100 * 2**20
 """A compressed file that is larger than `SMALL` bytes, and so many times larger than it was, is no structure."""
 
@@ -37,7 +39,7 @@ def check_announced(path: Path, kind: str) -> None:
     """Of a file in one of ASE's formats.
 
     Raises:
-        InputError: it announces more than it has bytes, or it is small only because it is compressed.
+        InputError: it announces more than it has bytes, is small only because it is compressed, or would be read without end.
     """
     from ase.io.formats import get_compression, open_with_compression
 
@@ -50,9 +52,11 @@ def check_announced(path: Path, kind: str) -> None:
                     raise InputError(
                         f"{str(path)!r} unpacks to more than {limit / 2**20:.0f} MB: unpack it first, and look at it."
                     )
-    if kind not in (*_COUNTS, "xyz"):
+    if kind not in (*_COUNTS, "xyz", "res"):
         return
     with open_with_compression(str(path), "rb") as file:
+        if kind == "res" and any(len(line) > LONGEST_OF_SHELX for line in file):
+            raise InputError(f"{str(path)!r} has lines of more than {LONGEST_OF_SHELX} letters, which no file of SHELX has.")
         if kind in ("xyz", "extxyz"):
             _check(path, _of_frames(file), size)
             file.seek(0)

@@ -69,6 +69,13 @@ def test_a_packed_file_that_unpacks_without_end(tmp_path):
     refused(lambda: ms.read(tmp_path / "bomb.xyz.gz"), "unpacks to more than 100 MB")
 
 
+def test_a_line_that_would_be_searched_without_end(samples, tmp_path):
+    (good,) = (path for path in samples["structures"] if path.suffix == ".res")
+    assert len(ms.read(good)) == 8
+    (tmp_path / "bad.res").write_text(good.read_text() + "x" * 100_000)
+    refused(lambda: ms.read(tmp_path / "bad.res"), "more than 1000 letters")
+
+
 def test_names_are_names_of_files(tmp_path, monkeypatch):
     """ASE takes `postgres...` for a database's address."""
     monkeypatch.chdir(tmp_path)
@@ -133,6 +140,17 @@ def test_hostile_units_are_refused_and_done_again(what, unit, tmp_path):
     with pytest.raises(ms.StoreError, match=str(spoilt)):
         records.read_unit(spoilt)
     with pytest.raises(ms.StoreError):
+        collecting.collect(tmp_path / "out", tmp_path / "all.h5")
+
+
+@pytest.mark.parametrize("lost", ["positions", "species"])
+def test_a_unit_that_lost_its_structure_is_named(lost, unit, tmp_path):
+    shutil.copytree(unit.parent.parent, tmp_path / "out")
+    spoilt = records.unit_path(tmp_path / "out", unit.stem)
+    with h5py.File(spoilt, "a") as file:
+        (name,) = file["structures"]
+        del file[f"structures/{name}/{lost}"]
+    with pytest.raises(ms.StoreError, match=rf"lacks structures/{name}/{lost}\): delete it, and run again"):
         collecting.collect(tmp_path / "out", tmp_path / "all.h5")
 
 

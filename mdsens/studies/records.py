@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import mdsens
 from mdsens.errors import StoreError
 from mdsens.harmless import NUMBERS, check_harmless, readable
 from mdsens.store import made_with, write_all
-from mdsens.studies.findings import Record
+from mdsens.studies.findings import STATES, Record
 from mdsens.studies.units import Unit
 
 UNITS = "units"
@@ -153,6 +153,7 @@ def outcome_of(group: Any) -> Outcome:
 
     Raises:
         StoreError: a newer mdsens wrote it.
+        KeyError, ValueError: something is missing.
     """
     if json.loads(group.attrs["creator"])["format"] > STUDY_FORMAT:
         raise StoreError(f"A newer mdsens than {mdsens.__version__} wrote {group.file.filename!r}: upgrade mdsens.")
@@ -168,8 +169,18 @@ def outcome_of(group: Any) -> Outcome:
     given, facts, provenance = (json.loads(text_of(group, key)) for key in ("input", "facts", "provenance"))
     if not all(isinstance(value, dict) for value in (given, facts, provenance)) or not given.keys() >= PARTS:
         raise StoreError(f"{group.file.filename!r} has a unit at {group.name} that does not say what it was made from.")
+    if lost := [path for path in _of_states(facts.get("states", {})) if path not in arrays]:
+        raise ValueError(f"{group.name} lacks {lost[0]}")
     unit, label, reason = (text_of(group, key) for key in ("unit", "label", "reason"))
     return Outcome(unit, label, given, Record(arrays, facts), reason, provenance)
+
+
+def _of_states(states: Mapping[str, Any]) -> Iterator[str]:
+    """Paths of what each relaxed structure has; older files leave its species to what it was made from."""
+    for name, state in states.items():
+        yield f"{STATES}/{name}/positions"
+        if "labels" in state:
+            yield f"{STATES}/{name}/species"
 
 
 def finished(folder: Path) -> dict[str, str]:
