@@ -1,6 +1,8 @@
 """HDF5 files of strangers: what is refused in them before anything is read, and damage told in a sentence."""
 
 import contextlib
+import mmap
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,12 @@ from mdsens.errors import MdsensError, StoreError, reason
 
 NUMBERS = "biuf"
 """Kinds of NumPy's types that mdsens keeps, beside texts."""
+
+SIGNATURE, HEAP = b"\x89HDF\r\n\x1a\n", b"GCOL\x01\0\0\0"
+"""How HDF5 files, and in them the heaps that hold texts, begin (HDF5 File Format Specification, II.A and III.E)."""
+
+HEADER = 16
+"""Bytes before a heap's objects, and before each one's content."""
 
 
 @contextlib.contextmanager
@@ -28,14 +36,50 @@ def readable(path: Path, what: str, remedy: str = "") -> Iterator[None]:
         raise StoreError(f"{str(path)!r} is no {what}, or damaged or cut off ({reason(error)}){remedy}.") from error
 
 
-def check_harmless(file: h5py.File, limit: int, path: Path) -> None:
-    """Plain data in groups, all of it together no larger than the file, of `limit` bytes.
+@contextlib.contextmanager
+def opened(path: Path, what: str, remedy: str = "") -> Iterator[h5py.File]:
+    """An HDF5 file of a stranger, to be read; raises as `readable`."""
+    with readable(path, what, remedy):
+        with path.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            _check_heaps(content)
+        with h5py.File(path, "r") as file:
+            if file.userblock_size:
+                raise StoreError(f"{str(path)!r} begins with something else than HDF5, which mdsens's files do not.")
+            yield file
+
+
+def _check_heaps(content: Any) -> None:
+    """HDF5's library never comes back from a heap of texts in which an object ends where it begins (1.14 and 2.0).
+
+    Raises:
+        ValueError: there is one; heaps that lie in each other; a file whose lengths do not have eight bytes, which mdsens's have.
+    """
+    if content[: len(SIGNATURE)] != SIGNATURE:
+        return  # no HDF5 file, which h5py says
+    if content[10 if content[8] >= 2 else 14] != 8:
+        raise ValueError("its lengths do not have eight bytes")
+    at, left = content.find(HEAP), len(content)
+    while at >= 0:
+        (size,) = struct.unpack_from("<Q", content, at + len(HEAP)) if at + HEADER <= len(content) else (0,)
+        place, end = at + HEADER, min(at + size, len(content))
+        while place + HEADER <= end:
+            index, size = struct.unpack_from("<H6xQ", content, place)
+            step = size if index == 0 else (HEADER + -(-size // 8) * 8) % 2**64
+            left -= HEADER
+            if step < HEADER or left < 0:
+                raise ValueError(f"its texts at {at} have no end")
+            place += step
+        at = content.find(HEAP, at + 1)
+
+
+def check_harmless(file: h5py.File, path: Path) -> None:
+    """Plain data in groups, all of it together no larger than the file.
 
     Raises:
         StoreError: links to elsewhere, data from elsewhere (external, virtual), data that a filter, the fill value or many
             names for the same make large, references, types and spaces without data, groups that are inside themselves.
     """
-    left, groups = limit, set()
+    left, groups = path.stat().st_size, set()
 
     def check(group: Any) -> None:
         nonlocal left

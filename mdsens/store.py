@@ -45,7 +45,7 @@ from mdsens.derivatives import Sensitivity
 from mdsens.descent import listed_tightly
 from mdsens.equilibrium import Equilibrium, nested
 from mdsens.errors import InputError, StoreError
-from mdsens.harmless import check_harmless, readable
+from mdsens.harmless import check_harmless, opened
 from mdsens.labelling import name_axes, name_others, name_unit
 from mdsens.potentials import SHIPPED, Potential
 from mdsens.potentials.base import parameter_paths
@@ -106,7 +106,7 @@ def load(
     constraints = [constraints] if isinstance(constraints, Constraint) else list(constraints)
     if not is_file(path):
         raise StoreError(f"There is no file {str(path)!r}.")
-    with readable(path, "readable HDF5 file of mdsens"), h5py.File(path, "r") as file:
+    with opened(path, "readable HDF5 file of mdsens") as file:
         _check_ours(file, path)
         if "study" in file:
             raise StoreError(
@@ -121,7 +121,7 @@ def provenance_of(path: Path) -> dict[str, Any]:
     Raises:
         StoreError: it is not one of mdsens's files.
     """
-    with readable(path, "result of mdsens that says what it was made with"), h5py.File(path, "r") as file:
+    with opened(path, "result of mdsens that says what it was made with") as file:
         _check_ours(file, path)
         found = {key: str(value) for key, value in file["provenance"].attrs.items()}
         return {**found, "versions": json.loads(found["versions"])}
@@ -351,7 +351,7 @@ def _check_ours(file: Any, path: Path) -> None:
         raise StoreError(f"{str(path)!r} is an HDF5 file of another program{by}: mdsens reads its own only.")
     if (version := int(file["h5md/creator"].attrs["format"])) > FORMAT:
         raise StoreError(f"{str(path)!r} has layout {version}, newer than this mdsens knows ({FORMAT}): upgrade mdsens.")
-    check_harmless(file, path.stat().st_size, path)
+    check_harmless(file, path)
 
 
 def _read(file: Any, path: Path, template: Any, given: Any) -> tuple[Equilibrium, Sensitivity | None]:

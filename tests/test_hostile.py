@@ -143,15 +143,62 @@ def test_hostile_units_are_refused_and_done_again(what, unit, tmp_path):
         collecting.collect(tmp_path / "out", tmp_path / "all.h5")
 
 
-@pytest.mark.parametrize("lost", ["positions", "species"])
-def test_a_unit_that_lost_its_structure_is_named(lost, unit, tmp_path):
+STRUCTURES = {
+    "no positions": ("positions", lambda there: None),
+    "one atom's positions": ("positions", lambda there: there[0]),
+    "no species": ("species", lambda there: None),
+    "one number": ("species", lambda there: 0),
+    "unknown species": ("species", lambda there: there + 5),
+}
+
+
+@pytest.mark.parametrize(("lost", "put"), STRUCTURES.values(), ids=STRUCTURES)
+def test_a_unit_that_lost_its_structure_is_named(lost, put, unit, tmp_path):
     shutil.copytree(unit.parent.parent, tmp_path / "out")
     spoilt = records.unit_path(tmp_path / "out", unit.stem)
     with h5py.File(spoilt, "a") as file:
-        (name,) = file["structures"]
-        del file[f"structures/{name}/{lost}"]
-    with pytest.raises(ms.StoreError, match=rf"lacks structures/{name}/{lost}\): delete it, and run again"):
+        (group,) = file["structures"].values()
+        instead = put(group.pop(lost)[()])
+        if instead is not None:
+            group[lost] = instead
+    with pytest.raises(ms.StoreError, match=rf"structures/\w+/{lost}.*: delete it, and run again"):
         collecting.collect(tmp_path / "out", tmp_path / "all.h5")
+
+
+def test_texts_without_end(unit, tmp_path):
+    """HDF5's library looks for the end of the heap for ever where the room that is left has no size."""
+    from mdsens.harmless import HEAP
+
+    content = bytearray(unit.read_bytes())
+    at = place = content.find(HEAP) + 16
+    while (index := int.from_bytes(content[place : place + 2], "little")) > 0:
+        place += 16 + -(-int.from_bytes(content[place + 8 : place + 16], "little") // 8) * 8
+    assert place > at and index == 0
+    for name, size in (("empty", 0), ("around", 2**64 - 16)):
+        first = at if size else place
+        content[first + 8 : first + 16] = size.to_bytes(8, "little")
+        path = tmp_path / f"{name}.h5"
+        path.write_bytes(content)
+        for read in (records.read_unit, ms.load):
+            with pytest.raises(ms.StoreError, match="have no end"):
+                read(path)
+
+
+def test_heaps_inside_of_each_other_are_not_walked_again_and_again(tmp_path):
+    from mdsens.harmless import HEAP
+
+    with h5py.File(tmp_path / "many.h5", "w") as file:
+        an_object = (1).to_bytes(8, "little") + (16).to_bytes(8, "little")
+        file["x"] = np.frombuffer((an_object + HEAP + (2**40).to_bytes(8, "little")) * 100_000, dtype="u1")
+    with pytest.raises(ms.StoreError, match="have no end"):
+        ms.load(tmp_path / "many.h5")
+
+
+def test_a_file_that_begins_with_something_else(tmp_path):
+    with h5py.File(tmp_path / "block.h5", "w", userblock_size=512) as file:
+        file["x"] = 1.0
+    with pytest.raises(ms.StoreError, match="begins with something else"):
+        ms.load(tmp_path / "block.h5")
 
 
 def test_a_damaged_unit_is_done_again(unit, samples, tmp_path):

@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 
 from mdsens.errors import MdsensError, StoreError
-from mdsens.harmless import check_harmless, readable
+from mdsens.harmless import check_harmless, opened
 from mdsens.labelling import name_axes, name_unit, name_units
 from mdsens.potentials import Potential
 from mdsens.store import check_writable, write_h5md, write_whole
@@ -194,8 +194,8 @@ def read_collected(path: Path) -> Collected:
     Raises:
         StoreError: not such a file.
     """
-    with readable(path, "collected study"), h5py.File(path, "r") as file:
-        check_harmless(file, path.stat().st_size, path)
+    with opened(path, "collected study") as file:
+        check_harmless(file, path)
         group = file["study"]
         units = group["units"]
         if (kind := str(group.attrs["kind"])) not in KINDS:

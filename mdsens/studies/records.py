@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from h5py import h5a, h5d, h5f, h5o, h5p, h5s, h5t
 
 import mdsens
 from mdsens.errors import StoreError
-from mdsens.harmless import NUMBERS, check_harmless, readable
+from mdsens.harmless import NUMBERS, check_harmless, opened
 from mdsens.store import made_with, write_all
 from mdsens.studies.findings import STATES, Record
 from mdsens.studies.units import Unit
@@ -143,8 +143,8 @@ def read_unit(path: Path) -> Outcome:
     Raises:
         StoreError: no such file, or not one of these.
     """
-    with readable(path, "unit of a study", DELETE), h5py.File(path, "r") as file:
-        check_harmless(file, path.stat().st_size, path)
+    with opened(path, "unit of a study", DELETE) as file:
+        check_harmless(file, path)
         return outcome_of(file)
 
 
@@ -153,7 +153,7 @@ def outcome_of(group: Any) -> Outcome:
 
     Raises:
         StoreError: a newer mdsens wrote it.
-        KeyError, ValueError: something is missing.
+        KeyError, ValueError: something is missing, or does not fit.
     """
     if json.loads(group.attrs["creator"])["format"] > STUDY_FORMAT:
         raise StoreError(f"A newer mdsens than {mdsens.__version__} wrote {group.file.filename!r}: upgrade mdsens.")
@@ -169,26 +169,33 @@ def outcome_of(group: Any) -> Outcome:
     given, facts, provenance = (json.loads(text_of(group, key)) for key in ("input", "facts", "provenance"))
     if not all(isinstance(value, dict) for value in (given, facts, provenance)) or not given.keys() >= PARTS:
         raise StoreError(f"{group.file.filename!r} has a unit at {group.name} that does not say what it was made from.")
-    if lost := [path for path in _of_states(facts.get("states", {})) if path not in arrays]:
-        raise ValueError(f"{group.name} lacks {lost[0]}")
+    _check_structures(arrays, facts.get("states", {}))
     unit, label, reason = (text_of(group, key) for key in ("unit", "label", "reason"))
     return Outcome(unit, label, given, Record(arrays, facts), reason, provenance)
 
 
-def _of_states(states: Mapping[str, Any]) -> Iterator[str]:
-    """Paths of what each relaxed structure has; older files leave its species to what it was made from."""
+def _check_structures(arrays: Mapping[str, np.ndarray], states: Mapping[str, Any]) -> None:
+    """Each relaxed structure has positions, and a species for each; older files leave those to what it was made from.
+
+    Raises:
+        KeyError, ValueError: naming what is missing or does not fit.
+    """
     for name, state in states.items():
-        yield f"{STATES}/{name}/positions"
-        if "labels" in state:
-            yield f"{STATES}/{name}/species"
+        positions, species = f"{STATES}/{name}/positions", f"{STATES}/{name}/species"
+        if arrays[positions].ndim != 2:
+            raise ValueError(f"{positions} has shape {arrays[positions].shape}")
+        if "labels" in state and not (
+            arrays[species].shape == arrays[positions].shape[:1] and np.isin(arrays[species], range(len(state["labels"]))).all()
+        ):
+            raise ValueError(f"{species} does not say what the atoms are")
 
 
 def finished(folder: Path) -> dict[str, str]:
     """The units that are there by name: why they failed, or "". Those that are damaged are left out."""
     found = {}
     for path in sorted((folder / UNITS).glob("*.h5")):
-        with contextlib.suppress(StoreError), readable(path, "unit of a study"), h5py.File(path, "r") as file:
-            check_harmless(file, path.stat().st_size, path)
+        with contextlib.suppress(StoreError), opened(path, "unit of a study") as file:
+            check_harmless(file, path)
             if text_of(file, "unit") == path.stem:
                 found[path.stem] = text_of(file, "reason")
     return found
