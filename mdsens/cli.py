@@ -31,13 +31,17 @@ def _there(path: Path) -> Path:
     """What a command is to read is looked for before anything else is said.
 
     Raises:
-        StoreError: it is not there.
+        StoreError: it is not there, or it is a study's description.
     """
+    is_there = False
     beside: list[str] = []
     with contextlib.suppress(OSError, ValueError):  # no file has a name of 5,000 letters, or one with a NUL in it
-        if path.exists():
-            return path
-        beside = [one.name for one in path.parent.iterdir()]
+        is_there = path.exists()
+        beside = [] if is_there else [one.name for one in path.parent.iterdir()]
+    if is_there and path.suffix == ".toml":
+        raise StoreError(f"{str(path)!r} is what a study is to do, and no result: 'mdsens run {path}' does it.")
+    if is_there:
+        return path
     raise StoreError(f"There is no {'file' if path.suffix else 'file or folder'} {str(path)!r}.{nearest(path.name, beside)}")
 
 
@@ -104,7 +108,10 @@ def show(file: ResultFile) -> None:
 
 @app.command()
 def new(
-    kind: Annotated[str, typer.Argument(help="sweep, sensitivity, uncertainty, calibration, inverse or continuation.")],
+    kind: Annotated[
+        str,
+        typer.Argument(help="sweep, sensitivity, uncertainty, calibration, inverse or continuation.", show_default=False),
+    ] = "",
     output: Annotated[Path, typer.Option("--output", "-o", help="The TOML file to write.")] = Path("study.toml"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
 ) -> None:
@@ -113,10 +120,14 @@ def new(
     from mdsens.studies.schema import KINDS
     from mdsens.studies.templates import template
 
+    if not kind:
+        raise InputError(f"Say which kind of study, 'mdsens new sweep' for one. There are: {', '.join(KINDS)}.")
     if kind not in KINDS:
         raise InputError(f"There is no kind of study {kind!r}.{did_you_mean(kind, KINDS)}")
-    check_writable(output, overwrite=overwrite)
-    write_whole(output, template(kind).encode(), overwrite=overwrite)
+    text = template(kind).encode()
+    if not (output.is_file() and output.read_bytes() == text):
+        check_writable(output, overwrite=overwrite)
+        write_whole(output, text, overwrite=overwrite)
     typer.echo(f"{output}: now 'mdsens run {output}'.")
 
 
@@ -216,11 +227,12 @@ def report(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
 ) -> None:
-    """A report in one HTML file: tables, pictures, certificates, failures, provenance."""
-    from mdsens.report import html_report
+    """A report in one HTML file: tables, pictures, certificates, failures, provenance. It takes the place of an older one."""
+    from mdsens.report import html_report, is_report
     from mdsens.store import check_writable, write_whole
 
     output = _beside(path, ".html") if output is None else output
+    overwrite = overwrite or is_report(output)
     check_writable(output, overwrite=overwrite)
     write_whole(output, html_report(path).encode(), overwrite=overwrite)
     typer.echo(output)

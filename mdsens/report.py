@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mdsens.announced import is_file
 from mdsens.errors import InputError
 from mdsens.show import describe, pictures
 from mdsens.store import load, provenance_of
@@ -43,7 +44,20 @@ pre.good, pre.bad { white-space: pre-wrap; }
 @media print { body { max-width: none; margin: 0; } figure, table { break-inside: avoid; } }
 """
 
+GENERATOR = '<meta name="generator" content="mdsens">'
+"""What a report is known by, in its first `HEAD` bytes."""
+
+HEAD = 1000
+
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a report of mdsens."""
+    if not is_file(path):
+        return False
+    with path.open("rb") as file:
+        return GENERATOR.encode() in file.read(HEAD)
 
 
 def html_report(path: Path) -> str:
@@ -64,6 +78,7 @@ def html_report(path: Path) -> str:
 def _page(title: str, parts: Iterable[str]) -> str:
     head = [
         '<meta charset="utf-8">',
+        GENERATOR,
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
         '<meta name="viewport" content="width=device-width">',
         _tag("title", title),

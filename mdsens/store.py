@@ -104,6 +104,8 @@ def load(
     """
     path = Path(path)
     constraints = [constraints] if isinstance(constraints, Constraint) else list(constraints)
+    if potential is not None and not isinstance(potential, Potential):
+        raise InputError(f"load wants a potential with any values, of the class that was saved, and not {potential!r:.80}.")
     if not is_file(path):
         raise StoreError(f"There is no file {str(path)!r}.")
     with opened(path, "readable HDF5 file of mdsens") as file:
@@ -137,7 +139,7 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
     if path.is_dir():
         raise StoreError(f"{str(path)!r} is a folder: give the name of a file.")
     if path.exists() and not overwrite:
-        raise StoreError(f"{str(path)!r} exists already: choose another name, or allow it with overwrite (--overwrite).")
+        raise StoreError(f"{str(path)!r} exists already: choose another name, or allow it with overwrite=True (--overwrite).")
     if not path.parent.is_dir():
         raise StoreError(f"The folder {str(path.parent)!r} does not exist: make it first.")
     if not os.access(path.parent, os.W_OK):

@@ -59,11 +59,11 @@ def test_a_worker_that_is_killed_loses_nothing_and_changes_nothing(workers, seri
 
 
 def test_failed_units_are_recorded_and_the_rest_goes_on(workers, tmp_path):
-    study = units.read_study(dimers(tmp_path, "[1.0, inf]"))
+    study = units.read_study(dimers(tmp_path, "[1.0, 1e60]"))
     done = execution.run(study, tmp_path / "out", scheduler=workers.scheduler_address, progress=False)
     assert done.done == 4 and sorted(label for label, _ in done.failed) == [
-        "dimer sigma=inf epsilon=0.5",
-        "dimer sigma=inf epsilon=1",
+        "dimer sigma=1e+60 epsilon=0.5",
+        "dimer sigma=1e+60 epsilon=1",
     ]
     again = execution.run(study, tmp_path / "out", scheduler=workers.scheduler_address, progress=False)
     assert again.done == 0 and again.failed == done.failed

@@ -22,7 +22,7 @@ SIGMAS = [1.0, 1.1]
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory):
     folder = tmp_path_factory.mktemp("collected")
-    execution.run(units.read_study(dimers(folder, "[1.0, 1.1, inf]")), folder / "out", progress=False)
+    execution.run(units.read_study(dimers(folder, "[1.0, 1.1, 1e60]")), folder / "out", progress=False)
     assert collecting.collect(folder / "out", folder / "all.h5md") == (6, 2)
     return folder / "all.h5md"
 

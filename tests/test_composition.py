@@ -203,3 +203,16 @@ BAD_INPUT = {
 @pytest.mark.parametrize(("call", "words"), BAD_INPUT.values(), ids=BAD_INPUT)
 def test_bad_input_is_refused_with_a_sentence_that_names_it(call, words):
     refused(call, *words)
+
+
+def test_parameters_are_listed_by_the_names_that_they_have_in_results():
+    pair = ms.LennardJones(epsilon={"A-A": 1.0, "A-B": 1.5, "B-B": 0.5}, sigma=1.0, cutoff=2.5)
+    assert list(ms.fixed(pair, "sigma").parameters()) == ["epsilon"]
+    whole = pair + ms.fixed(ms.ZBL(cutoff=2.0), "a0")
+    assert list(whole.parameters()) == ["LennardJones.epsilon", "LennardJones.sigma", "ZBL.p", "ZBL.c", "ZBL.d"]
+    assert whole.parameters()["LennardJones.sigma"] is whole.terms[0].sigma
+    dimer = ms.relax(
+        ms.System([[0.0, 0.0], [1.1, 0.0]], species=["A", "B"]), ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5) + pair
+    )
+    derivatives = ms.sensitivity(dimer, wrt=["LennardJones2.sigma"]).positions.parameters()
+    assert derivatives["LennardJones2.sigma"].shape == (2, 2) and derivatives["LennardJones1.sigma"] is None

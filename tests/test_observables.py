@@ -450,3 +450,19 @@ def test_an_observable_that_is_not_finite_is_explained(argon_vacancy):
 )
 def test_bad_input_is_refused_in_a_sentence(make, words):
     refused(make, *words)
+
+
+@pytest.mark.parametrize(
+    "observable",
+    [ms.observables.distances([[0, 9]]), ms.observables.distances([[0, -9]]), ms.observables.angles([[0, 1, 9]])],
+    ids=["beyond", "before", "an angle's"],
+)
+def test_an_atom_that_is_not_there_is_no_other_one(observable):
+    """Indices that JAX traces are not looked at, and what lies beyond an array would be its last entry."""
+    system = ms.System(2.0 * np.random.default_rng(0).uniform(size=(8, 3)))
+    assert np.isnan(jax.jit(lambda g, s: g(s, None))(observable, system)).all()
+    cluster = ms.relax(
+        ms.System([[0.0, 0.0, 0.0], [1.1, 0.0, 0.0], [0.5, 0.9, 0.0]]), ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5)
+    )
+    (point,) = ms.studies.sweep(cluster.system, cluster.potential, {"sigma": [1.01]}, {"x": observable}).points
+    assert "names an atom beyond the 3" in point.reason and not point.values

@@ -126,11 +126,11 @@ def test_a_collected_study_is_a_table(swept, tmp_path):
 
 
 def test_a_unit_that_fails_is_recorded_and_the_rest_goes_on(tmp_path):
-    study = units.read_study(dimers(tmp_path, "[1.0, inf, 1.1]"))
+    study = units.read_study(dimers(tmp_path, "[1.0, 1e60, 1.1]"))
     found = execution.run(study, tmp_path / "out", progress=False)
     assert found.done == 6 and {label for label, _ in found.failed} == {
-        "dimer sigma=inf epsilon=0.5",
-        "dimer sigma=inf epsilon=1",
+        "dimer sigma=1e+60 epsilon=0.5",
+        "dimer sigma=1e+60 epsilon=1",
     }
     assert all(reason for _, reason in found.failed)
     # They stay failed, and are told again; nothing is done until it is asked for.
@@ -263,6 +263,12 @@ def test_names_are_looked_up_before_any_work(tmp_path):
         ('builder = "molecule"', 'file = "missing.cif"', "structures.dimer: give exactly one|structures.dimer: ", ""),
         ('name = "N2"', 'nme = "N2"', "structures.dimer: molecule has no argument 'nme'", "Did you mean 'name'?"),
         ("sigma = [1.0]", "sgma = [1.0]", "study.parameters: LennardJones has no parameter 'sgma'", "Did you mean 'sigma'?"),
+        ("sigma = [1.0]", "sigma = [-2.05, 1.0]", "study.parameters: LennardJones's sigma must be positive", "-2.05"),
+        ("sigma = [1.0]", "sigma = [1.0, inf]", "study.parameters: LennardJones.sigma is not finite", "inf"),
+        ("epsilon = 1.0, ", "epsilon = { Si-Si = 1.0 }, ", "structures.dimer: LennardJones.epsilon has no entry 'N-N'", "add"),
+        ("[[0, 1]]", "[[0, 2]]", "observables.distances: ", "2"),
+        ("[observables.energy]", "[observables.a]\nname = 'stress'\ncomponents = [9]", "observables.a: ", ""),
+        ("[observables.energy]", "[observables.energy]\ncomponents = [0]", "observables.energy: ", "shape ()"),
         ("pairs =", "pars =", "observables.distances: distances has no argument 'pars'", "Did you mean 'pairs'?"),
         ("[observables.energy]", "[observables.enrgy]", "observables.enrgy: there is no observable 'enrgy'", "'energy'"),
         ("[[0, 1]]", "[[0, 0]]", "observables.distances", ""),
@@ -355,6 +361,8 @@ def test_each_kind_is_done_told_and_drawn(kind, tmp_path):
     collected = collecting.read_collected(tmp_path / "all.h5")
     lines = "\n".join(describe_study(collected))
     assert word in lines and kind in lines, lines
+    # What is wanted of a design has no error.
+    assert ("  std  " in lines) == (kind in ("uncertainty", "calibration")) and ("relative error" in lines) == (kind == "inverse")
     drawn = study_pictures(collected)
     assert drawn and all(isinstance(ax, matplotlib.axes.Axes) for ax in drawn.values())
     matplotlib.pyplot.close("all")
@@ -411,13 +419,17 @@ def test_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert mdsens("new", "swep")[1].endswith("Did you mean 'sweep'?")
     assert mdsens("new", "sweep", "-o", "sweep.toml") == (0, "sweep.toml: now 'mdsens run sweep.toml'.\n")
+    assert mdsens("new", "sweep", "-o", "sweep.toml")[0] == 0  # it is what it would be
     assert "15 units" in mdsens("run", "sweep.toml", "--check")[1]
-    dimers(tmp_path, "[1.0, inf]")
+    assert "exists already" in mdsens("new", "inverse", "-o", "sweep.toml")[1]
+    dimers(tmp_path, "[1.0, 1e60]")
     status, said = mdsens("run", "dimers.toml", "--shard", "1/2")
     assert status == 1 and "2 units, 2 of them done now, 1 failed" in said
     assert "I/N" in mdsens("run", "dimers.toml", "--shard", "3/2")[1]
     status, said = mdsens("run", "dimers.toml")
     assert status == 1 and "Failed (2)" in said and "--retry" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dimers", "dimers.toml", "sweep.toml"]
+    (tmp_path / "other.toml").write_text(template("inverse"))
+    assert "has results of a study of the kind sweep, not inverse" in mdsens("run", "other.toml", "-o", "dimers")[1]
     assert mdsens("collect", "dimers", "-o", "all.h5")[0] == 0
     assert "4 units, 2 of them failed" in mdsens("show", "all.h5")[1]

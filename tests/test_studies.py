@@ -19,7 +19,7 @@ from mdsens import studies
 from mdsens.potentials.base import parameter_paths
 from mdsens.studies.building import Components
 from mdsens.studies.findings import Record
-from mdsens.studies.observing import evaluate, flat, relax_all, together, units_of
+from mdsens.studies.observing import entries, evaluate, flat, relax_all, together, units_of
 from mdsens.studies.parameters import Selection
 from mdsens.units import readable
 
@@ -412,3 +412,8 @@ def test_units_of_the_catalogue_s_observables_in_whatever_they_are_wrapped():
     record = Record({}, {"units": found})
     assert record.unit("values/all", {}) is None and record.unit_of_number("all[4]", {}) == "degrees"
     assert record.unit_of_number("a[0]", {}) == "Angstrom" and record.unit_of_number("ours", {}) is None
+
+
+def test_a_single_component_has_the_name_of_its_observable():
+    assert entries("C44", (1,)) == entries("C44", (1, 1)) == entries("C44", ()) == ["C44"]
+    assert entries("C", (2,)) == ["C[0]", "C[1]"]

@@ -33,3 +33,17 @@ def test_commands_that_read_a_folder_name_it(command, folder):
 
 def test_a_study_that_is_a_folder_is_named(folder):
     assert "'empty' is a folder: give the TOML file" in mdsens("run", "empty")[1]
+
+
+@pytest.mark.parametrize("command", ["show", "plot", "export", "rerun", "verify", "report", "collect"])
+def test_a_study_in_the_place_of_its_result_is_named(command, folder):
+    (folder / "sweep.toml").write_text("")
+    assert (
+        "'sweep.toml' is what a study is to do, and no result: 'mdsens run sweep.toml' does it"
+        in mdsens(command, "sweep.toml")[1]
+    )
+
+
+def test_a_kind_of_study_that_is_not_said(folder):
+    assert "There are: sweep, sensitivity," in mdsens("new", "-o", "x.toml")[1]
+    assert not (folder / "x.toml").exists()

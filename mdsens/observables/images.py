@@ -18,14 +18,16 @@ SHORTER = 1e-8
 def nearest_vectors(system: System, pairs: Int[Array, "pairs 2"]) -> Float[Array, "pairs dim"]:
     """From the first atom of each pair to the nearest image of the second [Å], in any cell, however skewed.
 
-    Where two images are equally near, one of them is taken, and the vector has no derivative.
+    Where two images are equally near, one of them is taken, and the vector has no derivative. NaN for an atom that is not there.
     """
     return _nearest(pairs, system.positions, system.cell, system.pbc)
 
 
 @eqx.filter_jit
 def _nearest(pairs: Any, positions: Array, cell: Any, pbc: Any) -> Array:
-    d = positions[pairs[:, 1]] - positions[pairs[:, 0]]
+    # Indices that are traced cannot be refused: an atom that is not there is nowhere, rather than another one.
+    ends = positions.at[pairs].get(mode="fill", fill_value=jnp.nan)
+    d = ends[:, 1] - ends[:, 0]
     if not any(pbc):
         return d
     periodic = cell[np.flatnonzero(pbc)]

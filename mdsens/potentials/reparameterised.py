@@ -59,6 +59,10 @@ class Reparameterised(Potential):
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._variables()]
 
+    def parameters(self) -> dict[str, Any]:
+        """The variables by their parameters' names."""
+        return {name: value for name, value in self._variables().items() if value is not None}
+
     def _variables(self) -> dict[str, Any]:
         return self.__dict__["free"].parameters() if "free" in self.__dict__ else {}
 

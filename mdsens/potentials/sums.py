@@ -125,6 +125,11 @@ class Sum(Potential):
             names.append(f"{kind}{seen[kind]}" if counts[kind] > 1 else kind)
         return tuple(names)
 
+    def parameters(self) -> dict[str, Any]:
+        """Those of the terms, `"LennardJones.epsilon"`."""
+        named = zip(self.names, self.terms, strict=True)
+        return {f"{name}.{key}": value for name, term in named for key, value in term.parameters().items()}
+
     def path_name(self, path: Any) -> str:
         _, place, *rest = path
         return f"{self.names[place.idx]}.{self.terms[place.idx].path_name(rest)}"

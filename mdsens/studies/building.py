@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
@@ -67,7 +68,8 @@ class Components(eqx.Module):
     def __call__(self, systems: Any, potential: Potential) -> Array:
         value = self.observable(systems, potential)
         if any(
-            len(index) != value.ndim or any(k >= n for k, n in zip(index, value.shape, strict=True)) for index in self.indices
+            len(index) != value.ndim or any(not -n <= k < n for k, n in zip(index, value.shape, strict=True))
+            for index in self.indices
         ):
             raise InputError(
                 f"The observable has shape {value.shape}: components have {value.ndim} indices inside it, "
@@ -157,9 +159,11 @@ def _structure(text: str) -> System:
         raise InputError("repeat is for 3-D structures.")
     atoms = system.to_ase()
     if "repeat" in changes:
-        times = changes["repeat"]
-        if len(atoms) * (math.prod(times) if isinstance(times, list) else times**3) > schema.MANY_ATOMS:
+        times = tuple(np.broadcast_to(changes["repeat"], 3).tolist())
+        if len(atoms) * math.prod(times) > schema.MANY_ATOMS:
             raise InputError(f"repeat: {times} times {len(atoms)} atoms are more than {schema.MANY_ATOMS}: repeat it less.")
+        if missing := [k + 1 for k, length in enumerate(atoms.cell.lengths()) if times[k] > 1 and not length]:
+            raise InputError(f"repeat: the structure has no cell vector {missing[0]} to be repeated along: write 1 there.")
         atoms = atoms.repeat(times)
     for key in ("delete", "frozen"):
         if bad := [k for k in changes.get(key, ()) if not -len(atoms) <= k < len(atoms)]:
@@ -339,6 +343,22 @@ def _observable(recipe: Any, structures: Any) -> Of:
     if "structure" not in recipe and len(structures) > 1:
         raise InputError(f"several structures are relaxed together: say of which it is, structure = {structures[0]!r}.")
     return _among(Of(function, recipe.get("structure", structures[0])), structures)
+
+
+def check_observable(recipe: Mapping[str, Any], structures: Mapping[str, Mapping[str, Any]], potential: Potential) -> None:
+    """Trace an observable of structures as they are given.
+
+    Raises:
+        InputError: it is not one of theirs: components, atoms or pairs that they do not have.
+    """
+    (part,) = observables_of({"observable": recipe}, tuple(structures)).parts.values()
+    systems = {name: structure_of(structures[name]).with_neighbors(potential) for name in part.needed}
+    try:
+        jax.eval_shape(part, systems, potential)
+    except MdsensError:
+        raise
+    except (TypeError, ValueError, IndexError) as error:
+        raise InputError(f"{recipe['name']} cannot be computed ({reason(error)}).") from None
 
 
 def _among(of: Of, structures: Any) -> Of:

@@ -93,6 +93,7 @@ class Calibration(Result):
         directions: rows, right singular vectors.
         states: the equilibria by name.
         history: the cost of each step that was accepted; with an optimizer, of each step.
+        design: whether the targets are a design's, wanted as they are: `std` and `sigma` have no meaning then.
     """
 
     potential: Potential
@@ -113,6 +114,7 @@ class Calibration(Result):
     directions: Float[np.ndarray, "directions chosen"]
     states: dict[str, Equilibrium] = dataclasses.field(repr=False)
     history: tuple[float, ...]
+    design: bool = dataclasses.field(default=False, kw_only=True)
 
     @property
     def undetermined(self) -> tuple[dict[str, float], ...]:
@@ -480,4 +482,4 @@ def inverse_design(
     for name, (observable, value) in wanted.items():
         size = np.asarray(value, dtype=float)
         targets[name] = Target(observable, value, np.where(np.nan_to_num(size) == 0.0, 1.0, np.abs(size)))
-    return calibrate(systems, potential, targets, **options)
+    return dataclasses.replace(calibrate(systems, potential, targets, **options), design=True)

@@ -10,6 +10,7 @@
 Axes and units have names everywhere (`labelling`): `xarray.open_dataset(path, group="/table/values")`.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -43,7 +44,18 @@ IN_TABLE = ("values/", "std/", "derivatives/", "shares/")
 
 
 def write_plan(folder: Path, study: Study) -> None:
-    """Write what a study consists of, `study.toml` and `study.json`, unless they are there."""
+    """Write what a study consists of, `study.toml` and `study.json`, unless they are there.
+
+    Raises:
+        StoreError: the folder is that of a study of another kind.
+    """
+    there = study.kind
+    with contextlib.suppress(StoreError):  # none is there, or it is damaged
+        there = _read_plan(folder)[0]
+    if there != study.kind:
+        raise StoreError(
+            f"The folder {str(folder)!r} has results of a study of the kind {there}, not {study.kind}: choose another (-o DIR)."
+        )
     units = [[unit.name, unit.label] for unit in study.units]
     plan = {"format": STUDY_FORMAT, "kind": study.kind, "units": units}
     for name, text in ((TOML, study.text), (PLAN, json.dumps(plan))):
@@ -168,15 +180,20 @@ def read_folder(folder: Path) -> tuple[Collected, list[str]]:
     Raises:
         StoreError: no study is in the folder.
     """
-    try:
-        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-        toml = (folder / TOML).read_text(encoding="utf-8")
-        kind, names = str(plan["kind"]), [(str(name), str(label)) for name, label in plan["units"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise StoreError(f"{str(folder)!r} is no folder of a study: give the one that 'mdsens run' wrote into.") from None
+    kind, toml, names = _read_plan(folder)
     here = finished(folder)
     outcomes = tuple(read_unit(unit_path(folder, name)) for name, _ in names if name in here)
     return Collected(kind, toml, outcomes), [label for name, label in names if name not in here]
+
+
+def _read_plan(folder: Path) -> tuple[str, str, list[tuple[str, str]]]:
+    """What `write_plan` wrote: `(kind, text, names and labels of the units)`."""
+    try:
+        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        toml = (folder / TOML).read_text(encoding="utf-8")
+        return str(plan["kind"]), toml, [(str(name), str(label)) for name, label in plan["units"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise StoreError(f"{str(folder)!r} is no folder of a study: give the one that 'mdsens run' wrote into.") from None
 
 
 def is_collected(path: Path) -> bool:

@@ -117,7 +117,7 @@ class Record:
         """Of one number of an observable, `"lattice_constants[3]"`."""
         name, _, index = label.removesuffix("]").partition("[")
         found = self._of_observable(name, observables)
-        return found[int(index)] if isinstance(found, list) else found
+        return found[int(index or 0)] if isinstance(found, list) else found
 
     def units_of_parameters(self) -> dict[str, str | None]:
         """By name; those of files that are older than this are unknown."""

@@ -1,5 +1,6 @@
 """Named observables of one equilibrium, or of several together, as one function; their values and derivatives."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -96,10 +97,17 @@ def _values(parts: Any, systems: Any, potential: Potential) -> dict[str, Array]:
 
 
 def evaluate(observed: Together, states: Mapping[str, Equilibrium]) -> dict[str, np.ndarray]:
-    """The observables' values by name."""
-    systems = {name: eq.system for name, eq in states.items()}
-    values = _values(observed.parts, systems, next(iter(states.values())).potential)
-    return {name: np.asarray(value) for name, value in values.items()}
+    """The observables' values by name; NaN where they have none.
+
+    Raises:
+        InputError: an observable that does not fit the structures.
+    """
+    systems, potential = {name: eq.system for name, eq in states.items()}, next(iter(states.values())).potential
+    values = {name: np.asarray(value) for name, value in _values(observed.parts, systems, potential).items()}
+    for name, value in values.items():
+        if np.isnan(value).any():
+            observed.parts[name](systems, potential)  # says what is wrong, which compiled code cannot
+    return values
 
 
 def differentiate(
@@ -158,7 +166,9 @@ def counted(count: int, noun: str) -> str:
 
 
 def entries(name: str, shape: tuple[int, ...]) -> list[str]:
-    """Names of an observable's numbers: `"pressure"`, `"C[3,3]"`."""
+    """Names of an observable's numbers: `"pressure"`, `"C[3,3]"`; a single one has the observable's."""
+    if math.prod(shape) == 1:
+        return [name]
     return [name + (f"[{','.join(map(str, index))}]" if index else "") for index in np.ndindex(shape)]
 
 

@@ -1,6 +1,7 @@
 """Pictures of a collected study, by name; each function returns its axes."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -128,16 +129,17 @@ def error_bars(outcome: Outcome, *, ax: Any = None) -> Any:
     return _open(ax)
 
 
-def _calibration(done: Any) -> dict[str, Any]:
+def _calibration(done: Any, *, design: bool = False) -> dict[str, Any]:
+    missed, fitted = (functools.partial(draw, design=design) for draw in (missed_targets, fitted_parameters))
     return {
         _named(done, outcome, name): draw(outcome)
         for outcome in done
-        for name, draw in (("targets", missed_targets), ("parameters", fitted_parameters), ("convergence", fit_convergence))
+        for name, draw in (("targets", missed), ("parameters", fitted), ("convergence", fit_convergence))
     }
 
 
-def missed_targets(outcome: Outcome, *, ax: Any = None) -> Any:
-    """How far each target is off, in units of its σ."""
+def missed_targets(outcome: Outcome, *, design: bool = False, ax: Any = None) -> Any:
+    """How far each target is off, in units of its σ; of a design, of itself."""
     ax = _axes(ax)
     arrays = outcome.record.arrays
     off = (arrays["found"] - arrays["wanted"]) / arrays["sigma"]
@@ -153,17 +155,17 @@ def missed_targets(outcome: Outcome, *, ax: Any = None) -> Any:
         )
     ax.axvline(0.0, color="0.4", linewidth=0.8)
     ax.set_xlim(min(-1.2, 1.2 * off.min()), max(1.2, 1.2 * off.max()))
-    ax.set_xlabel("found - wanted [σ]")
+    ax.set_xlabel("(found - wanted) / |wanted|" if design else "found - wanted [σ]")
     return _open(ax)
 
 
-def fitted_parameters(outcome: Outcome, *, ax: Any = None) -> Any:
+def fitted_parameters(outcome: Outcome, *, design: bool = False, ax: Any = None) -> Any:
     """Change of each parameter by the fit in per cent, with its standard deviation where the targets determine it."""
     names, arrays = outcome.record.facts["names"], outcome.record.arrays
     scale = 100.0 / np.where(arrays["start"] == 0.0, 1.0, np.abs(arrays["start"]))
     change, std = scale * (arrays["parameters"] - arrays["start"]), scale * arrays["std"]
     values, errors = (dict(zip(names, numbers, strict=True)) for numbers in (change, std))
-    return plot.bars(values, errors, label="found - start [% of the start]", ax=ax)
+    return plot.bars(values, None if design else errors, label="found - start [% of the start]", ax=ax)
 
 
 def fit_convergence(outcome: Outcome, *, ax: Any = None) -> Any:
@@ -209,11 +211,11 @@ def _open(ax: Any) -> Any:
     return ax
 
 
-_PICTURES = {
+_PICTURES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "sweep": _sweep,
     "sensitivity": _sensitivity,
     "uncertainty": _uncertainty,
     "calibration": _calibration,
-    "inverse": _calibration,
+    "inverse": functools.partial(_calibration, design=True),
     "continuation": _continuation,
 }

@@ -138,7 +138,7 @@ def collected_of(found: Found) -> Collected:
     kind = {
         SensitivityTable: "sensitivity",
         Uncertainty: "uncertainty",
-        Calibration: "calibration",
+        Calibration: "inverse" if getattr(found, "design", False) else "calibration",
         Continuation: "continuation",
     }[type(found)]
     return Collected(kind, "", (_outcome(kind, {}, record, ""),))

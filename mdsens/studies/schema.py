@@ -201,11 +201,13 @@ def read_description(path: Any) -> Description:
     path = Path(path)
     if not is_file(path):
         if path.is_dir():
-            raise InputError(f"{str(path)!r} is a folder: give the TOML file of a study.")
+            raise InputError(f"{str(path)!r} is a folder: give the TOML file of a study, and -o DIR for where its results go.")
         raise InputError(f"There is no study {str(path)!r}: 'mdsens new sweep -o {path.name}' writes one to begin with.")
     try:
         text = path.read_text(encoding="utf-8")
         content = tomllib.loads(text)
+    except UnicodeDecodeError:
+        raise InputError(f"{str(path)!r} is no text: give the TOML file of a study ('mdsens new sweep' writes one).") from None
     except (ValueError, RecursionError) as error:  # of numbers with thousands of digits, of tables in tables without end
         raise InputError(f"{str(path)!r} is no TOML: {error}.") from None
     problems: list[str] = []

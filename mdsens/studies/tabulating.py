@@ -1,7 +1,8 @@
 """What a study found as tables: for a person, for a report, for a data frame."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -184,10 +185,14 @@ def _indices(outcome: Outcome, whole: Any, most: int | None) -> Table:
     )
 
 
-def _fit(outcome: Any, most: int | None) -> Iterator[Any]:
+def _fit(outcome: Any, most: int | None, *, design: bool = False) -> Iterator[Any]:
+    # What is wanted of a design has no error, and is off by a share of itself.
     arrays, facts = outcome.record.arrays, outcome.record.facts
-    parameters = [Column(name, arrays[path], form) for name, path, form in (("start", "start", ".8g"), ("std", "std", ".3g"))]
-    parameters.insert(1, Column("found", arrays["parameters"], ".10g"))
+    parameters = [
+        Column("start", arrays["start"], ".8g"),
+        Column("found", arrays["parameters"], ".10g"),
+        Column("std", arrays["std"], ".3g", shown=not design),
+    ]
     parameters.append(_own_units([outcome.record.units_of_parameters().get(name) for name in facts["names"]]))
     told = f"{facts['message']}; cost {facts['cost']:.4g}, {facts['relaxations']} relaxations"
     yield Table("parameters", outcome.label, (Column("parameter", facts["names"]), *parameters), told)
@@ -197,7 +202,7 @@ def _fit(outcome: Any, most: int | None) -> Iterator[Any]:
         Column("found", arrays["found"]),
         Column("sigma", arrays["sigma"], shown=False),
         _own_units([unit_of(outcome, label) for label in facts["labels"]]),
-        Column("off [σ]", (arrays["found"] - arrays["wanted"]) / arrays["sigma"], ".3g"),
+        Column("relative error" if design else "off [σ]", (arrays["found"] - arrays["wanted"]) / arrays["sigma"], ".3g"),
     )
     yield Table("targets", outcome.label, targets)
     if not arrays["singular_values"].size:
@@ -250,10 +255,10 @@ def _trust(outcome: Outcome) -> str:
     return "trusted" if facts["trusted"] else "not trusted: " + "; ".join(facts["reasons"])
 
 
-_OF_A_UNIT = {
+_OF_A_UNIT: dict[str, Callable[[Any, int | None], Iterator[Table]]] = {
     "sensitivity": _derivatives,
     "uncertainty": _observables,
     "calibration": _fit,
-    "inverse": _fit,
+    "inverse": functools.partial(_fit, design=True),
     "continuation": _path,
 }

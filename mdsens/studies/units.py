@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,8 @@ def read_study(path: Any) -> Study:
             for group in groups.values():
                 if _attempt(problems, f"observables.{name}", building.observables_of, {name: recipe}, group) is None:
                     break
+        if potential is not None and not problems:
+            _check_together(structures, building.potential_of(potential), recipes, next(iter(groups.values())), problems)
         if not problems:
             units = [*_units(told, groups, structures, each, potential, recipes)]
     if problems:
@@ -162,18 +164,38 @@ def _sections(problems: Any) -> set[str]:
     return {problem.split(".")[0].split(":")[0] for problem in problems}
 
 
+def _check_together(structures: Any, potential: Potential, recipes: Any, group: tuple[str, ...], problems: Any) -> None:
+    """Whether the potential knows the structures' species, and these have what observables with arguments ask for."""
+    for label, recipe in structures.items():
+        _attempt(problems, f"structures.{label}", potential.check, building.structure_of(recipe))
+    some = {label: structures[label] for label in group}
+    for name, recipe in recipes.items():
+        if not problems and recipe.keys() & {"components", "arguments"}:
+            _attempt(problems, f"observables.{name}", building.check_observable, recipe, some, potential)
+
+
 def _check_names(study: Any, potential: Potential, problems: Any) -> None:
     for key in ("parameters", "std", "bounds", "priors"):
         for name in getattr(study, key, None) or {}:
             _attempt(problems, f"study.{key}", Selection.of, potential, [name])
     for name in getattr(study, "wrt", None) or []:
         _attempt(problems, "study.wrt", Selection.of, potential, [name])
+    if isinstance(study, schema.Sweep | schema.Continuation) and not problems:
+        for point in _extremes(study.parameters):
+            _attempt(problems, "study.parameters", with_values, potential, point)
     for k, member in enumerate(getattr(study, "ensemble", None) or []):
         _attempt(problems, f"study.ensemble.{k}", with_values, potential, member)
     if getattr(study, "covariance", None) is not None and not problems:
         names = Selection.of(potential, study.wrt).names
         if {len(study.covariance), *map(len, study.covariance)} != {len(names)}:
             problems.append(f"study.covariance: wants {len(names)} rows of {len(names)} numbers, for {', '.join(names):.80}.")
+
+
+def _extremes(parameters: Mapping[str, Any]) -> Iterator[dict[str, float]]:
+    """Points with one parameter at the lowest, or the highest, of its values."""
+    for name, given in parameters.items():
+        values = [given.start, given.stop] if isinstance(given, schema.Range) else np.atleast_1d(given).tolist()
+        yield from ({name: value} for value in sorted({min(values), max(values)}))
 
 
 def _points(study: schema.Sweep) -> list[dict[str, float]]:

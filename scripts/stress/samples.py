@@ -199,7 +199,7 @@ def _results(folder) -> dict[str, list[Path]]:
     for name, eq in (("dimer", dimer), ("crystal", crystal)):
         ms.save(folder / f"{name}.h5", eq, ms.sensitivity(eq), overwrite=True)
     study = folder / "small.toml"
-    study.write_text(study_of(settings="[study.parameters]\nsigma = [2.08, inf]"))
+    study.write_text(study_of(settings="[study.parameters]\nepsilon = [2.17, 1e308]"))
     done = folder / "small"
     execution.run(units.read_study(study), done, progress=False)
     collecting.collect(done, folder / "small.h5", overwrite=True)
