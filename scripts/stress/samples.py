@@ -87,7 +87,7 @@ arguments = { pairs = [[0, 1], [1, 2]] }
 structure = "tube"
 [observables.radial_distribution]
 arguments = { r = [1.0, 2.0, 3.0], width = 0.1 }
-structure = "surface"
+structure = "packing.1"
 """
 
 
