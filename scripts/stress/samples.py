@@ -86,7 +86,7 @@ parameters = { epsilon = 1.0, sigma = 1.0, cutoff = 2.5, onset = 2.0 }
 arguments = { pairs = [[0, 1], [1, 2]] }
 structure = "tube"
 [observables.radial_distribution]
-arguments = { r = [1.0, 2.0, 3.0], width = 0.1 }
+arguments = { r = [1.0, 1.5], width = 0.1 }
 structure = "packing.1"
 """
 
