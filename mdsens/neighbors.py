@@ -18,12 +18,16 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from mdsens.errors import CoincidingAtoms, InputError
 from mdsens.neighbor_sums import at_neighbors, differences, lattice_vectors
+from mdsens.pair_search import pairs_within
 
 SKIN = 0.1
 """Default skin as a share of the interaction range."""
 
 IMAGES = 32
 """Least number of places in a list's table of images: those next to a cell are 27."""
+
+MANY_IMAGES = 1e6
+"""In the box around those of a list, which is larger where atoms went far from their cell."""
 
 CACHED = 2**18
 """Numbers of an array up to which all places are treated together; beyond, some at a time, to stay in the cache."""
@@ -220,10 +224,8 @@ def find_neighbors(positions: Any, cell: Any, pbc: Any, *, radius: float, skin: 
     """List all pairs within `radius + skin` [Å] of concrete positions.
 
     Raises:
-        InputError: positions that are not finite, or two atoms at the same place.
+        InputError: positions that are not finite, or two atoms at the same place; what `pairs_within` refuses.
     """
-    from vesin import NeighborList
-
     if not (np.isfinite(radius) and radius > 0.0):
         raise InputError(f"The range of a potential must be a positive length in Å, not {radius}.")
     if not (np.isfinite(skin) and skin >= 0.0):
@@ -239,9 +241,7 @@ def find_neighbors(positions: Any, cell: Any, pbc: Any, *, radius: float, skin: 
     if cell is not None:
         box[:dim, :dim] = np.asarray(cell)
     reach = float(radius) + float(skin)
-    i, j, shift, distance = NeighborList(cutoff=reach, full_list=True).compute(
-        points=points, box=box, periodic=[*pbc, *[False] * (3 - dim)], quantities="ijSd"
-    )
+    i, j, shift, distance = pairs_within(points, box, np.array([*pbc, *[False] * (3 - dim)]), reach)
     if distance.size and (nearest := int(distance.argmin())) >= 0 and distance[nearest] < COINCIDENT * radius:
         raise CoincidingAtoms(
             positions,
@@ -294,18 +294,25 @@ def _kinds(shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     As many places as one of a few numbers, and the smallest integers that count them.
     """
-    bound = np.abs(shift).max(axis=0, initial=0)
+    bound = np.abs(shift).max(axis=0, initial=0).astype(np.int64)
     sides = tuple(2 * bound + 1)
-    # Counted in the box that holds them all, since sorting so many is slow.
-    number = np.ravel_multi_index(tuple((shift + bound).T), sides)
-    zero = np.ravel_multi_index(tuple(bound), sides)
-    present = np.flatnonzero(np.bincount(number, minlength=zero + 1))
-    present = np.concatenate([[zero], present[present != zero]])
-    width = max(IMAGES, 1 << (len(present) - 1).bit_length())
+    if np.prod(sides, dtype=float) <= MANY_IMAGES:
+        # Counted in the box that holds them all, since sorting so many is slow.
+        number, zero = np.ravel_multi_index(tuple((shift + bound).T), sides), np.ravel_multi_index(tuple(bound), sides)
+        counts = np.bincount(number, minlength=zero + 1)
+        counts[zero] += 1
+        names = np.flatnonzero(counts)
+        different = np.stack(np.unravel_index(names, sides), axis=1) - bound
+    else:
+        different, number = np.unique(np.concatenate([np.zeros_like(shift[:1]), shift]), axis=0, return_inverse=True)
+        zero, number = number[0], number[1:]
+        names = np.arange(len(different))
+    order = np.argsort(names != zero, kind="stable")
+    width = max(IMAGES, 1 << (len(names) - 1).bit_length())
     images = np.zeros((len(bound), width), np.int32)
-    images[:, : len(present)] = np.stack(np.unravel_index(present, sides)) - bound[:, None]
-    rank = np.zeros(present.max() + 1, np.int16 if width <= np.iinfo(np.int16).max else np.int32)
-    rank[present] = np.arange(len(present))
+    images[:, : len(names)] = different[order].T
+    rank = np.zeros(names.max() + 1, np.int16 if width <= np.iinfo(np.int16).max else np.int32)
+    rank[names[order]] = np.arange(len(names))
     return images, rank[number]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.neighborlist import neighbor_list
+from helpers import refused
 
 import mdsens as ms
 from mdsens.neighbors import displacements, find_neighbors
@@ -49,6 +50,17 @@ def within(positions, cell, neighbors, radius):
 
 SHEET = np.array([[4.0, 0.0, 0.0], [1.1, 3.7, 0.0], [0.0, 0.0, 0.0]])
 
+
+def pairs_over(*sides, n=40, seed=0):
+    """Pairs of atoms all over a box."""
+    places = np.random.default_rng(seed).uniform(size=(n, len(sides))) * sides
+    return np.concatenate([places, places + 0.4])
+
+
+def moved(positions, atom, by):
+    return positions + np.where(np.arange(len(positions))[:, None] == atom, by, 0.0)
+
+
 CASES = {
     "triclinic crystal, atoms far outside": (scattered(30, spread=6.0), TRICLINIC, (True,) * 3, 1.5),
     "cell smaller than the cutoff": (scattered(3), TRICLINIC, (True,) * 3, 9.0),
@@ -65,6 +77,15 @@ CASES = {
     "planar, periodic along one vector": (scattered(12, dim=2), TRICLINIC[:2, :2], (False, True), 4.0),
     "planar cluster": (scattered(12, dim=2), None, (False, False), 4.0),
     "nobody in reach": (10.0 * np.eye(3), None, (False,) * 3, 4.0),
+    # Of more than 10⁵ cells, by which vesin ended the process.
+    "wide layer": (pairs_over(1000.0, 1000.0), None, (False, False), 1.0),
+    "wide film": (pairs_over(1000.0, 1000.0, 1.5), np.diag([1000.0, 1000.0, 1.5]), (True,) * 3, 1.0),
+    "wide film, open": (pairs_over(1.5, 1000.0, 1000.0), None, (False,) * 3, 1.0),
+    "wide film with a zero vector": (pairs_over(1000.0, 1.5, 1000.0), np.diag([1000.0, 0, 1000.0]), (True, False, True), 1.0),
+    "long wire": (pairs_over(2e5, 1.0, 1.0), np.diag([2e5, 0.0, 0.0]), (True, False, False), 1.0),
+    "long skewed wire": (pairs_over(2e5, 2.0, 2.0), [[2e5, 3.0, 1.0], [0.5, 2.0, 0.0], [0.0, 0.5, 2.0]], (True,) * 3, 1.0),
+    "an atom that flew off": (moved(scattered(12), 3, [1e6, 0.0, 0.0]), None, (False,) * 3, 4.0),
+    "an atom that is many cells away": (moved(scattered(12), 3, 1e5 * TRICLINIC.sum(axis=0)), TRICLINIC, (True,) * 3, 4.0),
     "one atom alone": (np.zeros((1, 3)), None, (False,) * 3, 4.0),
 }
 
@@ -191,3 +212,18 @@ def test_traced_positions_without_a_list_are_refused():
     system = ms.System(np.eye(3))
     with pytest.raises(ms.InputError, match="with_neighbors"):
         jax.grad(lambda x: potential.energy(system.with_positions(x)))(system.positions)
+
+
+@pytest.mark.parametrize(
+    ("positions", "cell", "words"),
+    [
+        ([[0.0, 0.0, 0.0], [1e9, 0.0, 0.0]], None, "Atom 1 is too far away"),
+        ([[0.0, 0.0, 0.0], [0.0, 1e10, 0.0]], np.eye(3), "Atom 1 is too far away"),
+        ([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]], 1e-5 * np.eye(3), "check the cell, its units"),
+        ([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]], np.diag([1e7, 1e7, 1e-3]), "check the cell, its units"),
+    ],
+    ids=["far away", "many cells away", "a tiny cell", "a thin cell"],
+)
+def test_structures_without_end_are_refused(positions, cell, words):
+    pbc = [cell is not None] * 3
+    refused(lambda: find_neighbors(np.array(positions), cell, pbc, radius=2.0, skin=0.2), words)

@@ -98,8 +98,7 @@ class _Known:
 
     def __init__(self, parts: dict[str, Any]) -> None:
         leaves, structure = jax.tree.flatten(parts)
-        values = [(leaf.shape, leaf.dtype, leaf.tobytes()) if isinstance(leaf, np.ndarray) else leaf for leaf in map(_on_host, leaves)]
-        self.parts, self.identity = parts, (structure, *values)
+        self.parts, self.identity = parts, (structure, *map(_value, leaves))
 
     def __hash__(self) -> int:
         return hash(self.identity)
@@ -108,8 +107,12 @@ class _Known:
         return isinstance(other, _Known) and self.identity == other.identity
 
 
-def _on_host(leaf: Any) -> Any:
-    return np.asarray(leaf) if eqx.is_array_like(leaf) else leaf
+def _value(leaf: Any) -> Any:
+    """Something that is equal if the leaf is."""
+    if not eqx.is_array(leaf) and not isinstance(leaf, np.ndarray):
+        return leaf
+    array = np.asarray(leaf)
+    return array.shape, array.dtype, array.tobytes()
 
 
 @functools.partial(jax.jit, static_argnums=0)
