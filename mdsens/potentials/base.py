@@ -150,7 +150,7 @@ class Potential(Spelled, eqx.Module):
 
     def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         """Each atom's share of the energy, from `system.neighbors`; pure JAX."""
-        raise missing(self, "atom_energies(self, system)", "which PairPotential, SitePotential and EmbeddedPotential have")
+        raise missing(self, "atom_energies(system)", "which PairPotential, SitePotential and EmbeddedPotential have")
 
     def total(self, system: System) -> Float[Array, ""]:
         """The sum of `atom_energies`, where there is a faster way to it."""

@@ -15,6 +15,9 @@ from mdsens.potentials.local_stiffness import EmbeddedStiffness, PairStiffness, 
 from mdsens.potentials.methods import missing, number
 from mdsens.system import System
 
+PAIR_ENERGY, DENSITY, EMBEDDING = "pair_energy(r, i, j)", "density(r, i, j)", "embedding(rho, i)"
+"""What a subclass gives."""
+
 
 class EmbeddedPotential(Potential):
     """U = ½ Σ_i Σ_{j≠i} φ(r_ij) + Σ_i F(ρ_i), ρ_i = Σ_{j≠i} f(r_ij).
@@ -41,27 +44,15 @@ class EmbeddedPotential(Potential):
 
     def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         """φ of the pair i, j at distance r [eV]; the same for i, j and j, i."""
-        raise missing(self, "pair_energy(self, r, i, j)", "the energy of a pair")
+        raise missing(self, PAIR_ENERGY, "the energy of a pair")
 
     def density(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         """f: the density that atom j makes at atom i, at distance r."""
-        raise missing(self, "density(self, r, i, j)", "what an atom makes at another")
+        raise missing(self, DENSITY, "what an atom makes at another")
 
     def embedding(self, rho: Float[Array, ""], i: Atom) -> Float[Array, ""]:
         """F: the energy of atom i in the density rho [eV]."""
-        raise missing(self, "embedding(self, rho, i)", "the energy of an atom in a density")
-
-    @property
-    def _pair_energy(self) -> Callable[..., Array]:
-        return number(self, "pair_energy(r, i, j)")
-
-    @property
-    def _density(self) -> Callable[..., Array]:
-        return number(self, "density(r, i, j)")
-
-    @property
-    def _embedding(self) -> Callable[..., Array]:
-        return number(self, "embedding(rho, i)")
+        raise missing(self, EMBEDDING, "the energy of an atom in a density")
 
     def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         d, inside = bond_vectors(system, self.range)
@@ -89,28 +80,28 @@ class EmbeddedPotential(Potential):
         def summed(function: Callable[..., Any]) -> Array:
             return jnp.sum(jnp.where(inside, of_pairs(function, r, i, j), 0.0), axis=0)
 
-        return summed(self._pair_energy), summed(self._density)
+        return summed(number(self, PAIR_ENERGY)), summed(number(self, DENSITY))
 
     def _embedded(self, system: System, pairs: Array, rho: Array) -> Array:
         i, _ = handles(system)
-        return 0.5 * pairs + jax.vmap(self._embedding)(rho, i)
+        return 0.5 * pairs + jax.vmap(number(self, EMBEDDING))(rho, i)
 
     def local_stiffness(self, system: System) -> EmbeddedStiffness:
         neighbors, (d, inside) = system.neighbors, bond_vectors(system, self.range)
 
         def density_of(atom: Array, inside: Array, d: Array) -> Array:
             r = jnp.sqrt(jnp.sum(d * d, axis=0))
-            return jnp.sum(jnp.where(inside, of_pairs(self._density, r, *handles(system, atom)), 0.0), axis=0)
+            return jnp.sum(jnp.where(inside, of_pairs(number(self, DENSITY), r, *handles(system, atom)), 0.0), axis=0)
 
         arrays = neighbors.atom, inside, d
         rho = jnp.sum(over_places(density_of, *arrays), axis=0)
-        _, first, second = jax.vmap(_with_derivatives(self._embedding))(rho, handles(system)[0])
+        _, first, second = jax.vmap(_with_derivatives(number(self, EMBEDDING)))(rho, handles(system)[0])
 
         def pairs_of(atom: Array, inside: Array, d: Array) -> tuple[PairStiffness, Array]:
             r, ij = jnp.sqrt(jnp.sum(d * d, axis=0)), handles(system, atom)
             (_, slope, curvature), (_, f_slope, f_curvature) = (
                 tuple(jnp.where(inside, value, 0.0) for value in of_pairs(_with_derivatives(function), r, *ij))
-                for function in (self._pair_energy, self._density)
+                for function in (number(self, PAIR_ENERGY), number(self, DENSITY))
             )
             return pair_stiffness(d, r, 0.5 * slope + first * f_slope, 0.5 * curvature + first * f_curvature), f_slope
 

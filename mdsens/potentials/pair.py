@@ -19,6 +19,9 @@ from mdsens.potentials.switching import BETWEEN, ONSET, SMOOTHNESS, force_switch
 from mdsens.spelling import given
 from mdsens.system import System
 
+PAIR_ENERGY = "pair_energy(r, i, j)"
+"""What a subclass gives."""
+
 
 class PairPotential(Potential):
     """U = ½ Σ_i Σ_{j≠i} φ(r_ij). A subclass gives `pair_energy(r, i, j)` and a static `cutoff` [Å].
@@ -31,7 +34,7 @@ class PairPotential(Potential):
 
     def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         """Energy of the pair i, j at distance r [eV], before switching; the same for i, j and j, i."""
-        raise missing(self, "pair_energy(self, r, i, j)", "the energy of a pair")
+        raise missing(self, PAIR_ENERGY, "the energy of a pair")
 
     def kinks(self, i: Atom, j: Atom) -> tuple[Float[Array, ""], ...]:
         """Distances at which the second derivative of φ jumps [Å]."""
@@ -97,7 +100,7 @@ class PairPotential(Potential):
         return jax.tree.map(joined, over_places(of_chunk, neighbors.atom, neighbors.used, d))
 
     def _switched_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
-        pair_energy = number(self, "pair_energy(r, i, j)")
+        pair_energy = number(self, PAIR_ENERGY)
         if self._switch == "quintic":
             return pair_energy(r, i, j) * quintic(r, self.onset, self.cutoff)
         if self._switch == "xplor":

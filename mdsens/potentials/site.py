@@ -21,6 +21,9 @@ CACHED = 2**19
 HESSIAN_BLOCK = 2**14
 """The same for the second derivatives of sites."""
 
+SITE_ENERGY = "site_energy(d, i, j, mask)"
+"""What a subclass gives."""
+
 
 class SitePotential(Potential):
     """U = Σ_i E_i(d_i1, d_i2, ...). A subclass gives `site_energy(d, i, j, mask)`, and a static `cutoff` or a `range`."""
@@ -32,7 +35,7 @@ class SitePotential(Potential):
 
         Places where `mask` is False hold a harmless vector and must not count.
         """
-        raise missing(self, "site_energy(self, d, i, j, mask)", "the energy of a site")
+        raise missing(self, SITE_ENERGY, "the energy of a site")
 
     def site_numbers(self, neighbors: int) -> int:
         """Numbers that `site_energy` keeps of so many neighbours, roughly: the more, the fewer sites go into a block."""
@@ -40,22 +43,18 @@ class SitePotential(Potential):
 
     def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         block = CACHED // self.site_numbers(system.neighbors.atom.shape[0])
-        return in_blocks(lambda *sites: along_last(self._site_energy, *sites), self._sites(system), block)
+        return in_blocks(lambda *sites: along_last(number(self, SITE_ENERGY), *sites), self._sites(system), block)
 
     def local_stiffness(self, system: System) -> SiteStiffness:
         # For two second derivatives of a scalar in few variables reverse over reverse takes the fewest operations, most of
         # them contractions, for which the sites come first.
-        hessian = jax.jacrev(jax.jacrev(self._site_energy))
+        hessian = jax.jacrev(jax.jacrev(number(self, SITE_ENERGY)))
         sites = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), self._sites(system))
         neighbors = system.neighbors.atom.shape[0]
         pairs, numbers = neighbors**2, self.site_numbers(neighbors)
         batch = max(8, max(128 * pairs, HESSIAN_BLOCK) // max(pairs, numbers))
         blocks = jax.lax.map(lambda site: hessian(*site), fence(sites, system.neighbors), batch_size=batch)
         return SiteStiffness(jnp.moveaxis(blocks, 0, -1))
-
-    @property
-    def _site_energy(self) -> Callable[..., Array]:
-        return number(self, "site_energy(d, i, j, mask)")
 
     def _sites(self, system: System) -> tuple[Any, ...]:
         d, inside = bond_vectors(system, self.range)
