@@ -23,7 +23,11 @@ FARTHEST = 1e8
 
 MOST_PAIRS = 2e10
 
+OF_A_CELL = 100.0
+"""Pairs of atoms in the time that one pair of cells takes."""
+
 TINY = 1e-9
+"""Of a cell's size, the least width that counts."""
 
 COARSER = 1.2
 """Factor between two sizes of cells that are tried."""
@@ -87,7 +91,7 @@ def _widths(points: np.ndarray, axes: np.ndarray, pbc: np.ndarray) -> np.ndarray
 def _grid(n: int, widths: np.ndarray, pbc: np.ndarray, reach: float) -> tuple[np.ndarray, float, float]:
     """How far out points must lie along each open axis [Å], zero where none need; the size of cells [Å]; the work that is left.
 
-    That is pairs of `n` atoms, spread evenly, or of cells.
+    That is pairs of `n` atoms, spread evenly, or what looking at as many cells takes.
     """
     widths, search, longer = widths.copy(), reach, np.zeros(3)
     while True:
@@ -96,7 +100,7 @@ def _grid(n: int, widths: np.ndarray, pbc: np.ndarray, reach: float) -> tuple[np
         thin = left < np.minimum(cells, MARGIN)
         if not thin.any():
             beside = np.where(pbc | (cells > 1.0), 2.0 * np.ceil(search * left / np.maximum(widths, search * TINY)) + 1.0, 1.0)
-            return longer, search, max(n**2 / left.prod(), left.prod()) * beside.prod()
+            return longer, search, max(n**2 / left.prod(), OF_A_CELL * left.prod()) * beside.prod()
         if (thin & pbc).any():
             search *= COARSER
         else:

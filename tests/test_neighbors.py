@@ -221,8 +221,9 @@ def test_traced_positions_without_a_list_are_refused():
         ([[0.0, 0.0, 0.0], [0.0, 1e10, 0.0]], np.eye(3), "Atom 1 is too far away"),
         ([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]], 1e-5 * np.eye(3), "check the cell, its units"),
         ([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]], np.diag([1e7, 1e7, 1e-3]), "check the cell, its units"),
+        ([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]], np.diag([5.0, 1e9, 5.0]), "check the cell, its units"),
     ],
-    ids=["far away", "many cells away", "a tiny cell", "a thin cell"],
+    ids=["far away", "many cells away", "a tiny cell", "a thin cell", "a long cell"],
 )
 def test_structures_without_end_are_refused(positions, cell, words):
     pbc = [cell is not None] * 3

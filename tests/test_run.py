@@ -274,6 +274,7 @@ def test_names_are_looked_up_before_any_work(tmp_path):
         ("[[0, 1]]", "[[0, 0]]", "observables.distances", ""),
         ("onset = 5.0", "onset = 7.0", "potential: ", "onset"),
         ("cutoff = 6.0, ", "", "potential: LennardJones", "'cutoff'"),
+        ('kind = "sweep"', 'kind = ["sweep"]', "study.kind cannot be ['sweep']", "Did you mean 'sweep'?"),
         ('kind = "sweep"', 'kind = "swep"', "study.kind cannot be 'swep'", "Did you mean 'sweep'?"),
         ("fmax = 1e-10", "fmax = -1.0", "relax.fmax is -1.0", "greater than 0"),
         ("[relax]", "[targets.energy]\nvalue = 1.0\n[relax]", "[targets] is for calibration", "leave it out"),

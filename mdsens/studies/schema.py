@@ -236,9 +236,9 @@ def _study(content: Any, problems: Any) -> Any:
         problems.append("study must be a table: write [study].")
         return None
     kind = content.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         known = did_you_mean(str(kind), KINDS)
-        problems.append(f"study.kind is missing.{known}" if kind is None else f"study.kind cannot be {kind!r}.{known}")
+        problems.append(f"study.kind is missing.{known}" if kind is None else f"study.kind cannot be {kind!r:.80}.{known}")
         return None
     return _validated(KINDS[kind], content, "study", problems)
 
