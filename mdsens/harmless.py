@@ -49,7 +49,7 @@ def opened(path: Path, what: str, remedy: str = "") -> Iterator[h5py.File]:
 
 
 def _check_heaps(content: Any) -> None:
-    """HDF5's library never comes back from a heap of texts in which an object ends where it begins (1.14 and 2.0).
+    """HDF5's library never comes back from a heap of texts in which an object ends where it begins (seen with 2.0.0).
 
     Raises:
         ValueError: there is one; heaps that lie in each other; a file whose lengths do not have eight bytes, which mdsens's have.

@@ -256,8 +256,12 @@ def test_a_dict_that_was_not_looked_up_is_named():
 
 @pytest.mark.parametrize(
     ("base", "method"),
-    {ms.PairPotential: "pair_energy", ms.SitePotential: "site_energy", ms.EmbeddedPotential: "pair_energy"}.items()
-    | {(ms.potentials.Potential, "atom_energies")},
+    [
+        (ms.PairPotential, "pair_energy"),
+        (ms.SitePotential, "site_energy"),
+        (ms.EmbeddedPotential, "pair_energy"),
+        (ms.Potential, "atom_energies"),
+    ],
 )
 def test_a_method_that_was_not_written_is_named(base, method):
     mine = own(base, "nothing", None)
