@@ -48,6 +48,8 @@ def traceable(what: str, form: str) -> Iterator[None]:
     except (MdsensError, NotImplementedError):
         raise
     except Exception as error:
+        if isinstance(error, TypeError) and "positional argument" in str(error):
+            raise InputError(f"{what} is called as {form}: write it so ({reason(error)}).") from error
         raise InputError(
             f"{what} cannot be traced: write it with jax.numpy, as {form}, without float(), math, NumPy functions or `if` on "
             f"values ({reason(error)})."

@@ -73,7 +73,7 @@ class Spelled:
     """Base class of modules of Equinox that say which keyword argument or attribute was meant, and how a copy is made."""
 
     copying: ClassVar[str] = "make another one"
-    """What to do in the place of an assignment."""
+    """What to do in the place of an assignment to `{name}`."""
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         check_keywords(cls.__init__, options)
@@ -85,10 +85,15 @@ class Spelled:
             try:
                 super().__setattr__(name, value)
             except FrozenInstanceError:
-                raise FrozenInstanceError(f"{type(self).__name__}.{name} cannot be set: {self.copying}.") from None
+                raise FrozenInstanceError(
+                    f"{type(self).__name__}.{name} cannot be set: {self.copying.format(name=name)}."
+                ) from None
 
         def __delattr__(self, name: str) -> None:
-            raise FrozenInstanceError(f"{type(self).__name__}.{name} cannot be deleted: {self.copying}.")
+            raise self._frozen(name, "deleted")
+
+        def _frozen(self, name: str, what: str) -> FrozenInstanceError:
+            return FrozenInstanceError(f"{type(self).__name__}.{name} cannot be {what}: {self.copying.format(name=name)}.")
 
         def __getattr__(self, name: str) -> Any:
             if hasattr(type(self), name):

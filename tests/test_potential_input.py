@@ -1,10 +1,13 @@
 """Parameter files, and what potentials refuse: each time in one sentence that names it."""
 
+import copy
 import dataclasses
 import math
+import pickle
 import warnings
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -234,7 +237,7 @@ FAILING = {
     "math": (ms.PairPotential, "pair_energy", lambda self, r, i, j: math.exp(-r), "cannot be traced"),
     "NumPy": (ms.PairPotential, "pair_energy", lambda self, r, i, j: np.exp(-r), "cannot be traced"),
     "a branch": (ms.PairPotential, "pair_energy", lambda self, r, i, j: r if r < 2.0 else 0.0, "cannot be traced"),
-    "arguments": (ms.PairPotential, "pair_energy", lambda self, r: r, "pair_energy(r, i, j) -> number"),
+    "arguments": (ms.PairPotential, "pair_energy", lambda self, r: r, "is called as pair_energy(r, i, j) -> number"),
     "no return": (ms.PairPotential, "pair_energy", lambda self, r, i, j: None, "returns nothing"),
     # Without a word this was an energy, and a wrong one.
     "no sum": (ms.SitePotential, "site_energy", lambda self, d, i, j, mask: jnp.where(mask, d[:, 0], 0.0), "shape (4,)"),
@@ -277,9 +280,34 @@ def test_potentials_and_structures_are_not_changed_in_place(silicon):
     for change in (lambda: setattr(silicon, "sigma", 2.0), lambda: delattr(silicon, "sigma")):
         with pytest.raises(dataclasses.FrozenInstanceError, match="with_values"):
             change()
+    with pytest.raises(dataclasses.FrozenInstanceError, match=r"dataclasses.replace\(potential, element"):
+        silicon.element = "Ge"
     with pytest.raises(dataclasses.FrozenInstanceError, match="with_positions"):
         ms.System([[0.0, 0.0], [1.1, 0.0]]).positions = jnp.zeros((2, 2))
     assert silicon.sigma == 2.0951
+
+
+def test_entries_of_a_parameter_are_not_changed_in_place():
+    """An equilibrium would not be one of its own potential any more, and its derivatives wrong."""
+    pair = lj(epsilon=dict(SIGMA), sigma=1.0)
+    for change in (
+        lambda entries: entries.update({"A-B": 2.0}),
+        lambda entries: entries.__setitem__("A-B", 2.0),
+        lambda entries: entries.pop("A-B"),
+    ):
+        with pytest.raises(TypeError, match="with_values"):
+            change(pair.epsilon)
+    doubled = jax.tree.map(lambda leaf: 2.0 * leaf, pair)
+    for entries in (pair.epsilon, copy.deepcopy(pair.epsilon), pickle.loads(pickle.dumps(pair.epsilon))):
+        assert type(entries) is type(doubled.epsilon) and {key: float(x) for key, x in entries.items()} == SIGMA
+    assert doubled.epsilon["A-B"] == 2.0 * SIGMA["A-B"]
+
+
+@pytest.mark.parametrize(("name", "meant"), [("sigma.B-A", "'sigma.A-B'"), ("epsilon", "'LennardJones.epsilon'")])
+def test_a_pair_in_the_other_order_and_a_term_that_was_left_out_are_meant(name, meant):
+    pair = lj(sigma=dict(SIGMA))
+    potential = pair if "." in name else pair + ms.ZBL(cutoff=2.0)
+    refused(lambda: ms.studies.with_values(potential, {name: 1.0}), f"Did you mean {meant}?")
 
 
 def test_a_warning_points_at_the_line_of_the_user():

@@ -291,6 +291,15 @@ def test_names_are_looked_up_before_any_work(tmp_path):
         assert any(problem.startswith(starts) and remedy in problem for problem in problems), (new, problems)
 
 
+def test_observables_that_compare_structures_want_them_together(tmp_path):
+    text = DIMER.format(sigma="[1.0]").replace(
+        "[potential]", '[structures.other]\nbuilder = "molecule"\narguments = { name = "N2" }\n[potential]'
+    )
+    text = text.replace("[observables.energy]", "[observables.barrier]\nstates = { saddle = 'dimer', minimum = 'other' }")
+    (problem,) = (one for one in wrong(tmp_path, text) if "barrier" in one)
+    assert "the structures dimer, other are relaxed one by one: write joint = true in [study] to relax all" in problem
+
+
 def test_a_published_metal_by_its_constructor(tmp_path):
     text = DIMER.format(sigma="[1.0]")
     start = text.index("[potential]")

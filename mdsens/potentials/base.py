@@ -86,7 +86,10 @@ class Potential(Spelled, eqx.Module):
     units: ClassVar[dict[str, str]] = {}
     """Units of the parameters by name, for files; "" for pure numbers, absent where unknown."""
 
-    copying: ClassVar[str] = "ms.studies.with_values(potential, {'sigma': 2.0}) is a copy with another value of a parameter"
+    copying: ClassVar[str] = (
+        "ms.studies.with_values(potential, {{'{name}': 2.0}}) is a copy with another value of a parameter, "
+        "dataclasses.replace(potential, {name}=...) of anything else"
+    )
 
     keyed: ClassVar[bool] = True
     """Whether dicts among the parameters are keyed by species, or are trees of a user's that are kept as they are."""

@@ -1,6 +1,6 @@
 """What a user gives as a potential's parameters, as trees of arrays: numbers, dicts by species, trees of networks."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import equinox as eqx
 import jax
@@ -20,6 +20,28 @@ else:
     """One number, or numbers by species, pair or triplet."""
     PerAtom = Float[Array, "*atoms"] | dict[str, Float[Array, ""]]
     """One number, numbers by species, or one for each atom."""
+
+
+class Entries(dict[str, Any]):
+    """Numbers by species, pair or triplet. Not changed in place: what was relaxed with them would be no equilibrium any more."""
+
+    def _refused(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(
+            "A parameter's entries cannot be set: ms.studies.with_values(potential, {'epsilon.A-B': 2.0}) is a copy with another "
+            "value of one."
+        )
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refused  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Entries, (dict(self),)
+
+
+jax.tree_util.register_pytree_with_keys(
+    Entries,
+    lambda entries: ([(jax.tree_util.DictKey(key), entries[key]) for key in sorted(entries)], tuple(sorted(entries))),
+    lambda keys, values: Entries(zip(keys, values, strict=True)),
+)
 
 
 def as_parameter(value: Any, what: str) -> Any:
@@ -52,7 +74,7 @@ def canonical_key(key: str) -> str:
     return "-".join(sorted(parts)) if len(parts) == 2 else key
 
 
-def _canonical_dict(entries: dict[Any, Any], what: str) -> dict[Any, Any]:
+def _canonical_dict(entries: dict[Any, Any], what: str) -> Entries:
     if bad := [key for key in entries if isinstance(key, str) and set(key) & set("./")]:
         raise InputError(f"{what} has the key {bad[0]!r}: a '.' or '/' cannot be told from a path.")
     if bad := [key for key in entries if not isinstance(key, str)]:
@@ -64,7 +86,7 @@ def _canonical_dict(entries: dict[Any, Any], what: str) -> dict[Any, Any]:
         if (name := canonical_key(key)) in result:
             raise InputError(f"{what} has the pair {name!r} twice, in both orders: give it once.")
         result[name] = entries[key]
-    return result
+    return Entries(result)
 
 
 class Constant(eqx.Module):

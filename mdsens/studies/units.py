@@ -80,6 +80,12 @@ def read_study(path: Any) -> Study:
         groups = _groups(told, structures)
         recipes = {name: building.observable_recipe(*_named(name, given)) for name, given in told.observables.items()}
         for name, recipe in recipes.items():
+            if hasattr(told.study, "joint") and (alone := _relaxed_alone(recipe, structures, groups)):
+                problems.append(
+                    f"observables.{name}: the structures {', '.join(alone)} are relaxed one by one: write joint = true in "
+                    "[study] to relax all together."
+                )
+                continue
             for group in groups.values():
                 if _attempt(problems, f"observables.{name}", building.observables_of, {name: recipe}, group) is None:
                     break
@@ -162,6 +168,13 @@ def _check_study(told: Any, potential: Potential | None, problems: Any) -> None:
 
 def _sections(problems: Any) -> set[str]:
     return {problem.split(".")[0].split(":")[0] for problem in problems}
+
+
+def _relaxed_alone(recipe: Any, structures: Any, groups: Any) -> list[str]:
+    """Names of structures that an observable is of, where all are there but none is a group that has them together."""
+    asked = {*recipe.get("states", {}).values(), *([recipe["structure"]] if "structure" in recipe else [])}
+    together = len(groups) < 2 or not asked <= structures.keys()
+    return [] if together or not asked else sorted(asked)
 
 
 def _check_together(structures: Any, potential: Potential, recipes: Any, group: tuple[str, ...], problems: Any) -> None:
