@@ -14,6 +14,7 @@ from mdsens.errors import InputError
 from mdsens.potentials.base import Approximation, static
 from mdsens.potentials.black_box import CONSISTENT, BlackBox, Evaluation, Structure, energy
 from mdsens.potentials.central import best_step, noise_of
+from mdsens.potentials.parameters import Entries
 from mdsens.potentials.wrapped import WrappedEnergy
 from mdsens.spelling import spelled
 from mdsens.system import System, is_concrete
@@ -110,7 +111,7 @@ class ExternalEnergy(WrappedEnergy):
 
     def approximation(self, system: System) -> Approximation:
         steps = system.neighbors
-        mixed = dict(zip(self.values, self._split(steps.mixed_error), strict=True))
+        mixed = Entries(zip(self.values, self._split(steps.mixed_error), strict=True))
         words = (
             f"derivatives of forces by central differences over {float(steps.length):.1e} Å, "
             f"estimated error {float(steps.hessian_error):.1e} eV/Å² (noise of forces {float(steps.noise):.1e} eV/Å)"
