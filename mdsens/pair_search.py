@@ -47,13 +47,17 @@ def pairs_within(
     from vesin import NeighborList
 
     axes = _axes(box, pbc)
-    distant = np.abs(np.concatenate([points / reach, points @ np.linalg.inv(axes) * pbc], axis=1)).max(axis=1)
+    inverse = np.linalg.inv(axes)
+    shares = points @ inverse
+    distant = np.abs(np.concatenate([points / reach, shares * pbc], axis=1)).max(axis=1)
     if distant.max() > FARTHEST:
         atom = int(distant.argmax())
         raise InputError(
             f"Atom {atom} is too far away to tell distances, at {points[atom]} Å: check the structure and its units."
         )
-    longer, search, looked_at = _grid(len(points), _widths(points, axes, pbc), pbc, reach)
+    # Between the cell's faces along each axis, between the outermost atoms where it is open.
+    widths = np.where(pbc, 1.0, np.ptp(shares, axis=0)) / np.linalg.norm(inverse, axis=0)
+    longer, search, looked_at = _grid(len(points), widths, pbc, reach)
     if looked_at > MOST_PAIRS:
         raise InputError(
             f"About {looked_at:.0e} pairs would have to be looked at for those within {reach:g} Å, which is too many: check the "
@@ -79,13 +83,6 @@ def _axes(box: np.ndarray, pbc: np.ndarray) -> np.ndarray:
     if not pbc.all():
         axes[~pbc] = np.linalg.svd(axes)[2][pbc.sum() :]
     return axes
-
-
-def _widths(points: np.ndarray, axes: np.ndarray, pbc: np.ndarray) -> np.ndarray:
-    """Distance between the cell's faces along each axis [Å], between the outermost atoms where it is open."""
-    normals = np.linalg.inv(axes).T
-    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    return np.where(pbc, np.abs(np.sum(axes * normals, axis=1)), np.ptp(points @ normals.T, axis=0))
 
 
 def _grid(n: int, widths: np.ndarray, pbc: np.ndarray, reach: float) -> tuple[np.ndarray, float, float]:

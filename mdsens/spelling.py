@@ -85,9 +85,7 @@ class Spelled:
             try:
                 super().__setattr__(name, value)
             except FrozenInstanceError:
-                raise FrozenInstanceError(
-                    f"{type(self).__name__}.{name} cannot be set: {self.copying.format(name=name)}."
-                ) from None
+                raise self._frozen(name, "set") from None
 
         def __delattr__(self, name: str) -> None:
             raise self._frozen(name, "deleted")

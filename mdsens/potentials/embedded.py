@@ -12,11 +12,8 @@ from mdsens.neighbors import joined, over_places, squared_distances
 from mdsens.potentials.base import Atom, Potential
 from mdsens.potentials.bonds import bond_vectors, finite, handles, marked, of_pairs
 from mdsens.potentials.local_stiffness import EmbeddedStiffness, PairStiffness, pair_stiffness
-from mdsens.potentials.methods import missing, number
+from mdsens.potentials.methods import DENSITY, EMBEDDING, PAIR_ENERGY, missing, number
 from mdsens.system import System
-
-PAIR_ENERGY, DENSITY, EMBEDDING = "pair_energy(r, i, j)", "density(r, i, j)", "embedding(rho, i)"
-"""What a subclass gives."""
 
 
 class EmbeddedPotential(Potential):

@@ -11,6 +11,10 @@ from mdsens.errors import InputError, traceable
 if TYPE_CHECKING:
     from mdsens.potentials.base import Potential
 
+PAIR_ENERGY, SITE_ENERGY = "pair_energy(r, i, j)", "site_energy(d, i, j, mask)"
+DENSITY, EMBEDDING = "density(r, i, j)", "embedding(rho, i)"
+"""What the classes of potentials ask of a subclass."""
+
 
 def number(potential: "Potential", method: str) -> Callable[..., Array]:
     """`method(...)` of a potential, `"pair_energy(r, i, j)"` say, which returns one number.

@@ -14,13 +14,10 @@ from mdsens.neighbors import bonds, joined, over_places, squared_distances
 from mdsens.potentials.base import Atom, Potential
 from mdsens.potentials.bonds import bond_vectors, finite, handles, marked, of_pairs, within
 from mdsens.potentials.local_stiffness import PairStiffness, pair_stiffness
-from mdsens.potentials.methods import missing, number
+from mdsens.potentials.methods import PAIR_ENERGY, missing, number
 from mdsens.potentials.switching import BETWEEN, ONSET, SMOOTHNESS, force_switch, quintic, xplor
 from mdsens.spelling import given
 from mdsens.system import System
-
-PAIR_ENERGY = "pair_energy(r, i, j)"
-"""What a subclass gives."""
 
 
 class PairPotential(Potential):

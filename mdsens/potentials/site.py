@@ -12,7 +12,7 @@ from mdsens.neighbor_sums import fence
 from mdsens.potentials.base import Atom, Potential
 from mdsens.potentials.bonds import bond_vectors, handles
 from mdsens.potentials.local_stiffness import SiteStiffness
-from mdsens.potentials.methods import missing, number
+from mdsens.potentials.methods import SITE_ENERGY, missing, number
 from mdsens.system import System
 
 CACHED = 2**19
@@ -20,9 +20,6 @@ CACHED = 2**19
 
 HESSIAN_BLOCK = 2**14
 """The same for the second derivatives of sites."""
-
-SITE_ENERGY = "site_energy(d, i, j, mask)"
-"""What a subclass gives."""
 
 
 class SitePotential(Potential):

@@ -173,8 +173,7 @@ def _sections(problems: Any) -> set[str]:
 def _relaxed_alone(recipe: Any, structures: Any, groups: Any) -> list[str]:
     """Names of structures that an observable is of, where all are there but none is a group that has them together."""
     asked = {*recipe.get("states", {}).values(), *([recipe["structure"]] if "structure" in recipe else [])}
-    together = len(groups) < 2 or not asked <= structures.keys()
-    return [] if together or not asked else sorted(asked)
+    return sorted(asked) if len(groups) > 1 and asked <= structures.keys() else []
 
 
 def _check_together(structures: Any, potential: Potential, recipes: Any, group: tuple[str, ...], problems: Any) -> None:
