@@ -175,7 +175,7 @@ def _kept(
 def _light(columns: "_Columns") -> Any:
     """An operator whose numbers are few enough to be kept; None for others."""
     operator = columns.function
-    if not isinstance(operator, StoredOperator) or sum(leaf.size for leaf in jax.tree.leaves(operator)) > KEPT_NUMBERS:
+    if not isinstance(operator, StoredOperator) or sum(np.size(leaf) for leaf in jax.tree.leaves(operator)) > KEPT_NUMBERS:
         return None
     return operator if columns.preconditioner is None else Preconditioned(operator, columns.preconditioner)
 
