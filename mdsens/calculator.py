@@ -13,6 +13,7 @@ from jaxtyping import Array
 from mdsens.errors import InputError
 from mdsens.potentials.base import Potential, listed_energies
 from mdsens.system import System
+from mdsens.units import EV_PER_CUBIC_ANGSTROM
 
 REBUILT_AFTER = {"numbers", "cell", "pbc"}
 """Changes of the atoms after which nothing of the last neighbour list can be used again."""
@@ -21,9 +22,10 @@ REBUILT_AFTER = {"numbers", "cell", "pbc"}
 class Calculator(ase_calculator.Calculator):
     """`atoms.calc = ms.Calculator(potential)`.
 
-    Energy [eV], per-atom energies [eV], forces [eV/Å] and stress [eV/Å³; xx, yy, zz, yz, xz, xy]: what `potential.energy` and
-    its sisters say of `System.from_ase(atoms)`. The neighbour list lasts as long as no atom moved more than half of its skin
-    and the cell stayed; code is compiled once for a number of atoms, whichever atoms ask. Constraints are ASE's to apply.
+    Energy [eV], per-atom energies [eV], forces [eV/Å] and stress [eV/Å³, ASE's unit; xx, yy, zz, yz, xz, xy]: what
+    `potential.energy` and its sisters say of `System.from_ase(atoms)`. The neighbour list lasts as long as no atom moved more
+    than half of its skin and the cell stayed; code is compiled once for a number of atoms, whichever atoms ask. Constraints
+    are ASE's to apply.
 
     Args:
         potential: any potential, with its parameters as they are now.
@@ -64,7 +66,7 @@ class Calculator(ase_calculator.Calculator):
         if "stress" in properties:
             if not (self.atoms.pbc.any() and self.atoms.cell.rank == 3):
                 raise ase_calculator.PropertyNotImplementedError("Stress needs a periodic cell with a volume.")
-            self.results["stress"] = np.asarray(self.potential.stress(system), dtype=float)
+            self.results["stress"] = np.asarray(self.potential.stress(system), dtype=float) / EV_PER_CUBIC_ANGSTROM
 
     def _listed(self, changes: Sequence[str]) -> System:
         """The atoms as a system whose neighbour list is complete; the last one, if the atoms are where it still holds."""

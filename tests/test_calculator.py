@@ -11,6 +11,7 @@ from ase.filters import FrechetCellFilter
 from ase.mep import NEB
 from ase.optimize import BFGS, FIRE
 from ase.phonons import Phonons
+from ase.units import GPa
 from helpers import refused
 
 import mdsens as ms
@@ -32,7 +33,9 @@ def test_numbers_are_those_of_the_potential(atoms, silicon):
     np.testing.assert_allclose(atoms.get_potential_energy(), silicon.energy(system), rtol=1e-13)
     np.testing.assert_allclose(atoms.get_potential_energies(), silicon.energies(system), rtol=1e-12)
     np.testing.assert_allclose(atoms.get_forces(), silicon.forces(system), atol=1e-12)
-    np.testing.assert_allclose(atoms.get_stress(), silicon.stress(system), atol=1e-13)
+    # ASE has eV/Å³, everything here GPa.
+    np.testing.assert_allclose(atoms.get_stress(), GPa * silicon.stress(system), atol=1e-13)
+    np.testing.assert_allclose(-atoms.get_stress()[:3].mean(), GPa * silicon.pressure(system), atol=1e-13)
 
 
 def test_forces_and_stress_are_ases_differences_of_the_energy(atoms):

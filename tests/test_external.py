@@ -10,6 +10,7 @@ from ase.build import bulk
 from ase.calculators.calculator import Calculator
 from ase.calculators.lj import LennardJones as LennardJonesOfASE
 from ase.calculators.mixing import SumCalculator
+from ase.units import GPa
 from helpers import refused
 
 import mdsens as ms
@@ -54,7 +55,7 @@ def test_energy_forces_and_stress_are_the_calculators():
     atoms.calc = lennard_jones(**PARAMETERS)
     np.testing.assert_allclose(potential.energy(system), atoms.get_potential_energy(), rtol=1e-14)
     np.testing.assert_allclose(potential.forces(system), atoms.get_forces(), atol=1e-15)
-    np.testing.assert_allclose(potential.stress(system), atoms.get_stress(), atol=1e-15)
+    np.testing.assert_allclose(GPa * potential.stress(system), atoms.get_stress(), atol=1e-15)
     assert potential.sigma == 3.4 and potential.energies(system).shape == (4,)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.units import GPa
 from differences import relaxed
 from helpers import refused
 from lammps_reference import evaluate, shipped
@@ -55,7 +56,7 @@ def agrees_with_lammps(potential, system, coefficients, parameters, bound) -> No
     expected = evaluate(system, "pair_style snap", f"pair_coeff * * {coefficients} {parameters} {' '.join(system.labels)}")
     assert float(potential.energy(system)) == pytest.approx(expected.energy, rel=bound)
     assert deviation(potential.forces(system), expected.forces) < bound
-    virial = np.asarray(-potential.stress(system) * system.volume)[np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])]
+    virial = np.asarray(-potential.stress(system) * system.volume * GPa)[np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])]
     assert deviation(virial, expected.virial) < bound
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.units import GPa
 from differences import contacts, scaled_errors
 from helpers import refused
 from lammps_reference import evaluate, shipped
@@ -62,7 +63,7 @@ def test_energy_forces_and_virial_agree_with_lammps(case):
     assert float(potential.energy(system)) == pytest.approx(expected.energy, rel=1e-9)
     assert deviation(potential.forces(system), expected.forces) < 1e-9
     if system.cell is not None:
-        virial = np.asarray(-potential.stress(system) * system.volume)[np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])]
+        virial = np.asarray(-potential.stress(system) * system.volume * GPa)[np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])]
         assert deviation(virial, expected.virial) < 1e-9
 
 

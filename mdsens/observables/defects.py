@@ -53,7 +53,7 @@ def dipole_tensor(states: Mapping[str, System], potential: Potential) -> Float[A
         InputError: a state is missing, the cell of the defect is no supercell of the bulk's, or as `stress`.
     """
     defect, bulk = (state_named(states, state, "dipole_tensor") for state in ("defect", "bulk"))
-    excess = potential.stress(defect) - potential.stress(bulk)
+    excess = (potential.stress(defect) - potential.stress(bulk)) / stress_unit(defect.dim)
     repeats = jax.lax.stop_gradient(defect.cell @ jnp.linalg.inv(bulk.cell))
     matches = jnp.max(jnp.abs(repeats - jnp.round(repeats))) < SAME_LATTICE
     if is_concrete(matches) and not matches:

@@ -29,12 +29,12 @@ def stress(system: System, potential: Potential) -> Float[Array, " voigt"]:
     Raises:
         InputError: there is no cell, or a potential that knows nothing of it.
     """
-    return potential.stress(system) * stress_unit(system.dim)
+    return potential.stress(system)
 
 
 def pressure(system: System, potential: Potential) -> Float[Array, ""]:
     """Pressure, minus a third of the trace of the stress [GPa]; in 2-D minus half of it [eV/Å²]."""
-    return potential.pressure(system) * stress_unit(system.dim)
+    return potential.pressure(system)
 
 
 class enthalpy(eqx.Module):

@@ -22,6 +22,7 @@ from mdsens.potentials.methods import missing
 from mdsens.potentials.parameters import as_parameter, as_tree, canonical_key
 from mdsens.spelling import Spelled, given
 from mdsens.system import System, is_concrete
+from mdsens.units import stress_unit
 from mdsens.voigt import to_voigt
 
 TRACED_RANGE_MARGIN = 1.1
@@ -358,7 +359,7 @@ class Potential(Spelled, eqx.Module):
         return _forces(self, self.prepared(system))
 
     def stress(self, system: System) -> Float[Array, " voigt"]:
-        """Stress in Voigt order (xx, yy, zz, yz, xz, xy; in 2-D xx, yy, xy) [eV/Å³, in 2-D eV/Å²].
+        """Stress in Voigt order (xx, yy, zz, yz, xz, xy; in 2-D xx, yy, xy), positive in tension [GPa, in 2-D eV/Å²].
 
         Raises:
             InputError: the system has no cell, or the cell no volume.
@@ -367,7 +368,7 @@ class Potential(Spelled, eqx.Module):
         return _stress(self, self.prepared(system))
 
     def pressure(self, system: System) -> Float[Array, ""]:
-        """Minus the mean of the normal stresses [eV/Å³, in 2-D eV/Å²]; raises as `stress`."""
+        """Minus the mean of the normal stresses [GPa, in 2-D eV/Å²]; raises as `stress`."""
         self.check_strain(system)
         return _pressure(self, self.prepared(system))
 
@@ -452,7 +453,8 @@ def _stress(potential: Potential, system: System) -> Array:
         return _deformed_energy(potential, system, jnp.eye(system.dim) + 0.5 * (strain + strain.T))
 
     dim = system.dim
-    return to_voigt(jax.grad(strained)(jnp.zeros((dim, dim), system.positions.dtype)) / system.volume)
+    slope = jax.grad(strained)(jnp.zeros((dim, dim), system.positions.dtype))
+    return to_voigt(slope / system.volume) * stress_unit(dim)
 
 
 @eqx.filter_jit
@@ -461,7 +463,7 @@ def _pressure(potential: Potential, system: System) -> Array:
         return _deformed_energy(potential, system, stretch * jnp.eye(system.dim))
 
     unity = jnp.ones((), system.positions.dtype)
-    return -jax.jvp(stretched, (unity,), (unity,))[1] / (system.dim * system.volume)
+    return -jax.jvp(stretched, (unity,), (unity,))[1] / (system.dim * system.volume) * stress_unit(system.dim)
 
 
 def _deformed_energy(potential: Potential, system: System, deformation: Array) -> Array:

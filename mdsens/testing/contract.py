@@ -34,6 +34,7 @@ from mdsens.solvers import Status
 from mdsens.store import load, save
 from mdsens.system import System
 from mdsens.testing.smoothness import jumps, quickly_compiled
+from mdsens.units import stress_unit
 from mdsens.voigt import from_voigt
 
 ROUNDING = 1e-9
@@ -319,7 +320,7 @@ def _stress(case: _Case) -> Iterator[Finding]:
     virial = np.asarray(case.found.virial)
     if not case.local:
         try:
-            virial = np.asarray(from_voigt(case.potential.stress(system))) * float(system.volume)
+            virial = np.asarray(from_voigt(case.potential.stress(system))) * float(system.volume) / stress_unit(system.dim)
         except InputError as refusal:
             yield Finding("stress", 0.0, 0.0, "", f"refused: {refusal}")
             return
