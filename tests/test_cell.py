@@ -77,6 +77,43 @@ def test_the_unknown_of_a_strained_state_leads_back_to_it(diamond):
     np.testing.assert_allclose(again.positions, z.positions, atol=1e-12)
 
 
+def test_the_stress_that_is_left_is_the_slope_of_the_energy(salt):
+    """Of a descent that was stopped: the largest ∂(U + pV)/∂ε_ab / V by differences of energies of strained cells."""
+    system, potential = salt
+    pressure = 2.0
+    stopped = ms.relax(
+        system, potential, cell="free", pressure=pressure, solver=ms.FIRE(), polish=False, max_steps=3, throw=False
+    )
+    assert not stopped.converged
+    positions, cell = np.asarray(stopped.system.positions), np.asarray(stopped.system.cell)
+
+    def energy(strain):
+        deformation = np.eye(3) + strain
+        there = ms.System(positions @ deformation, cell=cell @ deformation, pbc=True, species=stopped.system.symbols)
+        return float(potential.energy(there)) + pressure / GPA * float(there.volume)
+
+    slopes, h = np.zeros((3, 3)), 1e-4
+    for a in range(3):
+        for b in range(3):
+            unit = np.zeros((3, 3))
+            unit[a, b] += 0.5
+            unit[b, a] += 0.5
+            up, down, far, deep = (energy(k * h * unit) for k in (1, -1, 2, -2))
+            slopes[a, b] = (8 * (up - down) - (far - deep)) / (12 * h)
+    left = np.abs(slopes).max() / float(stopped.system.volume) * GPA
+    np.testing.assert_allclose(stopped.stress_error, left, rtol=1e-6)
+
+
+def test_the_stress_that_may_be_left_decides_where_it_is_the_smaller(salt):
+    """Forces alone end a descent long before its stress is what smax asks for."""
+    options = {"cell": "free", "solver": ms.FIRE(), "polish": False, "check_minimum": False}
+    loose = ms.relax(*salt, fmax=1e-2, **options)
+    tight = ms.relax(*salt, fmax=1e-2, smax=1e-4, **options)
+    assert loose.stress_error > 1e-3 and tight.stress_error <= 1e-4 and tight.steps > loose.steps
+    # And where it is the larger, forces decide.
+    np.testing.assert_allclose(ms.relax(*salt, fmax=1e-2, smax=1e3, **options).stress_error, loose.stress_error, rtol=1e-12)
+
+
 # Derivatives against structures relaxed again, by ourselves and by ASE
 
 

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from differences import scaled_errors
+from eam_tables import write_setfl
 from lammps_reference import evaluate, shipped
 
 import mdsens as ms
 from mdsens import stiffness
 from mdsens.frame import frame_of
+from mdsens.potentials.bonds import neighbor_vectors
 
 FILES = {
     "Cu_mishin1.eam.alloy": (["Cu"], "eam/alloy"),
@@ -54,6 +56,32 @@ def test_c2_splines_are_near_lammps(name):
     np.testing.assert_allclose(potential.energy(system), reference.energy, rtol=1e-5)
     np.testing.assert_allclose(potential.forces(system), reference.forces, atol=1e-4 * np.abs(reference.forces).max())
     assert potential.smoothness == 2
+
+
+@pytest.mark.parametrize("densest", [30.0, 3.0], ids=["inside", "beyond"])
+def test_beyond_the_ends_of_its_tables_everything_is_lammps_s(densest, tmp_path):
+    """A crystal denser than its F is tabulated for, and pairs beyond the last distance but within the cutoff."""
+    density, last, cutoff = {"Cu": lambda r: 0.02 * (4.5 - r) ** 2 + 0.1}, 4.5, 5.2
+    write_setfl(
+        tmp_path / "cu.eam.alloy",
+        {"Cu": lambda rho: -np.sqrt(rho + 1.0)},
+        density,
+        {"Cu-Cu": lambda r: (4.5 - r) ** 3 + 0.3},
+        cutoff=last,
+        densest=densest,
+        size=500,
+    )
+    lines = (tmp_path / "cu.eam.alloy").read_text().splitlines()
+    lines[4] = " ".join([*lines[4].split()[:4], repr(cutoff)])
+    (tmp_path / "cu.eam.alloy").write_text("\n".join(lines) + "\n")
+    system, potential = crystal(["Cu"]), ms.EAM.from_file(tmp_path / "cu.eam.alloy", interpolation="lammps")
+    reference = evaluate(system, "pair_style eam/alloy", f"pair_coeff * * {tmp_path / 'cu.eam.alloy'} Cu")
+    np.testing.assert_allclose(potential.energy(system), reference.energy, rtol=1e-9)
+    # Not the forces: LAMMPS keeps the last slope for them, which is not the slope of its constant energy.
+    d, inside = neighbor_vectors(system.with_neighbors(potential, skin=0.0), jnp.asarray(cutoff))
+    r = np.where(np.asarray(inside), np.linalg.norm(np.asarray(d), axis=-1), 0.0)
+    made = np.where(r > 0.0, density["Cu"](np.minimum(r, last)), 0.0).sum(axis=1)
+    assert (r > last).any(axis=1).all() and (made > densest).all() == (densest == 3.0)
 
 
 def cases():

@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.stats
 from test_run import DIMER
 
 import mdsens as ms
@@ -50,6 +51,40 @@ def test_morris_s_effects_of_a_straight_line_are_its_slopes(dimer):
     np.testing.assert_allclose(found.values["mu"]["g"], found.values["mu_star"]["g"], rtol=1e-8)
     np.testing.assert_allclose(found.values["sigma"]["g"], 0.0, atol=1e-8)
     assert found.count == 4 * 3
+
+
+def test_indices_and_their_intervals_are_salib_s_of_the_function_itself(dimer):
+    """10 σ + ε needs no relaxation: SALib's answer for it, the half widths of its intervals included."""
+    from SALib.analyze import morris as effects
+    from SALib.analyze import sobol as indices
+    from SALib.sample import morris, sobol
+
+    problem = {"num_vars": 2, "names": ["sigma", "epsilon"], "bounds": [[1.0, 0.02], [1.0, 0.1]], "dists": ["norm", "norm"]}
+    points = sobol.sample(problem, 16, calc_second_order=False, seed=5)
+    expected = indices.analyze(problem, points @ [10.0, 1.0], calc_second_order=False, seed=5)
+    found = studies.global_indices(dimer, {"linear": linear}, STD, samples=16, seed=5)
+    for name in ("S1", "S1_conf", "ST", "ST_conf"):
+        np.testing.assert_allclose(found.values[name]["linear"], expected[name], rtol=1e-9, err_msg=name)
+    # A uniform distribution of the same variance reaches √3 standard deviations far.
+    problem = {"num_vars": 2, "names": ["sigma", "epsilon"], "bounds": [[1 - 0.02 * 3**0.5, 1 + 0.02 * 3**0.5], [0.9, 1.2]]}
+    points = morris.sample(problem, 4, num_levels=4, seed=5)
+    expected = effects.analyze(problem, points, points @ [10.0, 1.0], num_levels=4, seed=5)
+    both = {"sigma": 0.02, "epsilon": (0.9, 1.2)}
+    found = studies.global_indices(dimer, {"linear": linear}, both, method="morris", samples=4, seed=5)
+    for name in ("mu", "mu_star", "mu_star_conf", "sigma"):
+        np.testing.assert_allclose(found.values[name]["linear"], expected[name], rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+def test_sampling_errors_are_those_of_a_standard_deviation(dimer):
+    """Of n draws of 10 σ + ε, the standard deviation s has the error s √((κ - 1) / 4n)."""
+    found = studies.uncertainty(dimer, {"linear": linear}, STD, samples=40, seed=2, check=False).sampling
+    drawn = 11.0 + np.random.default_rng(2).normal(size=(40, 2)) @ [0.2, 0.1]
+    width, peak = np.std(drawn, ddof=1), scipy.stats.kurtosis(drawn, fisher=False)
+    assert found.count == 40
+    np.testing.assert_allclose(found.mean["linear"], drawn.mean(), rtol=1e-9)
+    np.testing.assert_allclose(found.std["linear"], width, rtol=1e-9)
+    # SciPy's κ is relative to the variance over n, ours to that over n - 1.
+    np.testing.assert_allclose(found.std_error["linear"], width * np.sqrt((peak - 1.0) / 160.0), rtol=0.05)
 
 
 def test_what_does_not_relax_is_left_out_or_said(dimer):

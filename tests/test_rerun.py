@@ -112,6 +112,16 @@ def test_files_that_are_gone_are_those_that_were_kept(of_files, tmp_path):
     assert kept.name == "dimer.xyz"
 
 
+def test_an_input_file_that_is_another_now_is_not_taken_for_the_old_one(of_files, tmp_path):
+    with h5py.File(of_files, "a") as file:
+        del file["study/inputs"]
+    Atoms("N2", positions=[[0, 0, 0], [0, 0, 1.2]]).write(tmp_path / "dimer.xyz")
+    status, said = mdsens("rerun", of_files)
+    assert status == 1 and "not there any more as it was" in said, said
+    Atoms("N2", positions=[[0, 0, 0], [0, 0, 1.1]]).write(tmp_path / "dimer.xyz")
+    assert mdsens("rerun", of_files)[0] == 0
+
+
 def test_names_in_a_file_lead_nowhere_else(of_files, tmp_path):
     with h5py.File(of_files, "a") as file:
         for item in file["study/inputs"].values():

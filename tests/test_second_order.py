@@ -112,6 +112,26 @@ def test_range_of_a_packing_and_its_checks(packing):
     assert all(check.error <= 0.1 for check in found.checks[:-1]) and found.checks[-1].t > found.range
 
 
+def test_where_the_second_order_makes_up_its_share_of_the_first():
+    """A bond of length l²: dx/dl = 2 l and d²x/dl² = 2, so that ½ t² 2 is a share s of 2 l t at t = 2 l s."""
+
+    class Squared(ms.PairPotential):
+        root: float
+        cutoff: float = ms.static(5.0)
+
+        def pair_energy(self, r, i, j):
+            return 0.5 * (r - self.root**2) ** 2
+
+    bond = ms.System([[0.0, 0.0], [1.7, 0.0]], frozen=[True, False], species="A")
+    eq = ms.relax(bond, Squared(root=1.2), fmax=1e-12)
+    for share in (0.1, 0.02):
+        found = ms.validity(eq, {"root": 1.0}, share=share)
+        np.testing.assert_allclose(found.second_order, 2.0 * 1.2 * share, rtol=1e-8)
+        # What is wrong with the line is t² of a displacement 2 l t; nine tenths of where that is the share are stated.
+        np.testing.assert_allclose(found.range, 0.9 * 2.0 * 1.2 * share, rtol=0.1)
+    np.testing.assert_allclose(ms.taylor(eq, {"root": 1.0}).positions[1][1, 0], 2.0, rtol=1e-8)
+
+
 def test_softest_mode_on_the_way_to_an_instability():
     """Two springs that buckle: with length a the curvature across is 1 - a, to first order about a = 0.6."""
 

@@ -192,6 +192,49 @@ def test_strange_and_damaged_files_are_refused_in_a_sentence(dimer, tmp_path):
         ms.load(tmp_path / "other.h5")
 
 
+def test_a_file_of_another_program_is_not_read_as_ours(dimer, tmp_path):
+    """H5MD of another creator may have the same groups and mean other units."""
+    ms.save(tmp_path / "a.h5", *dimer)
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["h5md/creator"].attrs["name"] = "espresso"
+    for read in (ms.load, store.provenance_of):
+        with pytest.raises(ms.StoreError, match="another program; its creator is 'espresso'"):
+            read(tmp_path / "a.h5")
+
+
+def leaning(system):
+    return system.positions[2, :1] - 0.4
+
+
+def test_constraints_that_the_structure_does_not_meet_are_refused(tmp_path):
+    from mdsens import constraints
+
+    potential = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=3.0, onset=2.5)
+    system = ms.System([[0.0, 0.0], [1.1, 0.0], [0.5, 1.0]])
+    eq = ms.relax(system, potential, constraints=[constraints.Equation(leaning)], fmax=1e-12)
+    ms.save(tmp_path / "a.h5", eq)
+    # A function of the same name that means something else, since no file keeps functions.
+    other = lambda system: system.positions[2, :1] - 0.3  # noqa: E731
+    other.__name__ = "leaning"
+    with pytest.raises(ms.StoreError, match="does not meet them"):
+        ms.load(tmp_path / "a.h5", constraints=[constraints.Equation(other)])
+    back, _ = ms.load(tmp_path / "a.h5", constraints=[constraints.Equation(leaning)])
+    np.testing.assert_array_equal(back.multipliers, eq.multipliers)
+
+
+def test_a_saddle_point_is_one_again_when_it_is_loaded(tmp_path):
+    """Two compressed springs in line, which buckle in the plane."""
+    potential = ms.Morse(D0=1.0, alpha=1.0, r0=1.4, cutoff=3.0, onset=2.8)
+    line = ms.System([[-1.0, 0.0], [0.01, 0.0], [1.0, 0.0]], frozen=[True, False, True])
+    eq = ms.find_saddle(line, potential, fmax=1e-12)
+    S = ms.sensitivity(eq)
+    ms.save(tmp_path / "a.h5", eq, S)
+    back, S2 = ms.load(tmp_path / "a.h5")
+    assert back.index == eq.index == 1 and same(back, eq) and same(S, S2)
+    # As a minimum it would have no derivative.
+    assert same(ms.sensitivity(back), S)
+
+
 def test_data_from_elsewhere_is_not_followed(dimer, tmp_path):
     def hostile(name, change):
         path = tmp_path / name
