@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     # structures and potentials
     "System": "mdsens.system",
-    "read": "mdsens.system",
+    "read": "mdsens.reading",
     "Potential": "mdsens.potentials",
     "PairPotential": "mdsens.potentials",
     "SitePotential": "mdsens.potentials",

@@ -66,6 +66,7 @@ from mdsens.potentials import static as static
 from mdsens.potentials import tied as tied
 from mdsens.prediction import extrapolate as extrapolate
 from mdsens.prediction import validity as validity
+from mdsens.reading import read as read
 from mdsens.response import pressure_derivative as pressure_derivative
 from mdsens.response import strain_derivative as strain_derivative
 from mdsens.saddle import find_saddle as find_saddle
@@ -81,6 +82,5 @@ from mdsens.solvers import TruncatedNewton as TruncatedNewton
 from mdsens.store import load as load
 from mdsens.store import save as save
 from mdsens.system import System as System
-from mdsens.system import read as read
 
 __version__: str

@@ -17,10 +17,11 @@ from mdsens.derivatives import Sensitivity, jacobian, sensitivity
 from mdsens.equilibrium import Equilibrium, relax
 from mdsens.potentials import SoftSphere, StillingerWeber
 from mdsens.potentials.base import Potential, parameter_paths
+from mdsens.reading import read
 from mdsens.shipped import data_file
 from mdsens.store import check_writable, save, save_picture
 from mdsens.structures import random_packing
-from mdsens.system import System, read
+from mdsens.system import System
 from mdsens.units import readable
 
 FMAX = 1e-12

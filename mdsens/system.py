@@ -1,8 +1,6 @@
 """`System`: a structure as a pytree, from and to ASE."""
 
-import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import equinox as eqx
@@ -13,7 +11,6 @@ from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from mdsens import words
-from mdsens.announced import check_announced, is_file
 from mdsens.errors import InputError
 from mdsens.implicit.checks import is_traced
 from mdsens.spelling import Spelled
@@ -241,88 +238,6 @@ class System(Spelled, eqx.Module):
         if self.frozen.any():
             atoms.set_constraint(FixAtoms(mask=np.asarray(self.frozen)))
         return atoms
-
-
-def read(path: str | Path, *, species: Sequence[str] | None = None, **options: Any) -> System:
-    """Read a structure file of any format that ASE knows.
-
-    Args:
-        path: the file.
-        species: names of the atom types 1, 2, ... of a LAMMPS data file, which may not name them itself.
-        options: passed to `ase.io.read` (`index`, `format`, ...).
-
-    Raises:
-        InputError: no such file, no structure in it, more than one structure, or a LAMMPS data file without species.
-    """
-    import ase.io
-    from ase.io.formats import UnknownFileTypeError, filetype
-
-    path = Path(path)
-    if not is_file(path):
-        raise InputError(f"There is no file {str(path)!r}.")
-    if path.stat().st_size == 0:
-        raise InputError(f"The file {str(path)!r} is empty.")
-    if _is_dump_of_types(path):
-        raise InputError(
-            f"{str(path)!r} is a LAMMPS dump without elements, whose types are numbers: "
-            "write it with `dump_modify ... element`, or read its data file with species=."
-        )
-    if options.setdefault("format", "lammps-data" if _looks_like_lammps_data(path) else None) == "lammps-data":
-        options["Z_of_type"] = _lammps_types(species, path)
-    elif species is not None:
-        raise InputError(f"species= is for LAMMPS data files, and {str(path)!r} does not look like one: leave it out.")
-    place = path.absolute()  # ASE takes some names for addresses of databases
-    try:
-        options["format"] = options["format"] or filetype(str(place))
-        check_announced(path, options["format"])
-        images = ase.io.read(place, **{"index": slice(None), **options})
-    except InputError:
-        raise
-    except UnknownFileTypeError:
-        raise InputError(f"{str(path)!r} is not a structure file that ASE knows: give format=..., or convert it.") from None
-    except Exception as error:  # ASE's readers raise whatever their parsing stumbles over
-        reason = f"{type(error).__name__}: {str(error)[:200]}" if str(error) else type(error).__name__
-        raise InputError(
-            f"{str(path)!r} could not be read as a structure; it may be cut off or of another format ({reason})."
-        ) from error
-    if isinstance(images, list) and not images:
-        raise InputError(f"{str(path)!r} holds no structure; it may be cut off.")
-    if isinstance(images, list) and len(images) > 1:
-        raise InputError(f"{str(path)!r} holds {len(images)} structures where one is wanted: give index=, say index=-1.")
-    atoms = images[0] if isinstance(images, list) else images
-    if len(atoms) == 0:
-        raise InputError(f"{str(path)!r} holds no atoms.")
-    return System.from_ase(atoms)
-
-
-def _head(path: Path) -> str:
-    with path.open("rb") as file:
-        return file.read(4096).decode("utf-8", errors="replace")
-
-
-def _looks_like_lammps_data(path: Path) -> bool:
-    """By its header: ASE goes by the name alone, and takes `.lmp` and `.data` for other programs' files."""
-    head = _head(path)
-    return all(re.search(rf"^\s*\d+\s+{what}\s*(#|$)", head, re.MULTILINE) for what in ("atoms", "atom types"))
-
-
-def _is_dump_of_types(path: Path) -> bool:
-    """ASE takes the types of such a dump for atomic numbers."""
-    columns = re.search(r"^ITEM: ATOMS (.*)$", _head(path), re.MULTILINE)
-    return columns is not None and "element" not in columns[1].split()
-
-
-def _lammps_types(species: Any, path: Any) -> dict[int, int]:
-    from ase.data import atomic_numbers
-
-    if species is None:
-        raise InputError(
-            f"{str(path)!r} is a LAMMPS data file, whose atom types are numbers: "
-            'name them, for instance ms.read(path, species=["Si", "C"]).'
-        )
-    if unknown := [label for label in species if label not in atomic_numbers]:
-        raise InputError(f"{unknown[0]!r} is not a chemical element: give one symbol for each LAMMPS type.")
-    return {code + 1: atomic_numbers[label] for code, label in enumerate(species)}
 
 
 def _check_pbc(pbc: Any, cell: Any, dim: int) -> tuple[bool, ...]:

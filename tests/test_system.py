@@ -229,7 +229,7 @@ def test_files_without_a_structure_are_refused(tmp_path):
     (tmp_path / "nobody.xyz").write_text("0\n\n")
     refused(lambda: ms.read(tmp_path / "nobody.xyz"), "no atoms")
     ase.io.write(tmp_path / "two.xyz", [salt(), salt()])
-    refused(lambda: ms.read(tmp_path / "two.xyz", index=":"), "2 structures", "index=")
+    refused(lambda: ms.read(tmp_path / "two.xyz"), "2 structures", "index=")
 
 
 @pytest.mark.parametrize("name", ["salt.cif", "salt.xyz", "POSCAR", "salt.traj", "salt.lammps-data"])
@@ -241,6 +241,31 @@ def test_files_that_were_cut_off_are_refused(name, kept, tmp_path):
     path.write_bytes(content[: int(kept * len(content))])
     species = ["Cl", "Na"] if name.endswith("data") else None
     refused(lambda: ms.read(path, species=species), name, "cut off")
+
+
+@pytest.mark.parametrize("name", ["set.extxyz", "set.traj", "set.db", "XDATCAR"])
+def test_a_file_of_several_structures_is_a_list(name, tmp_path):
+    images = [salt() for _ in range(3)]
+    for k, atoms in enumerate(images):
+        atoms.positions += 0.1 * k
+    # XDATCAR keeps neither whole cells nor more digits than eight, in fractions of the cell.
+    ase.io.write(tmp_path / name, images, **({"format": "vasp-xdatcar"} if name == "XDATCAR" else {}))
+    found = ms.read(tmp_path / name, index=":")
+    assert [len(system) for system in found] == [4, 4, 4]
+    for index, expected in ((":", [0, 1, 2]), ("1:", [1, 2]), (slice(None, None, 2), [0, 2])):
+        for system, k in zip(ms.read(tmp_path / name, index=index), expected, strict=True):
+            np.testing.assert_array_equal(system.positions, found[k].positions)
+    for k in (0, -1, "1"):
+        np.testing.assert_array_equal(ms.read(tmp_path / name, index=k).positions, found[int(k)].positions)
+    np.testing.assert_allclose(found[2].positions - found[0].positions, 0.2, atol=1e-7)
+    refused(lambda: ms.read(tmp_path / name, index=7), "no structure at index=7")
+    refused(lambda: ms.read(tmp_path / name, index="7:"), "no structure at index='7:'")
+
+
+def test_a_file_of_one_structure_is_a_list_of_one(tmp_path):
+    ase.io.write(tmp_path / "one.cif", salt())
+    (system,) = ms.read(tmp_path / "one.cif", index=":")
+    assert len(system) == 4
 
 
 def test_a_file_with_a_position_that_is_not_finite_is_refused(tmp_path):

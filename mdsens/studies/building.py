@@ -25,11 +25,12 @@ from mdsens import observables as catalogue
 from mdsens import solvers
 from mdsens.errors import InputError, MdsensError, did_you_mean, reason
 from mdsens.potentials import SHIPPED, Potential
+from mdsens.reading import read
 from mdsens.structures import random_packing
 from mdsens.studies import schema
 from mdsens.studies.observing import Of, Together
 from mdsens.studies.parameters import with_values
-from mdsens.system import System, read
+from mdsens.system import System
 
 BUILDERS = (
     *("bulk", "molecule", "graphene", "graphene_nanoribbon", "nanotube", "mx2", "fcc100", "fcc110", "fcc111"),
