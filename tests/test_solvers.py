@@ -134,6 +134,46 @@ def test_anderson_relaxes_structures_and_not_apart(soft_packing):
     np.testing.assert_allclose(eq.energy, soft_packing.energy, rtol=1e-9)
 
 
+UNITS = (1e-20, 1e-10, 1e-5, 1.0, 1e10, 1e20)
+
+
+@pytest.mark.parametrize("unit", [1e-10, 1e10])
+def test_no_unit_of_a_condition_or_of_its_unknown_matters(unit):
+    """The root of c (x³ - 8 u³) is 2 u, and its slope in 8 u³ is 1/(3 x²); the minimum of c ‖x - a u‖² is a u."""
+    cube = solvers.root(lambda x, c, b: c * (x**3 - b))
+    nearest = solvers.minimum(lambda x, c, a: c * jnp.sum((x - a) ** 2))
+    a = unit * jnp.array([0.0, 1.0, -2.0])
+    slope, each = jax.jit(jax.grad(cube, argnums=2)), jax.jit(jax.vmap(nearest, in_axes=(None, None, 0)))
+    for c in map(jnp.asarray, UNITS):
+        for start in jnp.array([3.0, 100.0]):
+            np.testing.assert_allclose(cube(start * unit, c, jnp.asarray(8.0 * unit**3)), 2.0 * unit, rtol=1e-10)
+        np.testing.assert_allclose(slope(3.0 * unit, c, 8.0 * unit**3) * unit**2, 1.0 / 12.0, rtol=1e-9)
+        np.testing.assert_allclose(nearest(unit * jnp.array([3.0, 4.0, 5.0]), c, a) / unit, a / unit, atol=1e-10)
+        together = each(unit * jnp.ones(3), c, jnp.stack([a, 2.0 * a]))
+        np.testing.assert_allclose(together / unit, jnp.stack([a, 2.0 * a]) / unit, atol=1e-10)
+    change = solvers.fixed_point(lambda z, u: u * jnp.cos(z / u))
+    # Dottie's number.
+    np.testing.assert_allclose(change(unit * 0.5, unit) / unit, 0.7390851332151607, rtol=1e-10)
+
+
+def test_each_component_of_a_condition_has_its_own_unit():
+    solve = solvers.root(lambda x: jnp.stack([x[0] - 1.0, 1e-7 * (x[1] ** 3 - 8.0), 1e5 * (x[2] - x[1])]))
+    np.testing.assert_allclose(solve(jnp.array([4.0, 5.0, 6.0])), [1.0, 2.0, 2.0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("T", [lambda z: z + 0.29, lambda z: z + 1.0 / (1.0 + z * z), lambda z: z + 0.29 + 0.2 * jnp.sin(z)])
+def test_a_map_without_a_fixed_point_is_told_from_one_whose_change_is_rounding(T):
+    """At z = -5.5e15 the sum z + 0.29 is z in floating point."""
+    with pytest.raises(ms.ConvergenceError):
+        solvers.fixed_point(T, max_steps=1000)(jnp.array([1.0, 2.0]))
+    assert jnp.isnan(jax.jit(solvers.fixed_point(T, max_steps=1000))(jnp.array([1.0, 2.0]))).all()
+
+
+def test_a_map_that_runs_away_is_named_whatever_the_tolerance():
+    with pytest.raises(ms.ConvergenceError, match="its own rounding"):
+        solvers.fixed_point(lambda z: z + 0.29, tolerance=1e-12)(jnp.array([1.0, 2.0]))
+
+
 def test_a_saddle_is_no_minimum():
     with pytest.raises(ms.ConvergenceError, match="saddle"):
         solvers.minimum(lambda z, a: z[0] ** 2 - z[1] ** 2 + a * z[1] ** 4)(jnp.array([1.0, 0.0]), 1.0)

@@ -4,6 +4,7 @@ Each gives a function `solve(z0, *args)`: on concrete values the driver runs on 
 under `jit` and `vmap` a compiled loop does the same steps, and a member that did not converge is NaN, alone.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from mdsens.implicit.optimality import stationary
 from mdsens.implicit.root import custom_root, fixed_point_condition, linearised
 from mdsens.implicit.trees import PyTree
 from mdsens.solvers import driver
+from mdsens.solvers.arrival import Judgement, judged, judged_on_host
 from mdsens.solvers.driver import Problem
 from mdsens.solvers.mixing import Anderson
 from mdsens.solvers.newton import Newton, TruncatedNewton
@@ -32,8 +34,11 @@ CURVATURE_LIMIT = 500
 NEGATIVE = 1e-6
 """Share of the largest curvature below minus which a curvature is negative."""
 
-TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
-"""Largest component of |F| that may be left, by the precision of the unknown."""
+FIRST_SHARE = 1e-3
+"""What of the condition at the start is left when it is first looked at closely whether the solver has arrived."""
+
+LOOKS = 20
+"""How often that may be."""
 
 
 def root(
@@ -55,7 +60,8 @@ def root(
         condition: F(z, *args), of the structure of z; any pytrees.
         solver: settings of one of `mdsens.solvers`; by default `Newton(max_step=None, backtracks=40)`. Minimisers take F for
             a gradient, `Picard` and `Anderson` for T(z) - z.
-        tolerance: largest component of |F| that may be left; None for 1e-10 in float64 and 1e-5 in float32.
+        tolerance: largest component of |F| that may be left. By default each component is held against what it is made of,
+            |∂F/∂z| times the size of z: 1e-11 of that may be left in float64 and 1e-5 in float32, whatever units F and z have.
         max_steps: of the solver.
         symmetric, null_space, precondition, linear_solver: of the derivative, as for `implicit.custom_root`.
         return_status: return `(z, code)`, with `Status.from_code(code)` saying how it ended, and raise nothing.
@@ -112,7 +118,7 @@ def minimum(
     Args:
         objective: f(z, *args), a scalar.
         solver: by default `TruncatedNewton(max_step=None)`.
-        tolerance: for the gradient, as for `root`.
+        tolerance: for the gradient, as for `root`; without, its units do not matter.
         options: of the derivative, as for `root`; the Jacobian of a gradient is symmetric.
         others: as for `root`, which raises the same.
     """
@@ -146,14 +152,17 @@ def _solution(
         kind=kind,
     )
 
+    # T(z) - z is the difference of two numbers of the size of z.
+    is_change = kind == "change" or (kind is None and getattr(solver, "follows", None) == "change")
+    look = _Look(problem, solver, is_change, tolerance, max_steps)
+
     def find(z0: PyTree, *args: Any) -> tuple[PyTree, Array]:
         z0 = _unknown(z0)
         check_condition(eqx.filter_eval_shape(condition, z0, *args), z0)
-        aim = _tolerance(z0) if tolerance is None else tolerance
         if is_traced(z0, args):
-            z, _, code = driver.solve_traced(problem, solver, z0, args, tolerance=aim, max_steps=max_steps)
+            z, code = look.traced(z0, args)
         else:
-            found = driver.solve(problem, solver, z0, args, progress=progress, tolerance=aim, max_steps=max_steps)
+            found = look.on_host(z0, args, progress)
             z, status = found.z, found.status
             if kind == "gradient" and status is Status.CONVERGED and _lowest_curvature(problem, z, args) < 0.0:
                 status = Status.SADDLE
@@ -172,6 +181,73 @@ def _solution(
         return (z, code) if return_status else z
 
     return solve
+
+
+@dataclasses.dataclass(frozen=True)
+class _Look:
+    """A solver driven to where the condition is zero in its own units (or, with a tolerance, below that)."""
+
+    problem: Problem
+    solver: Any
+    is_change: bool
+    tolerance: float | None
+    max_steps: int
+
+    def on_host(self, z0: PyTree, args: Any, progress: Any) -> driver.Result:
+        """From a start, on concrete values."""
+        z, steps, seen = z0, 0, judged_on_host(self.problem, z0, z0, args, self.is_change)
+        norm = float(driver.evaluated(self.problem, z0, args)[1])
+        if self.tolerance is None and seen.arrived:
+            return driver.Result(z0, args, norm, 0, Status.CONVERGED)
+        aim = FIRST_SHARE * norm if self.tolerance is None else self.tolerance
+        for _ in range(LOOKS):
+            options: dict[str, Any] = {"tolerance": aim, "max_steps": max(1, self.max_steps - steps)}
+            found = driver.solve(self.problem, self.solver, z, args, progress=progress, **options)
+            z, steps = found.z, steps + found.steps
+            seen = judged_on_host(self.problem, z, z0, args, self.is_change)
+            ended = found.status is not Status.CONVERGED or steps >= self.max_steps
+            if seen.arrived or ended or self.tolerance is not None:
+                break
+            aim = min(0.1 * aim, float(seen.aim))
+        status = found.status
+        if self.tolerance is None and status is not Status.NOT_FINITE:
+            ran_out = Status.MAX_STEPS if status is Status.CONVERGED else status
+            status = Status.CONVERGED if seen.arrived else ran_out
+        if status is Status.CONVERGED and seen.lost:
+            status = Status.RAN_AWAY
+        return dataclasses.replace(found, steps=steps, status=status)
+
+    def traced(self, z0: PyTree, args: Any) -> tuple[PyTree, Array]:
+        """The same inside a traced function: `(z, status code)`; each approach may take `max_steps`."""
+        converged = jnp.asarray(Status.CONVERGED.code)
+
+        def solved(z: PyTree, aim: Any) -> tuple[PyTree, Array]:
+            z, _, code = driver.solve_traced(self.problem, self.solver, z, args, tolerance=aim, max_steps=self.max_steps)
+            return z, code
+
+        def look(z: PyTree) -> Judgement:
+            return judged(self.problem, z, z0, args, self.is_change)
+
+        if self.tolerance is None:
+            seen, first = look(z0), FIRST_SHARE * self.problem.norm(self.problem.residual(z0, args))
+
+            def go_on(carry: Any) -> Array:
+                _, _, seen, code, k = carry
+                return ~seen.arrived & (code == converged) & (k < LOOKS)
+
+            def nearer(carry: Any) -> tuple[Any, ...]:
+                z, aim, _, _, k = carry
+                z, code = solved(z, aim)
+                seen = look(z)
+                return z, jnp.minimum(0.1 * aim, seen.aim), seen, code, k + 1
+
+            z, _, seen, code, _ = jax.lax.while_loop(go_on, nearer, (z0, first, seen, converged, jnp.asarray(0)))
+            short = jnp.where(code == converged, Status.MAX_STEPS.code, code)
+            code = jnp.where(seen.arrived & (code != Status.NOT_FINITE.code), converged, short)
+        else:
+            z, code = solved(z0, self.tolerance)
+            seen = look(z)
+        return z, jnp.where((code == converged) & seen.lost, Status.RAN_AWAY.code, code)
 
 
 class _WithData:
@@ -206,10 +282,6 @@ def _matrix(problem: Problem, z: PyTree, args: Any) -> Array:
 
 def _no_gauge(z: PyTree, args: Any) -> Gauge:
     return Gauge()
-
-
-def _tolerance(z0: PyTree) -> float:
-    return TOLERANCE.get(str(jnp.result_type(*jax.tree.leaves(z0))), 1e-2)
 
 
 def _unknown(z0: PyTree) -> PyTree:

@@ -105,6 +105,18 @@ class Newton:
         return NewtonState(kept[0], kept[1], ~good)
 
 
+class TruncatedNewtonState(NamedTuple):
+    """
+    Attributes:
+        first: norm of the residual at the start, beside which those that follow are small or not.
+    """
+
+    z: Any
+    residual: Any
+    failed: Any
+    first: Any
+
+
 @spelled
 @dataclasses.dataclass(frozen=True)
 class TruncatedNewton:
@@ -126,18 +138,20 @@ class TruncatedNewton:
         if self.max_step is not None and not self.max_step > 0.0:
             raise InputError(f"TruncatedNewton's max_step must be positive, or None for no limit, not {self.max_step}.")
 
-    def init(self, problem: Problem, z: Any, data: Any) -> NewtonState:
-        return NewtonState(z, problem.residual(z, data), jnp.asarray(False))
+    def init(self, problem: Problem, z: Any, data: Any) -> TruncatedNewtonState:
+        residual = problem.residual(z, data)
+        return TruncatedNewtonState(z, residual, jnp.asarray(False), problem.norm(residual))
 
-    def step(self, problem: Problem, state: NewtonState, data: Any) -> NewtonState:
+    def step(self, problem: Problem, state: TruncatedNewtonState, data: Any) -> TruncatedNewtonState:
         flat, _ = ravel_pytree(state.z)
         product, _ = linearised(problem.residual, state.z, (data,), problem.operator)
         gauge, downhill = problem.gauge(state.z, data), -ravel_pytree(state.residual)[0]
         downhill = gauge.project(downhill)
         size = jnp.linalg.norm(downhill)
-        # The forcing term of superlinear convergence, in the units of the condition at hand.
-        goal = jnp.minimum(0.5, jnp.sqrt(problem.norm(state.residual))) * size
+        # The forcing term of superlinear convergence.
+        left = problem.norm(state.residual) / jnp.where(state.first > 0.0, state.first, 1.0)
+        goal = jnp.minimum(0.5, jnp.sqrt(left)) * size
         move, _ = CG().prepare(linear_system(product, product, None, gauge, flat))(downhill, goal)
         direction = jnp.where(jnp.any(move != 0.0), move, downhill)
         new = descend(problem, state.z, state.residual, direction, data, max_step=self.max_step, tries=20)
-        return NewtonState(new.z, new.residual, ~new.accepted)
+        return TruncatedNewtonState(new.z, new.residual, ~new.accepted, state.first)

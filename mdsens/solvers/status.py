@@ -38,6 +38,10 @@ class Status(enum.Enum):
         "the gradient vanishes, but not with exactly one negative curvature: this is no first-order saddle point; start "
         "nearer to it, or give the direction of the path"
     )
+    RAN_AWAY = (
+        "the unknown grew until its change was lost in its own rounding: there may be no fixed point near the start; look at "
+        "the map, or start nearer"
+    )
 
     @property
     def code(self) -> int:
