@@ -1,5 +1,7 @@
 """The a-posteriori bound on the error of a derivative: it holds, or it says that it can't."""
 
+from fractions import Fraction
+
 import jax
 import jax.numpy as jnp
 import mpmath
@@ -127,6 +129,38 @@ def test_large_operators_get_their_singular_values_by_lanczos(monkeypatch):
     monkeypatch.setattr(bound, "DENSE_LIMIT", 0)
     found = bound.singular_values(lambda z, s: s * (A @ z), jnp.zeros(30), (1.0,))
     np.testing.assert_allclose(found, np.linalg.svd(A, compute_uv=False)[[-1, 0]], rtol=1e-2)
+
+
+def test_the_bound_allows_for_rounding_of_what_it_measures():
+    """3 z = θ at θ = 1: fl(1/3) makes 3 fl(1/3) - 1 exactly zero in floating point, and is off all the same."""
+    third = jnp.asarray(1.0 / 3.0)
+    condition = lambda z, theta: 3.0 * z - theta  # noqa: E731
+    assert float(condition(third, 1.0)) == 0.0
+    found = implicit.jacobian_bound(condition, third, (jnp.array(1.0),), ONE, third, symmetric=True)
+    assert abs(Fraction(float(third)) - Fraction(1, 3)) <= Fraction(found.error)
+    assert found.trusted
+
+
+def test_a_root_that_is_not_reached_counts_by_the_lipschitz_constant():
+    """z² = a at a = 1 from z = 1.001 with a step that is no Newton step, too short to show how A changes.
+
+    The derivative 1/2z is off by 5e-4, of which A J + B = 0 at that very place shows nothing.
+    """
+    z, step = 1.001, 1e-9
+    derivative, alpha = 0.5 / (z - step), 2.0 * z
+    found = bound.error_bound(
+        abs(alpha * derivative - 1.0),
+        step,
+        z**2 - 1.0,
+        lambda: 2.0 * derivative,
+        probe_length=1e-6,
+        lowest=alpha,
+        highest=alpha,
+        size=derivative,
+        eps=2e-16,
+    )
+    # To first order in the distance to the root, which is 1e-3.
+    assert 0.99 * abs(derivative - 0.5) <= found <= 2.0 * abs(derivative - 0.5)
 
 
 def test_traced_values_are_refused():

@@ -1,0 +1,500 @@
+"""Small faults put in by hand, one at a time: for each of them a test must fail.
+
+    python scripts/stress/mutants.py [--only WORDS] [--list]
+
+Each mutant changes one place of a copy of the package and runs the tests that stand nearest to it, which have passed on the
+copy before. Prints which test saw it; exits 1 if one survives, or if a test fails without any change.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 600
+"""A change may make something run for ever, which is seen too."""
+
+
+class Mutant(NamedTuple):
+    """A fault.
+
+    Attributes:
+        name: what would be wrong with a user's numbers.
+        file: below `mdsens/`.
+        old, new: the change; `old` stands once in the file.
+        tests: what pytest is asked for, below `tests/`.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTANTS = (
+    # The certificate
+    Mutant(
+        "a linear system that was not solved is trusted",
+        "certificate.py",
+        "if not residual <= MAX_RESIDUAL:",
+        "if False:",
+        "test_certificate.py -k few_digits",
+    ),
+    Mutant(
+        "forward and adjoint derivatives that differ are trusted",
+        "certificate.py",
+        "if not mismatch <= allowed:",
+        "if False:",
+        "test_certificate.py -k few_digits",
+    ),
+    Mutant(
+        "a state without a lowest curvature is an isolated minimum",
+        "certificate.py",
+        "if found.index != eq.index or (eq.index == 0 and not found.lowest > 0.0):",
+        "if False:",
+        "test_certificate.py -k nothing_holds",
+    ),
+    Mutant(
+        "a kink is not seen",
+        "certificate.py",
+        "if kink < KINK * float(eq.potential.range):",
+        "if False:",
+        "test_certificate.py -k kink",
+    ),
+    Mutant(
+        "an inequality that is about to switch is not seen",
+        "certificate.py",
+        "if (gap := _nearest_switch(eq)) < SWITCH:",
+        "if (gap := _nearest_switch(eq)) < 0.0:",
+        "test_certificate.py -k inequality",
+    ),
+    Mutant(
+        "loose groups are not named",
+        "certificate.py",
+        "    if found.floppy:",
+        "    if False:",
+        "test_certificate.py -k nothing_holds",
+    ),
+    # The bound
+    Mutant(
+        "the bound has no Lipschitz term",
+        "implicit/bound.py",
+        "return (defect + slope() * left / alpha) / alpha",
+        "return defect / alpha",
+        "test_bound.py -k lipschitz",
+    ),
+    Mutant(
+        "the bound forgets rounding",
+        "implicit/bound.py",
+        "defect = defect + ROUNDING * eps * highest * size",
+        "defect = defect + 0.0 * size",
+        "test_bound.py -k rounding",
+    ),
+    # Derivatives
+    Mutant(
+        "the explicit part of a gradient is lost",
+        "derivatives.py",
+        "explicit = jax.tree.map(jnp.add, explicit, implicit)",
+        "explicit = implicit",
+        "test_sensitivity.py -k envelope",
+    ),
+    Mutant(
+        "an adjoint gradient has the wrong sign",
+        "linear_response.py",
+        "jax.tree.map(jnp.negative, w)), residual",
+        "w), residual",
+        "test_sensitivity.py -k forward_and_adjoint",
+    ),
+    Mutant(
+        "a state that is a saddle has derivatives of a minimum",
+        "linear_response.py",
+        "    if found.index != eq.index:",
+        "    if False:",
+        "test_saddle.py -k 'refused or index or minimum'",
+    ),
+    Mutant(
+        "rattlers are not taken out",
+        "stiffness.py",
+        "return gauge_of(z, frame, (~frame.held).at[np.array(rattlers, dtype=int)].set(False))",
+        "return gauge_of(z, frame, ~frame.held)",
+        "test_sensitivity.py -m '' -k rattlers",
+    ),
+    Mutant(
+        "second derivatives lose the factor in Taylor's series",
+        "second_order.py",
+        "0.5 * t**2 * self.second",
+        "t**2 * self.second",
+        "test_second_order.py -k first_and_second_order",
+    ),
+    Mutant(
+        "the range of the second order is half of what it is",
+        "prediction.py",
+        "bent = 2.0 * share * first / second",
+        "bent = share * first / second",
+        "test_second_order.py -k makes_up",
+    ),
+    # States
+    Mutant(
+        "smax decides nothing",
+        "equilibrium.py",
+        "return min(fmax, smax / stress_unit(system.dim) * per_stress)",
+        "return fmax",
+        "test_cell.py -k 'stress_that'",
+    ),
+    Mutant(
+        "half of the stress is reported as left",
+        "equilibrium.py",
+        "float(np.abs(stress).max()) * stress_unit",
+        "0.5 * float(np.abs(stress).max()) * stress_unit",
+        "test_cell.py -k 'stress_that'",
+    ),
+    Mutant(
+        "saddle points pass for minima",
+        "equilibrium.py",
+        'if found.index != asked.get("index", 0):',
+        "if False:",
+        "test_equilibrium.py -k saddle_point_is_not",
+    ),
+    Mutant(
+        "the load has the wrong sign",
+        "frame.py",
+        "return -float(value) * np.eye(dim)",
+        "return float(value) * np.eye(dim)",
+        "test_cell.py -k ten_gigapascal",
+    ),
+    Mutant(
+        "a wire does not rotate about its axis",
+        "gauge.py",
+        "return (axis / np.linalg.norm(axis))[None]",
+        "return np.zeros((0, 3))",
+        "test_sensitivity.py test_phonons.py -k wire",
+    ),
+    Mutant(
+        "walls pull",
+        "constraints.py",
+        "return system.positions[self.atoms] @ self.normal - self.offset",
+        "return self.offset - system.positions[self.atoms] @ self.normal",
+        "test_certificate.py -k inequality",
+    ),
+    Mutant(
+        "FIRE does not turn its velocity to the force",
+        "solvers/fire.py",
+        "p - alpha * (f * momentum_norm / force_norm + p)",
+        "p - alpha * (f * momentum_norm / force_norm - p)",
+        "test_equilibrium.py -k step_by_step",
+    ),
+    Mutant(
+        "Newton's method takes steps that raise the residual",
+        "solvers/newton.py",
+        "good = problem.norm(residual) < before",
+        "good = problem.norm(residual) < 1e9 * before",
+        "test_equilibrium.py test_solvers.py -k 'newton'",
+    ),
+    # Neighbours
+    Mutant(
+        "lists are renewed when atoms moved by the whole skin",
+        "frame.py",
+        "return (room < 0.0) | (jnp.max(moved) > room**2)",
+        "return (room < 0.0) | (jnp.max(moved) > 4.0 * room**2)",
+        "test_cell.py -k 'list or stale or travel'",
+    ),
+    # Units and tensors
+    Mutant(
+        "yz and xy change places",
+        "voigt.py",
+        "3: ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))}",
+        "3: ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))}",
+        "test_calculator.py test_cell.py test_elastic.py -k 'stress or voigt or matscipy'",
+    ),
+    Mutant(
+        "GPa are off in the third digit",
+        "units.py",
+        "EV_PER_CUBIC_ANGSTROM = 160.21766208",
+        "EV_PER_CUBIC_ANGSTROM = 160.4",
+        "test_elastic.py -k silicon_has",
+    ),
+    Mutant(
+        "Coulomb's constant is off in the fourth digit",
+        "units.py",
+        "COULOMB = 14.399645468667815",
+        "COULOMB = 14.401",
+        "test_coulomb.py -x",
+    ),
+    # Potentials
+    Mutant(
+        "Lennard-Jones is half as deep",
+        "potentials/lennard_jones.py",
+        "return 4.0 * epsilon * s6 * (s6 - 1.0)",
+        "return 2.0 * epsilon * s6 * (s6 - 1.0)",
+        "test_pairs.py -x",
+    ),
+    Mutant(
+        "the quintic switch has a kink",
+        "potentials/switching.py",
+        "x**3 * (-10.0 + x * (15.0 - 6.0 * x))",
+        "x**3 * (-10.0 + x * (15.0 - 6.001 * x))",
+        "test_pairs.py -x",
+    ),
+    Mutant(
+        "Stillinger-Weber counts a pair of bonds with itself",
+        "potentials/stillinger_weber.py",
+        "* terms) - jnp.sum(alone)",
+        "* terms)",
+        "test_potentials.py -k stillinger_weber",
+    ),
+    Mutant(
+        "Tersoff's bond order is of the wrong side",
+        "potentials/tersoff.py",
+        "zeta = jnp.sum(jnp.where(others, weight, 0.0), axis=1)",
+        "zeta = jnp.sum(jnp.where(others, weight, 0.0), axis=0)",
+        "test_tersoff.py -x",
+    ),
+    Mutant(
+        "Tersoff's exponent does not stop growing",
+        "potentials/tersoff.py",
+        "jnp.where(self._cubes(i, row, column), lag * lag * lag, lag)",
+        "lag",
+        "test_tersoff.py -x",
+    ),
+    Mutant(
+        "an embedding energy is constant beyond its table",
+        "potentials/eam.py",
+        " + jnp.maximum(x - last, 0.0) * slopes[i.code, last]",
+        "",
+        "test_eam.py -k beyond",
+    ),
+    Mutant(
+        "tables of pairs go on beyond their end",
+        "potentials/eam.py",
+        "jnp.minimum(x - place, 1.0)",
+        "x - place",
+        "test_eam.py -k beyond",
+    ),
+    Mutant(
+        "LAMMPS's splines have other slopes",
+        "potentials/eam.py",
+        "(f[:-4] - f[4:] + 8.0 * (f[3:-1] - f[1:-3])) / 12.0",
+        "0.5 * (f[3:-1] - f[1:-3])",
+        "test_eam.py -k 'lammps_interpolation and Cu_mishin'",
+    ),
+    Mutant(
+        "Ewald forgets what a charge does to itself",
+        "potentials/ewald.py",
+        "own = -self.alpha / math.sqrt(math.pi) * charges**2",
+        "own = 0.0 * charges**2",
+        "test_coulomb.py -x",
+    ),
+    Mutant(
+        "ASE gets stresses in GPa",
+        "calculator.py",
+        "np.asarray(self.potential.stress(system), dtype=float) / EV_PER_CUBIC_ANGSTROM",
+        "np.asarray(self.potential.stress(system), dtype=float)",
+        "test_calculator.py -k stress",
+    ),
+    # Observables
+    Mutant(
+        "elastic constants are those of clamped ions",
+        "observables/elastic.py",
+        "    if not relaxed:",
+        "    if True:",
+        "test_elastic.py -k silicon_has",
+    ),
+    Mutant(
+        "stress has no part in the elastic constants",
+        "observables/elastic.py",
+        "return curvature + 0.5 * turning - jnp.outer(stress, jnp.trace(strains, axis1=1, axis2=2))",
+        "return curvature",
+        "test_elastic.py -k 'birch or matscipy_under'",
+    ),
+    Mutant(
+        "Reuss's shear modulus is Voigt's",
+        "observables/moduli.py",
+        "return 0.5 * _deviators(dim) / (_trace(S, dim, 0.5) - jnp.sum(S[:dim, :dim]) / dim)",
+        "return _shear_voigt(C, dim)",
+        "test_elastic.py -k three_constants",
+    ),
+    Mutant(
+        "Grüneisen parameters in a plane are those of a volume",
+        "observables/phonons.py",
+        "gamma = -slope / (2.0 * system.dim *",
+        "gamma = -slope / (2.0 * 3 *",
+        "test_phonons.py -k gruneisen",
+    ),
+    Mutant(
+        "Grüneisen parameters forget that atoms relax",
+        "observables/phonons.py",
+        "change(system.positions + _response_to_expansion(system, constants), system.cell)",
+        "change(system.positions, system.cell)",
+        "test_phonons.py -k gruneisen",
+    ),
+    Mutant(
+        "the heat capacity has one x too few",
+        "observables/thermodynamics.py",
+        "units.kB * x**2 * jnp.exp(-x)",
+        "units.kB * x * jnp.exp(-x)",
+        "test_phonons.py -k 'thermodynamics_agree or derivatives_of_the_free'",
+    ),
+    Mutant(
+        "dihedrals turn the other way",
+        "observables/geometry.py",
+        "jnp.rad2deg(jnp.arctan2(sine,",
+        "jnp.rad2deg(jnp.arctan2(-sine,",
+        "test_observables.py -k clockwise",
+    ),
+    Mutant(
+        "the dipole tensor has the wrong sign",
+        "observables/defects.py",
+        "-defect.volume * ",
+        "defect.volume * ",
+        "test_defects.py -k dipole",
+    ),
+    Mutant(
+        "an enthalpy has its pressure in eV/Å³",
+        "observables/energetics.py",
+        "self.pressure / stress_unit(system.dim) * system.volume",
+        "self.pressure * system.volume",
+        "test_observables.py -k enthalpy",
+    ),
+    # Files
+    Mutant(
+        "files of other programs are read as ours",
+        "store.py",
+        'if creator != "mdsens":',
+        "if creator is None:",
+        "test_store.py -k another_program",
+    ),
+    Mutant(
+        "a loaded saddle point is a minimum",
+        "store.py",
+        'index=int(state.get("index", 0)),',
+        "index=0,",
+        "test_store.py -k saddle_point",
+    ),
+    Mutant(
+        "constraints that are not met are loaded",
+        "store.py",
+        "if values.size != bound.count or",
+        "if False and values.size != bound.count or False and",
+        "test_store.py -k constraints_that",
+    ),
+    Mutant(
+        "an input file that changed is taken for the old one",
+        "rerun.py",
+        "if not here.is_file() or building.digest(here) != digest:",
+        "if not here.is_file():",
+        "test_rerun.py -k another_now",
+    ),
+    Mutant(
+        "other numbers are within the tolerance",
+        "rerun.py",
+        "off = [row for row in rows if not row.error <= tolerance]",
+        "off = []",
+        "test_rerun.py -k another_number",
+    ),
+    # Studies
+    Mutant(
+        "intervals of global indices are twice as wide",
+        "studies/indices.py",
+        "split(np.array([np.asarray(one[key], dtype=float) for one in each]), shapes)",
+        'split((2.0 if "conf" in key else 1.0) * np.array([np.asarray(one[key], dtype=float) for one in each]), shapes)',
+        "test_indices.py -k salib",
+    ),
+    Mutant(
+        "sampling errors are twice as large",
+        "studies/uncertain.py",
+        "(4.0 * len(rows))",
+        "(1.0 * len(rows))",
+        "test_indices.py -k sampling",
+    ),
+    Mutant(
+        "correlations of parameters do not count",
+        "studies/uncertain.py",
+        "return selection, directions * np.sqrt(np.maximum(widths, 0.0))",
+        "return selection, np.diag(np.sqrt(np.diag(matrix)))",
+        "test_studies.py -k 'uncertainty or covariance or ensemble'",
+    ),
+)
+
+
+class Tree:
+    """A copy of what the tests need, in which one place at a time is changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("mdsens", "tests", "data", "scripts", "docs", "notebooks"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "README.md"):
+            shutil.copy(ROOT / name, folder)
+
+    def run(self, tests: str) -> tuple[bool, str]:
+        """`(whether all passed, the first that failed)`."""
+        files, _, rest = tests.partition(" -")
+        words = [f"tests/{file}" for file in files.split()] + shlex.split(f"-{rest}" if rest else "")
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", "--tb", "no", *words]
+        cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
+        variables = {**os.environ, "PYTHONPATH": str(self.folder), "JAX_COMPILATION_CACHE_DIR": cache}
+        try:
+            done = subprocess.run(
+                command, cwd=self.folder, env=variables, capture_output=True, text=True, timeout=SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return False, "did not end"
+        failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.MULTILINE)
+        if done.returncode in (0, 1) and (failed or not done.returncode):
+            return done.returncode == 0, failed[1] if failed else ""
+        raise SystemExit(f"pytest {' '.join(words)} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+def changed(mutant: Mutant, text: str) -> str:
+    """The text of the file with the fault in it.
+
+    Raises:
+        SystemExit: the place is not there once.
+    """
+    if text.count(mutant.old) != 1:
+        raise SystemExit(f"{mutant.name}: {mutant.old!r} stands {text.count(mutant.old)} times in mdsens/{mutant.file}.")
+    return text.replace(mutant.old, mutant.new)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="mutants whose name or file has these words")
+    parser.add_argument("--list", action="store_true", help="only see that each place is there")
+    options = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if options.only in mutant.name or options.only in mutant.file]
+    for mutant in chosen:
+        changed(mutant, (ROOT / "mdsens" / mutant.file).read_text())
+    if options.list:
+        print(f"{len(chosen)} mutants, each with its place")
+        return
+    survivors = []
+    with tempfile.TemporaryDirectory(prefix="mdsens-mutants-") as name:
+        tree = Tree(Path(name))
+        for tests in dict.fromkeys(mutant.tests for mutant in chosen):
+            passed, which = tree.run(tests)
+            if not passed:
+                raise SystemExit(f"{which} fails without any change")
+        for number, mutant in enumerate(chosen, start=1):
+            begun, path = time.monotonic(), tree.folder / "mdsens" / mutant.file
+            whole = path.read_text()
+            path.write_text(changed(mutant, whole))
+            passed, which = tree.run(mutant.tests)
+            path.write_text(whole)
+            verdict = "SURVIVES" if passed else f"seen by {which}"
+            survivors += [mutant.name] if passed else []
+            print(f"{number:3d}/{len(chosen)} {mutant.name}: {verdict} ({time.monotonic() - begun:.0f} s)", flush=True)
+    print(f"{len(chosen)} mutants, {len(survivors)} survive" + "".join(f"\n  {name}" for name in survivors))
+    sys.exit(bool(survivors))
+
+
+if __name__ == "__main__":
+    main()
