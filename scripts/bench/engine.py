@@ -109,7 +109,7 @@ class Lammps:
         lx, ly, lz = np.diag(np.asarray(self.system.cell)).tolist()
         self.lmp.command("clear")
         for command in (
-            *(f"package omp {self.threads} neigh yes", "suffix omp" if self.threads > 1 else "suffix off"),
+            *(f"package omp {self.threads} neigh yes", "suffix omp" if self.threads > 1 else "suffix opt"),
             *("units metal", "atom_style atomic", "atom_modify map array", "boundary p p p"),
             f"region cell block 0 {lx!r} 0 {ly!r} 0 {lz!r}",
             *("create_box 1 cell", "mass * 28.0"),

@@ -482,7 +482,7 @@ def main() -> None:
         for tests in dict.fromkeys(mutant.tests for mutant in chosen):
             passed, which = tree.run(tests)
             if not passed:
-                raise SystemExit(f"{which} fails without any change")
+                raise SystemExit(f"{which or tests} fails without any change")
         for number, mutant in enumerate(chosen, start=1):
             begun, path = time.monotonic(), tree.folder / "mdsens" / mutant.file
             whole = path.read_text()
