@@ -48,8 +48,8 @@ class Equilibrium(Spelled, eqx.Module):
         curvature: ends of the Hessian's spectrum, None if it was not asked for.
         solver: what was asked for, in words; without, Newton's method and where it refuses L-BFGS before it.
         cell: the freedom of the cell: `"fixed"`, `"isotropic"`, `"free"`, or the mask of free strains as nested tuples.
-        pressure: what a free cell was relaxed to, a pressure or a stress as nested tuples [GPa; in 2-D eV/Å²]; that of any state
-            is `observables.pressure(eq.system, eq.potential)`.
+        load: the pressure or stress that a free cell was asked to balance, a stress as nested tuples [GPa; in 2-D eV/Å²]; None
+            at a fixed cell. What presses in any state is `observables.pressure(eq.system, eq.potential)`.
         stress_error: largest component of the stress that was not balanced [GPa; in 2-D eV/Å²]; 0 for a fixed cell. In slabs
             and wires it is that of a layer, or a cross-section, of unit size.
         index: how many negative curvatures were asked for: 0 for a minimum, 1 for a saddle point.
@@ -70,7 +70,7 @@ class Equilibrium(Spelled, eqx.Module):
     curvature: Curvature | None = eqx.field(static=True)
     solver: str = eqx.field(static=True)
     cell: Any = eqx.field(static=True, default="fixed")
-    pressure: Any = eqx.field(static=True, default=0.0)
+    load: Any = eqx.field(static=True, default=None)
     stress_error: float = eqx.field(static=True, default=0.0)
     index: int = eqx.field(static=True, default=0)
     constraints: Constraints | None = None
@@ -88,7 +88,9 @@ class Equilibrium(Spelled, eqx.Module):
     @property
     def frame(self) -> Frame:
         """The state as the reference of an unknown, `frame.start`."""
-        frame = frame_of(self.system, cell_freedom(self.system, self.cell, self.pressure), self.constraints)
+        frame = frame_of(
+            self.system, cell_freedom(self.system, self.cell, 0.0 if self.load is None else self.load), self.constraints
+        )
         return gridded(frame, self.kept.grid)
 
     @property
@@ -111,7 +113,8 @@ class Equilibrium(Spelled, eqx.Module):
 
             return find_saddle(self.system, potential, **options)
         parts = () if self.constraints is None else self.constraints.parts
-        conditions = {"cell": self.cell, "pressure": self.pressure, "constraints": parts, **options}
+        load = 0.0 if self.load is None else self.load
+        conditions = {"cell": self.cell, "pressure": load, "constraints": parts, **options}
         return relax(self.system, potential, **conditions)
 
 
@@ -132,9 +135,10 @@ def relax(
     throw: bool = True,
     progress: bool | None = None,
 ) -> Equilibrium:
-    """Find the nearest minimum of the energy, or of U + pV where the cell is free.
+    """Find the nearest minimum of the energy, or of U + pV where the cell is free: an equilibrium at a temperature of 0 K.
 
-    A free cell strains symmetrically, without rotation; frozen atoms ride with it.
+    Atoms rest at their places, without thermal or zero-point motion (`observables.harmonic_free_energy` adds what harmonic vibrations
+    give). A free cell strains symmetrically, without rotation; frozen atoms ride with it.
 
     Args:
         solver: `FIRE()`, `Newton()`, `solvers.JaxMD(minimizer)`; by default L-BFGS where Newton cannot do it alone.
@@ -163,7 +167,9 @@ def relax(
     if isinstance(solver, str | type):
         raise InputError(f"A solver is an object with its settings, such as ms.FIRE(), not {solver!r}.")
     way = repr(solver) if solver is not None else "Newton(), LBFGS() where it refuses" if polish else "LBFGS()"
-    asked = {"cell": _hashable(cell), "pressure": _hashable(pressure), "solver": way}
+    # A pressure is read with the cell's freedom, which refuses one that a fixed cell could not follow.
+    load = None if isinstance(cell, str) and cell == "fixed" else _hashable(pressure)
+    asked = {"cell": _hashable(cell), "load": load, "solver": way}
     try:
         newton_first = solver is None and polish and not constraints
         # The list of Newton's steps, which are few and mostly short.

@@ -72,7 +72,7 @@ def find_saddle(
     if not (isinstance(max_step, Real) and max_step > 0.0):
         raise InputError(f"max_step must be a positive length in Å, not {max_step!r}.")
     solver = MinimumMode(mode=_checked(mode, start), max_step=max_step)
-    asked = {"cell": "fixed", "pressure": 0.0, "solver": "MinimumMode()", "index": 1}
+    asked = {"cell": "fixed", "load": None, "solver": "MinimumMode()", "index": 1}
     try:
         frame = frame_of(potential.prepared(start))
         check_movable(frame)

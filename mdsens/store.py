@@ -222,7 +222,7 @@ def _write(file: Any, eq: Equilibrium, sensitivity: Any) -> None:
         _write_element(file, f"observables/{name}", np.array([number]), unit)
     state = file.create_group("equilibrium")
     state.attrs.update({"status": eq.status.name, "message": eq.status.value, "steps": eq.steps, "solver": eq.solver})
-    state.attrs.update({"cell": json.dumps(eq.cell), "pressure": json.dumps(eq.pressure), "index": eq.index})
+    state.attrs.update({"cell": json.dumps(eq.cell), "load": json.dumps(eq.load), "index": eq.index})
     state.attrs["stress_error"] = eq.stress_error
     if eq.curvature is not None:
         write_record(state.create_group("curvature"), eq.curvature)
@@ -361,6 +361,9 @@ def _read(file: Any, path: Path, template: Any, given: Any) -> tuple[Equilibrium
     potential = _read_potential(file["parameters/potential"], path, template)
     state = file["equilibrium"].attrs
     curvature = _read_curvature(file["equilibrium"])
+    cell = nested(json.loads(state.get("cell", '"fixed"')))
+    # Files of version 0.1 called it the pressure, which was 0 at a fixed cell.
+    load = nested(json.loads(state.get("load", state.get("pressure", "0.0"))))
     eq = Equilibrium(
         listed_tightly(system, potential),
         potential,
@@ -370,8 +373,8 @@ def _read(file: Any, path: Path, template: Any, given: Any) -> tuple[Equilibrium
         Status[state["status"]],
         curvature,
         str(state["solver"]),
-        cell=nested(json.loads(state.get("cell", '"fixed"'))),
-        pressure=nested(json.loads(state.get("pressure", "0.0"))),
+        cell=cell,
+        load=None if cell == "fixed" else load,
         stress_error=float(state.get("stress_error", 0.0)),
         index=int(state.get("index", 0)),
         **(_read_constraints(file["equilibrium/constraints"], path, given, system) if "equilibrium/constraints" in file else {}),

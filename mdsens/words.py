@@ -107,10 +107,10 @@ def of_equilibrium(eq: "Equilibrium") -> Iterator[str]:
     if rules := getattr(eq.potential, "rules", ()):
         yield f"             {', '.join(' '.join(rule).strip() for rule in rules)}"
     kind = "saddle point" if eq.index else "equilibrium"
-    yield f"State        {kind}, {eq.status.name}: energy {eq.energy:.10g} eV, fmax {eq.fmax:.1e} eV/Å, {eq.steps} steps"
+    yield f"State        {kind} at 0 K, {eq.status.name}: energy {eq.energy:.10g} eV, fmax {eq.fmax:.1e} eV/Å, {eq.steps} steps"
     if eq.frame.freedom is not None:
         freedom = eq.cell if isinstance(eq.cell, str) else "partly free"
-        load = f"a pressure or stress of {eq.pressure} {unit} within {eq.stress_error:.1e} {unit}"
+        load = f"a pressure or stress of {eq.load} {unit} within {eq.stress_error:.1e} {unit}"
         yield f"             cell {freedom}, relaxed to {load}"
     if eq.constraints is not None:
         names = ", ".join(type(part).__name__ for part in eq.constraints.parts)

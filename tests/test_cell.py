@@ -1,6 +1,7 @@
 """Relaxing cells: pressure, stress, masks, and the derivatives of positions and cell through them."""
 
 import equinox as eqx
+import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -235,10 +236,27 @@ def test_free_cell_is_kept_in_files(diamond, tmp_path):
     S = ms.sensitivity(diamond, wrt=["lam"])
     path = ms.save(tmp_path / "cell.h5", diamond, S)
     eq, again = ms.load(path)
-    assert (eq.cell, eq.pressure, eq.stress_error) == ("free", 0.0, diamond.stress_error)
+    assert (eq.cell, eq.load, eq.stress_error) == ("free", 0.0, diamond.stress_error)
     np.testing.assert_array_equal(again.cell.lam, S.cell.lam)
     assert again.cell.sigma is None and again.certificate == S.certificate
     np.testing.assert_array_equal(ms.sensitivity(eq, wrt=["lam"]).cell.lam, S.cell.lam)
+
+
+def test_the_load_is_what_was_asked_for_and_none_at_a_fixed_cell(squeezed_salt, silicon, tmp_path):
+    crystal = ms.System.from_ase(bulk("Si", a=5.2))
+    fixed = ms.relax(crystal, silicon)
+    # It stands under many GPa, which is no load that anything balances.
+    assert fixed.load is None and float(ms.observables.pressure(fixed.system, silicon)) > 10.0
+    assert squeezed_salt.load == 10.0 and squeezed_salt.again().load == 10.0 and fixed.again().load is None
+    for eq, load in ((fixed, None), (squeezed_salt, 10.0)):
+        path = ms.save(tmp_path / f"{load}.h5", eq)
+        assert ms.load(path)[0].load == load
+        # Files of version 0.1 have the key "pressure".
+        with h5py.File(path, "a") as file:
+            attributes = file["equilibrium"].attrs
+            del attributes["load"]
+            attributes["pressure"] = "0.0" if load is None else "10.0"
+        assert ms.load(path)[0].load == load
 
 
 # What acts from outside

@@ -21,7 +21,7 @@ def test_an_equilibrium_says_atoms_cell_state_and_curvature(crystal):
     assert "2 atoms in 3-D (2 Si)" in lines[1]
     assert "3.8278 x 3.8278 x 3.8278 Å, 60, 60, 60°, periodic along xyz" in lines[2]
     assert "StillingerWeber" in lines[3]
-    assert "CONVERGED: energy -8.671998737 eV, fmax" in lines[4]
+    assert "equilibrium at 0 K, CONVERGED: energy -8.671998737 eV, fmax" in lines[4]
     assert "cell free, relaxed to a pressure or stress of 1.0 GPa" in lines[5]
     assert "lowest 1.262, highest 39.05 eV/Å²" in lines[6]
 
