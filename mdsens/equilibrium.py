@@ -137,8 +137,8 @@ def relax(
 ) -> Equilibrium:
     """Find the nearest minimum of the energy, or of U + pV where the cell is free: an equilibrium at a temperature of 0 K.
 
-    Atoms rest at their places, without thermal or zero-point motion (`observables.harmonic_free_energy` adds what harmonic vibrations
-    give). A free cell strains symmetrically, without rotation; frozen atoms ride with it.
+    Atoms rest at their places, without thermal or zero-point motion; `observables.harmonic_free_energy` adds what harmonic
+    vibrations give. A free cell strains symmetrically, without rotation; frozen atoms ride with it.
 
     Args:
         solver: `FIRE()`, `Newton()`, `solvers.JaxMD(minimizer)`; by default L-BFGS where Newton cannot do it alone.
