@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from mdsens.neighbors import Neighbors
 from mdsens.potentials.bonds import bond_vectors, handles, of_pairs
 from mdsens.potentials.sums import shared
 
@@ -162,7 +163,7 @@ def certify(
             f"a pair is {kink:.1e} Å from a point where the potential's second derivative jumps: "
             "the derivative holds on one side only"
         )
-    if len(found.rattlers) == len(eq.system):
+    if len(found.rattlers) == len(eq.system) and not _has_neighbors(eq.system):
         reasons.append(
             f"no atom has a neighbour within the potential's range of {float(eq.potential.range):g} Å, so nothing depends on "
             "anything: are all lengths in Å?"
@@ -192,6 +193,11 @@ def certify(
         zero_modes_expected=len(names),
         mismatch=mismatch,
     )
+
+
+def _has_neighbors(system: "System") -> bool:
+    """Whether any atom has one; an atom alone in a small cell sees its own images, and moves with them."""
+    return not isinstance(system.neighbors, Neighbors) or bool(np.asarray(system.neighbors.used).any())
 
 
 def _nearest_switch(eq: "Equilibrium") -> float:

@@ -91,7 +91,7 @@ class Curvature:
     nearest_zero: float
 
 
-def curvature(z: Any, frame: Frame, potential: Potential) -> tuple[Curvature, KeptHessian]:
+def curvature(z: Any, frame: Frame, potential: Potential, *, keep: bool = True) -> tuple[Curvature, KeptHessian]:
     """The ends of the spectrum at a state [host]: exact up to `DENSE_LIMIT` unknowns, else sought; and what is kept.
 
     Factors are kept of minima without constraints, if the whole matrix is there or stays sparse (see `mdsens.factors`).
@@ -133,7 +133,7 @@ def curvature(z: Any, frame: Frame, potential: Potential) -> tuple[Curvature, Ke
         int((values < -NEGATIVE * highest).sum()),
         nearest,
     )
-    return found, _kept(found, lambda: matrix, columns, basis[free], free, frame, potential)
+    return found, _kept(found, lambda: matrix, columns, basis[free], free, frame, potential) if keep else KeptHessian()
 
 
 def kept_hessian(z: Any, frame: Frame, potential: Potential, found: Curvature, null: Any) -> KeptHessian:

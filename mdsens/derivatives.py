@@ -31,12 +31,14 @@ from mdsens.linear_response import (
     errors,
     pulled_back,
     pulled_back_each,
+    rounding,
     solutions,
     split_last,
     usable,
 )
 from mdsens.potentials.base import Potential, parameter_paths
 from mdsens.potentials.paths import named_leaves
+from mdsens.potentials.reparameterised import own_sizes
 from mdsens.spelling import Spelled, spelled
 
 MAX_BYTES = 4e9
@@ -115,20 +117,20 @@ def sensitivity(
         )
     parts: list[np.ndarray] = []
     residuals: list[np.ndarray] = []
+    weights, nothing = np.asarray(ravel_pytree(own_sizes(moving))[0], flat.dtype), rounding(eq.system, found.highest)
     for directions in batches(flat.size, flat.dtype, progress):
         b, rest = changes(state, state.z, moving, resting, directions, None)
         start = len(parts) * BATCH
         kept = slice(0, min(BATCH, flat.size - start))
-        theta = np.pad(np.asarray(flat[start : start + BATCH]), (0, len(b) - kept.stop))
-        dz, step, residual, left = solutions(state, eq.potential, b, rest, theta)
+        weight = np.pad(weights[start : start + BATCH], (0, len(b) - kept.stop), constant_values=1.0)
+        dz, step, residual, left = solutions(state, eq.potential, b, rest, weight, nothing)
         parts.append(dz[kept])
         residuals.append(residual[kept])
     columns, worst = np.concatenate(parts), float(np.max(np.concatenate(residuals)))
     if throw:
         check_residual(worst, found, state)
-    bounds = errors(state, found, moving, resting, columns, step)
-    error = float(np.max(np.abs(flat) * bounds))
-    difference, length = map(float, dot_test(state, eq.potential, moving, columns))
+    error = float(np.max(weights * errors(state, found, moving, resting, columns, step, weights)))
+    difference, length = map(float, dot_test(state, eq.potential, moving, columns, weights))
     certificate = certify(eq, state, found, worst, error, difference, length, float(left))
 
     def shaped(change: Array) -> Potential:

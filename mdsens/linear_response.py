@@ -21,12 +21,13 @@ from mdsens.equilibrium import Equilibrium
 from mdsens.errors import ConvergenceError, InputError, LinearSolveError
 from mdsens.frame import Frame
 from mdsens.implicit import CG, GMRES, MINRES, Direct, Gauge, differentiable_solution, linear_solve, root_jvp, root_vjp
-from mdsens.implicit.bound import error_bound, probe_displacement
+from mdsens.implicit.bound import ROUNDING, error_bound, other_point
 from mdsens.implicit.linear import DIRECT_LIMIT
 from mdsens.implicit.linear_system import LinearSolver
 from mdsens.implicit.root import adjoint_solution
 from mdsens.potentials.base import Potential
 from mdsens.solvers import Status
+from mdsens.system import System
 
 BATCH = 64
 """Right-hand sides solved together."""
@@ -36,6 +37,13 @@ TOGETHER = 3000
 
 LOOSEST = 1e-4
 """Relative residual that is asked for, at least, where the operator is approximate."""
+
+STEEP = 100.0
+"""How much curvatures change over a mean distance between atoms, in units of the highest; pairs of Lennard-Jones's a third as
+much. Where that matters they are looked at."""
+
+NOTICED = 0.05
+"""Share by which the lowest curvature may change between a state and the true equilibrium before it is looked at."""
 
 KRYLOV = 300
 """Size of GMRES's space, for stresses that are not hydrostatic."""
@@ -174,7 +182,7 @@ def changes(state: State, z: Any, moving: Any, resting: Any, directions: Array, 
 
 
 def solutions(
-    state: State, potential: Potential, b: Any, rest: Any, theta: np.ndarray
+    state: State, potential: Potential, b: Any, rest: Any, weights: np.ndarray, nothing: float
 ) -> tuple[np.ndarray, Array, np.ndarray, float]:
     """The answers to several right-hand sides, with each direction that they share solved for once [host].
 
@@ -184,14 +192,15 @@ def solutions(
     Args:
         b: `(k, n)`, ∂F/∂θ.
         rest: F.
-        theta: `(k,)`, the parameters, since errors of θ dz/dθ compare.
+        weights: `(k,)`, the parameters' own sizes, since errors of θ dz/dθ compare.
+        nothing: what rounding leaves of θ ∂F/∂θ.
 
     Returns:
         `(-A⁻¹b for each b, -A⁻¹F to three digits, relative residuals of the former, ‖F‖ outside the null space)`. The
-        residuals are bounds. Where θ ∂F/∂θ is no larger than what is left of F, three digits of that are enough, and such a
-        residual is relative to them.
+        residuals are bounds. Where θ ∂F/∂θ is no larger than what is left of F or of rounding, three digits of that are enough,
+        and such a residual is relative to them.
     """
-    weight = np.append(np.where(theta != 0.0, np.abs(theta), 1.0), 1.0)
+    weight = np.append(weights, 1.0)
     sides = weight[:, None] * np.asarray(_outside(state.null, b, rest), dtype=float)
     sizes = np.linalg.norm(sides, axis=1)
     rtol, left = state.solver.tolerances(rest.dtype)[0], sizes[-1]
@@ -199,11 +208,11 @@ def solutions(
         return np.full(b.shape, np.nan), rest * np.nan, np.full(len(b), np.nan), left
     scales = np.maximum(sizes, state.solver.atol * weight)
     aims = np.maximum(rtol * sizes, state.solver.atol * weight)
-    nothing = sizes <= 2.0 * left
+    small = sizes <= max(2.0 * left, nothing)
     # Unless nothing but such derivatives was asked for.
-    aims[nothing] = np.maximum(aims[nothing], min(1e-3 * left, 1e-9 * sizes.max()))
+    aims[small] = np.maximum(aims[small], max(min(1e-3 * left, 1e-9 * sizes.max()), 1e-3 * nothing))
     aims[-1] = max(aims[-1], 1e-3 * left)
-    scales[nothing] = aims[nothing] / max(rtol, np.finfo(rest.dtype).eps)
+    scales[small] = aims[small] / max(rtol, np.finfo(rest.dtype).eps)
 
     basis, shares, order = scipy.linalg.qr(sides.T, mode="economic", pivoting=True, overwrite_a=True)
     shares = shares[:, np.argsort(order)]
@@ -295,8 +304,8 @@ def _sizes(vectors: Array, vector: Any, null: Gauge) -> tuple[Array, Array]:
 
 
 @eqx.filter_jit
-def dot_test(state: State, potential: Potential, moving: Any, columns: Any) -> tuple[Array, Array]:
-    """⟨w, dz·v⟩ by the columns dz/dθ and by an adjoint solve, for a random unit vector w and random shares v of each θ.
+def dot_test(state: State, potential: Potential, moving: Any, columns: Any, weights: Any) -> tuple[Array, Array]:
+    """⟨w, dz·v⟩ by the columns dz/dθ and by an adjoint solve, for a random unit vector w and random shares v of each θ's size.
 
     Returns:
         `(their difference, ‖dz·v‖)`. The shares add up to one, so that the former compares with a bound on θ dz/dθ.
@@ -305,20 +314,22 @@ def dot_test(state: State, potential: Potential, moving: Any, columns: Any) -> t
     w = state.null.project(jax.random.normal(jax.random.key(2), flat.shape, flat.dtype))
     size = jnp.linalg.norm(w)
     w = w / jnp.where(size > 0.0, size, 1.0)
-    theta = ravel_pytree(moving)[0]
     shares = jax.random.normal(jax.random.key(3), columns.shape[:1], columns.dtype)
-    v = jnp.where(theta != 0.0, theta, 1.0) * shares / jnp.sum(jnp.abs(shares))
+    v = weights * shares / jnp.sum(jnp.abs(shares))
     dz = v @ columns
     slope, _ = pulled_back(state, potential, unravel(w))
     chosen = jax.tree.map(lambda kept, value: None if kept is None else value, moving, slope, is_leaf=lambda leaf: leaf is None)
     return jnp.abs(w @ dz - ravel_pytree(chosen)[0] @ v), jnp.linalg.norm(dz)
 
 
-def errors(state: State, found: Curvature, moving: Any, resting: Any, columns: np.ndarray, step: Any) -> np.ndarray:
+def errors(
+    state: State, found: Curvature, moving: Any, resting: Any, columns: np.ndarray, step: Any, weights: np.ndarray
+) -> np.ndarray:
     """Bounds on ‖dz/dθ - dz*/dθ‖, one for each column [host]: what `implicit.jacobian_bound` does, for all together.
 
     Args:
         columns: dz/dθ, `(parameters, n)`, NumPy's.
+        weights: the parameters' own sizes.
         step: the Newton step to the true equilibrium.
     """
     flat, unravel = ravel_pytree(state.z)
@@ -333,30 +344,57 @@ def errors(state: State, found: Curvature, moving: Any, resting: Any, columns: n
             norms.append(np.asarray(sizes)[: len(part)])
         return np.concatenate(norms), float(left)
 
-    probe, length = probe_displacement(flat, step, state.null)
     defect, left = defects(flat + step)
-    size = np.linalg.norm(columns, axis=1)
-    return _approximated(state, found, moving, resting, size) + error_bound(
-        defect,
-        float(jnp.linalg.norm(step)),
+    size, reached, eps = np.linalg.norm(columns, axis=1), float(jnp.linalg.norm(step)), float(jnp.finfo(flat.dtype).eps)
+    alpha = found.nearest_zero
+    distance = left / alpha if alpha > 0.0 else np.inf
+    other, length = other_point(flat, step, distance, state.null)
+    falling = STEEP * found.highest / spacing(state.frame.system)
+    if falling * (reached + distance) < NOTICED * alpha:
+        alpha = alpha - falling * reached
+    elif np.isfinite(reached + distance):
+        # So soft, or so far from the equilibrium, that α may be another there.
+        potential = eqx.combine(moving, resting)
+        lowest_at = lambda point: curvature(unravel(point), state.frame, potential, keep=False)[0].nearest_zero  # noqa: E731
+        at_other, alpha = alpha if other is flat else lowest_at(other), lowest_at(flat + step)
+        falling = abs(at_other - alpha) / length
+    return _approximated(state, alpha, moving, resting, size) + error_bound(
+        defect + rounding(state.frame.system, found.highest) / weights,
+        reached,
         left,
-        lambda: defects(flat + step + probe)[0] / length,
-        probe_length=length,
-        lowest=found.nearest_zero,
+        slope=lambda: (defect if other is flat else defect + defects(other)[0]) / length,
+        softening=lambda: falling,
+        lowest=alpha,
         highest=found.highest,
         size=size,
-        eps=float(jnp.finfo(flat.dtype).eps),
+        eps=eps,
+        noise=eps * found.highest * float(jnp.linalg.norm(flat)),
     )
 
 
-def _approximated(state: State, found: Any, moving: Any, resting: Any, size: Any) -> Any:
+def rounding(system: System, highest: float) -> float:
+    """What rounding leaves of θ ∂F/∂θ where it should be zero, by symmetry or because nothing depends on θ [eV/Å]."""
+    return float(ROUNDING * jnp.finfo(system.positions.dtype).eps) * highest * spacing(system)
+
+
+def spacing(system: System) -> float:
+    """A mean distance between atoms [Å] [host]."""
+    n, dim = system.positions.shape
+    if system.cell is not None and all(system.pbc):
+        return float(abs(np.linalg.det(system.cell)) / n) ** (1.0 / dim)
+    arms = np.asarray(system.positions) - np.mean(system.positions, axis=0)
+    return 2.0 * float(np.sqrt(np.mean(np.sum(arms**2, axis=1)))) / n ** (1.0 / dim)
+
+
+def _approximated(state: State, lowest: float, moving: Any, resting: Any, size: Any) -> Any:
     """What second derivatives that are not exact add to the errors of columns of some sizes."""
     approximation = eqx.combine(moving, resting).approximation(state.frame.system)
     if approximation is None:
         return 0.0
     is_none = lambda leaf: leaf is None  # noqa: E731
     mixed = jax.tree.map(lambda kept, error: None if kept is None else error, moving, approximation.mixed, is_leaf=is_none)
-    return (approximation.hessian * size + np.asarray(ravel_pytree(mixed)[0])) / found.nearest_zero
+    softest = lowest - approximation.hessian
+    return (approximation.hessian * size + np.asarray(ravel_pytree(mixed)[0])) / softest if softest > 0.0 else np.inf
 
 
 def batches(count: int, dtype: Any, progress: bool | None) -> Iterator[Any]:

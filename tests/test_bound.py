@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
+from ase.build import bulk
 from helpers import refused
 
 import mdsens as ms
@@ -72,6 +73,50 @@ def test_a_square_root_from_above_where_the_curvature_falls(share):
     dz, _ = implicit.root_jvp(lambda z, a: z**2 - a, z, theta, ONE)
     found = implicit.jacobian_bound(lambda z, a: z**2 - a, z, theta, ONE, dz)
     assert abs(float(dz) - 0.5 / np.sqrt(a)) <= found.error
+
+
+WELL = [0.15, 0.08, 0.01, 1e-3, -1e-3, -0.01, -0.08]
+"""How far off, as a share of the distance from the middle of a double well, where curvatures fall towards the root."""
+
+
+@pytest.mark.parametrize("share", WELL)
+@pytest.mark.parametrize("shift", [0.0, 1e4])
+def test_a_double_well_that_is_the_softer_the_shallower(share, shift):
+    theta = 1e-8
+    root = np.sqrt(theta)
+    z = jnp.array([shift + root * (1.0 + share), shift + 1.0])
+
+    def condition(z, theta):
+        y, stiff = z - shift
+        return jnp.array([y**3 - theta * y, 5.0 * (stiff - 1.0)])
+
+    dz, _ = implicit.root_jvp(condition, z, (jnp.array(theta),), ONE, symmetric=True)
+    found = implicit.jacobian_bound(condition, z, (jnp.array(theta),), ONE, dz, symmetric=True)
+    error = abs(float(dz[0]) - 0.5 / root)
+    assert error <= found.error
+    # It is of use where the state is near, in coordinates that say so: at 1e4 roundings are 2e-8 of the distance.
+    assert found.error <= 2.0 * error or share < -0.05
+
+
+@pytest.mark.parametrize("share", WELL)
+@pytest.mark.parametrize("depth", [1e-4, 1e-2])
+def test_the_certificate_of_an_atom_that_buckled_between_two(share, depth):
+    """Springs of length l between atoms at ±1 and one that gives way to y = √(l² - 1): dy/dl = l / y."""
+    length = np.sqrt(1.0 + depth**2)
+    system = ms.System([[-1.0, 0.0], [0.0, depth * (1.0 + share)], [1.0, 0.0]], frozen=[True, False, True])
+    eq = ms.relax(system, Spring(length, 1.0), fmax=0.1, solver=ms.FIRE(), polish=False)
+    S = ms.sensitivity(eq)
+    assert eq.steps == 0
+    assert length * abs(float(S.positions.length[1, 1]) - length / depth) <= S.certificate.error_bound
+
+
+class Spring(ms.PairPotential):
+    length: float
+    k: float
+    cutoff: float = ms.static(1.5)
+
+    def pair_energy(self, r, i, j):
+        return 0.5 * self.k * (r - self.length) ** 2
 
 
 def test_it_judges_any_derivative_an_unrolled_one_too():
@@ -176,3 +221,53 @@ def test_the_certificate_of_a_loose_equilibrium_covers_its_error(soft_packing):
         error = 0.6 * float(jnp.linalg.norm(S.positions.diameter["B"] - exact))
         assert error <= S.certificate.error_bound <= 100.0 * error, (error, S.certificate)
         assert S.certificate.linear_solver.startswith("CG")
+
+
+CLUSTER = [[0.0, 0.0, 0.0], [1.12, 0.0, 0.0], [0.56, 0.97, 0.0], [0.56, 0.32, 0.91], [1.5, 0.9, 0.9]]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    potential = ms.LennardJones(sigma=1.0, epsilon=1.0, cutoff=4.0)
+    return ms.relax(ms.System(CLUSTER), potential, fmax=1e-12)
+
+
+def test_a_logarithm_that_is_zero_is_bounded_like_the_parameter_itself(cluster):
+    """σ = ε = 1, so that dX/d ln σ = dX/dσ."""
+    start = cluster.system.with_positions(cluster.system.positions + 1e-5 * jnp.cos(jnp.arange(15.0)).reshape(5, 3))
+    logarithms = ms.reparameterised(cluster.potential, {"sigma": "log", "epsilon": "log"})
+    exact = ms.sensitivity(cluster).positions.sigma
+    bounds = []
+    for potential in (cluster.potential, logarithms):
+        S = ms.sensitivity(ms.relax(start, potential, fmax=0.1, polish=False, solver=ms.FIRE()))
+        assert 0.0 < jnp.linalg.norm(S.positions.sigma - exact) <= S.certificate.error_bound
+        bounds.append(S.certificate.error_bound)
+    assert bounds[0] == pytest.approx(bounds[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("shift", [1e2, 1e4, 1e6])
+def test_a_cluster_far_from_the_origin_is_known_as_well(cluster, shift):
+    """But for the rounding of its coordinates, 1.2e-10 at 1e6."""
+    far = cluster.system.with_positions(cluster.system.positions + shift * jnp.array([1.0, -0.7, 0.5]))
+    S = ms.sensitivity(ms.relax(far, cluster.potential, fmax=1e-8))
+    error = float(jnp.linalg.norm(S.positions.sigma - ms.sensitivity(cluster).positions.sigma))
+    assert error <= S.certificate.error_bound < 1e-10 + 1e-14 * shift
+    assert S.certificate.trusted, S.certificate
+
+
+@pytest.mark.parametrize("fmax", [1e-8, 1e-10])
+@pytest.mark.parametrize(("name", "a"), [("Si", 5.3), ("Si", 5.431), ("Ar", 5.25)])
+def test_a_perfect_primitive_cell_is_trusted_however_little_force_is_left(name, a, fmax):
+    """By symmetry nothing moves, and all that is computed is rounding."""
+    potential = ms.StillingerWeber.silicon() if name == "Si" else ms.LennardJones(sigma=3.4, epsilon=0.0104, cutoff=8.5)
+    S = ms.sensitivity(ms.relax(ms.System.from_ase(bulk(name, a=a)), potential, fmax=fmax))
+    assert S.certificate.trusted, S.certificate
+    moved = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(S.scaled().positions))
+    assert moved <= S.certificate.error_bound < 1e-13
+
+
+def test_a_perfect_crystal_of_two_atoms_has_derivatives_of_rounding_only():
+    crystal = ms.System.from_ase(bulk("Ar", "bcc", a=4.2, cubic=True))
+    S = ms.sensitivity(ms.relax(crystal, ms.LennardJones(sigma=3.4, epsilon=0.0104, cutoff=8.5)))
+    assert S.certificate.trusted, S.certificate
+    assert jnp.abs(S.positions.sigma).max() <= S.certificate.error_bound

@@ -11,7 +11,8 @@ so near to z* that
     ‖J - J(z⁺)‖ <= ‖A(z⁺) J + B(z⁺)‖ / α        holds for any J whatever: an inexact iterate, an inexact linear solve,
     ‖J(z⁺) - J(z*)‖ <= C ‖z⁺ - z*‖,  ‖z⁺ - z*‖ ≈ ‖F(z⁺)‖ / α,
 
-and C is the change of A J + B seen along δ, over α. The first line is a theorem; the second is small of second order.
+with C the change of A J + B seen along δ, over α. The first line is a theorem; the second is small of second order. α is that
+at z*, lower than what was seen at z⁺ by as much as it falls on the way: a mode that buckled is the softer the nearer it is.
 """
 
 import dataclasses
@@ -35,11 +36,11 @@ from mdsens.implicit.trees import PyTree
 DENSE_LIMIT = 1500
 """Unknowns up to which the singular values are those of the assembled matrix."""
 
-PROBE = 1e-6
-"""Length, as a share of z, over which the Lipschitz constant is seen where the Newton step is shorter."""
+SEEN = 1e3
+"""Roundings of z over which, at least, it is seen how A and B change."""
 
 CONTRACTION = 0.3
-"""What a Newton step may leave of the distance to the root; beyond, ẑ is too far off for any bound."""
+"""What a Newton step may leave of the distance to the root, and A lose of α on the rest of the way; beyond, ẑ is too far off."""
 
 ROUNDING = 10.0
 """Rounding error of A J in units of ε ‖A‖ ‖J‖."""
@@ -114,38 +115,45 @@ def jacobian_bound(
     step, residual = _newton_step(optimality, z, args, symmetric, linear_solver, gauge)
     if not np.isfinite(residual):
         step = jnp.full_like(flat, jnp.nan)
-    nearer = unravel(flat + step)
-    lowest, highest = singular_values(optimality, nearer, args, symmetric=symmetric, linear_solver=linear_solver, gauge=gauge)
+    options: dict[str, Any] = {"symmetric": symmetric, "linear_solver": linear_solver, "gauge": gauge}
+    lowest, highest = singular_values(optimality, unravel(flat + step), args, **options)
+    left = float(_size_of_condition(optimality, unravel(flat + step), args, gauge))
+    other, length = other_point(flat, step, left / lowest if lowest > 0.0 else np.inf, gauge)
 
-    def defect(point: PyTree) -> float:
-        return float(_defect(optimality, point, args, tangents, direction, gauge))
+    def defect(point: Array) -> float:
+        return float(_defect(optimality, unravel(point), args, tangents, direction, gauge))
 
-    probe, length = probe_displacement(flat, step, gauge)
+    def softening() -> float:
+        return abs(singular_values(optimality, unravel(other), args, **options)[0] - lowest) / length
+
+    eps, size = float(jnp.finfo(flat.dtype).eps), float(jnp.linalg.norm(direction))
     error = error_bound(
-        defect(nearer),
+        defect(flat + step),
         float(jnp.linalg.norm(step)),
-        float(_size_of_condition(optimality, nearer, args, gauge)),
-        lambda: defect(unravel(flat + step + probe)) / length,
-        probe_length=length,
+        left,
+        slope=lambda: (defect(flat + step) + defect(other)) / length,
+        softening=softening,
         lowest=lowest,
         highest=highest,
-        size=float(jnp.linalg.norm(direction)),
-        eps=float(jnp.finfo(flat.dtype).eps),
+        size=size,
+        eps=eps,
+        noise=eps * highest * float(jnp.linalg.norm(flat)),
     )
-    return JacobianBound(error, float(jnp.linalg.norm(step)), lowest, highest, float(jnp.linalg.norm(direction)))
+    return JacobianBound(error, float(jnp.linalg.norm(step)), lowest, highest, size)
 
 
 def error_bound(
     defect: Any,
     step: float,
     left: float,
-    slope: Callable[[], Any],
     *,
-    probe_length: float,
+    slope: Callable[[], Any],
+    softening: Callable[[], float],
     lowest: float,
     highest: float,
     size: Any,
     eps: float,
+    noise: float,
 ) -> Any:
     """The bound from its ingredients [host]; `defect`, `slope()` and `size` may be arrays over several derivatives.
 
@@ -153,27 +161,43 @@ def error_bound(
         defect: ‖A J + B‖ at z⁺.
         step: ‖δ‖, the Newton step from ẑ to z⁺.
         left: ‖F(z⁺)‖.
-        slope: () -> change of ‖A J + B‖ per length, seen over `probe_length`; only called where the step is shorter.
-        lowest, highest: curvatures or singular values of A.
+        slope: () -> change of A J + B per length.
+        softening: () -> change of the lowest curvature or singular value per length.
+        lowest, highest: curvatures or singular values of A at z⁺.
         size: ‖J‖.
+        noise: of F, by the rounding of z.
     """
+    nothing = np.inf * np.ones_like(defect)
     alpha = lowest - ROUNDING * eps * highest
-    if not (alpha > 0.0 and np.isfinite(step)):
-        return np.inf * np.ones_like(defect)
+    if not (alpha > 0.0 and np.isfinite(step) and np.isfinite(left)):
+        return nothing
     defect = defect + ROUNDING * eps * highest * size
-    if step >= probe_length:
-        share = left / alpha / step
-        # α may be lower at the root by as much as the step falls short.
-        return defect / alpha / (1.0 - share) ** 2 if share < CONTRACTION else np.inf * np.ones_like(defect)
-    return (defect + slope() * left / alpha) / alpha
+    if left == 0.0 or alpha == np.inf:
+        return defect / alpha
+    if left > CONTRACTION * alpha * step and left > ROUNDING * noise:
+        return nothing
+    # Where the curvature falls evenly, the root is where alpha d - softening d²/2 = left.
+    falling = softening()
+    softest = np.sqrt(max(alpha**2 - 2.0 * falling * left, 0.0))
+    if not softest > (1.0 - CONTRACTION) * alpha:
+        return nothing
+    return (defect + slope() * 2.0 * left / (alpha + softest)) / softest
 
 
-def probe_displacement(flat: Array, step: Array, gauge: Gauge) -> tuple[Array, float]:
-    """A displacement along the Newton step (at random where there is none) long enough to see A and B change."""
-    length = PROBE * float(jnp.max(jnp.abs(flat)) if jnp.any(flat != 0.0) else 1.0)
-    along = jnp.where(jnp.linalg.norm(step) > 0.0, step, jax.random.normal(jax.random.key(0), flat.shape, flat.dtype))
+def other_point(flat: Array, step: Array, distance: float, gauge: Gauge) -> tuple[Array, float]:
+    """Another point than z⁺, to see how A and B change, and how far it is from there.
+
+    That is ẑ itself, but for a step that is shorter than the rest of the way or lost in the rounding of z: then it lies beyond
+    z⁺, along the step (at random where there is none).
+    """
+    size = float(jnp.linalg.norm(step))
+    length = max(distance, SEEN * float(jnp.finfo(flat.dtype).eps * jnp.max(jnp.abs(flat), initial=0.0)))
+    if size >= length > 0.0 or not length < np.inf:
+        return flat, size
+    length = length if length > 0.0 else 1.0
+    along = jnp.where(size > 0.0, step, jax.random.normal(jax.random.key(0), flat.shape, flat.dtype))
     along = gauge.project(along)
-    return length * along / jnp.linalg.norm(along), length
+    return flat + step + length * along / jnp.linalg.norm(along), length
 
 
 @eqx.filter_jit

@@ -228,6 +228,27 @@ def tied(potential: Potential, ties: Mapping[str, str]) -> Reparameterised:
     return reparameterised(potential, {name: ("tied", other) for name, other in ties.items()})
 
 
+def own_sizes(potential: Potential) -> Potential:
+    """What counts as a change of each parameter by its own size, potential-shaped (leaves of None stay so) [host].
+
+    That is |θ|, and for zeros the largest of their array or 1; for logarithms 1, which changes what they are of by its size.
+    """
+    inside = lambda node: isinstance(node, Potential) and node is not potential  # noqa: E731
+    if not isinstance(potential, Reparameterised):
+        return jax.tree.map(lambda part: own_sizes(part) if inside(part) else _own_size(part), potential, is_leaf=inside)
+    (paths, sizes, structure), logs = (
+        _opened(own_sizes(potential.free)),
+        [path for path, rule, _ in potential.rules if rule == "log"],
+    )
+    leaves = [np.ones(np.shape(sizes[path])) if path in logs and sizes[path] is not None else sizes[path] for path in paths]
+    return eqx.tree_at(lambda p: p.free, potential, jax.tree.unflatten(structure, leaves))
+
+
+def _own_size(theta: Any) -> np.ndarray:
+    size = np.abs(np.asarray(theta))
+    return np.where(size == 0.0, size.max(initial=0.0) or 1.0, size)
+
+
 def _opened(tree: Potential) -> tuple[list[str], dict[str, Any], Any]:
     """`(paths, leaves by path, structure)`, None being a leaf."""
     leaves, structure = jax.tree.flatten(tree, is_leaf=lambda leaf: leaf is None)
