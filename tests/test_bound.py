@@ -187,22 +187,23 @@ def test_the_bound_allows_for_rounding_of_what_it_measures():
 
 
 def test_a_root_that_is_not_reached_counts_by_the_lipschitz_constant():
-    """z² = a at a = 1 from z = 1.001 with a step that is no Newton step, too short to show how A changes.
+    """z² = a at a = 1 from z = 1.001 behind a step of 0.005 that left 0.001 of the way.
 
     The derivative 1/2z is off by 5e-4, of which A J + B = 0 at that very place shows nothing.
     """
-    z, step = 1.001, 1e-9
-    derivative, alpha = 0.5 / (z - step), 2.0 * z
+    z, step = 1.001, 5e-3
+    derivative, alpha = 0.5 / z, 2.0 * z
     found = bound.error_bound(
         abs(alpha * derivative - 1.0),
         step,
         z**2 - 1.0,
-        lambda: 2.0 * derivative,
-        probe_length=1e-6,
+        slope=lambda: 2.0 * derivative,
+        softening=lambda: 2.0,
         lowest=alpha,
         highest=alpha,
         size=derivative,
         eps=2e-16,
+        noise=2e-16,
     )
     # To first order in the distance to the root, which is 1e-3.
     assert 0.99 * abs(derivative - 0.5) <= found <= 2.0 * abs(derivative - 0.5)

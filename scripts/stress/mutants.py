@@ -88,9 +88,23 @@ MUTANTS = (
     Mutant(
         "the bound has no Lipschitz term",
         "implicit/bound.py",
-        "return (defect + slope() * left / alpha) / alpha",
-        "return defect / alpha",
+        "return (defect + slope() * 2.0 * left / (alpha + softest)) / softest",
+        "return defect / softest",
         "test_bound.py -k lipschitz",
+    ),
+    Mutant(
+        "the bound forgets that a mode softens on the way to the root",
+        "implicit/bound.py",
+        "    softest = np.sqrt(max(alpha**2 - 2.0 * falling * left, 0.0))",
+        "    softest = alpha",
+        "test_bound.py -k double_well",
+    ),
+    Mutant(
+        "the certificate's bound forgets that a mode softens on the way to the root",
+        "linear_response.py",
+        "        at_other, alpha = alpha if other is flat else lowest_at(other), lowest_at(flat + step)",
+        "        at_other = alpha",
+        "test_bound.py -k buckled",
     ),
     Mutant(
         "the bound forgets rounding",
