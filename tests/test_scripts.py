@@ -8,14 +8,13 @@ import pytest
 
 SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
 
-pytestmark = pytest.mark.slow
-
 
 def run(script, *options, cwd):
     command = [sys.executable, str(SCRIPTS / script), *map(str, options)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
 
 
+@pytest.mark.slow
 def test_unrolled_vs_implicit_resumes_and_draws(tmp_path):
     picture = tmp_path / "picture.png"
     first = run("unrolled_vs_implicit.py", "--seeds", 2, "--output", tmp_path / "out", cwd=tmp_path)
@@ -28,20 +27,29 @@ def test_unrolled_vs_implicit_resumes_and_draws(tmp_path):
     assert all(path.stat().st_mtime_ns == time for path, time in written.items())
 
 
+@pytest.mark.slow
 def test_the_error_stays_under_its_bound(tmp_path):
     done = run("error_bound.py", "--picture", tmp_path / "picture.png", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_ranges_of_validity_hold(tmp_path):
     done = run("range_of_validity.py", "-n", 8, "--picture", tmp_path / "picture.png", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_all_benches_write_one_page(tmp_path):
     done = run("bench/all.py", "--quick", "--output", tmp_path, cwd=tmp_path)
     page = (tmp_path / "benchmarks.md").read_text()
     assert done.returncode == 0, page + done.stderr
     assert (tmp_path / "benchmarks.png").stat().st_size > 10_000
+
+
+def test_each_mutant_finds_its_place(tmp_path):
+    done = run("stress/mutants.py", "--list", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[0]) >= 40

@@ -1,6 +1,6 @@
 """Small faults put in by hand, one at a time: for each of them a test must fail.
 
-    python scripts/stress/mutants.py [--only WORDS] [--list]
+    python scripts/stress/mutants.py [--only WORDS] [--jobs N] [--list]
 
 Each mutant changes one place of a copy of the package and runs the tests that stand nearest to it, which have passed on the
 copy before. Prints which test saw it; exits 1 if one survives, or if a test fails without any change.
@@ -8,13 +8,14 @@ copy before. Prints which test saw it; exits 1 if one survives, or if a test fai
 
 import argparse
 import os
+import queue
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -449,8 +450,16 @@ class Tree:
         for name in ("pyproject.toml", "README.md"):
             shutil.copy(ROOT / name, folder)
 
-    def run(self, tests: str) -> tuple[bool, str]:
-        """`(whether all passed, the first that failed)`."""
+    def run(self, tests: str, mutant: Mutant | None = None) -> tuple[bool, str]:
+        """`(whether all passed, the first that failed)`, with a fault or without."""
+        if mutant is not None:
+            path = self.folder / "mdsens" / mutant.file
+            whole = path.read_text()
+            path.write_text(changed(mutant, whole))
+            try:
+                return self.run(tests)
+            finally:
+                path.write_text(whole)
         files, _, rest = tests.partition(" -")
         words = [f"tests/{file}" for file in files.split()] + shlex.split(f"-{rest}" if rest else "")
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", "--tb", "no", *words]
@@ -482,6 +491,7 @@ def changed(mutant: Mutant, text: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="mutants whose name or file has these words")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time")
     parser.add_argument("--list", action="store_true", help="only see that each place is there")
     options = parser.parse_args()
     chosen = [mutant for mutant in MUTANTS if options.only in mutant.name or options.only in mutant.file]
@@ -490,22 +500,28 @@ def main() -> None:
     if options.list:
         print(f"{len(chosen)} mutants, each with its place")
         return
-    survivors = []
-    with tempfile.TemporaryDirectory(prefix="mdsens-mutants-") as name:
-        tree = Tree(Path(name))
-        for tests in dict.fromkeys(mutant.tests for mutant in chosen):
-            passed, which = tree.run(tests)
-            if not passed:
+    with tempfile.TemporaryDirectory(prefix="mdsens-mutants-") as name, ThreadPoolExecutor(options.jobs) as workers:
+        free: queue.Queue[Tree] = queue.Queue()
+        for job in range(options.jobs):
+            free.put(Tree(Path(name) / str(job)))
+
+        def passed(tests: str, mutant: Mutant | None = None) -> tuple[bool, str]:
+            tree = free.get()
+            try:
+                return tree.run(tests, mutant)
+            finally:
+                free.put(tree)
+
+        wanted = list(dict.fromkeys(mutant.tests for mutant in chosen))
+        for tests, (fine, which) in zip(wanted, workers.map(passed, wanted), strict=True):
+            if not fine:
                 raise SystemExit(f"{which or tests} fails without any change")
-        for number, mutant in enumerate(chosen, start=1):
-            begun, path = time.monotonic(), tree.folder / "mdsens" / mutant.file
-            whole = path.read_text()
-            path.write_text(changed(mutant, whole))
-            passed, which = tree.run(mutant.tests)
-            path.write_text(whole)
-            verdict = "SURVIVES" if passed else f"seen by {which}"
-            survivors += [mutant.name] if passed else []
-            print(f"{number:3d}/{len(chosen)} {mutant.name}: {verdict} ({time.monotonic() - begun:.0f} s)", flush=True)
+        print(f"{len(wanted)} groups of tests pass without a change", flush=True)
+        survivors = []
+        verdicts = workers.map(lambda mutant: passed(mutant.tests, mutant), chosen)
+        for number, (mutant, (survives, which)) in enumerate(zip(chosen, verdicts, strict=True), start=1):
+            print(f"{number:3d} {mutant.name}: {'SURVIVES' if survives else f'seen by {which}'}", flush=True)
+            survivors += [mutant.name] if survives else []
     print(f"{len(chosen)} mutants, {len(survivors)} survive" + "".join(f"\n  {name}" for name in survivors))
     sys.exit(bool(survivors))
 
