@@ -13,6 +13,7 @@ from differences import at
 from helpers import refused
 
 import mdsens as ms
+from mdsens.frame import cell_freedom, frame_of
 from mdsens.potentials.base import parameter_paths
 from mdsens.verify import check_sensitivity
 
@@ -67,6 +68,23 @@ def test_repeating_the_cell_repeats_the_sensitivity(diamond, silicon):
     large = ms.relax(ms.System.from_ase(diamond.system.to_ase() * (2, 1, 1)), silicon, cell="free", fmax=1e-11)
     S = ms.sensitivity(large)
     np.testing.assert_allclose(S.cell.lam, small.cell.lam * np.array([[2.0], [1.0], [1.0]]), atol=1e-8)
+
+
+def test_a_list_of_a_cell_that_strains_lasts_for_half_of_its_skin(argon):
+    """And not at all where the cell shrinks by more than the skin, since images come nearer with it."""
+    skin = 0.4
+    system = ms.System.from_ase(bulk("Ar", "fcc", a=1.6, cubic=True)).with_neighbors(argon, skin=skin)
+    frame = frame_of(system, cell_freedom(system, "free", 0.0))
+    start = frame.start
+
+    def stale(share, squeeze=0.0):
+        moved = start.positions.at[2, 0].add(share * 0.5 * skin)
+        strain = jnp.einsum("kab,ab->k", frame.freedom.directions, -squeeze * jnp.eye(3)) * frame.freedom.length
+        return bool(frame.is_stale(start._replace(positions=moved, strain=strain), argon.ranges))
+
+    assert not stale(0.98) and stale(1.02)
+    # At 0.9 of all lengths a pair at the list's 2.9 comes to 2.61, with 0.11 to spare, at 0.86 it is inside the range of 2.5.
+    assert not stale(0.0, 0.1) and stale(1.0, 0.1) and stale(0.0, 0.14)
 
 
 def test_the_unknown_of_a_strained_state_leads_back_to_it(diamond):

@@ -84,6 +84,13 @@ def test_newton_with_halved_steps_finds_a_root_of_any_pytree():
         np.testing.assert_allclose(found, (ahead - behind) / (2 * h), rtol=1e-6)  # a difference of second order, over h = 1e-4
 
 
+def test_newton_takes_no_step_that_raises_the_residual():
+    """Newton's whole steps at arctan z = 0 go farther and farther off from |z| > 1.3917, and halved ones arrive."""
+    solve = solvers.root(lambda z, t: jnp.arctan(z - t), solver=solvers.Newton(max_step=None, backtracks=40))
+    for start in (3.0, -40.0):
+        np.testing.assert_allclose(solve(jnp.asarray(start), 0.5), 0.5, atol=1e-9)
+
+
 FIXED = {"picard": ms.FixedPoint("picard"), "damped picard": solvers.Picard(damping=0.6), "anderson": solvers.Anderson()}
 
 
