@@ -2,6 +2,8 @@
 
 import contextlib
 import difflib
+import inspect
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -66,3 +68,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`" Did you mean 'sigma'?"`, or nothing when nothing is near."""
     near = difflib.get_close_matches(name, known, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def level_of_user() -> int:
+    """The `stacklevel`, in who warns, of the line of the user's that led here."""
+    frames = [frame.frame.f_globals.get("__name__", "") for frame in inspect.stack(context=0)[1:]]
+    ours = itertools.takewhile(lambda name: name.partition(".")[0] in ("mdsens", "equinox", "jax"), frames)
+    return len(list(ours)) + 1

@@ -17,6 +17,9 @@ NUMBERS = "biuf"
 SIGNATURE, HEAP = b"\x89HDF\r\n\x1a\n", b"GCOL\x01\0\0\0"
 """How HDF5 files, and in them the heaps that hold texts, begin (HDF5 File Format Specification, II.A and III.E)."""
 
+LOCKED = ("unable to lock file", "already open for")
+"""What h5py says of files that another program writes."""
+
 HEADER = 16
 """Bytes before a heap's objects, and before each one's content."""
 
@@ -32,7 +35,11 @@ def readable(path: Path, what: str, remedy: str = "") -> Iterator[None]:
         yield
     except MdsensError:
         raise
+    except PermissionError:
+        raise StoreError(f"{str(path)!r} may not be read by you: change its permissions.") from None
     except Exception as error:  # h5py's errors for damaged files are of all kinds
+        if isinstance(error, OSError) and any(word in str(error) for word in LOCKED):
+            raise StoreError(f"{str(path)!r} is in use by another program, which locks it: close it there, and try again.") from error
         raise StoreError(f"{str(path)!r} is no {what}, or damaged or cut off ({reason(error)}){remedy}.") from error
 
 

@@ -260,6 +260,7 @@ def _write_particles(file: Any, system: System) -> None:
     species = atoms.create_dataset("species", data=np.asarray(system.species))
     set_attribute(species, "labels", list(system.labels))
     name_unit(atoms.create_dataset("mass", data=np.asarray(system.masses)), "u")
+    atoms["mass"].attrs["known"] = system.masses_known
     atoms.create_dataset("frozen", data=np.asarray(system.frozen).astype(np.int8))
     for name in ("species", "mass", "frozen"):
         name_axes(atoms[name], ("atom",), atoms)
@@ -350,7 +351,9 @@ def _check_ours(file: Any, path: Path) -> None:
     creator = file["h5md/creator"].attrs.get("name") if "h5md/creator" in file else None
     if creator != "mdsens":
         by = f"; its creator is {creator!r}" if creator else ""
-        raise StoreError(f"{str(path)!r} is an HDF5 file of another program{by}: mdsens reads its own only.")
+        raise StoreError(
+            f"{str(path)!r} is an HDF5 file of another program{by}: ms.load reads mdsens's own, and ms.read structures."
+        )
     if (version := int(file["h5md/creator"].attrs["format"])) > FORMAT:
         raise StoreError(f"{str(path)!r} has layout {version}, newer than this mdsens knows ({FORMAT}): upgrade mdsens.")
     check_harmless(file, path)
@@ -428,7 +431,7 @@ def _read_system(atoms: Any) -> System:
         cell=box["edges/value"][0] if "edges" in box else None,
         pbc=[str(boundary) == "periodic" for boundary in box.attrs["boundary"]],
         species=[labels[code] for code in species[()]],
-        masses=atoms["mass"][()],
+        masses=atoms["mass"][()] if atoms["mass"].attrs.get("known", True) else None,
         frozen=atoms["frozen"][()].astype(bool),
         dtype=positions.dtype,
     )

@@ -1,5 +1,6 @@
 """`System`: a structure as a pytree, from and to ASE."""
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,15 +11,17 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
+from mdsens import masses as known_masses
 from mdsens import words
-from mdsens.errors import InputError
+from mdsens.errors import InputError, level_of_user
 from mdsens.implicit.checks import is_traced
 from mdsens.spelling import Spelled
 
 if TYPE_CHECKING:
     from mdsens.potentials.base import Potential
 
-_LABELS = "mdsens_label"
+LABELS = "mdsens_label"
+"""The array in which ASE's atoms keep labels that are no elements."""
 
 
 def is_concrete(*values: Any) -> bool:
@@ -68,12 +71,13 @@ class System(Spelled, eqx.Module):
         pbc: periodicity along each cell vector.
         species: `(N,)` codes into `labels`.
         labels: the species' names, sorted.
-        masses: `(N,)` [amu]; by default the elements' if all labels are elements, else 1.
+        masses: `(N,)` [amu]; by default those of the elements and of D and T, if all labels are such, else 1.
+        masses_known: whether masses were given or are the labels' own; phonons ask for them otherwise.
         frozen: `(N,)`, True for atoms that never move.
         neighbors: the padded list of the last relaxation, or None.
 
     Raises:
-        InputError: shapes that do not fit, positions that are not finite, a cell that is singular, left-handed or given
+        InputError: shapes that do not fit, positions that are not finite, a cell that is singular or given
             without `pbc`, labels with a "-", "." or "/", or 32-bit positions without `dtype="float32"`.
     """
 
@@ -89,6 +93,7 @@ class System(Spelled, eqx.Module):
     neighbors: Any
     pbc: tuple[bool, ...] = eqx.field(static=True)
     labels: tuple[str, ...] = eqx.field(static=True)
+    masses_known: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -116,7 +121,10 @@ class System(Spelled, eqx.Module):
         names = _names(species, n)
         self.labels = tuple(sorted(set(names)))
         self.species = jnp.asarray(np.array([self.labels.index(name) for name in names], dtype=np.int32))
-        self.masses = as_float_array(_default_masses(names) if masses is None else masses, "masses", dtype)
+        own = known_masses.default_masses(names) if masses is None else None
+        self.masses_known = masses is not None or own is not None
+        weights = as_float_array(own if own is not None else 1.0 if masses is None else masses, "masses", dtype)
+        self.masses = jnp.full(n, weights) if weights.ndim == 0 else weights
         if is_concrete(self.masses) and not (np.isfinite(self.masses).all() and (np.asarray(self.masses) >= 0.0).all()):
             raise InputError("masses must be finite and not negative, in amu.")
         frozen = np.zeros(n, dtype=bool) if frozen is None else np.asarray(frozen)
@@ -142,6 +150,11 @@ class System(Spelled, eqx.Module):
     def symbols(self) -> list[str]:
         """The species' name of each atom."""
         return [self.labels[code] for code in np.asarray(self.species)]
+
+    @property
+    def given_masses(self) -> Float[Array, " atoms"] | None:
+        """The masses for a copy, `System(..., masses=system.given_masses)`: None where they are not known."""
+        return self.masses if self.masses_known else None
 
     @property
     def volume(self) -> Float[Array, ""]:
@@ -171,7 +184,7 @@ class System(Spelled, eqx.Module):
             cell=self.cell,
             pbc=self.pbc,
             species=self.symbols,
-            masses=self.masses,
+            masses=self.given_masses,
             frozen=self.frozen,
             dtype=dtype,
         )
@@ -184,7 +197,6 @@ class System(Spelled, eqx.Module):
             InputError: a constraint other than `FixAtoms`, or a cell mdsens refuses.
         """
         from ase import Atoms
-        from ase.constraints import FixAtoms
         from ase.data import chemical_symbols
 
         if not isinstance(atoms, Atoms):
@@ -195,25 +207,26 @@ class System(Spelled, eqx.Module):
             )
         frozen = np.zeros(len(atoms), dtype=bool)
         for constraint in atoms.constraints:
-            if not isinstance(constraint, FixAtoms):
+            if not holds_atoms(constraint):
                 raise InputError(
-                    f"The ASE constraint {type(constraint).__name__} is not supported, only FixAtoms: "
-                    "remove it with atoms.set_constraint()."
+                    f"The ASE constraint {type(constraint).__name__} is not FixAtoms, which becomes frozen: "
+                    "system, constraints = ms.constraints.from_ase(atoms) translates others, for relax's constraints=."
                 )
             frozen[constraint.index] = True
         cell = atoms.cell.array if atoms.cell.array.any() else None
-        labels = atoms.arrays.get(_LABELS, atoms.get_chemical_symbols())
+        labels = [str(label) for label in atoms.arrays.get(LABELS, atoms.get_chemical_symbols())]
+        weighed = atoms.has("masses") or (LABELS not in atoms.arrays and all(map(known_masses.is_element, labels)))
         return cls(
             atoms.positions,
             cell=cell,
             pbc=atoms.pbc if cell is not None or atoms.pbc.any() else None,
-            species=[str(label) for label in labels],
-            masses=atoms.get_masses(),
+            species=labels,
+            masses=atoms.get_masses() if weighed else None,
             frozen=frozen,
         )
 
     def to_ase(self) -> Any:
-        """To `ase.Atoms`. Labels that are no elements become "X" with their name in the array `mdsens_label`.
+        """To `ase.Atoms`. Labels that are no elements become "X", or H, with their name in the array `mdsens_label`.
 
         A 2-D system lies in the plane z = 0, and stays 3-D when it comes back.
         """
@@ -225,16 +238,15 @@ class System(Spelled, eqx.Module):
         positions[:, :dim] = self.positions
         if self.cell is not None:
             cell[:dim, :dim] = self.cell
-        elements = are_elements(self.labels)
         atoms = Atoms(
-            self.symbols if elements else ["X"] * n,
+            [known_masses.element_of(label) for label in self.symbols],
             positions=positions,
             cell=cell,
             pbc=[*self.pbc, *[False] * (3 - dim)],
-            masses=np.asarray(self.masses),
+            masses=np.asarray(self.masses) if self.masses_known else None,
         )
-        if not elements:
-            atoms.set_array(_LABELS, np.array(self.symbols))
+        if not all(map(known_masses.is_element, self.labels)):
+            atoms.set_array(LABELS, np.array(self.symbols))
         if self.frozen.any():
             atoms.set_constraint(FixAtoms(mask=np.asarray(self.frozen)))
         return atoms
@@ -273,8 +285,20 @@ def _check_cell(cell: Any, pbc: Any, dim: int, dtype: Any) -> Any:
     if len(used) and np.linalg.svd(used, compute_uv=False).min() < 1e-8:
         raise InputError("The cell is singular: its vectors are linearly dependent.")
     if len(used) == dim and np.linalg.det(vectors) < 0:
-        raise InputError("The cell is left-handed (negative determinant): swap two cell vectors, or reverse one.")
+        warnings.warn(
+            "The cell is left-handed: its vectors are reversed, which leaves the lattice and the positions as they are.",
+            UserWarning,
+            stacklevel=level_of_user(),
+        )
+        # All of them: reduced wave vectors q become -q, with the same frequencies. In the plane that would be a rotation.
+        return -cell if dim == 3 else cell.at[1].multiply(-1.0)
     return cell
+
+
+def holds_atoms(constraint: Any) -> bool:
+    """Whether a constraint of ASE holds atoms still in all directions."""
+    name, mask = type(constraint).__name__, getattr(constraint, "mask", None)
+    return name == "FixAtoms" or (name in ("FixCartesian", "FixScaled") and bool(np.all(mask)))
 
 
 def _names(species: Any, n: int) -> list[str]:
@@ -286,17 +310,3 @@ def _names(species: Any, n: int) -> list[str]:
     if bad := [label for label in names if not label or set(label) & set("-./")]:
         raise InputError(f"The species label {bad[0]!r} is empty or has a '-', '.' or '/', which separate labels and paths.")
     return names
-
-
-def are_elements(labels: Sequence[str]) -> bool:
-    from ase.data import atomic_numbers
-
-    return all(label in atomic_numbers for label in labels)
-
-
-def _default_masses(names: Any) -> np.ndarray:
-    from ase.data import atomic_masses, atomic_numbers
-
-    if not are_elements(names):  # "A" and "B" are no boron
-        return np.ones(len(names))
-    return np.array([atomic_masses[atomic_numbers[name]] for name in names])

@@ -18,6 +18,7 @@ from jaxtyping import Array, Complex, Float, Int
 
 from mdsens.couplings import couplings
 from mdsens.errors import InputError
+from mdsens.masses import mass_of
 from mdsens.potentials.base import Potential, freshness, is_local
 from mdsens.potentials.jaxmd import JaxMDEnergy
 from mdsens.system import System, is_concrete
@@ -142,6 +143,11 @@ def crystal(system: System, potential: Potential) -> System:
         raise InputError("Phonons are waves in a periodic structure: give the system a cell and pbc.")
     if is_concrete(system.frozen) and np.asarray(system.frozen).any():
         raise InputError("Phonons move all atoms, but some of this system are frozen: build it without frozen atoms.")
+    if not system.masses_known:
+        strange = next(label for label in system.labels if mass_of(label) is None)
+        raise InputError(
+            f"Phonons need masses, and {strange!r} is no element: give the system masses=, for each atom or one for all, in amu."
+        )
     if is_concrete(system.masses) and not (np.asarray(system.masses) > 0.0).all():
         raise InputError("Phonons need masses greater than zero: give the system masses= in amu.")
     if not is_concrete(system.positions, system.cell):

@@ -1,8 +1,6 @@
 """What several potentials ask of their numbers."""
 
 import dataclasses
-import inspect
-import itertools
 import warnings
 from collections.abc import Collection, Sequence
 from numbers import Real
@@ -10,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mdsens.errors import InputError
-from mdsens.system import are_elements, is_concrete
+from mdsens.errors import InputError, level_of_user
+from mdsens.masses import is_element
+from mdsens.system import is_concrete
 
 if TYPE_CHECKING:
     from mdsens.potentials.base import Potential
@@ -82,7 +81,7 @@ def check_switch(potential: "Potential") -> None:
 def note_species(potential: "Potential", labels: Sequence[str]) -> None:
     """Warn where elements get numbers of another, or several the same of everything that could depend on them."""
     could = [getattr(potential, one.name) for one in dataclasses.fields(potential) if "dict" in str(one.type)]
-    if not could or any(isinstance(value, dict) or np.ndim(value) for value in could) or not are_elements(labels):
+    if not could or any(isinstance(value, dict) or np.ndim(value) for value in could) or not all(map(is_element, labels)):
         return
     name, element = type(potential).__name__, getattr(potential, "element", None)
     if strangers := [label for label in labels if element not in (None, label)]:
@@ -93,14 +92,7 @@ def note_species(potential: "Potential", labels: Sequence[str]) -> None:
         remedy = f"give it dicts by species, {{{labels[0]!r}: ..., {labels[1]!r}: ...}} ('mdsens potentials {name}')"
     else:
         return
-    warnings.warn(f"{text}: {remedy}, unless that is meant.", UserWarning, stacklevel=_level_of_user())
-
-
-def _level_of_user() -> int:
-    """The `stacklevel`, in who warns, of the line of the user's that led here."""
-    frames = [frame.frame.f_globals.get("__name__", "") for frame in inspect.stack(context=0)[1:]]
-    ours = itertools.takewhile(lambda name: name.partition(".")[0] in ("mdsens", "equinox", "jax"), frames)
-    return len(list(ours)) + 1
+    warnings.warn(f"{text}: {remedy}, unless that is meant.", UserWarning, stacklevel=level_of_user())
 
 
 def entries(potential: "Potential", name: str) -> list[tuple[str | None, str, Any]]:

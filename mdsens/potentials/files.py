@@ -16,6 +16,10 @@ _SW_COLUMNS = ("epsilon", "sigma", "a", "lam", "gamma", "costheta0", "A", "B", "
 _TERSOFF_COLUMNS = ("m", "gamma", "lam3", "c", "d", "costheta0", "n", "beta", "lam2", "B", "R", "D", "lam1", "A")
 _OTHER_STYLES = {"Tersoff": {17: "tersoff/mod, another formula", 18: "tersoff/zbl or tersoff/mod/c, other formulas"}}
 """What a file of another number of columns is."""
+_LIKE_TERSOFF = (
+    ("gw (Gao and Weber)", r"\.gw\b", r"Gao\W{0,3}(and\W)?Weber"),
+    ("vashishta", r"\.vashishta\b", "Vashishta"),
+)
 MAX_BYTES = 64 * 2**20
 Elements = str | Sequence[str] | None
 LARGEST = 1e30
@@ -122,6 +126,15 @@ def read_tersoff(path: Any, elements: Elements = None) -> dict[tuple[str, str, s
     return _read_complete(path, "Tersoff", _TERSOFF_COLUMNS, elements)
 
 
+def _other_formula(path: Any) -> str | None:
+    """A formula whose files have as many columns as Tersoff's, by the file's name or what its comments say."""
+    comments = " ".join(line.partition("#")[2] for line in read_text(path).splitlines())
+    for other, ending, said in _LIKE_TERSOFF:
+        if re.search(ending, Path(path).name, re.IGNORECASE) or re.search(said, comments, re.IGNORECASE):
+            return other
+    return None
+
+
 def _read_complete(path: Any, kind: str, columns: Sequence[str], elements: Elements) -> dict[tuple[str, str, str], Entry]:
     """The entries of all triplets of the elements asked for."""
     entries = _read_triplets(path, kind, columns)
@@ -150,6 +163,8 @@ def _read_triplets(path: Any, kind: str, columns: Sequence[str]) -> dict[tuple[s
     words = Words.of(path, read_text(path), comment="#")
     if str(path).endswith(".sw.mod"):
         raise InputError(f"{str(path)!r} is for LAMMPS's sw/mod, another formula, which mdsens does not have: use a .sw file.")
+    if kind == "Tersoff" and (other := _other_formula(path)):
+        raise InputError(f"{str(path)!r} is for LAMMPS's {other}, another formula, which mdsens does not have.")
     size = 3 + len(columns)
     entry = f"entries of {size} words (three elements, {len(columns)} numbers)"
     if not len(words):

@@ -183,7 +183,7 @@ def _structure(text: str) -> System:
         cell=None if system.cell is None else atoms.cell.array[: system.dim, : system.dim],
         pbc=system.pbc,
         species=symbols[kept].tolist(),
-        masses=np.tile(np.asarray(system.masses), len(atoms) // len(system))[kept],
+        masses=np.tile(np.asarray(system.masses), len(atoms) // len(system))[kept] if system.masses_known else None,
         frozen=frozen[kept],
     )
 

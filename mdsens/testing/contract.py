@@ -225,7 +225,7 @@ def _chosen(given: System, positions: Any, order: Any) -> System:
         cell=given.cell,
         pbc=given.pbc,
         species=[given.symbols[k] for k in order],
-        masses=np.asarray(given.masses)[order],
+        masses=np.asarray(given.masses)[order] if given.masses_known else None,
     )
 
 
