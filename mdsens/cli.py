@@ -96,12 +96,12 @@ def show(file: ResultFile) -> None:
     """A stored result, or a collected study, as a table."""
     from mdsens.harmless import readable
     from mdsens.show import describe
-    from mdsens.store import load
+    from mdsens.store import load_one
     from mdsens.studies.collecting import is_collected, read_collected
     from mdsens.studies.reporting import describe_study
 
     with readable(file, "file that mdsens can show"):
-        lines = [*(describe_study(read_collected(file)) if is_collected(file) else describe(*load(file)))]
+        lines = [*(describe_study(read_collected(file)) if is_collected(file) else describe(*load_one(file)))]
     for line in lines:
         typer.echo(line)
 
@@ -253,7 +253,7 @@ def plot(
     """Pictures of a stored result, or of a collected study."""
     from mdsens.harmless import readable
     from mdsens.show import pictures
-    from mdsens.store import check_writable, load, save_picture
+    from mdsens.store import check_writable, load_one, save_picture
     from mdsens.studies.collecting import is_collected, read_collected
     from mdsens.studies.pictures import study_pictures
 
@@ -261,7 +261,7 @@ def plot(
         with readable(file, "study that can be drawn"):
             drawn = study_pictures(read_collected(file))
     else:
-        eq, sensitivity = load(file)
+        eq, sensitivity = load_one(file)
         if sensitivity is None:
             raise InputError(f"{str(file)!r} holds no sensitivity to draw: store one with ms.save(path, eq, S).")
         drawn = pictures(eq, sensitivity, parameter)
@@ -280,13 +280,13 @@ def verify(file: ResultFile) -> None:
     """Hold a stored sensitivity against finite differences of structures relaxed again. Exit 1 if they disagree."""
     from tqdm import tqdm
 
-    from mdsens.store import load
+    from mdsens.store import load_one
     from mdsens.studies.collecting import is_collected
     from mdsens.verify import TOLERANCE, check_sensitivity
 
     if is_collected(file):
         raise InputError(f"{str(file)!r} is a collected study: 'mdsens rerun' does it again; verify is for what ms.save wrote.")
-    eq, sensitivity = load(file)
+    eq, sensitivity = load_one(file)
     if sensitivity is None:
         raise InputError(f"{str(file)!r} holds no sensitivity to verify.")
     typer.echo(f"Error of θ dX/dθ against central differences, on the scale of the largest (at most {TOLERANCE:g}):")

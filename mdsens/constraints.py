@@ -1,7 +1,7 @@
 """Constraints: what a relaxation must respect beside frozen atoms.
 
     held still      FixedComponents
-    equations       FixedLengths, FixedPlane, FixedLine, FixedCentreOfMass, RigidGroup, Equation
+    equations       FixedScaled, FixedLengths, FixedPlane, FixedLine, FixedCentreOfMass, RigidGroup, Equation
     inequalities    Wall, Inequality
 
 Equations c(system) = 0 and inequalities c(system) >= 0 have multipliers: `relax` finds a point of Karush, Kuhn and Tucker,
@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mdsens.errors import InputError, traceable
-from mdsens.system import System
+from mdsens.system import System, holds_atoms
 
 COLLINEAR = 1e-3
 """Sine of the angle below which three atoms count as lying on a line."""
@@ -83,6 +83,9 @@ class FixedComponents(Constraint):
     atoms: Any
     axes: str = eqx.field(static=True)
 
+    def bound(self, system: System) -> Constraint:
+        return FixedComponents(jnp.asarray(_atoms(self.atoms, system, "FixedComponents")), self.axes)
+
     def held(self, system: System) -> Bool[Array, "atoms dim"]:
         known = "xyz"[: system.dim]
         if not self.axes or set(self.axes) - set(known):
@@ -91,6 +94,41 @@ class FixedComponents(Constraint):
         rows = _atoms(self.atoms, system, "FixedComponents")
         mask[np.ix_(rows, np.array([known.index(axis) for axis in set(self.axes)]))] = True
         return jnp.asarray(mask)
+
+
+class FixedScaled(Constraint):
+    """Coordinates along cell vectors, in fractions of them, that keep their value, as in VASP's selective dynamics.
+
+    Args:
+        atoms: indices.
+        vectors: numbers of the cell vectors, from 0.
+    """
+
+    atoms: Any
+    vectors: Any
+    start: Float[Any, "n k"] = None
+    heights: Float[Any, " k"] = None
+
+    def bound(self, system: System) -> Constraint:
+        if self.start is not None:
+            return self
+        atoms = jnp.asarray(_atoms(self.atoms, system, "FixedScaled"))
+        vectors = np.atleast_1d(np.asarray(self.vectors))
+        if not set(vectors.tolist()) <= set(range(system.dim)) or len(set(vectors.tolist())) != vectors.size or not vectors.size:
+            raise InputError(f"FixedScaled wants numbers of cell vectors below {system.dim}, not {self.vectors!r:.80}.")
+        if system.cell is None or float(system.volume) == 0.0:
+            raise InputError("FixedScaled holds coordinates along cell vectors: the system needs a whole cell.")
+        heights = 1.0 / jnp.linalg.norm(jnp.linalg.inv(system.cell), axis=0)[vectors]
+        unbound = FixedScaled(atoms, jnp.asarray(vectors), jnp.zeros(()), heights)
+        return FixedScaled(atoms, jnp.asarray(vectors), unbound._scaled(system), heights)
+
+    def values(self, system: System) -> Float[Array, " k"]:
+        # In Å: a height is how far the coordinate's planes 0 and 1 lie apart at the start.
+        return ((self._scaled(system) - self.start) * self.heights).ravel()
+
+    def _scaled(self, system: System) -> Array:
+        assert system.cell is not None
+        return (system.positions[self.atoms] @ jnp.linalg.inv(system.cell))[:, self.vectors]
 
 
 class FixedLengths(Constraint):
@@ -132,7 +170,7 @@ class FixedLengths(Constraint):
 
 def _nearest_images(d: Any, system: System) -> np.ndarray:
     """Cell shifts that bring vectors near their shortest images."""
-    from ase.geometry import find_mic
+    from ase.geometry import complete_cell, find_mic
 
     if not any(system.pbc):
         return np.zeros(d.shape, dtype=int)
@@ -140,7 +178,8 @@ def _nearest_images(d: Any, system: System) -> np.ndarray:
     cell, vectors = np.eye(3), np.zeros((len(d), 3))
     cell[:dim, :dim], vectors[:, :dim] = np.asarray(system.cell), d
     shortest, _ = find_mic(vectors, cell, pbc=[*system.pbc, *[False] * (3 - dim)])
-    return np.rint((shortest - vectors) @ np.linalg.inv(cell)).astype(int)[:, :dim]
+    # Directions that are not periodic may have no vector.
+    return np.rint((shortest - vectors) @ np.linalg.inv(complete_cell(cell))).astype(int)[:, :dim]
 
 
 class _Linear(Constraint):
@@ -380,29 +419,45 @@ def bound_constraints(constraints: Sequence[Constraint], system: System) -> Cons
 
 
 def from_ase(atoms: Any) -> tuple[System, list[Constraint]]:
-    """`(system, constraints)` of `ase.Atoms`: FixAtoms, FixCartesian, FixedPlane, FixedLine, FixBondLengths, FixCom.
+    """`(system, constraints)` of `ase.Atoms`.
+
+    Translates FixAtoms, FixCartesian, FixScaled (selective dynamics of POSCAR files), FixedPlane, FixedLine, FixBondLengths,
+    FixCom and FixSubsetCom.
 
     Raises:
         InputError: another constraint, by its name.
     """
+    from ase.constraints import FixAtoms
+
     translated: list[Constraint] = []
-    plain, kept = atoms.copy(), []
+    plain, kept, held = atoms.copy(), [], np.zeros((len(atoms), 3), dtype=bool)
+    along, frozen = np.zeros((len(atoms), 3), dtype=bool), np.zeros(len(atoms), dtype=bool)
+    straight = np.count_nonzero(atoms.cell.array - np.diag(np.diag(atoms.cell.array))) == 0
     for constraint in atoms.constraints:
         name = type(constraint).__name__
-        if name == "FixAtoms":
-            kept.append(constraint)
-        elif name == "FixCartesian":
-            axes = "".join(axis for axis, fixed in zip("xyz", constraint.mask, strict=True) if fixed)
-            translated.append(FixedComponents(np.asarray(constraint.index), axes))
+        if holds_atoms(constraint):
+            kept.append(FixAtoms(constraint.index))
+            frozen[constraint.index] = True
+        elif name == "FixCartesian" or (name == "FixScaled" and straight):
+            held[constraint.index] |= np.asarray(constraint.mask, bool)
+        elif name == "FixScaled":
+            along[constraint.index] |= np.asarray(constraint.mask, bool)
         elif name in ("FixedPlane", "FixedLine"):
             kind: type[FixedPlane | FixedLine] = FixedPlane if name == "FixedPlane" else FixedLine
             translated.append(kind(np.asarray(constraint.index), np.asarray(constraint.dir)))
         elif name == "FixBondLengths":
             lengths = None if constraint.bondlengths is None else np.asarray(constraint.bondlengths)
             translated.append(FixedLengths(np.asarray(constraint.pairs), lengths))
-        elif name == "FixCom":
-            translated.append(FixedCentreOfMass())
+        elif name in ("FixCom", "FixSubsetCom"):
+            translated.append(FixedCentreOfMass(None if name == "FixCom" else np.asarray(constraint.index)))
         else:
             raise InputError(f"The ASE constraint {name} is not supported: write it as an Equation, or remove it.")
+    along[frozen] = False
+    # One constraint for all atoms that are held alike: POSCAR files come with one for each.
+    for mask in np.unique(held[held.any(axis=1)], axis=0):
+        axes = "".join(axis for axis, fixed in zip("xyz", mask, strict=True) if fixed)
+        translated.append(FixedComponents(np.flatnonzero((held == mask).all(axis=1)), axes))
+    for mask in np.unique(along[along.any(axis=1)], axis=0):
+        translated.append(FixedScaled(np.flatnonzero((along == mask).all(axis=1)), np.flatnonzero(mask)))
     plain.set_constraint(kept)
     return System.from_ase(plain), translated

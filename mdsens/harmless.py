@@ -39,7 +39,9 @@ def readable(path: Path, what: str, remedy: str = "") -> Iterator[None]:
         raise StoreError(f"{str(path)!r} may not be read by you: change its permissions.") from None
     except Exception as error:  # h5py's errors for damaged files are of all kinds
         if isinstance(error, OSError) and any(word in str(error) for word in LOCKED):
-            raise StoreError(f"{str(path)!r} is in use by another program, which locks it: close it there, and try again.") from error
+            raise StoreError(
+                f"{str(path)!r} is in use by another program, which locks it: close it there, and try again."
+            ) from error
         raise StoreError(f"{str(path)!r} is no {what}, or damaged or cut off ({reason(error)}){remedy}.") from error
 
 

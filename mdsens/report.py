@@ -16,7 +16,7 @@ from typing import Any
 from mdsens.announced import is_file
 from mdsens.errors import InputError
 from mdsens.show import describe, pictures
-from mdsens.store import load, provenance_of
+from mdsens.store import load_one, provenance_of
 from mdsens.studies.collecting import Collected, is_collected, read_collected, read_folder
 from mdsens.studies.observing import counted
 from mdsens.studies.pictures import study_pictures
@@ -196,7 +196,7 @@ def _provenance(outcomes: Sequence[Outcome]) -> Iterator[str]:
 
 
 def _result(path: Path) -> Iterator[str]:
-    eq, sensitivity = load(path)
+    eq, sensitivity = load_one(path)
     yield _tag("p", f"An equilibrium{' and its sensitivity' if sensitivity is not None else ''}, stored by mdsens.", "lead")
     if sensitivity is not None:
         certificate = sensitivity.certificate

@@ -15,7 +15,7 @@ import numpy as np
 from mdsens.derivatives import sensitivity as differentiate
 from mdsens.errors import InputError, StoreError
 from mdsens.potentials.base import parameter_paths
-from mdsens.store import load, made_with, provenance_of, write_whole
+from mdsens.store import load_one, made_with, provenance_of, write_whole
 from mdsens.studies import building, execution
 from mdsens.studies.collecting import Collected, is_collected, read_collected
 from mdsens.studies.observing import counted
@@ -184,7 +184,7 @@ def rerun_result(path: Path) -> tuple[list[str], list[Difference]]:
         StoreError: as for `load`.
         ConvergenceError: it does not relax again.
     """
-    eq, stored = load(path)
+    eq, stored = load_one(path)
     system = eq.system
     still = np.asarray(system.frozen).copy()
     still[list(eq.curvature.rattlers if eq.curvature else ())] = True

@@ -10,6 +10,7 @@
     /sensitivity/positions/<parameter>  (N, dim, *θ.shape); the certificate as attributes of /sensitivity
     /sensitivity/cell/<parameter>       (dim, dim, *θ.shape), where the cell is free
     /provenance                         attributes: versions, platform, devices, time, command
+    /states/<name or number>            of several states each: all of the above but /h5md and /provenance
 
 A file is complete or absent: it is built in memory, written beside its place, synced and renamed.
 """
@@ -35,10 +36,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import mdsens
-from mdsens import constraints as constraint_kinds
 from mdsens.announced import is_file
 from mdsens.attributes import attribute, has_attribute, read_record, set_attribute, write_record
 from mdsens.certificate import Certificate
+from mdsens.checksums import checksum
 from mdsens.constraints import Constraint
 from mdsens.curvature import Curvature
 from mdsens.derivatives import Sensitivity
@@ -51,44 +52,75 @@ from mdsens.potentials import SHIPPED, Potential
 from mdsens.potentials.base import parameter_paths
 from mdsens.solvers import Status
 from mdsens.spelling import spelled
+from mdsens.stored_constraints import read_constraints, write_constraints
 from mdsens.system import System
 from mdsens.units import per
-
-MET = 1e-3
-"""Violation up to which a stored structure meets the constraints it was relaxed under, loosely or not."""
 
 FORMAT = 1
 """Version of the layout, raised when old files can no longer be read as they are."""
 
 
+States = Equilibrium | Mapping[str, Equilibrium] | Sequence[Equilibrium]
+
+
 @spelled
-def save(path: str | Path, eq: Equilibrium, sensitivity: Sensitivity | None = None, *, overwrite: bool = False) -> Path:
-    """Write an equilibrium, and its sensitivity if there is one, to an HDF5 file.
+def save(path: str | Path, eq: States, sensitivity: Any = None, *, overwrite: bool = False) -> Path:
+    """Write an equilibrium, and its sensitivity if there is one, to an HDF5 file; or several.
+
+    Args:
+        eq: an equilibrium, a list of them, or a dict by name.
+        sensitivity: its sensitivity or None; of several a list or a dict as `eq` is, with None or nothing where there is none.
 
     Raises:
         StoreError: the file exists (`overwrite=True` replaces it), its folder doesn't, or it cannot be written.
         InputError: what was given is no equilibrium and sensitivity.
     """
-    if (
-        not isinstance(path, str | os.PathLike)
-        or not isinstance(eq, Equilibrium)
-        or not (sensitivity is None or isinstance(sensitivity, Sensitivity))
-    ):
-        raise InputError("save wants a path, an Equilibrium and a Sensitivity: ms.save(path, eq, S).")
+    states = _states(eq, sensitivity) if isinstance(path, str | os.PathLike) else _states(None, None)
     path = Path(path)
     check_writable(path, overwrite=overwrite)
     with h5py.File(f"image-{id(eq)}", "w", driver="core", backing_store=False) as file:
-        _write(file, eq, sensitivity)
+        write_h5md(file)
+        if isinstance(eq, Equilibrium):
+            _write(file, *states[""])
+        else:
+            group = file.create_group("states")
+            group.attrs["named"] = isinstance(eq, Mapping)
+            set_attribute(group, "names", list(states))
+            for k, state in enumerate(states.values()):
+                _write(group.create_group(str(k)), *state)
+        _write_provenance(file)
+        name_others(file)
+        file["h5md/creator"].attrs["checksum"] = checksum(file)
         file.flush()
         image = file.id.get_file_image()
     write_whole(path, image, overwrite=overwrite)
     return path
 
 
+def _states(eq: Any, sensitivity: Any) -> dict[str, tuple[Equilibrium, Sensitivity | None]]:
+    """States and their sensitivities by name; one has none."""
+    given = sensitivity
+    if (
+        isinstance(eq, Sequence)
+        and not isinstance(eq, str)
+        and (given is None or (isinstance(given, Sequence) and len(given) == len(eq)))
+    ):
+        given = {} if given is None else {str(k): one for k, one in enumerate(given)}
+        eq = {str(k): one for k, one in enumerate(eq)}
+    elif isinstance(eq, Equilibrium):
+        eq, given = {"": eq}, {"": given}
+    given = {} if given is None else given
+    if (
+        not (eq and isinstance(eq, Mapping) and isinstance(given, Mapping) and set(given) <= set(eq))
+        or not all(isinstance(name, str) and isinstance(one, Equilibrium) for name, one in eq.items())
+        or not all(isinstance(one, Sensitivity | None) for one in given.values())
+    ):
+        raise InputError("save wants an Equilibrium and a Sensitivity, or lists or dicts of them by name: ms.save(path, eq, S).")
+    return {name: (one, given.get(name)) for name, one in eq.items()}
+
+
 @spelled
-def load(
-    path: str | Path, *, potential: Potential | None = None, constraints: Sequence[Constraint] = ()
-) -> tuple[Equilibrium, Sensitivity | None]:
+def load(path: str | Path, *, potential: Potential | None = None, constraints: Sequence[Constraint] = ()) -> Any:
     """Read what `save` wrote, bit for bit.
 
     Args:
@@ -97,12 +129,28 @@ def load(
         constraints: those that were given to `relax`, where they have functions, which no file keeps.
 
     Returns:
-        `(equilibrium, sensitivity)`; the sensitivity is None if none was saved.
+        `(equilibrium, sensitivity)`; the sensitivity is None if none was saved. Of several states a list or a dict of such
+        pairs, as they were given to `save`.
 
     Raises:
-        StoreError: no such file, not one of mdsens's, damaged, or one that needs `potential` or `constraints`.
+        StoreError: no such file, not one of mdsens's, damaged or changed, or one that needs `potential` or `constraints`.
     """
-    path = Path(path)
+    states, named = _load(Path(path), potential, constraints)
+    return states[""] if named is None else (states if named else [*states.values()])
+
+
+def load_one(path: str | Path) -> tuple[Equilibrium, Sensitivity | None]:
+    """What a file holds of one state; raises as `load`, and StoreError where it holds several."""
+    states, named = _load(Path(path), None, ())
+    if named is not None:
+        raise StoreError(
+            f"{str(path)!r} holds {len(states)} states ({', '.join([*states][:9])}): save the one that is meant alone."
+        )
+    return states[""]
+
+
+def _load(path: Path, potential: Any, constraints: Any) -> tuple[dict[str, tuple[Equilibrium, Sensitivity | None]], bool | None]:
+    """States by name, and whether these were given; None for a single one."""
     constraints = [constraints] if isinstance(constraints, Constraint) else list(constraints)
     if potential is not None and not isinstance(potential, Potential):
         raise InputError(f"load wants a potential with any values, of the class that was saved, and not {potential!r:.80}.")
@@ -114,7 +162,18 @@ def load(
             raise StoreError(
                 f"{str(path)!r} is a collected study, not one state: mdsens.export.to_dataframe({str(path)!r}) reads its table."
             )
-        return _read(file, path, potential, constraints)
+        if "states" in file:
+            group = file["states"]
+            names = [str(name) for name in attribute(group, "names")]
+            states = {name: _read(group[str(k)], path, potential, constraints) for k, name in enumerate(names)}
+            found = states, bool(group.attrs["named"])
+        else:
+            found = {"": _read(file, path, potential, constraints)}, None
+        # Behind what says more exactly what is wrong; older files have none.
+        written = file["h5md/creator"].attrs.get("checksum")
+        if written is not None and str(written) != checksum(file):
+            raise StoreError(f"{str(path)!r} was changed after mdsens wrote it: take the original, or relax again.")
+        return found
 
 
 def provenance_of(path: Path) -> dict[str, Any]:
@@ -210,7 +269,7 @@ def _link(part: Path, path: Path) -> None:
 
 
 def _write(file: Any, eq: Equilibrium, sensitivity: Any) -> None:
-    write_h5md(file)
+    """Of one state; `file` may be a group."""
     _write_particles(file, eq.system)
     group = file.create_group("parameters/potential")
     group.attrs["class"] = type(eq.potential).__name__
@@ -227,7 +286,7 @@ def _write(file: Any, eq: Equilibrium, sensitivity: Any) -> None:
     if eq.curvature is not None:
         write_record(state.create_group("curvature"), eq.curvature)
     if eq.constraints is not None:
-        _write_constraints(state.create_group("constraints"), eq.constraints, eq.multipliers)
+        write_constraints(state.create_group("constraints"), eq.constraints, eq.multipliers)
     if sensitivity is not None:
         group = file.create_group("sensitivity")
         for name in ("positions", "cell"):
@@ -235,8 +294,6 @@ def _write(file: Any, eq: Equilibrium, sensitivity: Any) -> None:
                 _write_tree(group.create_group(name), derivative, "Angstrom")
                 _name_derivatives(group, group[name], "atom" if name == "positions" else "vector", sensitivity)
         write_record(group, sensitivity.certificate)
-    _write_provenance(file)
-    name_others(file)
 
 
 def write_h5md(file: Any) -> None:
@@ -291,29 +348,6 @@ def _name_derivatives(group: Any, part: Any, first: Any, sensitivity: Any) -> No
         dataset = part[path.replace(".", "/")]
         axes = (first, "space", *(f"{path}_{k}" for k in range(dataset.ndim - 2)))
         name_axes(dataset, axes, group, {"space": "xyz"[: dataset.shape[1]]})
-
-
-def _write_constraints(group: Any, constraints: Any, multipliers: Any) -> None:
-    for name, value in (("held", constraints.held), ("scale", constraints.scale), ("multipliers", multipliers)):
-        if value is not None:
-            group.create_dataset(name, data=np.asarray(value))
-    set_attribute(group, "active", np.array(constraints.active, dtype=np.int64))
-    group.attrs["count"] = constraints.count
-    for k, part in enumerate(constraints.parts):
-        item = group.create_group(f"parts/{k}")
-        item.attrs["class"] = type(part).__name__
-        for field in dataclasses.fields(part):
-            value = getattr(part, field.name)
-            if callable(value):
-                item.attrs["function"] = _function_name(part)
-            elif isinstance(value, str):
-                item.attrs[field.name] = value
-            elif value is not None:
-                item.create_dataset(field.name, data=np.asarray(value))
-
-
-def _function_name(part: Any) -> str:
-    return getattr(part.function, "__name__", type(part.function).__name__)
 
 
 def made_with() -> dict[str, Any]:
@@ -380,7 +414,7 @@ def _read(file: Any, path: Path, template: Any, given: Any) -> tuple[Equilibrium
         load=None if cell == "fixed" else load,
         stress_error=float(state.get("stress_error", 0.0)),
         index=int(state.get("index", 0)),
-        **(_read_constraints(file["equilibrium/constraints"], path, given, system) if "equilibrium/constraints" in file else {}),
+        **(read_constraints(file["equilibrium/constraints"], path, given, system) if "equilibrium/constraints" in file else {}),
     )
     if "sensitivity" not in file:
         return eq, None
@@ -388,32 +422,6 @@ def _read(file: Any, path: Path, template: Any, given: Any) -> tuple[Equilibrium
     positions = _read_derivative(group["positions"], potential)
     cell = _read_derivative(group["cell"], potential) if "cell" in group else None
     return eq, Sensitivity(positions, cell, read_record(Certificate, group), potential)
-
-
-def _read_constraints(group: Any, path: Path, given: Any, system: System) -> dict[Any, Any]:
-    parts = []
-    for k in range(len(group["parts"])):
-        item = group[f"parts/{k}"]
-        kind = getattr(constraint_kinds, str(item.attrs["class"]))
-        if "function" not in item.attrs:
-            fields = {name: jnp.asarray(data[()]) for name, data in item.items()}
-            parts.append(kind(**fields, **{name: str(value) for name, value in item.attrs.items() if name != "class"}))
-        elif k < len(given) and type(given[k]) is kind and _function_name(given[k]) == str(item.attrs["function"]):
-            parts.append(given[k].bound(system))
-        else:
-            raise StoreError(
-                f"{str(path)!r} was relaxed under an {kind.__name__} whose function {str(item.attrs['function'])!r} no file "
-                "keeps: give load(path, constraints=[...]) as relax was given them."
-            )
-    held, scale = (jnp.asarray(group[name][()]) for name in ("held", "scale"))
-    active = tuple(int(one) for one in attribute(group, "active"))
-    bound = constraint_kinds.Constraints(tuple(parts), held, scale, active, int(group.attrs["count"]))
-    values = np.asarray(bound.values(system)) / float(scale)
-    if values.size != bound.count or (np.abs(values) > MET).any() or (np.asarray(bound.slacks(system)) < -MET).any():
-        raise StoreError(
-            f"The constraints given are not those under which {str(path)!r} was relaxed: its structure does not meet them."
-        )
-    return {"constraints": bound, "multipliers": jnp.asarray(group["multipliers"][()]) if "multipliers" in group else None}
 
 
 def _read_derivative(group: Any, potential: Potential) -> Any:

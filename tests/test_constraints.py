@@ -2,6 +2,7 @@
 
 import ase
 import ase.constraints
+import ase.io
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -222,3 +223,76 @@ def test_constraints_that_depend_on_or_contradict_each_other(cluster, argon):
 )
 def test_constraints_that_make_no_sense(cluster, argon, constraint, word):
     refused(lambda: ms.relax(cluster, argon, constraints=[constraint]), word)
+
+
+@pytest.mark.parametrize("atoms", [[1], (1,), 1, np.array([1]), range(1, 2)], ids=["list", "tuple", "int", "array", "range"])
+def test_components_are_held_of_atoms_however_they_are_given(atoms, cluster, argon):
+    eq = ms.relax(cluster, argon, constraints=[c.FixedComponents(atoms, "x")], check_minimum=False)
+    np.testing.assert_array_equal(eq.system.positions[1, 0], cluster.positions[1, 0])
+    assert np.abs(np.asarray(eq.system.positions - cluster.positions)[1, 1:]).min() > 1e-3
+
+
+def test_lengths_in_a_slab_without_a_third_vector(argon):
+    """The bond crosses the boundary: by hand, from x = 3.5 to 0.2 + 4."""
+    positions = [[0.2, 0.0, 0.0], [3.5, 0.1, 0.3], [1.9, 1.1, 0.1]]
+    sheet = ms.System(positions, cell=np.diag([4.0, 4.0, 0.0]), pbc=[True, True, False])
+    bound = c.FixedLengths([(0, 1)]).bound(sheet)
+    np.testing.assert_allclose(bound.lengths, [np.sqrt(0.7**2 + 0.1**2 + 0.3**2)], rtol=1e-12)
+    assert bound.shift.tolist() == [[-1, 0, 0]]
+
+
+OBLIQUE = np.array([[4.0, 0.0, 0.0], [1.1, 3.7, 0.0], [-0.4, 0.9, 3.3]])
+
+
+@pytest.mark.parametrize(("name", "cell"), [("oblique", OBLIQUE), ("straight", np.diag([4.0, 3.7, 3.3]))])
+def test_selective_dynamics_of_a_poscar_holds_coordinates_along_cell_vectors(name, cell, tmp_path, argon):
+    """ASE's own relaxation, under the same constraints of the same file, ends at the same place."""
+    from ase.optimize import BFGS
+
+    scaled = np.array([[0.02, 0.0, 0.0], [0.31, 0.24, 0.02], [0.1, 0.33, 0.3], [0.35, -0.05, 0.33]])
+    atoms = ase.Atoms("Ar4", scaled_positions=scaled, cell=cell, pbc=True)
+    atoms.set_constraint(
+        [
+            ase.constraints.FixAtoms([0]),
+            ase.constraints.FixScaled([1], mask=(True, False, False)),
+            ase.constraints.FixScaled([2], mask=(False, True, True)),
+        ]
+    )
+    ase.io.write(tmp_path / "POSCAR", atoms, format="vasp", vasp5=True)
+    assert "constraints.from_ase(ase.io.read(" in refused(lambda: ms.read(tmp_path / "POSCAR"))
+    atoms = ase.io.read(tmp_path / "POSCAR")
+    system, found = c.from_ase(atoms)
+    assert system.frozen.tolist() == [True, False, False, False]
+    eq = ms.relax(system, argon, constraints=found, fmax=1e-9, check_minimum=False)
+    atoms.calc = ms.Calculator(argon)
+    BFGS(atoms, logfile=None).run(fmax=1e-7, steps=1000)
+    np.testing.assert_allclose(eq.energy, atoms.get_potential_energy(), atol=1e-8)
+    fractions = np.asarray(eq.system.positions) @ np.linalg.inv(cell)
+    kept = np.array([[1, 1, 1], [1, 0, 0], [0, 1, 1], [0, 0, 0]], dtype=bool)
+    start = np.asarray(system.positions) @ np.linalg.inv(cell)
+    np.testing.assert_allclose(fractions[kept], start[kept], atol=1e-9)
+    assert np.abs(fractions - start)[~kept].min() > 1e-5
+
+
+def test_what_is_held_along_cell_vectors_rides_with_a_free_cell(argon):
+    positions = np.array([[0.02, 0.0, 0.0], [0.5, 0.5, 0.02], [0.52, 0.0, 0.5], [0.0, 0.48, 0.5]]) @ (0.41 * OBLIQUE)
+    system = ms.System(positions, cell=0.41 * OBLIQUE, pbc=True)
+    held = [c.FixedScaled([0, 1], [2])]
+    eq = ms.relax(system, argon, cell="free", constraints=held, check_minimum=False, throw=False)
+    before, after = (np.asarray(s.positions) @ np.linalg.inv(s.cell) for s in (system, eq.system))
+    assert np.abs(np.asarray(eq.system.cell - system.cell)).max() > 1e-2
+    np.testing.assert_allclose(after[:2, 2], before[:2, 2], atol=1e-9)
+
+
+def test_more_of_ase_s_constraints_are_translated():
+    atoms = ase.Atoms("Ar4", START[:4], cell=np.diag([9.0, 9.0, 9.0]), pbc=True)
+    fix = ase.constraints
+    atoms.set_constraint([fix.FixCom(), fix.FixCartesian([0, 2]), fix.FixCartesian(1, (True, False, False))])
+    system, found = c.from_ase(atoms)
+    assert system.frozen.tolist() == [True, False, True, False]
+    assert sorted(type(one).__name__ for one in found) == ["FixedCentreOfMass", "FixedComponents"]
+    atoms.set_constraint([fix.FixSubsetCom([1, 3])])
+    (centre,) = c.from_ase(atoms)[1]
+    assert isinstance(centre, c.FixedCentreOfMass) and list(centre.atoms) == [1, 3]
+    refused(lambda: c.FixedScaled([0], [3]).bound(system), "below 3")
+    refused(lambda: c.FixedScaled([0], [1]).bound(ms.System(START)), "whole cell")

@@ -5,6 +5,7 @@ The work is that of `test_run`'s dimers: length 2^(1/6) σ, energy -ε.
 
 import builtins
 import csv
+import dataclasses
 import json
 import shutil
 
@@ -200,3 +201,55 @@ def test_a_missing_module_is_named_with_its_command(swept, monkeypatch, tmp_path
 
 def test_what_is_no_result_is_refused():
     refused(lambda: export.to_dataframe({"a": 1}), "dict")
+
+
+def test_an_untrusted_sensitivity_says_so_wherever_it_goes(dimer, tmp_path):
+    """A trusted one too, so that nobody has to know what silence means."""
+    eq, S = dimer
+    why = "the adjoint solution disagrees"
+    doubted = dataclasses.replace(S.certificate, trusted=False, reasons=(why, "and more"))
+    doubted = ms.Sensitivity(S.positions, S.cell, doubted, S.potential)
+    for table in ("atoms", "parameters"):
+        frame = export.to_dataframe(eq, doubted, table=table)
+        assert not frame["trusted"].any() and (frame["reasons"] == f"{why}; and more").all() and frame.attrs["trusted"] is False
+        good = export.to_dataframe(eq, S, table=table)
+        assert good["trusted"].all() and "reasons" not in good and good.attrs["trusted"] is True
+        export.write(eq, tmp_path / f"{table}.csv", doubted, table=table)
+        rows = list(csv.DictReader((tmp_path / f"{table}.csv").open()))
+        assert rows and all(row["trusted"] == "False" and why in row["reasons"] for row in rows)
+    export.write(eq, tmp_path / "a.extxyz", doubted)
+    info = ase.io.read(tmp_path / "a.extxyz").info
+    assert not info["trusted"] and why in info["reasons"]
+    found = export.to_xarray(eq, doubted)
+    assert found.attrs["trusted"] == 0 and why in found.attrs["reasons"]
+    assert found["dX_dsigma"].attrs["trusted"] == 0 and why in found["dX_dsigma"].attrs["reasons"]
+    export.write(eq, tmp_path / "a.nc", doubted)
+    with xarray.open_dataset(tmp_path / "a.nc", engine="h5netcdf") as back:
+        assert back["dX_dsigma"].attrs["trusted"] == 0
+    assert "trusted" not in export.to_dataframe(eq)
+
+
+def test_an_equilibrium_that_did_not_converge_says_so(tmp_path):
+    potential = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=3.0, onset=2.5)
+    eq = ms.relax(ms.System([[0.0, 0.0], [1.3, 0.1]]), potential, max_steps=1, throw=False, check_minimum=False)
+    assert not eq.converged
+    assert (export.to_dataframe(eq)["status"] == eq.status.name).all()
+    assert export.to_atoms(eq)[0].info["status"] == eq.status.name == export.to_xarray(eq).attrs["status"]
+
+
+def test_studies_of_untrusted_sensitivities_say_so(tmp_path):
+    """A certificate for each unit, as it is stored."""
+    path = study(tmp_path, "sensitivity")
+    assert export.to_dataframe(path)["trusted"].all() and "reasons" not in export.to_dataframe(path)
+    assert export.to_xarray(path)["trusted"].values.tolist() == [1.0]
+    with h5py.File(path, "a") as file:
+        (unit,) = file["study/units"].values()
+        facts = json.loads(unit.attrs["facts"])
+        unit.attrs["facts"] = json.dumps({**facts, "trusted": False, "reasons": ["a kink is near"]})
+    frame = export.to_dataframe(path)
+    assert not frame["trusted"].any() and (frame["reasons"] == "a kink is near").all()
+    found = export.to_xarray(path)
+    assert found["trusted"].values.tolist() == [0.0] and found["reasons"].values.tolist() == ["a kink is near"]
+    assert not export.to_atoms(path)[0].info["trusted"]
+    export.write(path, tmp_path / "a.csv")
+    assert all(row["trusted"] == "False" for row in csv.DictReader((tmp_path / "a.csv").open()))

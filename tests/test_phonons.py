@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ase.build import bulk, make_supercell
 from differences import FMAX, richardson
+from helpers import refused
 
 import mdsens as ms
 from mdsens.observables import (
@@ -461,3 +462,17 @@ def test_systems_without_phonons_are_refused():
             phonon_path(system, path, points)
     with pytest.raises(ms.InputError, match="periodic structure"):
         phonon_path(System(positions, species="Si"))
+
+
+def test_phonons_ask_for_masses_of_labels_that_are_no_elements():
+    atoms = bulk("Ar", "fcc", a=1.55)
+    potential = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5, onset=2.0)
+    for labels in ("A", "Si1", "big"):
+        system = System(atoms.positions, cell=atoms.cell.array, pbc=True, species=labels)
+        refused(lambda system=system: phonon_frequencies()(system, potential), "masses", repr(labels), "no element")
+    # ω goes as 1/√m.
+    heavy, light = (
+        phonon_frequencies()(System(atoms.positions, cell=atoms.cell.array, pbc=True, species=label, masses=mass), potential)
+        for label, mass in (("A", 4.0), ("Si1", 1.0))
+    )
+    np.testing.assert_allclose(light, 2.0 * heavy, atol=1e-9)

@@ -226,3 +226,13 @@ def test_entries_of_three_elements_name_their_lines(silicon, tmp_path):
     }.items():
         path.write_text(content)
         refused(lambda: ms.StillingerWeber.from_file(path), repr(str(path)), *words)
+
+
+def test_files_of_gao_and_weber_are_no_tersoff_files(tmp_path):
+    """Entries of as many columns, of another formula: by the file's name, or by what its comments say."""
+    entry = "Si Si Si 1 0.013318 0 14 2.1 -1 0.78 1 1.808214 632.658058 2.35 0.15 2.386842 1708.797387\n"
+    for name, comment in (("SiC.gw", ""), ("SiC.tersoff", "# Gao-Weber parameters\n"), ("a.tersoff", "# Gao and Weber (2012)\n")):
+        (tmp_path / name).write_text(comment + entry)
+        refused(lambda name=name: ms.Tersoff.from_file(tmp_path / name), name, "Gao and Weber", "another formula")
+    (tmp_path / "b.tersoff").write_text("# by hand\n" + entry)
+    assert float(ms.Tersoff.from_file(tmp_path / "b.tersoff").lam1) == 2.386842

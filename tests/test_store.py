@@ -4,6 +4,8 @@ import dataclasses
 import errno
 import os
 import pathlib
+import subprocess
+import sys
 
 import equinox as eqx
 import h5py
@@ -270,3 +272,86 @@ def test_a_newer_layout_says_so(dimer, tmp_path):
         file["h5md/creator"].attrs["format"] = 99
     with pytest.raises(ms.StoreError, match="upgrade mdsens"):
         ms.load(pathlib.Path(tmp_path / "a.h5"))
+
+
+def changed(path, place, change):
+    """A file in which something else than mdsens changed a number."""
+    with h5py.File(path, "a") as file:
+        where, _, name = place.partition("@")
+        if name:
+            file[where].attrs[name] = change(file[where].attrs[name])
+        else:
+            file[where][...] = change(file[where][()])
+    return path
+
+
+CHANGES = {
+    "a position": ("particles/atoms/position/value", lambda x: x + 0.01),
+    "a mass": ("particles/atoms/mass", lambda m: 2.0 * m),
+    "who is frozen": ("particles/atoms/frozen", lambda mask: 1 - mask),
+    "a parameter": ("parameters/potential/sigma", lambda sigma: sigma + 1e-9),
+    "the cutoff": ("parameters/potential@static", lambda text: text.replace("2.5", "2.6")),
+    "the energy": ("observables/potential_energy/value", lambda energy: energy + 1e-6),
+    "the status": ("equilibrium@steps", lambda steps: steps + 1),
+    "a derivative": ("sensitivity/positions/sigma", lambda x: 1.5 * x),
+    "the verdict": ("sensitivity@trusted", lambda trusted: not trusted),
+}
+
+
+@pytest.mark.parametrize(("place", "change"), CHANGES.values(), ids=CHANGES)
+def test_a_file_that_was_changed_is_refused(place, change, dimer, tmp_path):
+    path = ms.save(tmp_path / "a.h5", *dimer)
+    with pytest.raises(ms.StoreError, match=r"changed after mdsens wrote it"):
+        ms.load(changed(path, place, change))
+
+
+def test_copies_by_other_programs_and_notes_beside_the_result_are_no_changes(dimer, tmp_path):
+    path = ms.save(tmp_path / "a.h5", *dimer)
+    with h5py.File(path) as old, h5py.File(tmp_path / "b.h5", "w") as new:
+        for name in old:
+            old.copy(name, new)
+        new["notes"] = "from the second run"
+        new.attrs["by"] = "me"
+    for one, other in zip(dimer, ms.load(tmp_path / "b.h5"), strict=True):
+        assert same(one, other)
+    # Files of before have no checksum.
+    with h5py.File(path, "a") as file:
+        del file["h5md/creator"].attrs["checksum"]
+    assert same(ms.load(path)[0], dimer[0])
+
+
+def test_a_file_that_another_program_writes_is_in_use(dimer, tmp_path):
+    path = ms.save(tmp_path / "a.h5", *dimer)
+    holds = (
+        "import h5py, sys; file = h5py.File(sys.argv[1], 'a'); print('open', flush=True); sys.stdin.read()",
+        str(path),
+    )
+    with subprocess.Popen([sys.executable, "-c", *holds], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"open\n"
+        for read in (ms.load, ms.read):
+            with pytest.raises(ms.StoreError, match="in use by another program"):
+                read(path)
+        other.communicate(b"")
+    assert same(ms.load(path)[0], dimer[0])
+
+
+def test_several_states_are_in_one_file_as_they_were_given(dimer, tmp_path):
+    eq, S = dimer
+    other = eq.again(eq.potential, fmax=1e-10)
+    path = ms.save(tmp_path / "dict.h5", {"a/b": eq, "second": other}, {"a/b": S})
+    found = ms.load(path)
+    assert list(found) == ["a/b", "second"] and found["second"][1] is None
+    assert same(found["a/b"][0], eq) and same(found["a/b"][1], S) and same(found["second"][0], other)
+    found = ms.load(ms.save(tmp_path / "list.h5", [eq, other], [None, S]))
+    assert isinstance(found, list) and len(found) == 2 and found[0][1] is None and same(found[1][1], S)
+    with pytest.raises(ms.StoreError, match="changed after"):
+        ms.load(changed(path, "states/1/particles/atoms/position/value", lambda x: x + 0.01))
+    with pytest.raises(ms.StoreError, match=r"holds 2 states"):
+        ms.export.to_dataframe(tmp_path / "list.h5")
+    for bad in (([eq, 1],), ({},), ([],), ({"a": eq}, {"b": S}), ([eq], [S, S]), ({1: eq},), ([eq], S)):
+        with pytest.raises(ms.InputError, match=r"ms\.save"):
+            ms.save(tmp_path / "bad.h5", *bad)
+
+
+def test_whether_masses_are_known_survives(dimer, tmp_path):
+    assert not ms.load(ms.save(tmp_path / "a.h5", dimer[0]))[0].system.masses_known

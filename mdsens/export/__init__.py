@@ -16,10 +16,10 @@ import numpy as np
 from mdsens.derivatives import Sensitivity
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError
-from mdsens.export.states import state_atoms, state_columns, state_dataset
-from mdsens.export.studies import frame_atoms, study_columns, study_dataset
+from mdsens.export.states import state_atoms, state_columns, state_dataset, state_verdict
+from mdsens.export.studies import frame_atoms, study_columns, study_dataset, study_verdict
 from mdsens.spelling import spelled
-from mdsens.store import check_writable, load, write_whole
+from mdsens.store import check_writable, load_one, write_whole
 from mdsens.studies.collecting import Collected, is_collected, read_collected
 from mdsens.studies.recording import Found, collected_of
 from mdsens.studies.trajectories import frames
@@ -56,6 +56,9 @@ def to_xarray(result: Result, sensitivity: Sensitivity | None = None) -> "xarray
 def to_dataframe(result: Result, sensitivity: Sensitivity | None = None, *, table: str | None = None) -> "pandas.DataFrame":
     """A result as a data frame; its `attrs["units"]` are the columns' units, where they are known.
 
+    Where derivatives have a certificate, the column `trusted` and `attrs["trusted"]` say what came of it, and a column `reasons`
+    why they are not trusted.
+
     Args:
         table: which one. Of a sweep `"points"`, a row a unit; of a table of sensitivities `"derivatives"`, θ dg/dθ; of an
             uncertainty `"observables"`; of a calibration `"parameters"`, `"targets"` or `"directions"`; of a continuation
@@ -66,9 +69,10 @@ def to_dataframe(result: Result, sensitivity: Sensitivity | None = None, *, tabl
         StoreError: a file that cannot be read.
     """
     pandas = _needed("pandas", "to_dataframe")
-    columns, units = _columns(result, sensitivity, table)
+    columns, units, verdict = _columns(result, sensitivity, table)
     frame = pandas.DataFrame(columns)
     frame.attrs["units"] = units
+    frame.attrs |= verdict
     return frame
 
 
@@ -96,7 +100,7 @@ def write(
 ) -> Path:
     """Write a result by a file's extension: `.csv`, `.extxyz` (or `.xyz`; eight decimals), `.nc`. Whole or not at all.
 
-    The columns of a `.csv` are named with their units, `energy [eV]`.
+    The columns of a `.csv` are named with their units, `energy [eV]`; the columns `trusted` and `reasons` are the certificate's.
 
     Args:
         table: for `.csv`, as for `to_dataframe`.
@@ -112,7 +116,7 @@ def write(
     if table is not None and path.suffix != ".csv":
         raise InputError(f"A table is for .csv, not for {path.suffix}: leave it out.")
     if path.suffix == ".csv":
-        content = _csv(*_columns(result, sensitivity, table))
+        content = _csv(*_columns(result, sensitivity, table)[:2])
     elif path.suffix == ".nc":
         content = _netcdf(to_xarray(result, sensitivity))
     else:
@@ -121,9 +125,12 @@ def write(
     return path
 
 
-def _columns(result: Any, sensitivity: Any, table: Any) -> tuple[dict[str, Any], dict[str, str]]:
+def _columns(result: Any, sensitivity: Any, table: Any) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
+    """Columns, their units, and what is known of whether they can be trusted."""
     found = _found(result, sensitivity)
-    return study_columns(found, table) if isinstance(found, Collected) else state_columns(*found, table)
+    if isinstance(found, Collected):
+        return *study_columns(found, table), study_verdict(found)
+    return *state_columns(*found, table), state_verdict(*found)
 
 
 def _needed(module: str, what: str) -> Any:
@@ -136,7 +143,7 @@ def _needed(module: str, what: str) -> Any:
 def _found(result: Any, sensitivity: Any) -> Collected | tuple[Equilibrium, Sensitivity | None]:
     if isinstance(result, str | Path):
         path = Path(result)
-        return read_collected(path) if is_collected(path) else load(path)
+        return read_collected(path) if is_collected(path) else load_one(path)
     if isinstance(result, Equilibrium):
         return result, sensitivity
     return result if isinstance(result, Collected) else collected_of(result)

@@ -15,11 +15,27 @@ from mdsens.units import per, readable
 LAYER = 1.0
 """Thickness [Å] of a 2-D structure's cell, for programs that know three dimensions only."""
 
+_KEPT = ("status", "trusted", "reasons")
+"""Of a verdict, what stands beside the numbers."""
+
 
 def state_columns(eq: Equilibrium, sensitivity: Sensitivity | None, table: str | None) -> tuple[dict[str, Any], dict[str, str]]:
     """Columns of the table `"atoms"` or `"parameters"`, and their units, by name."""
     tables = {"atoms": _atom_columns, "parameters": _parameter_columns}
-    return tables[chosen(table, tables)](eq, sensitivity)
+    columns, units = tables[chosen(table, tables)](eq, sensitivity)
+    rows = len(next(iter(columns.values())))
+    verdict = state_verdict(eq, sensitivity)
+    return columns | {name: [verdict[name]] * rows for name in _KEPT if name in verdict}, units
+
+
+def state_verdict(eq: Equilibrium, sensitivity: Sensitivity | None) -> dict[str, Any]:
+    """How a relaxation ended, where not well, and what a certificate says."""
+    verdict: dict[str, Any] = {} if eq.converged else {"status": eq.status.name}
+    if sensitivity is not None:
+        certificate = sensitivity.certificate
+        verdict |= {"trusted": bool(certificate.trusted), "certificate": str(certificate)}
+        verdict |= {} if certificate.trusted else {"reasons": "; ".join(certificate.reasons)}
+    return verdict
 
 
 def in_space(system: System) -> Any:
@@ -92,6 +108,7 @@ def state_dataset(xarray: Any, eq: Equilibrium, sensitivity: Sensitivity | None)
         },
         coords={"space": space},
     )
+    verdict = {name: int(value) if name == "trusted" else value for name, value in state_verdict(eq, sensitivity).items()}
     if system.cell is not None:
         dataset["cell"] = (("vector", "space"), np.asarray(system.cell), length)
     for part, what, first in (("positions", "dX", "atom"), ("cell", "dh", "vector")):
@@ -99,18 +116,18 @@ def state_dataset(xarray: Any, eq: Equilibrium, sensitivity: Sensitivity | None)
             axes = (first, "space", *(f"{path}_{k}" for k in range(leaf.ndim - 2)))
             unit = per("Angstrom", eq.potential.unit_of(path))
             named = {} if unit is None else {"units": unit}
-            dataset[f"{what}_d{path}"] = (axes, leaf, named)
-    dataset.attrs["potential"] = type(eq.potential).__name__
-    if sensitivity is not None:
-        dataset.attrs["certificate"] = str(sensitivity.certificate)
-        dataset.attrs["trusted"] = int(sensitivity.certificate.trusted)
+            # An array taken out of the dataset keeps them.
+            dataset[f"{what}_d{path}"] = (axes, leaf, named | {name: verdict[name] for name in _KEPT if name in verdict})
+    dataset.attrs = {"potential": type(eq.potential).__name__, **verdict}
     return dataset
 
 
 def state_atoms(eq: Equilibrium, sensitivity: Sensitivity | None) -> Any:
     """Atoms with dX/dθ as arrays of vectors."""
     atoms = in_space(eq.system)
-    atoms.info = {"energy": float(eq.energy), "fmax": float(eq.fmax)}
+    verdict = state_verdict(eq, sensitivity)
+    verdict.pop("certificate", None)
+    atoms.info = {"energy": float(eq.energy), "fmax": float(eq.fmax), **verdict}
     for name, leaf in _numbers(sensitivity).items():
         vectors = np.zeros((len(atoms), 3))
         vectors[:, : leaf.shape[1]] = leaf

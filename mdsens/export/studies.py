@@ -22,18 +22,35 @@ def study_columns(study: Collected, table: str | None) -> tuple[dict[str, Any], 
     name = chosen(table, dict.fromkeys(one.name for one in tables))
     columns: dict[str, list[Any]] = {}
     units: dict[str, str] = {}
-    length = 0
+    length, verdict = 0, study_verdict(study)
     for one in (one for one in tables if one.name == name):
         rows = {column.meaning or column.name: list(column.values) for column in one.columns}
         units |= {column.meaning or column.name: told for column in one.columns if (told := readable(column.unit))}
         if one.unit:
-            rows = {"unit": [one.unit] * len(one), **rows}
+            rows = {"unit": [one.unit] * len(one), **rows, **_verdict_columns(verdict, one)}
         for key in (key for key in rows if key not in columns):
             columns[key] = [np.nan] * length
         length += len(one)
         for key, column in columns.items():
             column += rows.get(key, [np.nan] * len(one))
     return columns, units
+
+
+def study_verdict(study: Collected) -> dict[str, Any]:
+    """What the certificates of a study's units say, by unit: nothing where none was asked for."""
+    told = {one.label: one.record.facts for one in study.outcomes if one.record.facts.get("trusted") is not None}
+    if not told:
+        return {}
+    reasons = {label: "; ".join(facts.get("reasons", ())) for label, facts in told.items()}
+    return {"trusted": {label: bool(facts["trusted"]) for label, facts in told.items()}, "reasons": reasons}
+
+
+def _verdict_columns(verdict: Any, table: Any) -> dict[str, list[Any]]:
+    if table.unit not in verdict.get("trusted", ()):
+        return {}
+    trusted = {"trusted": [verdict["trusted"][table.unit]] * len(table)}
+    reasons = {"reasons": [verdict["reasons"][table.unit]] * len(table)}
+    return trusted if all(verdict["trusted"].values()) else trusted | reasons
 
 
 def study_dataset(xarray: Any, study: Collected) -> Any:
@@ -66,6 +83,10 @@ def study_dataset(xarray: Any, study: Collected) -> Any:
         unit = next((one.record.units_of_parameters().get(name) for one in outcomes if not one.failed), None)
         told = {} if unit is None else {"units": unit}
         dataset.coords[f"parameter_{name}" if name in dataset.variables else name] = ("unit", column, told)
+    if verdict := study_verdict(study):
+        trusted = [float(verdict["trusted"].get(one.label, np.nan)) for one in outcomes]
+        dataset["trusted"] = ("unit", trusted, {"meaning": "1 trusted, 0 not, NaN without a certificate"})
+        dataset["reasons"] = ("unit", [verdict["reasons"].get(one.label, "") for one in outcomes])
     dataset["failed"] = ("unit", [one.reason for one in outcomes])
     made = outcomes[0].provenance
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
@@ -77,6 +98,8 @@ def frame_atoms(frame: Frame) -> Any:
     """A relaxed structure with what its unit found in `info`."""
     atoms = in_space(frame.system)
     atoms.info = {"unit": frame.outcome.label, "structure": frame.structure, **frame.outcome.input["parameters"]}
+    if frame.outcome.record.facts.get("trusted") is not None:
+        atoms.info["trusted"] = bool(frame.outcome.record.facts["trusted"])
     values = {path.removeprefix("values/"): value for path, value in frame.outcome.record.arrays.items()}
     for name in frame.outcome.input["observables"]:
         if name in values and values[name].ndim == 0:

@@ -396,7 +396,7 @@ MUTANTS = (
     ),
     Mutant(
         "constraints that are not met are loaded",
-        "store.py",
+        "stored_constraints.py",
         "if values.size != bound.count or",
         "if False and values.size != bound.count or False and",
         "test_store.py -k constraints_that",
