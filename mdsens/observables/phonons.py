@@ -230,8 +230,7 @@ def mesh_frequencies(mesh: Any, system: System, potential: Potential) -> tuple[F
 @eqx.filter_jit
 def _frequencies(q: Array, system: System, potential: Potential) -> Array:
     constants = force_constants(system, potential)
-    squared = constants.squared_frequencies(q.reshape(-1, system.dim))
-    return in_terahertz(squared, constants.bound).reshape(*q.shape[:-1], -1)
+    return in_terahertz(*constants.squared_frequencies(q.reshape(-1, system.dim))).reshape(*q.shape[:-1], -1)
 
 
 @eqx.filter_jit
@@ -242,13 +241,14 @@ def _matrices(q: Array, system: System, potential: Potential) -> Array:
 
 @eqx.filter_jit
 def _gruneisen(q: Array, system: System, potential: Potential) -> Array:
-    def squared_frequencies(positions: Array, cell: Array) -> tuple[Array, ForceConstants]:
+    def squared_frequencies(positions: Array, cell: Array) -> tuple[Array, Any]:
         constants = force_constants(_at(system, positions, cell), potential)
-        return constants.squared_frequencies(q.reshape(-1, system.dim)), constants
+        squared, tolerance = constants.squared_frequencies(q.reshape(-1, system.dim))
+        return squared, (tolerance, constants)
 
-    squared, change, constants = jax.linearize(squared_frequencies, system.positions, system.cell, has_aux=True)
+    squared, change, (tolerance, constants) = jax.linearize(squared_frequencies, system.positions, system.cell, has_aux=True)
     slope = change(system.positions + _response_to_expansion(system, constants), system.cell)
-    zero = vanishing(squared, constants.bound)
+    zero = vanishing(squared, tolerance)
     # ω² ∝ ν², and dV/V is dim times the strain.
     gamma = -slope / (2.0 * system.dim * jnp.where(zero, 1.0, squared))
     return jnp.where(zero, 0.0, gamma).reshape(*q.shape[:-1], -1)
