@@ -94,7 +94,9 @@ class ForceConstants(eqx.Module):
             angle = self._angle(one)
             rigid = jnp.tensordot(-2.0 * jnp.sin(0.5 * angle) ** 2 + 1j * _sine_beyond_first_order(angle), between, 1)
             matrix = motions.basis.T @ self._change(one) @ motions.basis + jnp.where(known, 0.0, still)
-            matrix = jnp.where(motions.known[:, None] & motions.known[None, :], matrix.at[: motions.count, : motions.count].set(rigid), matrix)
+            matrix = jnp.where(
+                motions.known[:, None] & motions.known[None, :], matrix.at[: motions.count, : motions.count].set(rigid), matrix
+            )
             return eigenvalues(0.5 * (matrix + matrix.conj().T), bound, self.unbalanced, motions)
 
         return jax.lax.map(bands, q, batch_size=min(batch, len(q)))
