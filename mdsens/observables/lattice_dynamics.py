@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 
 from mdsens.couplings import couplings
 from mdsens.errors import InputError
+from mdsens.observables.checks import check_free
 from mdsens.potentials.base import Potential, freshness, is_local, total_energy
 from mdsens.potentials.jaxmd import JaxMDEnergy
 from mdsens.system import System, is_concrete
@@ -69,6 +70,11 @@ class ForceConstants(eqx.Module):
     def dynamical_matrix(self, q: Float[Array, " dim"]) -> Complex[Array, "bands bands"]:
         """D(q) [eV/(Å² amu)], Hermitian."""
         return self._at_gamma() + self._change(q)
+
+    @property
+    def unrest(self) -> Float[Array, ""]:
+        """Which share of a force that would move an atom to its neighbour is left."""
+        return self.unbalanced / self.bound
 
     @property
     def bound(self) -> Float[Array, ""]:
@@ -291,6 +297,7 @@ def crystal(system: System, potential: Potential) -> System:
     if any(isinstance(part, JaxMDEnergy) for part in potential.parts()):
         raise InputError("A wrapped jax-md energy hides its cell, so it has no phonons here: use one of mdsens's own.")
     potential.check(system)
+    check_free(system, "phonons")
     if not is_local(potential):
         raise InputError(
             f"The energy of {type(potential).__name__} is no sum over listed neighbours, which phonons are made of here: "

@@ -93,10 +93,10 @@ def note_species(potential: "Potential", labels: Sequence[str]) -> None:
         remedy = f"give it dicts by species, {{{labels[0]!r}: ..., {labels[1]!r}: ...}} ('mdsens potentials {name}')"
     else:
         return
-    warnings.warn(f"{text}: {remedy}, unless that is meant.", UserWarning, stacklevel=_level_of_user())
+    warnings.warn(f"{text}: {remedy}, unless that is meant.", UserWarning, stacklevel=level_of_user())
 
 
-def _level_of_user() -> int:
+def level_of_user() -> int:
     """The `stacklevel`, in who warns, of the line of the user's that led here."""
     frames = [frame.frame.f_globals.get("__name__", "") for frame in inspect.stack(context=0)[1:]]
     ours = itertools.takewhile(lambda name: name.partition(".")[0] in ("mdsens", "equinox", "jax"), frames)
