@@ -38,7 +38,7 @@ def check_rest(share: Any, what: str) -> None:
         )
     warnings.warn(
         f"Forces are left in this structure, {float(share):.1g} of those that would move an atom to another's place, so that its "
-        f"{what} are off by about as much: relax it first.",
+        f"{what} may be off by as much: relax it first.",
         UserWarning,
         stacklevel=level_of_user(),
     )

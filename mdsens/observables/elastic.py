@@ -42,6 +42,9 @@ DEFINITIONS = ("stress-strain", "thermodynamic", "energy")
 ACROSS = 1e-3
 """Share of its stiffness that a sheet may have across its plane, and sine of the angle at which it may be tilted."""
 
+BONDS = 8.0
+"""An atom's stiffness times the square of its distance to others, in units of the energy of a strain for each atom: about."""
+
 SOLVER = CG(rtol=1e-11)
 """The constants are off by the square of what is left of λ, their derivatives by itself."""
 
@@ -223,8 +226,8 @@ def _response(system: System, potential: Potential, relaxed: bool, flat: bool) -
         return unit * curvature, unit * stress, jnp.zeros(()), across
     left = jnp.max(jnp.linalg.norm(jnp.where(system.frozen[:, None], 0.0, force), axis=1))
     apart = jnp.minimum((size / len(system)) ** (1.0 / (2 if flat else system.dim)), jnp.max(potential.ranges))
-    # The energy of a strain, shared by the atoms, is about ½ k (distance)².
-    unrest = jax.lax.stop_gradient(left * apart * len(system) / jnp.max(jnp.abs(curvature)))
+    # An atom is held by all its bonds, and a strain stretches a part of them by a part of their length.
+    unrest = jax.lax.stop_gradient(left * apart * len(system) / (BONDS * jnp.max(jnp.abs(curvature))))
     return jnp.where(unrest > UNRESTED, jnp.nan, unit) * curvature, unit * stress, unrest, across
 
 
