@@ -310,7 +310,7 @@ def check_finite(g: Observable, states: Any, potential: Potential, *arrays: Any)
 
 def check_index(g: Observable, eq: States) -> None:
     """Raises InputError where an observable of several states is given a minimum for a saddle point, or the other way round."""
-    for name, index in getattr(g, "index", {}).items():
+    for name, index in getattr(g, "state_index", {}).items():
         state = eq.get(name) if isinstance(eq, Mapping) else None
         if isinstance(state, Equilibrium) and state.index != index:
             kind = {0: "a minimum, as relax finds", 1: "a saddle point, as find_saddle finds"}

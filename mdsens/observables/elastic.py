@@ -115,7 +115,7 @@ def elastic_constants(
 
 
 def compliance(system: System, potential: Potential, **options: Any) -> Float[Array, "voigt voigt"]:
-    """The inverse of the elastic constants [1/GPa; in 2-D Å²/eV]; shears count twice. Options as for `elastic_constants`."""
+    """The inverse of the elastic constants [1/GPa; in 2-D Å²/eV, of a sheet m/N]; shears count twice. Options as for `elastic_constants`."""
     return moduli.compliance(elastic_constants(system, potential, **options))
 
 
@@ -153,7 +153,7 @@ def poisson_ratio(
 
 
 def linear_compressibility(system: System, potential: Potential, **options: Any) -> Float[Array, " dim"]:
-    """-d ln(length)/dp along each Cartesian axis [1/GPa; in 2-D Å²/eV]. Their sum is that of the volume."""
+    """-d ln(length)/dp along each Cartesian axis [1/GPa; in 2-D Å²/eV, of a sheet m/N]. Their sum is that of the volume."""
     return moduli.linear_compressibility(elastic_constants(system, potential, **options))
 
 
@@ -183,15 +183,19 @@ def _check(system: System, potential: Potential, definition: str) -> None:
     potential.check(system)
 
 
+def is_sheet(system: System, sheet: bool | None) -> bool:
+    """Whether constants of a system are per area of a sheet in three dimensions, unless it is said."""
+    return system.dim == 3 and (sum(system.pbc) == 2 if sheet is None else sheet)
+
+
 def _is_sheet(system: System, sheet: bool | None) -> bool:
-    """Whether constants per area of a sheet in three dimensions are asked for."""
     missing = system.dim - sum(system.pbc)
     if system.cell is None or missing > (0 if system.dim == 2 or sheet is False else 1):
         raise InputError(
             "Elastic constants are those of a bulk or of a sheet: the system must have a cell, periodic in all directions, or in "
             "two of three."
         )
-    return system.dim == 3 and (missing == 1 if sheet is None else sheet)
+    return is_sheet(system, sheet)
 
 
 def _by_definition(definition: str, curvature: Array, stress: Array, dim: int) -> Array:

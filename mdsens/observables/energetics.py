@@ -183,7 +183,7 @@ def barrier(states: Mapping[str, System], potential: Potential) -> Float[Array, 
     return jnp.where(alike & same, height, jnp.nan)
 
 
-barrier.index = {"saddle": 1, "minimum": 0}  # type: ignore[attr-defined]  # negative curvatures, which derivatives look at
+barrier.state_index = {"saddle": 1, "minimum": 0}  # type: ignore[attr-defined]  # negative curvatures, which derivatives look at
 
 
 def other_states(states: Mapping[str, System], state: str, name: str) -> list[Any]:
