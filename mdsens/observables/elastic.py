@@ -115,7 +115,10 @@ def elastic_constants(
 
 
 def compliance(system: System, potential: Potential, **options: Any) -> Float[Array, "voigt voigt"]:
-    """The inverse of the elastic constants [1/GPa; in 2-D Å²/eV, of a sheet m/N]; shears count twice. Options as for `elastic_constants`."""
+    """The inverse of the elastic constants [1/GPa; in 2-D Å²/eV, of a sheet m/N]; shears count twice.
+
+    Options as for `elastic_constants`.
+    """
     return moduli.compliance(elastic_constants(system, potential, **options))
 
 
