@@ -74,7 +74,7 @@ class ForceConstants(eqx.Module):
     @property
     def unrest(self) -> Float[Array, ""]:
         """Which share of a force that would move an atom to its neighbour is left."""
-        return self.unbalanced / self.bound
+        return self.unbalanced / jnp.where(self.bound > 0.0, self.bound, 1.0)
 
     @property
     def bound(self) -> Float[Array, ""]:
@@ -233,7 +233,7 @@ def _refined(matrix: Array, bound: Array, count: int, found: tuple[Array, ...]) 
     refined = (
         values.at[chosen].set(low),
         vectors.at[:, chosen].set(space),
-        tolerance.at[chosen].set(tolerance[0] * size / bound),
+        tolerance.at[chosen].set(tolerance[0] * size / jnp.where(bound > 0.0, bound, 1.0)),
     )
     order = jnp.argsort(jnp.where(separated, refined[0], values))
     values, vectors, tolerance = (jnp.where(separated, one, other) for one, other in zip(refined, found, strict=True))
