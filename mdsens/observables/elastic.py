@@ -229,12 +229,12 @@ def _response(system: System, potential: Potential, relaxed: bool, flat: bool) -
         chosen, size, across = _plane(system, curvature, relaxed)
         curvature, stress = curvature[chosen][:, chosen], stress[chosen]
     unit = jnp.where(stale | (across > ACROSS), jnp.nan, NEWTON_PER_METRE if flat else stress_unit(system.dim)) / size
-    if not relaxed:
-        return unit * curvature, unit * stress, jnp.zeros(()), across
-    left = jnp.max(jnp.linalg.norm(jnp.where(system.frozen[:, None], 0.0, force), axis=1))
-    apart = jnp.minimum((size / len(system)) ** (1.0 / (2 if flat else system.dim)), jnp.max(potential.ranges))
-    # An atom is held by all its bonds, and a strain stretches a part of them by a part of their length.
-    unrest = jax.lax.stop_gradient(left * apart * len(system) / (BONDS * jnp.max(jnp.abs(curvature))))
+    unrest = jnp.zeros(())
+    if relaxed:
+        left = jnp.max(jnp.linalg.norm(jnp.where(system.frozen[:, None], 0.0, force), axis=1))
+        apart = jnp.minimum((size / len(system)) ** (1.0 / (2 if flat else system.dim)), jnp.max(potential.ranges))
+        # An atom is held by all its bonds, and a strain stretches a part of them by a part of their length.
+        unrest = jax.lax.stop_gradient(left * apart * len(system) / (BONDS * jnp.max(jnp.abs(curvature))))
     return jnp.where(unrest > UNRESTED, jnp.nan, unit) * curvature, unit * stress, unrest, across
 
 
