@@ -181,6 +181,21 @@ def test_bands_of_a_wire_near_gamma_have_derivatives_and_twist():
     np.testing.assert_allclose(farther / nearer[2:4], 1e-5, rtol=1e-6)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_straight_chain_has_no_rotation(count):
+    # Springs between neighbours: ν = (k/m)^½ |sin(πq)| / π along the chain, nothing across it.
+    d = 2 ** (1 / 6) * SIGMA
+    potential = ms.LennardJones(epsilon=EPSILON, sigma=SIGMA, cutoff=5.0, switch="truncated")
+    positions = [[0.0, 0.0, k * d] for k in range(count)]
+    system = ms.System(positions, cell=np.diag([30.0, 30.0, count * d]), pbc=[False, False, True], species="Ar")
+    stiffness = lennard_jones(d, SIGMA)[1] / float(system.masses[0])
+    for q in (1e-8, 0.2):
+        found = np.asarray(phonon_frequencies([0.0, 0.0, count * q])(system, potential))
+        expected = THZ * 2.0 * np.sqrt(stiffness) * np.sin(np.pi * q)
+        assert (np.abs(found[:2]) < 1e-6 * expected).all()
+        np.testing.assert_allclose(found[2 * count], expected, rtol=1e-7)
+
+
 def test_a_molecule_in_a_box_turns_at_no_cost_though_forces_are_left():
     # Six motions cost nothing: three rotations are no sound of the crystal, and so there is no thermodynamics.
     potential = ms.LennardJones(epsilon=EPSILON, sigma=SIGMA, cutoff=8.0, onset=7.0)

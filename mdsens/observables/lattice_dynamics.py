@@ -276,7 +276,7 @@ def force_constants(system: System, potential: Potential) -> ForceConstants:
 
 def _turning(system: System) -> tuple[Array | None, Array]:
     """The rotation about a wire's axis, with the other atoms' inertia, and whether it moves anything."""
-    if system.dim == 2 or sum(system.pbc) != 1:
+    if system.dim == 2 or sum(system.pbc) != 1 or len(system) == 1:
         return None, jnp.asarray(False)
     assert system.cell is not None
     axis = system.cell[system.pbc.index(True)]
