@@ -386,6 +386,12 @@ class Constraints(eqx.Module):
         parts = [part for part in self.parts if not part.inequality]
         return [type(part).__name__ for part in parts for _ in range(jax.eval_shape(part.values, system).size)]
 
+    @property
+    def hold(self) -> bool:
+        """Whether anything but the centre of mass, which costs nothing, is held in place by an equation or altogether [host]."""
+        alone = all(isinstance(part, FixedCentreOfMass) for part in self.parts)
+        return not alone and (self.count > 0 or bool(np.asarray(self.held).any()))
+
     def with_active(self, active: Sequence[int], system: System) -> "Constraints":
         count = jax.eval_shape(self.equations, system).size + len(active)
         return Constraints(self.parts, self.held, self.scale, tuple(int(k) for k in active), count)

@@ -20,6 +20,7 @@ from mdsens.potentials.base import Potential
 from mdsens.stiffness import (
     Preconditioned,
     StoredOperator,
+    gauge,
     gauge_of,
     gradient,
     hessian_operator,
@@ -40,6 +41,9 @@ SOUGHT = 2
 
 STEPS = {"preconditioned": 24, "plain": 120}
 """Steps of Lanczos towards a negative curvature."""
+
+FEW_STEPS = 48
+"""Steps of Lanczos towards a negative curvature of each of many structures."""
 
 LANCZOS_NUMBERS = 10**8
 """Numbers that its vectors may be; in huge systems it takes as few steps as with a preconditioner."""
@@ -275,6 +279,16 @@ def _searched(columns: "_Columns", null: Any) -> tuple[np.ndarray, float]:
             break
         basis[:, rank + k] = vector
     return np.array(lowest), max(highest, *np.abs(lowest))
+
+
+def is_saddle(positions: Array, frame: Frame, potential: Potential) -> Array:
+    """Whether a few steps of Lanczos' method meet a negative curvature at a state of positions alone; pure JAX."""
+    product = hessian_operator(positions, (frame, potential))
+    null = gauge(positions, (frame, potential))
+    start = jnp.asarray(_random(positions.size, 1)[:, 0], positions.dtype)
+    vector = _softest(product, None, null, start, min(positions.size, FEW_STEPS))
+    highest = jnp.linalg.norm(product(null.project(start))) / jnp.linalg.norm(null.project(start))
+    return vector @ product(vector) < -NEGATIVE * highest * (vector @ vector)
 
 
 @eqx.filter_jit

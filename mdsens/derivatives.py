@@ -174,6 +174,7 @@ def value_and_gradient(g: Observable, eq: States, *, linear_solver: Any = None) 
             potentials.
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
+    check_index(g, eq)
     founds, states, potential = several(eq, linear_solver)
     check_scalar(g, states, potential)
     value, total, residuals = _adjoint(g, states, potential)
@@ -202,6 +203,7 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) 
     Raises:
         as `value_and_gradient`.
     """
+    check_index(g, eq)
     founds, states, potential = several(eq, linear_solver)
     shape = observable_shape(g, states, potential)
     flat, _ = ravel_pytree(potential)
@@ -304,6 +306,15 @@ def check_finite(g: Observable, states: Any, potential: Potential, *arrays: Any)
             "The observable or its derivative is not finite at the equilibrium: it must be finite and differentiable there. "
             f"{explain_nonfinite(g, systems, potential)}".strip()
         )
+
+
+def check_index(g: Observable, eq: States) -> None:
+    """Raises InputError where an observable of several states is given a minimum for a saddle point, or the other way round."""
+    for name, index in getattr(g, "state_index", {}).items():
+        state = eq.get(name) if isinstance(eq, Mapping) else None
+        if isinstance(state, Equilibrium) and state.index != index:
+            kind = {0: "a minimum, as relax finds", 1: "a saddle point, as find_saddle finds"}
+            raise InputError(f"The state {name!r} must be {kind[index]} it: this one has {state.index} negative curvatures.")
 
 
 def several(eq: States, linear_solver: Any) -> tuple[tuple[Any, ...], Any, Potential]:

@@ -14,7 +14,7 @@ from jaxtyping import Array
 from mdsens import batches, words
 from mdsens.constrained import settle
 from mdsens.constraints import Constraint, Constraints, bound_constraints
-from mdsens.curvature import Curvature, curvature, kept_hessian
+from mdsens.curvature import Curvature, curvature, is_saddle, kept_hessian
 from mdsens.descent import HANDOVER, NEWTON_STEPS, PROBLEM, Settings, UnstableCell, descend, is_tight, listed_tightly, unbalanced
 from mdsens.errors import CoincidingAtoms, ConvergenceError, InputError
 from mdsens.factors import KeptHessian
@@ -164,6 +164,7 @@ def relax(
             the constraints contradict each other.
     """
     check_settings(system, potential, fmax, max_steps, smax)
+    system = system.as_held(False)
     if isinstance(solver, str | type):
         raise InputError(f"A solver is an object with its settings, such as ms.FIRE(), not {solver!r}.")
     way = repr(solver) if solver is not None else "Newton(), LBFGS() where it refuses" if polish else "LBFGS()"
@@ -236,7 +237,7 @@ def finish(arrival: Any, potential: Potential, asked: Any, check_minimum: bool, 
             elif frame.freedom is not None and found.highest == 0.0:
                 status = Status.UNSTABLE_CELL
     state = Equilibrium(
-        system,
+        system.as_held(frame.constraints is not None and frame.constraints.hold),
         potential,
         float(_energy(potential, system)),
         fmax,
@@ -334,11 +335,12 @@ def equilibrium_positions(
     Differentiable in the potential to any order, forward and reverse, and works under `jit` and `vmap`. With concrete
     values it is `relax`. Under `jit` and `vmap` a compiled solver runs on a list of fixed size, built from the concrete
     system with a margin (or on the list attached by `system.with_neighbors(potential, skin=...)`): where it does not
-    converge, or an atom moves beyond the margin, the positions are NaN. Curvatures are not looked at there: only `relax`
-    tells a saddle point from a minimum (their derivative at a saddle point is NaN where the solve meets it).
+    converge, or an atom moves beyond the margin, the positions are NaN. Curvatures of a single system are not looked at there:
+    only `relax` tells a saddle point from a minimum (their derivative at a saddle point is NaN where the solve meets it).
 
     Of several systems, which may differ in everything but the dimension, it gives a list, from compiled solvers that systems
-    of similar size share: they are padded to a few shapes. What does not converge is NaN, and changes nothing for the others.
+    of similar size share: they are padded to a few shapes. What does not converge, or arrives at a saddle point, is NaN, and
+    changes nothing for the others.
 
     Args:
         system: a concrete system, or a list of them.
@@ -422,7 +424,8 @@ def _relaxed_group(frames: Any, potential: Potential, settings: Any) -> tuple[Ar
 
     def relaxed(frame: Frame) -> tuple[Array, Array]:
         positions, witness = found(frame, potential)
-        return positions, witness.status
+        saddle = (witness.status == Status.CONVERGED.code) & is_saddle(*jax.lax.stop_gradient((positions, frame, potential)))
+        return jnp.where(saddle, jnp.nan, positions), jnp.where(saddle, Status.SADDLE.code, witness.status)
 
     # One after the other: each takes the steps that it needs, and no more.
     return jax.lax.map(relaxed, frames)

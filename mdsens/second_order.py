@@ -16,6 +16,7 @@ from mdsens.derivatives import (
     States,
     check_direction,
     check_finite,
+    check_index,
     check_scalar,
     observed,
     several,
@@ -53,6 +54,7 @@ def hessian_vector(
     Raises:
         as `value_and_gradient`.
     """
+    check_index(g, eq)
     _, states, potential = several(eq, linear_solver)
     check_scalar(g, states, potential)
     product = _hessian_vector(g, states, potential, check_direction(potential, direction))
@@ -79,6 +81,7 @@ def derivatives_along(
     Raises:
         as `hessian_vector`.
     """
+    check_index(g, eq)
     _, states, potential = several(eq, linear_solver)
     first, second = _derivatives_along(g, states, potential, check_direction(potential, direction))
     if not (np.isfinite(first).all() and np.isfinite(second).all()):

@@ -401,8 +401,9 @@ def _read(file: Any, path: Path, template: Any, given: Any) -> tuple[Equilibrium
     cell = nested(json.loads(state.get("cell", '"fixed"')))
     # Files of version 0.1 called it the pressure, which was 0 at a fixed cell.
     load = nested(json.loads(state.get("load", state.get("pressure", "0.0"))))
+    held = read_constraints(file["equilibrium/constraints"], path, given, system) if "equilibrium/constraints" in file else {}
     eq = Equilibrium(
-        listed_tightly(system, potential),
+        listed_tightly(system, potential).as_held(bool(held) and held["constraints"].hold),
         potential,
         float(file["observables/potential_energy/value"][0]),
         float(file["observables/maximum_force/value"][0]),
@@ -414,7 +415,7 @@ def _read(file: Any, path: Path, template: Any, given: Any) -> tuple[Equilibrium
         load=None if cell == "fixed" else load,
         stress_error=float(state.get("stress_error", 0.0)),
         index=int(state.get("index", 0)),
-        **(read_constraints(file["equilibrium/constraints"], path, given, system) if "equilibrium/constraints" in file else {}),
+        **held,
     )
     if "sensitivity" not in file:
         return eq, None

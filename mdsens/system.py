@@ -1,5 +1,6 @@
 """`System`: a structure as a pytree, from and to ASE."""
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -75,6 +76,7 @@ class System(Spelled, eqx.Module):
         masses_known: whether masses were given or are the labels' own; phonons ask for them otherwise.
         frozen: `(N,)`, True for atoms that never move.
         neighbors: the padded list of the last relaxation, or None.
+        held: whether constraints beside frozen atoms hold it, as `relax` was asked to.
 
     Raises:
         InputError: shapes that do not fit, positions that are not finite, a cell that is singular or given
@@ -94,6 +96,7 @@ class System(Spelled, eqx.Module):
     pbc: tuple[bool, ...] = eqx.field(static=True)
     labels: tuple[str, ...] = eqx.field(static=True)
     masses_known: bool = eqx.field(static=True)
+    held: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -134,7 +137,7 @@ class System(Spelled, eqx.Module):
         for name in ("masses", "frozen"):
             if getattr(self, name).shape != (n,):
                 raise InputError(f"{name} must have shape ({n},), one for each atom, not {getattr(self, name).shape}.")
-        self.neighbors = None
+        self.neighbors, self.held = None, False
 
     def __repr__(self) -> str:
         return words.of_system(self) if words.is_plain(self) else super().__repr__()
@@ -176,6 +179,15 @@ class System(Spelled, eqx.Module):
         return eqx.tree_at(
             lambda s: s.neighbors, self, potential.find_neighbors(self, skin=skin), is_leaf=lambda leaf: leaf is None
         )
+
+    def as_held(self, held: bool) -> "System":
+        """The same system, held by constraints or by none."""
+        if held == self.held:
+            return self
+        other = object.__new__(type(self))
+        for field in dataclasses.fields(self):
+            object.__setattr__(other, field.name, held if field.name == "held" else getattr(self, field.name))
+        return other
 
     def astype(self, dtype: Any) -> "System":
         """The same system in another precision, without its neighbour list. The way to ask for float32."""

@@ -5,6 +5,9 @@ import re
 EV_PER_CUBIC_ANGSTROM = 160.21766208
 """1 eV/Å³ in GPa (CODATA 2014, as in `ase.units`)."""
 
+NEWTON_PER_METRE = 0.1 * EV_PER_CUBIC_ANGSTROM
+"""1 eV/Å² in N/m."""
+
 COULOMB = 14.399645468667815
 """1 / (4π ε₀) in eV Å / e² (CODATA 2022). As a number: SciPy's follows its version, and so would energies."""
 

@@ -79,3 +79,22 @@ def test_what_cannot_be_a_member_is_named(salts):
     refused(lambda: ms.equilibrium_positions([systems[0], alien], potential), "System 1", "C-C")
     everywhere = ms.JaxMD(lambda positions, k: k * jnp.sum(positions**2), k=1.0)
     refused(lambda: ms.equilibrium_positions([systems[0]], everywhere), "System 0", "one at a time")
+
+
+def test_a_saddle_point_among_many_is_told(salts):
+    # Three atoms in a line, the outer ones out of reach of each other but for what pulls them together: they buckle.
+    potential = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.9, onset=2.6)
+    line = ms.System([[-1.1, 0.0, 0.0], [0.0, 0.0, 0.0], [1.1, 0.0, 0.0]])
+    bent = ms.System([[-1.1, 0.0, 0.0], [0.0, 0.9, 0.0], [1.1, 0.0, 0.0]])
+    with pytest.raises(ms.ConvergenceError, match="saddle"):
+        ms.relax(line, potential)
+    together = jax.jit(lambda p: ms.equilibrium_positions([line, bent], p, return_status=True))
+    for find in (lambda p: ms.equilibrium_positions([line, bent], p, return_status=True), together):
+        positions, codes = find(potential)
+        assert [Status.from_code(int(code)) for code in codes] == [Status.SADDLE, Status.CONVERGED]
+        assert np.isnan(positions[0]).all()
+        lengths = np.linalg.norm(positions[1] - np.roll(positions[1], 1, axis=0), axis=1)
+        np.testing.assert_allclose(lengths, 2 ** (1 / 6), rtol=1e-9)
+    slope = jax.grad(lambda p: spread(ms.equilibrium_positions([line, bent], p)[1]))(potential)
+    # All lengths are proportional to σ.
+    np.testing.assert_allclose(slope.sigma, 3 * 2 * 2**0.5, rtol=1e-6)

@@ -56,6 +56,33 @@ def test_a_vacancy_contracts_by_what_its_dipole_tensor_says(argon_states):
         assert float(observables.relaxation_volume(given)(argon_states, LJ)) == pytest.approx(by_elasticity)
 
 
+def test_the_dipole_tensor_is_the_energys_derivative_in_a_strain(argon_states):
+    """P = -dE/dε of the defect, the crystal's own taken off, which holds exactly; the shears by -dE/dγ."""
+    cells = float(argon_states["defect"].volume / argon_states["bulk"].volume)
+    # Two atoms near the vacancy held off their places, so that no component is zero by symmetry.
+    frozen = np.zeros(len(argon_states["defect"]), bool)
+    frozen[:2] = True
+    moved = np.asarray(argon_states["defect"].positions).copy()
+    moved[:2] += [[0.05, 0.02, -0.01], [-0.02, 0.03, 0.04]]
+    defect = argon_states["defect"]
+    defect = ms.relax(ms.System(moved, cell=defect.cell, pbc=True, species=defect.symbols, frozen=frozen), LJ).system
+
+    def energy(system, i, j, size):
+        strain = np.zeros((3, 3))
+        strain[i, j] += 0.5 * size
+        strain[j, i] += 0.5 * size
+        places = (system.positions @ (np.eye(3) + strain), system.cell @ (np.eye(3) + strain))
+        return ms.relax(eqx.tree_at(lambda s: (s.positions, s.cell), system, places), LJ, check_minimum=False).energy
+
+    h, expected = 1e-3, np.zeros((3, 3))
+    for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)):
+        excess = {k: energy(defect, i, j, k * h) - cells * energy(argon_states["bulk"], i, j, k * h) for k in (-2, -1, 1, 2)}
+        expected[i, j] = expected[j, i] = -(8 * (excess[1] - excess[-1]) - (excess[2] - excess[-2])) / (12 * h)
+    found = observables.dipole_tensor({"defect": defect, "bulk": argon_states["bulk"]}, LJ)
+    np.testing.assert_allclose(found, expected, atol=1e-7 * np.abs(expected).max())
+    assert np.abs(expected).min() > 1e-3 * np.abs(expected).max()
+
+
 def test_relaxation_volume_of_an_anisotropic_crystal_is_its_strain_under_the_dipole(argon_states):
     rng = np.random.default_rng(0)
     root = rng.normal(size=(6, 6))

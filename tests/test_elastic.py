@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+import warnings
 
 import equinox as eqx
 import h5py
@@ -13,7 +14,7 @@ from ase.build import bulk
 from differences import FMAX, richardson
 
 import mdsens as ms
-from mdsens.observables import elastic_constants, moduli
+from mdsens.observables import elastic_constants, moduli, phonon_frequencies
 from mdsens.potentials.base import parameter_paths
 from mdsens.units import EV_PER_CUBIC_ANGSTROM
 
@@ -187,6 +188,8 @@ def test_stress_answers_to_strain_as_birch_says(silicon, frozen):
     assert deviation(C, differences) < FLOOR
     # What tells this definition from the others is far above the floor.
     assert np.abs(C - C.T).max() > 1e-2 * np.abs(C).max()
+    # Frozen atoms ride with the strain there too.
+    assert deviation(ms.strain_derivative(ms.observables.stress, eq), differences) < FLOOR
 
 
 def test_the_tensor_turns_with_the_crystal(sheared):
@@ -346,9 +349,15 @@ def test_a_stretched_crystal_loses_its_stability():
 
 def test_bad_requests_are_refused_in_a_sentence(silicon):
     crystal = ms.System.from_ase(bulk("Si", cubic=True, a=5.431))
-    slab = ms.System(crystal.positions, cell=crystal.cell, pbc=[True, True, False], species="Si")
+    wire = ms.System(crystal.positions, cell=crystal.cell, pbc=[True, False, False], species="Si")
     with pytest.raises(ms.InputError, match="periodic in all directions"):
-        elastic_constants(slab, silicon)
+        elastic_constants(wire, silicon)
+    with pytest.raises(ms.InputError, match="no sheet"):
+        elastic_constants(crystal, silicon, sheet=True)
+    rattled = crystal.positions + 0.1 * np.random.default_rng(0).normal(size=crystal.positions.shape)
+    for constants in (elastic_constants, phonon_frequencies()):
+        with pytest.raises(ms.InputError, match="not relaxed"):
+            constants(crystal.with_positions(rattled), silicon)
     with pytest.raises(ms.InputError, match="Did you mean 'energy'"):
         elastic_constants(crystal, silicon, definition="enrgy")
     with pytest.raises(ms.InputError, match="hides its cell"):
@@ -375,3 +384,33 @@ def test_a_state_that_is_no_minimum_has_no_constants(plane):
     np.testing.assert_allclose(
         traced(plane.system.positions), elastic_constants(plane.system, plane.potential), rtol=1e-9, atol=1e-9
     )
+
+
+def test_forces_that_are_left_are_told(silicon):
+    crystal = ms.System.from_ase(bulk("Si", cubic=True, a=5.431))
+    noise = np.random.default_rng(0).normal(size=crystal.positions.shape)
+    with pytest.warns(UserWarning, match="Forces are left"):
+        near = elastic_constants(crystal.with_positions(crystal.positions + 1e-3 * noise), silicon)
+    assert abs(float(near[3, 3]) - 56.45) / 56.45 < 0.01
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        elastic_constants(crystal.with_positions(crystal.positions + 1e-7 * noise), silicon)
+        # Clamped ions need no rest.
+        elastic_constants(crystal.with_positions(crystal.positions + 0.1 * noise), silicon, relaxed=False)
+
+
+def test_what_constraints_hold_has_no_constants_of_its_own(silicon, tmp_path):
+    crystal = ms.System.from_ase(bulk("Si", cubic=True, a=5.431))
+    eq = ms.relax(crystal, silicon, constraints=[ms.constraints.FixedLengths([(0, 1)])])
+    ms.save(tmp_path / "held.h5", eq)
+    loaded, _ = ms.load(tmp_path / "held.h5")
+    for state in (eq, loaded):
+        for constants in (elastic_constants, phonon_frequencies()):
+            with pytest.raises(ms.InputError, match="held by constraints"):
+                constants(state.system, silicon)
+    with pytest.raises(ms.InputError, match="held by constraints"):
+        ms.jacobian(elastic_constants, eq)
+    # Relaxed without, or with the centre of mass alone held, it is the crystal's.
+    for constraints in ([], [ms.constraints.FixedCentreOfMass()]):
+        again = ms.relax(eq.system, silicon, constraints=constraints)
+        assert float(elastic_constants(again.system, silicon)[3, 3]) == pytest.approx(56.45, abs=0.02)

@@ -342,6 +342,12 @@ def test_energies_between_states(references, argon_vacancy):
     height = observables.barrier({"saddle": moved, "minimum": ab.system}, BINARY)
     assert float(height) == pytest.approx(float(BINARY.energy(moved)) - ab.energy) and height > 0.0
     refused(lambda: observables.barrier({"saddle": moved}, BINARY), "'minimum'")
+    refused(lambda: observables.barrier({"saddle": ab.system, "minimum": moved}, BINARY), "exchanged")
+    wider = eqx.tree_at(lambda s: s.cell, moved, 1.01 * moved.cell)
+    refused(lambda: observables.barrier({"saddle": wider, "minimum": ab.system}, BINARY), "different cells")
+    swapped = eqx.tree_at(lambda s: s.species, moved, moved.species[::-1])
+    refused(lambda: observables.barrier({"saddle": swapped, "minimum": ab.system}, BINARY), "same order")
+    assert np.isnan(eqx.filter_jit(observables.barrier)({"saddle": wider, "minimum": ab.system}, BINARY))
     refused(lambda: observables.barrier(moved, BINARY), "dict of states")
     refused(lambda: observables.barrier({"saddle": moved, "minimum": a.system}, BINARY), "same atoms")
     refused(lambda: observables.defect_formation_energy({"defect": moved}, BINARY), "reference")

@@ -148,6 +148,13 @@ def test_the_same_saddle_point_from_the_minimum_along_the_jump(vacancy_jump, bar
     np.testing.assert_allclose(other.energy, barrier_states["saddle"].energy, rtol=1e-12)
 
 
+def test_a_barrier_wants_a_saddle_point_above_a_minimum(barrier_states, vacancy_jump):
+    exchanged = {"saddle": barrier_states["minimum"], "minimum": barrier_states["saddle"]}
+    for states in (exchanged, {"saddle": vacancy_jump.final, "minimum": vacancy_jump.initial}):
+        with pytest.raises(ms.InputError, match="must be a"):
+            ms.value_and_gradient(ms.observables.barrier, states)
+
+
 def test_the_barriers_gradient_against_barriers_found_again(barrier_states):
     """In both parameters; the height scales with ε exactly, and depends on σ since the cell is fixed."""
     value, slope = ms.value_and_gradient(ms.observables.barrier, barrier_states)

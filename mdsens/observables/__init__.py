@@ -18,10 +18,10 @@ compare several equilibria: `g(states, potential)`, for `ms.value_and_gradient(g
     formation_volume          states defect, bulk   Å³
     dipole_tensor             states defect, bulk   eV
     relaxation_volume(C)      states defect, bulk   Å³
-    elastic_constants, elastic_stability            GPa, in 2-D eV/Å²; of relaxed ions, also clamped
-    bulk_modulus, shear_modulus, young_modulus      GPa, in 2-D eV/Å²
+    elastic_constants, elastic_stability            GPa, in 2-D eV/Å², of sheets N/m; of relaxed ions, also clamped
+    bulk_modulus, shear_modulus, young_modulus      GPa, in 2-D eV/Å², of sheets N/m
     poisson_ratio, universal_anisotropy
-    compliance, linear_compressibility              1/GPa, in 2-D Å²/eV
+    compliance, linear_compressibility              1/GPa, in 2-D Å²/eV, of sheets m/N
     phonon_frequencies(q), phonon_path(system)      THz
     dynamical_matrix(q)                             eV/Å²/amu
     phonon_dos(mesh, frequencies, width)            1/THz

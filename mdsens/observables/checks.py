@@ -1,5 +1,6 @@
 """What is wrong with an observable that turned out not to be finite or differentiable, and where."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,8 +10,46 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mdsens.errors import InputError
+from mdsens.errors import InputError, level_of_user
 from mdsens.potentials.base import Potential, parameter_paths
+from mdsens.system import System, is_concrete
+
+UNRESTED = 1e-2
+"""Force that is left, as a share of the one that moves an atom by its distance to others, above which a state is not relaxed."""
+
+RESTLESS = 1e-4
+"""The same share, above which a state is used with a warning."""
+
+
+def check_rest(share: Any, what: str) -> None:
+    """Raises InputError, or warns, where the forces that are left change what is asked of a relaxed state [host].
+
+    Args:
+        share: of the force that would move an atom by its distance to others; traced ones are not looked at.
+        what: is asked for, in the plural.
+    """
+    if not is_concrete(share) or not share > RESTLESS:
+        return
+    if share > UNRESTED:
+        raise InputError(
+            f"The structure is not relaxed, so that its {what} mean nothing (forces are {float(share):.1g} of those that would "
+            "move an atom to another's place): ask for those of relax(system, potential).system."
+        )
+    warnings.warn(
+        f"Forces are left in this structure, {float(share):.1g} of those that would move an atom to another's place, so that its "
+        f"{what} may be off by as much: relax it first.",
+        UserWarning,
+        stacklevel=level_of_user(),
+    )
+
+
+def check_free(system: System, what: str) -> None:
+    """Raises InputError for a state that constraints hold."""
+    if system.held:
+        raise InputError(
+            f"This state is held by constraints, which {what} know nothing of: relax it without constraints, or freeze atoms by "
+            "frozen=."
+        )
 
 
 def explain_nonfinite(g: Any, system: Any, potential: Potential) -> str:

@@ -29,14 +29,21 @@ from mdsens.frame import Frame
 from mdsens.gauge import coupled_atoms
 from mdsens.implicit import CG, Gauge, linear_solve
 from mdsens.observables import moduli
+from mdsens.observables.checks import UNRESTED, check_free, check_rest
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.potentials.jaxmd import JaxMDEnergy
 from mdsens.spelling import spelled
 from mdsens.system import System, is_concrete
-from mdsens.units import stress_unit
+from mdsens.units import NEWTON_PER_METRE, stress_unit
 from mdsens.voigt import unit_strains
 
 DEFINITIONS = ("stress-strain", "thermodynamic", "energy")
+
+ACROSS = 1e-3
+"""Share of its stiffness that a sheet may have across its plane, and sine of the angle at which it may be tilted."""
+
+BONDS = 8.0
+"""An atom's stiffness times the square of its distance to others, in units of the energy of a strain for each atom: about."""
 
 SOLVER = CG(rtol=1e-11)
 """The constants are off by the square of what is left of λ, their derivatives by itself."""
@@ -44,7 +51,12 @@ SOLVER = CG(rtol=1e-11)
 
 @spelled
 def elastic_constants(
-    system: System, potential: Potential, *, definition: str = "stress-strain", relaxed: bool = True
+    system: System,
+    potential: Potential,
+    *,
+    definition: str = "stress-strain",
+    relaxed: bool = True,
+    sheet: bool | None = None,
 ) -> Float[Array, "voigt voigt"]:
     """The elastic constants of a relaxed structure in Voigt's notation.
 
@@ -60,25 +72,40 @@ def elastic_constants(
 
     Args:
         relaxed: True for relaxed ions; False if the atoms only follow the strain (clamped ions, the Born term).
+        sheet: whether the constants are those of a sheet, per area. By default where two of three directions are periodic;
+            True for a sheet in a periodic box with vacuum above it.
 
     Returns:
-        6×6 in the order xx, yy, zz, yz, xz, xy [GPa]; in 2-D 3×3, xx, yy, xy [eV/Å²]. Frozen atoms follow the strain, and
-        so do rattlers, which have no part in the energy.
+        6×6 in the order xx, yy, zz, yz, xz, xy [GPa]; in 2-D 3×3, xx, yy, xy [eV/Å²]; of a sheet 3×3 in its plane, xx, yy, xy
+        for one at a right angle to z [N/m]. Frozen atoms follow the strain, and so do rattlers, which have no part in the
+        energy.
+
+    Warns:
+        UserWarning: forces are left in the structure.
 
     Raises:
-        InputError: an unknown definition; a system that is not periodic in all directions; a wrapped jax-md energy, which
-            cannot be strained; what `Potential.energy` refuses.
+        InputError: an unknown definition; a system that is neither a bulk nor a sheet; a structure that is not relaxed or is
+            held by constraints; a wrapped jax-md energy, which cannot be strained; what `Potential.energy` refuses.
         LinearSolveError: the non-affine displacements could not be found: the state is no minimum. (NaN where the values are
             traced.)
 
     D. C. Wallace, Solid State Physics 25, 301 (1970); T. H. K. Barron, M. L. Klein, Proc. Phys. Soc. 85, 523 (1965).
     """
+    flat = _is_sheet(system, sheet)
     _check(system, potential, definition)
+    if relaxed:
+        check_free(system, "elastic constants of relaxed ions")
     traced = not is_concrete(system.positions, system.cell)
     # Strains are infinitesimal: a list without a skin is long enough, and short lists are fast.
     system = potential.prepared(system) if traced else system.with_neighbors(potential, skin=0.0)
-    born, change = _response(system, potential, relaxed)
-    found = _by_definition(definition, born, change, system.dim)
+    born, change, unrest, across = _response(system, potential, relaxed, flat)
+    check_rest(unrest, "elastic constants")
+    if is_concrete(across) and across > ACROSS:
+        raise InputError(
+            "The structure is no sheet at a right angle to x, y or z: strains across it cost energy, or its cell vectors are "
+            "tilted against it. Turn it, and leave vacuum above it that is wider than the potential's range."
+        )
+    found = _by_definition(definition, born, change, 2 if flat else system.dim)
     if is_concrete(found) and not np.isfinite(found).all():
         raise LinearSolveError(
             "The atoms' displacements under strain could not be found, since the Hessian is not positive or is singular beyond "
@@ -88,12 +115,15 @@ def elastic_constants(
 
 
 def compliance(system: System, potential: Potential, **options: Any) -> Float[Array, "voigt voigt"]:
-    """The inverse of the elastic constants [1/GPa; in 2-D Å²/eV]; shears count twice. Options as for `elastic_constants`."""
+    """The inverse of the elastic constants [1/GPa; in 2-D Å²/eV, of a sheet m/N]; shears count twice.
+
+    Options as for `elastic_constants`.
+    """
     return moduli.compliance(elastic_constants(system, potential, **options))
 
 
 def bulk_modulus(system: System, potential: Potential, *, average: str = "hill", **options: Any) -> Float[Array, ""]:
-    """Bulk modulus of an untextured polycrystal [GPa; in 2-D eV/Å²]: `average` is "voigt", "reuss" or "hill".
+    """Bulk modulus of an untextured polycrystal [GPa; in 2-D eV/Å², of a sheet N/m]: `average` is "voigt", "reuss" or "hill".
 
     "reuss" is that of the single crystal under pressure, V dp/dV. Other options as for `elastic_constants`.
     """
@@ -101,14 +131,14 @@ def bulk_modulus(system: System, potential: Potential, *, average: str = "hill",
 
 
 def shear_modulus(system: System, potential: Potential, *, average: str = "hill", **options: Any) -> Float[Array, ""]:
-    """Shear modulus of an untextured polycrystal [GPa; in 2-D eV/Å²]; options as for `bulk_modulus`."""
+    """Shear modulus of an untextured polycrystal [GPa; in 2-D eV/Å², of a sheet N/m]; options as for `bulk_modulus`."""
     return moduli.shear(elastic_constants(system, potential, **options), average)
 
 
 def young_modulus(
     system: System, potential: Potential, *, along: ArrayLike | None = None, average: str = "hill", **options: Any
 ) -> Float[Array, ""]:
-    """Young's modulus [GPa; in 2-D eV/Å²]: of the crystal pulled along a direction, or of a polycrystal without one."""
+    """Young's modulus [GPa; in 2-D eV/Å², of a sheet N/m]: of the crystal pulled along a direction, or of a polycrystal."""
     return moduli.young(elastic_constants(system, potential, **options), along=along, average=average)
 
 
@@ -126,7 +156,7 @@ def poisson_ratio(
 
 
 def linear_compressibility(system: System, potential: Potential, **options: Any) -> Float[Array, " dim"]:
-    """-d ln(length)/dp along each Cartesian axis [1/GPa; in 2-D Å²/eV]. Their sum is that of the volume."""
+    """-d ln(length)/dp along each Cartesian axis [1/GPa; in 2-D Å²/eV, of a sheet m/N]. Their sum is that of the volume."""
     return moduli.linear_compressibility(elastic_constants(system, potential, **options))
 
 
@@ -136,7 +166,7 @@ def universal_anisotropy(system: System, potential: Potential, **options: Any) -
 
 
 def elastic_stability(system: System, potential: Potential, **options: Any) -> Float[Array, ""]:
-    """The lowest stiffness against homogeneous strain [GPa; in 2-D eV/Å²]: the crystal is stable where it is positive.
+    """The lowest stiffness against homogeneous strain [GPa; in 2-D eV/Å², of a sheet N/m]; stable crystals' is positive.
 
     The lowest eigenvalue of the symmetric part of Birch's coefficients, which holds under stress too (Born's criteria are
     its form without one). It has a derivative where no second eigenvalue equals it.
@@ -154,8 +184,21 @@ def _check(system: System, potential: Potential, definition: str) -> None:
     if any(isinstance(part, JaxMDEnergy) for part in potential.parts()):
         raise InputError("A wrapped jax-md energy hides its cell, so mdsens cannot strain it: use one of mdsens's own.")
     potential.check(system)
-    if system.cell is None or not all(system.pbc):
-        raise InputError("Elastic constants are those of a bulk: the system must have a cell, periodic in all directions.")
+
+
+def is_sheet(system: System, sheet: bool | None) -> bool:
+    """Whether constants of a system are per area of a sheet in three dimensions, unless it is said."""
+    return system.dim == 3 and (sum(system.pbc) == 2 if sheet is None else sheet)
+
+
+def _is_sheet(system: System, sheet: bool | None) -> bool:
+    missing = system.dim - sum(system.pbc)
+    if system.cell is None or missing > (0 if system.dim == 2 or sheet is False else 1):
+        raise InputError(
+            "Elastic constants are those of a bulk or of a sheet: the system must have a cell, periodic in all directions, or in "
+            "two of three."
+        )
+    return is_sheet(system, sheet)
 
 
 def _by_definition(definition: str, curvature: Array, stress: Array, dim: int) -> Array:
@@ -173,13 +216,47 @@ def _by_definition(definition: str, curvature: Array, stress: Array, dim: int) -
 
 
 @eqx.filter_jit
-def _response(system: System, potential: Potential, relaxed: bool) -> tuple[Array, Array]:
-    """∂²U/∂ε_k∂ε_l and ∂U/∂ε_k, both per volume."""
-    stress = jax.grad(_deformed_energy(system, potential), argnums=1)(*_undeformed(system))
+def _response(system: System, potential: Potential, relaxed: bool, flat: bool) -> tuple[Array, Array, Array, Array]:
+    """∂²U/∂ε_k∂ε_l and ∂U/∂ε_k, both per volume or per area of a sheet; which share of a force that moves atoms far is left; and
+    by which share a sheet is none.
+    """
+    force, stress = jax.grad(_deformed_energy(system, potential), argnums=(0, 1))(*_undeformed(system))
     # Nobody else looks at the list of traced positions.
     stale = system.neighbors.is_stale(*jax.lax.stop_gradient((system.positions, potential.ranges)))
-    unit = jnp.where(stale, jnp.nan, stress_unit(system.dim)) / system.volume
-    return unit * _strain_curvature(system, potential, relaxed), unit * stress
+    curvature = _strain_curvature(system, potential, relaxed)
+    size, across = system.volume, jnp.zeros(())
+    if flat:
+        chosen, size, across = _plane(system, curvature, relaxed)
+        curvature, stress = curvature[chosen][:, chosen], stress[chosen]
+    unit = jnp.where(stale | (across > ACROSS), jnp.nan, NEWTON_PER_METRE if flat else stress_unit(system.dim)) / size
+    unrest = jnp.zeros(())
+    if relaxed:
+        left = jnp.max(jnp.linalg.norm(jnp.where(system.frozen[:, None], 0.0, force), axis=1))
+        apart = jnp.minimum((size / len(system)) ** (1.0 / (2 if flat else system.dim)), jnp.max(potential.ranges))
+        # An atom is held by all its bonds, and a strain stretches a part of them by a part of their length.
+        unrest = jax.lax.stop_gradient(left * apart * len(system) / (BONDS * jnp.max(jnp.abs(curvature))))
+    return jnp.where(unrest > UNRESTED, jnp.nan, unit) * curvature, unit * stress, unrest, across
+
+
+def _plane(system: System, curvature: Array, relaxed: bool) -> tuple[Array, Array, Array]:
+    """Strains in the plane of a sheet, the area of its cell, and by which share it is tilted or stiff across."""
+    cell = system.cell
+    assert cell is not None
+    sides = jnp.stack([jnp.cross(cell[k - 2], cell[k - 1]) for k in range(3)])
+    stiff = jnp.abs(jax.lax.stop_gradient(curvature))
+    if all(system.pbc):
+        axis = jnp.argmin(jnp.diagonal(stiff)[:3])
+        side = sides[jnp.argmax(jnp.abs(cell[:, axis]))]
+    else:
+        side = sides[system.pbc.index(False)]
+        axis = jnp.argmax(jnp.abs(side))
+    area = jnp.linalg.norm(side)
+    across = jnp.sqrt(jnp.sum(jnp.where(jnp.arange(3) == axis, 0.0, side) ** 2)) / area
+    chosen = jnp.array([[1, 2, 3], [0, 2, 4], [0, 1, 5]])[axis]
+    if all(system.pbc) and relaxed:
+        outside = jnp.ones(len(stiff), bool).at[chosen].set(False)
+        across = jnp.maximum(across, jnp.max(jnp.where(outside, jnp.max(stiff, axis=1), 0.0)) / jnp.max(stiff))
+    return chosen, area, jax.lax.stop_gradient(across)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))

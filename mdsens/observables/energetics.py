@@ -5,6 +5,7 @@ from numbers import Real
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -14,8 +15,11 @@ from mdsens.errors import ConvergenceError, InputError
 from mdsens.neighbors import Neighbors
 from mdsens.observables.composition import reference_amounts, state_named
 from mdsens.potentials.base import Potential, listed_energies
-from mdsens.system import System
+from mdsens.system import System, is_concrete
 from mdsens.units import stress_unit
+
+SAME_CELL = 1e-6
+"""Share by which the cells of a saddle and its minimum may differ."""
 
 
 def energy(system: System, potential: Potential) -> Float[Array, ""]:
@@ -158,12 +162,28 @@ def barrier(states: Mapping[str, System], potential: Potential) -> Float[Array, 
         InputError: a state is missing, or the two have not the same atoms.
     """
     saddle, minimum = (state_named(states, state, "barrier") for state in ("saddle", "minimum"))
-    if (saddle.labels, len(saddle)) != (minimum.labels, len(minimum)):
+    atoms = (saddle.labels, len(saddle)) == (minimum.labels, len(minimum))
+    alike = jnp.all(saddle.species == minimum.species) if atoms else False
+    if is_concrete(alike) and not alike:
         raise InputError(
             f"barrier compares {len(saddle)} atoms of {', '.join(saddle.labels)} at the saddle with {len(minimum)} of "
-            f"{', '.join(minimum.labels)} at the minimum: they must be the same atoms."
+            f"{', '.join(minimum.labels)} at the minimum: they must be the same atoms, in the same order."
         )
-    return potential.energy(saddle) - potential.energy(minimum)
+    boxed = (saddle.pbc, saddle.cell is None) == (minimum.pbc, minimum.cell is None)
+    boxes = jax.lax.stop_gradient([jnp.zeros(()) if s.cell is None else s.cell for s in (saddle, minimum)])
+    same = jnp.max(jnp.abs(boxes[0] - boxes[1])) <= SAME_CELL * jnp.max(jnp.abs(boxes[0])) if boxed else False
+    if is_concrete(same) and not same:
+        raise InputError("barrier compares a saddle and a minimum in different cells: relax both in the same fixed cell.")
+    height = potential.energy(saddle) - potential.energy(minimum)
+    if is_concrete(height) and height < 0.0:
+        raise InputError(
+            f"The state 'saddle' lies {-float(height):.3g} eV below the state 'minimum', so the two are exchanged or do not "
+            "belong together: give {'saddle': ..., 'minimum': ...}."
+        )
+    return jnp.where(alike & same, height, jnp.nan)
+
+
+barrier.state_index = {"saddle": 1, "minimum": 0}  # type: ignore[attr-defined]  # negative curvatures, which derivatives look at
 
 
 def other_states(states: Mapping[str, System], state: str, name: str) -> list[Any]:

@@ -10,6 +10,7 @@ R. Hill, Proc. Phys. Soc. A 65, 349 (1952), doi:10.1088/0370-1298/65/5/307; in 2
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -18,13 +19,27 @@ from numpy.typing import ArrayLike
 from mdsens.errors import InputError, did_you_mean
 from mdsens.system import as_float_array, is_concrete
 
+SINGULAR = 1e-7
+"""Share of the largest stiffness below which there is none."""
+
 AVERAGES = ("voigt", "reuss", "hill")
 
 
 def compliance(C: Float[Array, "voigt voigt"]) -> Float[Array, "voigt voigt"]:
-    """S = C⁻¹ [1/unit of C]."""
+    """S = C⁻¹ [1/unit of C].
+
+    Raises:
+        InputError: a singular matrix (NaN where the values are traced), or no 6×6 or 3×3 one.
+    """
     _dim(C)
-    return jnp.linalg.inv(C)
+    sizes = jnp.linalg.svd(jax.lax.stop_gradient(jnp.asarray(C)), compute_uv=False)
+    singular = sizes[-1] <= SINGULAR * sizes[0]
+    if is_concrete(singular) and singular:
+        raise InputError(
+            "These elastic constants are singular: some strain costs nothing, as across a sheet in vacuum, so that they have no "
+            "compliance and no moduli. Ask for those of the sheet, sheet=True, or give the system pbc=False across the vacuum."
+        )
+    return jnp.where(singular, jnp.nan, jnp.linalg.inv(jnp.where(singular, jnp.eye(len(C)), C)))
 
 
 def bulk(C: Float[Array, "voigt voigt"], average: str = "hill") -> Float[Array, ""]:
@@ -122,7 +137,7 @@ def _bulk_voigt(C: Array, dim: int) -> Array:
 
 
 def _bulk_reuss(C: Array, dim: int) -> Array:
-    return 1.0 / jnp.sum(jnp.linalg.inv(C)[:dim, :dim])
+    return 1.0 / jnp.sum(compliance(C)[:dim, :dim])
 
 
 def _shear_voigt(C: Array, dim: int) -> Array:
@@ -130,7 +145,7 @@ def _shear_voigt(C: Array, dim: int) -> Array:
 
 
 def _shear_reuss(C: Array, dim: int) -> Array:
-    S = jnp.linalg.inv(C)
+    S = compliance(C)
     return 0.5 * _deviators(dim) / (_trace(S, dim, 0.5) - jnp.sum(S[:dim, :dim]) / dim)
 
 
@@ -144,6 +159,7 @@ def _average(C: Array, average: str, voigt: Callable[..., Any], reuss: Callable[
     dim = _dim(C)
     if average not in AVERAGES:
         raise InputError(f"There is no average {average!r} of elastic constants.{did_you_mean(str(average), AVERAGES)}")
+    compliance(C)  # what costs nothing has no average either
     if average == "hill":
         return 0.5 * (voigt(C, dim) + reuss(C, dim))
     return (voigt if average == "voigt" else reuss)(C, dim)

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 
 from mdsens.errors import InputError
 from mdsens.implicit import Direct, Gauge, linear_solve
+from mdsens.observables.checks import UNRESTED, check_rest
 from mdsens.observables.lattice_dynamics import ForceConstants, crystal, force_constants, in_terahertz, vanishing
 from mdsens.potentials.base import Potential
 from mdsens.system import System, as_float_array, is_concrete
@@ -50,7 +51,9 @@ class phonon_frequencies(eqx.Module):
 
     def __call__(self, system: System, potential: Potential) -> Array:
         q, system = _in(self.q, system, potential)
-        return _frequencies(q, system, potential)
+        frequencies, unrest = _frequencies(q, system, potential)
+        check_rest(unrest, "phonons")
+        return frequencies
 
 
 class dynamical_matrix(eqx.Module):
@@ -98,7 +101,9 @@ class gruneisen_parameters(eqx.Module):
         if system.cell is not None and not all(system.pbc):
             raise InputError("Grüneisen parameters are derivatives in the volume: the cell must be periodic in all directions.")
         q, system = _in(self.q, system, potential)
-        return _gruneisen(q, system, potential)
+        parameters, unrest = _gruneisen(q, system, potential)
+        check_rest(unrest, "Grüneisen parameters")
+        return parameters
 
 
 class phonon_dos(eqx.Module):
@@ -228,10 +233,10 @@ def mesh_frequencies(mesh: Any, system: System, potential: Potential) -> tuple[F
 
 
 @eqx.filter_jit
-def _frequencies(q: Array, system: System, potential: Potential) -> Array:
+def _frequencies(q: Array, system: System, potential: Potential) -> tuple[Array, Array]:
     constants = force_constants(system, potential)
-    squared = constants.squared_frequencies(q.reshape(-1, system.dim))
-    return in_terahertz(squared, constants.bound).reshape(*q.shape[:-1], -1)
+    frequencies = in_terahertz(*constants.squared_frequencies(q.reshape(-1, system.dim)))
+    return _at_rest(frequencies, constants.unrest).reshape(*q.shape[:-1], -1), constants.unrest
 
 
 @eqx.filter_jit
@@ -241,17 +246,24 @@ def _matrices(q: Array, system: System, potential: Potential) -> Array:
 
 
 @eqx.filter_jit
-def _gruneisen(q: Array, system: System, potential: Potential) -> Array:
-    def squared_frequencies(positions: Array, cell: Array) -> tuple[Array, ForceConstants]:
+def _gruneisen(q: Array, system: System, potential: Potential) -> tuple[Array, Array]:
+    def squared_frequencies(positions: Array, cell: Array) -> tuple[Array, Any]:
         constants = force_constants(_at(system, positions, cell), potential)
-        return constants.squared_frequencies(q.reshape(-1, system.dim)), constants
+        squared, tolerance = constants.squared_frequencies(q.reshape(-1, system.dim))
+        return squared, (tolerance, constants)
 
-    squared, change, constants = jax.linearize(squared_frequencies, system.positions, system.cell, has_aux=True)
+    squared, change, (tolerance, constants) = jax.linearize(squared_frequencies, system.positions, system.cell, has_aux=True)
     slope = change(system.positions + _response_to_expansion(system, constants), system.cell)
-    zero = vanishing(squared, constants.bound)
+    zero = vanishing(squared, tolerance)
     # ω² ∝ ν², and dV/V is dim times the strain.
     gamma = -slope / (2.0 * system.dim * jnp.where(zero, 1.0, squared))
-    return jnp.where(zero, 0.0, gamma).reshape(*q.shape[:-1], -1)
+    gamma = _at_rest(jnp.where(zero, 0.0, gamma), constants.unrest)
+    return gamma.reshape(*q.shape[:-1], -1), constants.unrest
+
+
+def _at_rest(values: Array, unrest: Array) -> Array:
+    """NaN where the structure is not relaxed."""
+    return jnp.where(unrest > UNRESTED, jnp.nan, values)
 
 
 def _response_to_expansion(system: System, constants: ForceConstants) -> Float[Array, "atoms dim"]:

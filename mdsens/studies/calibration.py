@@ -439,7 +439,7 @@ class _Problem:
             directions,
             here.states,
             tuple(history),
-            units=units_of(self.potential, self.selection.names, self.observed, next(iter(self.systems.values())).dim),
+            units=units_of(self.potential, self.selection.names, self.observed, self.systems),
         )
 
     def _identified(self, here: _Here, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

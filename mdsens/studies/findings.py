@@ -47,9 +47,19 @@ UNITS = {
 }
 """Of the catalogue's observables, in 3-D and in 2-D; others are pure numbers or of several units."""
 
+PER_AREA = {
+    **dict.fromkeys(("elastic_constants", "bulk_modulus", "shear_modulus", "young_modulus", "elastic_stability"), "N m-1"),
+    **dict.fromkeys(("compliance", "linear_compressibility"), "m N-1"),
+}
+"""Of a sheet in 3-D."""
 
-def unit_of_observable(kind: str, dim: int, components: Sequence[Any] | None = None) -> str | list[str] | None:
+
+def unit_of_observable(
+    kind: str, dim: int, components: Sequence[Any] | None = None, *, sheet: bool = False
+) -> str | list[str] | None:
     """Of one of the catalogue's observables, or of some of its components; None where it is unknown, a list of several units."""
+    if sheet and kind in PER_AREA:
+        return PER_AREA[kind]
     if kind != "lattice_constants":
         return UNITS.get(kind, (None, None))[dim == 2]
     each = ["Angstrom"] * dim + ["degrees"] * (3 if dim == 3 else 1)

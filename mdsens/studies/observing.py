@@ -15,6 +15,7 @@ from mdsens import observables as catalogue
 from mdsens.derivatives import value_and_jacobian
 from mdsens.equilibrium import Equilibrium, relax
 from mdsens.errors import InputError
+from mdsens.observables.elastic import is_sheet
 from mdsens.potentials import Potential
 from mdsens.studies.findings import unit_of_observable
 from mdsens.studies.parameters import Selection
@@ -44,6 +45,12 @@ class Of(eqx.Module):
         self.structures = structures if isinstance(structures, str) else tuple(sorted(structures.items()))
 
     @property
+    def state_index(self) -> dict[str, int]:
+        """Numbers of negative curvatures that the structures must have, where the observable says so."""
+        asked = getattr(self.observable, "state_index", {})
+        return {} if isinstance(self.structures, str) else {name: asked[role] for role, name in self.structures if role in asked}
+
+    @property
     def needed(self) -> tuple[str, ...]:
         """Names of the structures."""
         return (self.structures,) if isinstance(self.structures, str) else tuple(name for _, name in self.structures)
@@ -58,6 +65,10 @@ class Together(eqx.Module):
     """Observables by name as one vector; a pytree, so that equal ones share compiled code."""
 
     parts: dict[str, Any]
+
+    @property
+    def state_index(self) -> dict[str, int]:
+        return {name: index for part in self.parts.values() for name, index in getattr(part, "state_index", {}).items()}
 
     def __call__(self, systems: Any, potential: Potential) -> Array:
         return jnp.concatenate([jnp.ravel(part(systems, potential)) for part in self.parts.values()])
@@ -139,24 +150,29 @@ def differentiate(
     return values, selection.columns(jacobian, sum(value.size for value in values.values()))
 
 
-def units_of(potential: Potential, names: Iterable[str], observed: Together | None, dim: int) -> dict[str, dict[str, Any]]:
+def units_of(
+    potential: Potential, names: Iterable[str], observed: Together | None, systems: Mapping[str, System]
+) -> dict[str, dict[str, Any]]:
     """Units of parameters and observables by name, as files have them, where they are known."""
     parts = {} if observed is None else observed.parts
     return {
         "parameters": {name: potential.unit_of(name.partition("[")[0]) for name in names},
-        "observables": {name: found for name, part in parts.items() if (found := _unit_of(part, dim)) is not None},
+        "observables": {name: found for name, part in parts.items() if (found := _unit_of(part, systems)) is not None},
     }
 
 
-def _unit_of(observable: Any, dim: int) -> str | list[str] | None:
+def _unit_of(observable: Any, systems: Mapping[str, System]) -> str | list[str] | None:
     """Of an observable of the catalogue, inside whatever it is wrapped in."""
-    components = None
+    components, sheet = None, None
+    name = getattr(observable, "structures", None)
+    system = systems[name] if isinstance(name, str) and name in systems else next(iter(systems.values()))
     while not isinstance(observable, type) and (inner := _inside(observable)) is not None:
+        sheet = getattr(observable, "keywords", {}).get("sheet", sheet)
         components, observable = getattr(observable, "indices", components), inner
     name = getattr(observable, "__name__", type(observable).__name__)
     known = getattr(catalogue, name, None)
     return (
-        unit_of_observable(name, dim, components)
+        unit_of_observable(name, system.dim, components, sheet=is_sheet(system, sheet))
         if known is not None and any(known is one for one in (observable, type(observable)))
         else None
     )

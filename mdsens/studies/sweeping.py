@@ -138,7 +138,7 @@ def sweep(
     bar = tqdm(rows, desc="sweep", leave=False, disable=None if progress is None else not progress)
     found = [_point(name, groups[name], potential, point, observed[name], derivatives, relax) for name, point in bar]
     varied = dict.fromkeys([*names, *(name for point in points for name in point)])
-    units = units_of(potential, varied, next(iter(observed.values())), next(iter(named.values())).dim)
+    units = units_of(potential, varied, next(iter(observed.values())), named)
     return Sweep(tuple(found), names, units=units)
 
 

@@ -97,7 +97,7 @@ def sensitivity_table(
         split(rows, values),
         (not reasons) if certificate else None,
         reasons,
-        units=units_of(selection.potential, selection.names, observed, next(iter(named.values())).system.dim),
+        units=units_of(selection.potential, selection.names, observed, {name: eq.system for name, eq in named.items()}),
     )
 
 

@@ -31,7 +31,7 @@ def work(given: Mapping[str, Any]) -> Record:
     observed = building.observables_of(given["observables"], tuple(systems))
     record = _WORKS[given["kind"]](systems, potential, options, observed, given["settings"])
     names = [*given["parameters"], *record.facts.get("names", ())]
-    record.facts["units"] = units_of(potential, names, observed, next(iter(systems.values())).dim)
+    record.facts["units"] = units_of(potential, names, observed, systems)
     return record
 
 
