@@ -39,6 +39,7 @@ from mdsens.linear_response import (
 from mdsens.potentials.base import Potential, parameter_paths
 from mdsens.potentials.paths import named_leaves
 from mdsens.potentials.reparameterised import own_sizes
+from mdsens.references import with_references
 from mdsens.spelling import Spelled, spelled
 
 MAX_BYTES = 4e9
@@ -174,6 +175,7 @@ def value_and_gradient(g: Observable, eq: States, *, linear_solver: Any = None) 
             potentials.
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
+    g, eq = with_references(g, eq)
     founds, states, potential = several(eq, linear_solver)
     check_scalar(g, states, potential)
     value, total, residuals = _adjoint(g, states, potential)
@@ -202,6 +204,7 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) 
     Raises:
         as `value_and_gradient`.
     """
+    g, eq = with_references(g, eq)
     founds, states, potential = several(eq, linear_solver)
     shape = observable_shape(g, states, potential)
     flat, _ = ravel_pytree(potential)
