@@ -90,7 +90,7 @@ def with_references(g: Any, eq: Any, *, order: int = 1) -> tuple[Any, Any]:
     alone = ALONE if isinstance(eq, Equilibrium) else None
     own = {ALONE: eq} if isinstance(eq, Equilibrium) else dict(eq)
     g, states = named_references(g, own, potential)
-    return Beside(g, tuple(states.keys() - own.keys()), alone), states
+    return Beside(g, tuple(name for name in states if name not in own), alone), states
 
 
 def named_references(g: Any, states: Mapping[str, Any], potential: Potential) -> tuple[Any, dict[str, Any]]:
@@ -161,10 +161,10 @@ def _is_referring(node: Any) -> bool:
     return isinstance(node, Referring)
 
 
-def _found(g: Any) -> list[Any]:
-    """The references of an observable, and of those inside it."""
-    nodes = jax.tree.leaves(g, is_leaf=_is_referring)
-    return [reference for node in nodes if _is_referring(node) for reference in node.references]
+def _found(g: Any) -> list[Equilibrium]:
+    """The references of an observable, and of those inside it, that nothing stands for yet."""
+    nodes = [node for node in jax.tree.leaves(g, is_leaf=_is_referring) if _is_referring(node)]
+    return [reference for node in nodes for reference in node.references if isinstance(reference, Equilibrium)]
 
 
 def _replaced(g: Any, change: Callable[[Any], Any]) -> Any:
