@@ -99,7 +99,7 @@ def vacancy(repeat: int = 3) -> Vacancy:
     lengths, formation = observables.distances(pairs), observables.formation_energy(bulk)
 
     @eqx.filter_jit
-    def observed(system: System, potential: Potential) -> Array:
+    def observed(system: System, potential: Potential, formation: Any = formation) -> Array:
         pressure = observables.pressure(system, potential)
         return jnp.stack([jnp.mean(lengths(system, potential)), pressure, formation(system, potential)])
 
@@ -110,8 +110,7 @@ def vacancy(repeat: int = 3) -> Vacancy:
 
     larger = eqx.tree_at(lambda p: p.sigma, potential, (1.0 + CHANGE) * potential.sigma)
     again = relax(eq.system, larger, fmax=FMAX, check_minimum=False)
-    # The reference's atoms sit on symmetric sites, so at a fixed cell it is relaxed for every σ.
-    found = np.asarray(observed(again.system, larger))
+    found = np.asarray(observed(again.system, larger, observables.formation_energy(bulk.again(larger, check_minimum=False))))
     displacement = np.asarray(again.system.positions - eq.system.positions)
     error = displacement - CHANGE * np.asarray(derivative.scaled().positions.sigma)
     return Vacancy(

@@ -39,6 +39,7 @@ from mdsens.linear_response import (
 from mdsens.potentials.base import Potential, parameter_paths
 from mdsens.potentials.paths import named_leaves
 from mdsens.potentials.reparameterised import own_sizes
+from mdsens.references import with_references
 from mdsens.scales import typical_distance
 from mdsens.spelling import Spelled, spelled
 
@@ -180,6 +181,7 @@ def value_and_gradient(g: Observable, eq: States, *, linear_solver: Any = None) 
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
     check_index(g, eq)
+    g, eq = with_references(g, eq)
     founds, states, potential = several(eq, linear_solver)
     check_scalar(g, states, potential)
     value, total, residuals = _adjoint(g, states, potential)
@@ -209,6 +211,7 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) 
         as `value_and_gradient`.
     """
     check_index(g, eq)
+    g, eq = with_references(g, eq)
     founds, states, potential = several(eq, linear_solver)
     shape = observable_shape(g, states, potential)
     flat, _ = ravel_pytree(potential)

@@ -8,7 +8,7 @@ counts as right while ‖δ(t)‖ <= share ‖z(t) - z‖.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -20,15 +20,18 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from mdsens.certificate import distance_to_kinks, kink_gaps
+from mdsens.curvature import curvature
+from mdsens.derivatives import Observable
 from mdsens.descent import relisted
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, MdsensError
-from mdsens.frame import Frame
+from mdsens.frame import Frame, gridded
 from mdsens.implicit import linear_solve
 from mdsens.linear_response import State
 from mdsens.neighbors import SKIN
 from mdsens.potentials.base import Potential
-from mdsens.second_order import Taylor, direction_to, taylor
+from mdsens.rounding import rounding_of
+from mdsens.second_order import Taylor, derivatives_along, direction_to, taylor
 from mdsens.spelling import spelled
 from mdsens.stiffness import hessian_operator
 from mdsens.system import System
@@ -46,8 +49,20 @@ GROWTH = 1.5
 BISECTIONS = 5
 INVERSE_ITERATIONS = 8
 
+QUARTERS = 4
+"""Places up to the range at which it is asked whether all modes still have their stiffness."""
+
+UNSTABLE = "the predicted structure is unstable: a mode has no stiffness left"
+
+LEAST_CHANGE = 0.01
+"""Change of one of an observable's numbers, as a share of the largest, that its error is held against at least."""
+
 RESTING = 1e-12
 """Displacement [Å] below which nothing moves."""
+
+
+Wrong = Callable[[float], tuple[float, str]]
+"""`(error, what is wrong)` of a prediction at t."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +122,7 @@ def validity(
     *,
     share: float = SHARE,
     order: int = 1,
+    observable: Observable | None = None,
     checks: int = 0,
     linear_solver: Any = None,
 ) -> Validity:
@@ -116,6 +132,9 @@ def validity(
         direction: v, potential-shaped, or steps by name: `{"sigma": 1.0}`. The range is in units of it, on its positive side.
         share: allowed error of the displacement, relative to the displacement.
         order: 1 for the linear prediction, 2 for the quadratic one.
+        observable: `g(system, potential)`, whose range is asked for instead: that in which g + t g' (+ ½ t² g'') misses g of
+            structures relaxed again by no more than `share` of the predicted change, in each of its numbers by itself (those
+            that change by less than a hundredth of the largest change are held against that).
         checks: so many structures are relaxed again, evenly up to the range and once beyond it.
 
     Raises:
@@ -134,19 +153,19 @@ def validity(
     first, second = (_length(series.positions[k], None if series.cell is None else series.cell[k]) for k in range(2))
     farthest = _farthest(series)
     bent = 2.0 * share * first / second if second > 0.0 else math.inf
-    soft, curvature, slope = _softening(series.state, series.potential, series.direction, series.first)
-    reached, limit = _range(series, share, order, min(bent, farthest), farthest, soft)
-    found = Validity(
-        SAFETY * reached,
-        share,
-        order,
-        limit,
-        bent,
-        _vanishing(float(curvature), float(slope)),
-        _first_contact(series),
-        (),
-        series,
-    )
+    soft, lowest, slope = _softening(series.state, series.potential, series.direction, series.first)
+    vanishing, contact = _vanishing(float(lowest), float(slope)), _first_contact(series)
+    found = Validity(math.inf, share, order, "", bent, vanishing, contact, (), series)
+    if observable is None:
+        _, noise, _, stiffness = _newton_step(series.state, series.state.frame, series.potential, series.state.z, soft)
+        wrong = lambda t: _wrong(series, t, order, float(noise), soft, float(stiffness))  # noqa: E731
+        guess, held = bent, _index_kept(eq, series, order)
+    else:
+        wrong, guess = predicted_values(eq, series, observable, order, share, linear_solver)
+        held = wrong
+    reached, limit = _range(wrong, share, min(guess, farthest), farthest)
+    reached, limit = _held(held, share, reached, limit)
+    found = dataclasses.replace(found, range=SAFETY * reached, limit=limit)
     return dataclasses.replace(found, checks=tuple(check(eq, found, t) for t in _places(found, checks, farthest)))
 
 
@@ -156,10 +175,8 @@ def _farthest(series: Any) -> float:
     return 1.0 / max(np.max(np.abs(step)) / (np.max(np.abs(theta)) or 1.0) for theta, step in pairs if np.size(theta))
 
 
-def _range(series: Any, share: float, order: int, guess: Any, farthest: float, soft: Any) -> tuple[float, str]:
+def _range(wrong: Wrong, share: float, guess: Any, farthest: float) -> tuple[float, str]:
     """`(t, what ends it)` by steps up from a place where the prediction is right, then bisection."""
-    _, noise, _, curvature = _newton_step(series.state, series.state.frame, series.potential, series.state.z, soft)
-    wrong = lambda t: _wrong(series, t, order, float(noise), soft, float(curvature))  # noqa: E731
     low, high, reason = 0.0, None, ""
     t = 0.5 * guess
     while high is None or (low == 0.0 and high > 1e-8 * farthest):
@@ -183,6 +200,68 @@ def _range(series: Any, share: float, order: int, guess: Any, farthest: float, s
     return low, reason
 
 
+def _held(wrong: Wrong, share: float, reached: float, limit: str) -> tuple[float, str]:
+    """The range as far as nothing is wrong at places inside it either."""
+    low = 0.0
+    for k in range(1, QUARTERS + 1):
+        t = reached * k / QUARTERS
+        error, why = wrong(t)
+        if error > share:
+            high, limit = t, why
+            break
+        low = t
+    else:
+        return reached, limit
+    for _ in range(BISECTIONS):
+        middle = 0.5 * (low + high)
+        error, why = wrong(middle)
+        low, high, limit = (middle, high, limit) if error <= share else (low, middle, why)
+    return low, limit
+
+
+def _index_kept(eq: Equilibrium, series: Taylor, order: int) -> Wrong:
+    """Infinite where the predicted structure has another number of negative curvatures, of whatever modes."""
+
+    def wrong(t: float) -> tuple[float, str]:
+        potential, z = series.parameters(t), series.unknown(t, order)
+        try:
+            frame = relisted(series.state.frame, z, potential, SKIN * _reach(potential))
+            index = curvature(z, gridded(frame), potential)[0].index
+        except MdsensError as error:
+            return math.inf, f"the predicted structure makes no sense: {error}"
+        return (0.0, "") if index == eq.index else (math.inf, UNSTABLE)
+
+    return wrong
+
+
+def predicted_values(
+    eq: Equilibrium, series: Taylor, g: Observable, order: int, share: float, linear_solver: Any
+) -> tuple[Wrong, float]:
+    """`(error and what is wrong at t, where the second-order term makes up the share)` of an observable's prediction."""
+    first, second = (np.asarray(d, dtype=float) for d in derivatives_along(g, eq, series.direction, linear_solver=linear_solver))
+    here = np.asarray(g(eq.system, eq.potential), dtype=float)
+    least = rounding_of(lambda systems: np.ravel(g(systems["alone"], eq.potential)), {"alone": eq.system}).reshape(here.shape)
+
+    def shares(missed: np.ndarray, change: np.ndarray) -> float:
+        size = np.fmax(np.abs(change), LEAST_CHANGE * np.abs(change).max(initial=0.0))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return float(np.where(np.abs(missed) <= least, 0.0, np.abs(missed) / size).max(initial=0.0))
+
+    def wrong(t: float) -> tuple[float, str]:
+        change = t * first + (0.5 * t**2 * second if order == 2 else 0.0)
+        try:
+            there = warm(eq, series.system(t, order)).again(series.parameters(t), progress=False)
+            value = np.asarray(g(there.system, there.potential), dtype=float)
+        except MdsensError as error:
+            return math.inf, f"the state is unstable: {error}"
+        if not np.isfinite(value).all():
+            return math.inf, "the observable is not finite"
+        return shares(value - here - change, change), "the observable's prediction is off by the share"
+
+    bend = shares(0.5 * second, first)
+    return wrong, share / bend if bend > 0.0 else math.inf
+
+
 def _wrong(series: Any, t: float, order: int, noise: float, soft: Any, curvature: float) -> tuple[float, str]:
     """`(‖δ(t)‖ / ‖z(t) - z‖, what is wrong)` of the prediction at t; inf where there is no Newton step.
 
@@ -197,7 +276,7 @@ def _wrong(series: Any, t: float, order: int, noise: float, soft: Any, curvature
         return math.inf, f"the predicted structure makes no sense: {error}"
     size, step, residual, there = _newton_step(series.state, frame, potential, z, soft)
     if not (np.isfinite(step) and residual <= series.state.fail_rtol and there * curvature > 0.0):
-        return math.inf, "the predicted structure is unstable: a mode has no stiffness left"
+        return math.inf, UNSTABLE
     resting = max(RESTING, 10.0 * noise)
     if float(size) < resting:
         return (0.0 if float(step) < resting else math.inf), "what is predicted not to move moves"
@@ -312,6 +391,7 @@ class Extrapolation:
         order: of the Taylor series.
         validity: along the way there; t = 1 is the new potential.
         start: the equilibrium that it comes from.
+        stable: whether the predicted structure has as many negative curvatures as the start.
     """
 
     system: System
@@ -319,11 +399,12 @@ class Extrapolation:
     order: int
     validity: Validity
     start: Equilibrium = dataclasses.field(repr=False)
+    stable: bool = True
 
     @property
     def trusted(self) -> bool:
-        """Whether the new potential lies within the range."""
-        return self.validity.range >= 1.0
+        """Whether the new potential lies within the range, and all modes have their stiffness there."""
+        return self.validity.range >= 1.0 and self.stable
 
     def relax(self, **options: Any) -> Equilibrium:
         """Relaxed from the predicted structure under the same conditions; options as for `mdsens.relax`."""
@@ -346,4 +427,5 @@ def extrapolate(
         still = Validity(math.inf, share, order, "nothing moves", math.inf, math.inf, math.inf, (), series)
         return Extrapolation(eq.system, potential, order, still, eq)
     found = validity(eq, direction, share=share, order=order, linear_solver=linear_solver)
-    return Extrapolation(found.taylor.system(1.0, order), potential, order, found, eq)
+    stable = _index_kept(eq, found.taylor, order)(1.0)[0] == 0.0
+    return Extrapolation(found.taylor.system(1.0, order), potential, order, found, eq, stable)

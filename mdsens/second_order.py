@@ -26,6 +26,7 @@ from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, LinearSolveError
 from mdsens.linear_response import State, solution, usable
 from mdsens.potentials.base import Potential
+from mdsens.references import with_references
 from mdsens.spelling import spelled
 from mdsens.system import System
 
@@ -55,6 +56,7 @@ def hessian_vector(
         as `value_and_gradient`.
     """
     check_index(g, eq)
+    g, eq = with_references(g, eq, order=2)
     _, states, potential = several(eq, linear_solver)
     check_scalar(g, states, potential)
     product = _hessian_vector(g, states, potential, check_direction(potential, direction))
@@ -82,6 +84,7 @@ def derivatives_along(
         as `hessian_vector`.
     """
     check_index(g, eq)
+    g, eq = with_references(g, eq, order=2)
     _, states, potential = several(eq, linear_solver)
     first, second = _derivatives_along(g, states, potential, check_direction(potential, direction))
     if not (np.isfinite(first).all() and np.isfinite(second).all()):

@@ -425,6 +425,24 @@ def test_workers_do_the_same_and_end_with_the_one_that_was_killed(tmp_path):
     assert same(numbers(tmp_path / "killed"), numbers(tmp_path / "whole"))
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_interrupt_of_workers_ends_in_a_sentence(tmp_path, begun):
+    """As a terminal's Ctrl-C, it reaches the workers too: while they start, or at work."""
+    dimers(tmp_path, MANY)
+    program = [sys.executable, "-m", "mdsens.cli", "run", "dimers.toml", "-o", "out", "--workers", "2"]
+    with (tmp_path / "said.txt").open("w") as said:
+        process = subprocess.Popen(program, cwd=tmp_path, stdout=said, stderr=said, start_new_session=True)
+        awaited = "out/units/*.h5" if begun else "out/study.json"
+        while process.poll() is None and not list(tmp_path.glob(awaited)):
+            time.sleep(0.002)
+        time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=120) == 130
+    assert (tmp_path / "said.txt").read_text().strip() == "mdsens: interrupted; every file that was written is complete."
+
+
 def test_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert mdsens("new", "swep")[1].endswith("Did you mean 'sweep'?")

@@ -9,6 +9,7 @@ from differences import at
 from helpers import refused
 
 import mdsens as ms
+from mdsens import studies
 from mdsens.derivatives import check_direction
 from mdsens.second_order import derivatives_along
 from mdsens.structures import random_packing
@@ -151,6 +152,65 @@ def test_softest_mode_on_the_way_to_an_instability():
     # Eight inverse iterations leave 0.4^16 of the stiffer mode in the energy of the soft one.
     np.testing.assert_allclose(found.soft_mode, 0.4, rtol=1e-5)
     assert found.range <= 0.4 + 1e-6
+
+
+class Springs(ms.PairPotential):
+    length: dict
+    stiffness: dict
+    cutoff: float = ms.static(5.0)
+
+    def pair_energy(self, r, i, j):
+        return 0.5 * self.pair(self.stiffness, i, j) * (r - self.pair(self.length, i, j)) ** 2
+
+
+@pytest.fixture(scope="module")
+def strut():
+    """A weak pair of springs that shifts its atom, far from a stiff one that buckles as soon as its length is 1."""
+    places = [[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0], [19.0, 0.0], [20.0, 0.0], [21.0, 0.0]]
+    system = ms.System(places, frozen=[True, False, True] * 2, species=["A", "A", "A", "C", "B", "D"])
+    pairs = [f"{a}-{b}" for k, a in enumerate("ABCD") for b in "ABCD"[k:]]
+    lengths = dict.fromkeys(pairs, 0.5) | {"A-A": 0.8}
+    stiffnesses = dict.fromkeys(pairs, 0.01) | {"A-A": 1.0}
+    return ms.relax(system, Springs(length=lengths, stiffness=stiffnesses), fmax=1e-13)
+
+
+def test_a_mode_that_was_not_the_softest_ends_the_range(strut):
+    """The weak atom's curvature across is 0.01 and vanishes far away; the stiff one's, 2 (1 - a), at t = 0.2."""
+    along = {"length.A-A": 1.0, "length.B-D": 1.0}
+    found = ms.validity(strut, along)
+    assert 0.15 < found.range <= 0.2 and "unstable" in found.limit
+    longer = studies.with_values(strut.potential, {"length.A-A": 1.05, "length.B-D": 0.75})
+    guess = ms.extrapolate(strut, longer)
+    assert not guess.trusted and guess.validity.range <= 0.8
+    assert ms.extrapolate(strut, studies.with_values(longer, {"length.A-A": 0.95, "length.B-D": 0.65})).trusted
+
+
+def test_the_range_of_an_observable_is_its_own():
+    """A bond of length l², and its square: of (l + t)⁴ the straight line 4 l³ t misses 6 l² t² + 4 l t³ + t⁴."""
+
+    class Squared(ms.PairPotential):
+        root: float
+        cutoff: float = ms.static(5.0)
+
+        def pair_energy(self, r, i, j):
+            return 0.5 * (r - self.root**2) ** 2
+
+    eq = ms.relax(ms.System([[0.0, 0.0], [1.44, 0.0]], frozen=[True, False], species="A"), Squared(root=1.2), fmax=1e-12)
+
+    def squares(system, potential):
+        length = system.positions[1, 0]
+        return jnp.stack([length, length**2])
+
+    share, t = 0.1, np.linspace(1e-3, 0.3, 30_000)
+    off = (6.0 * 1.44 * t**2 + 4.8 * t**3 + t**4) / (4.0 * 1.2**3 * t)
+    end = t[np.searchsorted(off, share)]
+    found = ms.validity(eq, {"root": 1.0}, share=share, observable=lambda s, p: squares(s, p)[1])
+    np.testing.assert_allclose(found.range, 0.9 * end, rtol=0.1)
+    both = ms.validity(eq, {"root": 1.0}, share=share, observable=squares)
+    np.testing.assert_allclose(both.range, found.range, rtol=0.05)  # the worst of both
+    assert ms.validity(eq, {"root": 1.0}, share=share).range > 2.0 * found.range
+    second = ms.validity(eq, {"root": 1.0}, share=share, order=2, observable=lambda s, p: squares(s, p)[1])
+    np.testing.assert_allclose(second.range, 0.9 * 0.454218, rtol=0.1)  # 4 l t³ + t⁴ is a tenth of 4 l³ t + 6 l² t²
 
 
 def test_extrapolation_of_first_and_second_order(crystal):

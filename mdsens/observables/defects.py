@@ -74,7 +74,8 @@ class relaxation_volume(eqx.Module):
 
     Args:
         elastic_constants: the bulk's, a symmetric Voigt matrix `(6, 6)` [GPa], in 2-D `(3, 3)` [eV/Å²]; or an observable that
-            gives them, whose derivative is then counted too.
+            gives them, whose derivative is then counted too. Numbers stay what they are for every potential: in a study that
+            changes it, give the observable.
 
     Raises:
         InputError: a matrix of another shape or one that is not positive definite, or as `dipole_tensor`.

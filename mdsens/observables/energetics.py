@@ -15,6 +15,7 @@ from mdsens.errors import ConvergenceError, InputError
 from mdsens.neighbors import Neighbors
 from mdsens.observables.composition import reference_amounts, state_named
 from mdsens.potentials.base import Potential, listed_energies
+from mdsens.references import Referring
 from mdsens.system import System, is_concrete
 from mdsens.units import stress_unit
 
@@ -109,7 +110,7 @@ class cohesive_energy(eqx.Module):
         return jnp.sum(listed_energies(potential, alone))
 
 
-class formation_energy(eqx.Module):
+class formation_energy(Referring):
     """`formation_energy(*references)`: energy of a structure above that of as many atoms of relaxed references [eV].
 
         E_f = E - Σ_r x_r E_r,    Σ_r x_r n_r = n for every species,
@@ -118,8 +119,9 @@ class formation_energy(eqx.Module):
     the heat of formation; for a defect that changes the composition, references that fix the chemical potentials.
     C. Freysoldt et al., Rev. Mod. Phys. 86, 253 (2014), section II.
 
-    References stay at their own equilibrium: their energies' derivatives are exact to first order, since the implicit term
-    of an energy vanishes at its minimum (with a cell that is fixed, or relaxed at zero pressure).
+    References are at their own equilibrium: they are relaxed again, under their own conditions (cell, pressure, constraints),
+    for every other potential that is asked about, by a study too. Inside `jit` that cannot be done: another potential than
+    theirs gives NaN there; name the states instead, `defect_formation_energy`.
 
     Args:
         references: equilibria, at most as many as there are species.
@@ -138,9 +140,8 @@ class formation_energy(eqx.Module):
             raise ConvergenceError(f"A reference of a formation energy is no equilibrium: {bad[0].status.value}.")
         self.references = references
 
-    def __call__(self, system: System, potential: Potential) -> Array:
-        systems = [reference.system for reference in self.references]
-        return _above(system, systems, potential, "formation_energy")
+    def beside(self, system: System, references: Sequence[System], potential: Potential) -> Array:
+        return _above(system, references, potential, "formation_energy")
 
 
 def defect_formation_energy(states: Mapping[str, System], potential: Potential) -> Float[Array, ""]:

@@ -307,12 +307,12 @@ def observables_of(recipes: Mapping[str, Mapping[str, Any]], structures: tuple[s
     Raises:
         InputError: names, arguments or structures that are not known.
     """
-    return _observables(json.dumps(recipes, sort_keys=True), structures)
+    return _observables(json.dumps(recipes), structures)
 
 
 @functools.lru_cache(maxsize=1000)
 def _observables(text: str, structures: tuple[str, ...]) -> Together:
-    return Together({name: _observable(recipe, structures) for name, recipe in sorted(json.loads(text).items())})
+    return Together({name: _observable(recipe, structures) for name, recipe in json.loads(text).items()})
 
 
 def _observable(recipe: Any, structures: Any) -> Of:

@@ -18,7 +18,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
-from jaxtyping import Float
 
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, MdsensError
@@ -26,6 +25,7 @@ from mdsens.potentials import Potential
 from mdsens.second_order import derivatives_along, direction_to
 from mdsens.spelling import spelled
 from mdsens.studies.descending import Cost, check_optimizer, descend, slope_of
+from mdsens.studies.fits import UNDETERMINED, Calibration, Target, Wanted, allowance, verdict
 from mdsens.studies.observing import (
     Of,
     Systems,
@@ -37,93 +37,23 @@ from mdsens.studies.observing import (
     flat,
     relax_again,
     relax_all,
+    rounding,
+    structures_of,
     together,
     units_of,
 )
 from mdsens.studies.parameters import Selection
-from mdsens.studies.results import Result
 
 RADIUS = 0.1
 """First radius of the trust region: a relative change of all parameters together. Twice that with exact second derivatives."""
 
 SMALLEST_RADIUS = 1e-10
 
-UNDETERMINED = 1e-7
-"""Singular value, relative to the largest, below which the targets do not determine a direction."""
-
 LARGE = 1000
 """Parameters beyond which it is not asked what the targets determine."""
 
 MANY_SECOND = 10_000_000
 """Second derivatives of all targets beyond which they are not kept."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """What an observable should be.
-
-    Args:
-        observable: `g(system, potential)`; see `studies.Of` for several structures.
-        value: of the observable's shape; NaN for components that do not matter.
-        sigma: the standard deviation that the fit may be off by, one or of the same shape.
-    """
-
-    observable: Callable[..., Any]
-    value: Any
-    sigma: Any = 1.0
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Calibration(Result):
-    """The outcome of a fit.
-
-    Attributes:
-        potential: the fitted one.
-        names: of the parameters that varied.
-        start, parameters: their values before and after.
-        std: their standard deviations by the targets' σ and the priors; inf where nothing determines them, NaN where more
-            than 1,000 varied.
-        found, wanted, sigma: of the targets' components, with `labels`.
-        cost: what was minimised.
-        converged: whether it arrived; `message` says how it ended.
-        relaxations: structures that were relaxed.
-        evaluations: of all targets together.
-        singular_values: of the targets in relative changes of the parameters, the largest first; none where more than 1,000
-            parameters varied.
-        directions: rows, right singular vectors.
-        states: the equilibria by name.
-        history: the cost of each step that was accepted; with an optimizer, of each step.
-        design: whether the targets are a design's, wanted as they are: `std` and `sigma` have no meaning then.
-    """
-
-    potential: Potential
-    names: tuple[str, ...]
-    start: Float[np.ndarray, " chosen"]
-    parameters: Float[np.ndarray, " chosen"]
-    std: Float[np.ndarray, " chosen"]
-    labels: tuple[str, ...]
-    found: Float[np.ndarray, " components"]
-    wanted: Float[np.ndarray, " components"]
-    sigma: Float[np.ndarray, " components"]
-    cost: float
-    converged: bool
-    message: str
-    relaxations: int
-    evaluations: int
-    singular_values: Float[np.ndarray, " directions"]
-    directions: Float[np.ndarray, "directions chosen"]
-    states: dict[str, Equilibrium] = dataclasses.field(repr=False)
-    history: tuple[float, ...]
-    design: bool = dataclasses.field(default=False, kw_only=True)
-
-    @property
-    def undetermined(self) -> tuple[dict[str, float], ...]:
-        """Directions that the targets do not determine: relative changes of parameters that leave all of them as they are."""
-        if not len(self.singular_values):
-            return ()
-        smallest = UNDETERMINED * self.singular_values[0]
-        chosen = self.directions[self.singular_values <= smallest]
-        return tuple({name: float(part) for name, part in zip(self.names, row, strict=True)} for row in chosen)
 
 
 @spelled
@@ -147,7 +77,7 @@ def calibrate(
     Where the targets do not determine a direction, parameters do not move along it (unless a prior says how).
 
     Args:
-        systems: a structure, or several by name; where they start.
+        systems: a structure, or several by name; where they start. Equilibria are relaxed under their own conditions.
         targets: by name.
         wrt: parameters that vary; by default all.
         bounds: `(lowest, highest)` by parameter.
@@ -255,7 +185,8 @@ class _Problem:
         self.informed = np.isfinite(self.width)
         self.x = np.zeros(len(self.start))
         self.labels: tuple[str, ...] = ()
-        self.wanted = self.sigma = np.zeros(0)
+        self.wanted = self.sigma = self.allowed = np.zeros(0)
+        self.noise: np.ndarray | None = None
         self.bends: np.ndarray | None = None
 
     def relaxed(self, x: np.ndarray, states: Mapping[str, Equilibrium] | None) -> dict[str, Equilibrium]:
@@ -279,7 +210,11 @@ class _Problem:
         residual = np.concatenate([(found - self.wanted) / self.sigma, self._pull(x)])
         if slopes is None:
             return _Here(x, states, found, residual, np.zeros((0, len(x))))
+        if self.noise is None:
+            self.noise = rounding(self.observed, states)[self.counts][:, None]
         slopes = slopes[self.counts] * self.scale
+        # A parameter without any effect has none by rounding either.
+        slopes = np.where(np.abs(slopes) > self.noise, slopes, 0.0)
         pulls = np.diag(self.scale / self.width)[self.informed]
         return _Here(x, states, found, residual, np.concatenate([slopes / self.sigma[:, None], pulls]))
 
@@ -315,8 +250,11 @@ class _Problem:
         wanted: list[np.ndarray] = []
         sigma: list[np.ndarray] = []
         labels: list[str] = []
+        allowed: list[np.ndarray] = []
         for name, value in values.items():
-            for numbers, given, what in ((wanted, self.targets[name].value, "value"), (sigma, self.targets[name].sigma, "sigma")):
+            target = self.targets[name]
+            weight = 1.0 if target.sigma is None else target.sigma
+            for numbers, given, what in ((wanted, target.value, "value"), (sigma, weight, "sigma")):
                 given = np.asarray(given, dtype=float)
                 if given.shape != value.shape and not (what == "sigma" and given.ndim == 0):
                     raise InputError(
@@ -325,8 +263,10 @@ class _Problem:
                     )
                 numbers.append(np.broadcast_to(given, value.shape).ravel())
             labels += entries(name, value.shape)
+            allowed.append(allowance(target, wanted[-1], sigma[-1], np.ravel(value)))
         self.counts = ~np.isnan(np.concatenate(wanted))
         self.wanted, self.sigma = np.concatenate(wanted)[self.counts], np.concatenate(sigma)[self.counts]
+        self.allowed = np.concatenate(allowed)[self.counts]
         self.labels = tuple(label for label, counts in zip(labels, self.counts, strict=True) if counts)
         if not self.labels or not np.isfinite(self.wanted).all() or not (np.isfinite(self.sigma) & (self.sigma > 0.0)).all():
             raise InputError("Targets must be finite numbers, with positive sigma.")
@@ -420,6 +360,9 @@ class _Problem:
     def outcome(self, here: _Here, converged: bool, message: str, history: list[float]) -> Calibration:
         parameters = self.start + self.scale * here.x
         std, sizes, directions = self._identified(here, parameters)
+        missed = np.abs(here.found - self.wanted) > self.allowed + (0.0 if self.noise is None else self.noise[:, 0])
+        if converged and missed.any():
+            converged, message = self._verdict(here, missed, message)
         return Calibration(
             self.selection.at(parameters),
             self.selection.names,
@@ -439,8 +382,20 @@ class _Problem:
             directions,
             here.states,
             tuple(history),
-            units=units_of(self.potential, self.selection.names, self.observed, self.systems),
+            missed=tuple(label for label, off in zip(self.labels, missed, strict=True) if off),
+            units=units_of(self.potential, self.selection.names, self.observed, structures_of(self.systems)),
         )
+
+    def _verdict(self, here: _Here, missed: np.ndarray, message: str) -> tuple[bool, str]:
+        names = zip(self.selection.names, here.x, self.low, self.high, strict=True)
+        # As near as adding a step to where it began lets it come.
+        held = [name for name, x, low, high in names if min(x - low, high - x) <= 1e-9 * max(1.0, abs(x))]
+        against = bool(np.any(np.abs(self._pull(here.x)) > 1.0))
+        blind = len(here.matrix) > 0 and not here.matrix[: len(self.labels)][missed].any()
+        off = np.where(missed, np.abs(here.found - self.wanted) / self.sigma, 0.0)
+        k = int(np.argmax(off))
+        told = f"{self.labels[k]} is {here.found[k]:.6g} where {self.wanted[k]:.6g} is wanted"
+        return verdict(message, self.labels[k], told, int(missed.sum()), held, against, blind)
 
     def _identified(self, here: _Here, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`(standard deviations, singular values, directions)`."""
@@ -481,5 +436,6 @@ def inverse_design(
     targets = {}
     for name, (observable, value) in wanted.items():
         size = np.asarray(value, dtype=float)
-        targets[name] = Target(observable, value, np.where(np.nan_to_num(size) == 0.0, 1.0, np.abs(size)))
+        # Off by a share of themselves.
+        targets[name] = Wanted(observable, value, np.where(np.nan_to_num(size) == 0.0, 1.0, np.abs(size)))
     return dataclasses.replace(calibrate(systems, potential, targets, **options), design=True)

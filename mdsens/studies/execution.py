@@ -247,7 +247,7 @@ def _in_parallel(units: Sequence[Unit], folder: Path, workers: int) -> Generator
             running[pool.submit(share, some, folder)] = some
 
     try:
-        with _bounded_threads(threads):
+        with _bounded_threads(threads), _without_interrupts():
             for _ in range(AHEAD * workers):
                 submit()
         while running:
@@ -267,6 +267,8 @@ def _in_parallel(units: Sequence[Unit], folder: Path, workers: int) -> Generator
         if running:
             for process in processes:
                 process.terminate()
+        # Its own thread closes pipes: it must be gone before the interpreter goes.
+        pool.shutdown(wait=True)
         for process in processes:
             process.join()
             for part in (folder / UNITS).glob(f".*.{process.pid}.part"):
@@ -287,6 +289,19 @@ def _bounded_threads(count: int) -> Iterator[Any]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Ctrl-C waits meanwhile, and processes that are started never hear of it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin_worker() -> None:

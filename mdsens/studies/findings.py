@@ -99,7 +99,8 @@ class Record:
 
     def labels(self, axis: str) -> Sequence[str] | None:
         """What stands along an axis, where that has names."""
-        return {"parameter": self.facts.get("names"), "target": self.facts.get("labels"), "space": "xyz"[: self.dim]}.get(axis)
+        names = {"parameter": "names", "target": "labels", "number": "numbers", "number_2": "numbers"}
+        return "xyz"[: self.dim] if axis == "space" else self.facts.get(names.get(axis, ""))
 
     def unit(self, path: str, observables: Mapping[str, Any]) -> str | None:
         """Of a path's numbers, where it is one and known; `observables` are the recipes."""

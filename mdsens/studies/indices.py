@@ -21,7 +21,9 @@ from mdsens.studies.observing import (
     flat,
     options_of,
     relax_again,
+    rounding,
     split,
+    structures_of,
     together,
     units_of,
 )
@@ -45,7 +47,7 @@ class GlobalIndices(Result):
         values: by SALib's name of the index, by observable, `(*shape, parameters)`. Sobol: `"S1"`, the share of the variance
             that a parameter has alone; `"ST"`, with all that it does together with others; `"_conf"` is half of the 95 %
             interval. Morris: `"mu_star"`, the mean size of what a parameter does across its range, `"mu"` with its sign,
-            and `"sigma"`, how much it differs from place to place.
+            and `"sigma"`, how much it differs from place to place. All are 0 where nothing varies beyond rounding.
         count: structures relaxed; `failed` did not, and their groups were left out.
         seconds: wall time.
     """
@@ -104,6 +106,7 @@ def global_indices(
         points = morris.sample(problem, samples, num_levels=LEVELS, seed=seed)
         group = len(selection.names) + 1
     options = {name: {"check_minimum": False, **one} for name, one in options_of(named, relax).items()}
+    noise = rounding(observed, named)
     rows, shapes = [], evaluate(observed, named)
     for point in points:
         try:
@@ -117,16 +120,16 @@ def global_indices(
     if kept.sum() < 2 * group:
         raise InputError(f"Of {len(points)} samples {failed.sum()} did not relax: narrow the distributions.")
 
-    def indices(column: np.ndarray) -> Any:
-        if np.ptp(column) == 0.0:
+    def indices(column: np.ndarray, noise: float) -> Any:
+        if np.std(column) <= noise:
             return {key: np.zeros(len(selection.names)) for key in METHODS[method]}
         if method == "sobol":
             return sobol_indices.analyze(problem, column, calc_second_order=False, seed=seed)
         return morris_effects.analyze(problem, points[kept], column, num_levels=LEVELS, seed=seed)
 
-    each = [indices(column) for column in found[kept].T]
+    each = [indices(column, float(least)) for column, least in zip(found[kept].T, noise, strict=True)]
     values = {key: split(np.array([np.asarray(one[key], dtype=float) for one in each]), shapes) for key in METHODS[method]}
-    units = units_of(selection.potential, selection.names, observed, next(iter(named.values())).system.dim)
+    units = units_of(selection.potential, selection.names, observed, structures_of(named))
     seconds = time.perf_counter() - begun
     return GlobalIndices(method, selection.names, values, len(points), int(failed.sum()), seconds, units=units)
 

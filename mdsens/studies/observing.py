@@ -17,14 +17,16 @@ from mdsens.equilibrium import Equilibrium, relax
 from mdsens.errors import InputError
 from mdsens.observables.elastic import is_sheet
 from mdsens.potentials import Potential
+from mdsens.references import ALONE, named_references, with_named
+from mdsens.rounding import rounding_of
 from mdsens.studies.findings import unit_of_observable
 from mdsens.studies.parameters import Selection
 from mdsens.system import System
 
-ALONE = "structure"
-"""Name of a structure that was given without one."""
+OF_SADDLES = ("mode", "fmax", "max_step", "max_steps", "throw", "progress")
+"""Options of `find_saddle`."""
 
-Systems = System | Mapping[str, System]
+Systems = System | Equilibrium | Mapping[str, System | Equilibrium]
 States = Equilibrium | Mapping[str, Equilibrium]
 Observables = Callable[..., Any] | Mapping[str, Callable[..., Any]]
 
@@ -62,16 +64,25 @@ class Of(eqx.Module):
 
 
 class Together(eqx.Module):
-    """Observables by name as one vector; a pytree, so that equal ones share compiled code."""
+    """Observables by name as one vector, in the order asked for; a pytree, so that equal ones share compiled code."""
 
-    parts: dict[str, Any]
+    members: tuple[Any, ...]
+    names: tuple[str, ...] = eqx.field(static=True)
+
+    def __init__(self, parts: Mapping[str, Any]) -> None:
+        self.members, self.names = tuple(parts.values()), tuple(parts)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The observables by name."""
+        return dict(zip(self.names, self.members, strict=True))
 
     @property
     def state_index(self) -> dict[str, int]:
         return {name: index for part in self.parts.values() for name, index in getattr(part, "state_index", {}).items()}
 
     def __call__(self, systems: Any, potential: Potential) -> Array:
-        return jnp.concatenate([jnp.ravel(part(systems, potential)) for part in self.parts.values()])
+        return jnp.concatenate([jnp.ravel(part(systems, potential)) for part in self.members])
 
 
 def by_name(systems: Systems | States) -> dict[Any, Any]:
@@ -100,14 +111,13 @@ def together(observables: Observables, structures: Any) -> Together:
         if missing := set(g.needed) - set(structures):
             raise InputError(f"The observable {name!r} is of a structure {min(missing)!r} that is not among {structures}.")
         parts[name] = g
-    # In JAX's order of dicts, in which the parts come back.
-    return Together(dict(sorted(parts.items())))
+    return Together(parts)
 
 
 class _Known:
     """Observables whose own numbers are known to compiled code, so that these are looked at: equal if the numbers are."""
 
-    def __init__(self, parts: dict[str, Any]) -> None:
+    def __init__(self, parts: Any) -> None:
         leaves, structure = jax.tree.flatten(parts)
         self.parts, self.identity = parts, (structure, *map(_value, leaves))
 
@@ -127,8 +137,8 @@ def _value(leaf: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _values(known: _Known, systems: Any, potential: Potential) -> dict[str, Array]:
-    return {name: jnp.asarray(part(systems, potential)) for name, part in known.parts.items()}
+def _values(known: _Known, systems: Any, potential: Potential) -> list[Array]:
+    return [jnp.asarray(part(systems, potential)) for part in with_named(known.parts, systems)]
 
 
 def evaluate(observed: Together, states: Mapping[str, Equilibrium]) -> dict[str, np.ndarray]:
@@ -137,8 +147,21 @@ def evaluate(observed: Together, states: Mapping[str, Equilibrium]) -> dict[str,
     Raises:
         InputError: an observable that does not fit the structures.
     """
-    systems, potential = {name: eq.system for name, eq in states.items()}, next(iter(states.values())).potential
-    return {name: np.asarray(value) for name, value in _values(_Known(observed.parts), systems, potential).items()}
+    potential = next(iter(states.values())).potential
+    # What observables refer to differs from one potential to the next, unlike what compiled code knows of them.
+    members, states = named_references(observed.members, states, potential)
+    systems = {name: eq.system for name, eq in states.items()}
+    found = _values(_Known(members), systems, potential)
+    return {name: np.asarray(value) for name, value in zip(observed.names, found, strict=True)}
+
+
+def rounding(observed: Together, states: Mapping[str, Equilibrium]) -> Float[np.ndarray, " values"]:
+    """How much of a change of each of the observables' numbers is nothing but rounding."""
+
+    def value(systems: dict[str, System]) -> np.ndarray:
+        return flat(evaluate(observed, {name: eqx.tree_at(lambda e: e.system, states[name], systems[name]) for name in states}))
+
+    return rounding_of(value, {name: eq.system for name, eq in states.items()})
 
 
 def differentiate(
@@ -208,16 +231,32 @@ def entries(name: str, shape: tuple[int, ...]) -> list[str]:
     return [name + (f"[{','.join(map(str, index))}]" if index else "") for index in np.ndindex(shape)]
 
 
-def relax_all(systems: Mapping[str, System], potential: Potential, options: Mapping[str, Any]) -> dict[str, Equilibrium]:
-    """Each structure relaxed; options are those of `relax`, or such by the structures' names."""
+def structures_of(named: Mapping[str, Any]) -> dict[str, System]:
+    """Return the structures of structures or equilibria by name."""
+    return {name: one.system if isinstance(one, Equilibrium) else one for name, one in named.items()}
+
+
+def relax_all(systems: Mapping[str, Any], potential: Potential, options: Mapping[str, Any]) -> dict[str, Equilibrium]:
+    """Each structure relaxed, an equilibrium under its own conditions; options are those of `relax`, or by structures' names."""
     each = options_of(systems, options)
-    return {name: relax(system, potential, **{"progress": False, **each[name]}) for name, system in systems.items()}
+    return {
+        name: _again(one, potential, each[name])
+        if isinstance(one, Equilibrium)
+        else relax(one, potential, **{"progress": False, **each[name]})
+        for name, one in systems.items()
+    }
 
 
 def relax_again(states: Mapping[str, Equilibrium], potential: Potential, options: Mapping[str, Any]) -> dict[str, Equilibrium]:
     """Each equilibrium relaxed with another potential, from where it is."""
     each = options_of(states, options)
-    return {name: eq.again(potential, **{"progress": False, **each[name]}) for name, eq in states.items()}
+    return {name: _again(eq, potential, each[name]) for name, eq in states.items()}
+
+
+def _again(eq: Equilibrium, potential: Potential, options: Mapping[str, Any]) -> Equilibrium:
+    """Saddle points are searched for, and know fewer options than `relax`."""
+    kept = {key: value for key, value in options.items() if not eq.index or key in OF_SADDLES}
+    return eq.again(potential, **{"progress": False, **kept})
 
 
 def options_of(systems: Mapping[str, Any], options: Mapping[str, Any] | None) -> dict[str, dict[Any, Any]]:

@@ -123,3 +123,48 @@ def _entries(path: str, shape: tuple[int, ...]) -> Iterable[str]:
     if not shape:
         return [path]
     return (f"{path}[{', '.join(map(str, index))}]" for index in np.ndindex(shape))
+
+
+NEGATIVE = 1e-8
+"""Eigenvalue of a correlation matrix below which, if it is negative, it is none."""
+
+
+def root_of(covariance: Any, names: Sequence[str]) -> Float[np.ndarray, "chosen chosen"]:
+    """L with L Lᵀ a covariance matrix of parameters of these names, judged in units of each one's standard deviation.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        matrix = np.asarray(covariance, dtype=float)
+    except (TypeError, ValueError):
+        raise InputError(f"A covariance is a square matrix of numbers, for {', '.join(names):.80}.") from None
+    count = len(names)
+    if matrix.shape != (count, count):
+        raise InputError(f"The covariance must be of shape {(count, count)}, for {', '.join(names):.200}: not {matrix.shape}.")
+    if not np.isfinite(matrix).all():
+        raise InputError("The covariance must be finite.")
+    variances = np.diag(matrix)
+    if (variances < 0.0).any():
+        k = int(np.argmin(variances))
+        raise InputError(f"The variance of {names[k]} in the covariance is negative, {variances[k]:.3g}.")
+    widths = np.sqrt(variances)
+    scale = np.where(widths > 0.0, widths, 1.0)
+    correlation = matrix / np.outer(scale, scale)
+    off = np.abs(correlation - correlation.T)
+    if off.max() > NEGATIVE:
+        i, j = np.unravel_index(int(np.argmax(off)), off.shape)
+        raise InputError(f"The covariance is not symmetric: it differs in {names[i]}, {names[j]} and {names[j]}, {names[i]}.")
+    impossible = (np.abs(correlation) > 1.0 + NEGATIVE) | ((widths == 0.0)[:, None] & (correlation != 0.0))
+    if impossible.any():
+        i, j = np.unravel_index(int(np.argmax(impossible)), impossible.shape)
+        raise InputError(
+            f"The covariance of {names[i]} and {names[j]}, {matrix[i, j]:.3g}, is larger than their standard deviations "
+            f"{widths[i]:.3g} and {widths[j]:.3g} allow."
+        )
+    sizes, directions = np.linalg.eigh(0.5 * (correlation + correlation.T))
+    if sizes.min(initial=0.0) < -NEGATIVE:
+        raise InputError(
+            "The covariance has a negative eigenvalue: some combination of parameters would have a negative variance."
+        )
+    return widths[:, None] * directions * np.sqrt(np.maximum(sizes, 0.0))

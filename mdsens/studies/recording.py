@@ -56,6 +56,7 @@ def _(found: Uncertainty) -> Record:
     }
     facts = {
         "names": list(found.names),
+        "numbers": list(found.labels),
         "nonlinearity": found.nonlinearity,
         "trusted": found.trusted,
         "reasons": list(found.reasons),
@@ -70,7 +71,7 @@ def _(found: Uncertainty) -> Record:
 @_record_of.register
 def _(found: Calibration) -> Record:
     fields = ("start", "parameters", "std", "found", "wanted", "sigma", "singular_values", "directions", "history")
-    facts = {name: getattr(found, name) for name in ("converged", "message", "cost", "relaxations", "evaluations")}
+    facts = {name: getattr(found, name) for name in ("converged", "message", "cost", "relaxations", "evaluations", "missed")}
     facts |= {"names": list(found.names), "labels": list(found.labels)}
     return Record({name: np.asarray(getattr(found, name)) for name in fields}, facts)
 

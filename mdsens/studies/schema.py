@@ -91,7 +91,7 @@ class Target(_Table):
     """What the observable of this name should be."""
 
     value: Number | list[Any]
-    sigma: Number | list[Any] = 1.0
+    sigma: Number | list[Any] | None = None
 
 
 class Range(_Table):

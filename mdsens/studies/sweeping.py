@@ -19,12 +19,12 @@ from mdsens.studies.observing import (
     evaluate,
     relax_all,
     split,
+    structures_of,
     together,
     units_of,
 )
 from mdsens.studies.parameters import Selection, with_values
 from mdsens.studies.results import Result
-from mdsens.system import System
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ def sweep(
     Every structure is relaxed from where it was given, so that no point depends on another one.
 
     Args:
-        systems: a structure, or several by name.
+        systems: a structure, or several by name; equilibria are relaxed again under their own conditions, saddle points too.
         parameters: values by parameter's name or path, combined as `mode` says; or the points themselves.
         observables: `g(system, potential)` by name.
         mode: `"grid"` or `"list"`.
@@ -138,7 +138,7 @@ def sweep(
     bar = tqdm(rows, desc="sweep", leave=False, disable=None if progress is None else not progress)
     found = [_point(name, groups[name], potential, point, observed[name], derivatives, relax) for name, point in bar]
     varied = dict.fromkeys([*names, *(name for point in points for name in point)])
-    units = units_of(potential, varied, next(iter(observed.values())), named)
+    units = units_of(potential, varied, next(iter(observed.values())), structures_of(named))
     return Sweep(tuple(found), names, units=units)
 
 
@@ -153,7 +153,7 @@ def _point(
 
 
 def at_point(
-    systems: Mapping[str, System],
+    systems: Mapping[str, Any],
     potential: Potential,
     observed: Together,
     derivatives: bool,

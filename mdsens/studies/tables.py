@@ -10,7 +10,17 @@ from jaxtyping import Float
 from mdsens.derivatives import sensitivity
 from mdsens.errors import InputError, did_you_mean
 from mdsens.spelling import spelled
-from mdsens.studies.observing import Observables, States, by_name, differentiate, split, together, units_of
+from mdsens.studies.observing import (
+    Observables,
+    States,
+    by_name,
+    differentiate,
+    rounding,
+    split,
+    structures_of,
+    together,
+    units_of,
+)
 from mdsens.studies.parameters import Selection
 from mdsens.studies.results import Result
 
@@ -26,6 +36,7 @@ class SensitivityTable(Result):
         derivatives: dg/dθ by name, `(*g.shape, parameters)`.
         trusted: whether the certificates of all equilibria say so; None where they were not asked for.
         reasons: what speaks against it.
+        rounding: by name, what g changes by when atoms move by 1e-7 of their distance: smaller changes mean nothing.
     """
 
     names: tuple[str, ...]
@@ -34,6 +45,7 @@ class SensitivityTable(Result):
     derivatives: dict[str, np.ndarray]
     trusted: bool | None
     reasons: tuple[str, ...]
+    rounding: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, kw_only=True)
 
     @property
     def scaled(self) -> dict[str, np.ndarray]:
@@ -42,10 +54,13 @@ class SensitivityTable(Result):
 
     @property
     def elasticity(self) -> dict[str, np.ndarray]:
-        """(θ/g) dg/dθ: the change of g in per cent by a change of θ of one per cent; NaN where g is 0."""
+        """(θ/g) dg/dθ: the change of g in per cent by a change of θ of one per cent; NaN where g is 0, or rounding."""
+        least = {name: self.rounding.get(name, np.zeros(())) for name in self.values}
         with np.errstate(divide="ignore", invalid="ignore"):
             return {
-                name: np.where(self.values[name][..., None] == 0.0, np.nan, scaled / self.values[name][..., None])
+                name: np.where(
+                    (np.abs(self.values[name]) <= least[name])[..., None], np.nan, scaled / self.values[name][..., None]
+                )
                 for name, scaled in self.scaled.items()
             }
 
@@ -60,7 +75,7 @@ class SensitivityTable(Result):
         if observable is not None and observable not in self.derivatives:
             raise InputError(f"There is no observable {observable!r}.{did_you_mean(observable, self.derivatives)}")
         influence = {
-            name: np.linalg.norm(scaled.reshape(-1, len(self.names)), axis=0)
+            name: np.linalg.norm(self._significant(name, scaled).reshape(-1, len(self.names)), axis=0)
             for name, scaled in self.scaled.items()
             if observable in (None, name)
         }
@@ -68,6 +83,10 @@ class SensitivityTable(Result):
             influence = {name: sizes / (sizes.max() or 1.0) for name, sizes in influence.items()}
         total = np.linalg.norm(list(influence.values()), axis=0)
         return [(self.names[k], float(total[k])) for k in np.argsort(-total, kind="stable")]
+
+    def _significant(self, name: str, scaled: np.ndarray) -> np.ndarray:
+        """What is beyond rounding."""
+        return np.where(np.abs(scaled) > self.rounding.get(name, np.zeros(()))[..., None], scaled, 0.0)
 
 
 @spelled
@@ -97,7 +116,8 @@ def sensitivity_table(
         split(rows, values),
         (not reasons) if certificate else None,
         reasons,
-        units=units_of(selection.potential, selection.names, observed, {name: eq.system for name, eq in named.items()}),
+        units=units_of(selection.potential, selection.names, observed, structures_of(named)),
+        rounding=split(rounding(observed, named), values),
     )
 
 

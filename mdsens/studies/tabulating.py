@@ -14,6 +14,9 @@ from mdsens.units import readable, with_unit
 ROUNDING = 1e-9
 """Share of the largest number of a column below which one is the rounding noise of what is zero by symmetry."""
 
+LEAST = 1e-11
+"""The same, as a share of the observable's value."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Column:
@@ -122,7 +125,10 @@ def _points(outcomes: Sequence[Outcome], most: int | None) -> Table:
 def _derivatives(outcome: Any, most: int | None) -> Iterator[Table]:
     names, theta = outcome.record.facts["names"], outcome.record.arrays["parameters"]
     columns = _rows({name: theta * slope for name, slope in numbers_of(outcome, "derivatives").items()}, most, -1)
+    values = _flat(numbers_of(outcome, "values"), most)
     scales = {label: np.abs(column).max(initial=0.0) for label, column in columns.items()}
+    # One that nothing moves has derivatives that are rounding beside its value.
+    scales = {label: scale if scale > LEAST * abs(values[label]) else np.inf for label, scale in scales.items()}
     sizes = sum(np.abs(column) / (scales[label] or 1.0) for label, column in columns.items())
     order = np.argsort(-sizes, kind="stable")
     units = outcome.record.units_of_parameters()
@@ -157,7 +163,7 @@ def _observables(outcome: Any, most: int | None) -> Iterator[Any]:
         name = f"std of {facts['sampling']['count']} samples"
         columns.append(Column(name, [sampled[label] for label in values], ".3g"))
     columns.append(_own_units([unit_of(outcome, label) for label in values]))
-    columns.append(Column("mostly from", [facts["names"][int(np.argmax(shares[label]))] for label in values]))
+    columns.append(Column("mostly from", [_mostly(facts["names"], shares[label]) for label in values]))
     for k, parameter in enumerate(facts["names"]):
         columns.append(Column(f"share of {parameter}", [shares[label][k] for label in values], ".2f", shown=False))
     more = not sampled and arrays["covariance"].size > 1
@@ -165,6 +171,11 @@ def _observables(outcome: Any, most: int | None) -> Iterator[Any]:
     yield Table("observables", outcome.label, tuple(columns), f"{outcome.label}: {_trust(outcome)}", note)
     if whole := facts.get("indices"):
         yield _indices(outcome, whole, most)
+
+
+def _mostly(names: Sequence[str], shares: np.ndarray) -> str:
+    """The parameter with the largest share of a variance."""
+    return names[int(np.argmax(np.abs(shares)))] if np.any(shares) else "-"
 
 
 def _indices(outcome: Outcome, whole: Any, most: int | None) -> Table:
@@ -251,7 +262,7 @@ def _own_units(units: Sequence[str | None]) -> Column:
 def _trust(outcome: Outcome) -> str:
     facts = outcome.record.facts
     if facts["trusted"] is None:
-        return "no certificate was asked for"
+        return "not looked at (check = false)" if "nonlinearity" in facts else "no certificate was asked for"
     return "trusted" if facts["trusted"] else "not trusted: " + "; ".join(facts["reasons"])
 
 

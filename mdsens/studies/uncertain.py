@@ -17,15 +17,18 @@ from mdsens.studies.observing import (
     Together,
     by_name,
     differentiate,
+    entries,
     evaluate,
     flat,
     options_of,
     relax_again,
+    rounding,
     split,
+    structures_of,
     together,
     units_of,
 )
-from mdsens.studies.parameters import Selection
+from mdsens.studies.parameters import Selection, root_of
 from mdsens.studies.results import Result
 from mdsens.studies.tables import certified
 
@@ -35,10 +38,8 @@ SHARE = 0.1
 DRAWS = 8
 """Parameters drawn at random at which it is looked for, half of them opposite to the others."""
 
-ROUNDING = 1e-12
-
-NARROWEST = 1e-6
-"""Error bar, as a share of its value (or of 1), that departures are compared with at least."""
+FEW = 4.0
+"""Sampling errors by which samples may differ from error bars."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +67,17 @@ class Uncertainty(Result):
 
     Attributes:
         names: of the uncertain parameters.
-        values: of the observables by name.
+        values: of the observables by name, in the order in which they were asked for.
         std: one standard deviation of each number.
-        covariance: of all numbers, in the order of `values`.
-        shares: by name, `(*shape, parameters)`: share of the variance that each parameter has, as if they were independent.
+        covariance: of all numbers, in the order of `values`; `labels` are their names.
+        shares: by name, `(*shape, parameters)`: share of the variance that comes with each parameter, J_k (Σ Jᵀ)_k / (J Σ Jᵀ).
+            They add up to 1. Of parameters that vary together one may have a negative share: it makes the variance smaller. All
+            are 0 where the variance is nothing but rounding.
         nonlinearity: by name: how far the observable leaves its straight line, as a share of its error bar: one standard
             deviation out in the direction that moves it most, or at parameters drawn at random (root mean square), which see
-            a parabola in a direction without slope too. The larger of both; NaN unless checked.
-        trusted: whether all of them are small and the certificates of the derivatives are good.
+            a parabola in a direction without slope too. The larger of both, of the worst number of an array; NaN unless checked.
+        trusted: whether all of them are small, samples agree and the certificates of the derivatives are good; None where
+            nothing speaks against it, but neither `check` nor `samples` looked.
         reasons: what speaks against it.
         sampling: None unless asked for.
         seconds: wall time without sampling.
@@ -85,10 +89,15 @@ class Uncertainty(Result):
     covariance: Float[np.ndarray, "values values"]
     shares: dict[str, np.ndarray]
     nonlinearity: dict[str, float]
-    trusted: bool
+    trusted: bool | None
     reasons: tuple[str, ...]
     sampling: Sampling | None
     seconds: float
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the numbers that `covariance` is of."""
+        return tuple(label for name, value in self.values.items() for label in entries(name, value.shape))
 
 
 @spelled
@@ -128,46 +137,49 @@ def uncertainty(
     reasons = list(certified(named, [*dict.fromkeys(name.split("[")[0] for name in selection.names)]))
     spread = rows @ root
     total = spread @ spread.T
-    variances = (rows * np.linalg.norm(root, axis=1)) ** 2
-    sums = variances.sum(axis=1, keepdims=True)
-    shares = np.divide(variances, sums, out=np.zeros_like(variances), where=sums > 0.0)
+    width, noise = np.linalg.norm(spread, axis=1), rounding(observed, named)
+    variances, significant = rows * (spread @ root.T), (width > noise)[:, None]
+    shares = np.divide(variances, width[:, None] ** 2, out=np.zeros_like(variances), where=significant)
     bent = dict.fromkeys(values, np.nan)
-    options = {name: {"check_minimum": False, **one} for name, one in options_of(named, relax).items()}
+    each = options_of(named, relax)
 
     def departure(draw: np.ndarray) -> np.ndarray:
-        there = relax_again(named, selection.at(selection.values() + root @ draw), options)
+        there = relax_again(named, selection.at(selection.values() + root @ draw), each)
         return flat(evaluate(observed, there)) - flat(values) - spread @ draw
 
     if check:
-        for name in values:
+        bars = {name: _Bars(*one) for name, one in _by_name(values, spread, width, noise).items()}
+        for name, one in bars.items():
             try:
-                bent[name] = _bent(name, spread, values, departure)
+                one.see([split(departure(draw), values)[name] for draw in one.ends()])
             except MdsensError as error:
-                bent[name] = np.inf
+                one.lost = True
                 reasons.append(f"{name}: a standard deviation away nothing relaxed ({error})")
         try:
-            scattered = _scattered(spread, values, departure)
-            bent = {name: max(share, scattered[name]) for name, share in bent.items()}
+            scattered = split(_scattered(spread, departure), values)
+            for name, one in bars.items():
+                one.see([scattered[name]])
         except MdsensError as error:
             reasons.append(f"with parameters drawn at random nothing relaxed ({error})")
-        for name, share in bent.items():
-            if SHARE < share < np.inf:
-                reasons.append(f"{name}: departs from a straight line by {share:.0%} of its error bar")
+        bent = {name: one.worst for name, one in bars.items()}
+        reasons += [reason for name, one in bars.items() if (reason := one.reason(entries(name, values[name].shape)))]
     seconds = time.perf_counter() - begun
+    options = {name: {"check_minimum": False, **one} for name, one in each.items()}
     sampled = _sample(named, observed, selection, root, values, samples, seed, options) if samples else None
-    std = split(np.sqrt(np.diag(total)), values)
+    if sampled is not None:
+        reasons += _disagreements(sampled, values, width, noise)
     return Uncertainty(
         selection.names,
         values,
-        std,
+        split(width, values),
         total,
         split(shares, values),
         bent,
-        not reasons,
+        False if reasons else True if check or samples else None,
         tuple(reasons),
         sampled,
         seconds,
-        units=units_of(potential, selection.names, observed, next(iter(named.values())).system.dim),
+        units=units_of(potential, selection.names, observed, structures_of(named)),
     )
 
 
@@ -185,40 +197,76 @@ def _root(potential: Potential, covariance: Any, wrt: Any) -> tuple[Selection, n
             raise InputError("An ensemble has two potentials or more.")
         members = np.stack([selection.values(one) for one in covariance])
         return selection, (members - members.mean(axis=0)).T / np.sqrt(len(members) - 1)
-    matrix = np.asarray(covariance, dtype=float)
-    count = len(selection.names)
-    if matrix.shape != (count, count):
-        raise InputError(
-            f"The covariance must be of shape {(count, count)}, for {', '.join(selection.names)}: not {matrix.shape}."
-        )
-    widths, directions = np.linalg.eigh(0.5 * (matrix + matrix.T))
-    scale = np.abs(widths).max(initial=0.0)
-    if not np.isfinite(matrix).all() or np.abs(matrix - matrix.T).max() > 1e-8 * scale or widths.min() < -1e-8 * scale:
-        raise InputError("The covariance must be a finite, symmetric matrix without negative eigenvalues.")
-    return selection, directions * np.sqrt(np.maximum(widths, 0.0))
+    return selection, root_of(covariance, selection.names)
 
 
-def _bent(name: str, spread: np.ndarray, values: Any, departure: Callable[[np.ndarray], np.ndarray]) -> float:
-    """Departure of an observable from its straight line, in the direction of root's coordinates that moves it most."""
-    own = split(spread, values)[name].reshape(-1, spread.shape[1])
-    _, sizes, directions = np.linalg.svd(own, full_matrices=False)
-    if sizes[0] <= ROUNDING * max(float(np.linalg.norm(values[name])), 1.0):
-        return 0.0
-    ends = [split(departure(sign * directions[0]), values)[name] for sign in (1.0, -1.0)]
-    return float(max(np.linalg.norm(end) for end in ends) / np.linalg.norm(own @ directions[0]))
+def _by_name(values: Any, *rows: np.ndarray) -> dict[str, list[np.ndarray]]:
+    parts = [split(one, values) for one in rows]
+    return {name: [part[name] for part in parts] for name in values}
 
 
-def _scattered(spread: np.ndarray, values: Any, departure: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
-    """Departures of the observables from their straight lines at parameters drawn at random."""
+class _Bars:
+    """The error bars of one observable, number by number, and how far relaxed structures are from them.
+
+    Attributes:
+        worst: the largest departure from a straight line, as a share of its number's error bar.
+        lost: whether nothing relaxed.
+    """
+
+    def __init__(self, spread: np.ndarray, width: np.ndarray, noise: np.ndarray) -> None:
+        self.spread, self.width, self.noise = spread.reshape(-1, spread.shape[-1]), width.ravel(), noise.ravel()
+        self.off, self.lost = np.zeros(self.width.size), False
+
+    def ends(self) -> list[np.ndarray]:
+        """A standard deviation out on either side, in the direction of root's coordinates that moves most numbers most."""
+        moved = self.width > self.noise
+        if not moved.any():
+            return []
+        _, _, directions = np.linalg.svd(self.spread[moved] / self.width[moved, None], full_matrices=False)
+        return [directions[0], -directions[0]]
+
+    def see(self, departures: list[np.ndarray]) -> None:
+        for departure in departures:
+            self.off = np.fmax(self.off, np.abs(departure).ravel())
+
+    @property
+    def shares(self) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(self.off > self.noise, self.off / np.fmax(self.width, self.noise), 0.0)
+
+    @property
+    def worst(self) -> float:
+        return np.inf if self.lost else float(self.shares.max(initial=0.0))
+
+    def reason(self, labels: Sequence[str]) -> str:
+        """What speaks against them, if anything does."""
+        shares = self.shares
+        k = int(np.argmax(shares)) if shares.size else 0
+        if not shares.size or shares[k] <= SHARE:
+            return ""
+        if self.width[k] <= self.noise[k]:
+            return f"{labels[k]}: its error bar is 0 to first order, but the parameters change it by {self.off[k]:.2g}"
+        return f"{labels[k]}: departs from a straight line by {shares[k]:.0%} of its error bar"
+
+
+def _scattered(spread: np.ndarray, departure: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Departures of all numbers from their straight lines at parameters drawn at random."""
     half = np.random.default_rng(0).normal(size=(DRAWS // 2, spread.shape[1]))
     departures = [departure(draw) for draw in np.concatenate([half, -half])]
-    sizes = split(np.sqrt(np.mean(np.square(departures), axis=0)), values)
-    shares = {}
-    for name, width in split(np.linalg.norm(spread, axis=1), values).items():
-        # An error bar may be nothing but rounding, and then departures are too.
-        least = NARROWEST * max(float(np.linalg.norm(values[name])), 1.0)
-        shares[name] = float(np.linalg.norm(sizes[name])) / max(float(np.linalg.norm(width)), least)
-    return shares
+    return np.sqrt(np.mean(np.square(departures), axis=0))
+
+
+def _disagreements(sampled: Sampling, values: Any, width: np.ndarray, noise: np.ndarray) -> list[str]:
+    """Where samples have another standard deviation than the error bars."""
+    labels = [label for name, value in values.items() for label in entries(name, value.shape)]
+    std, error = flat(sampled.std), flat(sampled.std_error)
+    # The kurtosis of few samples says little: at least what a normal distribution's would be off by.
+    allowed = np.fmax(SHARE * width, FEW * np.fmax(error, std / np.sqrt(2.0 * (sampled.count - 1)))) + noise
+    off = [k for k in range(len(std)) if abs(std[k] - width[k]) > allowed[k]]
+    told = [f"{labels[k]}: samples have a standard deviation of {std[k]:.3g}, its error bar is {width[k]:.3g}" for k in off[:3]]
+    if sampled.failed:
+        told.append(f"{sampled.failed} of {sampled.count + sampled.failed} samples did not relax")
+    return told
 
 
 def _sample(

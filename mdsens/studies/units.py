@@ -14,10 +14,10 @@ import numpy as np
 from mdsens.errors import InputError, MdsensError, did_you_mean
 from mdsens.potentials import Potential
 from mdsens.studies import building, schema
-from mdsens.studies.parameters import Selection, with_values
+from mdsens.studies.parameters import Selection, root_of, with_values
 from mdsens.studies.sweeping import grid
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised when a unit of the same input gives something else, so that old units are not taken for new ones."""
 
 
@@ -201,6 +201,8 @@ def _check_names(study: Any, potential: Potential, problems: Any) -> None:
         names = Selection.of(potential, study.wrt).names
         if {len(study.covariance), *map(len, study.covariance)} != {len(names)}:
             problems.append(f"study.covariance: wants {len(names)} rows of {len(names)} numbers, for {', '.join(names):.80}.")
+        else:
+            _attempt(problems, "study.covariance", root_of, study.covariance, names)
 
 
 def _extremes(parameters: Mapping[str, Any]) -> Iterator[dict[str, float]]:

@@ -89,7 +89,7 @@ def _calibration(systems: Any, potential: Potential, options: Any, observed: Any
     if inverse:
         fit = inverse_design(systems, potential, {name: (parts[name], one["value"]) for name, one in targets.items()}, **more)
     else:
-        wanted = {name: Target(parts[name], one["value"], one["sigma"]) for name, one in targets.items()}
+        wanted = {name: Target(parts[name], one["value"], one.get("sigma")) for name, one in targets.items()}
         fit = calibrate(systems, potential, wanted, **more)
     return with_structures(record_of(fit), fit.states)
 
