@@ -93,6 +93,25 @@ def together(observables: Observables, structures: Any) -> Together:
     return Together(dict(sorted(parts.items())))
 
 
+def nameless(observed: Together, states: Mapping[str, Any]) -> tuple[Together, dict[str, Any]]:
+    """The same observables and states under numbers in the place of names, so that no name is part of what is compiled.
+
+    In the same order, so that the observables' numbers stand where they stood.
+    """
+    numbers = {name: f"{k:06d}" for k, name in enumerate(sorted(states))}
+    parts = (_renamed(observed.parts[name], numbers) for name in sorted(observed.parts))
+    return Together({f"{k:06d}": part for k, part in enumerate(parts)}), {numbers[name]: eq for name, eq in states.items()}
+
+
+def _renamed(part: Any, numbers: Mapping[str, str]) -> Any:
+    """An observable of structures with other names."""
+    if not isinstance(part, Of):
+        return part
+    if isinstance(part.structures, str):
+        return Of(part.observable, numbers[part.structures])
+    return Of(part.observable, {role: numbers[name] for role, name in part.structures})
+
+
 class _Known:
     """Observables whose own numbers are known to compiled code, so that these are looked at: equal if the numbers are."""
 
@@ -126,8 +145,10 @@ def evaluate(observed: Together, states: Mapping[str, Equilibrium]) -> dict[str,
     Raises:
         InputError: an observable that does not fit the structures.
     """
-    systems, potential = {name: eq.system for name, eq in states.items()}, next(iter(states.values())).potential
-    return {name: np.asarray(value) for name, value in _values(_Known(observed.parts), systems, potential).items()}
+    plain, numbered = nameless(observed, states)
+    systems, potential = {name: eq.system for name, eq in numbered.items()}, next(iter(states.values())).potential
+    values = _values(_Known(plain.parts), systems, potential)
+    return {name: np.asarray(values[number]) for name, number in zip(sorted(observed.parts), plain.parts, strict=True)}
 
 
 def differentiate(
@@ -135,7 +156,7 @@ def differentiate(
 ) -> tuple[dict[str, np.ndarray], Float[np.ndarray, "values chosen"]]:
     """`(values by name, total derivative of all of them, one row a number)`."""
     values = evaluate(observed, states)
-    _, jacobian = value_and_jacobian(observed, dict(states))
+    _, jacobian = value_and_jacobian(*nameless(observed, states))
     return values, selection.columns(jacobian, sum(value.size for value in values.values()))
 
 

@@ -16,6 +16,7 @@ from mdsens.potentials import Potential
 from mdsens.studies import building, schema
 from mdsens.studies.parameters import Selection, with_values
 from mdsens.studies.sweeping import grid
+from mdsens.studies.uncertain import root_of
 
 LAYOUT = 1
 """Raised when a unit of the same input gives something else, so that old units are not taken for new ones."""
@@ -201,6 +202,8 @@ def _check_names(study: Any, potential: Potential, problems: Any) -> None:
         names = Selection.of(potential, study.wrt).names
         if {len(study.covariance), *map(len, study.covariance)} != {len(names)}:
             problems.append(f"study.covariance: wants {len(names)} rows of {len(names)} numbers, for {', '.join(names):.80}.")
+        else:
+            _attempt(problems, "study.covariance", root_of, potential, study.covariance, study.wrt)
 
 
 def _extremes(parameters: Mapping[str, Any]) -> Iterator[dict[str, float]]:
