@@ -36,3 +36,17 @@ def keep_compiled(directory: str | Path | None = None) -> Path:
     # JAX decides once, at the first compilation, whether there is a cache.
     compilation_cache.reset_cache()
     return folder
+
+
+MANY_MAPS = 20_000
+"""Pieces of memory that a process may have mapped before compiled programs are dropped; Linux allows 65,530."""
+
+
+def drop_many() -> None:
+    """Drop all compiled programs where there are so many, of hundreds of shapes, that Linux would soon refuse memory for more."""
+    try:
+        count = Path("/proc/self/maps").read_bytes().count(b"\n")
+    except OSError:  # elsewhere
+        return
+    if count > MANY_MAPS:
+        jax.clear_caches()

@@ -36,6 +36,7 @@ from mdsens.linear_response import (
     split_last,
     usable,
 )
+from mdsens.many_parameters import Together, worthwhile
 from mdsens.potentials.base import Potential, parameter_paths
 from mdsens.potentials.paths import named_leaves
 from mdsens.potentials.reparameterised import own_sizes
@@ -117,33 +118,54 @@ def sensitivity(
             "choose parameters with wrt=, or ask for gradient(g, eq) or jvp(eq, direction), which cost one solve; "
             f"or allow it with max_bytes={1.1 * size:.1e}."
         )
-    parts: list[np.ndarray] = []
-    residuals: list[np.ndarray] = []
     weights, nothing = np.asarray(ravel_pytree(own_sizes(moving))[0], flat.dtype), rounding(eq.system, found.highest)
-    for directions in batches(flat.size, flat.dtype, progress):
-        b, rest = changes(state, state.z, moving, resting, directions, None)
-        start = len(parts) * BATCH
-        kept = slice(0, min(BATCH, flat.size - start))
-        weight = np.pad(weights[start : start + BATCH], (0, len(b) - kept.stop), constant_values=1.0)
-        dz, step, residual, left = solutions(state, eq.potential, b, rest, weight, nothing)
-        parts.append(dz[kept])
-        residuals.append(residual[kept])
-    columns, worst = np.concatenate(parts), float(np.max(np.concatenate(residuals)))
+    together = None
+    if linear_solver is None and worthwhile(state, found, eq.potential, flat.size):
+        try:
+            together = Together(state, moving, resting)
+            columns, step, relative, left = together.solutions(weights, nothing)
+        except np.linalg.LinAlgError:  # not positive to working precision
+            together = None
+    if together is None:
+        columns, step, relative, left = _solved_in_turn(state, moving, resting, weights, nothing, progress)
+    worst = float(np.max(relative))
     if throw:
         check_residual(worst, found, state)
-    bounds = weights * errors(state, found, moving, resting, columns, step, weights)
+    bounds = weights * errors(state, found, moving, resting, columns, step, weights, together)
     error = float(np.max(bounds))
     difference, length = map(float, dot_test(state, eq.potential, moving, columns, weights))
     names = [name for name, leaf in zip(parameter_paths(moving), jax.tree.leaves(moving), strict=True) for _ in range(leaf.size)]
     sizes = weights * np.linalg.norm(columns, axis=1)
     doubt = doubtful(names, sizes, bounds, typical_distance(eq.system, eq.potential))
-    certificate = certify(eq, state, found, worst, error, difference, length, float(left), doubt)
+    solved_by = state if together is None else together.factorised
+    certificate = certify(eq, solved_by, found, worst, error, difference, length, float(left), doubt)
 
-    def shaped(change: Array) -> Potential:
+    def shaped(change: Array | np.ndarray) -> Potential:
         return split_last(np.moveaxis(np.asarray(change), 0, -1), moving)
 
-    positions, cell = _displacements(state, columns)
+    if together is None:
+        positions, cell = _displacements(state, columns)
+    else:
+        positions, cell = columns.reshape(-1, *eq.system.positions.shape), None
     return Sensitivity(shaped(positions), None if cell is None else shaped(cell), certificate, eq.potential)
+
+
+def _solved_in_turn(
+    state: State, moving: Any, resting: Any, weights: np.ndarray, nothing: float, progress: bool | None
+) -> tuple[Any, Any, Any, Any]:
+    """`(dz/dθ, -A⁻¹F, relative residuals of the former, ‖F‖)`, `BATCH` parameters at a time [host]; see `solutions`."""
+    potential, (flat, _) = eqx.combine(moving, resting), ravel_pytree(moving)
+    parts: list[np.ndarray] = []
+    residuals: list[np.ndarray] = []
+    for directions in batches(flat.size, flat.dtype, progress):
+        b, rest = changes(state, state.z, moving, resting, directions, None)
+        start = len(parts) * BATCH
+        kept = slice(0, min(BATCH, flat.size - start))
+        weight = np.pad(weights[start : start + BATCH], (0, len(b) - kept.stop), constant_values=1.0)
+        dz, step, residual, left = solutions(state, potential, b, rest, weight, nothing)
+        parts.append(dz[kept])
+        residuals.append(residual[kept])
+    return np.concatenate(parts), step, np.concatenate(residuals), left
 
 
 @eqx.filter_jit

@@ -26,6 +26,7 @@ from mdsens.implicit.linear import DIRECT_LIMIT
 from mdsens.implicit.linear_system import LinearSolver
 from mdsens.implicit.root import adjoint_solution
 from mdsens.potentials.base import Potential
+from mdsens.progress import bar
 from mdsens.solvers import Status
 from mdsens.system import System
 
@@ -49,6 +50,16 @@ KRYLOV = 300
 """Size of GMRES's space, for stresses that are not hydrostatic."""
 
 
+class Words(str):
+    """A text that is no part of what is compiled: to compiled code all are the same."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Words)
+
+    def __hash__(self) -> int:
+        return hash(Words)
+
+
 class State(eqx.Module):
     """An equilibrium as its linear systems see it.
 
@@ -70,7 +81,7 @@ class State(eqx.Module):
     hessian: Any
     solver: LinearSolver = eqx.field(static=True)
     fail_rtol: float = eqx.field(static=True)
-    preconditioner: str = eqx.field(static=True)
+    preconditioner: Words = eqx.field(static=True)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -136,11 +147,11 @@ def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: b
     approximation = eq.potential.approximation(eq.system)
     if linear_solver is None and approximation is not None:
         solver = _within(approximation, found, solver, eq.system.positions.dtype)
-    inverse, preconditioner = None, ""
+    inverse, preconditioner = None, Words()
     if linear_solver is None and kept.factor is not None:
-        inverse, preconditioner = kept.factor.inverse(), str(kept.factor)
+        inverse, preconditioner = kept.factor.inverse(), Words(kept.factor)
     elif frame.grid is not None and solver.iterative and stiffness.is_stored(frame, eq.potential):
-        preconditioner = "a coarse grid"
+        preconditioner = Words("a coarse grid")
     fail_rtol = solver.tolerances(eq.system.positions.dtype)[1]
     return found, State(z, frame, null, inverse, kept.operator, solver, fail_rtol, preconditioner)
 
@@ -323,7 +334,14 @@ def dot_test(state: State, potential: Potential, moving: Any, columns: Any, weig
 
 
 def errors(
-    state: State, found: Curvature, moving: Any, resting: Any, columns: np.ndarray, step: Any, weights: np.ndarray
+    state: State,
+    found: Curvature,
+    moving: Any,
+    resting: Any,
+    columns: np.ndarray,
+    step: Any,
+    weights: np.ndarray,
+    together: Any = None,
 ) -> np.ndarray:
     """Bounds on ‖dz/dθ - dz*/dθ‖, one for each column [host]: what `implicit.jacobian_bound` does, for all together.
 
@@ -331,11 +349,14 @@ def errors(
         columns: dz/dθ, `(parameters, n)`, NumPy's.
         weights: the parameters' own sizes.
         step: the Newton step to the true equilibrium.
+        together: a `many_parameters.Together`, where they were solved for so.
     """
     flat, unravel = ravel_pytree(state.z)
 
     def defects(point: Any) -> tuple[np.ndarray, float]:
         """`(‖A dz/dθ + B‖ of each column, ‖F‖)` outside the null space."""
+        if together is not None:
+            return together.defects(unravel(point), columns)
         norms = []
         for k, directions in enumerate(batches(len(columns), columns.dtype, False)):
             part = columns[k * BATCH : (k + 1) * BATCH]
@@ -399,12 +420,10 @@ def _approximated(state: State, lowest: float, moving: Any, resting: Any, size: 
 
 def batches(count: int, dtype: Any, progress: bool | None) -> Iterator[Any]:
     """One-hot directions, `BATCH` at a time; the last batch is filled up with zeros."""
-    from tqdm import tqdm
-
     batch = min(BATCH, count)
     starts = range(0, count, batch)
-    disable = True if progress is False or len(starts) == 1 else (None if progress is None else False)
-    for start in tqdm(starts, desc="sensitivity", unit_scale=batch, unit="parameter", disable=disable, delay=1.0, leave=False):
+    wanted = False if len(starts) == 1 else progress
+    for start in bar(starts, wanted, desc="sensitivity", unit_scale=batch, unit="parameter"):
         rows = np.arange(start, start + batch)
         yield (rows[:, None] == np.arange(count)).astype(dtype)
 

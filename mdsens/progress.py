@@ -1,19 +1,54 @@
-"""Progress bars: at a terminal, for work that takes longer than a moment."""
+"""Progress bars, and a line for what takes longer than a moment: at a terminal and in Jupyter.
+
+A thread looks at the outermost public call: after `DELAY` seconds without a bar it shows what is being done and for how long,
+and whether JAX is compiling for it.
+"""
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 DELAY = 1.0
 """Seconds before a bar appears."""
 
+PERIOD = 0.25
+"""Seconds between two looks at a call."""
+
+COMPILATION = "/jax/core/compile/"
+COMPILED = "backend_compile"
+"""What JAX's events of a compilation begin with, and what the last of them has in its name."""
+
+
+def is_shown(wanted: bool | None) -> bool:
+    """Whether bars are shown: as asked, otherwise at a terminal and in Jupyter."""
+    return bool(sys.stderr.isatty() or _in_jupyter()) if wanted is None else wanted
+
+
+def _in_jupyter() -> bool:
+    kernel = sys.modules.get("ipykernel.kernelapp")
+    return kernel is not None and kernel.IPKernelApp.initialized()
+
+
+def bar(things: Iterable[Any] | None, wanted: bool | None, *, delay: float = DELAY, leave: bool = False, **options: Any) -> Any:
+    """tqdm's bar over some things; none before `delay` seconds."""
+    from tqdm import tqdm
+
+    shown = tqdm(things, disable=not is_shown(wanted), delay=delay, leave=leave, file=sys.stderr, **options)
+    if not shown.disable:
+        _watch.bars.add(shown)
+    return shown
+
 
 class _Residual:
     """A residual that has to fall to `goal`, shown on a logarithmic scale."""
 
-    def __init__(self, bar: Any, goal: Any) -> None:
-        self._bar, self._goal, self._first = bar, goal, None
+    def __init__(self, shown: Any, goal: Any) -> None:
+        self._bar, self._goal, self._first, self._begun = shown, goal, None, math.inf
 
     def after(self, steps_before: int) -> Callable[..., Any]:
         """`show(steps, residual)` for a solver that starts when others have taken `steps_before` steps."""
@@ -23,21 +58,111 @@ class _Residual:
         if self._bar is None or not (residual > 0.0 and math.isfinite(residual)):
             return
         self._first = max(residual, self._first or self._goal)
+        # What was compiled before the first step does not count: a bar that goes at once would only flash.
+        self._begun = min(self._begun, time.monotonic())
         decades = math.log(self._first / self._goal)
         if decades > 0.0:
             self._bar.n = max(self._bar.n, min(math.log(self._first / max(residual, self._goal)) / decades, 1.0))
-        self._bar.set_postfix_str(f"{steps} steps, fmax {residual:.1e}")
+        if time.monotonic() - self._begun > DELAY:
+            self._bar.delay = 0.0
+            _watch.bars.add(self._bar)
+            self._bar.set_postfix_str(f"{steps} steps, fmax {residual:.1e}")
 
 
 @contextlib.contextmanager
 def residual_bar(goal: float, wanted: bool | None) -> Iterator[Any]:
-    """A bar for a residual; by default only at a terminal."""
-    if wanted is False:
+    """A bar for a residual; by default only at a terminal and in Jupyter."""
+    if not is_shown(wanted):
         yield _Residual(None, goal)
         return
     from tqdm import tqdm
 
-    disable = None if wanted is None else False
     form = "{desc} |{bar:30}| {postfix}"
-    with tqdm(total=1.0, desc="relax", delay=DELAY, disable=disable, bar_format=form, leave=False) as bar:
-        yield _Residual(bar, goal)
+    with tqdm(total=1.0, desc="relax", delay=math.inf, bar_format=form, leave=False, file=sys.stderr) as shown:
+        yield _Residual(shown, goal)
+
+
+class _Watch:
+    """What is known of the public call that runs in the main thread."""
+
+    def __init__(self) -> None:
+        self.bars: Any = weakref.WeakSet()
+        self.depth = 0
+        self.listens = False
+        self.compiling, self.last = False, -math.inf
+
+    def heard(self, event: str, *_: Any, **__: Any) -> None:
+        """JAX tells how long each stage of a compilation took, at its end."""
+        if event.startswith(COMPILATION):
+            self.compiling, self.last = COMPILED not in event, time.monotonic()
+
+    @property
+    def compiles(self) -> bool:
+        """Whether JAX is compiling, or was a moment ago: tracing is not told of before it ends."""
+        return self.compiling or time.monotonic() - self.last < DELAY
+
+
+_watch = _Watch()
+
+
+@contextlib.contextmanager
+def watched(name: str, arguments: Iterable[Any], wanted: bool | None) -> Iterator[None]:
+    """Show a line for a public call that takes long; of calls inside another one nothing is shown."""
+    if _watch.depth or threading.current_thread() is not threading.main_thread() or not is_shown(wanted or None):
+        yield
+        return
+    if not _watch.listens:
+        import jax.monitoring
+
+        jax.monitoring.register_event_duration_secs_listener(_watch.heard)
+        _watch.listens = True
+    ended = threading.Event()
+    thread = threading.Thread(target=_look, args=(ended, name, _atoms(arguments), wanted), daemon=True)
+    _watch.depth += 1
+    thread.start()
+    try:
+        yield
+    finally:
+        _watch.depth -= 1
+        ended.set()
+        thread.join()
+
+
+def _atoms(arguments: Iterable[Any]) -> str:
+    """For how many atoms: of the first structure or equilibrium among the arguments."""
+    for one in arguments:
+        system = getattr(one, "__dict__", {}).get("system", one)
+        if type(system).__name__ == "System":  # which stands above this file
+            return f" for {len(system)} atoms"
+    return ""
+
+
+def _is_seen(shown: Any) -> bool:
+    return not shown.disable and (shown.delay <= 0.0 or shown.last_print_t >= shown.start_t + shown.delay)
+
+
+def _look(ended: threading.Event, name: str, atoms: str, wanted: bool | None) -> None:
+    from tqdm import tqdm
+
+    begun, line = time.monotonic(), None
+    if ended.wait(DELAY):
+        return
+    try:
+        while True:
+            told = f"compiling{atoms}, once" if _watch.compiles else ""
+            bars = [one for one in list(_watch.bars) if _is_seen(one)]
+            if bars:
+                if line is not None:
+                    line.close()
+                    line = None
+                if not isinstance(getattr(bars[0], "bar_format", None), str):
+                    bars[0].set_postfix_str(told)
+            elif wanted is not False:
+                line = tqdm(bar_format="{desc}", leave=False, file=sys.stderr) if line is None else line
+                what = told or f"working{atoms}"
+                line.set_description_str(f"{name}: {what}, {time.monotonic() - begun:.0f} s")
+            if ended.wait(PERIOD):
+                return
+    finally:
+        if line is not None:
+            line.close()

@@ -103,7 +103,9 @@ def _study(study: Collected, missing: Sequence[str]) -> Iterator[str]:
         if len(drawn.outcomes) < len(done):
             yield _tag("p", f"Of the first {PICTURES} units; 'mdsens plot' draws all of them.", "lead")
         yield _tag("h2", "Results")
-        yield from (_table(table) for table in study_tables(study.kind, done, COLUMNS))
+        # The overview first.
+        tables = sorted(study_tables(study.kind, done, COLUMNS), key=lambda table: table.name != "values")
+        yield from (_table(table) for table in tables)
         yield from _states(done)
     if failed:
         yield _tag("h2", "Units that failed")

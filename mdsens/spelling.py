@@ -7,22 +7,33 @@ from dataclasses import FrozenInstanceError
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
 from mdsens.errors import did_you_mean, nearest
+from mdsens.progress import watched
 
 Named = TypeVar("Named", bound=Callable[..., Any])
 
 
 def spelled(function: Named) -> Named:
-    """A public function, or class, that says which keyword argument was meant."""
+    """A public function, or class, that says which keyword argument was meant; and what it does, if that takes long."""
     if isinstance(function, type):
-        function.__init__ = spelled(function.__init__)  # type: ignore[misc]
+        function.__init__ = _checked(function.__init__)  # type: ignore[misc]
         return function
+    checked = _checked(function)
 
+    @functools.wraps(function)
+    def called(*args: Any, **options: Any) -> Any:
+        with watched(function.__name__, args, options.get("progress")):
+            return checked(*args, **options)
+
+    return cast(Named, called)
+
+
+def _checked(function: Any) -> Any:
     @functools.wraps(function)
     def called(*args: Any, **options: Any) -> Any:
         check_keywords(function, options)
         return function(*args, **options)
 
-    return cast(Named, called)
+    return called
 
 
 def check_keywords(function: Callable[..., Any], options: Iterable[str]) -> None:

@@ -86,6 +86,49 @@ def test_a_slice_has_the_atoms_near_a_plane():
     refused(lambda: plot.slab(eq, moves, normal="w"), "'w'")
 
 
+def test_rounding_has_no_arrows():
+    """By ε nothing moves, exactly; by λ the atoms around the hole do."""
+    atoms = bulk("Si", cubic=True)
+    del atoms[0]
+    eq = ms.relax(ms.System.from_ase(atoms), ms.StillingerWeber.silicon())
+    S = ms.sensitivity(eq, wrt=["epsilon", "lam"])
+    for draw in (plot.crystal, plot.slab):
+        still, moved = draw(eq, S.positions.epsilon), draw(eq, 1e3 * S.positions.lam)
+        assert "nothing moves" in still.get_title() and "longest arrow" in moved.get_title()
+        assert len(still.collections) < len(moved.collections)
+
+
+def test_an_arrow_out_of_the_plane_is_none_in_it():
+    eq = resting(ms.System([[1.0, 1.0, 0.0], [2.0, 2.0, 1.0]], species=["A", "A"], cell=np.eye(3) * 10.0, pbc=True))
+    ax = plot.slab(eq, np.array([[1e-14, 0.0, 1.0], [0.0, 0.0, 0.5]]), height=0.5)
+    assert "no arrows in the plane" in ax.get_title() and len(ax.collections) == 1
+
+
+def test_a_narrow_slice_has_a_picture_of_its_shape():
+    positions = [[1.0, 1.0, z] for z in range(0, 40, 2)]
+    eq = resting(ms.System(positions, species=["A"] * 20, cell=np.diag([3.0, 3.0, 40.0]), pbc=True))
+    tall = plot.slab(eq, np.ones((20, 3)), normal="x").figure.get_size_inches()
+    square = plot.slab(eq, np.ones((20, 3)), normal="z").figure.get_size_inches()
+    assert tall[1] > 1.5 * tall[0] and square[1] < square[0]
+
+
+def test_a_legend_tells_the_range_of_diameters():
+    system = ms.System([[0.5, 0.5], [1.5, 1.5]], species=["A", "A"], cell=np.eye(2) * 2.0, pbc=True)
+    spheres = ms.SoftSphere(diameter=[0.8, 1.2], epsilon=1.0)
+    ax = plot.packing(types.SimpleNamespace(system=system, potential=spheres), np.ones((2, 2)))
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["A (diameters 0.8 to 1.2 Å)"]
+
+
+def test_bars_stretch_over_what_is_there():
+    """A zero is named and takes no decade; what is within a factor of 50 is seen on a linear scale from zero."""
+    ax = plot.influence({"a": 1.0, "b": -0.1, "c": 0.0, "d": 1e-12}, label="x")
+    assert ax.get_xscale() == "linear" and ax.get_xlim()[0] == 0.0
+    assert sorted(text.get_text() for text in ax.texts) == ["-0.1", "0", "0", "1"]
+    ax = plot.influence({"a": 1.0, "b": 1e-3, "c": 0.0}, label="x")
+    assert ax.get_xscale() == "log" and 1e-4 < ax.get_xlim()[0] < 1e-3 and ax.get_xlim()[1] < 10.0
+    assert [text.get_text() for text in ax.texts] == ["0", "0.001", "1"]
+
+
 def test_a_picture_is_of_one_parameter():
     eq = ms.relax(ms.System.from_ase(bulk("Si")), ms.StillingerWeber.silicon())
     S = ms.sensitivity(eq)

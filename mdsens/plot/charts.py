@@ -21,6 +21,12 @@ SHORT = 6
 ALIKE = 1e-6
 """Share of the largest derivative up to which elastic constants are equal, or zero."""
 
+NOTHING = 1e-7
+"""Share of the largest influence up to which one is nothing."""
+
+LINEAR = 0.02
+"""Share of the largest influence that is still seen on a linear scale."""
+
 FEW_BARS = 3
 """For so many there is room, that one alone does not fill the picture."""
 
@@ -30,7 +36,9 @@ NUMBERS = 150
 
 @spelled
 def influence(values: dict[str, float], *, label: str, ax: Any = None) -> Any:
-    """A bar for each parameter's influence, on a logarithmic scale; what is exactly or nearly zero is said so.
+    """A bar for each parameter's influence: from zero, or on a logarithmic scale where they differ by orders of magnitude.
+
+    What is nothing beside the largest, by rounding or by symmetry, has no bar and is called 0.
 
     Args:
         values: by parameter, signed or not; the largest sets the scale.
@@ -40,17 +48,21 @@ def influence(values: dict[str, float], *, label: str, ax: Any = None) -> Any:
     names = sorted(values, key=lambda name: abs(values[name]))
     sizes = np.array([abs(float(values[name])) for name in names])
     top = sizes.max(initial=0.0) or 1.0
-    floor = 1e-7 * top
-    visible = sizes > floor
+    visible = sizes > NOTHING * top
+    smallest = sizes[visible].min(initial=top)
+    logarithmic = smallest < LINEAR * top
+    start = 0.3 * smallest if logarithmic else 0.0
     signs = np.array([np.sign(float(values[name])) for name in names])
     colours = [COLOURS[0] if sign >= 0 else COLOURS[1] for sign in signs]
-    ax.barh(names, np.where(visible, sizes, floor), color=colours)
-    ax.set_xscale("log")
-    ax.set_xlim(floor, 20.0 * top)
+    ax.barh(names, np.where(visible, sizes, start), color=colours)
+    if logarithmic:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
+    ax.set_xlim(start, (top / start) ** 0.2 * top if logarithmic else 1.25 * top)
     ax.set_ylim(-0.6, max(len(names), FEW_BARS) - 0.4)
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
     for row, (value, seen) in enumerate(zip(sizes, visible, strict=True)):
-        ax.text(value * 1.2 if seen else floor * 1.5, row, f"{signs[row] * value:.3g}" if seen else "0", va="center")
+        text = f"{signs[row] * value:.3g}" if seen else "0"
+        ax.annotate(text, (value if seen else start, row), (4, 0), textcoords="offset points", va="center")
     ax.set_xlabel(label)
     if (signs[visible] < 0).any():
         ax.legend(handles=[patch(COLOURS[0], "positive"), patch(COLOURS[1], "negative")], loc="lower right", frameon=False)

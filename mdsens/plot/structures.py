@@ -3,6 +3,7 @@
 import itertools
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
 
 ARROW_SHARE = 0.6
 """Length of the longest arrow in units of the mean distance between neighbours."""
+
+ROUNDING = 1e-10
+"""Share of the distance between neighbours by which nothing moves where a derivative is drawn as zero, if θ changed by itself."""
+
+ALMOST = 1e-9
+"""Share of the longest arrow up to which its part in a plane is rounding."""
+
+NARROW = 2.5
+"""Height of a slice in its widths, or width in its heights, from which the picture has its shape."""
 
 MARKS = "os^Dv"
 """Of species in a slice."""
@@ -53,6 +63,8 @@ def packing(
     arrows = None if derivative is None else _of_one_parameter(derivative, system)
     told = f" [{unit}]" if unit else ""
     positions, sizes, codes = _wrapped(system), _diameters(eq), np.asarray(system.species)
+    if arrows is not None:
+        arrows = _cleaned(arrows, eq)
     if coloured and arrows is not None:
         lengths = np.linalg.norm(arrows, axis=1)
         discs = _discs(ax, positions, sizes, system, array=np.repeat(lengths, _copies(system)), cmap="viridis", alpha=0.9)
@@ -64,9 +76,10 @@ def packing(
     if arrows is not None:
         longest = np.linalg.norm(arrows, axis=1).max()
         spacing = np.sqrt(abs(np.linalg.det(np.asarray(system.cell))) / len(system))
-        factor = ARROW_SHARE * spacing * 2.0 / longest if longest > 0.0 else 1.0
-        ax.quiver(*positions.T, *(factor * arrows).T, angles="xy", scale_units="xy", scale=1.0, width=0.004, zorder=3)
-        ax.set_title(f"∂x*/∂{parameter}, longest arrow {longest:.2f} {unit}".rstrip())
+        if longest > 0.0:
+            factor = ARROW_SHARE * spacing * 2.0 / longest
+            ax.quiver(*positions.T, *(factor * arrows).T, angles="xy", scale_units="xy", scale=1.0, width=0.004, zorder=3)
+        ax.set_title(f"∂x*/∂{parameter}, {_longest(longest, unit, '.2f')}")
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]) @ np.asarray(system.cell)
     ax.plot(*corners.T, color="0.6", linewidth=0.8)
     ax.set_aspect("equal")
@@ -75,7 +88,7 @@ def packing(
     ax.set_xlabel("x [Å]")
     ax.set_ylabel("y [Å]")
     true = hasattr(eq.potential, "diameter")
-    names = [f"{label} (diameter {sizes[codes == k].mean():.3g} Å)" if true else label for k, label in enumerate(system.labels)]
+    names = [f"{label} ({_of_sizes(sizes[codes == k])})" if true else label for k, label in enumerate(system.labels)]
     handles = [patch(COLOURS[k % len(COLOURS)], name) for k, name in enumerate(names)]
     if not coloured:
         ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False)
@@ -109,7 +122,7 @@ def crystal(
     if system.dim != 3:
         raise InputError("plot.crystal draws 3-D systems; for a packing use plot.packing.")
     ax = axes_or_new(ax, projection="3d")
-    arrows = _of_one_parameter(derivative, system)
+    arrows = _cleaned(_of_one_parameter(derivative, system), eq)
     size = np.linalg.norm(arrows, axis=1)
     positions = np.asarray(system.positions)
     if centre is None:
@@ -124,11 +137,13 @@ def crystal(
     x, v, c = offset[shown], arrows[shown], size[shown]
     for a, b in _bonds(x):
         ax.plot(*np.array([x[a], x[b]]).T, color="0.8", linewidth=0.8, zorder=1)
-    points = ax.scatter(*x.T, c=c, cmap="viridis", s=90, depthshade=False, edgecolors="0.3", linewidths=0.4)
+    points = ax.scatter(
+        *x.T, c=c, cmap="viridis", vmin=0.0, vmax=c.max() or 1.0, s=90, depthshade=False, edgecolors="0.3", linewidths=0.4
+    )
     if c.max() > 0.0:
         ax.quiver(*x.T, *(v * ARROW_SHARE * 2.35 / c.max()).T, color="#e45756", linewidth=1.4, arrow_length_ratio=0.3)
     ax.figure.colorbar(points, ax=ax, shrink=0.65, pad=0.1, label=f"|{parameter}|  [{unit}]")
-    ax.set_title(f"{parameter}: longest arrow {c.max():.3g} {unit}")
+    ax.set_title(f"{parameter}: {_longest(c.max(), unit, '.3g')}")
     ax.set_box_aspect((1, 1, 1))
     for name, setter in zip("xyz", (ax.set_xlabel, ax.set_ylabel, ax.set_zlabel), strict=True):
         setter(f"{name} - centre [Å]")
@@ -167,7 +182,7 @@ def slab(
         raise InputError(f"normal must be 'x', 'y' or 'z', not {normal!r}.")
     across = "xyz".index(normal)
     along = [k for k in range(3) if k != across]
-    arrows = _of_one_parameter(derivative, system)
+    arrows = _cleaned(_of_one_parameter(derivative, system), eq)
     size = np.linalg.norm(arrows, axis=1)
     positions = _wrapped(system) if system.cell is not None and all(system.pbc) else np.asarray(system.positions)
     height = float(positions[size.argmax(), across]) if height is None else height
@@ -175,7 +190,7 @@ def slab(
     if not shown.any():
         raise InputError(f"No atom lies within {0.5 * thickness:g} Å of {normal} = {height:g} Å: choose another height.")
     x, v, c = positions[shown][:, along], arrows[shown][:, along], size[shown]
-    ax = axes_or_new(ax)
+    ax = _axes_of_shape(ax, x)
     codes = np.asarray(system.species)[shown]
     for code in np.unique(codes):
         of = codes == code
@@ -193,6 +208,8 @@ def slab(
             label=label,
         )
     longest = np.linalg.norm(v, axis=1).max()
+    if longest <= ALMOST * c.max():  # out of the plane
+        longest = 0.0
     if longest > 0.0:
         spacing = (abs(np.linalg.det(np.asarray(system.cell))) / len(system)) ** (1 / 3) if system.cell is not None else 2.5
         arrows = v * (ARROW_SHARE * spacing / longest)
@@ -200,11 +217,46 @@ def slab(
     ax.margins(0.12)
     ax.figure.colorbar(points, ax=ax, shrink=0.8, label=f"|{parameter}|  [{unit}]")
     where = f"{normal} = {height:.2f} ± {0.5 * thickness:.2f} Å"
-    ax.set_title(f"{parameter} at {where}: longest arrow {longest:.3g} {unit}", fontsize="medium")
+    inside = "no arrows in the plane" if longest == 0.0 < c.max() else _longest(longest, unit, ".3g")
+    ax.set_title(f"{parameter} at {where}:\n{inside}", fontsize="medium")
     ax.set(aspect="equal", xlabel=f"{'xyz'[along[0]]} [Å]", ylabel=f"{'xyz'[along[1]]} [Å]")
     if len(system.labels) > 1:
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(system.labels), frameon=False)
     return ax
+
+
+def _axes_of_shape(ax: Any, x: np.ndarray) -> Any:
+    """Given axes, or fresh ones of the shape of a long and narrow slice."""
+    width, height = np.ptp(x, axis=0) + 2.0
+    if ax is None and not 1.0 / NARROW < height / width < NARROW:
+        import matplotlib.pyplot as plt
+
+        size = (5.2, 9.0) if height > width else (10.0, 4.2)
+        return plt.figure(figsize=size, layout="constrained").add_subplot()
+    return axes_or_new(ax)
+
+
+def _of_sizes(sizes: np.ndarray) -> str:
+    """The diameters of one species, in words."""
+    lowest, highest = (f"{size:.3g}" for size in (sizes.min(initial=np.inf), sizes.max(initial=0.0)))
+    return f"diameter {lowest} Å" if lowest == highest else f"diameters {lowest} to {highest} Å"
+
+
+def _longest(length: float, unit: str, form: str) -> str:
+    """What a title says of the longest arrow."""
+    return f"longest arrow {length:{form}} {unit}".rstrip() if length > 0.0 else "nothing moves"
+
+
+def _cleaned(arrows: np.ndarray, eq: "Equilibrium") -> np.ndarray:
+    """The same without what is rounding, or what is left of the forces: zero where nothing else is there."""
+    system = eq.system
+    volume = None if system.cell is None else abs(np.linalg.det(np.asarray(system.cell)))
+    spacing = (volume / len(system)) ** (1.0 / system.dim) if volume else 2.5
+    thetas = np.concatenate([np.ravel(np.abs(leaf)) for leaf in jax.tree.leaves(getattr(eq, "potential", None))] or [np.ones(1)])
+    theta = np.median(thetas[thetas > 0.0]) if (thetas > 0.0).any() else 1.0
+    found = getattr(eq, "curvature", None)
+    off = eq.fmax / found.lowest if found is not None and 0.0 < found.lowest < np.inf else 0.0
+    return arrows if np.abs(arrows).max(initial=0.0) > max(ROUNDING * spacing, off) / theta else np.zeros_like(arrows)
 
 
 def _discs(ax: Any, positions: np.ndarray, sizes: np.ndarray, system: "System", **look: Any) -> Any:

@@ -55,6 +55,9 @@ OBSERVABLES = (*PLAIN, *MADE, *OF_STATES)
 PATH = "path"
 """Key of a file's place in a recipe, which is no part of a unit's name."""
 
+INDEX = "index"
+"""Key of a structure's place in a file of several."""
+
 MANY_FILES = 10_000
 MANY_BLOCKS = 20_000
 """That ASE's builders put together one by one."""
@@ -99,7 +102,11 @@ def structure_recipes(name: str, given: schema.Structure, folder: Path) -> dict[
         labels = [name] if len(found) == 1 else [f"{name}.{path.stem}" for path in found]
         if len(set(labels)) < len(labels):
             labels = [f"{name}.{k}" for k in range(len(found))]
-        starts = {label: {**steps, "file": digest(path), PATH: str(path)} for label, path in zip(labels, found, strict=True)}
+        starts = {}
+        for label, path in zip(labels, found, strict=True):
+            start = {**steps, "file": digest(path), PATH: str(path)}
+            count = _count(str(path), start["file"])
+            starts |= {f"{label}.{k}": {**start, INDEX: k} for k in range(count)} if count > 1 else {label: start}
     if given.seed is None:
         return starts
     if not (given.packing or given.rattle):
@@ -152,7 +159,7 @@ def _structure(text: str) -> System:
     elif "builder" in recipe:
         system = System.from_ase(_built(recipe["builder"], recipe.get("arguments", {})))
     else:
-        system = read(_unchanged(recipe[PATH], recipe["file"]))
+        system = _frames(_unchanged(recipe[PATH], recipe["file"]), recipe["file"])[recipe.get(INDEX, 0)]
     changes = {key: recipe[key] for key in ("repeat", "delete", "rattle", "frozen") if recipe.get(key)}
     if not changes:
         return system
@@ -186,6 +193,20 @@ def _structure(text: str) -> System:
         masses=np.tile(np.asarray(system.masses), len(atoms) // len(system))[kept] if system.masses_known else None,
         frozen=frozen[kept],
     )
+
+
+@functools.lru_cache(maxsize=10_000)
+def _frames(path: str, _digest: str) -> list[System]:
+    """The structures of a file of this content."""
+    return read(path, index=":")
+
+
+def _count(path: str, content: str) -> int:
+    """How many there are; of a file that cannot be read one, which says so when it is wanted."""
+    try:
+        return len(_frames(path, content))
+    except MdsensError:
+        return 1
 
 
 def _unchanged(path: str, known: str) -> str:

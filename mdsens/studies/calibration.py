@@ -35,6 +35,7 @@ from mdsens.studies.observing import (
     entries,
     evaluate,
     flat,
+    nameless,
     relax_again,
     relax_all,
     rounding,
@@ -286,7 +287,7 @@ class _Problem:
         assert self.bends is not None
         potential = next(iter(here.states.values())).potential
         there = self.selection.at(self.start + self.scale * (here.x + move))
-        _, second = derivatives_along(self.observed, here.states, direction_to(potential, there))
+        _, second = derivatives_along(*nameless(self.observed, here.states), direction_to(potential, there))
         bend = np.zeros(len(self.bends))
         bend[: len(self.labels)] = np.asarray(second)[self.counts] / self.sigma
         square = move @ move

@@ -1,12 +1,15 @@
 """What `mdsens run` does and says."""
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from mdsens.errors import InputError
 from mdsens.studies import execution
+from mdsens.studies.collecting import read_folder
 from mdsens.studies.observing import counted
-from mdsens.studies.reporting import failure_table
+from mdsens.studies.reporting import COLUMNS, failure_table, lines_of
+from mdsens.studies.tabulating import OVERVIEWS, overview, study_tables
 from mdsens.studies.units import read_study
 
 SHOWN = 5
@@ -36,8 +39,23 @@ def run(
     lines = [f"{folder}: {counted(done.total, 'unit')}, {done.done} of them done now, {len(done.failed)} failed."]
     if done.failed:
         lines += [*failure_table(list(done.failed)), "Do them again with --retry."]
+    lines += [*_found(folder)]
     lines.append(f"Merge them with 'mdsens collect {folder}', then 'mdsens show {folder}.h5'; or 'mdsens report {folder}'.")
     return lines, not done.failed
+
+
+def _found(folder: Path) -> Iterator[str]:
+    """The tables of what is there; of many units those with a row for each."""
+    study, _ = read_folder(folder)
+    done = [outcome for outcome in study.outcomes if not outcome.failed]
+    if study.kind in OVERVIEWS and len(done) > SHOWN:
+        tables = [overview(done, COLUMNS)]
+    else:
+        tables = study_tables(study.kind, done if study.kind == "sweep" else done[:SHOWN], COLUMNS) if done else []
+    if tables:
+        yield ""
+        for table in tables:
+            yield from lines_of(table)
 
 
 def _shard(text: str) -> tuple[int, int]:

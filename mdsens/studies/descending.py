@@ -16,7 +16,7 @@ from mdsens.derivatives import value_and_gradient
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, MdsensError
 from mdsens.potentials import Potential
-from mdsens.studies.observing import Together
+from mdsens.studies.observing import Together, nameless
 from mdsens.studies.parameters import Selection
 
 HALVINGS = 10
@@ -94,6 +94,7 @@ def descend(
 
 def slope_of(cost: Cost, states: dict[str, Equilibrium], selection: Selection) -> tuple[float, np.ndarray]:
     """A cost and its derivative in the chosen parameters, by one adjoint solve for each structure."""
-    value, slope = value_and_gradient(cost, dict(states))
+    observed, numbered = nameless(cost.observed, states)
+    value, slope = value_and_gradient(Cost(observed, cost.wanted, cost.weights), numbered)
     leaves = jax.tree.leaves(slope)
     return float(value), np.concatenate([np.ravel(leaves[k]) for k in selection.leaves])

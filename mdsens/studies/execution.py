@@ -7,7 +7,6 @@ import math
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -16,7 +15,9 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from mdsens.compilation import drop_many
 from mdsens.errors import InputError, MdsensError, StoreError, reason
+from mdsens.progress import bar
 from mdsens.studies.cluster import THREADS, spread
 from mdsens.studies.collecting import write_plan
 from mdsens.studies.findings import Record
@@ -39,6 +40,9 @@ PERIOD = 0.1
 
 WAITING = 1000
 """Units that may wait to be written."""
+
+SOME = 20
+"""Units between two looks at how many programs are compiled."""
 
 Attempt = tuple[Unit, str, bytes]
 """A unit, why it failed, or "", and its file."""
@@ -106,12 +110,12 @@ def run(
             results = _kept(_serially(missing), folder)
         else:
             results = _in_parallel(missing, folder, workers)
-        with contextlib.closing(results) as done_now, _bar(len(units), len(missing), progress) as bar:
+        with contextlib.closing(results) as done_now, _bar(len(units), len(missing), progress) as shown:
             for name, why in done_now:
                 done += 1
                 if why:
                     failures[name] = why
-                bar.update()
+                shown.update()
     return Run(len(units), done, tuple((unit.label, failures[unit.name]) for unit in units if unit.name in failures))
 
 
@@ -210,7 +214,9 @@ def _kept(results: Generator[Attempt], folder: Path) -> Generator[tuple[str, str
 
 
 def _serially(units: Sequence[Unit]) -> Generator[Attempt]:
-    for unit in units:
+    for k, unit in enumerate(units):
+        if k % SOME == 0:
+            drop_many()
         yield unit, *attempt(unit)
 
 
@@ -222,6 +228,7 @@ def _on_cluster(units: Sequence[Unit], address: str) -> Generator[Attempt]:
 def share(units: Sequence[Unit], folder: Path) -> tuple[list[tuple[str, str]], float]:
     """Do units and write their files until it has taken long enough: `(name and why it failed, of each, seconds)`."""
     begun = time.perf_counter()
+    drop_many()
 
     def in_time() -> Generator[Attempt]:
         for k, unit in enumerate(units):
@@ -318,7 +325,7 @@ def _begin_worker() -> None:
 
 
 def _bar(total: int, missing: int, progress: bool | None) -> Any:
-    from tqdm import tqdm
-
-    disable = None if progress is None else not progress
-    return tqdm(total=total, initial=total - missing, desc="units", unit="unit", file=sys.stderr, disable=disable, smoothing=0.05)
+    wanted = progress if missing else False
+    return bar(
+        None, wanted, delay=0.0, leave=True, total=total, initial=total - missing, desc="units", unit="unit", smoothing=0.05
+    )

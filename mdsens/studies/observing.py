@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mdsens import observables as catalogue
-from mdsens.derivatives import value_and_jacobian
+from mdsens.derivatives import check_index, value_and_jacobian
 from mdsens.equilibrium import Equilibrium, relax
 from mdsens.errors import InputError
 from mdsens.observables.elastic import is_sheet
@@ -114,6 +114,22 @@ def together(observables: Observables, structures: Any) -> Together:
     return Together(parts)
 
 
+def nameless(observed: Together, states: Mapping[str, Any]) -> tuple[Together, dict[str, Any]]:
+    """Return observables and states under numbers in the place of names, so that no name is part of what is compiled."""
+    numbers = {name: f"{k:06d}" for k, name in enumerate(sorted(states))}
+    parts = {f"{k:06d}": _renamed(part, numbers) for k, part in enumerate(observed.members)}
+    return Together(parts), {numbers[name]: eq for name, eq in states.items()}
+
+
+def _renamed(part: Any, numbers: Mapping[str, str]) -> Any:
+    """An observable of structures with other names."""
+    if not isinstance(part, Of):
+        return part
+    if isinstance(part.structures, str):
+        return Of(part.observable, numbers[part.structures])
+    return Of(part.observable, {role: numbers[name] for role, name in part.structures})
+
+
 class _Known:
     """Observables whose own numbers are known to compiled code, so that these are looked at: equal if the numbers are."""
 
@@ -148,9 +164,10 @@ def evaluate(observed: Together, states: Mapping[str, Equilibrium]) -> dict[str,
         InputError: an observable that does not fit the structures.
     """
     potential = next(iter(states.values())).potential
+    plain, numbered = nameless(observed, states)
     # What observables refer to differs from one potential to the next, unlike what compiled code knows of them.
-    members, states = named_references(observed.members, states, potential)
-    systems = {name: eq.system for name, eq in states.items()}
+    members, numbered = named_references(plain.members, numbered, potential)
+    systems = {name: eq.system for name, eq in numbered.items()}
     found = _values(_Known(members), systems, potential)
     return {name: np.asarray(value) for name, value in zip(observed.names, found, strict=True)}
 
@@ -168,8 +185,9 @@ def differentiate(
     observed: Together, states: Mapping[str, Equilibrium], selection: Selection
 ) -> tuple[dict[str, np.ndarray], Float[np.ndarray, "values chosen"]]:
     """`(values by name, total derivative of all of them, one row a number)`."""
+    check_index(observed, states)
     values = evaluate(observed, states)
-    _, jacobian = value_and_jacobian(observed, dict(states))
+    _, jacobian = value_and_jacobian(*nameless(observed, states))
     return values, selection.columns(jacobian, sum(value.size for value in values.values()))
 
 

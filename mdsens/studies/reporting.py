@@ -32,7 +32,7 @@ def tables_of(study: Collected) -> Iterator[str]:
     """Its tables, line by line."""
     done, failed = ([outcome for outcome in study.outcomes if outcome.failed == failed] for failed in (False, True))
     for table in study_tables(study.kind, done, COLUMNS):
-        yield from _lines(table)
+        yield from lines_of(table)
     if failed:
         yield from failure_table([(outcome.label, outcome.reason) for outcome in failed])
 
@@ -55,7 +55,8 @@ def _potential(outcome: Any) -> str:
     return f"{recipe['name']} ({made})"
 
 
-def _lines(table: Table) -> Iterator[str]:
+def lines_of(table: Table) -> Iterator[str]:
+    """A table, line by line."""
     if table.title:
         yield table.title
     columns = [column for column in table.columns if column.shown]

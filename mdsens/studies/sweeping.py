@@ -9,6 +9,7 @@ import numpy as np
 
 from mdsens.errors import InputError, MdsensError
 from mdsens.potentials import Potential
+from mdsens.progress import bar
 from mdsens.spelling import spelled
 from mdsens.studies.observing import (
     Observables,
@@ -125,8 +126,6 @@ def sweep(
     Raises:
         InputError: names that do not exist, before anything is relaxed.
     """
-    from tqdm import tqdm
-
     points = grid(parameters, mode) if isinstance(parameters, Mapping) else [dict(point) for point in parameters]
     for point in points:
         with_values(potential, point)
@@ -135,8 +134,10 @@ def sweep(
     observed = {name: together(observables, group) for name, group in groups.items()}
     names = Selection.of(potential).names
     rows = [(name, point) for name in groups for point in points]
-    bar = tqdm(rows, desc="sweep", leave=False, disable=None if progress is None else not progress)
-    found = [_point(name, groups[name], potential, point, observed[name], derivatives, relax) for name, point in bar]
+    found = [
+        _point(name, groups[name], potential, point, observed[name], derivatives, relax)
+        for name, point in bar(rows, progress, desc="sweep")
+    ]
     varied = dict.fromkeys([*names, *(name for point in points for name in point)])
     units = units_of(potential, varied, next(iter(observed.values())), structures_of(named))
     return Sweep(tuple(found), names, units=units)

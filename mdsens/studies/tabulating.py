@@ -76,7 +76,22 @@ def study_tables(kind: str, outcomes: Sequence[Outcome], most: int | None = None
     if kind == "sweep":
         return [_points(outcomes, most)]
     done = [outcome for outcome in outcomes if not outcome.failed]
-    return [table for outcome in done for table in _OF_A_UNIT[kind](outcome, most)]
+    tables = [table for outcome in done for table in _OF_A_UNIT[kind](outcome, most)]
+    return [*tables, overview(done, most)] if done and kind in OVERVIEWS else tables
+
+
+def overview(done: Sequence[Outcome], most: int | None) -> Table:
+    """The observables' values, a row for each unit, and whether they can be trusted."""
+    columns = _measured(done, most, "values")
+    if any(numbers_of(outcome, "std") for outcome in done):
+        spread = {column.name: column for column in _measured(done, most, "std")}
+        columns = [
+            one
+            for column in columns
+            for one in (column, dataclasses.replace(spread[column.name], name=f"std of {column.name}", form=".3g"))
+        ]
+    verdicts = Column("verdict", [_trust(outcome) for outcome in done])
+    return Table("values", "", (Column("unit", [outcome.label for outcome in done]), *columns, verdicts), "Values")
 
 
 def numbers_of(outcome: Outcome, group: str) -> dict[str, np.ndarray]:
@@ -113,13 +128,18 @@ def _points(outcomes: Sequence[Outcome], most: int | None) -> Table:
         Column(name, [outcome.input["parameters"].get(name, np.nan) for outcome in outcomes], shown=False, unit=units.get(name))
         for name in names
     ]
-    found = [_flat(numbers_of(outcome, "values"), most) for outcome in outcomes]
+    observed = _measured(outcomes, most, "values")
+    reasons = Column("failed", [outcome.reason for outcome in outcomes], shown=False)
+    return Table("points", "", (Column("unit", [outcome.label for outcome in outcomes]), *parameters, *observed, reasons))
+
+
+def _measured(outcomes: Sequence[Outcome], most: int | None, group: str) -> list[Column]:
+    """A column for each number of a group, a row for each unit."""
+    found = [_flat(numbers_of(outcome, group), most) for outcome in outcomes]
     measured: dict[str, str | None] = {}
     for outcome, values in zip(outcomes, found, strict=True):
         measured |= {label: unit_of(outcome, label) for label in values if label not in measured}
-    observed = [Column(label, [values.get(label, np.nan) for values in found], unit=unit) for label, unit in measured.items()]
-    reasons = Column("failed", [outcome.reason for outcome in outcomes], shown=False)
-    return Table("points", "", (Column("unit", [outcome.label for outcome in outcomes]), *parameters, *observed, reasons))
+    return [Column(label, [values.get(label, np.nan) for values in found], unit=unit) for label, unit in measured.items()]
 
 
 def _derivatives(outcome: Any, most: int | None) -> Iterator[Table]:
@@ -265,6 +285,9 @@ def _trust(outcome: Outcome) -> str:
         return "not looked at (check = false)" if "nonlinearity" in facts else "no certificate was asked for"
     return "trusted" if facts["trusted"] else "not trusted: " + "; ".join(facts["reasons"])
 
+
+OVERVIEWS = ("sensitivity", "uncertainty")
+"""Kinds of study whose units stand beside each other."""
 
 _OF_A_UNIT: dict[str, Callable[[Any, int | None], Iterator[Table]]] = {
     "sensitivity": _derivatives,

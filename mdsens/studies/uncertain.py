@@ -131,7 +131,7 @@ def uncertainty(
     begun = time.perf_counter()
     named = by_name(states)
     potential = next(iter(named.values())).potential
-    selection, root = _root(potential, covariance, wrt)
+    selection, root = root_of(potential, covariance, wrt)
     observed = together(observables, named)
     values, rows = differentiate(observed, named, selection)
     reasons = list(certified(named, [*dict.fromkeys(name.split("[")[0] for name in selection.names)]))
@@ -183,8 +183,12 @@ def uncertainty(
     )
 
 
-def _root(potential: Potential, covariance: Any, wrt: Any) -> tuple[Selection, np.ndarray]:
-    """`(selection, L)` with Σ = L Lᵀ."""
+def root_of(potential: Potential, covariance: Any, wrt: Any) -> tuple[Selection, np.ndarray]:
+    """`(selection, L)` with Σ = L Lᵀ.
+
+    Raises:
+        InputError: a covariance that is none.
+    """
     if isinstance(covariance, Mapping):
         selection = Selection.of(potential, list(covariance) if wrt is None else wrt)
         widths = selection.vector(covariance, 0.0, "The covariance")
