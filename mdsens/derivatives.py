@@ -39,6 +39,7 @@ from mdsens.linear_response import (
 from mdsens.potentials.base import Potential, parameter_paths
 from mdsens.potentials.paths import named_leaves
 from mdsens.potentials.reparameterised import own_sizes
+from mdsens.roughness import jumps_at
 from mdsens.spelling import Spelled, spelled
 
 MAX_BYTES = 4e9
@@ -131,7 +132,8 @@ def sensitivity(
         check_residual(worst, found, state)
     error = float(np.max(weights * errors(state, found, moving, resting, columns, step, weights)))
     difference, length = map(float, dot_test(state, eq.potential, moving, columns, weights))
-    certificate = certify(eq, state, found, worst, error, difference, length, float(left))
+    rough = jumps_at(state, moving, resting, found.highest, eq.potential)
+    certificate = certify(eq, state, found, worst, error, difference, length, float(left), rough)
 
     def shaped(change: Array) -> Potential:
         return split_last(np.moveaxis(np.asarray(change), 0, -1), moving)

@@ -75,6 +75,8 @@ def save(path: str | Path, eq: Equilibrium, sensitivity: Sensitivity | None = No
         or not (sensitivity is None or isinstance(sensitivity, Sensitivity))
     ):
         raise InputError("save wants a path, an Equilibrium and a Sensitivity: ms.save(path, eq, S).")
+    if not eq.is_as_relaxed:
+        raise InputError("Something of this equilibrium was replaced after it was relaxed: relax it again, eq.again(potential).")
     path = Path(path)
     check_writable(path, overwrite=overwrite)
     with h5py.File(f"image-{id(eq)}", "w", driver="core", backing_store=False) as file:
@@ -378,7 +380,7 @@ def _read(file: Any, path: Path, template: Any, given: Any) -> tuple[Equilibrium
         stress_error=float(state.get("stress_error", 0.0)),
         index=int(state.get("index", 0)),
         **(_read_constraints(file["equilibrium/constraints"], path, given, system) if "equilibrium/constraints" in file else {}),
-    )
+    ).as_made()
     if "sensitivity" not in file:
         return eq, None
     group = file["sensitivity"]
