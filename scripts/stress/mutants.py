@@ -119,28 +119,28 @@ MUTANTS = (
         "curvature.py",
         "    if off > np.sqrt(np.finfo(columns.dtype).eps) * ASYMMETRIC * size + known:",
         "    if False:",
-        "test_probes.py -k 'other_side or curl'",
+        "test_state_probes.py -k 'other_side or curl'",
     ),
     Mutant(
         "a site energy that forgets its mask passes",
         "curvature.py",
         "    _check_masks(columns.function, potential)",
         "    pass",
-        "test_probes.py -k mask",
+        "test_state_probes.py -k mask",
     ),
     Mutant(
         "what was known of a state outlives its potential",
         "linear_response.py",
         "    if not eq.is_as_relaxed:",
         "    if False:",
-        "test_probes.py -k replaced",
+        "test_state_probes.py -k replaced",
     ),
     Mutant(
         "a kink at the very state passes",
         "roughness.py",
         "    return any(_is_jump(*both) for both in zip(near, far, noise, strict=True))",
         "    return False",
-        "test_probes.py -k kink",
+        "test_state_probes.py -k kink",
     ),
     # Derivatives
     Mutant(
