@@ -56,9 +56,9 @@ class Certificate:
 
     Attributes:
         residual: largest relative residual ‖A u - b‖/‖b‖ of its linear systems, recomputed from the answers.
-        error_bound: bound on the error of θ dX/dθ, in the 2-norm over all atoms, the largest over θ [Å]: what the linear
-            solves, the distance of the state from the true equilibrium and rounding can amount to
-            (`mdsens.implicit.bound`); inf where the state is too far from the equilibrium for a bound.
+        error_bound: bound on the error of θ dX/dθ (of dX/dθ where θ is zero or a logarithm), in the 2-norm over all atoms, the
+            largest over θ [Å]: what the linear solves, the distance of the state from the true equilibrium and rounding can
+            amount to (`mdsens.implicit.bound`); inf where the state is too far from the equilibrium for a bound.
         linear_solver: what solved the linear systems, and what preconditioned them; how second derivatives were approximated,
             where they are not exact.
         lowest_curvature: lowest eigenvalue of the Hessian outside the zero modes [eV/Å²].
@@ -68,7 +68,8 @@ class Certificate:
         rattlers: atoms without a contact; their sensitivity is zero by convention (in a free cell, relative to it).
         displacement: ‖F‖ / lowest curvature, how far the state may be from the true equilibrium [Å].
         kink_distance: distance of the nearest pair to a point where its second derivative jumps (a contact that opens or
-            closes, a cutoff's edge) [Å]; inf for smooth potentials, nan where the potential doesn't say.
+            closes, a cutoff's edge) [Å]; inf for smooth potentials, nan where the potential doesn't say, 0 where forces or
+            second derivatives of an energy of one's own were seen to jump at the state.
         precision: of the numbers, `"float64"`.
         trusted: True only if nothing speaks against it.
         reasons: what speaks against it, one sentence each.
@@ -133,6 +134,7 @@ def certify(
     length: float,
     left: float,
     doubt: str = "",
+    rough: bool = False,
 ) -> Certificate:
     """The certificate of derivatives at `eq`.
 
@@ -144,10 +146,11 @@ def certify(
         difference, length: of the dot test (`mdsens.linear_response.dot_test`).
         left: ‖F‖ outside the null space, what is left of the forces.
         doubt: what `doubtful` says.
+        rough: whether forces or second derivatives were seen to jump at the state itself.
     """
     softest = found.nearest_zero
     displacement = left / softest if softest > 0.0 else np.inf
-    kink = kink_distance(eq)
+    kink = 0.0 if rough else kink_distance(eq)
     precision = str(eq.system.positions.dtype)
     approximation = eq.potential.approximation(eq.system)
     names = (*state.frame.motions.names, *(f"rattler {atom}" for atom in found.rattlers))
@@ -177,7 +180,11 @@ def certify(
         reasons.append("the state is too far from the equilibrium, or too soft, for a bound on the error: relax further")
     elif doubt:
         reasons.append(doubt)
-    if kink < KINK * float(eq.potential.range):
+    if rough:
+        reasons.append(
+            "the forces or their derivatives jump at this very state: the derivative holds on one side only, if at all"
+        )
+    elif kink < KINK * float(eq.potential.range):
         reasons.append(
             f"a pair is {kink:.1e} Å from a point where the potential's second derivative jumps: "
             "the derivative holds on one side only"

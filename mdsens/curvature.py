@@ -17,6 +17,7 @@ from mdsens.frame import Frame, as_unknown
 from mdsens.implicit.linear_system import COLUMNS, Gauge
 from mdsens.matrices import hessian
 from mdsens.potentials.base import Potential
+from mdsens.potentials.local_stiffness import SiteStiffness, SumStiffness
 from mdsens.stiffness import (
     Preconditioned,
     StoredOperator,
@@ -63,8 +64,15 @@ BLOCK_NUMBERS = 10**7
 KEPT_NUMBERS = 2 * 10**7
 """Numbers in an operator that is kept with its state, at most."""
 
+LOOKED_AT = 64
+"""Atoms, for each place of a list, whose unused places are looked at."""
+
 TINY = 1e-12
 """Share of a vector that counts as nothing left of it."""
+
+ASYMMETRIC = 1e3
+"""Difference of a Hessian from its transpose, as a share of it, beyond which its forces are no gradient, in roots of the rounding
+error: energies of networks may be in single precision inside. Beside it ten times the error of a Hessian by differences."""
 
 FLOPPY = 1e-9
 """Share of the largest curvature within which a curvature counts as zero."""
@@ -121,7 +129,9 @@ def curvature(z: Any, frame: Frame, potential: Potential, *, keep: bool = True) 
     if free.size <= basis.shape[1]:
         return Curvature(np.inf, 0.0, 0, rattlers, True, (), 0, np.inf), KeptHessian()
     exact = free.size <= DENSE_LIMIT
+    _check_masks(columns.function, potential)
     matrix = columns.between(free) if exact else None
+    _check_symmetric(matrix, columns, active, frame, potential)
     values, highest = _spectrum(matrix, basis[free]) if exact else _searched(columns, null)
     _check_rigid(columns(rigid), highest, z, frame, potential)
     nearest = float(np.abs(values).min())
@@ -359,6 +369,43 @@ def _polished(product: Callable[..., Any], precondition: Any, null: Any, start: 
     pair = (x, image(x))
     (x, _), _ = jax.lax.fori_loop(0, steps, step, (pair, (jnp.zeros_like(x), jnp.zeros_like(x))))
     return x @ product(x), x
+
+
+def _check_symmetric(matrix: Any, columns: "_Columns", active: np.ndarray, frame: Frame, potential: Potential) -> None:
+    """Raises InputError where forces are no gradient: by the whole matrix, or by its work on two random displacements."""
+    if matrix is None:
+        v, w = (_random(active.size, 3)[:, 1:] * active[:, None]).T
+        there, back = columns(v[:, None])[:, 0], columns(w[:, None])[:, 0]
+        # Of a random matrix both are its norm.
+        size, off = np.sqrt(0.5 * (there @ there + back @ back)), abs(w @ there - v @ back)
+    else:
+        size, off = np.linalg.norm(matrix), np.linalg.norm(matrix - matrix.T)
+    approximation = potential.approximation(frame.system)
+    known = 0.0 if approximation is None else 10.0 * approximation.hessian * np.sqrt(active.sum())
+    if off > np.sqrt(np.finfo(columns.dtype).eps) * ASYMMETRIC * size + known:
+        raise InputError(
+            f"The forces of {type(potential).__name__} are no gradient of an energy: second derivatives differ from their "
+            f"transpose by {off / size:.1e} of their size. A pair energy must be the same for i, j and j, i, and a calculator's "
+            "forces minus the gradient of its energy; mdsens.testing.check_potential looks closer."
+        )
+
+
+def _check_masks(operator: Any, potential: Potential) -> None:
+    """Raises InputError where a site's energy depends on places of its list that nobody is in."""
+    if not isinstance(operator, StoredOperator):
+        return
+    stored, whole = operator.stiffness, operator.neighbors
+    lists = whole.shorter if isinstance(stored, SumStiffness) else (whole,)
+    for part, listed in zip(stored.terms if isinstance(stored, SumStiffness) else (stored,), lists, strict=True):
+        if not isinstance(part, SiteStiffness):
+            continue
+        used, blocks = np.asarray((listed or whole).used), np.asarray(part.blocks)
+        for place in range(len(used)):
+            if np.any(np.abs(blocks[place, :, place][..., np.flatnonzero(~used[place])[:LOOKED_AT]]) > 0.0):
+                raise InputError(
+                    f"The energy of a site in {type(potential).__name__} counts places where its mask is False, which hold a "
+                    "harmless vector and nobody: multiply by jnp.where(mask, 1.0, 0.0) before summing over neighbours."
+                )
 
 
 def _nearest_zero(columns: "_Columns", z: Any, frame: Frame, moving: Any) -> float:

@@ -41,6 +41,7 @@ from mdsens.potentials.base import Potential, parameter_paths
 from mdsens.potentials.paths import named_leaves
 from mdsens.potentials.reparameterised import own_sizes
 from mdsens.references import with_references
+from mdsens.roughness import jumps_at
 from mdsens.scales import typical_distance
 from mdsens.spelling import Spelled, spelled
 
@@ -138,7 +139,8 @@ def sensitivity(
     sizes = weights * np.linalg.norm(columns, axis=1)
     doubt = doubtful(names, sizes, bounds, typical_distance(eq.system, eq.potential))
     solved_by = state if together is None else together.factorised
-    certificate = certify(eq, solved_by, found, worst, error, difference, length, float(left), doubt)
+    rough = jumps_at(state, moving, resting, found.highest, eq.potential)
+    certificate = certify(eq, solved_by, found, worst, error, difference, length, float(left), doubt, rough)
 
     def shaped(change: Array | np.ndarray) -> Potential:
         return split_last(np.moveaxis(np.asarray(change), 0, -1), moving)

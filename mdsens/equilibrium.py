@@ -100,6 +100,20 @@ class Equilibrium(Spelled, eqx.Module):
         return self.status is Status.CONVERGED
 
     @property
+    def is_as_relaxed(self) -> bool:
+        """Whether potential, structure and conditions are those that were relaxed; not so behind `eqx.tree_at`, say."""
+        return self.kept.is_of(self._ingredients)
+
+    @property
+    def _ingredients(self) -> Any:
+        alone = eqx.tree_at(lambda s: s.neighbors, self.system, None, is_leaf=lambda leaf: leaf is None)
+        return alone, self.potential, self.constraints, self.multipliers, (self.cell, self.load, self.index)
+
+    def as_made(self) -> "Equilibrium":
+        """The same, which remembers what it was made from [host]."""
+        return dataclasses.replace(self, kept=dataclasses.replace(self.kept, made_from=self._ingredients))
+
+    @property
     def frame(self) -> Frame:
         """The state as the reference of an unknown, `frame.start`."""
         frame = frame_of(
@@ -274,6 +288,7 @@ def finish(arrival: Any, potential: Potential, asked: Any, check_minimum: bool, 
         own = state.frame
         z = state.unknown_in(own)
         state = dataclasses.replace(state, kept=kept_hessian(z, own, potential, found, known_gauge(z, own, found.rattlers)))
+    state = state.as_made()
     if throw and not state.converged:
         raise ConvergenceError(f"The structure after {arrival.steps} steps (fmax {fmax:.1e} eV/Å): {status.value}.")
     return state

@@ -89,11 +89,21 @@ class KeptHessian:
         operator: v ↦ A v on flat vectors, a pytree, perhaps with a preconditioner of its own; None where it was not worth it.
         factor: `DenseFactor`, `SparseFactor` or None.
         grid: of the preconditioner that goes with a frame at the state; None for one that is to be made.
+        made_from: the potential, structure and conditions that all of it is of; None where nobody said so.
     """
 
     operator: Any = None
     factor: Any = None
     grid: Any = None
+    made_from: Any = None
+
+    def is_of(self, ingredients: Any) -> bool:
+        """Whether it was made from just these."""
+        if self.made_from is None:
+            return True
+        (ours, alike), (theirs, like) = jax.tree.flatten(self.made_from), jax.tree.flatten(ingredients)
+        # Leaves are arrays, and words among the conditions.
+        return bool(alike == like) and all(a is b or np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, KeptHessian)

@@ -17,8 +17,10 @@ from jaxtyping import Array
 
 from mdsens import stiffness
 from mdsens.curvature import Curvature, curvature, kept_hessian
+from mdsens.descent import listed_tightly, unbalanced
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import ConvergenceError, InputError, LinearSolveError
+from mdsens.factors import KeptHessian
 from mdsens.frame import Frame
 from mdsens.implicit import CG, GMRES, MINRES, Direct, Gauge, differentiable_solution, linear_solve, root_jvp, root_vjp
 from mdsens.implicit.bound import ROUNDING, error_bound, other_point
@@ -45,6 +47,9 @@ much. Where that matters they are looked at."""
 
 NOTICED = 0.05
 """Share by which the lowest curvature may change between a state and the true equilibrium before it is looked at."""
+
+STILL = 100.0
+"""Forces left in a state of which something was replaced, in units of what was left before, up to which it is an equilibrium."""
 
 KRYLOV = 300
 """Size of GMRES's space, for stresses that are not hydrostatic."""
@@ -131,6 +136,8 @@ def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: b
             f"{type(eq.potential).__name__} has no parameters, so there is nothing to differentiate in: fields of its class are, "
             "with a type and no mdsens.static (kappa: float)."
         )
+    if not eq.is_as_relaxed:
+        eq = _looked_at_again(eq)
     frame = eq.frame
     z = eq.unknown_in(frame)
     found, kept = curvature(z, frame, eq.potential) if eq.curvature is None else (eq.curvature, eq.kept)
@@ -154,6 +161,26 @@ def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: b
         preconditioner = Words("a coarse grid")
     fail_rtol = solver.tolerances(eq.system.positions.dtype)[1]
     return found, State(z, frame, null, inverse, kept.operator, solver, fail_rtol, preconditioner)
+
+
+def _looked_at_again(eq: Equilibrium) -> Equilibrium:
+    """A state of which something was replaced after it was relaxed, without what was known of it before [host].
+
+    Raises:
+        ConvergenceError: it is no equilibrium of what it has now.
+    """
+    listed = listed_tightly(eq.system, eq.potential)
+    eq = dataclasses.replace(eq, system=listed, curvature=None, kept=KeptHessian())
+    frame = eq.frame
+    z = eq.unknown_in(frame)
+    norm = float(unbalanced(z, (frame, eq.potential))[1])
+    found = curvature(z, frame, eq.potential, keep=False)[0]
+    if not norm <= STILL * max(eq.fmax, rounding(listed, found.highest)):
+        raise ConvergenceError(
+            "The potential, structure or conditions of this equilibrium were replaced after it was relaxed, and it is none of "
+            f"what it has now (largest force {norm:.1e} eV/Å): relax it again, eq.again(potential)."
+        )
+    return eq
 
 
 def _default_solver(eq: Equilibrium, frame: Frame, z: Any) -> Any:

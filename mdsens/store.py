@@ -116,6 +116,8 @@ def _states(eq: Any, sensitivity: Any) -> dict[str, tuple[Equilibrium, Sensitivi
         or not all(isinstance(one, Sensitivity | None) for one in given.values())
     ):
         raise InputError("save wants an Equilibrium and a Sensitivity, or lists or dicts of them by name: ms.save(path, eq, S).")
+    if not all(one.is_as_relaxed for one in eq.values()):
+        raise InputError("Something of this equilibrium was replaced after it was relaxed: relax it again, eq.again(potential).")
     return {name: (one, given.get(name)) for name, one in eq.items()}
 
 
@@ -416,7 +418,7 @@ def _read(file: Any, path: Path, template: Any, given: Any) -> tuple[Equilibrium
         stress_error=float(state.get("stress_error", 0.0)),
         index=int(state.get("index", 0)),
         **held,
-    )
+    ).as_made()
     if "sensitivity" not in file:
         return eq, None
     group = file["sensitivity"]

@@ -131,7 +131,7 @@ def uncertainty(
     begun = time.perf_counter()
     named = by_name(states)
     potential = next(iter(named.values())).potential
-    selection, root = root_of(potential, covariance, wrt)
+    selection, root = _root(potential, covariance, wrt)
     observed = together(observables, named)
     values, rows = differentiate(observed, named, selection)
     reasons = list(certified(named, [*dict.fromkeys(name.split("[")[0] for name in selection.names)]))
@@ -183,7 +183,7 @@ def uncertainty(
     )
 
 
-def root_of(potential: Potential, covariance: Any, wrt: Any) -> tuple[Selection, np.ndarray]:
+def _root(potential: Potential, covariance: Any, wrt: Any) -> tuple[Selection, np.ndarray]:
     """`(selection, L)` with Σ = L Lᵀ.
 
     Raises:

@@ -136,6 +136,34 @@ MUTANTS = (
         "defect = defect + 0.0 * size",
         "test_bound.py -k rounding",
     ),
+    Mutant(
+        "forces that are no gradient pass",
+        "curvature.py",
+        "    if off > np.sqrt(np.finfo(columns.dtype).eps) * ASYMMETRIC * size + known:",
+        "    if False:",
+        "test_state_probes.py -k 'other_side or curl'",
+    ),
+    Mutant(
+        "a site energy that forgets its mask passes",
+        "curvature.py",
+        "    _check_masks(columns.function, potential)",
+        "    pass",
+        "test_state_probes.py -k mask",
+    ),
+    Mutant(
+        "what was known of a state outlives its potential",
+        "linear_response.py",
+        "    if not eq.is_as_relaxed:",
+        "    if False:",
+        "test_state_probes.py -k replaced",
+    ),
+    Mutant(
+        "a kink at the very state passes",
+        "roughness.py",
+        "    return any(_is_jump(*both) for both in zip(near, far, noise, strict=True))",
+        "    return False",
+        "test_state_probes.py -k kink",
+    ),
     # Derivatives
     Mutant(
         "the explicit part of a gradient is lost",
