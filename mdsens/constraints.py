@@ -406,3 +406,24 @@ def from_ase(atoms: Any) -> tuple[System, list[Constraint]]:
             raise InputError(f"The ASE constraint {name} is not supported: write it as an Equation, or remove it.")
     plain.set_constraint(kept)
     return System.from_ase(plain), translated
+
+
+__all__ = [
+    "Constraint",
+    "Constraints",
+    "Equation",
+    "FixedCentreOfMass",
+    "FixedComponents",
+    "FixedLengths",
+    "FixedLine",
+    "FixedPlane",
+    "Inequality",
+    "RigidGroup",
+    "Wall",
+    "bound_constraints",
+    "from_ase",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
