@@ -8,6 +8,11 @@ import os
 import warnings
 from typing import Any
 
+if os.environ.get("MDSENS_KEEP_COMPILED", "0") not in ("", "0"):
+    # XLA holds some of its own compiler's settings against the processor's features, finds them missing, and says at length
+    # that what it kept may not run. Programs are kept by processor here, so that it is never so.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 import jax
 
 # The one global that JAX forces on us: equilibria polished to 1e-12 need 64-bit numbers.

@@ -56,8 +56,19 @@ def _file(path: Path) -> Path:
 ResultFile = Annotated[Path, typer.Argument(help="A file that mdsens wrote.", show_default=False, callback=_file)]
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        import mdsens
+
+        typer.echo(f"mdsens {mdsens.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_say_version, is_eager=True)] = False,
+) -> None:
     if debug:
         os.environ["MDSENS_DEBUG"] = "1"
 

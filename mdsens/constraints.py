@@ -487,3 +487,24 @@ def from_ase(atoms: Any) -> tuple[System, list[Constraint]]:
         translated.append(FixedScaled(np.flatnonzero((along == mask).all(axis=1)), np.flatnonzero(mask)))
     plain.set_constraint(kept)
     return System.from_ase(plain), translated
+
+
+__all__ = [
+    "Constraint",
+    "Constraints",
+    "Equation",
+    "FixedCentreOfMass",
+    "FixedComponents",
+    "FixedLengths",
+    "FixedLine",
+    "FixedPlane",
+    "Inequality",
+    "RigidGroup",
+    "Wall",
+    "bound_constraints",
+    "from_ase",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -285,7 +285,7 @@ def _solved(state: State, potential: Potential, columns: Any, aims: Any) -> tupl
 @eqx.filter_jit
 def along(state: State, potential: Potential, direction: Any) -> tuple[Any, Array]:
     """`(dz, residual)` along one direction in parameter space, z-shaped."""
-    return root_jvp(state.condition, state.z, (potential,), (direction,), project=True, **_own_options(state))
+    return root_jvp(state.condition, state.z, (potential,), (direction,), project=True, probe=False, **_own_options(state))
 
 
 def pulled_back(state: State, potential: Potential, slope: Any) -> tuple[Any, Array]:
@@ -296,7 +296,7 @@ def pulled_back(state: State, potential: Potential, slope: Any) -> tuple[Any, Ar
 
 def pulled_back_each(state: State, potential: Potential, slope: Any) -> tuple[Any, Array]:
     """The same under `vmap`, for several slopes: they share ∂F/∂θ."""
-    (implicit,), residual = root_vjp(state.condition, state.z, (potential,), slope, **_own_options(state))
+    (implicit,), residual = root_vjp(state.condition, state.z, (potential,), slope, probe=False, **_own_options(state))
     return implicit, residual
 
 

@@ -1,6 +1,6 @@
 """The Hessian of the energy for people and other programs: a sparse matrix, a dense one, or an operator."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -18,6 +18,9 @@ from mdsens.spelling import spelled
 from mdsens.stiffness import STORED_LIMIT, stored_size
 from mdsens.system import System, is_concrete
 
+if TYPE_CHECKING:
+    from mdsens.equilibrium import Equilibrium
+
 FORMATS = ("sparse", "dense", "operator")
 
 ASSEMBLED_LIMIT = 5 * 10**8
@@ -25,13 +28,14 @@ ASSEMBLED_LIMIT = 5 * 10**8
 
 
 @spelled
-def hessian(system: System, potential: Potential, format: str = "sparse") -> Any:
+def hessian(system: "System | Equilibrium", potential: Potential | None = None, format: str = "sparse") -> Any:
     """∂²U/∂x∂x at a state, relaxed or not, in the order x_0, y_0, z_0, x_1, ... and at the given cell [eV/Å²].
 
-    Rows and columns of frozen atoms are there too, as their forces are; no constraint acts. With an equilibrium:
-    `hessian(eq.system, eq.potential)`.
+    Rows and columns of frozen atoms are there too, as their forces are; no constraint acts.
 
     Args:
+        system: a structure, or an equilibrium: `hessian(eq)`.
+        potential: not needed for an equilibrium, which has its own.
         format: `"sparse"` gives a `scipy.sparse.bsr_array` with one `(dim, dim)` block for each pair of atoms that acts on each
             other, `"dense"` an array `(N dim, N dim)`, `"operator"` a `scipy.sparse.linalg.LinearOperator` of products
             without a matrix.
@@ -45,6 +49,14 @@ def hessian(system: System, potential: Potential, format: str = "sparse") -> Any
     """
     if format not in FORMATS:
         raise InputError(f"A Hessian has no format {format!r}.{did_you_mean(str(format), FORMATS)}")
+    from mdsens.equilibrium import Equilibrium  # which is made with Hessians
+
+    if isinstance(system, Equilibrium):
+        system, potential = system.system, system.potential if potential is None else potential
+    if not (isinstance(system, System) and isinstance(potential, Potential)):
+        raise InputError(
+            "A Hessian is that of a system with a potential, hessian(system, potential), or of an equilibrium, hessian(eq)."
+        )
     potential.check(system)
     if not is_concrete(system.positions, system.cell, potential):
         raise InputError("A matrix cannot be assembled from traced values: call hessian() outside jit and grad.")

@@ -63,7 +63,7 @@ def _by_pressure(g: Observable, state: State, potential: Potential) -> tuple[Arr
 
     options = {"operator": lambda z, _: state.own_operator(z, potential), "linear_solver": state.solver, **state.options}
     zero = jnp.zeros_like(freedom.pressure)
-    dz, residual = root_jvp(condition, state.z, (zero,), (jnp.ones_like(zero),), project=True, **options)
+    dz, residual = root_jvp(condition, state.z, (zero,), (jnp.ones_like(zero),), project=True, probe=False, **options)
     return jax.jvp(lambda z: observed(g, state)(z, potential), (state.z,), (dz,))[1], residual
 
 
@@ -108,7 +108,7 @@ def _by_strain(g: Observable, state: State, potential: Potential) -> tuple[Array
     zero = jnp.zeros(len(units), system.positions.dtype)
 
     def along(unit: Array) -> tuple[Array, Array]:
-        dx, residual = root_jvp(condition, state.z, (zero,), (unit,), project=True, **options)
+        dx, residual = root_jvp(condition, state.z, (zero,), (unit,), project=True, probe=False, **options)
         change = jax.jvp(lambda x, strain: jnp.asarray(g(strained(x, strain), potential)), (state.z, zero), (dx, unit))[1]
         return change, residual
 

@@ -26,6 +26,10 @@ def run(*arguments, cwd=None, check=None):
     return done
 
 
+def test_the_version_is_said():
+    assert run("--version", check=0).stdout == f"mdsens {ms.__version__}\n"
+
+
 @pytest.fixture(scope="module")
 def demo_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")

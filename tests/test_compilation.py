@@ -3,6 +3,9 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+from mdsens import compilation
 
 PROGRAM = """
 import sys
@@ -20,25 +23,45 @@ print(len(found))
 
 
 def run(*arguments, **environment):
+    return done(*arguments, **environment).stdout.split()
+
+
+def said(**environment):
+    return done(**environment).stderr
+
+
+def done(*arguments, **environment):
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
-    lines = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", PROGRAM, *map(str, arguments)],
         env={**inherited, **environment},
         capture_output=True,
         text=True,
         check=True,
     )
-    return lines.stdout.split()
 
 
 def test_a_second_process_finds_what_the_first_has_compiled(tmp_path):
     folder, hits = run(tmp_path / "kept")
     # Some programs are the same.
-    assert folder == str(tmp_path / "kept") and int(hits) < 10
-    kept = len(list((tmp_path / "kept").iterdir()))
+    # In a folder for this kind of processor and these versions.
+    folder = Path(folder)
+    assert folder.parent == tmp_path / "kept" and list(folder.parent.iterdir()) == [folder] and int(hits) < 10
+    kept = len(list(folder.iterdir()))
     assert kept > 20
     assert int(run(tmp_path / "kept")[1]) > 20
-    assert len(list((tmp_path / "kept").iterdir())) == kept
+    assert len(list(folder.iterdir())) == kept
+
+
+def test_programs_of_another_processor_are_left_alone(tmp_path, monkeypatch):
+    here = compilation._kind()
+    (tmp_path / "cpuinfo").write_text("processor : 0\nflags\t\t: fpu sse2 avx\n")
+    monkeypatch.setattr(compilation, "CPU", tmp_path / "cpuinfo")
+    older = compilation._kind()
+    (tmp_path / "cpuinfo").write_text("processor : 0\nflags\t\t: fpu sse2 avx avx512f\n")
+    assert len({here, older, compilation._kind()}) == 3
+    monkeypatch.setattr(compilation.jax, "__version__", "0.0.1")
+    assert len({here, older, compilation._kind()}) == 3
 
 
 def test_it_is_switched_on_by_the_environment_and_off_without(tmp_path):
@@ -46,8 +69,10 @@ def test_it_is_switched_on_by_the_environment_and_off_without(tmp_path):
     run(**cache)
     assert not list(tmp_path.rglob("compiled"))
     run(**cache, MDSENS_KEEP_COMPILED="1")
-    (folder,) = tmp_path.rglob("compiled")
+    (folder,) = tmp_path.rglob("compiled/*-jax*")
     assert len(list(folder.iterdir())) > 20
+    # The second session finds them, without a word.
+    assert not said(**cache, MDSENS_KEEP_COMPILED="1")
 
 
 def test_a_folder_that_cannot_be_made_costs_a_warning_only(tmp_path):

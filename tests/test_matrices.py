@@ -155,3 +155,10 @@ def test_what_cannot_be_assembled_says_so(monkeypatch):
     monkeypatch.setattr(matrices, "ASSEMBLED_LIMIT", 10)
     refused(lambda: ms.hessian(system, potential), "GB", 'format="operator"')
     assert listing.coupling_numbers(system.with_neighbors(potential, skin=0.0), potential) > 10
+
+
+def test_the_hessian_of_an_equilibrium_is_asked_for_as_such():
+    system, potential = pairs()
+    eq = ms.relax(system, potential)
+    np.testing.assert_array_equal(ms.hessian(eq, format="dense"), ms.hessian(eq.system, potential, format="dense"))
+    refused(lambda: ms.hessian(system), "hessian(system, potential)", "hessian(eq)")

@@ -135,3 +135,9 @@ def test_arguments_in_the_wrong_place_are_answered_with_the_call_that_was_meant(
     eq = ms.relax(ms.System([[0.0, 0.0, 0.0], [1.1, 0.0, 0.0]]), ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5))
     with pytest.raises(ms.InputError, match=words):
         mistake(eq)
+
+
+def test_dir_of_a_module_shows_its_public_names():
+    for name in ms._MODULES:
+        module = getattr(ms, name)
+        assert dir(module) == sorted(module.__all__) and all(hasattr(module, one) for one in dir(module)), name

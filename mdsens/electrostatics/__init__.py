@@ -13,3 +13,7 @@ __all__ = [
     "WithCharges",
     "relax_with_charges",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -174,3 +174,10 @@ def _extxyz(images: Any) -> bytes:
     text = io.StringIO()
     ase.io.write(text, images, format="extxyz")
     return text.getvalue().encode()
+
+
+__all__ = ["to_atoms", "to_dataframe", "to_xarray", "write"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

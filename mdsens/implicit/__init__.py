@@ -58,3 +58,7 @@ __all__ = [
     "root_vjp",
     "spectral_radius",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

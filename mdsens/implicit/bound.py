@@ -215,7 +215,13 @@ def _newton_step(
     def shifted(unknown: PyTree, s: Array) -> PyTree:
         return jax.tree.map(lambda f, constant: f + s * constant, optimality(unknown, *args), value)
 
-    options: dict[str, Any] = {"symmetric": symmetric, "linear_solver": linear_solver, "gauge": gauge, "project": True}
+    options: dict[str, Any] = {
+        "symmetric": symmetric,
+        "linear_solver": linear_solver,
+        "gauge": gauge,
+        "project": True,
+        "probe": False,
+    }
     zero = jnp.zeros((), ravel_pytree(z)[0].dtype)
     step, residual = root_jvp(shifted, z, (zero,), (jnp.ones_like(zero),), **options)
     return ravel_pytree(step)[0], residual

@@ -4,8 +4,10 @@ import contextlib
 import functools
 import types
 from collections.abc import Iterator
+from operator import index as operator_index
 from typing import TYPE_CHECKING, Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -218,3 +220,24 @@ def check_root(error: float, scale: float, tolerance: float) -> None:
 def is_root(error: Any, scale: Any, tolerance: float) -> Any:
     """Whether a condition of norm `error` counts as zero beside terms of size `scale`."""
     return error <= tolerance * scale
+
+
+def check_args(args: object) -> None:
+    """Raise InputError for arguments that are no tuple."""
+    if not isinstance(args, tuple):
+        raise InputError(f"args must be the tuple of the condition's arguments behind the unknown, not a {type(args).__name__}.")
+
+
+def chosen_arguments(argnums: Any, args: tuple[Any, ...]) -> list[int]:
+    """The positions that argnums asks for, counted from 0; raises InputError for one that is not there or has no derivative."""
+    count = len(args)
+    try:
+        numbers = range(count) if argnums is None else [operator_index(n) for n in np.atleast_1d(argnums).tolist()]
+    except TypeError:
+        raise InputError(f"argnums must be an integer or several, not {argnums!r}.") from None
+    for number in numbers:
+        if not -count <= number < count:
+            raise InputError(f"argnums has {number}, but the condition has {count} argument(s) behind the unknown, from 0.")
+        if argnums is not None and not any(eqx.is_inexact_array(leaf) for leaf in jax.tree.leaves(args[number])):
+            raise InputError(f"argnums has {number}, but that argument has no floating-point array to differentiate in.")
+    return [number % count for number in numbers]

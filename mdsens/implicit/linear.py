@@ -15,11 +15,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mdsens.errors import InputError, LinearSolveError
 from mdsens.implicit.checks import is_traced, outline
-from mdsens.implicit.direct import Direct
+from mdsens.implicit.direct import Cholesky, Direct
 from mdsens.implicit.krylov import GMRES, MINRES
 from mdsens.implicit.linear_system import Gauge, LinearSolver, Matvec, linear_system
 from mdsens.implicit.trees import PyTree
@@ -29,6 +29,9 @@ SMALL = 100
 
 DIRECT_LIMIT = 1000
 """The same for an operator without symmetry, for which iterations are less sure."""
+
+KNOWN_ANSWER = {(False, "float64"): 1e-5, (False, "float32"): 1e-2, (True, "float64"): 1e-3, (True, "float32"): 1e-1}
+"""Relative error of a known answer up to which a system counts as regular; an iterative solver (True) leaves more."""
 
 
 def automatic(n: int, symmetric: bool) -> LinearSolver:
@@ -54,6 +57,7 @@ def linear_solve(
     project: bool = True,
     negligible: float | Float[Array, ""] = 0.0,
     atol: float | Float[Array, "*k"] | None = None,
+    unique: bool = False,
     throw: bool = True,
 ) -> tuple[Float[Array, "*b"], Float[Array, "*k"]]:
     """Solve A u = b outside the known null space of A.
@@ -70,6 +74,8 @@ def linear_solve(
         project: False if a part of b along the left null space should count as residual, since no u balances it.
         negligible: size up to which such a part is dropped as rounding all the same.
         atol: residual that is good enough whatever the right-hand side, one for all or for each; by default the solver's.
+        unique: fail where A is singular beyond its known null space, or so nearly that its answers are rounding: where a known
+            answer is not found again. Iterative solvers and `SparseDirect` look at this up to 1000 unknowns.
         throw: raise where the solver failed and the values are concrete; u is NaN there otherwise.
 
     Returns:
@@ -91,7 +97,7 @@ def linear_solve(
     atol = jnp.broadcast_to(jnp.asarray(solver.atol if atol is None else atol, b.dtype), b.shape[1:])
 
     def column(b: Array, start: Array | None, atol: Array) -> tuple[Array, Array]:
-        return _solve_one(matvec, b, start, atol, solver, symmetric, gauge, precondition, project, negligible)
+        return _solve_one(matvec, b, start, atol, solver, symmetric, gauge, precondition, project, negligible, unique)
 
     if b.ndim == 2:
         column = jax.vmap(column, in_axes=(1, None if start is None else 1, 0), out_axes=(1, 0))
@@ -119,6 +125,7 @@ def _solve_one(
     precondition: Matvec | None,
     project: bool,
     negligible: Any,
+    unique: bool,
 ) -> tuple[Array, Array]:
     n, dtype = b.size, b.dtype
     rtol, fail_rtol = solver.tolerances(dtype)
@@ -164,6 +171,8 @@ def _solve_one(
                 scale = jnp.maximum(scale, jnp.linalg.norm(b_u))
             residual = error / jnp.where(scale > 0.0, scale, 1.0)
             failed = failed | ~(error <= jnp.maximum(fail_rtol * scale, 10.0 * atol))
+            if unique and (n <= DIRECT_LIMIT or type(solver) in (Direct, Cholesky)):
+                failed = failed | ~_finds(ask, solver, image, gauge, n, dtype)
             return size * jnp.concatenate([jnp.where(failed, jnp.nan, u), left.T @ rest]), residual
 
         return solve
@@ -208,19 +217,60 @@ def _refined(
     return u, b - image(u), failed
 
 
-def _check_promises(matvec: Matvec, b: Array, symmetric: bool, gauge: Gauge) -> None:
-    """Whether an operator of concrete values is what it was said to be: symmetric, with these null spaces."""
-    n, rounding = b.shape[0], 1e3 * jnp.sqrt(b.shape[0] * 1.0) * jnp.finfo(b.dtype).eps
-    v, w = (gauge.project(jax.random.normal(jax.random.key(k), (n,), b.dtype)) for k in range(2))
+def _finds(ask: Callable[..., Any], solver: LinearSolver, image: Matvec, gauge: Gauge, n: int, dtype: Any) -> Array:
+    """Whether the solver finds an answer that is known; it cannot where answers differ by what A does not see."""
+    known = gauge.project(jax.random.normal(jax.random.key(2), (n,), dtype))
+    b = image(known)
+    rtol, _ = solver.tolerances(dtype)
+    found, _, failed = _refined(ask, solver, image, gauge, b, jnp.zeros_like(b), rtol * jnp.linalg.norm(b))
+    error, size = jnp.max(jnp.abs(found - known)), jnp.max(jnp.abs(known))
+    return ~failed & (error <= KNOWN_ANSWER.get((solver.iterative, str(jnp.dtype(dtype))), 0.1) * size)
+
+
+PROMISES = (
+    "The operator is not symmetric, though symmetric=True says so: leave it out, for GMRES or Direct.",
+    "The gauge's null space must have orthonormal columns: take them from jnp.linalg.qr.",
+    "The gauge's basis is no null space of the operator: A Q must vanish, and Aᵀ L where a left one is given or A not symmetric.",
+)
+"""What is wrong where a promise about an operator is broken, in the order of `broken_promises`."""
+
+
+def broken_promises(
+    matvec: Matvec, n: int, dtype: Any, symmetric: bool, gauge: Gauge, null_tolerance: float = 1e-3
+) -> Bool[Array, " 3"]:
+    """Whether an operator is not what it was said to be: symmetric, with these null spaces. A few products; pure JAX.
+
+    Args:
+        null_tolerance: what may be left of A Q, relative to what A makes of any vector.
+    """
+    if not symmetric and gauge.basis is None:
+        return jnp.zeros(len(PROMISES), bool)
+    rounding = 1e3 * jnp.sqrt(n * 1.0) * jnp.finfo(dtype).eps
+    v, w = (gauge.project(jax.random.normal(jax.random.key(k), (n,), dtype)) for k in range(2))
     Aw = matvec(w)
     size = jnp.linalg.norm(Aw) / jnp.where(jnp.any(w != 0.0), jnp.linalg.norm(w), 1.0)
-    if symmetric and abs(v @ Aw - w @ matvec(v)) > jnp.sqrt(rounding) * size * jnp.linalg.norm(v) * jnp.linalg.norm(w):
-        raise InputError("The operator is not symmetric, though symmetric=True says so: leave it out, for GMRES or Direct.")
+    broken = [jnp.zeros((), bool)] * len(PROMISES)
+    if symmetric:
+        unlike = jnp.abs(v @ Aw - w @ matvec(v))
+        broken[0] = unlike > jnp.sqrt(rounding) * size * jnp.linalg.norm(v) * jnp.linalg.norm(w)
     for basis in (gauge.basis, gauge.left):
-        if basis is not None and jnp.max(jnp.abs(basis.T @ basis - jnp.diag(jnp.any(basis != 0.0, axis=0)))) > jnp.sqrt(rounding):
-            raise InputError("The gauge's null space must have orthonormal columns: take them from jnp.linalg.qr.")
-    if gauge.basis is not None and jnp.max(jnp.linalg.norm(jax.vmap(matvec, 1, 1)(gauge.basis), axis=0)) > 1e-3 * size:
-        raise InputError("The gauge's basis is no null space of the operator: A Q must vanish.")
+        if basis is not None:
+            unlike = jnp.abs(basis.T @ basis - jnp.diag(jnp.any(basis != 0.0, axis=0)))
+            broken[1] = broken[1] | (jnp.max(unlike, initial=0.0) > jnp.sqrt(rounding))
+    if gauge.basis is not None:
+        left = gauge.basis if gauge.left is None else gauge.left
+        transposed = lambda r: jax.linear_transpose(matvec, w)(r)[0]  # noqa: E731
+        for product, basis in [(matvec, gauge.basis)] if symmetric else [(matvec, gauge.basis), (transposed, left)]:
+            # With components that are held at zero, only what the others see counts.
+            images = jax.vmap(lambda q, product=product: Gauge(gauge.active).project(product(q)), 1, 1)(basis)
+            broken[2] = broken[2] | (jnp.max(jnp.linalg.norm(images, axis=0), initial=0.0) > null_tolerance * size)
+    return jnp.stack(broken)
+
+
+def _check_promises(matvec: Matvec, b: Array, symmetric: bool, gauge: Gauge) -> None:
+    for broken, sentence in zip(broken_promises(matvec, b.shape[0], b.dtype, symmetric, gauge), PROMISES, strict=True):
+        if broken:
+            raise InputError(sentence)
 
 
 def _check(matvec: Matvec, b: Array, start: Array | None, symmetric: bool, solver: LinearSolver | None, gauge: Gauge) -> None:

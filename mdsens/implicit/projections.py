@@ -99,7 +99,8 @@ def l1_ball(y: Float[Array, " n"], radius: ArrayLike = 1.0) -> Float[Array, " n"
 def simplex(y: Float[Array, " n"], radius: ArrayLike = 1.0) -> Float[Array, " n"]:
     """max(y - τ, 0) with the τ for which it adds up to r, on x >= 0, Σ x_i = r.
 
-    On the support S = {y_i > τ} the threshold is τ = (Σ_S y_i - r)/|S|, and so are its derivatives.
+    On the support S = {y_i > τ} the threshold is τ = (Σ_S y_i - r)/|S|, and so are its derivatives. At r = 0 the derivative in r
+    is NaN: there is no smaller radius.
 
     Raises:
         InputError: a radius that is negative or no single number, a y that is no vector.
@@ -115,7 +116,9 @@ def simplex(y: Float[Array, " n"], radius: ArrayLike = 1.0) -> Float[Array, " n"
     thresholds = (jnp.cumsum(ranked) - jax.lax.stop_gradient(radius)) / jnp.arange(1, y.size + 1, dtype=y.dtype)
     support = y > thresholds[jnp.maximum(jnp.sum(ranked > thresholds), 1) - 1]
     tau = (jnp.sum(jnp.where(support, y, 0.0)) - radius) / jnp.maximum(jnp.sum(support), 1).astype(y.dtype)
-    return jax.nn.relu(y - tau)
+    # At r = 0 there is only the point 0, and nothing to differentiate in r: the root of zero has no slope, its square is zero.
+    point = jnp.sqrt(jnp.where(radius > 0.0, 1.0, radius)) ** 2
+    return jnp.where(radius > 0.0, jax.nn.relu(y - tau), point)
 
 
 def hyperplane(y: PyTree, a: PyTree, b: ArrayLike) -> PyTree:

@@ -5,7 +5,6 @@ Blondel et al. 2021, section 2.1: eq. (2) for the Jacobian; "root_jvp" and "root
 
 import functools
 from collections.abc import Callable, Sequence
-from operator import index as operator_index
 from typing import Any
 
 import equinox as eqx
@@ -19,25 +18,20 @@ from mdsens.errors import InputError, LinearSolveError
 from mdsens.implicit.auxiliary import refused_tangent
 from mdsens.implicit.checks import (
     check_answer,
+    check_args,
     check_closures,
     check_condition,
-    check_root,
     check_static,
-    is_root,
+    chosen_arguments,
     is_traced,
     outline,
 )
 from mdsens.implicit.linear import linear_solve
 from mdsens.implicit.linear_system import Gauge, LinearSolver, Matvec
 from mdsens.implicit.optimality import FixedPointCondition
+from mdsens.implicit.probes import ROOT_TOL, faults, only_root, poisoned, refused_faults
 
 PyTree = Any
-
-ROOT_TOL = 1e-3
-"""‖F‖ relative to the terms it is made of, above which an answer is no root at all: a net for gross errors."""
-
-ROOT_STEP = 1e-6
-"""Distance to a root within which an answer always counts as one (where `ROOT_TOL` is asked for)."""
 
 
 def linearised(
@@ -71,6 +65,7 @@ def root_jvp(
     precondition: Callable[..., Any] | None = None,
     operator: Callable[..., Any] | None = None,
     project: bool = False,
+    probe: bool = True,
     throw: bool = True,
 ) -> tuple[PyTree, jax.Array]:
     """`(dz, residual)`: how the root z of `optimality(z, *args) == 0` moves when `args` moves along `tangents`.
@@ -84,17 +79,46 @@ def root_jvp(
             JAX, since higher derivatives go through it.
         project: drop what of B lies along the left null space. Otherwise, where it is more than rounding, no motion of z
             keeps F = 0, and that is an error.
+        probe: see that ∂F/∂z is as symmetric and has the null space that it is said to, that it is regular beyond it, and that
+            F has no kink at z: otherwise no derivative exists.
 
     Returns:
         the tangent of z, and the relative residual of the linear system.
 
     Raises:
-        InputError: structures that do not fit.
+        InputError: structures that do not fit; what a probe finds on concrete values, dz is NaN there otherwise.
         LinearSolveError: a failed solve, if `throw` and the values are concrete; dz is NaN there otherwise.
     """
-    _check_args(args)
+    options = {"symmetric": symmetric, "linear_solver": linear_solver, "gauge": gauge, "precondition": precondition}
+    dz, residual, _ = _probed_jvp(
+        optimality, z, args, tangents, operator=operator, project=project, probe=probe, throw=throw, **options
+    )
+    return dz, residual
+
+
+def _probed_jvp(
+    optimality: Callable[..., Any],
+    z: PyTree,
+    args: tuple[Any, ...],
+    tangents: tuple[Any, ...],
+    *,
+    symmetric: bool,
+    linear_solver: LinearSolver | None,
+    gauge: Gauge | None,
+    precondition: Callable[..., Any] | None,
+    operator: Callable[..., Any] | None,
+    project: bool,
+    probe: bool,
+    throw: bool,
+) -> tuple[PyTree, Array, Array | None]:
+    """`(dz, residual, faults)` of `root_jvp`; without a probe the faults are None."""
+    check_args(args)
     moving, resting = moving_and_resting(args, tangents)
     product, unravel = linearised(optimality, z, args, operator)
+    found = faults(optimality, z, args, product, symmetric, gauge) if probe else None
+    if found is not None:
+        # At both ends: on the way from either a slope that is exactly zero, a `where`, loses what is no number.
+        tangents = refused_faults(found, z, tangents)
     _, change = jax.jvp(lambda m: optimality(z, *eqx.combine(m, resting)), (moving,), (tangents,))
     b = -ravel_pytree(change)[0]
     flat, residual = linear_solve(
@@ -107,9 +131,11 @@ def root_jvp(
         project=gauge is None or project,
         # b is made of such terms as F is, and has their rounding.
         negligible=0.0 if gauge is None or project else _rounding(product, z),
+        unique=probe,
         throw=throw,
     )
-    return unravel(flat), residual
+    dz = unravel(flat)
+    return (dz if found is None else refused_faults(found, z, dz)), residual, found
 
 
 def moving_and_resting(args: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -148,6 +174,7 @@ def root_vjp(
     gauge: Gauge | None = None,
     precondition: Callable[..., Any] | None = None,
     operator: Callable[..., Any] | None = None,
+    probe: bool = True,
     throw: bool = True,
 ) -> tuple[tuple[Any, ...], jax.Array]:
     """`(dargs, residual)`: the gradient in `args` of a function of the root z whose gradient in z is `cotangent`.
@@ -162,19 +189,21 @@ def root_vjp(
     Raises:
         as `root_jvp`.
     """
-    _check_args(args)
+    check_args(args)
     args = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, args)
-    chosen = _chosen(argnums, args)
+    chosen = chosen_arguments(argnums, args)
     options: dict[str, Any] = {
         "symmetric": symmetric,
         "linear_solver": linear_solver,
         "gauge": gauge,
         "precondition": precondition,
     }
-    w, residual = adjoint_solution(optimality, z, args, cotangent, operator=operator, throw=throw, **options)
+    w, residual = adjoint_solution(optimality, z, args, cotangent, operator=operator, probe=probe, throw=throw, **options)
     moving, resting = eqx.partition(args, tuple(eqx.is_inexact_array if k in chosen else False for k in range(len(args))))
     _, pullback = jax.vjp(lambda m: optimality(z, *eqx.combine(m, resting)), moving)
     slopes = pullback(jax.tree.map(jnp.negative, w))[0]
+    if probe:
+        slopes = jax.tree.map(functools.partial(poisoned, ~jnp.isfinite(ravel_pytree(w)[0]).all()), slopes)
     if argnums is None:
         return slopes, residual
     return (slopes[chosen[0]] if np.ndim(argnums) == 0 else tuple(slopes[k] for k in chosen)), residual
@@ -191,6 +220,7 @@ def adjoint_solution(
     gauge: Gauge | None = None,
     precondition: Callable[..., Any] | None = None,
     operator: Callable[..., Any] | None = None,
+    probe: bool = False,
     throw: bool = True,
 ) -> tuple[PyTree, jax.Array]:
     """`(w, residual)` with Aᵀw = the cotangent, all as for `root_vjp`: the gradient in the arguments is that of -⟨w, F⟩."""
@@ -211,14 +241,11 @@ def adjoint_solution(
         symmetric=symmetric,
         gauge=null,
         precondition=helper,
+        unique=probe,
         throw=throw,
     )
-    return unravel(w), residual
-
-
-def _poisoned(bad: Array, tangent: Array) -> Array:
-    """NaN where bad, in reverse mode too: a `where` would send a zero back."""
-    return jnp.where(bad, jnp.nan, 1.0).astype(tangent.dtype) * tangent
+    w = unravel(w)
+    return (refused_faults(faults(optimality, z, args, product, symmetric, gauge), z, w) if probe else w), residual
 
 
 def _transposed(product: Matvec, like: PyTree) -> Matvec:
@@ -228,25 +255,6 @@ def _transposed(product: Matvec, like: PyTree) -> Matvec:
 
 def _is_none(leaf: Any) -> bool:
     return leaf is None
-
-
-def _check_args(args: object) -> None:
-    if not isinstance(args, tuple):
-        raise InputError(f"args must be the tuple of the condition's arguments behind the unknown, not a {type(args).__name__}.")
-
-
-def _chosen(argnums: Any, args: tuple[Any, ...]) -> list[int]:
-    count = len(args)
-    try:
-        numbers = range(count) if argnums is None else [operator_index(n) for n in np.atleast_1d(argnums).tolist()]
-    except TypeError:
-        raise InputError(f"argnums must be an integer or several, not {argnums!r}.") from None
-    for number in numbers:
-        if not -count <= number < count:
-            raise InputError(f"argnums has {number}, but the condition has {count} argument(s) behind the unknown, from 0.")
-        if argnums is not None and not any(eqx.is_inexact_array(leaf) for leaf in jax.tree.leaves(args[number])):
-            raise InputError(f"argnums has {number}, but that argument has no floating-point array to differentiate in.")
-    return [number % count for number in numbers]
 
 
 def differentiable_solution(
@@ -260,6 +268,7 @@ def differentiable_solution(
     operator: Callable[..., Any] | None = None,
     project: bool = False,
     root_tol: float | None = None,
+    probe: bool = False,
     report: bool = False,
 ) -> Callable[..., Any]:
     """Make a solver's answer differentiable by its optimality condition; `custom_root` is the common form of it.
@@ -272,6 +281,7 @@ def differentiable_solution(
         precondition: `precondition(z, witness, *args) -> (r ↦ M r)` on z raveled, M near (∂F/∂z)⁻¹.
         operator: `operator(z, witness, *args)`, and project: as for `root_jvp`.
         root_tol: as for `custom_root`; None for solvers that see to their convergence themselves.
+        probe: as for `root_jvp`.
         report: the witness is for the user: its floating-point leaves refuse to be differentiated, where those of a witness
             that only serves the condition count as constants.
 
@@ -289,7 +299,8 @@ def differentiable_solution(
         def answer(arrays: Any) -> tuple[Any, Any]:
             # A Python number that is differentiated arrives as one.
             start, values = eqx.combine(jax.tree.map(jnp.asarray, arrays), static)
-            return solve(start, *values)
+            z, witness = solve(start, *values)
+            return (z if root_tol is None else only_root(optimality, z, (witness, *values), root_tol)), witness
 
         @answer.defjvp
         def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
@@ -300,15 +311,21 @@ def differentiable_solution(
             witness = jax.lax.stop_gradient(witness)
             _, values = eqx.combine(primal, static)
             moving = jax.tree.map(lambda a, t: t if eqx.is_inexact_array(a) else None, primal[1], tangents[0][1])
-            options = {"symmetric": symmetric, "linear_solver": linear_solver, "project": project, "operator": operator}
-            z_dot, residual = _tangent(optimality, gauge, precondition, z, (witness, *values), (None, *moving), options)
+            options = {
+                "symmetric": symmetric,
+                "linear_solver": linear_solver,
+                "project": project,
+                "operator": operator,
+                "probe": probe,
+            }
+            z_dot, residual, found = _tangent(optimality, gauge, precondition, z, (witness, *values), (None, *moving), options)
+            z_dot = z_dot if found is None else refused_faults(found, z, z_dot)
             if not is_traced(z_dot, residual) and not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(z_dot)):
                 raise LinearSolveError(
-                    f"The linear system of the derivative was solved to a relative residual of {float(residual):.1e} only: the "
-                    "condition is singular at this root (beyond its known null space), or its derivatives are not finite there."
+                    f"The linear system of the derivative (relative residual of {float(residual):.1e}) has no single answer that "
+                    "can be relied on: the condition is singular at this root beyond its known null space, or nearly so, or its "
+                    "derivatives are not finite there."
                 )
-            if root_tol is not None:
-                z_dot = _at_root(optimality, z, (witness, *values), root_tol, z_dot)
             # The start moves no answer, but who knows what it does to a report.
             sources = [t for t in jax.tree.leaves(tangents[0]) if jnp.issubdtype(getattr(t, "dtype", float), jnp.inexact)]
             resting = functools.partial(refused_tangent, tangents=sources) if report else _no_tangent
@@ -328,38 +345,13 @@ def _tangent(
     args: tuple[Any, ...],
     tangents: tuple[Any, ...],
     options: dict[str, Any],
-) -> tuple[PyTree, Array]:
+) -> tuple[PyTree, Array, Array | None]:
     # What only helps the solve is held fixed: second derivatives are those of the linear system alone.
     fixed_z, fixed_args = jax.lax.stop_gradient((z, eqx.filter(args, eqx.is_array)))
     fixed_args = eqx.combine(fixed_args, args)
     null = None if gauge is None else gauge(fixed_z, *fixed_args)
     helper = None if precondition is None else precondition(fixed_z, *fixed_args)
-    return root_jvp(optimality, z, args, tangents, gauge=null, precondition=helper, **options)
-
-
-def _at_root(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], tolerance: float, z_dot: PyTree) -> PyTree:
-    """The tangent if z is a root; an error, or NaN where the values are traced, if it is none."""
-    error, scale = jax.lax.stop_gradient(_root_error(optimality, z, args))
-    if not is_traced(error, scale):
-        check_root(float(error), float(scale), tolerance)
-        return z_dot
-    return jax.tree.map(functools.partial(_poisoned, ~is_root(error, scale, tolerance)), z_dot)
-
-
-@eqx.filter_jit
-def _root_error(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...]) -> tuple[Array, Array]:
-    """`(‖F‖, ‖A z‖ + ‖B θ‖ + floor)`: the condition beside the terms that have to cancel in it.
-
-    The floor is what a change of all components of z by `ROOT_STEP` makes: beside terms that vanish with z no residual is small.
-    """
-    moving, resting = eqx.partition(args, eqx.is_inexact_array)
-    value, along_z = jax.jvp(lambda unknown: optimality(unknown, *args), (z,), (z,))
-    _, along_args = jax.jvp(lambda m: optimality(z, *eqx.combine(m, resting)), (moving,), (moving,))
-    flat, unravel = ravel_pytree(z)
-    signs = unravel(jax.random.rademacher(jax.random.key(0), flat.shape, flat.dtype))
-    _, anyhow = jax.jvp(lambda unknown: optimality(unknown, *args), (z,), (signs,))
-    norms = [jnp.linalg.norm(ravel_pytree(part)[0]) for part in (value, along_z, along_args, anyhow)]
-    return norms[0], norms[1] + norms[2] + ROOT_STEP / ROOT_TOL * norms[3]
+    return _probed_jvp(optimality, z, args, tangents, gauge=null, precondition=helper, throw=True, **options)
 
 
 def custom_root(
@@ -386,17 +378,18 @@ def custom_root(
         linear_solver: `CG()`, `MINRES()`, `GMRES()`, `Direct()`, ...; None for `automatic`.
         null_space: `null_space(z, *args) -> Gauge`, the known null space of ∂F/∂z; the derivative has no component there.
         precondition: `precondition(z, *args) -> (r ↦ M r)` on z raveled, M near (∂F/∂z)⁻¹, symmetric positive for CG.
-        root_tol: refuse to differentiate where ‖F‖ exceeds this share of the terms that F is made of, ‖A z‖ + ‖B θ‖ (unless
+        root_tol: refuse an answer where ‖F‖ exceeds this share of the terms that F is made of, ‖A z‖ + ‖B θ‖ (unless
             a change of z by 1e-6 makes as much); None to look away.
 
     Raises, when called:
         InputError: an answer that is no pytree of floating-point arrays (or no pair), a function that closes over a value
-            traced by JAX; when differentiated, a condition of another structure.
-        ConvergenceError, when differentiated: the answer is no root, or not finite (NaN where the values are traced).
-        LinearSolveError, in forward mode on concrete values: a failed linear solve.
+            traced by JAX; when differentiated, a condition of another structure, one that is not symmetric or has not the null
+            space as promised, one with a kink at the answer.
+        ConvergenceError: the answer is no root, or not finite (NaN where the values are traced).
+        LinearSolveError, in forward mode on concrete values: a failed linear solve, and where ∂F/∂z is singular beyond the known
+            null space, or nearly so: no derivative exists there that does not depend on how it is computed.
 
-    Elsewhere a failed linear solve gives NaN; `root_vjp` raises, with the residual. Where ∂F/∂z is singular beyond
-    the known null space, a tangent that the condition allows is that of least norm.
+    Elsewhere these give NaN, in forward and reverse mode alike; `root_vjp` raises, with the residual.
 
     Blondel et al. 2021, section 2.1 (`@custom_root`).
     """
@@ -418,6 +411,7 @@ def custom_root(
             gauge=None if null_space is None else _WithoutWitness(null_space),
             precondition=None if precondition is None else _WithoutWitness(precondition),
             root_tol=root_tol,
+            probe=True,
             report=True,
         )
 

@@ -101,5 +101,10 @@ __all__ = [
     "young_modulus",
 ]
 
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 if not TYPE_CHECKING:
     __getattr__ = unknown_names(__name__, __all__)

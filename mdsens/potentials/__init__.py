@@ -82,3 +82,7 @@ __all__ = [
     "static",
     "tied",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -61,3 +61,7 @@ __all__ = [
     "solve",
     "solve_traced",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

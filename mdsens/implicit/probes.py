@@ -1,0 +1,126 @@
+"""What an answer and its condition are looked at for before a derivative counts: a few products each, in jit too.
+
+Where values are concrete a fault is an error with its reason; where JAX traces them the result is NaN, in forward and in
+reverse mode alike.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool
+
+from mdsens.errors import InputError
+from mdsens.implicit.checks import check_root, is_root, is_traced
+from mdsens.implicit.linear import PROMISES, broken_promises
+from mdsens.implicit.linear_system import Gauge, Matvec
+
+PyTree = Any
+
+ROOT_TOL = 1e-3
+"""‖F‖ relative to the terms it is made of, above which an answer is no root at all: a net for gross errors."""
+
+ROOT_STEP = 1e-6
+"""Distance to a root within which an answer always counts as one (where `ROOT_TOL` is asked for)."""
+
+NULL_TOLERANCE = {"float64": 1e-5}
+"""What A may leave of a null space that it was said to have, relative to what it makes of any vector."""
+
+KINK = 1e-2
+"""Share of a slope that its two sides differ by at a kink, at least."""
+
+SHORTER = 4.0
+"""By what the second of two steps is shorter: of smooth functions the two sides then differ by as much less, at a kink not."""
+
+FAULTS = (
+    *PROMISES,
+    "The condition has a kink at this root: its slopes on the two sides differ, so that the root has no derivative there.",
+)
+
+
+def faults(
+    optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], product: Matvec, symmetric: bool, gauge: Gauge | None
+) -> Bool[Array, " faults"]:
+    """Which of `FAULTS` a condition has at an answer. Pure JAX."""
+    flat = ravel_pytree(z)[0]
+    tolerance = NULL_TOLERANCE.get(str(flat.dtype), 1e-3)
+    broken = broken_promises(product, flat.size, flat.dtype, symmetric, Gauge() if gauge is None else gauge, tolerance)
+    return jnp.append(broken, _has_kink(optimality, *jax.lax.stop_gradient((z, eqx.filter(args, eqx.is_array))), args))
+
+
+def _has_kink(optimality: Callable[..., Any], z: PyTree, values: tuple[Any, ...], args: tuple[Any, ...]) -> Bool[Array, ""]:
+    """Whether the slopes of F on two sides of the answer differ, however near to it they are taken.
+
+    F at p ± h d, d a random direction of unknown and arguments: what its two differences differ by is of the order h² where
+    F is smooth, h at a kink, and 1 at a jump, which has a derivative on its side.
+    """
+    moving, resting = eqx.partition(eqx.combine(values, args), eqx.is_inexact_array)
+    point, unravel = ravel_pytree((z, moving))
+    leaves = jax.tree.leaves((z, moving))
+    sizes = [jnp.full(leaf.size, jnp.max(jnp.abs(leaf), initial=0.0), point.dtype) for leaf in leaves]
+    size = jnp.concatenate(sizes)
+    # A fourth of the digits for the step's curvature, the rest for the difference.
+    step = jnp.finfo(ravel_pytree(z)[0].dtype).eps ** 0.375
+    direction = step * jnp.where(size > 0.0, size, 1.0) * jax.random.normal(jax.random.key(3), point.shape, point.dtype)
+
+    def at(t: Array) -> Array:
+        unknown, moved = unravel(point + t * direction)
+        return ravel_pytree(optimality(unknown, *eqx.combine(moved, resting)))[0]
+
+    far, here, near = (0, 1), 2, (3, 4)
+    values_at = jax.lax.map(at, jnp.asarray([1.0, -1.0, 0.0, 1.0 / SHORTER, -1.0 / SHORTER], point.dtype))
+    sides = values_at - values_at[here]
+    (apart, slope), (apart_near, _) = (
+        (jnp.abs(sides[a] + sides[b]), jnp.maximum(jnp.abs(sides[a]), jnp.abs(sides[b]))) for a, b in (far, near)
+    )
+    ratio = SHORTER * apart_near / jnp.where(apart > 0.0, apart, 1.0)
+    return jnp.any((apart > KINK * slope) & (ratio > 0.6) & (ratio < 1.6))
+
+
+def refused_faults(found: Bool[Array, " faults"], z: PyTree, tree: PyTree) -> PyTree:
+    """The tree if the answer z is finite and has no faults; an error, or NaN where the values are traced, if it has.
+
+    Raises:
+        InputError: with the first fault.
+    """
+    if is_traced(found):
+        bad = jnp.any(found) | ~jnp.isfinite(ravel_pytree(jax.lax.stop_gradient(z))[0]).all()
+        return jax.tree.map(functools.partial(poisoned, bad), tree)
+    for fault, sentence in zip(found, FAULTS, strict=True):
+        if fault:
+            raise InputError(sentence)
+    return tree
+
+
+def poisoned(bad: Array, tangent: Array) -> Array:
+    """NaN where bad, in reverse mode too: a `where` would send a zero back."""
+    return jnp.where(bad, jnp.nan, 1.0).astype(tangent.dtype) * tangent
+
+
+def only_root(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], tolerance: float) -> PyTree:
+    """The answer z if it is a root; an error, or NaN where the values are traced, if it is none."""
+    error, scale = _root_error(optimality, z, args)
+    if not is_traced(error, scale):
+        check_root(float(error), float(scale), tolerance)
+        return z
+    return jax.tree.map(functools.partial(poisoned, ~is_root(error, scale, tolerance)), z)
+
+
+@eqx.filter_jit
+def _root_error(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...]) -> tuple[Array, Array]:
+    """`(‖F‖, ‖A z‖ + ‖B θ‖ + floor)`: the condition beside the terms that have to cancel in it.
+
+    The floor is what a change of all components of z by `ROOT_STEP` makes: beside terms that vanish with z no residual is small.
+    """
+    moving, resting = eqx.partition(args, eqx.is_inexact_array)
+    value, along_z = jax.jvp(lambda unknown: optimality(unknown, *args), (z,), (z,))
+    _, along_args = jax.jvp(lambda m: optimality(z, *eqx.combine(m, resting)), (moving,), (moving,))
+    flat, unravel = ravel_pytree(z)
+    signs = unravel(jax.random.rademacher(jax.random.key(0), flat.shape, flat.dtype))
+    _, anyhow = jax.jvp(lambda unknown: optimality(unknown, *args), (z,), (signs,))
+    norms = [jnp.linalg.norm(ravel_pytree(part)[0]) for part in (value, along_z, along_args, anyhow)]
+    return norms[0], norms[1] + norms[2] + ROOT_STEP / ROOT_TOL * norms[3]
