@@ -294,7 +294,10 @@ def kink_gaps(potential: "Potential", system: "System") -> Array:
     r = jnp.linalg.norm(d, axis=0)
 
     def of_pair(r: Array, i: "Atom", j: "Atom") -> Array:
-        return jnp.stack([r - kink for part in _rough(potential) for kink in part.kinks(i, j)])
+        parts = _rough(potential)
+        sees = [part.interact(i, j) if getattr(part, "no_interaction", ()) else True for part in parts]
+        gaps = [jnp.where(one, r - kink, jnp.inf) for part, one in zip(parts, sees, strict=True) for kink in part.kinks(i, j)]
+        return jnp.stack(gaps)
 
     gaps = of_pairs(of_pair, r, *handles(system))
     return jnp.where(system.neighbors.mask[..., None], jnp.swapaxes(gaps, 0, 1), jnp.inf)

@@ -1,7 +1,5 @@
 """Second derivatives of the energy between atoms and images of atoms, as a list: what Hessians and phonons are made of."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -30,12 +28,10 @@ def couplings(system: System, potential: Potential) -> tuple[Array, ...]:
     if not gives_stiffness(potential):
         parts = _of_sites(system.neighbors, _probed(system, potential))
     elif isinstance(stored := sound_stiffness(potential, system), PairStiffness):
-        parts = _of_pairs(system.neighbors, stored)
+        return pair_couplings(system.neighbors, stored)
     else:
         parts = _of_sites(system.neighbors, jnp.moveaxis(stored.site_blocks(), -1, 0))
-    row, column, shift, block = parts
-    dim = system.dim
-    return row.ravel(), column.ravel(), shift.reshape(-1, dim), block.reshape(-1, dim, dim)
+    return _listed(*parts)
 
 
 def coupling_numbers(system: System, potential: Potential) -> int:
@@ -43,13 +39,19 @@ def coupling_numbers(system: System, potential: Potential) -> int:
     return sum(leaf.size for leaf in jax.eval_shape(couplings, system, potential)[3:])
 
 
-def _of_pairs(neighbors: Neighbors, stored: Any) -> tuple[Array, ...]:
+def pair_couplings(neighbors: Neighbors, stored: PairStiffness) -> tuple[Array, ...]:
+    """What `couplings` returns, of stored second derivatives of pairs."""
     # Each site has half of a pair's energy.
     pairs = 2.0 * jnp.transpose(stored.blocks(), (3, 2, 0, 1))
     n, capacity = pairs.shape[:2]
     row = jnp.broadcast_to(jnp.arange(n)[:, None], (n, capacity + 1))
     column, shift = _with_centre(neighbors)
-    return row, column, shift, jnp.concatenate([jnp.sum(pairs, axis=1, keepdims=True), -pairs], axis=1)
+    return _listed(row, column, shift, jnp.concatenate([jnp.sum(pairs, axis=1, keepdims=True), -pairs], axis=1))
+
+
+def _listed(row: Array, column: Array, shift: Array, block: Array) -> tuple[Array, ...]:
+    dim = block.shape[-1]
+    return row.ravel(), column.ravel(), shift.reshape(-1, dim), block.reshape(-1, dim, dim)
 
 
 def _of_sites(neighbors: Neighbors, stiffness: Float[Array, "atoms capacity dim capacity dim"]) -> tuple[Array, ...]:

@@ -12,9 +12,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from mdsens.errors import MdsensError
+from mdsens.falling import Watch
 from mdsens.frame import Frame, Unknown, as_unknown, frame_of, gridded, periodic_volume
 from mdsens.neighbors import SKIN, Neighbors, widened_like
 from mdsens.potentials.base import Potential
+from mdsens.potentials.sums import TermLists
 from mdsens.progress import residual_bar
 from mdsens.scales import ORDINARY_UNITS, Units, scales_of
 from mdsens.solvers import FIRE, LBFGS, Newton, Problem, Status, evaluated, solve
@@ -67,7 +69,10 @@ def _focused(z: Any, data: Any) -> Any:
     frame, potential, *more = data
     listed = frame.system.neighbors
     if not isinstance(listed, Neighbors):
-        return data
+        # Of several kinds of lists none is made shorter.
+        if isinstance(listed, TermLists) and _is_stale_now(z, data):
+            frame = relisted(frame, z, potential, None)
+        return frame, potential, *more
     if not is_tight(listed) or _is_stale_now(z, data):
         frame = relisted(frame, z, potential, TIGHT_SKIN * float(np.asarray(potential.range)))
         if len(frame.system) < RECOMPILED:
@@ -218,7 +223,7 @@ def approach(
     if newton_first and not hasty:
         # What Newton's method lists leaves no room for many short steps.
         data = refresh(z, data, False)
-    run = functools.partial(solve, problem, refresh=refresh)
+    run = functools.partial(solve, problem, refresh=refresh, watch=Watch(z, data))
     while True:
         if not hasty:
             result = run(solver, z, data, tolerance=handover, max_steps=max_steps - steps, progress=show.after(steps))

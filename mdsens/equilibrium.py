@@ -311,7 +311,8 @@ def check_settings(system: System, potential: Potential, fmax: float | None, max
     """Raises InputError for what no relaxation can be asked for."""
     if not isinstance(potential, Potential):
         raise InputError(
-            f"A potential is wanted behind the system, such as StillingerWeber.silicon(), not {type(potential).__name__}."
+            f"A potential is wanted behind the system, such as StillingerWeber.silicon(), not {type(potential).__name__}: "
+            "ms.from_ase(calculator) makes one of a calculator of ASE, ms.JaxMD(energy) of a function."
         )
     potential.check(system)
     if not is_concrete(system):

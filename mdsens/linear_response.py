@@ -460,7 +460,7 @@ def split_last(stacked: Any, tree: Any) -> Any:
     leaves, structure = jax.tree.flatten(tree)
     ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
     parts = np.split(np.asarray(stacked), ends, axis=-1)
-    shaped = [jnp.asarray(part.reshape(*stacked.shape[:-1], *leaf.shape)) for part, leaf in zip(parts, leaves, strict=True)]
+    shaped = [jnp.asarray(part.reshape((*stacked.shape[:-1], *leaf.shape))) for part, leaf in zip(parts, leaves, strict=True)]
     return jax.tree.unflatten(structure, shaped)
 
 

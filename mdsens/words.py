@@ -78,6 +78,7 @@ def of_potential(potential: "Potential") -> str:
 
 def _line(module: eqx.Module) -> str:
     fields = [one for one in dataclasses.fields(module) if one.repr and hasattr(module, one.name)]
+    fields = [one for one in fields if not (isinstance(value := getattr(module, one.name), tuple) and value == ())]
     return f"{type(module).__name__}({', '.join(f'{one.name}={_value(getattr(module, one.name))}' for one in fields)})"
 
 

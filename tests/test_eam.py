@@ -9,6 +9,7 @@ import pytest
 from ase.build import bulk
 from differences import scaled_errors
 from eam_tables import write_setfl
+from helpers import refused
 from lammps_reference import evaluate, shipped
 
 import mdsens as ms
@@ -130,3 +131,67 @@ def test_a_stored_state_has_its_tables(tmp_path):
     again, _ = ms.load(tmp_path / "cu.h5")
     jax.tree.map(np.testing.assert_array_equal, again.potential, potential)
     assert again.potential.energy(again.system) == eq.energy
+
+
+def test_coarse_tables_are_warned_about_with_how_far_they_are_from_lammps():
+    path = shipped("AlCu.eam.alloy")
+    with pytest.warns(
+        UserWarning, match='FCC Al has a = 4.0454 Å for 4.0498 Å.*dimer Cu-Cu.*0.43 eV at 2.63 Å.*"lammps"'
+    ) as seen:
+        potential = ms.EAM.from_file(path)
+    assert seen[0].filename == __file__
+    commands = ("pair_style eam/alloy", f"pair_coeff * * {path} Al")
+
+    def lowest(energy):
+        """By a parabola through three points around."""
+        a = np.array([4.045, 4.0475, 4.05])
+        p = np.polynomial.Polynomial.fit(a, [energy(one) for one in a], 2)
+        return p.deriv().roots()[0]
+
+    crystals = {a: ms.System.from_ase(bulk("Al", a=a)) for a in (4.045, 4.0475, 4.05)}
+    smooth = lowest(lambda a: float(potential.energy(crystals[a])))
+    lammps = lowest(lambda a: evaluate(crystals[a], *commands).energy)
+    np.testing.assert_allclose([smooth, lammps], [4.0454, 4.0498], atol=3e-4)  # what a parabola leaves
+    dimer = ms.System([[0.0, 0.0, 0.0], [2.63, 0.0, 0.0]], species=["Cu", "Cu"])
+    reference = evaluate(dimer, "pair_style eam/alloy", f"pair_coeff * * {path} Cu").energy
+    np.testing.assert_allclose(abs(float(potential.energy(dimer)) - reference), 0.43, atol=0.005)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["Cu_u3.eam", "Cu_mishin1.eam.alloy", "AlFe_mm.eam.fs"])
+def test_fine_tables_are_read_without_a_word(name):
+    ms.EAM.from_file(shipped(name))
+    ms.EAM.from_file(shipped("AlCu.eam.alloy"), interpolation="lammps")
+
+
+def test_files_of_one_element_are_mixed_as_lammps_does():
+    paths = [shipped("Ni_u3.eam"), shipped("Cu_smf7.eam")]  # of two grids
+    system, potential = crystal(["Cu", "Ni"]), ms.EAM.from_file(paths, interpolation="lammps")
+    assert system.labels == ("Cu", "Ni") and len({ms.EAM.from_file(path).dr for path in paths}) == 2
+    commands = ("pair_style eam", f"pair_coeff 2 2 {paths[0]}", f"pair_coeff 1 1 {paths[1]}")
+    reference = evaluate(system, *commands)
+    np.testing.assert_allclose(potential.energy(system), reference.energy, rtol=1e-9)
+    np.testing.assert_allclose(potential.forces(system), reference.forces, atol=1e-9 * np.abs(reference.forces).max())
+    alone = ms.EAM.from_file([paths[0]])
+    np.testing.assert_array_equal(alone.phi["Ni-Ni"], ms.EAM.from_file(paths[0]).phi["Ni-Ni"])
+    refused(lambda: ms.EAM.from_file([paths[0], paths[0]]), "Ni", "once")
+    refused(lambda: ms.EAM.from_file([shipped("AlCu.eam.alloy")]), "not a funcfl file")
+    refused(lambda: ms.EAM.from_file([]), "funcfl")
+
+
+@pytest.mark.parametrize("interpolation", ["lammps", "spline"])
+@pytest.mark.parametrize("first", ["1.79769313486231570e+308", "inf", "-nan"])
+def test_what_a_table_says_at_no_distance_changes_nothing(interpolation, first, tmp_path):
+    path = Path(shipped("Cu_mishin1.eam.alloy"))
+    lines, n = path.read_text().splitlines(), 10001
+    words = [word for line in lines[6:] for word in line.split()]
+    words[n] = words[2 * n] = first  # of the density and of the pair
+    spoilt = tmp_path / "Cu.eam.alloy"
+    spoilt.write_text("\n".join([*lines[:6], *words]))
+    system, plain = crystal(["Cu"]), ms.EAM.from_file(path, interpolation=interpolation)
+    again = ms.EAM.from_file(spoilt, interpolation=interpolation)
+    np.testing.assert_allclose(again.energy(system), plain.energy(system), rtol=1e-12)
+    np.testing.assert_allclose(again.forces(system), plain.forces(system), atol=1e-10)
+    words[n + 1] = first
+    spoilt.write_text("\n".join([*lines[:6], *words]))
+    refused(lambda: ms.EAM.from_file(spoilt), "density of Cu")

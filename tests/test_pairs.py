@@ -229,3 +229,52 @@ BAD = {
 @pytest.mark.parametrize(("call", "words"), BAD.values(), ids=BAD)
 def test_bad_input_is_refused_with_a_sentence_that_names_it(call, words):
     refused(call, *words)
+
+
+def oxide():
+    return ms.Morse(D0={"O-U": 0.6}, alpha={"U-O": 1.6}, r0={"O-U": 2.37}, no_interaction=("U-U", "O-O"), **SWITCHED)
+
+
+def test_pairs_without_interaction_are_lammps_s_none(tmp_path):
+    """Morse between U and O alone, which has LAMMPS's numbers; nothing of the others is needed."""
+    atoms = bulk("UO2", "fluorite", a=5.2, cubic=True)
+    positions = atoms.positions + 0.12 * np.random.default_rng(0).normal(size=atoms.positions.shape)
+    system = ms.System(positions @ SHEAR, cell=atoms.cell.array @ SHEAR, pbc=True, species=atoms.get_chemical_symbols())
+    cut = ms.Morse(D0={"O-U": 0.6}, alpha=1.6, r0={"O-U": 2.37}, no_interaction=["U-U", "O-O"], **CUT)
+    commands = (
+        f"pair_style hybrid morse {CUTOFF}",
+        "pair_coeff 1 2 morse 0.6 1.6 2.37",
+        "pair_coeff 1 1 none",
+        "pair_coeff 2 2 none",
+    )
+    assert system.labels == ("O", "U")
+    reference = evaluate(system, *commands)
+    energy, forces, virial = energy_forces_virial(cut, system)
+    assert deviation(energy, reference.energy) < 1e-12
+    assert deviation(forces, reference.forces) < 1e-11
+    assert deviation(virial, reference.virial) < 1e-11
+    np.testing.assert_allclose(cut.energies(system).sum(), reference.energy, rtol=1e-12)
+    checked_energy_forces_virial(oxide(), system)
+    assert repr(oxide()).count("no_interaction") == 1 and "no_interaction" not in repr(ms.LennardJones(1.0, 1.0, 2.5))
+    # What is not seen is no kink either.
+    o_o = ms.System([[0.0, 0.0, 0.0], [CUTOFF + 1e-9, 0.0, 0.0], [2.37, 0.0, 0.0]], species=["O", "O", "U"])
+    eq = ms.relax(o_o, cut + ms.HarmonicBonds({"O-O": 1.0, "O-U": 1.0, "U-U": 1.0}, 2.3, ((1, 2),)))
+    assert ms.sensitivity(eq).certificate.trusted
+    ms.save(tmp_path / "out.h5", eq)
+    assert ms.load(tmp_path / "out.h5")[0].potential.terms[0].no_interaction == ("O-O", "U-U")
+
+
+NOT_SEEN = {
+    "not said": (lambda: ms.Morse(D0={"O-U": 0.6}, alpha=1.6, r0=2.4, cutoff=5.0), ["'O-O'", "no_interaction=('O-O',)"]),
+    "both": (lambda: ms.Morse(D0={"O-U": 1, "O-O": 1}, alpha=1, r0=1, cutoff=5.0, no_interaction="O-O"), ["'O-O'", "leave out"]),
+    "no pair": (
+        lambda: ms.Morse(D0={"O-U": 0.6}, alpha=1.6, r0=2.4, cutoff=5.0, no_interaction=("O",)),
+        ["pairs of species", "'O'"],
+    ),
+    "charges": (lambda: ms.Coulomb({"O": -2.0, "U": 4.0}, no_interaction=("O-O",)), ["charge 0"]),
+}
+
+
+@pytest.mark.parametrize(("make", "words"), NOT_SEEN.values(), ids=NOT_SEEN)
+def test_pairs_that_are_missing_by_oversight_are_refused(make, words):
+    refused(lambda: make().energy(ms.System([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]], species=["O", "U"])), *words)

@@ -13,6 +13,7 @@ from lammps_reference import evaluate
 from test_tersoff import shipped
 
 import mdsens as ms
+from mdsens.potentials.base import total_energy
 from mdsens.potentials.bonds import handles, neighbor_vectors
 
 SHEAR = np.eye(3) + np.array([[0.03, 0.08, -0.05], [0.0, -0.02, 0.1], [0.04, 0.0, 0.05]])
@@ -173,3 +174,25 @@ def test_an_entry_too_few_or_too_many_is_refused(tmp_path):
     refused(lambda: ms.StillingerWeber(**fields, p={"Ga-Ga-Ga": 4.0}, q=0).energy(system), "StillingerWeber.p", "'Ga-N-N'")
     del entries["N", "Ga", "N"]
     refused(lambda: ms.StillingerWeber.from_file(written(tmp_path / "few.sw", entries)), "N-Ga-N", "elements=")
+
+
+def test_zeros_are_of_atoms_that_do_not_see_each_other(tmp_path):
+    """Ga-Ga and N-N without any number, as in files of sheets whose sublattices interact with each other only."""
+    entries = everything_different()
+    for key in entries:
+        if key[1] == key[2] == key[0]:
+            entries[key] = dict.fromkeys(entries[key], 0.0)
+        elif key[0] in key[1:]:
+            # An angle one leg of which is none; the other order says something else of it.
+            entries[key] = entries[key] | {"lam": 0.0, "costheta0": 0.1 * (key[0] == key[1])}
+    file, system = written(tmp_path / "sheet.sw", entries), crystal("Ga", "N", a=4.5)
+    potential = ms.StillingerWeber.from_file(file)
+    energy, forces, virial = energy_forces_virial(potential, system)
+    expected = evaluate(system, "pair_style sw", f"pair_coeff * * {file} {' '.join(system.labels)}")
+    assert deviation(energy, expected.energy) < 1e-9
+    assert deviation(forces, expected.forces) < 1e-9
+    assert deviation(virial, expected.virial) < 1e-9
+    by_all = jax.jit(jax.jacfwd(jax.grad(lambda p: total_energy(p, system.with_neighbors(potential)))))(potential)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(by_all))
+    none = {key: dict.fromkeys(entry, 0.0) for key, entry in entries.items()}
+    refused(lambda: ms.StillingerWeber.from_file(written(tmp_path / "none.sw", none)), "none.sw", "sigma", "positive")

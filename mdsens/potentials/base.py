@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from mdsens import words
 from mdsens.errors import InputError
 from mdsens.neighbors import SKIN, Neighbors, find_neighbors
-from mdsens.potentials.checks import note_species
+from mdsens.potentials.checks import check_entries, check_static_lengths, note_species
 from mdsens.potentials.methods import missing
 from mdsens.potentials.parameters import as_parameter, as_tree, canonical_key
 from mdsens.spelling import Spelled, given
@@ -122,6 +122,8 @@ class Potential(Spelled, eqx.Module):
                     setattr(cls, name, getattr(Potential, name))
 
     def __post_init__(self) -> None:
+        if type(self).range is Potential.range:
+            check_static_lengths(self)
         for field in dataclasses.fields(self):
             if not field.metadata.get("static", False):
                 kept = as_parameter if self.keyed else as_tree
@@ -176,18 +178,14 @@ class Potential(Spelled, eqx.Module):
         """
         if not isinstance(system, System):
             raise InputError(f"A mdsens.System is wanted, not {type(system).__name__}: System.from_ase(atoms) makes one.")
-        pairs = {canonical_key(f"{a}-{b}") for a in system.labels for b in system.labels}
+        pairs = {canonical_key(f"{a}-{b}") for a in system.labels for b in system.labels} - {*given(self, "no_interaction", ())}
         for name, parameter in self.parameters().items():
             if not self.keyed or not isinstance(parameter, dict):
                 continue
             if not parameter:
                 raise InputError(f"{type(self).__name__}.{name} is an empty dict: give at least one entry.")
             needed = {1: set(system.labels), 2: pairs}.get(next(iter(parameter)).count("-") + 1, set())
-            if missing := sorted(needed - set(parameter)):
-                raise InputError(
-                    f"{type(self).__name__}.{name} has no entry {missing[0]!r}, but the system has the species "
-                    f"{', '.join(system.labels)}: add {name}[{missing[0]!r}]."
-                )
+            check_entries(self, name, needed, system.labels)
         if self.dtype is not None and self.dtype != system.positions.dtype:
             raise InputError(
                 f"The potential is {self.dtype} and the system {system.positions.dtype}: "
@@ -201,7 +199,7 @@ class Potential(Spelled, eqx.Module):
             if jnp.ndim(parameter):
                 raise InputError(f"{self._named(parameter)} is an array: a parameter of a pair is one number or a dict by pairs.")
             return parameter
-        rows = [[self._entry(parameter, canonical_key(f"{a}-{b}")) for b in i.labels] for a in i.labels]
+        rows = [[self._pair_entry(parameter, canonical_key(f"{a}-{b}")) for b in i.labels] for a in i.labels]
         return rows[0][0] if len(rows) == 1 else jnp.stack([jnp.stack(row) for row in rows])[i.code, j.code]
 
     def triplet(self, parameter: Any, i: Atom, j: Atom, k: Atom) -> Array:
@@ -231,6 +229,9 @@ class Potential(Spelled, eqx.Module):
         if parameter.shape[0] != i.n_atoms:
             raise InputError(f"{self._named(parameter)} has {parameter.shape[0]} values for {i.n_atoms} atoms.")
         return parameter[i.index]
+
+    def _pair_entry(self, parameter: dict[str, Any], key: str) -> Any:
+        return self._entry(parameter, key)
 
     def _entry(self, parameter: dict[str, Any], key: str) -> Any:
         if key not in parameter:

@@ -63,6 +63,37 @@ def check_sign(where: str, value: Any, *, positive: bool = False, not_negative: 
         raise InputError(f"{where} must be positive or zero, not {value}.")
 
 
+def check_entries(potential: "Potential", name: str, needed: Collection[str], labels: Sequence[str]) -> None:
+    """A parameter has all entries that a system needs.
+
+    Raises:
+        InputError: naming the first that is missing.
+    """
+    table, where = getattr(potential, name), f"{type(potential).__name__}.{name}"
+    if not (missing := sorted(set(needed) - set(table))):
+        return
+    remedy = f"add {name}[{missing[0]!r}]"
+    if hasattr(potential, "no_interaction") and "-" in missing[0]:
+        remedy += f", or say that such a pair has no energy, no_interaction=({missing[0]!r},)"
+    if not set(needed) & set(table):
+        remedy += "; what is keyed otherwise, a network's weights say, is for NetworkPotential"
+    raise InputError(f"{where} has no entry {missing[0]!r}, but the system has the species {', '.join(labels)}: {remedy}.")
+
+
+def check_static_lengths(potential: "Potential") -> None:
+    """Lengths that lists are made for are no parameters.
+
+    Raises:
+        InputError: naming the one that is declared as such.
+    """
+    for field in dataclasses.fields(potential):
+        if field.name in ("cutoff", "onset") and not field.metadata.get("static", False):
+            raise InputError(
+                f"{type(potential).__name__}.{field.name} is declared as a parameter, and neighbour lists want it fixed: declare "
+                f"it as {field.name}: float = mdsens.static({getattr(potential, field.name)!r:.20})."
+            )
+
+
 def check_switch(potential: "Potential") -> None:
     """Static `onset` and `cutoff` are lengths in their order.
 

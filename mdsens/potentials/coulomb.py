@@ -57,6 +57,8 @@ class Coulomb(PairPotential):
         if self.method not in SMOOTHNESS:
             raise InputError(f"Coulomb has no method {self.method!r}.{did_you_mean(str(self.method), SMOOTHNESS)}")
         check_charges(self)
+        if self.no_interaction:
+            raise InputError("All charges of Coulomb see each other: leave out no_interaction, or give some the charge 0.")
         if not (isinstance(self.alpha, Real) and 0.0 <= self.alpha < np.inf):
             raise InputError(f"Coulomb's alpha must be zero or a positive number of 1/Å, not {self.alpha!r}.")
 

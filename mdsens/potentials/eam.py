@@ -1,5 +1,6 @@
 """Embedded-atom potentials from tables."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,9 +13,11 @@ from jaxtyping import Array, Float
 from mdsens.errors import InputError, did_you_mean
 from mdsens.neighbor_sums import IN_BOUNDS
 from mdsens.potentials.base import Atom, static
+from mdsens.potentials.checks import level_of_user
 from mdsens.potentials.embedded import EmbeddedPotential
 from mdsens.potentials.setfl import MIN_TABLE, read_tables
-from mdsens.system import System
+from mdsens.potentials.table_checks import coarseness
+from mdsens.system import System, is_concrete
 
 
 class EAM(EmbeddedPotential):
@@ -62,18 +65,35 @@ class EAM(EmbeddedPotential):
 
     @classmethod
     def from_file(
-        cls, path: str | Path, form: str | None = None, interpolation: str = "spline", elements: str | Sequence[str] | None = None
+        cls,
+        path: str | Path | Sequence[str | Path],
+        form: str | None = None,
+        interpolation: str = "spline",
+        elements: str | Sequence[str] | None = None,
     ) -> "EAM":
-        """From a setfl file, LAMMPS's `eam/alloy` and `eam/fs`, or a funcfl file of one element, its `eam`.
+        """From a setfl file, LAMMPS's `eam/alloy` and `eam/fs`, or funcfl files, its `eam`.
+
+        Tables so coarse that the two interpolations differ where it matters are warned about, with how much.
 
         Args:
+            path: of a file; of funcfl files, which are of one element, also a list of them, whose pairs are mixed as LAMMPS does.
             form: `"alloy"`, `"fs"` or `"funcfl"`; by default whichever the file looks like.
             elements: some of the file's; all by default.
 
         Raises:
             InputError: no such file, one cut off or of another form, an element that is not in it.
         """
-        return cls(**read_tables(path, form, elements), interpolation=interpolation)
+        potential = cls(**read_tables(path, form, elements), interpolation=interpolation)
+        # Inside of a trace there are no values to look at.
+        named = ", ".join(map(repr, map(str, path if isinstance(path, list | tuple) else [path])))
+        if interpolation == "spline" and is_concrete(potential) and (words := coarseness(potential, _lammps_slopes)):
+            warnings.warn(
+                f"The tables of {named} are so coarse that their C2 spline is not what LAMMPS interpolates: {words}; "
+                'interpolation="lammps" gives LAMMPS\'s numbers.',
+                UserWarning,
+                stacklevel=level_of_user(),
+            )
+        return potential
 
     @property
     def smoothness(self) -> float:

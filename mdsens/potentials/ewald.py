@@ -1,6 +1,7 @@
 """`Ewald`: fixed point charges in a crystal, summed over all images."""
 
 import dataclasses
+import itertools
 import math
 from numbers import Real
 from typing import Any, ClassVar
@@ -18,6 +19,7 @@ from mdsens.neighbors import Neighbors
 from mdsens.potentials.base import Atom, Potential, static
 from mdsens.potentials.bonds import bond_vectors, handles, of_pairs
 from mdsens.potentials.coulomb import check_charges
+from mdsens.potentials.local_stiffness import PairStiffness, pair_stiffness
 from mdsens.potentials.parameters import PerAtom
 from mdsens.system import System, is_concrete
 from mdsens.units import COULOMB
@@ -91,7 +93,8 @@ class Ewald(Potential):
                 "slab or cluster a large cell with pbc=True."
             )
         if not self.background and is_concrete(self.charge, system.species):
-            net = float(jnp.sum(self._charges(system)))
+            with jax.ensure_compile_time_eval():
+                net = float(jnp.sum(self.charges(system)))
             if abs(net) > NEUTRAL * len(system):
                 raise InputError(
                     f"The cell has a net charge of {net:.3g} e, whose energy is infinite in a crystal: correct the charges, or "
@@ -101,18 +104,21 @@ class Ewald(Potential):
     def find_neighbors(self, system: System, *, skin: float | None = None) -> Any:
         listed = super().find_neighbors(system, skin=skin)
         parts = {field.name: getattr(listed, field.name) for field in dataclasses.fields(listed)}
-        largest = (1.0 + MARGIN) * 2.0 * self.alpha * self._reach
+        # Those of a phonon are around its own wave vector, which is somewhere between eight lattice vectors.
+        corners = np.array(list(itertools.product((-math.pi, math.pi), repeat=3))) @ np.linalg.inv(np.asarray(system.cell)).T
+        largest = (1.0 + MARGIN) * 2.0 * self.alpha * self._reach + np.linalg.norm(corners, axis=1).max()
         return NeighborsAndWaves(**parts, waves=jnp.asarray(_waves(np.asarray(system.cell), largest)))
 
     def atom_energies(self, system: System) -> Float[Array, " atoms"]:
-        charges = self._charges(system)
+        charges = self.charges(system)
         near = 0.5 * jnp.sum(self._pairs(system), axis=0)
         own = -self.alpha / math.sqrt(math.pi) * charges**2
         net = jnp.sum(charges)
-        spread = -0.5 * math.pi / self.alpha**2 * charges * net / _reciprocal(system.cell)[1]
+        spread = -0.5 * math.pi / self.alpha**2 * charges * net / reciprocal_rows(system.cell)[1]
         return self.coulomb * (near + own + spread + charges * self._far_potentials(charges, system))
 
-    def _charges(self, system: System) -> Array:
+    def charges(self, system: System) -> Float[Array, " atoms"]:
+        """q of each atom [e]."""
         n = len(system)
         atom = handles(system, jnp.arange(n))[0]
         return jnp.broadcast_to(self.one(self.charge, atom), (n,)).astype(system.positions.dtype)
@@ -126,9 +132,20 @@ class Ewald(Potential):
 
         return jnp.where(inside, of_pairs(energy, jnp.sqrt(jnp.sum(d * d, axis=0)), *handles(system)), 0.0)
 
+    def near_stiffness(self, system: System) -> PairStiffness:
+        """Second derivatives of what the listed pairs have, half a pair's at each atom; the waves' are not among them."""
+        d, inside = bond_vectors(system, self.range)
+        r = jnp.sqrt(jnp.sum(d * d, axis=0))
+
+        def energy(r: Float[Array, ""], i: Atom, j: Atom) -> Array:
+            return 0.5 * self.coulomb * self.one(self.charge, i) * self.one(self.charge, j) * erfc(self.alpha * r) / r
+
+        slope, curvature = of_pairs(jax.value_and_grad(jax.grad(energy)), r, *handles(system))
+        return pair_stiffness(d, r, *(jnp.where(inside, value, 0.0) for value in (slope, curvature)))
+
     def _far_potentials(self, charges: Float[Array, " atoms"], system: System) -> Array:
         """Half the potential of the reciprocal sum at each atom, in units of k."""
-        reciprocal, volume = _reciprocal(system.cell)
+        reciprocal, volume = reciprocal_rows(system.cell)
         fractions = system.positions @ reciprocal.T
 
         def of_block(waves: Array) -> Array:
@@ -149,7 +166,7 @@ class Ewald(Potential):
         return jnp.sum(jax.lax.map(jax.checkpoint(of_block), blocks), axis=0)
 
 
-def _reciprocal(cell: Any) -> tuple[Any, Any]:
+def reciprocal_rows(cell: Any) -> tuple[Any, Any]:
     """`(rows of the reciprocal lattice without 2π, volume)`: by products, which compile faster than a factorisation."""
     products = jnp.stack([jnp.cross(cell[1], cell[2]), jnp.cross(cell[2], cell[0]), jnp.cross(cell[0], cell[1])])
     volume = cell[0] @ products[0]

@@ -71,14 +71,20 @@ class Words:
         """The file and the line of a word, for a message."""
         return f"{self.path!r}, line {self.lines[k]}" + (f", {what}" if what else "")
 
-    def numbers(self, start: int, count: int, what: str) -> np.ndarray:
+    def numbers(self, start: int, count: int, what: str, *, at_zero: bool = False) -> np.ndarray:
         """Some words as numbers.
+
+        Args:
+            at_zero: the first of them is of the distance zero, where no atoms are: one that is infinite, or as large as numbers
+                can be, becomes what the cubic of the next four is there.
 
         Raises:
             InputError: naming the line of one that is none, or is not finite or absurd.
         """
         words = self.words[start : start + count]
         values = [number(word) for word in words]
+        if at_zero and values[0] is not None and not abs(values[0]) <= LARGEST and None not in values[:5]:
+            values[0] = float(np.dot((4.0, -6.0, 4.0, -1.0), values[1:5]))
         for k, value in enumerate(values):
             if value is None:
                 line = self.lines[start + k]

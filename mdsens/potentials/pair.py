@@ -2,11 +2,13 @@
 
 from dataclasses import MISSING
 from numbers import Real
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mdsens.errors import InputError, did_you_mean
 from mdsens.neighbor_sums import fence
@@ -15,6 +17,7 @@ from mdsens.potentials.base import Atom, Potential
 from mdsens.potentials.bonds import bond_vectors, finite, handles, marked, of_pairs, within
 from mdsens.potentials.local_stiffness import PairStiffness, pair_stiffness
 from mdsens.potentials.methods import PAIR_ENERGY, missing, number
+from mdsens.potentials.parameters import canonical_key
 from mdsens.potentials.switching import BETWEEN, ONSET, SMOOTHNESS, force_switch, quintic, xplor
 from mdsens.spelling import given
 from mdsens.system import System
@@ -27,7 +30,12 @@ class PairPotential(Potential):
     `"xplor"` (C1) multiply it between onset and cutoff, `"force_switch"` (C2) adds a polynomial to its force there,
     `"shifted_force"` (C1) subtracts φ(r_c) + (r - r_c) φ'(r_c), `"truncated"` (the default without such a field) cuts it off.
     An onset of None becomes 0.8 of the cutoff for those that need one.
+
+    `no_interaction=("O-O", "U-U")`, static and by keyword, says which pairs of species have no energy (LAMMPS's `pair_coeff * *
+    none`): dicts by pairs leave them out.
     """
+
+    no_interaction: tuple[str, ...] = eqx.field(static=True, kw_only=True, default=())
 
     def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         """Energy of the pair i, j at distance r [eV], before switching; the same for i, j and j, i."""
@@ -49,6 +57,7 @@ class PairPotential(Potential):
         return given(self, "switch", "truncated" if given(self, "onset", MISSING) is MISSING else "quintic")
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "no_interaction", _pairs_of(self.no_interaction, type(self).__name__))
         cutoff = given(self, "cutoff")
         if self._switch in BETWEEN and given(self, "onset", MISSING) is None and isinstance(cutoff, Real):
             object.__setattr__(self, "onset", ONSET * float(cutoff))
@@ -58,6 +67,12 @@ class PairPotential(Potential):
         switch, name = self._switch, type(self).__name__
         onset: float = given(self, "onset")
         cutoff: float = given(self, "cutoff")
+        for parameter, value in self.parameters().items():
+            if isinstance(value, dict) and (both := [key for key in self.no_interaction if key in value]):
+                raise InputError(
+                    f"{name}.{parameter} has an entry {both[0]!r}, and no_interaction says that such a pair has no energy: leave "
+                    "out one of them."
+                )
         if switch not in SMOOTHNESS:
             raise InputError(f"{name} has no switch {switch!r}.{did_you_mean(str(switch), SMOOTHNESS)}")
         if cutoff is not None and not (isinstance(cutoff, Real) and 0 < cutoff < np.inf):
@@ -67,6 +82,8 @@ class PairPotential(Potential):
 
     def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         d, inside = bond_vectors(system, self.range)
+        if self.no_interaction:
+            d, inside = within(d, inside & self.interact(*handles(system)), self.range)
         return 0.5 * jnp.sum(self._energies(jnp.sum(d * d, axis=0), inside, *handles(system)), axis=0)
 
     def total(self, system: System) -> Float[Array, ""]:
@@ -75,10 +92,21 @@ class PairPotential(Potential):
         def of_chunk(atom: Array, kind: Array, used: Array) -> Array:
             # These are stored, and so are the slopes on the way back; vectors are cheaper to make again.
             squares = squared_distances(components, system.cell, neighbors, atom, kind)
+            used = used & self.interact(*handles(system, atom)) if self.no_interaction else used
             squares, inside = finite(fence(marked(squares, used, self.range), neighbors), self.range)
             return jnp.sum(self._energies(squares, inside, *handles(system, atom)))
 
         return 0.5 * jnp.sum(over_places(of_chunk, neighbors.atom, neighbors.kind, neighbors.used))
+
+    def interact(self, i: Atom, j: Atom) -> Bool[Array, "..."]:
+        """Whether a pair of atoms has an energy at any distance."""
+        pairs = [[canonical_key(f"{a}-{b}") not in self.no_interaction for b in i.labels] for a in i.labels]
+        return jnp.asarray(pairs)[i.code, j.code]
+
+    def _pair_entry(self, parameter: dict[str, Any], key: str) -> Any:
+        # Where pairs have no energy any number will do, and is used for none.
+        known = parameter if key in parameter or key not in self.no_interaction else {key: next(iter(parameter.values()))}
+        return self._entry(known, key)
 
     def _energies(self, squares: Array, inside: Array, i: Atom, j: Atom) -> Array:
         return jnp.where(inside, of_pairs(self._switched_energy, jnp.sqrt(squares), i, j), 0.0)
@@ -87,6 +115,7 @@ class PairPotential(Potential):
         neighbors, reach = system.neighbors, jax.lax.stop_gradient(self.range)
 
         def of_chunk(atom: Array, used: Array, d: Array) -> PairStiffness:
+            used = used & self.interact(*handles(system, atom)) if self.no_interaction else used
             d, inside = within(d, used, reach)
             r = jnp.sqrt(jnp.sum(d * d, axis=0))
             slope, curvature = of_pairs(jax.value_and_grad(jax.grad(self._switched_energy)), r, *handles(system, atom))
@@ -109,3 +138,11 @@ class PairPotential(Potential):
             value, slope = jax.value_and_grad(pair_energy)(edge, i, j)
             return pair_energy(r, i, j) - value - (r - edge) * slope
         return pair_energy(r, i, j)
+
+
+def _pairs_of(value: Any, name: str) -> tuple[str, ...]:
+    """Pairs of species as they are kept: each once, in alphabetic order."""
+    pairs = [value] if isinstance(value, str) else list(value) if isinstance(value, list | tuple | set | frozenset) else [None]
+    if bad := [pair for pair in pairs if not (isinstance(pair, str) and pair.count("-") == 1 and all(pair.split("-")))]:
+        raise InputError(f'{name}\'s no_interaction names pairs of species, ("O-O", "U-U"), not {bad[0]!r}.')
+    return tuple(sorted({canonical_key(pair) for pair in pairs}))

@@ -53,7 +53,13 @@ def as_parameter(value: Any, what: str) -> Any:
     if isinstance(value, dict):
         return _canonical_dict({key: as_parameter(entry, f"{what}[{key!r}]") for key, entry in value.items()}, what)
     if isinstance(value, list | tuple) and not any(eqx.is_array(leaf) or isinstance(leaf, eqx.Module) for leaf in value):
-        value = np.asarray(value)
+        try:
+            value = np.asarray(value, dtype=float)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"{what} is a list of other things than numbers: give an array, a dict by species, or, of a network, a tree of "
+                "arrays to NetworkPotential."
+            ) from None
     if isinstance(value, eqx.Module | list | tuple) or callable(value):
         if any(not eqx.is_inexact_array(leaf) for leaf in jax.tree.leaves(value)):
             raise InputError(f"{what} holds something that is no number: declare the field with mdsens.static().")

@@ -12,12 +12,15 @@ MIN_TABLE = 6
 """Values of a table that its interpolation needs."""
 HARTREE_BOHR = 27.2 * 0.529
 """e²/4πε₀ [eV Å], with the digits that funcfl files are made for."""
+STEPS = {"F": "drho", "charge": "dr", "rho": "dr"}
+"""Tables of a funcfl file, and the step of each."""
 
 
 def read_tables(path: Any, form: str | None = None, elements: Any = None) -> dict[Any, Any]:
-    """Tables of an embedded-atom file.
+    """Tables of an embedded-atom file, or of several of one element.
 
     Args:
+        path: of a file; of funcfl files, a list of them.
         form: `"alloy"`, `"fs"` or `"funcfl"`; by default whichever the file looks like. Of one element `"alloy"` and
             `"fs"` are the same.
         elements: some of the file's; all by default.
@@ -30,11 +33,19 @@ def read_tables(path: Any, form: str | None = None, elements: Any = None) -> dic
         raise InputError(
             f"There is no form {form!r} of an embedded-atom file: 'alloy', 'fs' or 'funcfl' (or None, to see by the file)."
         )
+    if isinstance(path, list | tuple):
+        return _read_several(path, form, elements)
     text = read_text(path)
-    lines = [line.split("#")[0].split() for line in text.splitlines()[:5]]
+    lines = _head(text)
     if form == "funcfl" or (form is None and not _names(lines) and _is_funcfl(lines)):
-        return _read_funcfl(path, text, lines, elements)
+        element, file = _funcfl(path, text)
+        chosen_elements(path, elements, [element])
+        return _tables_of({element: file})
     return _read_setfl(path, text, lines, form, elements)
+
+
+def _head(text: str) -> list[list[str]]:
+    return [line.split("#")[0].split() for line in text.splitlines()[:5]]
 
 
 def _names(lines: Any) -> list[str]:
@@ -78,10 +89,10 @@ def _read_setfl(path: Any, text: str, lines: Any, form: Any, elements: Any) -> d
     tables: dict[str, dict[str, Any]] = {"F": {}, "rho": {}, "phi": {}}
     place = 0
 
-    def take(count: int, what: str) -> np.ndarray:
+    def take(count: int, what: str, *, at_zero: bool = False) -> np.ndarray:
         nonlocal place
         place += count
-        return words.numbers(place - count, count, what)
+        return words.numbers(place - count, count, what, at_zero=at_zero)
 
     for element in known:
         start = place
@@ -89,11 +100,11 @@ def _read_setfl(path: Any, text: str, lines: Any, form: Any, elements: Any) -> d
         while place < len(words) and words.lines[place] == words.lines[start]:
             place += 1  # lattice constant and lattice, for people
         tables["F"][element] = take(n_rho, f"F of {element}")
-        densities = [take(n_r, f"the density of {element}") for _ in range(1 if fits[0] == "alloy" else n)]
+        densities = [take(n_r, f"the density of {element}", at_zero=True) for _ in range(1 if fits[0] == "alloy" else n)]
         tables["rho"][element] = densities[0] if fits[0] == "alloy" else dict(zip(known, densities, strict=True))
     for a, first in enumerate(known):
         for second in known[: a + 1]:
-            tables["phi"][f"{first}-{second}"] = take(n_r, f"the pair {first}-{second}")
+            tables["phi"][f"{first}-{second}"] = take(n_r, f"the pair {first}-{second}", at_zero=True)
     if place != len(words):
         raise InputError(f"{str(path)!r} is cut off or of another form: {len(words)} words follow its line 5, not {place}.")
     chosen = chosen_elements(path, elements, known)
@@ -111,7 +122,64 @@ def _is_positive(word: str) -> bool:
     return (value := number(word)) is not None and value > 0.0
 
 
-def _read_funcfl(path: Any, text: str, lines: Any, elements: Any) -> dict[Any, Any]:
+def _read_several(paths: Any, form: Any, elements: Any) -> dict[Any, Any]:
+    """Those of funcfl files on one grid, where pairs have the product of both charges: as LAMMPS's `PairEAM::file2array`."""
+    if form not in (None, "funcfl") or not paths:
+        raise InputError("A list of files is of funcfl files, one for each element; setfl files have all elements in one.")
+    files: dict[str, Any] = {}
+    for path in paths:
+        element, file = _funcfl(path, read_text(path))
+        if element in files:
+            raise InputError(f"{str(path)!r} is of {element}, like another file of the list: give each element once.")
+        files[element] = file
+    files = {element: files[element] for element in chosen_elements(", ".join(map(str, paths)), elements, list(files))}
+    if len(files) == 1:
+        return _tables_of(files)
+    # The coarsest steps and the farthest ends.
+    grid = {name: max(file[name] for file in files.values()) for name in ("drho", "dr", "cutoff")}
+    sizes = {
+        step: int(max((len(file[table]) - 1) * file[step] for file in files.values()) / grid[step] + 0.5)
+        for step, table in (("drho", "F"), ("dr", "charge"))
+    }
+    return _tables_of(
+        {
+            element: grid | {name: _resampled(file[name], file[step], grid[step], sizes[step]) for name, step in STEPS.items()}
+            for element, file in files.items()
+        }
+    )
+
+
+def _resampled(values: np.ndarray, own: float, step: float, size: int) -> np.ndarray:
+    """Values at 0, step, 2 step, ... by the cubic through the four around each, the last one as far as it goes."""
+    x = step * np.arange(size) / own
+    k = np.clip(np.floor(x).astype(int), 1, len(values) - 3)
+    p = np.minimum(x - k, 2.0)
+    return (
+        -p * (p - 1.0) * (p - 2.0) / 6.0 * values[k - 1]
+        + 0.5 * (p * p - 1.0) * (p - 2.0) * values[k]
+        - 0.5 * p * (p + 1.0) * (p - 2.0) * values[k + 1]
+        + p * (p * p - 1.0) / 6.0 * values[k + 2]
+    )
+
+
+def _tables_of(files: dict[str, Any]) -> dict[Any, Any]:
+    """What `read_tables` returns, of funcfl files on one grid."""
+    names = list(files)
+    return {
+        "F": {element: file["F"] for element, file in files.items()},
+        "rho": {element: file["rho"] for element, file in files.items()},
+        "phi": {
+            f"{a}-{b}": HARTREE_BOHR * files[a]["charge"] * files[b]["charge"]
+            for k, a in enumerate(names)
+            for b in names[: k + 1]
+        },
+        **{name: files[names[0]][name] for name in ("drho", "dr", "cutoff")},
+    }
+
+
+def _funcfl(path: Any, text: str) -> tuple[str, dict[Any, Any]]:
+    """`(element, {F, rho, charge, drho, dr, cutoff})`."""
+    lines = _head(text)
     if not _is_funcfl(lines):
         raise InputError(
             f"{str(path)!r} is not a funcfl file: its line 2 should be the atomic number, mass, lattice constant and lattice, "
@@ -120,7 +188,7 @@ def _read_funcfl(path: Any, text: str, lines: Any, elements: Any) -> dict[Any, A
     by_number = {str(number): symbol for number, symbol in enumerate(chemical_symbols) if number}
     if lines[1][0] not in by_number:
         raise InputError(f"{str(path)!r}, line 2: no element has the atomic number {lines[1][0][:20]}.")
-    (element,) = chosen_elements(path, elements, [by_number[lines[1][0]]])
+    element = by_number[lines[1][0]]
     n_rho, n_r, grid = _grid(path, text, 3)
     words = Words.of(path, text, skip=3, comment="#")
     if len(words) != n_rho + 2 * n_r:
@@ -128,12 +196,10 @@ def _read_funcfl(path: Any, text: str, lines: Any, elements: Any) -> dict[Any, A
             f"{str(path)!r} is cut off or of another form: {len(words)} words follow its line 3, which announces "
             f"{n_rho + 2 * n_r}."
         )
-    charge = words.numbers(n_rho, n_r, f"the charge of {element}")
-    return {
-        "F": {element: words.numbers(0, n_rho, f"F of {element}")},
-        "rho": {element: words.numbers(n_rho + n_r, n_r, f"the density of {element}")},
-        "phi": {f"{element}-{element}": HARTREE_BOHR * charge**2},
-        **grid,
+    return element, grid | {
+        "F": words.numbers(0, n_rho, f"F of {element}"),
+        "charge": words.numbers(n_rho, n_r, f"the charge of {element}", at_zero=True),
+        "rho": words.numbers(n_rho + n_r, n_r, f"the density of {element}", at_zero=True),
     }
 
 

@@ -16,7 +16,7 @@ from mdsens.potentials.files import read_sw
 from mdsens.potentials.parameters import Parameter
 from mdsens.potentials.site import SitePotential
 from mdsens.potentials.triplets import check_species, check_triplets, exponents, is_bond, largest
-from mdsens.system import System
+from mdsens.system import System, is_concrete
 
 OF_BONDS = ("sigma", "a", "gamma", "A", "B", "p", "q")
 """Parameters of a bond: of several species, only the entries i-j-j count."""
@@ -37,7 +37,8 @@ class StillingerWeber(SitePotential):
         (`"Ga-N-N"`), the entries of LAMMPS's files. The order of j and k does not matter.
         lam, costheta0: λ, cos θ₀, of i-j-k.
         epsilon: ε [eV], of i-j-k in the angles, of i-j-j in the bonds, where it is that of j-i-i too.
-        sigma, a, A, B: σ [Å], cutoff in units of σ, prefactors, of i-j-j and j-i-i, which are one entry.
+        sigma, a, A, B: σ [Å], cutoff in units of σ, prefactors, of i-j-j and j-i-i, which are one entry. Where σ or a is 0 the
+            two do not see each other.
         gamma: γ, of i-j-j, for a leg from i to j.
         p, q: exponents of i-j-j, static; one number, or pairs `(("Ga-N-N", 4.0), ...)`.
         element: what numbers without species are of; others are warned about. Static.
@@ -76,7 +77,9 @@ class StillingerWeber(SitePotential):
 
     def _check(self) -> None:
         check_triplets(self, OF_BONDS)
-        check_positive(self, "sigma", "a")
+        check_positive(self, "sigma", "a", or_zero=True)
+        if is_concrete(reach := self.range) and not float(reach) > 0.0:
+            check_positive(self, "sigma", "a")
 
     @classmethod
     def silicon(cls) -> "StillingerWeber":
@@ -108,7 +111,7 @@ class StillingerWeber(SitePotential):
         columns: dict[str, Any] = {name: {} for name in next(iter(entries.values()))}
         for key, entry in entries.items():
             for name in ("sigma", "a") if is_bond(key) else ():
-                check_sign(f"{str(path)!r}, line {entry.line}: {name} of {key}", entry[name], positive=True)
+                check_sign(f"{str(path)!r}, line {entry.line}: {name} of {key}", entry[name], not_negative=True)
             _check_same(path, key, entries)
             for name in columns:
                 if is_bond(key) or name not in OF_BONDS:
@@ -150,7 +153,7 @@ class StillingerWeber(SitePotential):
         reach = of_bond("a") * sigma
         # Rounding may bring a bond at the cutoff onto it, where the exponents have their pole.
         mask = mask & (r < reach)
-        reduced = sigma / r
+        reduced = jnp.where(mask, sigma / r, 1.0)  # σ may be 0, whose powers have no derivative
         decay = sigma / jnp.where(mask, r - reach, -1.0)
         attraction = self._power(reduced, self.q, i, j)
         well = of_bond("A") * of_bond("epsilon") * (of_bond("B") * self._power(reduced, self.p, i, j) - attraction)
@@ -234,7 +237,9 @@ def _check_same(path: str | Path, key: str, entries: Any) -> None:
     if j == k:
         numbers = {name: [entry[name] for entry in both] for name in SAME_FROM_BOTH_SIDES}
     else:
-        numbers = {"costheta0": [entry["costheta0"] for entry in both], "lam epsilon": [e["lam"] * e["epsilon"] for e in both]}
+        numbers = {"lam epsilon": [entry["lam"] * entry["epsilon"] for entry in both]}
+        if any(numbers["lam epsilon"]):
+            numbers["costheta0"] = [entry["costheta0"] for entry in both]
     if differing := [name for name, (x, y) in numbers.items() if abs(x - y) > DIGITS * max(abs(x), abs(y))]:
         raise InputError(
             f"{str(path)!r} has entries {key} and {twin} with different {differing[0]}, which must be the same: correct one."

@@ -12,13 +12,16 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mdsens.errors import InputError
-from mdsens.neighbors import Neighbors
+from mdsens.neighbors import SKIN, Neighbors
 from mdsens.potentials.base import Approximation, Potential, is_local, listed_energies, total_energy
 from mdsens.potentials.local_stiffness import SumStiffness
 from mdsens.system import System
 
 SHORTER = 0.9
 """Share of the longest range below which a term has a list of its own."""
+
+EQUAL = 1e-3
+"""Share up to which two skins are one."""
 
 
 class Sum(Potential):
@@ -44,14 +47,18 @@ class Sum(Potential):
 
     @property
     def range(self) -> Float[Array, ""]:
-        """The longest of the terms whose pairs are listed; energies that are not of listed pairs look after themselves."""
-        return jnp.max(self.ranges)
+        """The longest of the terms whose pairs are listed by distance, which given bonds are not; without such, of the others."""
+        ends = [term for term in self.terms if not _is_endless(term)]
+        ends = [term for term in ends if is_local(term)] or ends
+        if not ends:
+            return np.asarray(np.inf)  # type: ignore[return-value]  # a constant of every trace
+        return _stacked([term.range for term in ends]).max()
 
     @property
     def ranges(self) -> Float[Array, "*terms"]:
         """Those of the terms; without bound where no term is of listed pairs."""
-        listed = [jnp.asarray(term.range) for term in self.terms if is_local(term)]
-        return jnp.stack(listed) if listed else np.asarray(np.inf)  # type: ignore[return-value]  # a constant of every trace
+        listed = [term.range for term in self.terms if is_local(term)]
+        return _stacked(listed) if listed else np.asarray(np.inf)  # type: ignore[return-value]  # a constant of every trace
 
     @property
     def smoothness(self) -> float:
@@ -74,18 +81,24 @@ class Sum(Potential):
             term.check(system)
 
     def find_neighbors(self, system: System, *, skin: float | None = None) -> Any:
+        # Lists of others have room of their own; only where that was too little is it the one that is asked for.
+        more = skin if skin is not None and skin > (1.0 + EQUAL) * SKIN * self._host_range() else None
+        others = tuple(None if is_local(term) else term.find_neighbors(system, skin=more) for term in self.terms)
         listed = [term for term in self.terms if is_local(term)]
         if not listed:
-            return TermLists(None, tuple(term.find_neighbors(system) for term in self.terms))
-        whole = super().find_neighbors(system, skin=skin)
+            return TermLists(None, others)
+        by_distance = not all(_is_endless(term) for term in listed)
+        whole = (super() if by_distance else listed[0]).find_neighbors(system, skin=skin)
         # Many-body energies grow with the square of their neighbours, so those of short range get a list of their own.
+        shares = [self._shares(term) if by_distance else term is listed[0] for term in listed]
         room = float(whole.skin)
-        shares = [len(term.parts()) == 1 and term._host_range() >= SHORTER * self._host_range() for term in listed]
         own = [None if share else term.find_neighbors(system, skin=room) for term, share in zip(listed, shares, strict=True)]
         whole = whole.with_shorter(tuple(own))
-        if len(listed) == len(self.terms):
-            return whole
-        return TermLists(whole, tuple(None if is_local(term) else term.find_neighbors(system) for term in self.terms))
+        return whole if len(listed) == len(self.terms) else TermLists(whole, others)
+
+    def _shares(self, term: Potential) -> bool:
+        """Whether a term of listed pairs uses the longest list."""
+        return len(term.parts()) == 1 and SHORTER * self._host_range() <= term._host_range() < np.inf
 
     def prepared(self, system: System) -> System:
         for term in self.terms:
@@ -164,6 +177,16 @@ class TermLists(eqx.Module):
     shared: Neighbors | None
     own: tuple[Any, ...]
 
+    @property
+    def hides_cell(self) -> bool:
+        """Whether one of the terms knows nothing of the cell."""
+        return any(getattr(one, "hides_cell", False) for one in self.own)
+
+    def slack(self, interaction_range: Any, stretch: Any = 1.0) -> Float[Array, ""]:
+        """What all lists reach beyond their ranges, if lengths were stretched: the least."""
+        left = [one.slack(_reach(one), stretch) for one in self.own if one is not None]
+        return jnp.min(jnp.stack(left if self.shared is None else [*left, self.shared.slack(interaction_range, stretch)]))
+
     def is_stale(self, positions: Array, interaction_range: Any) -> Bool[Array, ""]:
         stale = [one.is_stale(positions, _reach(one)) for one in self.own if one is not None]
         return jnp.any(jnp.stack(stale if self.shared is None else [*stale, self.shared.is_stale(positions, interaction_range)]))
@@ -174,6 +197,17 @@ class TermLists(eqx.Module):
 
 def _reach(neighbors: Any) -> Any:
     return neighbors.radius - neighbors.skin if isinstance(neighbors, Neighbors) else jnp.inf
+
+
+def _stacked(ranges: list[Any]) -> Any:
+    """In NumPy where all are constants of every trace."""
+    constant = all(isinstance(reach, np.ndarray) for reach in ranges)
+    return np.stack(ranges) if constant else jnp.stack([jnp.asarray(reach) for reach in ranges])
+
+
+def _is_endless(term: Potential) -> bool:
+    """Whether a term's list is not of the pairs within a distance."""
+    return isinstance(reach := term.range, np.ndarray) and bool(np.isinf(reach))
 
 
 def _listing(system: System, neighbors: Any) -> System:

@@ -161,6 +161,7 @@ def solve(
     max_steps: int,
     refresh: Callable[..., Any] | None = None,
     progress: Callable[[int, float], None] | None = None,
+    watch: Callable[[PyTree, Any], None] | None = None,
 ) -> Result:
     """Drive a solver on the host.
 
@@ -168,6 +169,7 @@ def solve(
         refresh: `refresh(z, data, wider) -> data`, called when `data` went stale at z; `wider` says that it must reach
             farther than before, since not even one step fitted.
         progress: called with the steps taken and the norm of the residual, about twice a second.
+        watch: called as often with z and its data; what it raises ends the solve.
     """
     problem = problem.seen_by(solver)
     if problem.focus is not None and getattr(solver, "whole_steps", False):
@@ -187,6 +189,8 @@ def solve(
             progress(steps, norm)
         if reason is _Stop.CONVERGED:
             return Result(state.z, data, norm, steps, Status.CONVERGED)
+        if watch is not None:
+            watch(state.z, data)
         if reason is _Stop.NOT_FINITE:
             return Result(state.z, data, norm, steps, Status.NOT_FINITE)
         if reason is _Stop.FAILED:
