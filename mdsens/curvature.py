@@ -375,10 +375,13 @@ def _along(z: Any, frame: Frame, null: Any) -> Gauge:
 
 
 def _check_rigid(images: Any, highest: float, z: Any, frame: Frame, potential: Potential) -> None:
-    # A rotation of unit length changes forces by at most their own size; rounding grows with the root of the precision.
+    # A rotation turns the forces: by an angle that is the smaller the larger the system is for a displacement of unit length.
+    # Rounding grows with the root of the precision.
+    dim = frame.system.dim
+    angle = float(np.abs(np.asarray(frame.motions.combinations)[dim:]).max(initial=0.0))
     rounding = 10.0 * np.sqrt(np.finfo(as_unknown(z).positions.dtype).eps) * highest
     for name, size in zip(frame.motions.names, np.linalg.norm(images, axis=0), strict=True):
-        if size > rounding and size > rounding + 10.0 * _force(z, (frame, potential)):
+        if size > rounding and size > rounding + 10.0 * angle * _force(z, (frame, potential)):
             raise InputError(
                 f"The energy changes under a rigid motion of all atoms ({name}, by {size:.1e} eV/Å²): "
                 "give the system the cell and pbc that the energy itself uses, or freeze an atom."

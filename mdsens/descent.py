@@ -16,19 +16,21 @@ from mdsens.frame import Frame, Unknown, as_unknown, frame_of, gridded, periodic
 from mdsens.neighbors import SKIN, Neighbors, widened_like
 from mdsens.potentials.base import Potential
 from mdsens.progress import residual_bar
+from mdsens.scales import ORDINARY_UNITS, Units, scales_of
 from mdsens.solvers import FIRE, LBFGS, Newton, Problem, Status, evaluated, solve
 from mdsens.stiffness import gradient, hessian_operator, is_stored, rigid_gauge
 from mdsens.system import System
 
 HANDOVER = 1e-2
-"""Size of the largest force [eV/Å] at which Newton's method is first tried."""
+"""Size of the largest force [units of `scales`, eV/Å as a rule] at which Newton's method is first tried."""
 
 HASTE = 0.05
 """Largest change of a component, in a step to the lowest point along the forces, up to which Newton's method is tried at once
-[Å]. Its own is half as long again or more, and a list for it is longer the farther atoms are from rest."""
+[units of `scales`, Å as a rule]. Its own is half as long again or more, and a list for it is longer the farther atoms are from
+rest."""
 
 PROBE = 1e-4
-"""Largest change of a component in the step that shows the curvature along the forces [Å]."""
+"""Largest change of a component in the step that shows the curvature along the forces [units of `scales`, Å as a rule]."""
 
 NEWTON_STEPS = 50
 """Newton steps after one hand-over, at most; a handful is usual."""
@@ -107,13 +109,20 @@ class UnstableCell(MdsensError):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a descent is asked for: the solver (None: as `approach` says), its tolerance [eV/Å], ..."""
+    """What a descent is asked for: the solver (None: as `approach` says), its tolerance [eV/Å], ...
+
+    Attributes:
+        own: whether the tolerance is the system's own, and follows its stiffness.
+        units: what the settings of our own choice of solvers are counted in.
+    """
 
     solver: Any
     tolerance: float
     max_steps: int
     polish: bool
     progress: bool | None
+    own: bool = False
+    units: Units = ORDINARY_UNITS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +148,8 @@ def descend(frame: Frame, potential: Potential, settings: Settings) -> Arrival:
     with residual_bar(settings.tolerance, settings.progress) as show:
         for _ in range(REBASES):
             frame = listed_here(frame)
-            z, (frame, _), norm, steps, status = approach(problem, frame.start, (frame, potential), settings, volume, steps, show)
+            start = (frame.start, (frame, potential))
+            z, (frame, _), norm, steps, status, tolerance = approach(problem, *start, settings, volume, steps, show)
             if status is Status.NOT_FINITE:
                 frame = frame_of(frame.place(z), frame.freedom, frame.constraints)
                 return Arrival(frame, frame.start, norm, steps, status)
@@ -148,7 +158,7 @@ def descend(frame: Frame, potential: Potential, settings: Settings) -> Arrival:
                 break
             check_volume(frame.start, frame, volume)
             norm = float(unbalanced(frame.start, (frame, potential))[1])
-            if status is not Status.CONVERGED or norm <= settings.tolerance:
+            if status is not Status.CONVERGED or norm <= tolerance:
                 break
             # Seen from the relaxed cell the strains are others, if only a little.
             status = Status.STALLED
@@ -194,15 +204,17 @@ def approach(
         steps: taken before.
 
     Returns:
-        `(z, data, norm, steps, status)`.
+        `(z, data, norm, steps, status, the tolerance that was obeyed)`.
     """
-    solver, *others = (LBFGS(), FIRE()) if settings.solver is None else (settings.solver,)
+    units, newton = settings.units, newton_in(settings.units)
+    solver, *others = solvers_in(units) if settings.solver is None else (settings.solver,)
     newton_first = settings.solver is None and settings.polish
-    hasty = newton_first and _is_near(problem, z, data)
+    hasty = newton_first and _is_near(problem, z, data, units.length)
+    own = settings.own and tolerance is None
     fmax, max_steps = settings.tolerance if tolerance is None else tolerance, settings.max_steps
     refresh = refresher(volume)
     polish = settings.polish and not isinstance(solver, Newton)
-    handover = max(fmax, HANDOVER) if polish else fmax
+    handover = max(fmax, HANDOVER * units.force) if polish else fmax
     if newton_first and not hasty:
         # What Newton's method lists leaves no room for many short steps.
         data = refresh(z, data, False)
@@ -214,33 +226,70 @@ def approach(
             if result.status is Status.STALLED and others:
                 solver, *others = others
                 continue
-            if result.status is not Status.CONVERGED or result.norm <= fmax:
-                break
-        limit = max(1, min(NEWTON_STEPS, max_steps - steps))
-        result = run(Newton(), z, data, tolerance=fmax, max_steps=limit, progress=show.after(steps))
-        steps += result.steps
-        if result.status is Status.CONVERGED:
-            z, data = result.z, result.data
-            break
-        if hasty:
-            data = refresh(z, data, False)
+        if not hasty and (result.status is not Status.CONVERGED or result.norm <= fmax):
+            arrived = result
         else:
-            handover = max(fmax, 0.01 * handover)
-        hasty = False
-    return z, data, result.norm, steps, result.status
+            limit = max(1, min(NEWTON_STEPS, max_steps - steps))
+            arrived = run(newton, z, data, tolerance=fmax, max_steps=limit, progress=show.after(steps))
+            steps += arrived.steps
+            if arrived.status is not Status.CONVERGED:
+                data, handover = (refresh(z, data, False), handover) if hasty else (data, max(fmax, 0.01 * handover))
+                hasty = False
+                continue
+            z, data = arrived.z, arrived.data
+        if own and not hasty and 0.0 < arrived.norm < np.inf:
+            # What lay too near at the start may have looked stiff.
+            before, fmax = fmax, float(scales_of(problem, z, data).fmax)
+            if arrived.norm > fmax and arrived.status is Status.CONVERGED and fmax < before:
+                handover = max(fmax, min(handover, 0.01 * before))
+                continue
+        break
+    close = arrived.status is Status.STALLED and arrived.norm <= fmax
+    return z, data, arrived.norm, steps, Status.CONVERGED if close else arrived.status, fmax
 
 
-def _is_near(problem: Problem, z: Any, data: Any) -> bool:
+def solvers_in(units: Units) -> tuple[Any, ...]:
+    """What is tried one after the other where no solver was asked for."""
+    time = units.stiffness**-0.5
+    fire = FIRE(dt_start=0.1 * time, dt_max=0.4 * time, force_softening=1e-6 * units.force**2, max_step=0.2 * units.length)
+    return LBFGS(max_step=0.2 * units.length, first_step=0.01 * units.length), fire
+
+
+def newton_in(units: Units) -> Newton:
+    """Newton's method for the last stretch."""
+    return Newton(max_step=0.1 * units.length)
+
+
+def in_units(units: Units) -> Problem:
+    """The problem with lengths and stiffnesses counted in some units, which may be traced."""
+
+    def scaled(z: Any, data: Any) -> Any:
+        return gradient(z * units.length, data) / units.force
+
+    def operator(z: Any, data: Any) -> Callable[..., Any]:
+        product = hessian_operator(z * units.length, data)
+        return lambda v: product(v) / units.stiffness
+
+    return dataclasses.replace(
+        PROBLEM,
+        residual=scaled,
+        is_stale=lambda z, data: PROBLEM.is_stale(z * units.length, data),
+        gauge=lambda z, data: PROBLEM.gauge(z * units.length, data),
+        operator=operator,
+    )
+
+
+def _is_near(problem: Problem, z: Any, data: Any, unit: float) -> bool:
     """Whether the energy curves upwards along the forces, and so much that its lowest point there is no farther than HASTE."""
     flat, unravel = ravel_pytree(z)
     slope = ravel_pytree(evaluated(problem, z, data)[0])[0]
     steepest = float(jnp.max(jnp.abs(slope)))
     if not 0.0 < steepest < np.inf:
         return steepest == 0.0
-    share = PROBE / steepest
+    share = PROBE * unit / steepest
     change = slope - ravel_pytree(evaluated(problem, unravel(flat - share * slope), data)[0])[0]
     curvature = float(jnp.vdot(slope, change)) / (share * float(jnp.vdot(slope, slope)))
-    return curvature * HASTE >= steepest
+    return curvature * HASTE * unit >= steepest
 
 
 def refresher(volume: float | None = None) -> Callable[..., Any]:

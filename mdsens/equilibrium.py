@@ -15,13 +15,27 @@ from mdsens import batches, words
 from mdsens.constrained import settle
 from mdsens.constraints import Constraint, Constraints, bound_constraints
 from mdsens.curvature import Curvature, curvature, kept_hessian
-from mdsens.descent import HANDOVER, NEWTON_STEPS, PROBLEM, Settings, UnstableCell, descend, is_tight, listed_tightly, unbalanced
+from mdsens.descent import (
+    HANDOVER,
+    LOADED_PROBLEM,
+    NEWTON_STEPS,
+    PROBLEM,
+    Settings,
+    UnstableCell,
+    descend,
+    in_units,
+    is_tight,
+    listed_here,
+    listed_tightly,
+    unbalanced,
+)
 from mdsens.errors import CoincidingAtoms, ConvergenceError, InputError
 from mdsens.factors import KeptHessian
 from mdsens.frame import Frame, as_unknown, cell_freedom, frame_of, gridded, periodic_volume
 from mdsens.implicit import CG, differentiable_solution
 from mdsens.implicit.linear_system import Gauge
 from mdsens.potentials.base import Potential, total_energy
+from mdsens.scales import Units, scales_of, traced_distance, traced_scales
 from mdsens.solvers import LBFGS, Newton, Status, solve_traced
 from mdsens.spelling import Spelled, spelled
 from mdsens.stiffness import gauge, gradient, hessian_operator, known_gauge
@@ -124,7 +138,7 @@ def relax(
     potential: Potential,
     *,
     solver: Any = None,
-    fmax: float = 1e-8,
+    fmax: float | None = None,
     cell: Any = "fixed",
     pressure: Any = 0.0,
     smax: float | None = None,
@@ -142,7 +156,8 @@ def relax(
 
     Args:
         solver: `FIRE()`, `Newton()`, `solvers.JaxMD(minimizer)`; by default L-BFGS where Newton cannot do it alone.
-        fmax: largest force that may be left on an atom [eV/Å].
+        fmax: largest force that may be left on an atom [eV/Å]; by default 1e-11 of the system's own stiffness times the distance
+            of neighbours, whatever its units: about 1e-9 eV/Å in covalent solids and metals.
         cell: `"fixed"`, `"isotropic"` (shape kept), `"free"`, or the mask of the strains that are free, `(dim, dim)` or in
             Voigt order; with shears in the mask the other strains stay as they are to second order only. Directions that are
             not periodic never strain.
@@ -179,7 +194,11 @@ def relax(
         check_movable(frame)
         if frame.freedom is None and smax is not None:
             raise InputError('smax is for a cell that may change: leave it out, or ask for cell="free".')
-        settings = Settings(solver, _tolerance(frame, fmax, smax), max_steps, polish, progress)
+        frame, own = listed_here(frame), fmax is None
+        scales = scales_of(PROBLEM if frame.symmetric else LOADED_PROBLEM, frame.start, (frame, potential))
+        fmax = float(scales.fmax) if fmax is None else fmax
+        options = {"own": own and smax is None, "units": scales.units}
+        settings = Settings(solver, _tolerance(frame, fmax, smax), max_steps, polish, progress, **options)
         reach = settle if bound is not None and bound.has_values(system) else descend
         return finish(reach(frame, potential, settings), potential, asked, check_minimum, throw)
     except CoincidingAtoms as error:
@@ -272,7 +291,7 @@ def _left(z: Any, frame: Frame, potential: Potential) -> tuple[float, float]:
 _energy = eqx.filter_jit(total_energy)
 
 
-def check_settings(system: System, potential: Potential, fmax: float, max_steps: int, smax: float | None = None) -> None:
+def check_settings(system: System, potential: Potential, fmax: float | None, max_steps: int, smax: float | None = None) -> None:
     """Raises InputError for what no relaxation can be asked for."""
     if not isinstance(potential, Potential):
         raise InputError(
@@ -283,16 +302,16 @@ def check_settings(system: System, potential: Potential, fmax: float, max_steps:
         raise InputError(
             "relax works on concrete structures; inside jit, vmap or grad use equilibrium_positions(system, potential)."
         )
-    if not (isinstance(fmax, Real) and 0.0 < fmax < np.inf):
-        raise InputError(f"fmax must be a positive force in eV/Å, not {fmax!r}.")
+    if not (fmax is None or (isinstance(fmax, Real) and 0.0 < fmax < np.inf)):
+        raise InputError(f"fmax must be a positive force in eV/Å, or None, not {fmax!r}.")
     if smax is not None and not (isinstance(smax, Real) and 0.0 < smax < np.inf):
         raise InputError(f"smax must be a positive stress in GPa, or None, not {smax!r}.")
     if not (isinstance(max_steps, Integral) and max_steps >= 1):
         raise InputError(f"max_steps must be at least 1, not {max_steps}.")
-    if system.positions.dtype == jnp.float32 and fmax < FLOAT32_FMAX:
+    if system.positions.dtype == jnp.float32 and (fmax is None or fmax < FLOAT32_FMAX):
+        named = "the default fmax" if fmax is None else f"fmax={fmax:g}"
         raise InputError(
-            f"Forces in float32 have a rounding noise far above fmax={fmax:g}: ask for fmax={FLOAT32_FMAX:g} or more, "
-            "or use float64."
+            f"Forces in float32 have a rounding noise far above {named}: ask for fmax={FLOAT32_FMAX:g} or more, or use float64."
         )
 
 
@@ -308,7 +327,7 @@ def check_movable(frame: Frame) -> None:
 @dataclasses.dataclass(frozen=True)
 class _Settings:
     solver: Any
-    fmax: float
+    fmax: float | None
     max_steps: int
 
 
@@ -325,7 +344,7 @@ def equilibrium_positions(
     potential: Potential,
     *,
     solver: Any = None,
-    fmax: float = 1e-8,
+    fmax: float | None = None,
     max_steps: int = 100_000,
     return_status: bool = False,
 ) -> Any:
@@ -430,22 +449,31 @@ def _relaxed_group(frames: Any, potential: Potential, settings: Any) -> tuple[Ar
 
 def _descend_traced(frame: Frame, potential: Potential, settings: Any) -> tuple[Array, _Witness]:
     data = (frame, potential)
-    steps, solver = settings.max_steps, LBFGS() if settings.solver is None else settings.solver
+    steps, length = settings.max_steps, traced_distance(frame.system, potential)
+    units = traced_scales(PROBLEM, frame.system.positions, data, length).units
+    # Settings of our own choice of solvers are counted in the system's units: those of one that was asked for are not.
+    problem, unit = (PROBLEM, Units()) if settings.solver is not None else (in_units(units), units)
+    solver = LBFGS() if settings.solver is None else settings.solver
 
     def descend(carry: Any, tolerance: Array) -> tuple[Any, None]:
         z, code = carry
-        z, _, code = solve_traced(PROBLEM, solver, z, data, tolerance=tolerance, max_steps=steps)
-        polished, _, arrived = solve_traced(PROBLEM, Newton(), z, data, tolerance=settings.fmax, max_steps=NEWTON_STEPS)
+        fmax = settings.fmax
+        if fmax is None:
+            fmax = traced_scales(PROBLEM, z * unit.length, data, length).fmax
+        fmax = fmax / unit.force
+        tolerance = jnp.maximum(tolerance, fmax)
+        z, _, code = solve_traced(problem, solver, z, data, tolerance=tolerance, max_steps=steps)
+        polished, _, arrived = solve_traced(problem, Newton(), z, data, tolerance=fmax, max_steps=NEWTON_STEPS)
         return (jnp.where(arrived == Status.CONVERGED.code, polished, z), code), None
 
     # As on the host: Newton at once, unless a solver was asked for; else the solver to a hand-over, and Newton; where it
     # refuses there too, the solver to the end. A round that finds itself at the end has no work.
-    start = (frame.system.positions, jnp.asarray(Status.MAX_STEPS.code))
-    handovers = [max(settings.fmax, 1e-2 * HANDOVER), settings.fmax]
+    start = (frame.system.positions / unit.length, jnp.asarray(Status.MAX_STEPS.code))
+    handovers = [1e-2 * HANDOVER, 0.0]
     if settings.solver is None:
         handovers = [np.inf, *handovers]
     (z, status), _ = jax.lax.scan(descend, start, jnp.asarray(handovers))
-    return jnp.where(status == Status.CONVERGED.code, z, jnp.nan), _Witness(frame, status)
+    return jnp.where(status == Status.CONVERGED.code, z * unit.length, jnp.nan), _Witness(frame, status)
 
 
 def _traced_skin(system: System, potential: Potential) -> float | None:

@@ -44,13 +44,18 @@ def rigid_motions(system: System, constraints: Any = None) -> RigidMotions:
     origin = positions.mean(axis=0)
     generators = _generators(positions, axes, origin, np)
     scale = np.linalg.norm(generators, axis=0)
-    scale[scale < _NEGLIGIBLE] = 1.0
+    # Rotations move atoms by their distances from the origin, translations by 1.
+    usual = np.ones(len(scale))
+    usual[dim:] = np.linalg.norm(positions - origin)
+    scale[scale <= _NEGLIGIBLE * usual] = 1.0
     generators = generators / scale
     combinations = np.eye(generators.shape[1])
     if not rows.all():
         combinations = _null_space(generators[~rows])
     if constraints is not None and constraints.count:
         normals = np.asarray(constraints.normals(system))
+        lengths = np.linalg.norm(normals, axis=1, keepdims=True)
+        normals = normals / np.where(lengths > 0.0, lengths, 1.0)
         combinations = combinations @ _null_space(normals @ generators @ combinations)
     if combinations.shape[1]:
         _, singular, right = np.linalg.svd(generators[rows] @ combinations, full_matrices=False)

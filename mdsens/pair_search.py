@@ -65,12 +65,15 @@ def pairs_within(
         )
     if longer.any():
         points = np.concatenate([points, points.mean(axis=0) + np.outer([-1.0, 1.0], longer @ axes)])
+    # Vesin has a smallest cutoff of its own. A power of two changes no digit.
+    unit = 2.0 ** np.rint(np.log2(search)) if 0.0 < search < np.inf else 1.0
     try:
-        found = NeighborList(cutoff=search, full_list=True).compute(
-            points=points, box=box, periodic=pbc.tolist(), quantities="ijSd"
+        i, j, S, d = NeighborList(cutoff=search / unit, full_list=True).compute(
+            points=points / unit, box=box / unit, periodic=pbc.tolist(), quantities="ijSd"
         )
     except RuntimeError as error:
         raise InputError(f"Neighbours within {reach:g} Å cannot be listed ({error}): check the potential's range.") from None
+    found = (i, j, S, unit * d)
     if search == reach:
         return found
     near = found[3] < reach

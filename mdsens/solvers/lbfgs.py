@@ -14,6 +14,9 @@ from mdsens.solvers.driver import Problem
 from mdsens.solvers.line_search import descend
 from mdsens.spelling import spelled
 
+SHORTEST = 1e-6
+"""Share of `first_step` that a step without memory goes at least."""
+
 
 class LBFGSState(NamedTuple):
     z: Any
@@ -62,7 +65,9 @@ class LBFGS:
     def step(self, problem: Problem, state: LBFGSState, data: Any) -> LBFGSState:
         gradient = ravel_pytree(state.residual)[0]
         farthest = jnp.max(jnp.abs(gradient))
-        rough = -gradient * jnp.minimum(1.0, self.first_step / jnp.where(farthest > 0.0, farthest, 1.0))
+        longest = self.first_step / jnp.where(farthest > 0.0, farthest, 1.0)
+        # Units in which curvatures are far from 1 must not make it too short to be seen.
+        rough = -gradient * jnp.clip(1.0, SHORTEST * longest, longest)
         quasi = -_two_loops(gradient, state)
         remembers = jnp.any(state.changes != 0.0)
         known = remembers & (jnp.vdot(quasi, gradient) < 0.0)

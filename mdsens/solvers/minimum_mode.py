@@ -147,9 +147,11 @@ class MinimumMode(Spelled, eqx.Module):
             return vector - up * jnp.vdot(up, vector)
 
         downhill = -across(gradient + gauge.project(product(along)))
-        # The forcing term of superlinear convergence, in the units of the condition at hand; nothing is asked for in a convex
-        # region, where what is perpendicular would lead back down the valley's side.
-        goal = jnp.minimum(0.5, jnp.sqrt(problem.norm(state.gradient))) * jnp.linalg.norm(downhill)
+        # The forcing term of superlinear convergence, forces being held against that at a step's distance; nothing is asked for
+        # in a convex region, where what is perpendicular would lead back down the valley's side.
+        far = jnp.abs(state.curvature) * self.max_step
+        left = problem.norm(state.gradient) / jnp.where(far > 0.0, far, 1.0)
+        goal = jnp.minimum(0.5, jnp.sqrt(left)) * jnp.linalg.norm(downhill)
         folded = linear_system(lambda u: across(product(u)), lambda u: across(product(u)), None, gauge, gradient)
         rest, indefinite = CG().prepare(folded)(downhill, jnp.where(convex, jnp.inf, goal))
         # At a further negative curvature: as far as a step may go.
