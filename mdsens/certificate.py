@@ -4,15 +4,21 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from mdsens.implicit.bound import TRUSTED_SHARE
 from mdsens.neighbors import Neighbors
 from mdsens.potentials.bonds import bond_vectors, handles, of_pairs
 from mdsens.potentials.sums import shared
+from mdsens.scales import typical_distance
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mdsens.constraints import Constraints
     from mdsens.curvature import Curvature
     from mdsens.equilibrium import Equilibrium
     from mdsens.linear_response import State
@@ -23,14 +29,22 @@ MAX_RESIDUAL = 1e-9
 """Relative residual of the linear systems above which a derivative is not trusted."""
 
 MAX_DISPLACEMENT = 1e-5
-"""Distance [Å] to the true equilibrium, ‖F‖ / lowest curvature, above which a derivative is not trusted."""
+"""Distance to the true equilibrium, ‖F‖ / lowest curvature, as a share of the distance of neighbours, above which a derivative is
+not trusted."""
+
+BESIDE_OTHERS = 1e-5
+"""Bound on the error of a θ dX/dθ that is allowed whatever its own size, as a share of the largest θ dX/dθ."""
+
+BESIDE_LENGTH = 1e-6
+"""The same as a share of the distance of neighbours: a derivative that vanishes has no digits."""
 
 KINK = 1e-6
 """Share of the range within which a pair counts as being at a point where the second derivative jumps."""
 
 
 SWITCH = 1e-6
-"""Multiplier of an active inequality, or distance to one, below which the active set is not certain."""
+"""Distance to an inequality, as a share of the distance of neighbours, or the force that presses on an active one, as a share of
+that times the stiffness, below which the active set is not certain."""
 
 MAX_MISMATCH = 1e-8
 """Relative difference of forward and adjoint derivatives above which neither is trusted."""
@@ -118,6 +132,7 @@ def certify(
     difference: float,
     length: float,
     left: float,
+    doubt: str = "",
 ) -> Certificate:
     """The certificate of derivatives at `eq`.
 
@@ -128,6 +143,7 @@ def certify(
         error: bound on the error of θ dX/dθ, the largest over θ [Å].
         difference, length: of the dot test (`mdsens.linear_response.dot_test`).
         left: ‖F‖ outside the null space, what is left of the forces.
+        doubt: what `doubtful` says.
     """
     softest = found.nearest_zero
     displacement = left / softest if softest > 0.0 else np.inf
@@ -152,12 +168,15 @@ def certify(
             f"{found.floppy} mode(s) beyond the known zero modes cost no energy: groups of atoms are loose, "
             "and the derivative along these modes is undetermined"
         )
-    if softest > 0.0 and displacement > MAX_DISPLACEMENT:
+    neighbours = typical_distance(eq.system, eq.potential)
+    if softest > 0.0 and displacement > MAX_DISPLACEMENT * neighbours:
         reasons.append(
             f"with fmax {eq.fmax:.1e} eV/Å the positions may be {displacement:.1e} Å from the equilibrium: relax further"
         )
     if not np.isfinite(error):
         reasons.append("the state is too far from the equilibrium, or too soft, for a bound on the error: relax further")
+    elif doubt:
+        reasons.append(doubt)
     if kink < KINK * float(eq.potential.range):
         reasons.append(
             f"a pair is {kink:.1e} Å from a point where the potential's second derivative jumps: "
@@ -168,8 +187,10 @@ def certify(
             f"no atom has a neighbour within the potential's range of {float(eq.potential.range):g} Å, so nothing depends on "
             "anything: are all lengths in Å?"
         )
-    if (gap := _nearest_switch(eq)) < SWITCH:
-        reasons.append(f"an inequality is {gap:.1e} from changing between active and not: the derivative holds on one side only")
+    if (gap := _nearest_switch(eq, neighbours, found.highest)) < SWITCH * neighbours:
+        reasons.append(
+            f"an inequality is {gap:.1e} Å from changing between active and not: the derivative holds on one side only"
+        )
     if precision != "float64":
         reasons.append(f"the numbers are {precision}, so derivatives are good to about 1e-3")
     return Certificate(
@@ -200,14 +221,37 @@ def _has_neighbors(system: "System") -> bool:
     return not isinstance(system.neighbors, Neighbors) or bool(np.asarray(system.neighbors.used).any())
 
 
-def _nearest_switch(eq: "Equilibrium") -> float:
-    """The smallest multiplier of an active inequality, or distance to one that isn't."""
+def doubtful(names: "Sequence[str]", sizes: np.ndarray, bounds: np.ndarray, length: float) -> str:
+    """Which derivative may be off by more than its digits allow, in a sentence; empty where none is.
+
+    Args:
+        names: one for each parameter value.
+        sizes: `(k,)`, ‖θ dz/dθ‖.
+        bounds: `(k,)`, on their errors.
+        length: distance of neighbours [Å].
+    """
+    allowed = TRUSTED_SHARE * sizes + BESIDE_OTHERS * sizes.max(initial=0.0) + BESIDE_LENGTH * length
+    worst = int(np.argmax(bounds / allowed)) if sizes.size else 0
+    if not sizes.size or bounds[worst] <= allowed[worst]:
+        return ""
+    return f"θ dX/dθ of {names[worst]}, of size {sizes[worst]:.1e} Å, may be off by {bounds[worst]:.1e} Å: relax further"
+
+
+def _nearest_switch(eq: "Equilibrium", length: float, stiffness: float) -> float:
+    """The smallest distance to an inequality that is not active, or that its multiplier stands for where it is [Å]."""
     if eq.constraints is None:
         return np.inf
-    active = list(eq.constraints.active)
-    pulls = np.asarray(eq.multipliers)[eq.constraints.count - len(active) :] if active else np.zeros(0)
-    rest = np.delete(np.asarray(eq.constraints.slacks(eq.system)), active)
-    return float(np.min(np.abs(np.concatenate([pulls, rest])), initial=np.inf))
+    constraints, active = eq.constraints, list(eq.constraints.active)
+    slopes = np.asarray(_slopes_of_slacks(constraints, eq.system)).reshape(-1, eq.system.positions.size)
+    steep = np.linalg.norm(slopes, axis=1)
+    slacks = np.asarray(constraints.slacks(eq.system)) / np.where(steep > 0.0, steep, 1.0)
+    pulls = np.asarray(eq.multipliers)[constraints.count - len(active) :] * steep[active] if active else np.zeros(0)
+    return float(np.min(np.abs(np.concatenate([pulls / stiffness, np.delete(slacks, active)])), initial=np.inf))
+
+
+@eqx.filter_jit
+def _slopes_of_slacks(constraints: "Constraints", system: "System") -> Array:
+    return jax.jacrev(lambda x: constraints.slacks(system.with_positions(x)))(system.positions)
 
 
 def _kind(eq: "Equilibrium") -> str:

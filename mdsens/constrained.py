@@ -25,6 +25,7 @@ from mdsens.descent import (
     based,
     force_norm,
     listed_here,
+    newton_in,
     reference_volume,
     refresher,
     unbalanced,
@@ -43,23 +44,24 @@ ROUNDS = 60
 """Updates of the multipliers, at most."""
 
 SETTLED = 1e-4
-"""Violation of the constraints [their units, Å as a rule] below which Newton's method is tried on the KKT conditions."""
+"""Violation of the constraints, as lengths [units of `scales`, Å as a rule], below which Newton's method is tried on the KKT
+conditions."""
 
 ROUGH = 1e-3
-"""Largest force [eV/Å] that a round of the augmented Lagrangian leaves."""
+"""Largest force [units of `scales`, eV/Å as a rule] that a round of the augmented Lagrangian leaves."""
 
 STIFFEST = 1e6
 """Factor by which a penalty may grow from its start before its constraint counts as one that cannot be met."""
 
 TOUCHING = 1e-6
-"""Value of an inequality up to which it may be active at the start."""
+"""Distance to an inequality [units of `scales`, Å as a rule] up to which it may be active at the start."""
 
 DEPENDENT = 1e-8
 """Singular value of the constraints' unit normals below which they depend on each other."""
 
 
 class Penalty(eqx.Module):
-    """The augmented part of the Lagrangian: m c + ½ κ c², and its one-sided form for inequalities."""
+    """The augmented part of the Lagrangian: m c + ½ κ c², and its one-sided form for inequalities; c as lengths, m as forces."""
 
     constraints: Constraints
     multipliers: Float[Array, " equations"]
@@ -67,7 +69,7 @@ class Penalty(eqx.Module):
     stiffness: Float[Array, ""]
 
     def energy(self, system: System) -> Array:
-        values, slacks = self.constraints.equations(system), self.constraints.slacks(system)
+        values, slacks = self.constraints.lengths(system)
         pressed = jnp.maximum(self.pushes - self.stiffness * slacks, 0.0)
         return (
             self.multipliers @ values
@@ -77,7 +79,7 @@ class Penalty(eqx.Module):
 
     def updated(self, system: System) -> "tuple[Penalty, Array]":
         """`(the next multipliers, largest violation)`."""
-        values, slacks = self.constraints.equations(system), self.constraints.slacks(system)
+        values, slacks = self.constraints.lengths(system)
         violation = jnp.concatenate([values, jnp.minimum(slacks, self.pushes / self.stiffness)])
         multipliers = self.multipliers + self.stiffness * values
         pushes = jnp.maximum(self.pushes - self.stiffness * slacks, 0.0)
@@ -114,22 +116,27 @@ def settle(frame: Frame, potential: Potential, settings: Settings) -> Arrival:
     # Motions that no inequality could ever stop; what others are free besides costs nothing and is left alone.
     motions = frame_of(frame.system, frame.freedom, every).motions
     frame = listed_here(eqx.tree_at(lambda f: (f.constraints, f.motions), frame, (free, motions)))
+    constraints = _measured(constraints, frame)
     _check_independent(constraints, frame)
     penalty = _first_penalty(constraints, frame, potential)
     constraints = dataclasses.replace(constraints, scale=penalty.stiffness)
     z, status, steps, softest = frame.start, Status.MAX_STEPS, 0, float(penalty.stiffness)
-    goal, before, norm = SETTLED, np.inf, np.inf
+    units = settings.units
+    settled = SETTLED * units.length
+    goal, before, norm = settled, np.inf, np.inf
     with residual_bar(settings.tolerance, settings.progress) as show:
         if settings.solver is None:
             # Near a KKT point Newton's method arrives at once.
-            multipliers, active = _guess(constraints, frame, potential)
-            arrival = _newton(Newton(), frame, constraints, z, multipliers, active, potential, settings, volume, steps, show)
+            multipliers, active = _guess(constraints, frame, potential, TOUCHING * units.length)
+            arrival = _newton(
+                newton_in(units), frame, constraints, z, multipliers, active, potential, settings, volume, steps, show
+            )
             if arrival.status is Status.CONVERGED:
                 return arrival
         for _ in range(ROUNDS):
             data = (frame, potential, penalty)
-            rough = max(settings.tolerance, ROUGH * min(1.0, goal / SETTLED))
-            z, data, norm, steps, status = approach(PENALISED, z, data, settings, volume, steps, show, tolerance=rough)
+            rough = max(settings.tolerance, ROUGH * units.force * min(1.0, goal / settled))
+            z, data, norm, steps, status, _ = approach(PENALISED, z, data, settings, volume, steps, show, tolerance=rough)
             frame = data[0]
             if status is not Status.CONVERGED:
                 break
@@ -137,7 +144,7 @@ def settle(frame: Frame, potential: Potential, settings: Settings) -> Arrival:
             violation = float(largest)
             if violation <= goal:
                 active = np.flatnonzero(np.asarray(penalty.pushes) > 0.0)
-                multipliers = jnp.concatenate([penalty.multipliers, -penalty.pushes[active]])
+                multipliers = _in_own_units(constraints, penalty.multipliers, -penalty.pushes, active)
                 method = Newton(max_step=None, backtracks=20)
                 arrival = _newton(method, frame, constraints, z, multipliers, active, potential, settings, volume, steps, show)
                 if arrival.status is Status.CONVERGED:
@@ -150,7 +157,25 @@ def settle(frame: Frame, potential: Potential, settings: Settings) -> Arrival:
                     break
             before = violation
     frame = frame_of(frame.place(z), frame.freedom, constraints)
-    return Arrival(frame, _unknown(frame, penalty.multipliers), norm, steps, status)
+    multipliers = _in_own_units(constraints, penalty.multipliers, penalty.pushes, [])
+    return Arrival(frame, _unknown(frame, multipliers), norm, steps, status)
+
+
+def _measured(constraints: Any, frame: Frame) -> Any:
+    """The constraints with their steepness at the frame's reference."""
+    system = frame.system
+    whole = dataclasses.replace(constraints, steepness=None, scale=jnp.ones_like(constraints.scale))
+    whole = whole.with_active(range(constraints.slacks(system).size), system)
+    steep = np.linalg.norm(_normals(whole, frame), axis=1)
+    # What depends on nothing here may elsewhere.
+    return dataclasses.replace(constraints, steepness=jnp.asarray(np.where(steep > 0.0, steep, 1.0)))
+
+
+def _in_own_units(constraints: Any, forces: Any, pushes: Any, active: Any) -> Array:
+    """Multipliers [eV per unit of the constraint] from the forces of equations and inequalities."""
+    steep = constraints.steepness
+    first = len(forces)
+    return jnp.concatenate([forces / steep[:first], (pushes / steep[first:])[np.array(active, dtype=int)]])
 
 
 def _first_penalty(constraints: Any, frame: Frame, potential: Potential) -> Penalty:
@@ -169,10 +194,10 @@ def _mean_stiffness(frame: Frame, potential: Potential) -> Array:
     return jnp.linalg.norm(ravel_pytree(change)[0]) / jnp.linalg.norm(probe)
 
 
-def _guess(constraints: Any, frame: Frame, potential: Potential) -> tuple[Array, Any]:
+def _guess(constraints: Any, frame: Frame, potential: Potential, near: float) -> tuple[Array, Any]:
     """Multipliers that leave the smallest forces at the start, and the inequalities that hold with equality and press."""
     system = frame.system
-    touching = np.flatnonzero(np.abs(np.asarray(constraints.slacks(system))) < TOUCHING)
+    touching = np.flatnonzero(np.abs(np.asarray(constraints.lengths(system)[1])) < near)
     forces = np.asarray(ravel_pytree(unbalanced(frame.start, (frame, potential))[0])[0])
 
     def fitted(active: Any) -> np.ndarray:
@@ -181,12 +206,15 @@ def _guess(constraints: Any, frame: Frame, potential: Potential) -> tuple[Array,
 
     equations = constraints.equations(system).size
     pressing = touching[fitted(touching)[equations:] < 0.0]
-    return jnp.asarray(fitted(pressing)), pressing
+    multipliers, pushes = np.split(fitted(pressing), [equations])
+    every = np.zeros(constraints.slacks(system).size)
+    every[pressing] = pushes
+    return _in_own_units(constraints, multipliers, every, pressing), pressing
 
 
 def _unknown(frame: Frame, multipliers: Any) -> Any:
     """The frame's start with multipliers, which are given in their own units."""
-    return frame.start._replace(multipliers=multipliers / frame.constraints.scale) if len(multipliers) else frame.start
+    return frame.start._replace(multipliers=multipliers / frame.constraints.factors) if len(multipliers) else frame.start
 
 
 def _newton(
@@ -204,6 +232,8 @@ def _newton(
 ) -> Arrival:
     """Newton's method on the equations and the active inequalities; not converged where the active set is another."""
     system = frame.place(z)
+    # From a far start the constraints may have been of another steepness.
+    constraints = _measured(constraints, eqx.tree_at(lambda f: f.system, frame, system))
     chosen = constraints.with_active(active, system)
     frame = listed_here(frame_of(system.with_neighbors(potential), frame.freedom, chosen))
     size = ravel_pytree(z)[0].size + len(multipliers)
@@ -213,15 +243,15 @@ def _newton(
     for _ in range(2):
         result = run(_unknown(frame, multipliers), (frame, potential), progress=show.after(steps), **options)
         steps = steps + result.steps
-        multipliers = chosen.scale * result.z.multipliers if len(multipliers) else multipliers
+        multipliers = chosen.factors * result.z.multipliers if len(multipliers) else multipliers
         frame = based(result.data[0], result.z, potential)
         norm = float(unbalanced(_unknown(frame, multipliers), (frame, potential))[1])
         if result.status is not Status.CONVERGED or norm <= settings.tolerance:
             break
         frame = listed_here(frame)
     status = result.status if norm <= settings.tolerance else Status.STALLED
-    pulls = multipliers[len(multipliers) - len(active) :]
-    rest = np.delete(np.asarray(chosen.slacks(frame.system)), active)
+    pulls = (multipliers * chosen.scale / chosen.factors)[len(multipliers) - len(active) :]
+    rest = np.delete(np.asarray(chosen.scale * chosen.lengths(frame.system)[1]), active)
     if (np.asarray(pulls) > settings.tolerance).any() or (rest < -settings.tolerance).any():
         status = Status.STALLED
     return Arrival(frame, _unknown(frame, multipliers), norm, steps, status)

@@ -310,6 +310,8 @@ class Constraints(eqx.Module):
         active: which values of the inequalities (counted through all of them) are zero and count as equations.
         count: of equations, active inequalities included.
         scale: what `values` are multiplied by, so that the conditions on positions and constraints are of one size.
+        steepness: ‖∂c/∂z‖ of each equation, then of each inequality, where the constraints were looked at; None for 1. Divided by
+            it their values are lengths, whatever unit their function has.
     """
 
     parts: tuple[Constraint, ...]
@@ -317,6 +319,7 @@ class Constraints(eqx.Module):
     scale: Float[Array, ""]
     active: tuple[int, ...] = eqx.field(static=True)
     count: int = eqx.field(static=True)
+    steepness: Float[Array, " k"] | None = None
 
     def has_values(self, system: System) -> bool:
         """Whether there is anything with a multiplier, rather than components held still only."""
@@ -331,9 +334,26 @@ class Constraints(eqx.Module):
         """The values of all inequalities."""
         return _together(system, [part.values(system) for part in self.parts if part.inequality])
 
+    def lengths(self, system: System) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+        """`(the equations, the values of all inequalities)` as lengths [Å], to first order."""
+        equations, slacks = self.equations(system), self.slacks(system)
+        if self.steepness is None:
+            return equations, slacks
+        return equations / self.steepness[: equations.size], slacks / self.steepness[equations.size :]
+
     def values(self, system: System) -> Float[Array, " count"]:
-        """What vanishes: the equations, and the inequalities that are active, in units of `1 / scale`."""
-        return self.scale * jnp.concatenate([self.equations(system), self.slacks(system)[np.array(self.active, dtype=int)]])
+        """What vanishes: the equations, and the inequalities that are active, as lengths times `scale`."""
+        equations, slacks = self.lengths(system)
+        return self.scale * jnp.concatenate([equations, slacks[np.array(self.active, dtype=int)]])
+
+    @property
+    def factors(self) -> Float[Array, " count"]:
+        """What `values` are per unit of the constraint: multipliers of `values` times it are those of the constraints."""
+        if self.steepness is None:
+            return jnp.full(self.count, self.scale)
+        first = self.count - len(self.active)
+        chosen = np.concatenate([np.arange(first), first + np.array(self.active, dtype=int)])
+        return self.scale / self.steepness[chosen]
 
     @eqx.filter_jit
     def normals(self, system: System) -> Float[Array, "count n"]:
@@ -349,7 +369,7 @@ class Constraints(eqx.Module):
 
     def with_active(self, active: Sequence[int], system: System) -> "Constraints":
         count = jax.eval_shape(self.equations, system).size + len(active)
-        return Constraints(self.parts, self.held, self.scale, tuple(int(k) for k in active), count)
+        return Constraints(self.parts, self.held, self.scale, tuple(int(k) for k in active), count, self.steepness)
 
 
 def _together(system: System, values: Sequence[Array]) -> Array:

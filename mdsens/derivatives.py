@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from mdsens import words
-from mdsens.certificate import Certificate, certify
+from mdsens.certificate import Certificate, certify, doubtful
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError, traceable
 from mdsens.frame import Frame
@@ -40,6 +40,7 @@ from mdsens.many_parameters import Together, worthwhile
 from mdsens.potentials.base import Potential, parameter_paths
 from mdsens.potentials.paths import named_leaves
 from mdsens.potentials.reparameterised import own_sizes
+from mdsens.scales import typical_distance
 from mdsens.spelling import Spelled, spelled
 
 MAX_BYTES = 4e9
@@ -129,10 +130,14 @@ def sensitivity(
     worst = float(np.max(relative))
     if throw:
         check_residual(worst, found, state)
-    error = float(np.max(weights * errors(state, found, moving, resting, columns, step, weights, together)))
+    bounds = weights * errors(state, found, moving, resting, columns, step, weights, together)
+    error = float(np.max(bounds))
     difference, length = map(float, dot_test(state, eq.potential, moving, columns, weights))
     solved_by = state if together is None else together.factorised
-    certificate = certify(eq, solved_by, found, worst, error, difference, length, float(left))
+    names = [name for name, leaf in zip(parameter_paths(moving), jax.tree.leaves(moving), strict=True) for _ in range(leaf.size)]
+    sizes = weights * np.linalg.norm(columns, axis=1)
+    doubt = doubtful(names, sizes, bounds, typical_distance(eq.system, eq.potential))
+    certificate = certify(eq, solved_by, found, worst, error, difference, length, float(left), doubt)
 
     def shaped(change: Array | np.ndarray) -> Potential:
         return split_last(np.moveaxis(np.asarray(change), 0, -1), moving)

@@ -117,7 +117,7 @@ class Equilibrium(Spelled, eqx.Module):
         start = frame.start
         if self.multipliers is None or self.constraints is None:
             return start
-        return as_unknown(start)._replace(multipliers=self.multipliers / self.constraints.scale)
+        return as_unknown(start)._replace(multipliers=self.multipliers / self.constraints.factors)
 
     def again(self, potential: Potential | None = None, **options: Any) -> "Equilibrium":
         """Relaxed again from here under the same conditions, with another potential; options as for `relax`."""
@@ -264,7 +264,7 @@ def finish(arrival: Any, potential: Potential, asked: Any, check_minimum: bool, 
         found,
         stress_error=stress_error,
         constraints=frame.constraints,
-        multipliers=None if getattr(z, "multipliers", None) is None else frame.constraints.scale * z.multipliers,
+        multipliers=None if getattr(z, "multipliers", None) is None else frame.constraints.factors * z.multipliers,
         kept=kept if frame.freedom is None else KeptHessian(),
         **asked,
     )

@@ -16,6 +16,7 @@ from mdsens.frame import Frame, frame_of
 from mdsens.implicit import MINRES
 from mdsens.potentials.base import Potential
 from mdsens.progress import residual_bar
+from mdsens.scales import scales_of
 from mdsens.solvers import MinimumMode, Newton, Status, solve
 from mdsens.spelling import spelled
 from mdsens.stiffness import gauge
@@ -34,8 +35,8 @@ def find_saddle(
     potential: Potential,
     *,
     mode: Any = None,
-    fmax: float = 1e-8,
-    max_step: float = 0.1,
+    fmax: float | None = None,
+    max_step: float | None = None,
     max_steps: int = 1000,
     throw: bool = True,
     progress: bool | None = None,
@@ -54,8 +55,9 @@ def find_saddle(
         start: a structure, or a chain of images, whose highest image and its tangent are taken.
         mode: `(N, dim)`, the direction to go first, with its sign; None for the softest mode, which near a saddle point
             leads to it and from a minimum may lead anywhere.
-        fmax: largest force that may be left on an atom [eV/Å].
-        max_step: largest change of a coordinate in one step [Å].
+        fmax: largest force that may be left on an atom [eV/Å]; by default as for `relax`.
+        max_step: largest change of a coordinate in one step [Å]; by default 0.1 where distances and forces are of a usual size in
+            Å and eV, and else as much in the system's own units.
         max_steps: of minimum-mode following.
         throw: raise if the state is not what was asked; otherwise it is returned with its status.
         progress: show a bar; by default only at a terminal and for long work.
@@ -69,14 +71,19 @@ def find_saddle(
         mode = start.tangent if mode is None else mode
         start = start.images[start.highest]
     check_settings(start, potential, fmax, max_steps)
-    if not (isinstance(max_step, Real) and max_step > 0.0):
-        raise InputError(f"max_step must be a positive length in Å, not {max_step!r}.")
-    solver = MinimumMode(mode=_checked(mode, start), max_step=max_step)
+    if not (max_step is None or (isinstance(max_step, Real) and max_step > 0.0)):
+        raise InputError(f"max_step must be a positive length in Å, or None, not {max_step!r}.")
+    mode = _checked(mode, start)
     asked = {"cell": "fixed", "load": None, "solver": "MinimumMode()", "index": 1}
     try:
         frame = frame_of(potential.prepared(start))
         check_movable(frame)
-        arrival = _climb(frame, potential, solver, fmax, max_steps, progress)
+        scales = scales_of(PROBLEM, frame.start, (frame, potential))
+        fmax = float(scales.fmax) if fmax is None else fmax
+        length = scales.units.length
+        solver = MinimumMode(mode=mode, max_step=0.1 * length if max_step is None else max_step)
+        polish = dataclasses.replace(POLISH, max_step=0.1 * length)
+        arrival = _climb(frame, potential, solver, polish, fmax, max_steps, progress)
     except CoincidingAtoms as error:
         if throw:
             raise
@@ -85,7 +92,9 @@ def find_saddle(
     return finish(arrival, potential, asked, True, throw)
 
 
-def _climb(frame: Frame, potential: Potential, solver: MinimumMode, fmax: float, max_steps: int, progress: Any) -> Arrival:
+def _climb(
+    frame: Frame, potential: Potential, solver: MinimumMode, polish: Newton, fmax: float, max_steps: int, progress: Any
+) -> Arrival:
     with residual_bar(fmax, progress) as show:
         data = (frame, potential)
         options: dict[str, Any] = {"tolerance": fmax, "refresh": refresher()}
@@ -93,7 +102,7 @@ def _climb(frame: Frame, potential: Potential, solver: MinimumMode, fmax: float,
         steps = result.steps
         if result.status is Status.STALLED:
             # Its steps are judged by how well forces are predicted, which rounding hides at the end.
-            result = solve(PROBLEM, POLISH, result.z, result.data, max_steps=NEWTON_STEPS, progress=show.after(steps), **options)
+            result = solve(PROBLEM, polish, result.z, result.data, max_steps=NEWTON_STEPS, progress=show.after(steps), **options)
             steps += result.steps
     frame = result.data[0]
     if result.status is Status.NOT_FINITE:

@@ -19,6 +19,9 @@ RELATIVE = 1e-11
 ROUNDING = 8.0
 """The same in roundings of the largest coordinate times the stiffness, below which forces are noise."""
 
+UNKNOWN = 1e-8
+"""Largest force that is left where no displacement changes any [eV/Å]."""
+
 PROBE = 1e-5
 """Displacement that shows the stiffness, as a share of the distance of neighbours."""
 
@@ -47,7 +50,9 @@ class Scales(NamedTuple):
     @property
     def fmax(self) -> Any:
         """What counts as no force by default [eV/Å]."""
-        return jnp.maximum(RELATIVE * self.length, ROUNDING * self.rounding) * self.stiffness
+        xp = _numbers(self.stiffness)
+        found = xp.maximum(RELATIVE * self.length, ROUNDING * self.rounding) * self.stiffness
+        return xp.where(found > 0.0, found, UNKNOWN)
 
     @property
     def units(self) -> "Units":
@@ -70,40 +75,68 @@ ORDINARY_UNITS = Units()
 
 
 def _rounded(value: Any, name: str) -> Any:
-    xp: Any = jnp if isinstance(value, jax.core.Tracer) else np
+    xp = _numbers(value)
     steps = xp.rint(xp.log10(xp.where(value > 0.0, value, ORDINARY[name]) / ORDINARY[name]) / DECADES[name])
     power = 10.0 ** (DECADES[name] * steps)
     return power if xp is jnp else float(power)
+
+
+def _numbers(*values: Any) -> Any:
+    """`jax.numpy` where anything is traced; else NumPy, which compiles nothing."""
+    return jnp if any(isinstance(value, jax.core.Tracer) for value in values) else np
 
 
 def scales_of(problem: Problem, z: Any, data: Any) -> Scales:
     """The scales at a state, by two evaluations of its forces [host]."""
     frame, potential, *_ = data
     length = typical_distance(frame.place(z), potential)
-    residuals = [as_unknown(evaluated(problem, at, data)[0]).positions for at in (z, _probed(z, frame, length))]
-    return _scales(z, length, *map(np.asarray, residuals), np)
+    here, there = (jax.tree.map(np.asarray, evaluated(problem, at, data)[0]) for at in (z, _probed(z, frame, length)))
+    return _scales(z, length, here, there, np)
 
 
 def traced_scales(problem: Problem, z: Any, data: Any, length: Any) -> Scales:
     """The same inside a traced function, where the length is known."""
     both = jax.tree.map(lambda a, b: jnp.stack([a, b]), z, _probed(z, data[0], length))
-    residuals = as_unknown(jax.lax.map(lambda at: problem.residual(at, data), both)).positions
-    return _scales(z, length, *residuals, jnp)
+    residuals = jax.lax.map(lambda at: problem.residual(at, data), both)
+    return _scales(z, length, *(jax.tree.map(lambda leaf, k=k: leaf[k], residuals) for k in (0, 1)), jnp)
+
+
+def share_of_force(eq: Any, share: float) -> float:
+    """A force in an equilibrium's own units: a share of its largest curvature times the distance of neighbours [eV/Å]."""
+    found = eq.curvature
+    if found is None or not 0.0 < found.highest < np.inf:
+        return UNKNOWN
+    largest = float(np.abs(np.asarray(eq.system.positions)).max())
+    rounding = ROUNDING * float(np.finfo(eq.system.positions.dtype).eps) * largest
+    return max(share * typical_distance(eq.system, eq.potential), rounding) * found.highest
 
 
 def _probed(z: Any, frame: Frame, length: Any) -> Any:
-    positions = as_unknown(z).positions
-    # The same at every state: `evaluated` is compiled, not this.
-    noise = np.random.default_rng(0).normal(size=positions.shape)
-    moved = positions + PROBE * length * jnp.where(frame.held, 0.0, jnp.asarray(noise, positions.dtype))
-    return z._replace(positions=moved) if hasattr(z, "_replace") else moved
+    """z displaced at random, not as a whole; the same at every state, since what looks there is compiled, and this is not."""
+    random, unknown = np.random.default_rng(0), as_unknown(z)
+    noise, held = random.normal(size=unknown.positions.shape), frame.held
+    xp = _numbers(held, unknown.positions)
+    noise = xp.where(xp.asarray(held), 0.0, noise - noise.mean(axis=0))
+    moved = jnp.asarray(xp.asarray(unknown.positions) + PROBE * length * noise, unknown.positions.dtype)
+    if not hasattr(z, "strain"):
+        return moved
+    strain = unknown.strain
+    if strain is not None:
+        strain = strain + PROBE * length * jnp.asarray(random.normal(size=strain.shape), strain.dtype)
+    return unknown._replace(positions=moved, strain=strain)
 
 
 def _scales(z: Any, length: Any, here: Any, there: Any, xp: Any) -> Scales:
     """The median over atoms is that of the many, whatever a few do that lie too near each other."""
-    change = xp.sqrt(xp.sum((there - here) ** 2, axis=-1) / here.shape[-1]) / (PROBE * length)
+    here, there = as_unknown(here), as_unknown(there)
+    dim = here.positions.shape[-1]
+    change = xp.sqrt(xp.sum((there.positions - here.positions) ** 2, axis=-1) / dim)
+    if here.strain is not None:
+        change = xp.concatenate([change, xp.abs(there.strain - here.strain)])
+    change = change / (PROBE * length)
     stiffness = _median(change, (change > 0.0) & xp.isfinite(change), 0.0, xp)
-    return Scales(length, stiffness, float(jnp.finfo(here.dtype).eps) * xp.max(xp.abs(as_unknown(z).positions)))
+    eps = float(jnp.finfo(here.positions.dtype).eps)
+    return Scales(length, stiffness, eps * xp.max(xp.abs(xp.asarray(as_unknown(z).positions))))
 
 
 def _median(values: Any, counting: Any, otherwise: float, xp: Any) -> Any:

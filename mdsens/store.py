@@ -293,7 +293,12 @@ def _name_derivatives(group: Any, part: Any, first: Any, sensitivity: Any) -> No
 
 
 def _write_constraints(group: Any, constraints: Any, multipliers: Any) -> None:
-    for name, value in (("held", constraints.held), ("scale", constraints.scale), ("multipliers", multipliers)):
+    for name, value in (
+        ("held", constraints.held),
+        ("scale", constraints.scale),
+        ("steepness", constraints.steepness),
+        ("multipliers", multipliers),
+    ):
         if value is not None:
             group.create_dataset(name, data=np.asarray(value))
     set_attribute(group, "active", np.array(constraints.active, dtype=np.int64))
@@ -404,9 +409,10 @@ def _read_constraints(group: Any, path: Path, given: Any, system: System) -> dic
             )
     held, scale = (jnp.asarray(group[name][()]) for name in ("held", "scale"))
     active = tuple(int(one) for one in attribute(group, "active"))
-    bound = constraint_kinds.Constraints(tuple(parts), held, scale, active, int(group.attrs["count"]))
+    steepness = jnp.asarray(group["steepness"][()]) if "steepness" in group else None
+    bound = constraint_kinds.Constraints(tuple(parts), held, scale, active, int(group.attrs["count"]), steepness)
     values = np.asarray(bound.values(system)) / float(scale)
-    if values.size != bound.count or (np.abs(values) > MET).any() or (np.asarray(bound.slacks(system)) < -MET).any():
+    if values.size != bound.count or (np.abs(values) > MET).any() or (np.asarray(bound.lengths(system)[1]) < -MET).any():
         raise StoreError(
             f"The constraints given are not those under which {str(path)!r} was relaxed: its structure does not meet them."
         )

@@ -14,13 +14,17 @@ from mdsens.derivatives import Sensitivity
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import ConvergenceError, InputError
 from mdsens.potentials.base import parameter_paths
+from mdsens.scales import share_of_force, typical_distance
 from mdsens.system import System
 
 STEP = 1e-4
 """Relative change of a parameter; differences are Richardson's, over one and two steps."""
 
-FMAX = 1e-12
-"""Force to which structures are relaxed again [eV/Å]."""
+FMAX = 1e-14
+"""Force to which structures are relaxed again, as a share of the largest curvature times the distance of neighbours."""
+
+NOISE = 1e-9
+"""Displacement, as a share of the distance of neighbours, that such forces may leave open."""
 
 TOLERANCE = 1e-6
 """Largest |θ Δ| relative to the largest |θ dX/dθ| or |θ dh/dθ| of all parameters."""
@@ -72,7 +76,7 @@ def _difference(eq: Equilibrium, position: int, entry: Any, change: float) -> tu
     """dX/dθ by Richardson's central differences, and a note if a step left the basin."""
     moved = {k: _relaxed_at(eq, position, entry, k * change) for k in (-2, -1, 0, 1, 2)}
     linear, curved = moved[2] - moved[-2], moved[2] + moved[-2] - 2.0 * moved[0]
-    noise = 1e3 * FMAX
+    noise = NOISE * typical_distance(eq.system, eq.potential)
     note = ""
     if np.abs(curved).max() > CURVED * np.abs(linear).max() + noise:
         note = "a step left the basin of the equilibrium, or changed a contact: the difference means nothing"
@@ -90,7 +94,7 @@ def _relaxed_at(eq: Equilibrium, position: int, entry: Any, change: float) -> np
     leaves, structure = jax.tree.flatten(eq.potential)
     leaves[position] = leaves[position].at[entry].add(change)
     hurried = {} if eq.index else {"check_minimum": False}
-    again = eq.again(jax.tree.unflatten(structure, leaves), fmax=FMAX, progress=False, **hurried)
+    again = eq.again(jax.tree.unflatten(structure, leaves), fmax=share_of_force(eq, FMAX), progress=False, **hurried)
     there = displaced(eq, again.system)
     if eq.frame.freedom is None or there.cell is None:
         return np.asarray(there.positions)

@@ -68,7 +68,7 @@ def test_bonds_of_fixed_length(cluster, argon):
     np.testing.assert_allclose(lengths(eq.system), lengths(cluster), atol=1e-12)
     np.testing.assert_allclose(eq.energy, reached_by_scipy(cluster, argon, [bonds.bound(cluster)]), rtol=1e-7)
     # The forces are what multipliers times the bonds' directions balance.
-    normals = np.asarray(eq.constraints.normals(eq.system)) / float(eq.constraints.scale)
+    normals = np.asarray(eq.constraints.normals(eq.system)) / np.asarray(eq.constraints.factors)[:, None]
     np.testing.assert_allclose(np.asarray(argon.forces(eq.system)).ravel(), normals.T @ np.asarray(eq.multipliers), atol=1e-10)
     S = ms.sensitivity(eq)
     for pair in ((0, 1), (2, 4)):
