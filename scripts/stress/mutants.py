@@ -74,9 +74,31 @@ MUTANTS = (
     Mutant(
         "an inequality that is about to switch is not seen",
         "certificate.py",
-        "if (gap := _nearest_switch(eq)) < SWITCH:",
-        "if (gap := _nearest_switch(eq)) < 0.0:",
+        "< SWITCH * neighbours:",
+        "< 0.0:",
         "test_certificate.py -k inequality",
+    ),
+    Mutant(
+        "a derivative is trusted whatever its error beside it",
+        "certificate.py",
+        "    if not sizes.size or bounds[worst] <= allowed[worst]:",
+        "    if True:",
+        "test_scales.py -k 'beside_its'",
+    ),
+    # Units
+    Mutant(
+        "the default force is one in eV/Å",
+        "scales.py",
+        "        return xp.where(found > 0.0, found, UNKNOWN)",
+        "        return UNKNOWN",
+        "test_scales.py -k 'numbers_only'",
+    ),
+    Mutant(
+        "constraints are counted in their own units",
+        "constrained.py",
+        "jnp.asarray(np.where(steep > 0.0, steep, 1.0))",
+        "jnp.ones(len(steep))",
+        "test_scales.py -k units_of_their_own",
     ),
     Mutant(
         "loose groups are not named",
