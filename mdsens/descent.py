@@ -241,7 +241,7 @@ def approach(
             # What lay too near at the start may have looked stiff.
             before, fmax = fmax, float(scales_of(problem, z, data).fmax)
             if arrived.norm > fmax and arrived.status is Status.CONVERGED and fmax < before:
-                handover = max(fmax, min(handover, 0.01 * before))
+                handover = max(fmax, min(handover, 0.01 * before)) if polish else fmax
                 continue
         break
     close = arrived.status is Status.STALLED and arrived.norm <= fmax
