@@ -47,8 +47,9 @@ def chain(length, energy):
 
 
 def on_a_plane(length, energy):
-    """The bipyramid with an atom held in a plane and another behind a wall."""
+    """Three frozen atoms of the bipyramid, one that is held in a plane and one behind a wall that presses."""
     system, potential, _ = cluster(length, energy)
+    system = ms.System(system.positions, species=["Ar"] * 5, frozen=[True, False, True, True, False])
     return system, potential, {"constraints": [FixedPlane([1], [1.0, 1.0, 0.0]), Wall([0.0, 0.0, 1.0], -2.0 * length, [4])]}
 
 
