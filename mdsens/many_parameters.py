@@ -9,6 +9,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 import scipy.sparse
@@ -44,7 +45,7 @@ def worthwhile(state: State, found: Curvature, potential: Potential, count: int)
     if not isinstance(frame.system.neighbors, Neighbors) or frame.system.positions.dtype != np.float64:
         return False
     well_posed = WELL_POSED * np.finfo(float).eps * found.highest < found.lowest < np.inf
-    return well_posed and count > BATCH and state.size <= min(LARGEST, SHARE * count)
+    return bool(well_posed) and count > BATCH and state.size <= min(LARGEST, SHARE * count)
 
 
 class Together:
@@ -158,7 +159,7 @@ class Together:
         for start in range(0, len(directions), BATCH):
             some = directions[start : start + BATCH]
             filled = np.pad(some, ((0, BATCH - len(some)), (0, 0)))
-            product, rest = changes(self.state, z, self.moving, self.resting, filled, None)
+            product, rest = changes(self.state, z, self.moving, self.resting, jnp.asarray(filled), None)
             products.append(np.asarray(product)[: len(some)])
         return np.concatenate(products), np.array(rest)
 

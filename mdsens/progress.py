@@ -131,7 +131,7 @@ def watched(name: str, arguments: Iterable[Any], wanted: bool | None) -> Iterato
 def _atoms(arguments: Iterable[Any]) -> str:
     """For how many atoms: of the first structure or equilibrium among the arguments."""
     for one in arguments:
-        system = getattr(one, "__dict__", {}).get("system", one)
+        system: Any = getattr(one, "__dict__", {}).get("system", one)
         if type(system).__name__ == "System":  # which stands above this file
             return f" for {len(system)} atoms"
     return ""
