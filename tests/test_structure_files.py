@@ -257,7 +257,7 @@ def dump_file(path, commands, units="metal", columns="id type x y z", box=None):
     lmp = lammps_of(
         f"units {units}",
         "atom_style atomic",
-                f"region box prism {box or '0 4 0 3.7 0 3.3 1.1 -0.4 0.9'}",
+        f"region box prism {box or '0 4 0 3.7 0 3.3 1.1 -0.4 0.9'}",
         "box tilt large",
         "create_box 2 box",
         "mass 1 63.546",
