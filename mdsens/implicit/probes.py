@@ -63,9 +63,12 @@ def _has_kink(optimality: Callable[..., Any], z: PyTree, values: tuple[Any, ...]
     leaves = jax.tree.leaves((z, moving))
     sizes = [jnp.full(leaf.size, jnp.max(jnp.abs(leaf), initial=0.0), point.dtype) for leaf in leaves]
     size = jnp.concatenate(sizes)
+    # A leaf of zeros says nothing of its own scale: the smallest of the others is taken.
+    smallest = jnp.min(jnp.where(size > 0.0, size, jnp.inf))
+    size = jnp.where(size > 0.0, size, jnp.where(jnp.isfinite(smallest), smallest, 1.0))
     # A fourth of the digits for the step's curvature, the rest for the difference.
     step = jnp.finfo(ravel_pytree(z)[0].dtype).eps ** 0.375
-    direction = step * jnp.where(size > 0.0, size, 1.0) * jax.random.normal(jax.random.key(3), point.shape, point.dtype)
+    direction = step * size * jax.random.normal(jax.random.key(3), point.shape, point.dtype)
 
     def at(t: Array) -> Array:
         unknown, moved = unravel(point + t * direction)
