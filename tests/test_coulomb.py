@@ -1,5 +1,6 @@
 """Fixed charges: Madelung's constants, LAMMPS's sums with a cutoff and Ewald's, and the ionic crystals they hold together."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -229,3 +230,20 @@ def test_a_stored_salt_is_found_again(tmp_path):
     ms.save(tmp_path / "salt.h5", eq)
     again, _ = ms.load(tmp_path / "salt.h5")
     assert again.potential.charge == eq.potential.charge and again.potential.method == "dsf"
+
+
+def test_constant_charges_are_checked_inside_of_a_compiled_function():
+    """Madelung's energy, of a potential made outside of `jit`, inside of it, and in a sum of which a part is traced."""
+    structure, constant, neighbor, charge = MADELUNG["NaCl"]
+    crystal, outside = ms.System.from_ase(bulk("NaCl", structure, a=5.0)), ms.Ewald(charge=charge, cutoff=6.0)
+    expected = -constant * outside.coulomb / (5.0 * neighbor)
+
+    def in_a_sum(D0):
+        return (ms.Ewald(charge=charge, cutoff=6.0) + ms.Morse(D0=D0, alpha=1.0, r0=2.0, cutoff=5.0)).energy(crystal)
+
+    with pytest.warns(UserWarning, match="the same numbers"):
+        found = jax.jit(in_a_sum)(0.0)
+    for value in (jax.jit(lambda x: x * outside.energy(crystal))(1.0), found):
+        np.testing.assert_allclose(value, expected, rtol=1e-11)
+    charged = ms.Ewald(charge={"Na": 1.0, "Cl": -0.9}, cutoff=6.0)
+    refused(lambda: jax.jit(lambda x: x * charged.energy(crystal))(1.0), "net charge of 0.1 e")

@@ -472,3 +472,14 @@ def test_an_atom_that_is_not_there_is_no_other_one(observable):
     )
     (point,) = ms.studies.sweep(cluster.system, cluster.potential, {"sigma": [1.01]}, {"x": observable}).points
     assert "names an atom beyond the 3" in point.reason and not point.values
+
+
+def test_the_jacobian_of_a_scalar_in_scalars_is_its_gradient():
+    """Neighbours alone: a = √2 2^(1/6) σ, so that dV/dσ = 3V/σ and dV/dε = 0."""
+    potential = ms.LennardJones(epsilon=0.01, sigma=3.4, cutoff=4.6, switch="truncated", onset=None)
+    eq = ms.relax(ms.System.from_ase(bulk("Ar", "fcc", a=5.4)), potential, cell="isotropic")
+    found = ms.jacobian(ms.observables.volume, eq)
+    volume = (2**0.5 * 2 ** (1 / 6) * 3.4) ** 3 / 4
+    assert found.sigma.shape == found.epsilon.shape == ()
+    np.testing.assert_allclose(found.sigma, 3.0 * volume / 3.4, rtol=1e-8)
+    np.testing.assert_allclose(found.epsilon, 0.0, atol=1e-6)

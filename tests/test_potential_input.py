@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ase.calculators.emt import EMT
 from helpers import refused, sw_entry
 
 import mdsens as ms
@@ -316,3 +317,29 @@ def test_a_warning_points_at_the_line_of_the_user():
         ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5).energy(several)
         ms.relax(several, ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5), throw=False)
     assert {one.filename for one in noted} == {__file__}
+
+
+class Wide(ms.PairPotential):
+    weights: dict
+    cutoff: float = ms.static(6.0)
+
+    def pair_energy(self, r, i, j):
+        return self.weights["layer"]["b"] * jnp.exp(-r)
+
+
+MEANT = {
+    "a cutoff that is a parameter": (
+        lambda: type("Mine", (ms.PairPotential,), {"__annotations__": {"k": float, "cutoff": float}})(1.0, 6.0),
+        ["Mine.cutoff", "cutoff: float = mdsens.static(6.0)"],
+    ),
+    "weights of a network": (lambda: Wide({"layer": {"b": 1.0}}).energy(ARGON), ["Wide.weights", "NetworkPotential"]),
+    "a list of layers": (lambda: Wide([{"b": 1.0}]), ["Wide.weights", "NetworkPotential", "array"]),
+    "a calculator": (lambda: ms.relax(ARGON, EMT()), ["EMT", "ms.from_ase(calculator)"]),
+    "a calculator, as a function": (lambda: ms.equilibrium_positions(ARGON, EMT()), ["EMT", "ms.from_ase(calculator)"]),
+}
+ARGON = ms.System([[0.0, 0.0, 0.0], [3.8, 0.0, 0.0]], species=["Ar", "Ar"])
+
+
+@pytest.mark.parametrize(("call", "words"), MEANT.values(), ids=MEANT)
+def test_what_works_in_the_place_of_what_does_not_is_named(call, words):
+    refused(call, *words)

@@ -4,12 +4,14 @@ No supercell: the neighbour list holds the images that the potential sees, so th
 
     D_ia,jb(q) = (m_i m_j)^-½ Σ_R Φ_ia,jb(R) exp(2πi q·R),     Φ_ia,jb(R) = ∂²U/∂x_ia(0) ∂x_jb(R)
 
-(R in cell vectors, q in reciprocal ones) is finite and exact, however small the cell.
+(R in cell vectors, q in reciprocal ones) is finite and exact, however small the cell. Charges that reach everywhere have
+Ewald's sum beside it (see `charge_waves`).
 
 M. Born, K. Huang, Dynamical Theory of Crystal Lattices (1954), chapter V.
 """
 
 import functools
+from collections.abc import Iterator
 
 import equinox as eqx
 import jax
@@ -18,12 +20,16 @@ import numpy as np
 from ase import units
 from jaxtyping import Array, Bool, Complex, Float, Int
 
-from mdsens.couplings import couplings
+from mdsens.couplings import couplings, pair_couplings
 from mdsens.errors import InputError
 from mdsens.masses import mass_of
+from mdsens.observables.charge_waves import ChargeWaves, charge_waves
 from mdsens.observables.checks import check_free
-from mdsens.potentials.base import Potential, freshness, is_local, total_energy
+from mdsens.potentials.base import Potential, freshness, soundness, total_energy
+from mdsens.potentials.ewald import Ewald
 from mdsens.potentials.jaxmd import JaxMDEnergy
+from mdsens.potentials.reparameterised import Reparameterised
+from mdsens.potentials.sums import Sum
 from mdsens.system import System, is_concrete
 
 THZ = float(np.sqrt(units._e / units._amu) * 1e10 / (2.0 * np.pi) / 1e12)
@@ -57,6 +63,7 @@ class ForceConstants(eqx.Module):
         turning: displacements of the rotation about a wire's axis, times √m, of length 1; None where there is none.
         turns: whether that rotation moves anything.
         unbalanced: the largest force per mass and distance of neighbours [eV/(Å² amu)], a constant to derivatives.
+        charges: of the terms that reach everywhere.
     """
 
     row: Int[Array, " couplings"]
@@ -67,6 +74,7 @@ class ForceConstants(eqx.Module):
     turning: Float[Array, "atoms dim"] | None
     turns: Bool[Array, ""]
     unbalanced: Float[Array, ""]
+    charges: tuple[ChargeWaves, ...] = ()
 
     def dynamical_matrix(self, q: Float[Array, " dim"]) -> Complex[Array, "bands bands"]:
         """D(q) [eV/(Å² amu)], Hermitian."""
@@ -81,7 +89,10 @@ class ForceConstants(eqx.Module):
     def bound(self) -> Float[Array, ""]:
         """Gershgorin's bound on |ω²| at all wave vectors [eV/(Å² amu)], a constant to derivatives."""
         sizes = jnp.linalg.norm(jax.lax.stop_gradient(self._weighted()), axis=(1, 2))
-        return jnp.max(jax.ops.segment_sum(sizes, self.row, len(self.masses)))
+        rows = jax.ops.segment_sum(sizes, self.row, len(self.masses))
+        for waves in jax.lax.stop_gradient(self.charges):
+            rows = rows + jnp.sum(waves.size / jnp.sqrt(self.masses[:, None] * self.masses), axis=1)
+        return jnp.max(rows)
 
     def squared_frequencies(self, q: Float[Array, "q dim"]) -> tuple[Float[Array, "q bands"], Float[Array, "q bands"]]:
         """ω² of each band in ascending order, negative where the crystal is unstable, and below what it is zero [eV/(Å² amu)].
@@ -89,7 +100,8 @@ class ForceConstants(eqx.Module):
         In a basis whose first vectors are the rigid motions, which cost nothing at Γ. What D(q) makes of them is what
         D(q) - D(0) does, and that is summed by itself: so acoustic bands keep their digits however small q is.
         """
-        bound, batch = self.bound, max(1, BATCH_NUMBERS // self.block.size)
+        numbers = self.block.size + sum(4 * waves.waves.size * len(self.masses) for waves in self.charges)
+        bound, batch = self.bound, max(1, BATCH_NUMBERS // numbers)
         motions = self._motions()
         # Neither translations nor a rotation are answered by forces: the parts of first order in q vanish between them.
         ends = motions.rigid.reshape(*self.masses.shape, -1, motions.count)
@@ -100,6 +112,8 @@ class ForceConstants(eqx.Module):
         def bands(one: Array) -> tuple[Array, Array]:
             angle = self._angle(one)
             rigid = jnp.tensordot(-2.0 * jnp.sin(0.5 * angle) ** 2 + 1j * _sine_beyond_first_order(angle), between, 1)
+            for waves in self.charges:
+                rigid = rigid + waves.between(one) / jnp.sum(self.masses)
             matrix = motions.basis.T @ self._change(one) @ motions.basis + jnp.where(known, 0.0, still)
             matrix = jnp.where(
                 motions.known[:, None] & motions.known[None, :], matrix.at[: motions.count, : motions.count].set(rigid), matrix
@@ -133,10 +147,18 @@ class ForceConstants(eqx.Module):
     def _change(self, q: Array) -> Array:
         """D(q) - D(0)."""
         angle = self._angle(q)
-        return self._summed((-2.0 * jnp.sin(0.5 * angle) ** 2 + 1j * jnp.sin(angle))[:, None, None] * self._weighted())
+        near = self._summed((-2.0 * jnp.sin(0.5 * angle) ** 2 + 1j * jnp.sin(angle))[:, None, None] * self._weighted())
+        return near + sum(self._matrix(waves.change(q)) for waves in self.charges)
 
     def _at_gamma(self) -> Array:
-        return self._summed(self._weighted())
+        return self._summed(self._weighted()) + sum(self._matrix(waves.at_gamma()) for waves in self.charges)
+
+    def _matrix(self, blocks: Array) -> Array:
+        """Blocks of all pairs, weighted, as a matrix."""
+        blocks = blocks / jnp.sqrt(self.masses[:, None] * self.masses)[:, :, None, None]
+        n, dim = len(self.masses), self.block.shape[-1]
+        matrix = jnp.swapaxes(blocks, 1, 2).reshape(n * dim, n * dim)
+        return 0.5 * (matrix + matrix.conj().T)
 
     def _summed(self, blocks: Array) -> Array:
         n, dim = len(self.masses), self.block.shape[-1]
@@ -260,11 +282,18 @@ def in_terahertz(squared: Float[Array, "..."], tolerance: Float[Array, "..."]) -
     return jnp.where(zero, 0.0, THZ * jnp.sign(squared) * size)
 
 
-def force_constants(system: System, potential: Potential) -> ForceConstants:
-    """Φ(R) at a state, from `system.neighbors` as it is; pure JAX."""
+def force_constants(system: System, potential: Potential, direction: Float[Array, " dim"] | None = None) -> ForceConstants:
+    """Φ(R) at a state, from `system.neighbors` as it is; pure JAX.
+
+    Args:
+        direction: from which q comes to Γ, where charges reach everywhere, in units of the reciprocal vectors.
+    """
     fresh = freshness(potential, system)
     system = system.with_positions(fresh * system.positions)
-    row, column, shift, block = couplings(system, potential)
+    terms = list(_terms(system, potential))
+    parts = [_near(at, term) for term, at in terms]
+    row, column, shift, block = map(jnp.concatenate, zip(*parts, strict=True))
+    charges = tuple(charge_waves(term, at, direction) for term, at in terms if isinstance(term, Ewald))
     turning, turns = _turning(system)
     still, frozen = jax.lax.stop_gradient((system, potential))
     forces = jax.grad(lambda x: total_energy(frozen, still.with_positions(x)))(still.positions)
@@ -272,7 +301,26 @@ def force_constants(system: System, potential: Potential) -> ForceConstants:
     apart = jnp.linalg.norm(d, axis=1)
     nearest = jnp.min(jnp.where((apart > 0.0) & jnp.any(block != 0.0, axis=(1, 2)), apart, jnp.inf))
     unbalanced = jnp.max(jnp.linalg.norm(forces, axis=1) / still.masses) / nearest
-    return ForceConstants(row, column, shift, block, system.masses, turning, turns, unbalanced)
+    return ForceConstants(row, column, shift, block, system.masses, turning, turns, unbalanced, charges)
+
+
+def _terms(system: System, potential: Potential) -> Iterator[tuple[Potential, System]]:
+    """Each term of a sum, with the list that it wants."""
+    if isinstance(potential, Reparameterised):
+        yield from _terms(system, potential.inner)
+    elif isinstance(potential, Sum):
+        for term, at in potential.placed(system):
+            yield from _terms(at, term)
+    else:
+        yield potential, system
+
+
+def _near(system: System, term: Potential) -> tuple[Array, ...]:
+    """What listed pairs couple."""
+    if not isinstance(term, Ewald):
+        return couplings(system, term)
+    sound = soundness(term, system)
+    return pair_couplings(system.neighbors, jax.tree.map(lambda leaf: sound * leaf, term.near_stiffness(system)))
 
 
 def _turning(system: System) -> tuple[Array | None, Array]:
@@ -299,9 +347,9 @@ def crystal(system: System, potential: Potential) -> System:
         raise InputError("A wrapped jax-md energy hides its cell, so it has no phonons here: use one of mdsens's own.")
     potential.check(system)
     check_free(system, "phonons")
-    if not is_local(potential):
+    if other := [part for part in potential.parts() if not (part.local or isinstance(part, Ewald))]:
         raise InputError(
-            f"The energy of {type(potential).__name__} is no sum over listed neighbours, which phonons are made of here: "
+            f"The energy of {type(other[0]).__name__} is no sum over listed neighbours, which phonons are made of here: "
             "ASE's take potential.calculator()."
         )
     if system.cell is None or not any(system.pbc):

@@ -22,7 +22,7 @@ from mdsens.errors import InputError
 from mdsens.implicit import Direct, Gauge, linear_solve
 from mdsens.observables.checks import UNRESTED, check_rest
 from mdsens.observables.lattice_dynamics import ForceConstants, crystal, force_constants, in_terahertz, vanishing
-from mdsens.potentials.base import Potential
+from mdsens.potentials.base import Potential, total_energy
 from mdsens.system import System, as_float_array, is_concrete
 
 
@@ -38,6 +38,8 @@ class phonon_frequencies(eqx.Module):
 
     Args:
         q: wave vector in units of the reciprocal cell vectors, `(dim,)`, or several, `(q, dim)`; Γ by default.
+        direction: from which q comes to Γ, likewise, `(dim,)`: with charges (`Ewald`) the longitudinal mode along it has its
+            field then. Without a direction Γ has none, and all optical modes are transverse there; nowhere else it matters.
 
     Raises:
         InputError: a q of another shape, or with a component along a direction that is not periodic; a system without
@@ -45,13 +47,15 @@ class phonon_frequencies(eqx.Module):
     """
 
     q: Float[Array, "*q dim"] | None
+    direction: Float[Array, " dim"] | None
 
-    def __init__(self, q: ArrayLike | None = None) -> None:
+    def __init__(self, q: ArrayLike | None = None, direction: ArrayLike | None = None) -> None:
         self.q = None if q is None else _wave_vectors(q)
+        self.direction = None if direction is None else _direction(direction)
 
     def __call__(self, system: System, potential: Potential) -> Array:
-        q, system = _in(self.q, system, potential)
-        frequencies, unrest = _frequencies(q, system, potential)
+        q, system = _in(self.q, system, potential, self.direction)
+        frequencies, unrest = _frequencies(q, system, potential, self.direction)
         check_rest(unrest, "phonons")
         return frequencies
 
@@ -62,20 +66,22 @@ class dynamical_matrix(eqx.Module):
     Rows and columns are atoms and then directions; phases are those of lattice translations, exp(2πi q·R).
 
     Args:
-        q: as in `phonon_frequencies`.
+        q, direction: as in `phonon_frequencies`.
 
     Raises:
         InputError: as `phonon_frequencies`.
     """
 
     q: Float[Array, "*q dim"] | None
+    direction: Float[Array, " dim"] | None
 
-    def __init__(self, q: ArrayLike | None = None) -> None:
+    def __init__(self, q: ArrayLike | None = None, direction: ArrayLike | None = None) -> None:
         self.q = None if q is None else _wave_vectors(q)
+        self.direction = None if direction is None else _direction(direction)
 
     def __call__(self, system: System, potential: Potential) -> Array:
-        q, system = _in(self.q, system, potential)
-        return _matrices(q, system, potential)
+        q, system = _in(self.q, system, potential, self.direction)
+        return _matrices(q, system, potential, self.direction)
 
 
 class gruneisen_parameters(eqx.Module):
@@ -86,22 +92,24 @@ class gruneisen_parameters(eqx.Module):
     are NaN.
 
     Args:
-        q: as in `phonon_frequencies`.
+        q, direction: as in `phonon_frequencies`.
 
     Raises:
         InputError: a cell that is not periodic in all directions, and as `phonon_frequencies`.
     """
 
     q: Float[Array, "*q dim"] | None
+    direction: Float[Array, " dim"] | None
 
-    def __init__(self, q: ArrayLike | None = None) -> None:
+    def __init__(self, q: ArrayLike | None = None, direction: ArrayLike | None = None) -> None:
         self.q = None if q is None else _wave_vectors(q)
+        self.direction = None if direction is None else _direction(direction)
 
     def __call__(self, system: System, potential: Potential) -> Array:
         if system.cell is not None and not all(system.pbc):
             raise InputError("Grüneisen parameters are derivatives in the volume: the cell must be periodic in all directions.")
-        q, system = _in(self.q, system, potential)
-        parameters, unrest = _gruneisen(q, system, potential)
+        q, system = _in(self.q, system, potential, self.direction)
+        parameters, unrest = _gruneisen(q, system, potential, self.direction)
         check_rest(unrest, "Grüneisen parameters")
         return parameters
 
@@ -233,27 +241,27 @@ def mesh_frequencies(mesh: Any, system: System, potential: Potential) -> tuple[F
 
 
 @eqx.filter_jit
-def _frequencies(q: Array, system: System, potential: Potential) -> tuple[Array, Array]:
-    constants = force_constants(system, potential)
+def _frequencies(q: Array, system: System, potential: Potential, direction: Array | None) -> tuple[Array, Array]:
+    constants = force_constants(system, potential, direction)
     frequencies = in_terahertz(*constants.squared_frequencies(q.reshape(-1, system.dim)))
     return _at_rest(frequencies, constants.unrest).reshape(*q.shape[:-1], -1), constants.unrest
 
 
 @eqx.filter_jit
-def _matrices(q: Array, system: System, potential: Potential) -> Array:
-    matrix = force_constants(system, potential).dynamical_matrix
+def _matrices(q: Array, system: System, potential: Potential, direction: Array | None) -> Array:
+    matrix = force_constants(system, potential, direction).dynamical_matrix
     return matrix(q) if q.ndim == 1 else jax.lax.map(matrix, q)
 
 
 @eqx.filter_jit
-def _gruneisen(q: Array, system: System, potential: Potential) -> tuple[Array, Array]:
+def _gruneisen(q: Array, system: System, potential: Potential, direction: Array | None) -> tuple[Array, Array]:
     def squared_frequencies(positions: Array, cell: Array) -> tuple[Array, Any]:
-        constants = force_constants(_at(system, positions, cell), potential)
+        constants = force_constants(_at(system, positions, cell), potential, direction)
         squared, tolerance = constants.squared_frequencies(q.reshape(-1, system.dim))
         return squared, (tolerance, constants)
 
     squared, change, (tolerance, constants) = jax.linearize(squared_frequencies, system.positions, system.cell, has_aux=True)
-    slope = change(system.positions + _response_to_expansion(system, constants), system.cell)
+    slope = change(system.positions + _response_to_expansion(system, potential, constants), system.cell)
     zero = vanishing(squared, tolerance)
     # ω² ∝ ν², and dV/V is dim times the strain.
     gamma = -slope / (2.0 * system.dim * jnp.where(zero, 1.0, squared))
@@ -266,13 +274,22 @@ def _at_rest(values: Array, unrest: Array) -> Array:
     return jnp.where(unrest > UNRESTED, jnp.nan, values)
 
 
-def _response_to_expansion(system: System, constants: ForceConstants) -> Float[Array, "atoms dim"]:
+def _response_to_expansion(system: System, potential: Potential, constants: ForceConstants) -> Float[Array, "atoms dim"]:
     """Displacement per isotropic strain that brings atoms back to equilibrium after they followed the cell [Å]."""
     assert system.cell is not None
     n, dim = system.positions.shape
     arms = system.positions[constants.column] - system.positions[constants.row] + constants.shift @ system.cell
     slope = jax.ops.segment_sum(jnp.einsum("cab,cb->ca", constants.block, arms), constants.row, n)
     hessian = jnp.zeros((n, n, dim, dim), slope.dtype).at[constants.row, constants.column].add(constants.block)
+    if constants.charges:
+        # What reaches everywhere is no sum over arms.
+        def condition(stretch: Array) -> Array:
+            cell = stretch * system.cell
+            return jax.grad(lambda x: total_energy(potential, _at(system, x, cell)))(stretch * system.positions)
+
+        unity = jnp.ones((), slope.dtype)
+        slope = jax.jvp(condition, (unity,), (unity,))[1]
+        hessian = hessian + sum(waves.at_gamma() for waves in constants.charges)
     hessian = jnp.swapaxes(hessian, 1, 2).reshape(n * dim, n * dim)
     translations = Gauge(None, jnp.tile(jnp.eye(dim, dtype=slope.dtype), (n, 1)) / np.sqrt(n))
     b = -slope.ravel()
@@ -302,8 +319,17 @@ def _wave_vectors(q: ArrayLike | None) -> Array:
     return q
 
 
-def _in(q: Array | None, system: System, potential: Potential) -> tuple[Array, System]:
+def _direction(direction: ArrayLike) -> Array:
+    direction = as_float_array(direction, "direction")
+    if direction.ndim != 1 or (is_concrete(direction) and not (np.isfinite(direction).all() and np.any(direction))):
+        raise InputError("direction must be a vector in units of the reciprocal cell vectors, (dim,), and not zero.")
+    return direction
+
+
+def _in(q: Array | None, system: System, potential: Potential, direction: Array | None) -> tuple[Array, System]:
     """`(q, system)`, checked against each other and ready for the compiled part."""
+    if direction is not None and len(direction) != system.dim:
+        raise InputError(f"direction has {len(direction)} components, but the system has {system.dim} dimensions.")
     system = crystal(system, potential)
     if q is None:
         q = jnp.zeros(system.dim)
