@@ -145,6 +145,7 @@ def sensitivity(
     def shaped(change: Array | np.ndarray) -> Potential:
         return split_last(np.moveaxis(np.asarray(change), 0, -1), moving)
 
+    positions: Array | np.ndarray
     if together is None:
         positions, cell = _displacements(state, columns)
     else:
