@@ -95,7 +95,7 @@ def with_references(g: Any, eq: Any, *, order: int = 1) -> tuple[Any, Any]:
 
 def named_references(g: Any, states: Mapping[str, Any], potential: Potential) -> tuple[Any, dict[str, Any]]:
     """`(g, states)` with names in the places of g's references, which are relaxed for the potential and among the states."""
-    states, names = dict(states), {}
+    states, names = dict(states), dict[int, str]()
     for reference in _found(g):
         if id(reference) not in names:
             names[id(reference)] = f"reference {len(names) + 1} of an observable"

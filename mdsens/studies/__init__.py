@@ -8,7 +8,8 @@ needs several structures together, `Of(g, "vacancy")` says of which an observabl
 from typing import TYPE_CHECKING
 
 from mdsens.spelling import unknown_names
-from mdsens.studies.calibration import Calibration, Target, calibrate, inverse_design
+from mdsens.studies.calibration import calibrate, inverse_design
+from mdsens.studies.fits import Calibration, Target
 from mdsens.studies.following import Continuation, continuation
 from mdsens.studies.indices import GlobalIndices, global_indices
 from mdsens.studies.observing import Of

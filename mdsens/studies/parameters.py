@@ -153,11 +153,11 @@ def root_of(covariance: Any, names: Sequence[str]) -> Float[np.ndarray, "chosen 
     correlation = matrix / np.outer(scale, scale)
     off = np.abs(correlation - correlation.T)
     if off.max() > NEGATIVE:
-        i, j = np.unravel_index(int(np.argmax(off)), off.shape)
+        i, j = divmod(int(np.argmax(off)), count)
         raise InputError(f"The covariance is not symmetric: it differs in {names[i]}, {names[j]} and {names[j]}, {names[i]}.")
     impossible = (np.abs(correlation) > 1.0 + NEGATIVE) | ((widths == 0.0)[:, None] & (correlation != 0.0))
     if impossible.any():
-        i, j = np.unravel_index(int(np.argmax(impossible)), impossible.shape)
+        i, j = divmod(int(np.argmax(impossible)), count)
         raise InputError(
             f"The covariance of {names[i]} and {names[j]}, {matrix[i, j]:.3g}, is larger than their standard deviations "
             f"{widths[i]:.3g} and {widths[j]:.3g} allow."

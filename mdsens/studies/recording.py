@@ -9,9 +9,9 @@ import numpy as np
 from mdsens.equilibrium import Equilibrium
 from mdsens.errors import InputError
 from mdsens.store import made_with
-from mdsens.studies.calibration import Calibration
 from mdsens.studies.collecting import Collected
 from mdsens.studies.findings import Record
+from mdsens.studies.fits import Calibration
 from mdsens.studies.following import Continuation
 from mdsens.studies.indices import GlobalIndices
 from mdsens.studies.records import Outcome

@@ -7,8 +7,9 @@ from typing import Any
 from mdsens.errors import InputError
 from mdsens.potentials.base import Potential
 from mdsens.studies import building
-from mdsens.studies.calibration import Target, calibrate, inverse_design
+from mdsens.studies.calibration import calibrate, inverse_design
 from mdsens.studies.findings import Record
+from mdsens.studies.fits import Target
 from mdsens.studies.following import continuation
 from mdsens.studies.indices import global_indices
 from mdsens.studies.observing import Together, relax_all, units_of
