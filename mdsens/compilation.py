@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import jax
-import jaxlib
+import jaxlib.version
 import platformdirs
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -64,5 +64,5 @@ def _kind() -> str:
     features = platform.processor()
     with contextlib.suppress(OSError):
         features += "".join(re.findall(r"^(?:flags|Features|model name)\s*:.*$", CPU.read_text(), re.MULTILINE)[:2])
-    said = "|".join([jax.__version__, jaxlib.__version__, platform.system(), platform.machine(), features])
+    said = "|".join([jax.__version__, jaxlib.version.__version__, platform.system(), platform.machine(), features])
     return f"{platform.machine()}-jax{jax.__version__}-{hashlib.sha256(said.encode()).hexdigest()[:12]}"

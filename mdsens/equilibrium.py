@@ -212,8 +212,8 @@ def relax(
         frame, own = listed_here(frame), fmax is None
         scales = scales_of(PROBLEM if frame.symmetric else LOADED_PROBLEM, frame.start, (frame, potential))
         fmax = float(scales.fmax) if fmax is None else fmax
-        options = {"own": own and smax is None, "units": scales.units}
-        settings = Settings(solver, _tolerance(frame, fmax, smax), max_steps, polish, progress, **options)
+        tolerance = _tolerance(frame, fmax, smax)
+        settings = Settings(solver, tolerance, max_steps, polish, progress, own=own and smax is None, units=scales.units)
         reach = settle if bound is not None and bound.has_values(system) else descend
         return finish(reach(frame, potential, settings), potential, asked, check_minimum, throw)
     except CoincidingAtoms as error:

@@ -103,7 +103,9 @@ class KeptHessian:
             return True
         (ours, alike), (theirs, like) = jax.tree.flatten(self.made_from), jax.tree.flatten(ingredients)
         # Leaves are arrays, and words among the conditions.
-        return bool(alike == like) and all(a is b or np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        return bool(alike == like) and all(  # type: ignore[operator]  # of jax's stubs
+            a is b or np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, KeptHessian)

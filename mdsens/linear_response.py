@@ -202,7 +202,7 @@ def _within(approximation: Any, found: Any, solver: Any, dtype: Any) -> Any:
 
 
 @eqx.filter_jit
-def changes(state: State, z: Any, moving: Any, resting: Any, directions: Array, columns: Any) -> tuple[Array, Array]:
+def changes(state: State, z: Any, moving: Any, resting: Any, directions: Array | np.ndarray, columns: Any) -> tuple[Array, Array]:
     """`(A dz + B dθ, F)` at some z, for each direction dθ and column dz together. With `columns` None it is B dθ."""
     _, unravel_parameters = ravel_pytree(moving)
     _, unravel = ravel_pytree(z)

@@ -52,7 +52,8 @@ def hessian(system: "System | Equilibrium", potential: Potential | None = None, 
     from mdsens.equilibrium import Equilibrium  # which is made with Hessians
 
     if isinstance(system, Equilibrium):
-        system, potential = system.system, system.potential if potential is None else potential
+        potential = system.potential if potential is None else potential
+        system = system.system
     if not (isinstance(system, System) and isinstance(potential, Potential)):
         raise InputError(
             "A Hessian is that of a system with a potential, hessian(system, potential), or of an equilibrium, hessian(eq)."

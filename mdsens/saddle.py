@@ -74,7 +74,7 @@ def find_saddle(
     if not (max_step is None or (isinstance(max_step, Real) and max_step > 0.0)):
         raise InputError(f"max_step must be a positive length in Å, or None, not {max_step!r}.")
     mode = _checked(mode, start)
-    asked = {"cell": "fixed", "load": None, "solver": "MinimumMode()", "index": 1}
+    asked: dict[str, Any] = {"cell": "fixed", "load": None, "solver": "MinimumMode()", "index": 1}
     try:
         frame = frame_of(potential.prepared(start))
         check_movable(frame)

@@ -98,7 +98,8 @@ def traced_scales(problem: Problem, z: Any, data: Any, length: Any) -> Scales:
     """The same inside a traced function, where the length is known."""
     both = jax.tree.map(lambda a, b: jnp.stack([a, b]), z, _probed(z, data[0], length))
     residuals = jax.lax.map(lambda at: problem.residual(at, data), both)
-    return _scales(z, length, *(jax.tree.map(lambda leaf, k=k: leaf[k], residuals) for k in (0, 1)), jnp)
+    here, there = (jax.tree.map(lambda leaf, k=k: leaf[k], residuals) for k in (0, 1))
+    return _scales(z, length, here, there, jnp)
 
 
 def share_of_force(eq: Any, share: float) -> float:

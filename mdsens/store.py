@@ -168,7 +168,7 @@ def _load(path: Path, potential: Any, constraints: Any) -> tuple[dict[str, tuple
             group = file["states"]
             names = [str(name) for name in attribute(group, "names")]
             states = {name: _read(group[str(k)], path, potential, constraints) for k, name in enumerate(names)}
-            found = states, bool(group.attrs["named"])
+            found: tuple[Any, bool | None] = states, bool(group.attrs["named"])
         else:
             found = {"": _read(file, path, potential, constraints)}, None
         # Behind what says more exactly what is wrong; older files have none.

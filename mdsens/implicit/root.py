@@ -89,7 +89,12 @@ def root_jvp(
         InputError: structures that do not fit; what a probe finds on concrete values, dz is NaN there otherwise.
         LinearSolveError: a failed solve, if `throw` and the values are concrete; dz is NaN there otherwise.
     """
-    options = {"symmetric": symmetric, "linear_solver": linear_solver, "gauge": gauge, "precondition": precondition}
+    options: dict[str, Any] = {
+        "symmetric": symmetric,
+        "linear_solver": linear_solver,
+        "gauge": gauge,
+        "precondition": precondition,
+    }
     dz, residual, _ = _probed_jvp(
         optimality, z, args, tangents, operator=operator, project=project, probe=probe, throw=throw, **options
     )

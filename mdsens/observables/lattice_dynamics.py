@@ -297,6 +297,7 @@ def force_constants(system: System, potential: Potential, direction: Float[Array
     turning, turns = _turning(system)
     still, frozen = jax.lax.stop_gradient((system, potential))
     forces = jax.grad(lambda x: total_energy(frozen, still.with_positions(x)))(still.positions)
+    assert still.cell is not None
     d = still.positions[column] - still.positions[row] + shift @ still.cell
     apart = jnp.linalg.norm(d, axis=1)
     nearest = jnp.min(jnp.where((apart > 0.0) & jnp.any(block != 0.0, axis=(1, 2)), apart, jnp.inf))

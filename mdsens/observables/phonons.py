@@ -282,9 +282,11 @@ def _response_to_expansion(system: System, potential: Potential, constants: Forc
     slope = jax.ops.segment_sum(jnp.einsum("cab,cb->ca", constants.block, arms), constants.row, n)
     hessian = jnp.zeros((n, n, dim, dim), slope.dtype).at[constants.row, constants.column].add(constants.block)
     if constants.charges:
+        reference = system.cell
+
         # What reaches everywhere is no sum over arms.
         def condition(stretch: Array) -> Array:
-            cell = stretch * system.cell
+            cell = stretch * reference
             return jax.grad(lambda x: total_energy(potential, _at(system, x, cell)))(stretch * system.positions)
 
         unity = jnp.ones((), slope.dtype)

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mdsens.errors import InputError, did_you_mean
+from mdsens.errors import InputError, did_you_mean, level_of_user
 from mdsens.neighbor_sums import IN_BOUNDS
 from mdsens.potentials.base import Atom, static
-from mdsens.potentials.checks import level_of_user
 from mdsens.potentials.embedded import EmbeddedPotential
 from mdsens.potentials.setfl import MIN_TABLE, read_tables
 from mdsens.potentials.table_checks import coarseness

@@ -142,7 +142,9 @@ class PairPotential(Potential):
 
 def _pairs_of(value: Any, name: str) -> tuple[str, ...]:
     """Pairs of species as they are kept: each once, in alphabetic order."""
-    pairs = [value] if isinstance(value, str) else list(value) if isinstance(value, list | tuple | set | frozenset) else [None]
+    pairs: list[Any] = (
+        [value] if isinstance(value, str) else list(value) if isinstance(value, list | tuple | set | frozenset) else [None]
+    )
     if bad := [pair for pair in pairs if not (isinstance(pair, str) and pair.count("-") == 1 and all(pair.split("-")))]:
         raise InputError(f'{name}\'s no_interaction names pairs of species, ("O-O", "U-U"), not {bad[0]!r}.')
     return tuple(sorted({canonical_key(pair) for pair in pairs}))

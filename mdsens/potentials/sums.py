@@ -88,7 +88,8 @@ class Sum(Potential):
         if not listed:
             return TermLists(None, others)
         by_distance = not all(_is_endless(term) for term in listed)
-        whole = (super() if by_distance else listed[0]).find_neighbors(system, skin=skin)
+        finder = super().find_neighbors if by_distance else listed[0].find_neighbors
+        whole = finder(system, skin=skin)
         # Many-body energies grow with the square of their neighbours, so those of short range get a list of their own.
         shares = [self._shares(term) if by_distance else term is listed[0] for term in listed]
         room = float(whole.skin)

@@ -38,7 +38,9 @@ def coarseness(potential: "EAM", lammps_slopes: Callable[[Any], Any]) -> str:
         lammps_slopes: of a table's values, per step of its grid.
     """
     found = [_of_crystal(potential, element, lammps_slopes) for element in potential.F]
-    found += [_of_dimer(potential, *pair.split("-"), lammps_slopes) for pair in potential.phi]
+    for pair in potential.phi:
+        a, b = pair.split("-")
+        found.append(_of_dimer(potential, a, b, lammps_slopes))
     return ", ".join(words for words in found if words)
 
 

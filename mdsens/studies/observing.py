@@ -205,8 +205,8 @@ def units_of(
 def _unit_of(observable: Any, systems: Mapping[str, System]) -> str | list[str] | None:
     """Of an observable of the catalogue, inside whatever it is wrapped in."""
     components, sheet = None, None
-    name = getattr(observable, "structures", None)
-    system = systems[name] if isinstance(name, str) and name in systems else next(iter(systems.values()))
+    structure = getattr(observable, "structures", None)
+    system = systems[structure] if isinstance(structure, str) and structure in systems else next(iter(systems.values()))
     while not isinstance(observable, type) and (inner := _inside(observable)) is not None:
         sheet = getattr(observable, "keywords", {}).get("sheet", sheet)
         components, observable = getattr(observable, "indices", components), inner
