@@ -479,14 +479,15 @@ def from_ase(atoms: Any) -> tuple[System, list[Constraint]]:
         else:
             raise InputError(f"The ASE constraint {name} is not supported: write it as an Equation, or remove it.")
     along[frozen] = False
+    still: list[Constraint] = []
     # One constraint for all atoms that are held alike: POSCAR files come with one for each.
     for mask in np.unique(held[held.any(axis=1)], axis=0):
         axes = "".join(axis for axis, fixed in zip("xyz", mask, strict=True) if fixed)
-        translated.append(FixedComponents(np.flatnonzero((held == mask).all(axis=1)), axes))
+        still.append(FixedComponents(np.flatnonzero((held == mask).all(axis=1)), axes))
     for mask in np.unique(along[along.any(axis=1)], axis=0):
-        translated.append(FixedScaled(np.flatnonzero((along == mask).all(axis=1)), np.flatnonzero(mask)))
+        still.append(FixedScaled(np.flatnonzero((along == mask).all(axis=1)), np.flatnonzero(mask)))
     plain.set_constraint(kept)
-    return System.from_ase(plain), translated
+    return System.from_ase(plain), [*still, *translated]
 
 
 __all__ = [

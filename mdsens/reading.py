@@ -330,12 +330,12 @@ def _mend_pdb(path: Path, images: list[Any]) -> None:
         raise InputError(
             f"{str(path)!r} has alternative places of atoms ({', '.join(sorted(alternatives))}): keep one of each in the file."
         )
-    first = next((atoms for atoms in images if atoms.cell.rank), None)
+    said = [line for line in text.splitlines() if line.startswith("CRYST1")]
     for atoms in images:
-        if first is not None and not atoms.cell.rank and len(re.findall("^CRYST1", text, re.MULTILINE)) == 1:
-            atoms.set_cell(first.cell)
-            atoms.pbc = first.pbc
-    for atoms in images:
+        if len(said) == 1 and not atoms.cell.rank:
+            columns = ((6, 15), (15, 24), (24, 33), (33, 40), (40, 47), (47, 54))
+            atoms.set_cell([float(said[0][start:end]) for start, end in columns])
+            atoms.pbc = True
         if np.allclose(atoms.cell.array, np.eye(3)):
             atoms.set_cell(np.zeros((3, 3)))
             atoms.pbc = False
