@@ -48,8 +48,9 @@ much. Where that matters they are looked at."""
 NOTICED = 0.05
 """Share by which the lowest curvature may change between a state and the true equilibrium before it is looked at."""
 
-STILL = 100.0
-"""Forces left in a state of which something was replaced, in units of what was left before, up to which it is an equilibrium."""
+STILL, NEAR = 100.0, 1e-5
+"""A state of which something was replaced is still an equilibrium if forces are up to so many times what was left before, or if
+it is so near to one, as a share of the distance between atoms."""
 
 KRYLOV = 300
 """Size of GMRES's space, for stresses that are not hydrostatic."""
@@ -175,7 +176,7 @@ def _looked_at_again(eq: Equilibrium) -> Equilibrium:
     z = eq.unknown_in(frame)
     norm = float(unbalanced(z, (frame, eq.potential))[1])
     found = curvature(z, frame, eq.potential, keep=False)[0]
-    if not norm <= STILL * max(eq.fmax, rounding(listed, found.highest)):
+    if not norm <= max(NEAR * spacing(listed) * found.nearest_zero, STILL * max(eq.fmax, rounding(listed, found.highest))):
         raise ConvergenceError(
             "The potential, structure or conditions of this equilibrium were replaced after it was relaxed, and it is none of "
             f"what it has now (largest force {norm:.1e} eV/Å): relax it again, eq.again(potential)."

@@ -38,6 +38,8 @@ def jumps_at(state: State, moving: Any, resting: Any, highest: float, potential:
     flat, unravel = ravel_pytree(state.z)
     count, eps = ravel_pytree(moving)[0].size, float(np.finfo(flat.dtype).eps)
     active = np.asarray(state.null.active)
+    if not active.any():
+        return False
     random = np.where(active, np.random.default_rng(6).normal(size=(min(BATCH, count) + 1, flat.size)), 0.0).astype(flat.dtype)
     way, columns = random[0] / np.abs(random).max(), random[1:]
     still = np.zeros((len(columns), count), flat.dtype)
