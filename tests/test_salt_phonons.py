@@ -32,7 +32,7 @@ def reduced_mass(eq):
     return 1.0 / float(np.sum(1.0 / np.asarray(eq.system.masses)))
 
 
-@pytest.mark.parametrize("direction", [(1, 1, 0), (0.3, -0.2, 0.5)])
+@pytest.mark.parametrize("direction", [(1, 1, 0), pytest.param((0.3, -0.2, 0.5), marks=pytest.mark.slow)])
 def test_longitudinal_and_transverse_modes_of_rock_salt_are_apart_by_the_plasma_frequency(rock_salt, direction):
     """ω_LO² - ω_TO² = 4π k z²/(V μ) in a crystal of rigid ions, along any direction."""
     plain = np.asarray(phonon_frequencies()(rock_salt.system, rock_salt.potential))
@@ -53,6 +53,7 @@ def test_longitudinal_and_transverse_modes_of_rock_salt_are_apart_by_the_plasma_
     np.testing.assert_allclose(split[5] ** 2 + 2 * plain[3] ** 2, laplacian / reduced_mass(rock_salt) * THZ**2, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_waves_at_other_wave_vectors_are_those_of_a_supercell_at_gamma(rock_salt):
     """A cell of several, whose own phonons at Γ are those of the wave vectors that repeat in it: plane waves of forces."""
     large = ms.System.from_ase(rock_salt.system.to_ase() * (1, 2, 3))
@@ -128,11 +129,13 @@ def test_sound_in_a_salt_comes_out_at_any_wave_vector(rock_salt):
     np.testing.assert_allclose(speeds[0], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_derivatives_of_bands_with_charges_are_differences_of_relaxed_structures(rock_salt):
     observable = phonon_frequencies([[0.0, 0.0, 0.0], [0.21, 0.1, -0.3]], direction=[1, 0, 0])
     eq = ms.relax(rock_salt.system, rock_salt.potential, fmax=1e-12)
     found = ms.jacobian(observable, eq)
-    expected = richardson(eq, "Buckingham.rho", observable=lambda again: observable(again.system, again.potential))
+    at_state = lambda again: observable(again.system, again.potential)  # noqa: E731
+    expected = richardson(eq, "Buckingham.rho", observable=at_state, same_contacts=False)  # the sum has two lists
     np.testing.assert_allclose(found.terms[0].rho, expected, atol=1e-6 * np.abs(expected).max())
     h = 1e-4
 
@@ -145,6 +148,7 @@ def test_derivatives_of_bands_with_charges_are_differences_of_relaxed_structures
     np.testing.assert_allclose(both["Na"] - both["Cl"], expected, atol=1e-6 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_gruneisen_parameters_with_charges_are_differences_in_the_volume(rock_salt):
     q = [[0.0, 0.0, 0.0], [0.21, 0.1, -0.3]]
     system, potential = rock_salt.system, rock_salt.potential
@@ -154,7 +158,7 @@ def test_gruneisen_parameters_with_charges_are_differences_in_the_volume(rock_sa
         grown = ms.System(system.positions * (1 + strain), cell=system.cell * (1 + strain), pbc=True, species=system.symbols)
         return np.asarray(phonon_frequencies(q, direction=[1, 0, 0])(grown, potential)) ** 2
 
-    h, here = 1e-3, squares(0.0)
+    h, here = 1e-4, squares(0.0)  # two bands are near each other
     slope = (8 * (squares(h) - squares(-h)) - (squares(2 * h) - squares(-2 * h))) / (12 * h)
     moving = here > 1e-6
     np.testing.assert_allclose(found[moving], (-slope / (6.0 * np.where(moving, here, 1.0)))[moving], rtol=1e-6)

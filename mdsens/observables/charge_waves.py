@@ -49,13 +49,18 @@ class ChargeWaves(eqx.Module):
         return pairs.at[jnp.arange(n), jnp.arange(n)].add(-jnp.sum(pairs, axis=1))
 
     def change(self, q: Float[Array, " dim"]) -> Complex[Array, "atoms atoms dim dim"]:
-        """Φ(q) - Φ(0), q in units of the reciprocal lattice."""
+        """Φ(q) - Φ(0), q in units of the reciprocal lattice, without a field at Γ."""
         q = self._reduced(q)
         G = self._signed()
 
         K = jnp.concatenate([G + q, q[None]])
         share = self._share(K) * jnp.append(self._share(G) > 0.0, True)
-        return self._weighted(self._summed(K, share) - self._summed(G, self._share(G))) + self._at_once(q)
+        return self._weighted(self._summed(K, share) - self._summed(G, self._share(G)))
+
+    def of_field(self, q: Float[Array, " dim"]) -> Float[Array, "atoms atoms dim dim"]:
+        """What the field along its direction adds at Γ itself; nothing elsewhere, where Φ(q) has it."""
+        n = jnp.zeros(self.positions.shape[1]) if self.field is None else self.field
+        return self._weighted(jnp.where(jnp.any(self._reduced(q) != 0.0), 0.0, n[:, None] * n))
 
     def between(self, q: Float[Array, " dim"]) -> Float[Array, "dim dim"]:
         """Σ_ij of the same, to the digits that it has, however small q is: differences of waves without their sum."""
@@ -109,13 +114,6 @@ class ChargeWaves(eqx.Module):
 
     def _weighted(self, pairs: Array) -> Array:
         return 4.0 * jnp.pi / self.volume * (self.charge[:, None] * self.charge)[:, :, None, None] * pairs
-
-    def _at_once(self, q: Array) -> Array:
-        """The field at Γ itself."""
-        if self.field is None:
-            return jnp.zeros(())
-        field = jnp.where(jnp.any(q != 0.0), 0.0, self.field[:, None] * self.field)
-        return self._weighted(field)
 
 
 def charge_waves(potential: Ewald, system: System, direction: Float[Array, " dim"] | None) -> ChargeWaves:

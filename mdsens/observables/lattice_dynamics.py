@@ -78,7 +78,7 @@ class ForceConstants(eqx.Module):
 
     def dynamical_matrix(self, q: Float[Array, " dim"]) -> Complex[Array, "bands bands"]:
         """D(q) [eV/(Å² amu)], Hermitian."""
-        return self._at_gamma() + self._change(q)
+        return self._at_gamma() + self._change(q) + self._field(q)
 
     @property
     def unrest(self) -> Float[Array, ""]:
@@ -114,7 +114,9 @@ class ForceConstants(eqx.Module):
             rigid = jnp.tensordot(-2.0 * jnp.sin(0.5 * angle) ** 2 + 1j * _sine_beyond_first_order(angle), between, 1)
             for waves in self.charges:
                 rigid = rigid + waves.between(one) / jnp.sum(self.masses)
-            matrix = motions.basis.T @ self._change(one) @ motions.basis + jnp.where(known, 0.0, still)
+            # Rigid motions make no field.
+            static = still + motions.basis.T @ self._field(one) @ motions.basis if self.charges else still
+            matrix = motions.basis.T @ self._change(one) @ motions.basis + jnp.where(known, 0.0, static)
             matrix = jnp.where(
                 motions.known[:, None] & motions.known[None, :], matrix.at[: motions.count, : motions.count].set(rigid), matrix
             )
@@ -149,6 +151,9 @@ class ForceConstants(eqx.Module):
         angle = self._angle(q)
         near = self._summed((-2.0 * jnp.sin(0.5 * angle) ** 2 + 1j * jnp.sin(angle))[:, None, None] * self._weighted())
         return near + sum(self._matrix(waves.change(q)) for waves in self.charges)
+
+    def _field(self, q: Array) -> Array:
+        return sum((self._matrix(waves.of_field(q)) for waves in self.charges), jnp.zeros(()))
 
     def _at_gamma(self) -> Array:
         return self._summed(self._weighted()) + sum(self._matrix(waves.at_gamma()) for waves in self.charges)

@@ -92,7 +92,7 @@ class Sum(Potential):
         whole = finder(system, skin=skin)
         # Many-body energies grow with the square of their neighbours, so those of short range get a list of their own.
         shares = [self._shares(term) if by_distance else term is listed[0] for term in listed]
-        room = float(whole.skin)
+        room = SKIN * self._host_range() if by_distance and skin is None else skin
         own = [None if share else term.find_neighbors(system, skin=room) for term, share in zip(listed, shares, strict=True)]
         whole = whole.with_shorter(tuple(own))
         return whole if len(listed) == len(self.terms) else TermLists(whole, others)
