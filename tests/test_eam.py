@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.neighborlist import neighbor_list
 from differences import scaled_errors
 from eam_tables import write_setfl
 from helpers import refused
@@ -166,7 +167,11 @@ def test_fine_tables_are_read_without_a_word(name):
 
 def test_files_of_one_element_are_mixed_as_lammps_does():
     paths = [shipped("Ni_u3.eam"), shipped("Cu_smf7.eam")]  # of two grids
-    system, potential = crystal(["Cu", "Ni"]), ms.EAM.from_file(paths, interpolation="lammps")
+    potential = ms.EAM.from_file(paths, interpolation="lammps")
+    # LAMMPS's last value is another, and slopes beyond it go on: no pair is there.
+    system = crystal(["Cu", "Ni"], noise=0.05)
+    d = neighbor_list("d", system.to_ase(), 1.02 * potential.cutoff)
+    assert not ((d > potential.cutoff - 3.0 * potential.dr) & (d < potential.cutoff)).any()
     assert system.labels == ("Cu", "Ni") and len({ms.EAM.from_file(path).dr for path in paths}) == 2
     commands = ("pair_style eam", f"pair_coeff 2 2 {paths[0]}", f"pair_coeff 1 1 {paths[1]}")
     reference = evaluate(system, *commands)

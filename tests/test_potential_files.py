@@ -56,6 +56,7 @@ def test_the_tables_of_files_are_complete():
     assert files == EMBEDDED.keys() | TERSOFF.keys() | STILLINGER_WEBER.keys()
 
 
+@pytest.mark.filterwarnings("ignore:The tables of")  # see test_eam.py
 @pytest.mark.parametrize("name", [name for name, words in EMBEDDED.items() if not words])
 def test_embedded_atoms(name):
     path, form = shipped(name), name.split(".")[-1]

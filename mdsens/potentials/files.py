@@ -83,7 +83,8 @@ class Words:
         """
         words = self.words[start : start + count]
         values = [number(word) for word in words]
-        if at_zero and values[0] is not None and not abs(values[0]) <= LARGEST and None not in values[:5]:
+        sound = at_zero and all(value is not None and abs(value) <= LARGEST for value in values[1:5])
+        if sound and values[0] is not None and not abs(values[0]) <= LARGEST:
             values[0] = float(np.dot((4.0, -6.0, 4.0, -1.0), np.array(values[1:5], dtype=float)))
         for k, value in enumerate(values):
             if value is None:

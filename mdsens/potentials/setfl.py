@@ -135,10 +135,10 @@ def _read_several(paths: Any, form: Any, elements: Any) -> dict[Any, Any]:
     files = {element: files[element] for element in chosen_elements(", ".join(map(str, paths)), elements, list(files))}
     if len(files) == 1:
         return _tables_of(files)
-    # The coarsest steps and the farthest ends.
+    # The coarsest steps and the farthest ends; LAMMPS leaves out the last values, and forces there are no gradients.
     grid = {name: max(file[name] for file in files.values()) for name in ("drho", "dr", "cutoff")}
     sizes = {
-        step: int(max((len(file[table]) - 1) * file[step] for file in files.values()) / grid[step] + 0.5)
+        step: int(max((len(file[table]) - 1) * file[step] for file in files.values()) / grid[step] + 0.5) + 1
         for step, table in (("drho", "F"), ("dr", "charge"))
     }
     return _tables_of(
