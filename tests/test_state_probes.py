@@ -132,13 +132,19 @@ class Unsworn(Cubic):
         return -1
 
 
-@pytest.mark.parametrize(("kind", "trusted"), [(Hinged, False), (Notched, False), (Cubic, True), (Unsworn, True)])
+@pytest.mark.parametrize(("kind", "trusted"), [(Hinged, False), (Cubic, True), (Unsworn, True)])
 @pytest.mark.parametrize("shift", [0.0, 1024.0])
 def test_a_kink_at_the_very_state_is_seen(kind, trusted, shift):
     certificate = ms.sensitivity(ms.relax(ms.System(shift + np.array([[0.0, 0.0], [1.0, 0.0]])), kind(1.0))).certificate
     assert certificate.trusted == trusted, certificate
     assert (certificate.kink_distance == 0.0) == (not trusted)
     assert trusted or any("jump at this very state" in reason for reason in certificate.reasons)
+
+
+def test_a_notch_is_no_equilibrium():
+    """Its forces are of size 1 on both sides, and never small."""
+    with pytest.raises(ms.ConvergenceError):
+        ms.relax(ms.System([[0.0, 0.0], [1.0, 0.0]]), Notched(1.0), max_steps=50)
 
 
 # Replaced parts

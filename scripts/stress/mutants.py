@@ -397,7 +397,7 @@ MUTANTS = (
     Mutant(
         "Grüneisen parameters forget that atoms relax",
         "observables/phonons.py",
-        "change(system.positions + _response_to_expansion(system, constants), system.cell)",
+        "change(system.positions + _response_to_expansion(system, potential, constants), system.cell)",
         "change(system.positions, system.cell)",
         "test_phonons.py -k gruneisen",
     ),
@@ -482,10 +482,10 @@ MUTANTS = (
     ),
     Mutant(
         "correlations of parameters do not count",
-        "studies/uncertain.py",
-        "return selection, directions * np.sqrt(np.maximum(widths, 0.0))",
-        "return selection, np.diag(np.sqrt(np.diag(matrix)))",
-        "test_studies.py -k 'uncertainty or covariance or ensemble'",
+        "studies/parameters.py",
+        "return widths[:, None] * directions * np.sqrt(np.maximum(sizes, 0.0))",
+        "return np.diag(widths)",
+        "test_studies.py test_study_verdicts.py -k 'covariance or ensemble'",
     ),
 )
 
