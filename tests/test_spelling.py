@@ -50,7 +50,11 @@ def test_an_option_of_a_potential_of_ones_own():
 
     with pytest.raises(TypeError, match="Did you mean 'strength'"):
         Yukawa(strenght=1.0)
-    assert list(inspect.signature(Yukawa).parameters) == ["strength", "cutoff"]
+    assert list(inspect.signature(Yukawa).parameters) == [
+        "strength",
+        "cutoff",
+        "no_interaction",
+    ]  # the last by keyword, of every pair potential
 
 
 @pytest.mark.parametrize(
