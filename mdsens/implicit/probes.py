@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool
 
 from mdsens.errors import InputError
-from mdsens.implicit.checks import check_root, is_root, is_traced
+from mdsens.implicit.checks import check_condition, check_root, is_root, is_traced
 from mdsens.implicit.linear import PROMISES, broken_promises
 from mdsens.implicit.linear_system import Gauge, Matvec
 
@@ -101,6 +101,7 @@ def refused_faults(found: Bool[Array, " faults"], z: PyTree, tree: PyTree) -> Py
 
 def poisoned(bad: Array, tangent: Array) -> Array:
     """NaN where bad, in reverse mode too: a `where` would send a zero back."""
+    tangent = jnp.asarray(tangent)
     return jnp.where(bad, jnp.nan, 1.0).astype(tangent.dtype) * tangent
 
 
@@ -121,6 +122,7 @@ def _root_error(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...]
     """
     moving, resting = eqx.partition(args, eqx.is_inexact_array)
     value, along_z = jax.jvp(lambda unknown: optimality(unknown, *args), (z,), (z,))
+    check_condition(value, z)
     _, along_args = jax.jvp(lambda m: optimality(z, *eqx.combine(m, resting)), (moving,), (moving,))
     flat, unravel = ravel_pytree(z)
     signs = unravel(jax.random.rademacher(jax.random.key(0), flat.shape, flat.dtype))
