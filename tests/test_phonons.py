@@ -133,7 +133,8 @@ def folded(system, times):
     else:
         steps = np.stack(np.meshgrid(*map(np.arange, times), indexing="ij"), axis=-1).reshape(-1, system.dim)
         places = (np.asarray(system.positions)[None] + (steps @ np.asarray(system.cell))[:, None]).reshape(-1, system.dim)
-        large = System(places, cell=matrix @ np.asarray(system.cell), pbc=system.pbc, species=system.symbols * len(steps))
+        cell, masses = matrix @ np.asarray(system.cell), np.tile(np.asarray(system.masses), len(steps))
+        large = System(places, cell=cell, pbc=system.pbc, species=system.symbols * len(steps), masses=masses)
     q = np.stack(np.meshgrid(*[np.arange(count) / count for count in times], indexing="ij"), axis=-1)
     return large, q.reshape(-1, system.dim)
 
@@ -141,7 +142,7 @@ def folded(system, times):
 def hexagonal(pbc=(True, True)):
     """A 2-D crystal of soft spheres in a cell smaller than their range."""
     cell = np.array([[1.0, 0.0], [0.5, np.sqrt(0.75)]]) * 0.9
-    return System(np.zeros((1, 2)), cell=cell, pbc=pbc), ms.SoftSphere(diameter=2.0, epsilon=1.0, alpha=2.5)
+    return System(np.zeros((1, 2)), cell=cell, pbc=pbc, masses=1.0), ms.SoftSphere(diameter=2.0, epsilon=1.0, alpha=2.5)
 
 
 @pytest.mark.parametrize("name", ["sheared silicon", "hexagonal"])
@@ -392,7 +393,7 @@ def test_a_path_goes_through_the_special_points():
 
 def unstable():
     """A square lattice of spheres, which shears into a hexagonal one."""
-    return System(np.zeros((1, 2)), cell=np.eye(2) * 0.9, pbc=True), ms.SoftSphere(diameter=1.0, epsilon=1.0, alpha=2.5)
+    return System(np.zeros((1, 2)), cell=np.eye(2) * 0.9, pbc=True, masses=1.0), ms.SoftSphere(diameter=1.0, epsilon=1.0, alpha=2.5)
 
 
 def test_an_unstable_state_has_no_thermodynamics():
@@ -407,7 +408,7 @@ def test_an_unstable_state_has_no_thermodynamics():
 
 def test_modes_that_cost_no_energy_have_no_thermodynamics():
     # Two spheres side by side in a wide cell: they touch along one direction only.
-    system = System([[0.0, 0.0]], cell=np.diag([0.9, 3.0]), pbc=True)
+    system = System([[0.0, 0.0]], cell=np.diag([0.9, 3.0]), pbc=True, masses=1.0)
     with pytest.raises(ms.InputError, match="unstable at q"):
         entropy(10.0, 2)(system, ms.SoftSphere(diameter=1.0, epsilon=1.0, alpha=2.0))
 
