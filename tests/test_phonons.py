@@ -393,7 +393,9 @@ def test_a_path_goes_through_the_special_points():
 
 def unstable():
     """A square lattice of spheres, which shears into a hexagonal one."""
-    return System(np.zeros((1, 2)), cell=np.eye(2) * 0.9, pbc=True, masses=1.0), ms.SoftSphere(diameter=1.0, epsilon=1.0, alpha=2.5)
+    return System(np.zeros((1, 2)), cell=np.eye(2) * 0.9, pbc=True, masses=1.0), ms.SoftSphere(
+        diameter=1.0, epsilon=1.0, alpha=2.5
+    )
 
 
 def test_an_unstable_state_has_no_thermodynamics():

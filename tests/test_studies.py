@@ -406,9 +406,15 @@ def test_units_of_the_catalogue_s_observables_in_whatever_they_are_wrapped():
         "d": ms.observables.distances([(0, 1)]),
         "ours": lambda system, potential: system.positions[0, 0],
     }
-    found = units_of(ms.StillingerWeber.silicon(), ("sigma", "lam"), together(observables, ("structure",)), 3)
+    crystal = ms.System(np.zeros((1, 3)), cell=2.7 * np.eye(3), pbc=True, species="Si")
+    found = units_of(
+        ms.StillingerWeber.silicon(), ("sigma", "lam"), together(observables, ("structure",)), {"structure": crystal}
+    )
     assert found["parameters"] == {"sigma": "Angstrom", "lam": ""}
     assert found["observables"] == {"K": "GPa", "a": "Angstrom", "all": ["Angstrom"] * 3 + ["degrees"] * 3, "d": "Angstrom"}
+    sheet = ms.System(np.zeros((1, 3)), cell=2.7 * np.eye(3), pbc=[True, True, False], species="Si")
+    of_a_sheet = units_of(ms.StillingerWeber.silicon(), (), together({"K": bulk_modulus}, ("a",)), {"a": sheet})
+    assert of_a_sheet["observables"] == {"K": "N m-1"}
     record = Record({}, {"units": found})
     assert record.unit("values/all", {}) is None and record.unit_of_number("all[4]", {}) == "degrees"
     assert record.unit_of_number("a[0]", {}) == "Angstrom" and record.unit_of_number("ours", {}) is None
