@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -41,9 +43,9 @@ def energy(system, potential):
 C = np.full((6, 6), np.nan)  # what is nan does not matter
 C[0, 0], C[0, 1], C[3, 3] = measured["C11"], measured["C12"], measured["C44"]
 targets = {
-    "a": studies.Target(lattice_constant, measured["a"], sigma=0.001),
-    "E": studies.Target(energy, measured["E"], sigma=0.01),
     "C": studies.Target(ms.observables.elastic_constants, C, sigma=1.0),
+    "E": studies.Target(energy, measured["E"], sigma=0.01),
+    "a": studies.Target(lattice_constant, measured["a"], sigma=0.001),
 }
 fit = studies.calibrate(
     crystal,

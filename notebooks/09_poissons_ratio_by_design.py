@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -55,11 +57,11 @@ np.testing.assert_allclose(along @ slope.diameter, difference, rtol=1e-4)
 # %% [markdown]
 # ## Design
 #
-# Of all diameters that give 0.5 at the pressure there is, those that change least. Contacts open and close on the way, and a
+# Of all diameters that give 0.6 at the pressure there is, those that change least. Contacts open and close on the way, and a
 # prediction then reaches no farther than to the next one: the trust region keeps the steps short.
 
 # %%
-goal = 0.5
+goal = 0.6
 wanted = {"ratio": (poisson_ratio, goal), "pressure": (pressure, float(pressure(eq.system, potential)))}
 design = studies.inverse_design(eq.system, potential, wanted, wrt="diameter", relax={"fmax": 1e-12})
 print(f"{design.message}; {design.relaxations} relaxations, {len(design.history) - 1} steps")
