@@ -95,7 +95,7 @@ def soft_spheres(r):
 def test_gruneisen_parameters_in_a_plane_match_a_sum_over_the_lattice():
     cell = np.array([[1.0, 0.0], [0.5, np.sqrt(0.75)]]) * 0.9
     potential = ms.SoftSphere(diameter=2.0, epsilon=1.0, alpha=2.5)
-    system = ms.System(np.zeros((1, 2)), cell=cell, pbc=True)
+    system = ms.System(np.zeros((1, 2)), cell=cell, pbc=True, masses=1.0)
     points = np.array([[0.11, 0.27], [0.4, -0.2], [1e-8, 3e-8]])
     found = gruneisen_parameters(points)(system, potential)
     for q, gamma in zip(points, np.asarray(found), strict=True):
