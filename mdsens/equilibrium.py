@@ -110,7 +110,7 @@ class Equilibrium(Spelled, eqx.Module):
         return alone, self.potential, self.constraints, self.multipliers, (self.cell, self.load, self.index)
 
     def as_made(self) -> "Equilibrium":
-        """The same, which remembers what it was made from [host]."""
+        """Return the equilibrium, which remembers what it was made from [host]."""
         return dataclasses.replace(self, kept=dataclasses.replace(self.kept, made_from=self._ingredients))
 
     @property

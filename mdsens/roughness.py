@@ -13,7 +13,7 @@ from mdsens.potentials import SHIPPED
 from mdsens.potentials.base import Potential
 
 STEP = 1e-6
-"""Of the displacements at which forces are looked at, as a share of the distance between atoms."""
+"""Displacement at which forces are looked at, as a share of the distance between atoms."""
 
 EVEN = 0.75
 """What is twice as long is twice as large where nothing jumps, and as large where something does: in between."""

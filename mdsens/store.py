@@ -271,7 +271,7 @@ def _link(part: Path, path: Path) -> None:
 
 
 def _write(file: Any, eq: Equilibrium, sensitivity: Any) -> None:
-    """Of one state; `file` may be a group."""
+    """Write one state; `file` may be a group."""
     _write_particles(file, eq.system)
     group = file.create_group("parameters/potential")
     group.attrs["class"] = type(eq.potential).__name__

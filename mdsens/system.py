@@ -181,7 +181,7 @@ class System(Spelled, eqx.Module):
         )
 
     def as_held(self, held: bool) -> "System":
-        """The same system, held by constraints or by none."""
+        """Return the system, marked as held by constraints or by none."""
         if held == self.held:
             return self
         other = object.__new__(type(self))

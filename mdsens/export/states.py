@@ -16,7 +16,7 @@ LAYER = 1.0
 """Thickness [Å] of a 2-D structure's cell, for programs that know three dimensions only."""
 
 _KEPT = ("status", "trusted", "reasons")
-"""Of a verdict, what stands beside the numbers."""
+"""Names of what a verdict puts beside the numbers."""
 
 
 def state_columns(eq: Equilibrium, sensitivity: Sensitivity | None, table: str | None) -> tuple[dict[str, Any], dict[str, str]]:

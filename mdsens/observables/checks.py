@@ -18,7 +18,7 @@ UNRESTED = 1e-2
 """Force that is left, as a share of the one that moves an atom by its distance to others, above which a state is not relaxed."""
 
 RESTLESS = 1e-4
-"""The same share, above which a state is used with a warning."""
+"""Share of that force above which a state is used with a warning."""
 
 
 def check_rest(share: Any, what: str) -> None:

@@ -51,7 +51,7 @@ PER_AREA = {
     **dict.fromkeys(("elastic_constants", "bulk_modulus", "shear_modulus", "young_modulus", "elastic_stability"), "N m-1"),
     **dict.fromkeys(("compliance", "linear_compressibility"), "m N-1"),
 }
-"""Of a sheet in 3-D."""
+"""Units of a sheet's observables in 3-D."""
 
 
 def unit_of_observable(
