@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from mdsens.frame import Frame, frame_of
 from mdsens.implicit.bound import TRUSTED_SHARE
 from mdsens.neighbors import Neighbors
 from mdsens.potentials.bonds import bond_vectors, handles, of_pairs
 from mdsens.potentials.sums import shared
 from mdsens.scales import typical_distance
+from mdsens.stiffness import hessian_operator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -194,7 +196,7 @@ def certify(
             f"no atom has a neighbour within the potential's range of {float(eq.potential.range):g} Å, so nothing depends on "
             "anything: are all lengths in Å?"
         )
-    if (gap := _nearest_switch(eq, neighbours, found.highest)) < SWITCH * neighbours:
+    if (gap := _nearest_switch(eq)) < SWITCH * neighbours:
         reasons.append(
             f"an inequality is {gap:.1e} Å from changing between active and not: the derivative holds on one side only"
         )
@@ -244,7 +246,7 @@ def doubtful(names: "Sequence[str]", sizes: np.ndarray, bounds: np.ndarray, leng
     return f"θ dX/dθ of {names[worst]}, of size {sizes[worst]:.1e} Å, may be off by {bounds[worst]:.1e} Å: relax further"
 
 
-def _nearest_switch(eq: "Equilibrium", length: float, stiffness: float) -> float:
+def _nearest_switch(eq: "Equilibrium") -> float:
     """The smallest distance to an inequality that is not active, or that its multiplier stands for where it is [Å]."""
     if eq.constraints is None:
         return np.inf
@@ -252,13 +254,24 @@ def _nearest_switch(eq: "Equilibrium", length: float, stiffness: float) -> float
     slopes = np.asarray(_slopes_of_slacks(constraints, eq.system)).reshape(-1, eq.system.positions.size)
     steep = np.linalg.norm(slopes, axis=1)
     slacks = np.asarray(constraints.slacks(eq.system)) / np.where(steep > 0.0, steep, 1.0)
-    pulls = np.asarray(eq.multipliers)[constraints.count - len(active) :] * steep[active] if active else np.zeros(0)
-    return float(np.min(np.abs(np.concatenate([pulls / stiffness, np.delete(slacks, active)])), initial=np.inf))
+    gaps = np.delete(slacks, active)
+    if active:
+        pulls = np.asarray(eq.multipliers)[constraints.count - len(active) :] * steep[active]
+        # Without what the constraints hold: where they hold everything nothing else has a stiffness.
+        stiffness = np.linalg.norm(_stiffness_along(frame_of(eq.system), eq.potential, slopes[active]), axis=1) / steep[active]
+        gaps = np.append(gaps, pulls / np.where(stiffness > 0.0, stiffness, np.inf))
+    return float(np.min(np.abs(gaps), initial=np.inf))
 
 
 @eqx.filter_jit
 def _slopes_of_slacks(constraints: "Constraints", system: "System") -> Array:
     return jax.jacrev(lambda x: constraints.slacks(system.with_positions(x)))(system.positions)
+
+
+@eqx.filter_jit
+def _stiffness_along(frame: Frame, potential: "Potential", directions: Array) -> Array:
+    """∂²E/∂x² v of each of some displacements, `(k, N dim)`."""
+    return jax.lax.map(hessian_operator(frame.system.positions, (frame, potential)), directions)
 
 
 def _kind(eq: "Equilibrium") -> str:

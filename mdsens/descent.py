@@ -228,7 +228,10 @@ def approach(
         if not hasty:
             result = run(solver, z, data, tolerance=handover, max_steps=max_steps - steps, progress=show.after(steps))
             z, data, steps = result.z, result.data, steps + result.steps
-            if result.status is Status.STALLED and others:
+            if own and 0.0 < result.norm < np.inf:
+                # What lay too near at the start looked stiff, what lay far apart soft.
+                fmax = float(scales_of(problem, z, data).fmax)
+            if result.status is Status.STALLED and result.norm > fmax and others:
                 solver, *others = others
                 continue
         if not hasty and (result.status is not Status.CONVERGED or result.norm <= fmax):
@@ -243,7 +246,6 @@ def approach(
                 continue
             z, data = arrived.z, arrived.data
         if own and not hasty and 0.0 < arrived.norm < np.inf:
-            # What lay too near at the start may have looked stiff.
             before, fmax = fmax, float(scales_of(problem, z, data).fmax)
             if arrived.norm > fmax and arrived.status is Status.CONVERGED and fmax < before:
                 handover = max(fmax, min(handover, 0.01 * before)) if polish else fmax

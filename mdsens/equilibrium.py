@@ -33,7 +33,9 @@ from mdsens.errors import CoincidingAtoms, ConvergenceError, InputError
 from mdsens.factors import KeptHessian
 from mdsens.frame import Frame, as_unknown, cell_freedom, frame_of, gridded, periodic_volume
 from mdsens.implicit import CG, differentiable_solution
+from mdsens.implicit.checks import is_traced
 from mdsens.implicit.linear_system import Gauge
+from mdsens.implicit.probes import finite_or, withheld
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.scales import Units, scales_of, traced_distance, traced_scales
 from mdsens.solvers import LBFGS, Newton, Status, solve_traced
@@ -394,6 +396,8 @@ def equilibrium_positions(
         found = _implicit(lambda _, potential: _find(system, potential, settings))
         positions, witness = found((), potential)
         codes = witness.status
+        if is_traced(codes):
+            positions = withheld(codes != Status.CONVERGED.code, positions)
     return (positions, codes) if return_status else positions
 
 
@@ -460,7 +464,8 @@ def _relaxed_group(frames: Any, potential: Potential, settings: Any) -> tuple[Ar
     def relaxed(frame: Frame) -> tuple[Array, Array]:
         positions, witness = found(frame, potential)
         saddle = (witness.status == Status.CONVERGED.code) & is_saddle(*jax.lax.stop_gradient((positions, frame, potential)))
-        return jnp.where(saddle, jnp.nan, positions), jnp.where(saddle, Status.SADDLE.code, witness.status)
+        status = jnp.where(saddle, Status.SADDLE.code, witness.status)
+        return withheld(status != Status.CONVERGED.code, positions), status
 
     # One after the other: each takes the steps that it needs, and no more.
     return jax.lax.map(relaxed, frames)
@@ -492,7 +497,7 @@ def _descend_traced(frame: Frame, potential: Potential, settings: Any) -> tuple[
     if settings.solver is None:
         handovers = [np.inf, *handovers]
     (z, status), _ = jax.lax.scan(descend, start, jnp.asarray(handovers))
-    return jnp.where(status == Status.CONVERGED.code, z * unit.length, jnp.nan), _Witness(frame, status)
+    return finite_or(z * unit.length, frame.system.positions), _Witness(frame, status)
 
 
 def _traced_skin(system: System, potential: Potential) -> float | None:

@@ -31,7 +31,7 @@ def salts():
 
 
 def spread(positions):
-    return jnp.sum(jnp.linalg.norm(positions - positions[0], axis=1) ** 3)
+    return jnp.sum(jnp.linalg.norm(positions[1:] - positions[0], axis=1) ** 3)
 
 
 def test_each_is_what_it_is_alone(salts):
@@ -96,5 +96,25 @@ def test_a_saddle_point_among_many_is_told(salts):
         lengths = np.linalg.norm(positions[1] - np.roll(positions[1], 1, axis=0), axis=1)
         np.testing.assert_allclose(lengths, 2 ** (1 / 6), rtol=1e-9)
     slope = jax.grad(lambda p: spread(ms.equilibrium_positions([line, bent], p)[1]))(potential)
-    # All lengths are proportional to σ.
+    # All lengths are proportional to σ: two of them cubed, at σ = 1.
     np.testing.assert_allclose(slope.sigma, 3 * 2 * 2**0.5, rtol=1e-6)
+    assert np.isnan(jax.grad(lambda p: spread(ms.equilibrium_positions([line, bent], p)[0]))(potential).sigma)
+
+
+def test_the_derivative_of_what_did_not_converge_is_nan_in_both_modes(salts):
+    """Pairs that are NaN apart are out of reach: the energy drops them, and its derivatives were zero."""
+    systems, potential = salts
+    torn = eqx.tree_at(lambda s: s.positions, systems[0], systems[0].positions.at[3].add(0.45))
+    for found in (
+        lambda p: ms.equilibrium_positions(torn, p, max_steps=2),
+        lambda p: ms.equilibrium_positions([systems[1], torn], p, max_steps=2)[1],
+    ):
+        assert np.isnan(jax.jit(found)(potential)).all()
+        slope = jax.jit(jax.grad(lambda p, found=found: spread(found(p))))(potential)
+        assert all(np.isnan(leaf).any() for leaf in jax.tree.leaves(eqx.filter(slope, eqx.is_inexact_array)))
+        along = jax.tree.map(jnp.ones_like, potential)
+        assert np.isnan(jax.jit(lambda t, found=found: jax.jvp(found, (potential,), (t,))[1])(along)).all()
+    both = jax.jit(jax.grad(lambda p: spread(ms.equilibrium_positions([systems[1], torn], p, max_steps=2)[0])))(potential)
+    alone = jax.jit(jax.grad(lambda p: spread(ms.equilibrium_positions([systems[1]], p, max_steps=2)[0])))(potential)
+    for one, two in zip(jax.tree.leaves(both), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-9)

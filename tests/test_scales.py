@@ -94,6 +94,15 @@ def test_no_unit_changes_a_verdict_or_a_number_without_a_unit(case):
             assert all(check.agrees for check in check_sensitivity(eq, S))
 
 
+@pytest.mark.parametrize("sigma", [0.3, 0.65])
+def test_what_starts_far_apart_where_all_is_soft_arrives(sigma):
+    """At 3.7 σ a bond is 10⁵ times softer than at rest: what is small there is less than rounding leaves here."""
+    start = ms.System([[0.0, 0.0, 0.0], [2.0 ** (1 / 6), 0.0, 0.0]])
+    eq = ms.relax(start, ms.LennardJones(epsilon=1.0, sigma=sigma, cutoff=6.0, onset=5.0), max_steps=200)
+    x = np.asarray(eq.system.positions)
+    np.testing.assert_allclose(np.linalg.norm(x[1] - x[0]), 2.0 ** (1 / 6) * sigma, rtol=1e-10)
+
+
 def test_forces_that_are_small_in_numbers_only_are_not_trusted():
     """Asked for, a force of 1e-8 is left; but in these units it is none that is small."""
     system, potential, _ = cluster(1e-6, 1e-19)

@@ -105,6 +105,37 @@ def poisoned(bad: Array, tangent: Array) -> Array:
     return jnp.where(bad, jnp.nan, 1.0).astype(tangent.dtype) * tangent
 
 
+def withheld(bad: Array, answer: PyTree) -> PyTree:
+    """NaN in the place of an answer that is none, and of whatever is derived from it; what doesn't depend on it stays as it is.
+
+    Unlike `poisoned` it sends a zero back for a zero, so that one bad member of a sum changes no derivative of the others.
+    The answer itself is finite: at NaN a condition may drop the terms that would pass the NaN on (a pair out of reach).
+    """
+
+    flat, unravel = ravel_pytree(answer)
+    return unravel(_shown(bad, flat))
+
+
+@jax.custom_jvp
+def _shown(bad: Array, answer: Array) -> Array:
+    return jnp.where(bad, jnp.nan, answer)
+
+
+@_shown.defjvp
+def _shown_change(primals: tuple[Array, Array], tangents: tuple[Any, Array]) -> tuple[Array, Array]:
+    def kept(_: Matvec, change: Array) -> Array:
+        return jnp.where(primals[0] & jnp.any(change != 0.0), jnp.nan, change)
+
+    # What solves a linear equation may look at its right-hand side, forward and transposed.
+    return _shown(*primals), jax.lax.custom_linear_solve(lambda v: v, tangents[1], kept, kept, symmetric=True)
+
+
+def finite_or(answer: PyTree, otherwise: PyTree) -> PyTree:
+    """The answer where all of it is finite, else something of the same shapes."""
+    finite = jnp.isfinite(ravel_pytree(answer)[0]).all()
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), answer, otherwise)
+
+
 def only_root(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], tolerance: float) -> PyTree:
     """The answer z if it is a root; an error, or NaN where the values are traced, if it is none."""
     error, scale = _root_error(optimality, z, args)

@@ -19,6 +19,7 @@ from mdsens.implicit.checks import check_condition, is_traced
 from mdsens.implicit.krylov import MINRES
 from mdsens.implicit.linear_system import Gauge, LinearSolver, assembled
 from mdsens.implicit.optimality import stationary
+from mdsens.implicit.probes import finite_or, withheld
 from mdsens.implicit.root import custom_root, fixed_point_condition, linearised
 from mdsens.implicit.trees import PyTree
 from mdsens.solvers import driver
@@ -169,8 +170,7 @@ def _solution(
             if status is not Status.CONVERGED and not return_status:
                 raise ConvergenceError(f"{solver} after {found.steps} steps (residual {found.norm:.1e}): {status.value}.")
             code = jnp.asarray(status.code)
-        arrived = code == Status.CONVERGED.code
-        return jax.tree.map(lambda leaf: jnp.where(arrived, leaf, jnp.nan), z), code
+        return finite_or(z, z0), code
 
     # The driver has seen to it that the answer is a root.
     solution = custom_root(condition, has_aux=True, root_tol=None, **options)(find)
@@ -178,6 +178,7 @@ def _solution(
     def solve(z0: PyTree, *args: Any) -> Any:
         """The solution near z0 for some arguments, or `(solution, status code)`; derivatives are those in the arguments."""
         z, code = solution(z0, *args)
+        z = withheld(code != Status.CONVERGED.code, z)
         return (z, code) if return_status else z
 
     return solve
