@@ -11,8 +11,9 @@ import latex2mathml.converter
 import typer
 from mkdocs.structure.files import File
 
-from mdsens import _PUBLIC, registry
-from mdsens.cli import app
+from mdsens import _PUBLIC
+from mdsens.cli import potential_pages as registry
+from mdsens.cli.app import app
 from mdsens.potentials import SHIPPED
 
 INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)

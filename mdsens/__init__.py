@@ -22,8 +22,8 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     # structures and potentials
-    "System": "mdsens.system",
-    "read": "mdsens.reading",
+    "System": "mdsens.structures.system",
+    "read": "mdsens.structures.reading",
     "Potential": "mdsens.potentials",
     "PairPotential": "mdsens.potentials",
     "SitePotential": "mdsens.potentials",
@@ -66,39 +66,39 @@ _PUBLIC = {
     "Newton": "mdsens.solvers",
     "TruncatedNewton": "mdsens.solvers",
     "Status": "mdsens.solvers",
-    "relax": "mdsens.equilibrium",
-    "Equilibrium": "mdsens.equilibrium",
-    "equilibrium_positions": "mdsens.equilibrium",
-    "find_saddle": "mdsens.saddle",
-    "nudged_chain": "mdsens.chain",
-    "Calculator": "mdsens.calculator",
+    "relax": "mdsens.equilibrium.relaxation",
+    "Equilibrium": "mdsens.equilibrium.relaxation",
+    "equilibrium_positions": "mdsens.equilibrium.positions",
+    "find_saddle": "mdsens.equilibrium.saddle",
+    "nudged_chain": "mdsens.equilibrium.elastic_band",
+    "Calculator": "mdsens.potentials.ase_calculator",
     # derivatives
-    "Sensitivity": "mdsens.derivatives",
-    "Certificate": "mdsens.certificate",
-    "sensitivity": "mdsens.derivatives",
-    "gradient": "mdsens.derivatives",
-    "value_and_gradient": "mdsens.derivatives",
-    "jacobian": "mdsens.derivatives",
-    "value_and_jacobian": "mdsens.derivatives",
-    "jvp": "mdsens.derivatives",
-    "pressure_derivative": "mdsens.response",
-    "strain_derivative": "mdsens.response",
-    "hessian": "mdsens.matrices",
-    "hessian_vector": "mdsens.second_order",
-    "taylor": "mdsens.second_order",
-    "validity": "mdsens.prediction",
-    "extrapolate": "mdsens.prediction",
+    "Sensitivity": "mdsens.derivatives.first_order",
+    "Certificate": "mdsens.derivatives.certificate",
+    "sensitivity": "mdsens.derivatives.first_order",
+    "gradient": "mdsens.derivatives.first_order",
+    "value_and_gradient": "mdsens.derivatives.first_order",
+    "jacobian": "mdsens.derivatives.first_order",
+    "value_and_jacobian": "mdsens.derivatives.first_order",
+    "jvp": "mdsens.derivatives.first_order",
+    "pressure_derivative": "mdsens.derivatives.by_load",
+    "strain_derivative": "mdsens.derivatives.by_load",
+    "hessian": "mdsens.mechanics.hessian_matrix",
+    "hessian_vector": "mdsens.derivatives.second_order",
+    "taylor": "mdsens.derivatives.second_order",
+    "validity": "mdsens.derivatives.extrapolation",
+    "extrapolate": "mdsens.derivatives.extrapolation",
     # files
-    "save": "mdsens.store",
-    "load": "mdsens.store",
+    "save": "mdsens.files.state_files",
+    "load": "mdsens.files.state_files",
     # compiled code
-    "keep_compiled": "mdsens.compilation",
+    "keep_compiled": "mdsens.common.compilation",
     # what can go wrong
-    "MdsensError": "mdsens.errors",
-    "InputError": "mdsens.errors",
-    "ConvergenceError": "mdsens.errors",
-    "LinearSolveError": "mdsens.errors",
-    "StoreError": "mdsens.errors",
+    "MdsensError": "mdsens.common.errors",
+    "InputError": "mdsens.common.errors",
+    "ConvergenceError": "mdsens.common.errors",
+    "LinearSolveError": "mdsens.common.errors",
+    "StoreError": "mdsens.common.errors",
 }
 _MODULES = (
     "constraints",
@@ -122,7 +122,7 @@ def __getattr__(name: str) -> Any:
     elif name in _MODULES:
         value = importlib.import_module(f"mdsens.{name}")
     else:
-        from mdsens.spelling import unknown_attribute
+        from mdsens.common.suggestions import unknown_attribute
 
         raise unknown_attribute("mdsens", name, __all__)
     globals()[name] = value

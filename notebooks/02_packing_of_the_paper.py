@@ -25,7 +25,7 @@ import jax_md.minimize
 import numpy as np
 
 import mdsens as ms
-from mdsens.structures import random_packing
+from mdsens.structures.packing import random_packing
 
 diameters = {"A": 1.0, "B": 0.6}
 start = random_packing(128, diameters, packing_fraction=1.0, seed=0)

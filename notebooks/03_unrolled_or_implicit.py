@@ -26,10 +26,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import mdsens as ms
-from mdsens.equilibrium import PROBLEM
-from mdsens.gauge import rigid_motions
-from mdsens.stiffness import Frame
-from mdsens.structures import random_packing
+from mdsens.equilibrium.relaxation import PROBLEM
+from mdsens.mechanics.rigid_motions import rigid_motions
+from mdsens.mechanics.hessian_operator import Frame
+from mdsens.structures.packing import random_packing
 
 diameters = {"A": 1.0, "B": 0.6}
 potential = ms.SoftSphere(diameter=diameters, epsilon=1.0)

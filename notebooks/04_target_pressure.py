@@ -25,7 +25,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import mdsens as ms
-from mdsens.structures import random_packing
+from mdsens.structures.packing import random_packing
 
 system = random_packing(128, {"A": 1.0, "B": 0.6}, packing_fraction=1.0, seed=0)
 potential = ms.SoftSphere(diameter=np.repeat([1.0, 0.6], 64), epsilon=1.0)  # one diameter a particle

@@ -25,7 +25,7 @@ from ase.build import bulk
 import mdsens as ms
 from mdsens import plot
 from mdsens.observables import elastic_constants
-from mdsens.structures import random_packing
+from mdsens.structures.packing import random_packing
 
 potential = ms.StillingerWeber.silicon()
 crystal = ms.relax(ms.System.from_ase(bulk("Si", cubic=True)), potential, cell="free", fmax=1e-11)

@@ -29,7 +29,7 @@ import numpy as np
 import mdsens as ms
 from mdsens import studies
 from mdsens.observables import poisson_ratio, pressure
-from mdsens.structures import random_packing
+from mdsens.structures.packing import random_packing
 
 start = random_packing(32, {"A": 1.0, "B": 0.7}, packing_fraction=1.0, seed=1)
 # Hertz's contacts, whose stiffness grows from zero; one diameter a particle.

@@ -19,12 +19,13 @@ import numpy as np
 from unrolled_vs_implicit import DIAMETERS, FIRE
 
 import mdsens as ms
-from mdsens.equilibrium import PROBLEM
+from mdsens.equilibrium.relaxation import PROBLEM
+from mdsens.files.atomic_write import check_writable, save_picture
 from mdsens.implicit import jacobian_bound, root_jvp
+from mdsens.mechanics.forces import gradient
+from mdsens.mechanics.hessian_operator import known_gauge
 from mdsens.plot import COLOURS
-from mdsens.stiffness import gradient, known_gauge
-from mdsens.store import check_writable, save_picture
-from mdsens.structures import random_packing
+from mdsens.structures.packing import random_packing
 
 ONE = jnp.ones(())
 ROUNDING = 1e-9

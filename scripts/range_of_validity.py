@@ -20,10 +20,10 @@ import numpy as np
 from tqdm import tqdm
 
 import mdsens as ms
+from mdsens.derivatives.extrapolation import check
+from mdsens.files.atomic_write import check_writable, save_picture
 from mdsens.plot import COLOURS
-from mdsens.prediction import check
-from mdsens.store import check_writable, save_picture
-from mdsens.structures import random_packing
+from mdsens.structures.packing import random_packing
 
 DIAMETERS = {"A": 1.0, "B": 0.6}
 PARTICLES = 64

@@ -21,9 +21,9 @@ from ase.build import bulk
 from jax.flatten_util import ravel_pytree
 
 import mdsens as ms
-from mdsens.neighbor_sums import from_neighbors
-from mdsens.neighbors import widened
-from mdsens.potentials.perceptron import depth, evaluated
+from mdsens.potentials.learned.perceptron import depth, evaluated
+from mdsens.structures.neighbors.neighbor_list import widened
+from mdsens.structures.neighbors.sums_over_neighbors import from_neighbors
 
 FORCE_WEIGHT = 0.05
 """Weight of the squared error of a force component [eV/Å] against that of an energy per atom [eV]."""

@@ -21,13 +21,14 @@ import numpy as np
 from tqdm import tqdm
 
 import mdsens as ms
-from mdsens.equilibrium import PROBLEM
-from mdsens.frame import Frame, frame_of
+from mdsens.equilibrium.relaxation import PROBLEM
+from mdsens.files.atomic_write import check_writable, save_picture, write_whole
 from mdsens.implicit import CG, root_jvp
+from mdsens.mechanics.forces import gradient
+from mdsens.mechanics.hessian_operator import gauge
+from mdsens.mechanics.unknown import Frame, frame_of
 from mdsens.plot import COLOURS
-from mdsens.stiffness import gauge, gradient
-from mdsens.store import check_writable, save_picture, write_whole
-from mdsens.structures import random_packing
+from mdsens.structures.packing import random_packing
 
 DIAMETERS = {"A": 1.0, "B": 0.6}
 FIRE = ms.FIRE(max_step=None)  # the same as jax-md's fire_descent, step by step

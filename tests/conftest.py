@@ -23,8 +23,8 @@ import pytest
 from ase.build import bulk, make_supercell
 
 import mdsens as ms
-from mdsens.chain import nudged_chain
-from mdsens.structures import random_packing
+from mdsens.equilibrium.elastic_band import nudged_chain
+from mdsens.structures.packing import random_packing
 
 MEMORY_MAPS = 30_000
 """Of the 65,000 that a process may have on Linux. Every compiled program keeps some, and XLA crashes where they run out."""

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import mdsens as ms
-from mdsens import stiffness
+from mdsens.mechanics import hessian_operator as stiffness
 from mdsens.potentials.base import parameter_paths
-from mdsens.potentials.bonds import handles, neighbor_vectors, of_pairs
+from mdsens.potentials.forms.neighbor_vectors import handles, neighbor_vectors, of_pairs
 
 FMAX = 1e-12
 STEP = 1e-4

@@ -12,7 +12,7 @@ import typer
 
 import mdsens
 from mdsens import implicit, observables
-from mdsens.cli import app
+from mdsens.cli.app import app
 
 MODULES = (
     *(getattr(mdsens, name) for name in mdsens._MODULES),

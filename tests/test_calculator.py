@@ -15,7 +15,7 @@ from ase.units import GPa
 from helpers import refused
 
 import mdsens as ms
-from mdsens.calculator import Calculator
+from mdsens.potentials.ase_calculator import Calculator
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from differences import at
 from helpers import refused
 
 import mdsens as ms
-from mdsens.frame import cell_freedom, frame_of
+from mdsens.derivatives.verification import check_sensitivity
+from mdsens.mechanics.unknown import cell_freedom, frame_of
 from mdsens.potentials.base import parameter_paths
-from mdsens.verify import check_sensitivity
 
 FLOOR = 1e-6
 GPA = 160.21766208
@@ -202,7 +202,7 @@ def test_slab_strains_in_its_plane_only(argon):
 
 def test_derivatives_agree_with_structures_that_ase_relaxed(squeezed_salt):
     """Energies, forces and stresses are ours (held against LAMMPS elsewhere), the relaxation of the cell is ASE's."""
-    from mdsens.calculator import Calculator
+    from mdsens.potentials.ase_calculator import Calculator
 
     eq, potential = squeezed_salt, squeezed_salt.potential
     S, step = ms.sensitivity(eq), 2e-3

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import mdsens as ms
-from mdsens import constraints, implicit
+from mdsens import implicit
+from mdsens.equilibrium import constraints
 
 
 class Spring(ms.PairPotential):

@@ -9,7 +9,7 @@ from helpers import refused
 
 import mdsens as ms
 from mdsens import plot
-from mdsens.chain import nudged_chain
+from mdsens.equilibrium.elastic_band import nudged_chain
 
 
 def test_the_highest_image_of_a_vacancys_jump_is_half_way(vacancy_jump):

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 import mdsens as ms
-from mdsens import doctor, verify
+from mdsens.cli import doctor
+from mdsens.derivatives import verification as verify
 
 
 def run(*arguments, cwd=None, check=None):
     done = subprocess.run(
-        [sys.executable, "-m", "mdsens.cli", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False
+        [sys.executable, "-m", "mdsens.cli.app", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False
     )
     if check is not None:
         assert done.returncode == check, done.stdout + done.stderr
@@ -138,7 +139,7 @@ def test_help_and_unknown_commands():
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_an_interrupt_leaves_no_half_file(tmp_path):
     # A suite started in the background hands down that Ctrl-C is ignored.
-    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from mdsens.cli import main; main()"
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from mdsens.cli.app import main; main()"
     # Not a pipe, which would fill up while nobody reads it.
     with (tmp_path / "errors.txt").open("w") as errors:
         process = subprocess.Popen(

@@ -10,7 +10,10 @@ import pytest
 from test_run import dimers, numbers, same
 
 import mdsens as ms
-from mdsens.studies import cluster, execution, records, units
+from mdsens.studies.input import tasks as units
+from mdsens.studies.running import dask_cluster as cluster
+from mdsens.studies.running import run as execution
+from mdsens.studies.storage import task_files as records
 
 distributed = pytest.importorskip("distributed")
 

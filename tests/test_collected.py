@@ -12,9 +12,13 @@ import xarray
 from test_run import DIMER, dimers
 
 import mdsens as ms
-from mdsens import labelling
-from mdsens.studies import collecting, execution, records, trajectories, units
-from mdsens.studies.findings import Record
+from mdsens.files import hdf5_labels as labelling
+from mdsens.studies.input import tasks as units
+from mdsens.studies.results.record import Record
+from mdsens.studies.running import run as execution
+from mdsens.studies.storage import collected_file as collecting
+from mdsens.studies.storage import task_files as records
+from mdsens.studies.storage import trajectories
 
 SIGMAS = [1.0, 1.1]
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mdsens import compilation
+from mdsens.common import compilation
 
 PROGRAM = """
 import sys

@@ -9,9 +9,9 @@ from differences import scaled_errors
 from helpers import refused
 
 import mdsens as ms
-from mdsens.certificate import distance_to_kinks
+from mdsens.derivatives.certificate import distance_to_kinks
 from mdsens.potentials.base import parameter_paths, total_energy
-from mdsens.potentials.jaxmd import AllPairs
+from mdsens.potentials.wrapped.jaxmd_energy import AllPairs
 
 LONG = ms.LennardJones(epsilon=0.02, sigma=2.1, cutoff=5.0, onset=4.0)
 # ε and σ of A-A and B-B are the same, so that tying them changes no structure.

@@ -11,8 +11,8 @@ import scipy.optimize
 from helpers import refused
 
 import mdsens as ms
-from mdsens import constraints as c
-from mdsens.verify import check_sensitivity
+from mdsens.derivatives.verification import check_sensitivity
+from mdsens.equilibrium import constraints as c
 
 FLOOR = 1e-6
 START = np.array([[0, 0, 0], [1.1, 0, 0], [0.5, 1, 0], [0.5, 0.3, 0.9], [1.4, 1.0, 0.6], [0.4, -0.8, 0.6]])

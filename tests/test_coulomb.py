@@ -13,8 +13,8 @@ from jax.scipy.special import erfc
 from lammps_reference import evaluate
 
 import mdsens as ms
-from mdsens.potentials import coulomb as coulomb_module
-from mdsens.voigt import from_voigt
+from mdsens.common.voigt import from_voigt
+from mdsens.potentials.electrostatics import coulomb as coulomb_module
 
 LAMMPS_COULOMB = 14.399645
 """k in LAMMPS's units metal; CODATA's differs from the eighth digit on."""

@@ -53,7 +53,7 @@ def test_readme_snippets_run_and_print_what_they_say(tmp_path, monkeypatch, caps
 
 
 def test_the_list_of_commands_is_of_those_that_exist():
-    from mdsens.cli import app
+    from mdsens.cli.app import app
 
     commands = {command.callback.__name__ for command in app.registered_commands}
     assert set(re.findall(r"^\| `mdsens (\w+)", (ROOT / "docs" / "features.md").read_text(), re.MULTILINE)) == commands

@@ -14,9 +14,9 @@ from helpers import refused
 from lammps_reference import evaluate, shipped
 
 import mdsens as ms
-from mdsens import stiffness
-from mdsens.frame import frame_of
-from mdsens.potentials.bonds import neighbor_vectors
+from mdsens.mechanics import hessian_operator as stiffness
+from mdsens.mechanics.unknown import frame_of
+from mdsens.potentials.forms.neighbor_vectors import neighbor_vectors
 
 FILES = {
     "Cu_mishin1.eam.alloy": (["Cu"], "eam/alloy"),

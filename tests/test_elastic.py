@@ -14,9 +14,9 @@ from ase.build import bulk
 from differences import FMAX, richardson
 
 import mdsens as ms
+from mdsens.common.units import EV_PER_CUBIC_ANGSTROM
 from mdsens.observables import elastic_constants, moduli, phonon_frequencies
 from mdsens.potentials.base import parameter_paths
-from mdsens.units import EV_PER_CUBIC_ANGSTROM
 
 DATA = pathlib.Path(__file__).parent.parent / "data"
 SHEAR = np.eye(3) + np.array([[0.03, 0.02, -0.015], [0.0, -0.02, 0.03], [0.02, 0.0, 0.01]])

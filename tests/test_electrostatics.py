@@ -10,10 +10,10 @@ from jax.flatten_util import ravel_pytree
 from scipy.special import erf
 
 import mdsens as ms
-from mdsens.electrostatics import ChargeEquilibration, InducedDipoles, WithCharges, relax_with_charges
-from mdsens.electrostatics.kernels import gaussian_coulomb
+from mdsens.common.units import COULOMB
 from mdsens.potentials.base import parameter_paths
-from mdsens.units import COULOMB
+from mdsens.potentials.electrostatics import ChargeEquilibration, InducedDipoles, WithCharges, relax_with_charges
+from mdsens.potentials.electrostatics.kernels import gaussian_coulomb
 
 SPECIES = ["A", "B", "B", "A", "B"]
 POSITIONS = np.array([[0.0, 0.1, 0.0], [2.1, 0.0, 0.3], [-0.2, 2.4, 0.1], [0.3, -0.1, 2.2], [2.0, 2.2, 1.9]])

@@ -9,15 +9,22 @@ from ase.build import bulk
 from jax.flatten_util import ravel_pytree
 
 import mdsens as ms
-from mdsens import descent, stiffness
-from mdsens.along_last import along_last
-from mdsens.coarse import coarse_grid
-from mdsens.frame import cell_freedom, frame_of
+from mdsens.equilibrium import descent
 from mdsens.implicit import CG, linear_solve
-from mdsens.neighbor_sums import at_neighbors, differences, from_both_sides, from_neighbors, lattice_vectors
-from mdsens.neighbors import squared_distances
+from mdsens.mechanics import hessian_operator as stiffness
+from mdsens.mechanics.preconditioner import coarse_grid
+from mdsens.mechanics.unknown import cell_freedom, frame_of
 from mdsens.potentials.base import total_energy
-from mdsens.potentials.site import in_blocks
+from mdsens.potentials.forms.atoms_last import along_last
+from mdsens.potentials.forms.site import in_blocks
+from mdsens.structures.neighbors.sums_over_neighbors import (
+    at_neighbors,
+    differences,
+    from_both_sides,
+    from_neighbors,
+    lattice_vectors,
+)
+from mdsens.structures.neighbors.vectors import squared_distances
 
 
 def rattled(repeat=2, noise=0.08):
@@ -190,7 +197,7 @@ def test_a_wide_list_is_gone_through_in_chunks(monkeypatch, case):
         return energy(system.positions), forces, theta, potential.local_stiffness(system).product(v, system.neighbors)
 
     whole = values()
-    monkeypatch.setattr("mdsens.neighbors.CACHED", 0)
+    monkeypatch.setattr("mdsens.structures.neighbors.vectors.CACHED", 0)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11), values(), whole)
 
 

@@ -11,7 +11,7 @@ from ase.build import bulk
 import mdsens as ms
 from mdsens.potentials.base import total_energy
 from mdsens.solvers import FIRE, Newton, Status
-from mdsens.structures import random_packing
+from mdsens.structures.packing import random_packing
 
 DIAMETERS = {"A": 1.0, "B": 0.6}
 

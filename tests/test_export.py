@@ -19,8 +19,11 @@ from helpers import refused
 from test_run import DIMER, OTHERS, dimers, mdsens
 
 import mdsens as ms
-from mdsens import export, studies
-from mdsens.studies import collecting, execution, units
+from mdsens import studies
+from mdsens.studies import export
+from mdsens.studies.input import tasks as units
+from mdsens.studies.running import run as execution
+from mdsens.studies.storage import collected_file as collecting
 
 RATIO = 2.0 ** (1.0 / 6.0)
 

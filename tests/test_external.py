@@ -14,7 +14,7 @@ from ase.units import GPa
 from helpers import refused
 
 import mdsens as ms
-from mdsens.potentials import central
+from mdsens.potentials.wrapped import finite_differences as central
 
 PARAMETERS = {"epsilon": 0.0104, "sigma": 3.4}
 

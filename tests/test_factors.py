@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import mdsens as ms
-from mdsens import curvature, factors, stiffness
+from mdsens.derivatives.linear_response import pulled_back, pulled_back_each, solutions, usable
 from mdsens.implicit import CG, MINRES
-from mdsens.linear_response import pulled_back, pulled_back_each, solutions, usable
-from mdsens.stiffness import StoredOperator
+from mdsens.mechanics import curvature
+from mdsens.mechanics import factorised_hessian as factors
+from mdsens.mechanics import hessian_operator as stiffness
+from mdsens.mechanics.hessian_operator import StoredOperator
 
 
 def with_sparse_factor(eq, monkeypatch):

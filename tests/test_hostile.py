@@ -13,7 +13,10 @@ from ase.build import bulk
 from helpers import refused
 
 import mdsens as ms
-from mdsens.studies import collecting, execution, records, units
+from mdsens.studies.input import tasks as units
+from mdsens.studies.running import run as execution
+from mdsens.studies.storage import collected_file as collecting
+from mdsens.studies.storage import task_files as records
 
 STRESS = pathlib.Path(__file__).parent.parent / "scripts" / "stress"
 
@@ -167,7 +170,7 @@ def test_a_unit_that_lost_its_structure_is_named(lost, put, unit, tmp_path):
 
 def test_texts_without_end(unit, tmp_path):
     """HDF5's library looks for the end of the heap for ever where the room that is left has no size."""
-    from mdsens.harmless import HEAP
+    from mdsens.common.untrusted_hdf5 import HEAP
 
     content = bytearray(unit.read_bytes())
     at = place = content.find(HEAP) + 16
@@ -185,7 +188,7 @@ def test_texts_without_end(unit, tmp_path):
 
 
 def test_heaps_inside_of_each_other_are_not_walked_again_and_again(tmp_path):
-    from mdsens.harmless import HEAP
+    from mdsens.common.untrusted_hdf5 import HEAP
 
     with h5py.File(tmp_path / "many.h5", "w") as file:
         an_object = (1).to_bytes(8, "little") + (16).to_bytes(8, "little")

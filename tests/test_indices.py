@@ -9,8 +9,10 @@ from test_run import DIMER
 
 import mdsens as ms
 from mdsens import studies
-from mdsens.studies import collecting, execution, units
-from mdsens.studies.reporting import describe_study
+from mdsens.studies.input import tasks as units
+from mdsens.studies.results.text_tables import describe_study
+from mdsens.studies.running import run as execution
+from mdsens.studies.storage import collected_file as collecting
 
 STD = {"sigma": 0.02, "epsilon": 0.1}
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import mdsens as ms
+from mdsens.derivatives.linear_response import usable
+from mdsens.derivatives.many_parameters import Together
 from mdsens.implicit import CG, Cholesky
-from mdsens.linear_response import usable
-from mdsens.many_parameters import Together
-from mdsens.structures import random_packing
+from mdsens.structures.packing import random_packing
 
 N = 80
 

@@ -9,10 +9,11 @@ import pytest
 from test_run import mdsens
 
 import mdsens as ms
-from mdsens import compilation, studies
-from mdsens.linear_response import usable
-from mdsens.studies import units
-from mdsens.studies.observing import Of, evaluate, nameless, together
+from mdsens import studies
+from mdsens.common import compilation
+from mdsens.derivatives.linear_response import usable
+from mdsens.studies.input import tasks as units
+from mdsens.studies.methods.observed import Of, evaluate, nameless, together
 
 TWO_DEEP = 2.0 ** (1.0 / 6.0)
 
@@ -150,7 +151,10 @@ def test_run_prints_what_it_found(tmp_path):
 def test_check_tells_a_covariance_that_is_none(tmp_path):
     several(tmp_path, "one.extxyz", [1.1])
     text = STUDY.format(kind="uncertainty", file="one.extxyz")
-    for matrix, told in (("[[1.0, 2.0], [2.0, 1.0]]", "larger than their standard deviations"), ("[[1.0, 0.0], [0.5, 1.0]]", "symmetric")):
+    for matrix, told in (
+        ("[[1.0, 2.0], [2.0, 1.0]]", "larger than their standard deviations"),
+        ("[[1.0, 0.0], [0.5, 1.0]]", "symmetric"),
+    ):
         text_of = text.replace('kind = "uncertainty"', f'kind = "uncertainty"\nwrt = ["epsilon", "sigma"]\ncovariance = {matrix}')
         (tmp_path / "study.toml").write_text(text_of)
         status, said = mdsens("run", tmp_path / "study.toml", "--check")

@@ -12,8 +12,8 @@ from helpers import refused
 from lammps_reference import shipped
 
 import mdsens as ms
-from mdsens import couplings as listing
-from mdsens import matrices
+from mdsens.mechanics import force_constants as listing
+from mdsens.mechanics import hessian_matrix as matrices
 
 
 def rattled(atoms, noise=0.05):

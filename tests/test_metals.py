@@ -17,8 +17,8 @@ from helpers import refused
 from lammps_reference import evaluate, shipped
 
 import mdsens as ms
-from mdsens.certificate import kink_distance
-from mdsens.potentials.base import Atom
+from mdsens.derivatives.certificate import kink_distance
+from mdsens.potentials.species import Atom
 
 SHEAR = np.eye(3) + np.array([[0.02, 0.05, -0.03], [0.0, -0.01, 0.06], [0.03, 0.0, 0.04]])
 PAIRS = ("Au-Au", "Au-Cu", "Cu-Cu")

@@ -10,7 +10,8 @@ from ase.neighborlist import neighbor_list
 from helpers import refused
 
 import mdsens as ms
-from mdsens.neighbors import displacements, find_neighbors
+from mdsens.structures.neighbors.search import find_neighbors
+from mdsens.structures.neighbors.vectors import displacements
 
 TRICLINIC = np.array([[4.0, 0.0, 0.0], [1.1, 3.7, 0.0], [-0.4, 0.9, 3.3]])
 

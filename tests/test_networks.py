@@ -14,11 +14,11 @@ from differences import FMAX, relaxed
 from helpers import refused
 
 import mdsens as ms
-from mdsens.frame import frame_of
-from mdsens.neighbors import widened
+from mdsens.mechanics.hessian_operator import hessian_operator
+from mdsens.mechanics.unknown import frame_of
 from mdsens.potentials.base import parameter_paths
-from mdsens.potentials.symmetry_functions import CUTOFFS
-from mdsens.stiffness import hessian_operator
+from mdsens.potentials.learned.symmetry_functions import CUTOFFS
+from mdsens.structures.neighbors.neighbor_list import widened
 
 CUTOFF = 4.2
 SHEAR = np.eye(3) + np.array([[0.02, 0.05, 0.0], [0.0, -0.03, 0.04], [0.0, 0.0, 0.03]])

@@ -15,7 +15,7 @@ from jax.test_util import check_grads
 import mdsens as ms
 from mdsens import observables
 from mdsens.potentials.base import parameter_paths
-from mdsens.structures import random_packing
+from mdsens.structures.packing import random_packing
 
 GPA = 160.21766208
 LJ = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5, onset=2.0)

@@ -9,7 +9,7 @@ from helpers import refused
 from lammps_reference import evaluate
 
 import mdsens as ms
-from mdsens.certificate import kink_gaps
+from mdsens.derivatives.certificate import kink_gaps
 
 CUTOFF, ONSET = 5.0, 4.1
 SHEAR = np.eye(3) + np.array([[0.03, 0.08, -0.05], [0.0, -0.02, 0.1], [0.04, 0.0, 0.05]])

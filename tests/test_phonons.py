@@ -26,7 +26,7 @@ from mdsens.observables.lattice_dynamics import THZ, eigenvalues
 from mdsens.observables.phonons import q_mesh
 from mdsens.observables.thermodynamics import EV_PER_THZ
 from mdsens.potentials.base import parameter_paths
-from mdsens.system import System
+from mdsens.structures.system import System
 
 # Γ, X, L of an fcc cell, and a point without symmetry.
 Q = np.array([[0.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.5, 0.5, 0.5], [0.11, 0.27, -0.33]])

@@ -15,8 +15,8 @@ from helpers import sw_entry
 from lammps_reference import evaluate
 
 import mdsens as ms
-from mdsens.potentials.switching import SMOOTHNESS, quintic, xplor
-from mdsens.structures import random_packing
+from mdsens.potentials.forms.switching import SMOOTHNESS, quintic, xplor
+from mdsens.structures.packing import random_packing
 
 ONSET, CUTOFF = 2.0, 2.5
 EPSILON = {"A-A": 1.0, "A-B": 1.5, "B-B": 0.5}

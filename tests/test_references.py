@@ -11,7 +11,7 @@ from helpers import refused
 
 import mdsens as ms
 from mdsens import studies
-from mdsens.studies.building import Components
+from mdsens.studies.input.recipes import Components
 
 MINIMUM = 2.0 ** (1.0 / 6.0)
 LJ = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=6.0, onset=5.0)

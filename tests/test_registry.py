@@ -8,9 +8,9 @@ import pytest
 from helpers import refused
 
 import mdsens as ms
+from mdsens.cli.potential_pages import listing, page
+from mdsens.common.units import readable
 from mdsens.potentials import SHIPPED
-from mdsens.registry import listing, page
-from mdsens.units import readable
 
 
 def test_all_potentials_are_listed_in_a_line():
@@ -36,7 +36,7 @@ def test_a_page_shows_formula_units_paper_and_files():
 
 def test_the_command_prints_it_or_one_sentence():
     def run(*names):
-        command = [sys.executable, "-m", "mdsens.cli", "potentials", *names]
+        command = [sys.executable, "-m", "mdsens.cli.app", "potentials", *names]
         return subprocess.run(command, capture_output=True, text=True)
 
     assert "LennardJones" in run().stdout

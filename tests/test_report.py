@@ -11,8 +11,10 @@ from test_export import study
 from test_run import DIMER, dimers, mdsens
 
 import mdsens as ms
-from mdsens.report import html_report
-from mdsens.studies import collecting, execution, units
+from mdsens.cli.report import html_report
+from mdsens.studies.input import tasks as units
+from mdsens.studies.running import run as execution
+from mdsens.studies.storage import collected_file as collecting
 
 
 class Page(html.parser.HTMLParser):

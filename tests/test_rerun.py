@@ -10,9 +10,11 @@ from test_export import study
 from test_run import DIMER, dimers, mdsens
 
 import mdsens as ms
-from mdsens import export
-from mdsens.report import html_report
-from mdsens.studies import collecting, execution, units
+from mdsens.cli.report import html_report
+from mdsens.studies import export
+from mdsens.studies.input import tasks as units
+from mdsens.studies.running import run as execution
+from mdsens.studies.storage import collected_file as collecting
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,15 @@ import pytest
 from typer.testing import CliRunner
 
 import mdsens as ms
-from mdsens.cli import app
-from mdsens.studies import building, collecting, execution, records, units
+from mdsens.cli.app import app
+from mdsens.studies.input import recipes as building
+from mdsens.studies.input import tasks as units
+from mdsens.studies.input.toml_schema import KINDS
 from mdsens.studies.pictures import study_pictures
-from mdsens.studies.reporting import describe_study
-from mdsens.studies.schema import KINDS
+from mdsens.studies.results.text_tables import describe_study
+from mdsens.studies.running import run as execution
+from mdsens.studies.storage import collected_file as collecting
+from mdsens.studies.storage import task_files as records
 from mdsens.studies.templates import template
 
 DIMER = """
@@ -383,7 +387,7 @@ MANY = "{ start = 0.9, stop = 1.3, points = 60 }"
 
 def killed(folder, instant, *options):
     """A run that is killed when so many units are there."""
-    program = [sys.executable, "-m", "mdsens.cli", "run", "dimers.toml", "-o", "killed", *options]
+    program = [sys.executable, "-m", "mdsens.cli.app", "run", "dimers.toml", "-o", "killed", *options]
     with (folder / "said.txt").open("w") as said:
         process = subprocess.Popen(program, cwd=folder, stdout=said, stderr=said, start_new_session=True)
         while process.poll() is None and len(list(folder.glob("killed/units/*.h5"))) < instant:
@@ -431,7 +435,7 @@ def test_workers_do_the_same_and_end_with_the_one_that_was_killed(tmp_path):
 def test_an_interrupt_of_workers_ends_in_a_sentence(tmp_path, begun):
     """As a terminal's Ctrl-C, it reaches the workers too: while they start, or at work."""
     dimers(tmp_path, MANY)
-    program = [sys.executable, "-m", "mdsens.cli", "run", "dimers.toml", "-o", "out", "--workers", "2"]
+    program = [sys.executable, "-m", "mdsens.cli.app", "run", "dimers.toml", "-o", "out", "--workers", "2"]
     with (tmp_path / "said.txt").open("w") as said:
         process = subprocess.Popen(program, cwd=tmp_path, stdout=said, stderr=said, start_new_session=True)
         awaited = "out/units/*.h5" if begun else "out/study.json"

@@ -14,9 +14,9 @@ from helpers import refused
 
 import mdsens as ms
 from mdsens import implicit, solvers
-from mdsens.saddle import POLISH
+from mdsens.derivatives.verification import check_sensitivity
+from mdsens.equilibrium.saddle import POLISH
 from mdsens.solvers import MinimumMode, Problem, Status
-from mdsens.verify import check_sensitivity
 
 
 def problem_of(energy) -> Problem:

@@ -10,9 +10,9 @@ from differences import richardson
 from helpers import refused
 
 import mdsens as ms
+from mdsens.common.units import COULOMB
 from mdsens.observables import dynamical_matrix, gruneisen_parameters, phonon_frequencies
 from mdsens.observables.lattice_dynamics import THZ
-from mdsens.units import COULOMB
 
 CHARGE = 0.9
 

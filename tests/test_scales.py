@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import mdsens as ms
-from mdsens.certificate import doubtful
-from mdsens.constraints import Equation, FixedPlane, Wall
-from mdsens.scales import typical_distance
-from mdsens.verify import check_sensitivity
+from mdsens.derivatives.certificate import doubtful
+from mdsens.derivatives.verification import check_sensitivity
+from mdsens.equilibrium.constraints import Equation, FixedPlane, Wall
+from mdsens.mechanics.scales import typical_distance
 
 UNITS = [(1e-10, 1e-10), (1e10, 1e10), (1e-10, 1e10), (1e10, 1e-10), (1e-6, 1e-19)]
 SIGMA, EPSILON = 3.4, 0.0104

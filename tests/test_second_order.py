@@ -10,9 +10,9 @@ from helpers import refused
 
 import mdsens as ms
 from mdsens import studies
-from mdsens.derivatives import check_direction
-from mdsens.second_order import derivatives_along
-from mdsens.structures import random_packing
+from mdsens.derivatives.first_order import check_direction
+from mdsens.derivatives.second_order import derivatives_along
+from mdsens.structures.packing import random_packing
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 from differences import GLASS_STEP, STEP, richardson, scaled_errors
 
 import mdsens as ms
-from mdsens import curvature, stiffness
+from mdsens.mechanics import curvature
+from mdsens.mechanics import hessian_operator as stiffness
 from mdsens.potentials.base import parameter_paths
 
 # The floor of the project: |θ Δ| <= 1e-6 max |θ dX/dθ|.

@@ -10,9 +10,9 @@ import scipy.optimize
 from ase.build import bulk
 
 import mdsens as ms
+from mdsens.common.units import EV_PER_CUBIC_ANGSTROM
 from mdsens.observables import elastic_constants, lattice_constants
 from mdsens.potentials.base import parameter_paths
-from mdsens.units import EV_PER_CUBIC_ANGSTROM
 
 NAMES = ("epsilon", "sigma", "a", "lam", "gamma", "costheta0", "A", "B")
 FLOOR = 1e-6

@@ -15,8 +15,8 @@ from lammps_reference import evaluate, shipped
 from scipy.special import eval_chebyu
 
 import mdsens as ms
-from mdsens.potentials import bispectrum
-from mdsens.potentials.hypersphere import _harmonics, sphere, triple_integrals
+from mdsens.potentials.learned import bispectrum
+from mdsens.potentials.learned.hypersphere import _harmonics, sphere, triple_integrals
 
 SHEAR = np.eye(3) + np.array([[0.03, 0.08, -0.05], [0.0, -0.02, 0.1], [0.04, 0.0, 0.05]])
 

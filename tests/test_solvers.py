@@ -12,7 +12,7 @@ from helpers import refused
 
 import mdsens as ms
 from mdsens import implicit, solvers
-from mdsens.structures import random_packing
+from mdsens.structures.packing import random_packing
 
 START = jnp.array([-0.9, 0.9, 0.7, 0.6])
 

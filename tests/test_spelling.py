@@ -9,7 +9,7 @@ import jax
 import pytest
 
 import mdsens as ms
-from mdsens.spelling import spelled
+from mdsens.common.suggestions import spelled
 
 SILICON = ms.StillingerWeber.silicon()
 PAIR = ms.System([[0.0, 0.0, 0.0], [2.3, 0.0, 0.0]], species="Si")

@@ -68,7 +68,7 @@ class OneSided(ms.PairPotential):
 
 @pytest.mark.parametrize("limit", [1500, 3])
 def test_a_pair_energy_that_is_another_from_the_other_side_is_refused(limit, monkeypatch):
-    monkeypatch.setattr("mdsens.curvature.DENSE_LIMIT", limit)
+    monkeypatch.setattr("mdsens.mechanics.softest_modes.DENSE_LIMIT", limit)
     system = held(CLUSTER, list("ABBAB"))
     refused(lambda: ms.relax(system, OneSided(0.03)), "no gradient of", "OneSided", "j, i")
     assert ms.relax(system, OneSided(0.0)).converged

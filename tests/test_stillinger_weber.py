@@ -14,7 +14,7 @@ from test_tersoff import shipped
 
 import mdsens as ms
 from mdsens.potentials.base import total_energy
-from mdsens.potentials.bonds import handles, neighbor_vectors
+from mdsens.potentials.forms.neighbor_vectors import handles, neighbor_vectors
 
 SHEAR = np.eye(3) + np.array([[0.03, 0.08, -0.05], [0.0, -0.02, 0.1], [0.04, 0.0, 0.05]])
 COLUMNS = ("epsilon", "sigma", "a", "lam", "gamma", "costheta0", "A", "B", "p", "q", "tol")

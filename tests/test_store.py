@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import mdsens as ms
-from mdsens import store
-from mdsens.store import write_all
+from mdsens.files import state_files as store
+from mdsens.files.atomic_write import write_all
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +209,7 @@ def leaning(system):
 
 
 def test_constraints_that_the_structure_does_not_meet_are_refused(tmp_path):
-    from mdsens import constraints
+    from mdsens.equilibrium import constraints
 
     potential = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=3.0, onset=2.5)
     system = ms.System([[0.0, 0.0], [1.1, 0.0], [0.5, 1.0]])

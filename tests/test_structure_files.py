@@ -10,7 +10,7 @@ import pytest
 from helpers import refused
 
 import mdsens as ms
-from mdsens.lammps_files import UNITS
+from mdsens.structures.lammps_files import UNITS
 
 TILTED = np.array([[4.0, 0.0, 0.0], [1.1, 3.7, 0.0], [-0.4, 0.9, 3.3]])
 PLACES = np.array([[0.3, 0.1, 0.2], [2.5, 1.0, 0.4], [1.0, 2.2, 2.9]])

@@ -16,12 +16,12 @@ from helpers import refused
 
 import mdsens as ms
 from mdsens import studies
+from mdsens.common.units import readable
 from mdsens.potentials.base import parameter_paths
-from mdsens.studies.building import Components
-from mdsens.studies.findings import Record
-from mdsens.studies.observing import entries, evaluate, flat, relax_all, together, units_of
-from mdsens.studies.parameters import Selection
-from mdsens.units import readable
+from mdsens.studies.input.recipes import Components
+from mdsens.studies.methods.observed import entries, evaluate, flat, relax_all, together, units_of
+from mdsens.studies.methods.parameters import Selection
+from mdsens.studies.results.record import Record
 
 L = 1.8
 MINIMUM = 2.0 ** (1.0 / 6.0)
@@ -87,7 +87,7 @@ def test_a_sweep_goes_on_where_a_point_fails(seat):
 
 
 def test_a_grid_and_a_list():
-    from mdsens.studies.sweeping import grid
+    from mdsens.studies.methods.sweep import grid
 
     both = {"sigma": [1.0, 2.0], "epsilon": [3.0, 4.0]}
     assert [tuple(point.values()) for point in grid(both)] == [(1.0, 3.0), (1.0, 4.0), (2.0, 3.0), (2.0, 4.0)]

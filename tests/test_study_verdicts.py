@@ -11,7 +11,7 @@ from test_studies import BONDS, TIGHT, L, height, height_of, on_two
 
 import mdsens as ms
 from mdsens import studies
-from mdsens.studies.recording import collected_of
+from mdsens.studies.results.recording import collected_of
 
 PAIR = ["epsilon.A-B", "sigma"]
 

@@ -10,7 +10,7 @@ from helpers import refused
 from scipy.optimize import brentq, minimize_scalar
 
 import mdsens as ms
-from mdsens.units import COULOMB
+from mdsens.common.units import COULOMB
 
 MADELUNG = 1.747564594633
 

@@ -11,7 +11,7 @@ from helpers import refused
 from lammps_reference import evaluate, shipped
 
 import mdsens as ms
-from mdsens.potentials.bonds import handles, neighbor_vectors
+from mdsens.potentials.forms.neighbor_vectors import handles, neighbor_vectors
 
 SHEAR = np.eye(3) + np.array([[0.03, 0.08, -0.05], [0.0, -0.02, 0.1], [0.04, 0.0, 0.05]])
 ENTRY = "Si Si Si  3.0 1.0 0.0 100390 16.217 -.59825\n  .78734 0.0000011 1.73222 471.18 2.85 0.15 2.4799 1830.8"

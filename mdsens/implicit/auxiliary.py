@@ -14,7 +14,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
-from mdsens.errors import InputError
+from mdsens.common.errors import InputError
 
 _REFUSED = Primitive("mdsens_refused_tangent")
 """scalar ↦ NaN of a shape; linear, so that it can be transposed, and its transpose raises."""

@@ -26,12 +26,11 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from mdsens.errors import InputError
-from mdsens.implicit.checks import is_traced
+from mdsens.common.errors import InputError
 from mdsens.implicit.linear import linear_solve
 from mdsens.implicit.linear_system import Gauge, LinearSolver, LinearSystem, assembled, linear_system
 from mdsens.implicit.root import linearised, moving_and_resting, root_jvp
-from mdsens.implicit.trees import PyTree
+from mdsens.implicit.trees import PyTree, is_traced
 
 DENSE_LIMIT = 1500
 """Unknowns up to which the singular values are those of the assembled matrix."""

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdsens.errors import ConvergenceError, InputError
+from mdsens.common.errors import ConvergenceError, InputError
 
 if TYPE_CHECKING:
     from mdsens.implicit.trees import PyTree
@@ -36,10 +36,6 @@ _LIBRARIES = (
 )
 
 _OPAQUE = (types.ModuleType, types.BuiltinFunctionType, str, bytes, int, float, np.ndarray, np.generic, jax.Array)
-
-
-def is_traced(*trees: Any) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
 
 
 def check_closures(**functions: Any) -> None:

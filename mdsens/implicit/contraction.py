@@ -10,7 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from mdsens.errors import ConvergenceError, InputError
+from mdsens.common.errors import ConvergenceError, InputError
 from mdsens.implicit.linear_system import Matvec
 from mdsens.implicit.trees import PyTree
 

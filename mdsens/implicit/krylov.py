@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from mdsens.errors import InputError
+from mdsens.common.errors import InputError
 from mdsens.implicit.linear_system import LinearSolver, LinearSystem, Matvec
 
 

@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mdsens.errors import InputError, LinearSolveError
-from mdsens.implicit.checks import is_traced, outline
+from mdsens.common.errors import InputError, LinearSolveError
+from mdsens.implicit.checks import outline
 from mdsens.implicit.direct import Cholesky, Direct
 from mdsens.implicit.krylov import GMRES, MINRES
 from mdsens.implicit.linear_system import Gauge, LinearSolver, Matvec, linear_system
-from mdsens.implicit.trees import PyTree
+from mdsens.implicit.trees import PyTree, is_traced
 
 SMALL = 100
 """Unknowns up to which a symmetric operator is assembled and factorised without being asked."""

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mdsens.errors import InputError
+from mdsens.common.errors import InputError
 
 COLUMNS = 64
 """Columns of an assembled matrix that are computed together."""

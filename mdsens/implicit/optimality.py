@@ -22,12 +22,12 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from mdsens.errors import InputError, did_you_mean
-from mdsens.implicit.checks import check_condition, is_traced, outline
+from mdsens.common.errors import InputError, did_you_mean
+from mdsens.implicit.checks import check_condition, outline
 from mdsens.implicit.linear import linear_solve
 from mdsens.implicit.linear_system import Gauge
 from mdsens.implicit.projections import dual, free
-from mdsens.implicit.trees import dot, require_callable
+from mdsens.implicit.trees import dot, is_traced, require_callable
 
 PyTree = Any
 

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool
 
-from mdsens.errors import InputError
-from mdsens.implicit.checks import check_condition, check_root, is_root, is_traced
+from mdsens.common.errors import InputError
+from mdsens.implicit.checks import check_condition, check_root, is_root
 from mdsens.implicit.linear import PROMISES, broken_promises
 from mdsens.implicit.linear_system import Gauge, Matvec
+from mdsens.implicit.trees import is_traced
 
 PyTree = Any
 

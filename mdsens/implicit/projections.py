@@ -18,9 +18,8 @@ from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from mdsens.errors import InputError
-from mdsens.implicit.checks import is_traced
-from mdsens.implicit.trees import dot, floating, require_callable, require_not_negative, spread
+from mdsens.common.errors import InputError
+from mdsens.implicit.trees import dot, floating, is_traced, require_callable, require_not_negative, spread
 
 PyTree = Any
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from mdsens.errors import InputError, LinearSolveError
+from mdsens.common.errors import InputError, LinearSolveError
 from mdsens.implicit.auxiliary import refused_tangent
 from mdsens.implicit.checks import (
     check_answer,
@@ -23,13 +23,13 @@ from mdsens.implicit.checks import (
     check_condition,
     check_static,
     chosen_arguments,
-    is_traced,
     outline,
 )
 from mdsens.implicit.linear import linear_solve
 from mdsens.implicit.linear_system import Gauge, LinearSolver, Matvec
 from mdsens.implicit.optimality import FixedPointCondition
 from mdsens.implicit.probes import ROOT_TOL, faults, only_root, poisoned, refused_faults
+from mdsens.implicit.trees import is_traced
 
 PyTree = Any
 

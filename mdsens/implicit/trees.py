@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mdsens.errors import InputError
-from mdsens.implicit.checks import is_traced
+from mdsens.common.errors import InputError
 
 PyTree = Any
 
@@ -53,3 +52,7 @@ def require_callable(function: object, name: str) -> None:
     """Raise InputError for what is no function."""
     if not callable(function):
         raise InputError(f"The {name} must be a function, not {function!r:.80}.")
+
+
+def is_traced(*trees: Any) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))

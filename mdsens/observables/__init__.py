@@ -31,8 +31,9 @@ compare several equilibria: `g(states, potential)`, for `ms.value_and_gradient(g
 
 from typing import TYPE_CHECKING
 
+from mdsens.common.suggestions import unknown_names
+from mdsens.derivatives.nonfinite import explain_nonfinite
 from mdsens.observables import moduli
-from mdsens.observables.checks import explain_nonfinite
 from mdsens.observables.defects import dipole_tensor, formation_volume, relaxation_volume
 from mdsens.observables.elastic import (
     bulk_modulus,
@@ -59,7 +60,6 @@ from mdsens.observables.geometry import angles, dihedrals, distances, lattice_co
 from mdsens.observables.neighborhood import coordination, radial_distribution
 from mdsens.observables.phonons import dynamical_matrix, gruneisen_parameters, phonon_dos, phonon_frequencies, phonon_path
 from mdsens.observables.thermodynamics import entropy, harmonic_free_energy, heat_capacity
-from mdsens.spelling import unknown_names
 
 __all__ = [
     "angles",

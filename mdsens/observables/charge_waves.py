@@ -14,8 +14,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
-from mdsens.potentials.ewald import Ewald, reciprocal_rows
-from mdsens.system import System
+from mdsens.potentials.electrostatics.ewald import Ewald, reciprocal_rows
+from mdsens.structures.system import System
 
 
 class ChargeWaves(eqx.Module):

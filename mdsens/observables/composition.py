@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mdsens.errors import InputError
-from mdsens.system import System, is_concrete
+from mdsens.common.errors import InputError
+from mdsens.structures.system import System, is_concrete
 
 BALANCED = 1e-9
 """Share of an atom, and of the references' largest singular value, that counts as zero."""

@@ -13,13 +13,13 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from mdsens.errors import InputError
+from mdsens.common.errors import InputError
+from mdsens.common.units import stress_unit
+from mdsens.common.voigt import from_voigt, to_voigt
 from mdsens.observables.composition import reference_amounts, state_named
 from mdsens.observables.energetics import other_states
 from mdsens.potentials.base import Potential
-from mdsens.system import System, is_concrete
-from mdsens.units import stress_unit
-from mdsens.voigt import from_voigt, to_voigt
+from mdsens.structures.system import System, is_concrete
 
 SAME_LATTICE = 1e-6
 """How far the multiples of bulk cell vectors that make the defect's cell may be from integers."""

@@ -23,19 +23,19 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from mdsens import stiffness
-from mdsens.errors import InputError, LinearSolveError, did_you_mean
-from mdsens.frame import Frame
-from mdsens.gauge import coupled_atoms
+from mdsens.common.errors import InputError, LinearSolveError, did_you_mean
+from mdsens.common.suggestions import spelled
+from mdsens.common.units import NEWTON_PER_METRE, stress_unit
+from mdsens.common.voigt import unit_strains
+from mdsens.derivatives.nonfinite import UNRESTED, check_free, check_rest
 from mdsens.implicit import CG, Gauge, linear_solve
+from mdsens.mechanics import hessian_operator as stiffness
+from mdsens.mechanics.rigid_motions import coupled_atoms
+from mdsens.mechanics.unknown import Frame
 from mdsens.observables import moduli
-from mdsens.observables.checks import UNRESTED, check_free, check_rest
 from mdsens.potentials.base import Potential, total_energy
-from mdsens.potentials.jaxmd import JaxMDEnergy
-from mdsens.spelling import spelled
-from mdsens.system import System, is_concrete
-from mdsens.units import NEWTON_PER_METRE, stress_unit
-from mdsens.voigt import unit_strains
+from mdsens.potentials.wrapped.jaxmd_energy import JaxMDEnergy
+from mdsens.structures.system import System, is_concrete
 
 DEFINITIONS = ("stress-strain", "thermodynamic", "energy")
 

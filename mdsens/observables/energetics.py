@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mdsens.equilibrium import Equilibrium
-from mdsens.errors import ConvergenceError, InputError
-from mdsens.neighbors import Neighbors
+from mdsens.common.errors import ConvergenceError, InputError
+from mdsens.common.units import stress_unit
+from mdsens.derivatives.references import Referring
+from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.observables.composition import reference_amounts, state_named
 from mdsens.potentials.base import Potential, listed_energies
-from mdsens.references import Referring
-from mdsens.system import System, is_concrete
-from mdsens.units import stress_unit
+from mdsens.structures.neighbors.neighbor_list import Neighbors
+from mdsens.structures.system import System, is_concrete
 
 SAME_CELL = 1e-6
 """Share by which the cells of a saddle and its minimum may differ."""

@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
-from mdsens.errors import InputError
+from mdsens.common.errors import InputError
 from mdsens.observables.images import nearest_vectors
 from mdsens.potentials.base import Potential
-from mdsens.system import System, is_concrete
+from mdsens.structures.system import System, is_concrete
 
 
 def volume(system: System, potential: Potential) -> Float[Array, ""]:

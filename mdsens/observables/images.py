@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from mdsens.system import System
+from mdsens.structures.system import System
 
 SHORTER = 1e-8
 """Share of its squared length by which a cell vector must become shorter to be replaced."""

@@ -20,17 +20,17 @@ import numpy as np
 from ase import units
 from jaxtyping import Array, Bool, Complex, Float, Int
 
-from mdsens.couplings import couplings, pair_couplings
-from mdsens.errors import InputError
-from mdsens.masses import mass_of
+from mdsens.common.errors import InputError
+from mdsens.derivatives.nonfinite import check_free
+from mdsens.mechanics.force_constants import couplings, pair_couplings
 from mdsens.observables.charge_waves import ChargeWaves, charge_waves
-from mdsens.observables.checks import check_free
 from mdsens.potentials.base import Potential, freshness, soundness, total_energy
-from mdsens.potentials.ewald import Ewald
-from mdsens.potentials.jaxmd import JaxMDEnergy
+from mdsens.potentials.electrostatics.ewald import Ewald
 from mdsens.potentials.reparameterised import Reparameterised
 from mdsens.potentials.sums import Sum
-from mdsens.system import System, is_concrete
+from mdsens.potentials.wrapped.jaxmd_energy import JaxMDEnergy
+from mdsens.structures.masses import mass_of
+from mdsens.structures.system import System, is_concrete
 
 THZ = float(np.sqrt(units._e / units._amu) * 1e10 / (2.0 * np.pi) / 1e12)
 """Frequency ν = ω/2π of ω² = 1 eV/(Å² amu) [THz], CODATA 2014 as in `ase.units`; phonopy's is smaller by 1.3e-7 of it."""

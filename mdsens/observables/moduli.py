@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from mdsens.errors import InputError, did_you_mean
-from mdsens.system import as_float_array, is_concrete
+from mdsens.common.errors import InputError, did_you_mean
+from mdsens.structures.system import as_float_array, is_concrete
 
 SINGULAR = 1e-7
 """Share of the largest stiffness below which there is none."""

@@ -17,12 +17,13 @@ from jax.scipy.stats import norm
 from jaxtyping import Array, Bool, Float
 from numpy.typing import ArrayLike
 
-from mdsens.errors import InputError
-from mdsens.neighbors import SKIN, Neighbors, find_neighbors
+from mdsens.common.errors import InputError
 from mdsens.potentials.base import Potential
-from mdsens.potentials.bonds import neighbor_vectors
-from mdsens.potentials.switching import quintic
-from mdsens.system import System, is_concrete
+from mdsens.potentials.forms.neighbor_vectors import neighbor_vectors
+from mdsens.potentials.forms.switching import quintic
+from mdsens.structures.neighbors.neighbor_list import SKIN, Neighbors
+from mdsens.structures.neighbors.search import find_neighbors
+from mdsens.structures.system import System, is_concrete
 
 TAIL = 7.0
 """Widths after which a Gaussian counts as zero (it is 2e-11 of its height there)."""

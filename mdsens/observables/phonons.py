@@ -18,12 +18,12 @@ from ase.dft.kpoints import parse_path_string
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from mdsens.errors import InputError
+from mdsens.common.errors import InputError
+from mdsens.derivatives.nonfinite import UNRESTED, check_rest
 from mdsens.implicit import Direct, Gauge, linear_solve
-from mdsens.observables.checks import UNRESTED, check_rest
 from mdsens.observables.lattice_dynamics import ForceConstants, crystal, force_constants, in_terahertz, vanishing
 from mdsens.potentials.base import Potential, total_energy
-from mdsens.system import System, as_float_array, is_concrete
+from mdsens.structures.system import System, as_float_array, is_concrete
 
 
 class phonon_frequencies(eqx.Module):

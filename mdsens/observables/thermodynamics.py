@@ -18,10 +18,10 @@ from ase import units
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from mdsens.errors import InputError
+from mdsens.common.errors import InputError
 from mdsens.observables.phonons import checked_mesh, mesh_frequencies, q_mesh
 from mdsens.potentials.base import Potential
-from mdsens.system import System, as_float_array, is_concrete
+from mdsens.structures.system import System, as_float_array, is_concrete
 
 EV_PER_THZ = units._hplanck * 1e12 / units._e
 """Energy hν of ν = 1 THz [eV] (CODATA 2014, as in `ase.units`)."""

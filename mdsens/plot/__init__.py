@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+from mdsens.common.suggestions import unknown_names
 from mdsens.plot.bands import phonons
 from mdsens.plot.charts import bars, chain, convergence, cost, elastic_sensitivity, heat_map, influence, prediction, validity
 from mdsens.plot.drawing import COLOURS
 from mdsens.plot.structures import crystal, packing, slab
-from mdsens.spelling import unknown_names
 
 __all__ = [
     "COLOURS",

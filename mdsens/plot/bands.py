@@ -6,9 +6,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from mdsens.errors import InputError
+from mdsens.common.errors import InputError
+from mdsens.common.suggestions import spelled
 from mdsens.plot.drawing import COLOURS, axes_or_new, opened
-from mdsens.spelling import spelled
 
 if TYPE_CHECKING:
     from mdsens.observables.phonons import PhononPath

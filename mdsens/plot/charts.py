@@ -7,13 +7,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from mdsens.errors import InputError
+from mdsens.common.errors import InputError
+from mdsens.common.suggestions import spelled
 from mdsens.plot.drawing import COLOURS, axes_or_new, opened, patch
-from mdsens.spelling import spelled
 
 if TYPE_CHECKING:
-    from mdsens.chain import Chain
-    from mdsens.prediction import Validity
+    from mdsens.derivatives.extrapolation import Validity
+    from mdsens.equilibrium.elastic_band import Chain
 
 SHORT = 6
 """Letters of a column's name that stand upright."""

@@ -8,13 +8,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from mdsens.errors import InputError
+from mdsens.common.errors import InputError
+from mdsens.common.suggestions import spelled
 from mdsens.plot.drawing import COLOURS, axes_or_new, patch
-from mdsens.spelling import spelled
 
 if TYPE_CHECKING:
-    from mdsens.equilibrium import Equilibrium
-    from mdsens.system import System
+    from mdsens.equilibrium.relaxation import Equilibrium
+    from mdsens.structures.system import System
 
 ARROW_SHARE = 0.6
 """Length of the longest arrow in units of the mean distance between neighbours."""

@@ -1,35 +1,36 @@
 """Interatomic potentials: each is a pytree of its own parameters, written once as a pair, a site or an embedding energy."""
 
-from mdsens.potentials.base import Potential, static
-from mdsens.potentials.behler_parrinello import BehlerParrinello
-from mdsens.potentials.born_mayer_huggins import BornMayerHuggins
-from mdsens.potentials.buckingham import Buckingham
-from mdsens.potentials.coulomb import Coulomb
-from mdsens.potentials.deep_sets import DeepSets
-from mdsens.potentials.eam import EAM
-from mdsens.potentials.embedded import EmbeddedPotential
-from mdsens.potentials.ewald import Ewald
-from mdsens.potentials.external import from_ase
-from mdsens.potentials.finnis_sinclair import FinnisSinclair
-from mdsens.potentials.gupta import Gupta
-from mdsens.potentials.harmonic_bonds import HarmonicBonds
-from mdsens.potentials.jaxmd import JaxMD
-from mdsens.potentials.lennard_jones import LennardJones
-from mdsens.potentials.mie import Mie
-from mdsens.potentials.morse import Morse
-from mdsens.potentials.network import GraphPotential, NetworkPotential
-from mdsens.potentials.pair import PairPotential
+from mdsens.potentials.base import Potential
+from mdsens.potentials.electrostatics.coulomb import Coulomb
+from mdsens.potentials.electrostatics.ewald import Ewald
+from mdsens.potentials.forms.embedded import EmbeddedPotential
+from mdsens.potentials.forms.pair import PairPotential
+from mdsens.potentials.forms.site import SitePotential
+from mdsens.potentials.learned.behler_parrinello import BehlerParrinello
+from mdsens.potentials.learned.deep_sets import DeepSets
+from mdsens.potentials.learned.network import GraphPotential, NetworkPotential
+from mdsens.potentials.learned.snap import SNAP
+from mdsens.potentials.manybody.stillinger_weber import StillingerWeber
+from mdsens.potentials.manybody.tersoff import Tersoff
+from mdsens.potentials.metals.eam import EAM
+from mdsens.potentials.metals.finnis_sinclair import FinnisSinclair
+from mdsens.potentials.metals.gupta import Gupta
+from mdsens.potentials.metals.zhou import ZhouJohnsonWadley
+from mdsens.potentials.pairs.born_mayer_huggins import BornMayerHuggins
+from mdsens.potentials.pairs.buckingham import Buckingham
+from mdsens.potentials.pairs.harmonic_bonds import HarmonicBonds
+from mdsens.potentials.pairs.lennard_jones import LennardJones
+from mdsens.potentials.pairs.mie import Mie
+from mdsens.potentials.pairs.morse import Morse
+from mdsens.potentials.pairs.soft_sphere import SoftSphere
+from mdsens.potentials.pairs.weeks_chandler_andersen import WeeksChandlerAndersen
+from mdsens.potentials.pairs.yukawa import Yukawa
+from mdsens.potentials.pairs.zbl import ZBL
 from mdsens.potentials.reparameterised import Reparameterised, fixed, reparameterised, tied
-from mdsens.potentials.site import SitePotential
-from mdsens.potentials.snap import SNAP
-from mdsens.potentials.soft_sphere import SoftSphere
-from mdsens.potentials.stillinger_weber import StillingerWeber
+from mdsens.potentials.species import static
 from mdsens.potentials.sums import Sum
-from mdsens.potentials.tersoff import Tersoff
-from mdsens.potentials.weeks_chandler_andersen import WeeksChandlerAndersen
-from mdsens.potentials.yukawa import Yukawa
-from mdsens.potentials.zbl import ZBL
-from mdsens.potentials.zhou import ZhouJohnsonWadley
+from mdsens.potentials.wrapped.ase_energy import from_ase
+from mdsens.potentials.wrapped.jaxmd_energy import JaxMD
 
 SHIPPED: dict[str, type[Potential]] = {
     cls.__name__: cls

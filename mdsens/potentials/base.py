@@ -1,10 +1,11 @@
 """`Potential`: an energy model that is a pytree of its own parameters.
 
 A subclass says what its atoms' energies are (`atom_energies`); energy, forces and stress follow from that one
-definition by differentiation, and so does everything that `mdsens.stiffness` and `mdsens.derivatives` derive.
+definition by differentiation, and so does everything that `mdsens.mechanics.hessian_operator` and `mdsens.derivatives.first_order` derive.
 """
 
 import dataclasses
+import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -14,24 +15,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mdsens import words
-from mdsens.errors import InputError
-from mdsens.neighbors import SKIN, Neighbors, find_neighbors
+from mdsens.common import text as words
+from mdsens.common.errors import InputError
+from mdsens.common.suggestions import Spelled, given
+from mdsens.common.text import WIDTH, _few
+from mdsens.common.units import stress_unit
+from mdsens.common.voigt import to_voigt
+from mdsens.implicit.trees import is_traced
 from mdsens.potentials.checks import check_entries, check_static_lengths, note_species
 from mdsens.potentials.methods import missing
 from mdsens.potentials.parameters import as_parameter, as_tree, canonical_key
-from mdsens.spelling import Spelled, given
-from mdsens.system import System, is_concrete
-from mdsens.units import stress_unit
-from mdsens.voigt import to_voigt
+from mdsens.potentials.species import Atom
+from mdsens.structures.neighbors.neighbor_list import SKIN, Neighbors
+from mdsens.structures.neighbors.search import find_neighbors
+from mdsens.structures.system import System, is_concrete
 
 TRACED_RANGE_MARGIN = 1.1
 """Share by which a list is made longer when the range is known only from the values that a potential was built with."""
-
-
-def static(default: Any = dataclasses.MISSING) -> Any:
-    """A field of a potential that is no parameter: a cutoff, an integer exponent, the name of a switch."""
-    return eqx.field(static=True, default=default) if default is not dataclasses.MISSING else eqx.field(static=True)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,15 +49,6 @@ class _BuiltRange:
 
     def __hash__(self) -> int:
         return hash(_BuiltRange)
-
-
-class Atom(eqx.Module):
-    """The handle of an atom in `pair_energy` and `site_energy`: its index and the code of its species."""
-
-    index: Array
-    code: Array
-    labels: tuple[str, ...] = eqx.field(static=True)
-    n_atoms: int = eqx.field(static=True)
 
 
 class Approximation(NamedTuple):
@@ -375,7 +366,7 @@ class Potential(Spelled, eqx.Module):
 
     def calculator(self, *, skin: float | None = None) -> Any:
         """A calculator of ASE with the parameters as they are now, `mdsens.Calculator(self)`: `atoms.calc = p.calculator()`."""
-        from mdsens.calculator import Calculator
+        from mdsens.potentials.ase_calculator import Calculator
 
         return Calculator(self, skin=skin)
 
@@ -487,3 +478,30 @@ def _path_name(path: Iterable[Any]) -> str:
 def _as_tuples(value: Any) -> Any:
     """Lists of a file as the tuples that static fields are."""
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
+def of_potential(potential: "Potential") -> str:
+    """A potential, or a tree of its shape, with its numbers; longer arrays by their shape."""
+    if len(line := _line(potential)) <= WIDTH:
+        return line
+    name, _, told = line.removesuffix(")").partition("(")
+    lines = textwrap.wrap(told, WIDTH, break_long_words=False, break_on_hyphens=False)
+    return "\n".join([f"{name}(", *(f"  {line}" for line in lines), ")"])
+
+
+def _line(module: eqx.Module) -> str:
+    fields = [one for one in dataclasses.fields(module) if one.repr and hasattr(module, one.name)]
+    fields = [one for one in fields if not (isinstance(value := getattr(module, one.name), tuple) and value == ())]
+    return f"{type(module).__name__}({', '.join(f'{one.name}={_value(getattr(module, one.name))}' for one in fields)})"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + _few(f"{key}: {_value(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, tuple):
+        return "(" + _few(map(_value, value)) + (",)" if len(value) == 1 else ")")
+    if isinstance(value, jax.Array | np.ndarray) and value.ndim == 0 and not is_traced(value):
+        return f"{value.item():.6g}"
+    if isinstance(value, eqx.Module):
+        return _line(value)
+    return repr(value) if isinstance(value, str | float | int | None) else eqx.tree_pformat(value, width=1000)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mdsens.errors import InputError, level_of_user
-from mdsens.masses import is_element
-from mdsens.system import is_concrete
+from mdsens.common.errors import InputError, level_of_user
+from mdsens.structures.masses import is_element
+from mdsens.structures.system import is_concrete
 
 if TYPE_CHECKING:
     from mdsens.potentials.base import Potential

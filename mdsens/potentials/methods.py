@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from mdsens.errors import InputError, traceable
+from mdsens.common.errors import InputError, traceable
 
 if TYPE_CHECKING:
     from mdsens.potentials.base import Potential

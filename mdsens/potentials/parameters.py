@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mdsens.errors import InputError
-from mdsens.system import as_float_array, is_concrete
+from mdsens.common.errors import InputError
+from mdsens.structures.system import as_float_array, is_concrete
 
 if TYPE_CHECKING:
     # Numbers and lists go in, arrays come out: of one field type checkers can't be told both.

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mdsens.errors import InputError
+from mdsens.common.errors import InputError
+from mdsens.common.suggestions import spelled
 from mdsens.potentials.base import Approximation, Potential, built, parameter_paths
-from mdsens.potentials.paths import named_leaves
-from mdsens.spelling import spelled
-from mdsens.system import System, is_concrete
+from mdsens.potentials.parameter_names import named_leaves
+from mdsens.structures.system import System, is_concrete
 
 ALONE, TOGETHER = ("fixed", "log"), ("tied", "ratio")
 """Rules of one parameter, and those that name another one."""

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from mdsens.errors import InputError
-from mdsens.neighbors import SKIN, Neighbors
+from mdsens.common.errors import InputError
 from mdsens.potentials.base import Approximation, Potential, is_local, listed_energies, total_energy
-from mdsens.potentials.local_stiffness import SumStiffness
-from mdsens.system import System
+from mdsens.potentials.forms.stored_stiffness import SumStiffness
+from mdsens.structures.neighbors.neighbor_list import SKIN, Neighbors
+from mdsens.structures.system import System
 
 SHORTER = 0.9
 """Share of the longest range below which a term has a list of its own."""

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from mdsens.errors import InputError, did_you_mean
+from mdsens.common.errors import InputError, did_you_mean
 from mdsens.solvers.dynamics import DampedDynamics
 from mdsens.solvers.mixing import Anderson, Picard
 

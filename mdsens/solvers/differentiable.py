@@ -14,14 +14,14 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from mdsens.errors import ConvergenceError, InputError
-from mdsens.implicit.checks import check_condition, is_traced
+from mdsens.common.errors import ConvergenceError, InputError
+from mdsens.implicit.checks import check_condition
 from mdsens.implicit.krylov import MINRES
 from mdsens.implicit.linear_system import Gauge, LinearSolver, assembled
 from mdsens.implicit.optimality import stationary
 from mdsens.implicit.probes import finite_or, withheld
 from mdsens.implicit.root import custom_root, fixed_point_condition, linearised
-from mdsens.implicit.trees import PyTree
+from mdsens.implicit.trees import PyTree, is_traced
 from mdsens.solvers import driver
 from mdsens.solvers.arrival import Judgement, judged, judged_on_host
 from mdsens.solvers.driver import Problem

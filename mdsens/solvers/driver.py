@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from mdsens.errors import CoincidingAtoms
+from mdsens.common.errors import CoincidingAtoms
 from mdsens.implicit.linear_system import Gauge
 from mdsens.implicit.trees import PyTree
 from mdsens.solvers.status import Status

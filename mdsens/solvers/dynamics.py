@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mdsens.errors import InputError
+from mdsens.common.errors import InputError
 from mdsens.implicit.trees import PyTree
 from mdsens.solvers.driver import Problem
 

@@ -6,10 +6,10 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mdsens.errors import InputError
+from mdsens.common.errors import InputError
+from mdsens.common.suggestions import spelled
 from mdsens.implicit.trees import PyTree, dot
 from mdsens.solvers.driver import Problem
-from mdsens.spelling import spelled
 
 
 class FireState(NamedTuple):

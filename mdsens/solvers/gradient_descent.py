@@ -5,10 +5,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 
-from mdsens.errors import InputError
+from mdsens.common.errors import InputError
+from mdsens.common.suggestions import spelled
 from mdsens.implicit.trees import PyTree
 from mdsens.solvers.driver import Problem
-from mdsens.spelling import spelled
 
 
 class DescentState(NamedTuple):

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from mdsens.errors import InputError
+from mdsens.common.errors import InputError
+from mdsens.common.suggestions import spelled
 from mdsens.implicit.trees import PyTree
 from mdsens.solvers.driver import Problem
 from mdsens.solvers.line_search import descend
-from mdsens.spelling import spelled
 
 SHORTEST = 1e-6
 """Share of `first_step` that a step without memory goes at least."""

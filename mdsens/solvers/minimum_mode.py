@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from mdsens.errors import InputError
+from mdsens.common.errors import InputError
+from mdsens.common.suggestions import Spelled
 from mdsens.implicit.krylov import CG
 from mdsens.implicit.linear_system import Gauge, Matvec, linear_system
 from mdsens.implicit.root import linearised
 from mdsens.implicit.trees import PyTree
 from mdsens.solvers.driver import Problem
-from mdsens.spelling import Spelled
 
 NEGATIVE = 1e-6
 """Share of the largest curvature below minus which a curvature is negative."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from mdsens.errors import InputError
+from mdsens.common.errors import InputError
 from mdsens.implicit.trees import PyTree
 from mdsens.solvers.driver import Problem
 

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from mdsens.errors import InputError
+from mdsens.common.errors import InputError
+from mdsens.common.suggestions import spelled
 from mdsens.implicit.krylov import CG
 from mdsens.implicit.linear import automatic
 from mdsens.implicit.linear_system import LinearSolver, linear_system
 from mdsens.implicit.root import linearised
 from mdsens.solvers.driver import Problem
 from mdsens.solvers.line_search import descend
-from mdsens.spelling import spelled
 
 
 class NewtonState(NamedTuple):

@@ -14,9 +14,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from mdsens.errors import ConvergenceError, InputError
-from mdsens.implicit.checks import is_traced
-from mdsens.implicit.trees import PyTree
+from mdsens.common.errors import ConvergenceError, InputError
+from mdsens.implicit.trees import PyTree, is_traced
 
 
 def scipy_root(condition: Callable[..., Any], *, method: str = "hybr", **options: Any) -> Callable[..., Any]:

@@ -7,16 +7,16 @@ needs several structures together, `Of(g, "vacancy")` says of which an observabl
 
 from typing import TYPE_CHECKING
 
-from mdsens.spelling import unknown_names
-from mdsens.studies.calibration import calibrate, inverse_design
-from mdsens.studies.fits import Calibration, Target
-from mdsens.studies.following import Continuation, continuation
-from mdsens.studies.indices import GlobalIndices, global_indices
-from mdsens.studies.observing import Of
-from mdsens.studies.parameters import with_values
-from mdsens.studies.sweeping import Point, Sweep, sweep
-from mdsens.studies.tables import SensitivityTable, sensitivity_table
-from mdsens.studies.uncertain import Sampling, Uncertainty, uncertainty
+from mdsens.common.suggestions import unknown_names
+from mdsens.studies.methods.calibration import calibrate, inverse_design
+from mdsens.studies.methods.continuation import Continuation, continuation
+from mdsens.studies.methods.fits import Calibration, Target
+from mdsens.studies.methods.global_indices import GlobalIndices, global_indices
+from mdsens.studies.methods.observed import Of
+from mdsens.studies.methods.parameters import with_values
+from mdsens.studies.methods.sensitivity_table import SensitivityTable, sensitivity_table
+from mdsens.studies.methods.sweep import Point, Sweep, sweep
+from mdsens.studies.methods.uncertainty import Sampling, Uncertainty, uncertainty
 
 __all__ = [
     "Calibration",

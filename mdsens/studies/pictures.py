@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from mdsens import plot
-from mdsens.errors import InputError
+from mdsens.common.errors import InputError
+from mdsens.common.units import with_unit
 from mdsens.plot import COLOURS
-from mdsens.studies.collecting import Collected
-from mdsens.studies.observing import entries
-from mdsens.studies.records import Outcome
-from mdsens.studies.tabulating import numbers_of, unit_of
-from mdsens.units import with_unit
+from mdsens.studies.methods.observed import entries
+from mdsens.studies.results.tables import numbers_of, unit_of
+from mdsens.studies.storage.collected_file import Collected
+from mdsens.studies.storage.task_files import Outcome
 
 MOST = 8
 """Numbers of an observable that a picture has room for."""

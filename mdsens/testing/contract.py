@@ -17,9 +17,11 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from mdsens.equilibrium import Equilibrium
-from mdsens.errors import InputError, MdsensError
-from mdsens.neighbors import Neighbors, displacements, find_neighbors, widened_like
+from mdsens.common.errors import InputError, MdsensError
+from mdsens.common.units import stress_unit
+from mdsens.common.voigt import from_voigt
+from mdsens.equilibrium.relaxation import Equilibrium
+from mdsens.files.state_files import load, save
 from mdsens.potentials import SHIPPED
 from mdsens.potentials.base import (
     Potential,
@@ -31,11 +33,11 @@ from mdsens.potentials.base import (
     total_energy,
 )
 from mdsens.solvers import Status
-from mdsens.store import load, save
-from mdsens.system import System
+from mdsens.structures.neighbors.neighbor_list import Neighbors, widened_like
+from mdsens.structures.neighbors.search import find_neighbors
+from mdsens.structures.neighbors.vectors import displacements
+from mdsens.structures.system import System
 from mdsens.testing.smoothness import jumps, quickly_compiled
-from mdsens.units import stress_unit
-from mdsens.voigt import from_voigt
 
 ROUNDING = 1e-9
 """Relative difference of what must be the same but for rounding."""

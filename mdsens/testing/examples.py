@@ -38,8 +38,8 @@ from mdsens.potentials import (
     reparameterised,
 )
 from mdsens.potentials.reparameterised import Rule
-from mdsens.structures import random_packing
-from mdsens.system import System
+from mdsens.structures.packing import random_packing
+from mdsens.structures.system import System
 
 Example = tuple[Potential, System]
 

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from mdsens.derivatives import sensitivity
-from mdsens.equilibrium import relax
-from mdsens.errors import MdsensError
+from mdsens.common.errors import MdsensError
+from mdsens.derivatives.first_order import sensitivity
+from mdsens.derivatives.verification import TOLERANCE, check_sensitivity
+from mdsens.equilibrium.relaxation import relax
 from mdsens.potentials import (
     Coulomb,
     EmbeddedPotential,
@@ -23,9 +24,8 @@ from mdsens.potentials import (
     Yukawa,
 )
 from mdsens.potentials.base import Potential
-from mdsens.system import System
+from mdsens.structures.system import System
 from mdsens.testing.examples import EXAMPLES
-from mdsens.verify import TOLERANCE, check_sensitivity
 
 CLUSTER, BONDED_CLUSTER = 8, 5
 """Atoms of a cluster, and of one that angles hold together: larger ones cut out of a crystal have loose ends."""

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from mdsens.potentials.base import Potential, total_energy
-from mdsens.system import System
+from mdsens.structures.system import System
 
 POINTS = 480
 """Evaluated together."""

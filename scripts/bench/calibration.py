@@ -22,8 +22,8 @@ import scipy.optimize
 
 import mdsens as ms
 from mdsens import studies
-from mdsens.studies.observing import evaluate, flat, relax_all, together
-from mdsens.studies.parameters import Selection
+from mdsens.studies.methods.observed import evaluate, flat, relax_all, together
+from mdsens.studies.methods.parameters import Selection
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from calibration_targets import silicon_targets

@@ -29,11 +29,12 @@ import lineax as lx
 from jaxopt import implicit_diff, linear_solve
 
 import mdsens as ms
-from mdsens.curvature import curvature
+from mdsens.derivatives.linear_response import usable
 from mdsens.implicit import CG, root_jvp
-from mdsens.linear_response import usable
-from mdsens.stiffness import gradient, hessian_operator, known_gauge
-from mdsens.structures import random_packing
+from mdsens.mechanics.curvature import curvature
+from mdsens.mechanics.forces import gradient
+from mdsens.mechanics.hessian_operator import hessian_operator, known_gauge
+from mdsens.structures.packing import random_packing
 
 FLOORS = {128: 20.0, 4096: 300.0}
 RTOL = 1e-10

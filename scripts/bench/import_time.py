@@ -19,7 +19,7 @@ COMMANDS = {
     "import jax": ["-c", "import jax"],
     "import mdsens": ["-c", "import mdsens"],
     "ms.sensitivity": ["-c", "import mdsens as ms; ms.System, ms.relax, ms.sensitivity"],  # loaded on first use
-    "mdsens --help": ["-m", "mdsens.cli", "--help"],
+    "mdsens --help": ["-m", "mdsens.cli.app", "--help"],
 }
 
 

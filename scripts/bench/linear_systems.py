@@ -18,8 +18,8 @@ import scipy.sparse.linalg
 from ase.build import bulk
 
 import mdsens as ms
+from mdsens.derivatives.linear_response import usable
 from mdsens.implicit import CG, linear_solve
-from mdsens.linear_response import usable
 
 
 def timed(call):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mdsens as ms
-from mdsens.structures import random_packing
+from mdsens.structures.packing import random_packing
 
 FLOOR = 2.0
 

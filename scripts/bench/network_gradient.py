@@ -23,7 +23,7 @@ from ase.build import bulk
 from engine import medians
 
 import mdsens as ms
-from mdsens.potentials.base import Atom
+from mdsens.potentials.species import Atom
 
 FMAX = 1e-8
 FLOOR = 1.5

@@ -78,7 +78,7 @@ def main():
         folder = Path(name)
         made(folder, given.count, given.shapes)
         loop = seconds("-c", LOOP, folder)
-        run = seconds("-m", "mdsens.cli", "run", folder / "study.toml", "-o", folder / "out")
+        run = seconds("-m", "mdsens.cli.app", "run", folder / "study.toml", "-o", folder / "out")
     print(f"{given.count} cells of {given.shapes} shapes: in a loop {loop:.0f} s, by mdsens run {run:.0f} s")
     print(f"ratio {run / loop:.2f} (at most {FLOOR:g})")
     raise SystemExit(int(run > FLOOR * loop))

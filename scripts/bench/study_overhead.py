@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mdsens.studies import building, execution, units
-from mdsens.studies.observing import evaluate, relax_all
-from mdsens.studies.parameters import with_values
-from mdsens.studies.records import image_of, write_units
-from mdsens.studies.works import work
+from mdsens.studies.input import recipes as building
+from mdsens.studies.input import tasks as units
+from mdsens.studies.methods.observed import evaluate, relax_all
+from mdsens.studies.methods.parameters import with_values
+from mdsens.studies.running import run as execution
+from mdsens.studies.running.tasks_by_kind import work
+from mdsens.studies.storage.task_files import image_of, write_units
 
 STUDY = """
 [study]

@@ -22,7 +22,9 @@ from pathlib import Path
 
 from study_overhead import STUDY, plain, prepared
 
-from mdsens.studies import execution, records, units
+from mdsens.studies.input import tasks as units
+from mdsens.studies.running import run as execution
+from mdsens.studies.storage import task_files as records
 
 FLOOR = 0.85
 OVERHEAD = 5.0
@@ -71,7 +73,7 @@ class Command:
     """`mdsens run STUDY`, with its workers."""
 
     def __init__(self, study: Path, out: Path, workers: int):
-        program = [sys.executable, "-m", "mdsens.cli", "run", str(study), "-o", str(out), "--workers", str(workers)]
+        program = [sys.executable, "-m", "mdsens.cli.app", "run", str(study), "-o", str(out), "--workers", str(workers)]
         self.units = out / records.UNITS
         self.process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 

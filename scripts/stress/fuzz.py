@@ -57,7 +57,7 @@ def spoilt_files(folder: Path, samples: dict[str, list[Path]], count: int, seed:
 
 def attempt(kind: str, path: Path) -> tuple[int, str]:
     """Read a file in every public way: `(how many were refused in a sentence, what went wrong)`."""
-    from mdsens.errors import MdsensError
+    from mdsens.common.errors import MdsensError
 
     refused = 0
     for reader in readers(kind, path):

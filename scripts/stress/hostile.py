@@ -39,7 +39,7 @@ FINDINGS: list[tuple[str, bool, str]] = []
 
 def mdsens(*arguments, cwd) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "mdsens.cli", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "mdsens.cli.app", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300
     )
     lines = [line for line in done.stderr.splitlines() if line.startswith("mdsens:") or "Traceback" in line]
     return done.returncode, " / ".join(lines) or done.stdout.strip().splitlines()[-1]
@@ -94,7 +94,7 @@ def read_only(folder: Path) -> None:
 
 
 def two_processes(folder: Path) -> None:
-    command = [sys.executable, "-m", "mdsens.cli", "run", "study.toml", "-o", "both"]
+    command = [sys.executable, "-m", "mdsens.cli.app", "run", "study.toml", "-o", "both"]
     first = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (folder / "both" / ".lock").exists() and first.poll() is None:
         time.sleep(0.01)
@@ -179,7 +179,9 @@ def names(folder: Path) -> None:
 
 
 def _all(folder, name) -> str:
-    return subprocess.run([sys.executable, "-m", "mdsens.cli", "run", name], cwd=folder, capture_output=True, text=True).stderr
+    return subprocess.run(
+        [sys.executable, "-m", "mdsens.cli.app", "run", name], cwd=folder, capture_output=True, text=True
+    ).stderr
 
 
 def main():

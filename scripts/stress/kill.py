@@ -17,8 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from mdsens.errors import MdsensError
-from mdsens.studies import collecting, records
+from mdsens.common.errors import MdsensError
+from mdsens.studies.storage import collected_file as collecting
+from mdsens.studies.storage import task_files as records
 
 STUDY = """
 [study]
@@ -41,7 +42,7 @@ arguments = { pairs = [[0, 1]] }
 
 
 def command(folder: Path, out: str, workers: int) -> subprocess.Popen:
-    program = [sys.executable, "-m", "mdsens.cli", "run", "study.toml", "-o", out, "--workers", str(workers)]
+    program = [sys.executable, "-m", "mdsens.cli.app", "run", "study.toml", "-o", out, "--workers", str(workers)]
     return subprocess.Popen(program, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
 

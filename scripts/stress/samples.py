@@ -144,7 +144,7 @@ def _potentials(folder) -> Iterator[Path]:
 
 
 def _studies(folder) -> Iterator[Path]:
-    from mdsens.studies.schema import KINDS
+    from mdsens.studies.input.toml_schema import KINDS
     from mdsens.studies.templates import template
 
     for kind in KINDS:
@@ -190,7 +190,9 @@ def _with_partner(path: Path) -> list[Path]:
 
 def _results(folder) -> dict[str, list[Path]]:
     import mdsens as ms
-    from mdsens.studies import collecting, execution, units
+    from mdsens.studies.input import tasks as units
+    from mdsens.studies.running import run as execution
+    from mdsens.studies.storage import collected_file as collecting
 
     dimer = ms.System([[0.0, 0.0, 0.0], [1.1, 0.0, 0.0]], species=["A", "B"])
     pair = ms.LennardJones(epsilon={"A-A": 1.0, "A-B": 1.5, "B-B": 0.5}, sigma=1.0, cutoff=6.0, onset=5.0)
@@ -213,7 +215,9 @@ def _results(folder) -> dict[str, list[Path]]:
 def readers(kind: str, path: Path) -> list[Callable[[], object]]:
     """The public ways in which a file is read: the function, and the command line."""
     import mdsens as ms
-    from mdsens.studies import collecting, records, units
+    from mdsens.studies.input import tasks as units
+    from mdsens.studies.storage import collected_file as collecting
+    from mdsens.studies.storage import task_files as records
 
     study = path.with_name("of.toml")
     if kind == STRUCTURES:
@@ -250,7 +254,7 @@ def command(*arguments) -> None:
     Raises:
         Said: a traceback, or an error that nobody expected.
     """
-    from mdsens import cli
+    from mdsens.cli import app as cli
 
     before, sys.argv = sys.argv, ["mdsens", *map(str, arguments)]
     said = io.StringIO()

@@ -1,0 +1,278 @@
+"""A report of a study, or of a stored result: one HTML file that needs nothing else, not even the network.
+
+All that comes from files is escaped, and the page's own policy forbids it to load anything.
+"""
+
+import base64
+import dataclasses
+import html
+import io
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mdsens.cli.show import describe, pictures
+from mdsens.common.errors import InputError
+from mdsens.common.paths import is_file
+from mdsens.files.state_files import load_one, provenance_of
+from mdsens.studies.methods.observed import counted
+from mdsens.studies.pictures import study_pictures
+from mdsens.studies.results.tables import Column, Table, study_tables
+from mdsens.studies.storage.collected_file import Collected, is_collected, read_collected, read_folder
+from mdsens.studies.storage.task_files import Outcome
+
+ROWS, COLUMNS, PICTURES, HASHES = 200, 6, 12, 5
+"""Of a table; numbers of an observable in it; units that have pictures; units' names in a report."""
+
+STYLE = """
+body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1b1f24; background: #fff; max-width: 68rem;
+  margin: 2rem auto; padding: 0 1.5rem; }
+h1 { font-size: 1.7rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; border-bottom: 1px solid #d0d7de; }
+.lead { color: #57606a; margin: .2rem 0 .4rem; }
+table { border-collapse: collapse; margin: .4rem 0 1.4rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #eaeef2; }
+th { border-bottom: 1px solid #8c959f; font-weight: 600; } th:first-child, td:first-child { text-align: left; padding-left: 0; }
+th.text, td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(28rem, 1fr)); gap: 1rem; }
+figure { margin: 0; } figure img { width: 100%; max-width: 40rem; } figcaption { color: #57606a; font-size: .9rem; }
+pre { background: #f6f8fa; padding: .8rem 1rem; overflow-x: auto; font-size: .85rem; line-height: 1.45; }
+pre.good, pre.bad { white-space: pre-wrap; }
+.good { color: #1a7f37; } .bad { color: #b35900; }
+@media print { body { max-width: none; margin: 0; } figure, table { break-inside: avoid; } }
+"""
+
+GENERATOR = '<meta name="generator" content="mdsens">'
+"""What a report is known by, in its first `HEAD` bytes."""
+
+HEAD = 1000
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a report of mdsens."""
+    if not is_file(path):
+        return False
+    with path.open("rb") as file:
+        return GENERATOR.encode() in file.read(HEAD)
+
+
+def html_report(path: Path) -> str:
+    """The report of a study's folder, a collected study, or a stored result.
+
+    Raises:
+        StoreError: there is none of them, or it is damaged.
+    """
+    if path.is_dir():
+        study, missing = read_folder(path)
+        return _page(f"{study.kind.capitalize()}: {path.resolve().name}", _study(study, missing))
+    if is_collected(path):
+        study = read_collected(path)
+        return _page(f"{study.kind.capitalize()}: {path.stem}", _study(study, []))
+    return _page(f"Equilibrium: {path.stem}", _result(path))
+
+
+def _page(title: str, parts: Iterable[str]) -> str:
+    head = [
+        '<meta charset="utf-8">',
+        GENERATOR,
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+        '<meta name="viewport" content="width=device-width">',
+        _tag("title", title),
+        f"<style>{STYLE}</style>",
+    ]
+    return "\n".join(
+        ["<!DOCTYPE html>", '<html lang="en">', "<head>", *head, "</head>", "<body>", _tag("h1", title), *parts, "</body></html>"]
+    )
+
+
+def _study(study: Collected, missing: Sequence[str]) -> Iterator[str]:
+    outcomes = study.outcomes
+    done, failed = [o for o in outcomes if not o.failed], [o for o in outcomes if o.failed]
+    count = counted(len(outcomes) + len(missing), "unit")
+    left = f", {len(missing)} still to be done" if missing else ""
+    yield _tag("p", f"A study of the kind {study.kind}, {count}: {len(done)} done, {len(failed)} failed{left}.", "lead")
+    if done:
+        yield from _certificates(done)
+        # A sweep's pictures are of all units together, the others' of each.
+        drawn = study if study.kind == "sweep" else dataclasses.replace(study, outcomes=tuple(done[:PICTURES]))
+        yield from _figures(_quietly(lambda: study_pictures(drawn)))
+        if len(drawn.outcomes) < len(done):
+            yield _tag("p", f"Of the first {PICTURES} units; 'mdsens plot' draws all of them.", "lead")
+        yield _tag("h2", "Results")
+        # The overview first.
+        tables = sorted(study_tables(study.kind, done, COLUMNS), key=lambda table: table.name != "values")
+        yield from (_table(table) for table in tables)
+        yield from _states(done)
+    if failed:
+        yield _tag("h2", "Units that failed")
+        columns = (Column("unit", [o.label for o in failed]), Column("reason", [o.reason for o in failed]))
+        yield _table(Table("failed", "", columns))
+    if missing:
+        yield _tag("h2", "Units still to be done")
+        yield _table(Table("missing", "", (Column("unit", missing),)))
+    if outcomes:
+        yield _tag("h2", "Provenance")
+        yield from _provenance(outcomes)
+    yield _tag("h2", "The study")
+    yield _tag("pre", study.toml)
+
+
+def _certificates(done: Sequence[Outcome]) -> Iterator[str]:
+    verdicts = [(o.label, *verdict) for o in done if (verdict := _verdict(o.record.facts)) is not None]
+    if not verdicts:
+        return
+    yield _tag("h2", "Can it be trusted?")
+    bad = [(label, words) for label, good, words in verdicts if not good]
+    if not bad:
+        words = verdicts[0][2]
+        yield _tag("p", f"{words[0].upper()}{words[1:]}." if len(verdicts) == 1 else f"All {len(verdicts)}: {words}.", "good")
+    for label, words in bad[:ROWS]:
+        yield _tag("p", f"{label}: {words}", "bad")
+    told = [(o.label, o.record.facts) for o in done]
+    bent = [(label, name, share) for label, facts in told for name, share in facts.get("nonlinearity", {}).items()]
+    if bent:
+        yield _table(
+            Table(
+                "nonlinearity",
+                "",
+                (
+                    Column("unit", [label for label, _, _ in bent]),
+                    Column("observable", [name for _, name, _ in bent]),
+                    Column("departure", [share for _, _, share in bent], ".1%"),
+                ),
+                "Departure from a straight line, one standard deviation out in the direction that moves it most",
+            )
+        )
+
+
+def _verdict(facts: Mapping[str, Any]) -> tuple[bool, str] | None:
+    """`(whether all is well, in words)`; None where nothing was certified."""
+    if facts.get("trusted") is not None:
+        return facts["trusted"], "trusted" if facts["trusted"] else f"not trusted: {'; '.join(facts['reasons'])}"
+    if "converged" in facts:
+        return facts["converged"], str(facts["message"])
+    return (facts["complete"], str(facts["end"])) if "complete" in facts else None
+
+
+def _states(done: Sequence[Outcome]) -> Iterator[str]:
+    rows = [(o.label, name, state) for o in done for name, state in o.record.facts.get("states", {}).items()]
+    if not rows:
+        return
+    lowest = [state.get("lowest_curvature") for _, _, state in rows]
+    columns = (
+        Column("unit", [label for label, _, _ in rows]),
+        Column("structure", [name for _, name, _ in rows]),
+        Column("energy", [state["energy"] for _, _, state in rows], ".8g", unit="eV"),
+        Column("largest force", [state["fmax"] for _, _, state in rows], ".1e", unit="eV Angstrom-1"),
+        Column("lowest curvature", [float("nan") if one is None else one for one in lowest], ".4g", unit="eV Angstrom-2"),
+        Column("steps", [state["steps"] for _, _, state in rows], "d"),
+    )
+    yield _tag("h2", "Equilibria")
+    yield _table(Table("states", "", columns))
+
+
+def _provenance(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    made = [outcome.provenance for outcome in outcomes]
+    versions = dict.fromkeys(", ".join(f"{name} {version}" for name, version in one.get("versions", {}).items()) for one in made)
+    created = sorted(str(one.get("created", "")) for one in made)
+    given = outcomes[0].input
+    rows = {
+        "versions": " | ".join(versions),
+        "platform": " | ".join(dict.fromkeys(str(one.get("platform", "")) for one in made)),
+        "made": created[0] if created[0] == created[-1] else f"{created[0]} to {created[-1]}",
+        "computing time": f"{sum(one.get('seconds', 0.0) for one in made):.3g} s",
+        "potential": _plain(given["potential"]),
+        "relaxation": _plain(next(iter(given["relax"].values()), {})),
+    }
+    structures = {name: recipe for outcome in outcomes for name, recipe in outcome.input["structures"].items()}
+    settings = {key: value for key, value in given["settings"].items() if value not in (None, {}, [])}
+    rows["settings"] = _plain(settings)
+    names = [outcome.name for outcome in outcomes]
+    rows["hashes of the input"] = ", ".join(names[:HASHES]) + (f" and {len(names) - HASHES} more" if len(names) > HASHES else "")
+    rows |= {f"structure {name}": _plain(recipe) for name, recipe in list(structures.items())[:ROWS]}
+    yield _facts(rows)
+
+
+def _result(path: Path) -> Iterator[str]:
+    eq, sensitivity = load_one(path)
+    yield _tag("p", f"An equilibrium{' and its sensitivity' if sensitivity is not None else ''}, stored by mdsens.", "lead")
+    if sensitivity is not None:
+        certificate = sensitivity.certificate
+        yield _tag("h2", "Can it be trusted?")
+        yield _tag("pre", str(certificate), "good" if certificate.trusted else "bad")
+        yield from _figures(_quietly(lambda: pictures(eq, sensitivity, None)))
+    yield _tag("h2", "Results")
+    told = itertools.takewhile(lambda line: not line.startswith("Certificate"), describe(eq, sensitivity))
+    yield _tag("pre", "\n".join(told).rstrip())
+    yield _tag("h2", "Provenance")
+    yield _facts({key: _plain(value) for key, value in provenance_of(path).items()})
+
+
+def _quietly(draw: Any) -> dict[str, str]:
+    """Pictures by name, as SVG; what cannot be drawn is left out with its reason. Dollars in names are no mathematics."""
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    with mpl.rc_context({"text.parse_math": False, "svg.hashsalt": "mdsens", "figure.max_open_warning": 0}):
+        try:
+            drawn = draw()
+        except InputError:
+            return {}
+        found = {}
+        for name, ax in list(drawn.items())[: 2 * PICTURES]:
+            image = io.BytesIO()
+            ax.figure.savefig(image, format="svg", metadata={"Date": None})
+            found[name] = base64.b64encode(image.getvalue()).decode()
+        for ax in drawn.values():
+            plt.close(ax.figure)
+        return found
+
+
+def _figures(images: Mapping[str, str]) -> Iterator[str]:
+    if not images:
+        return
+    yield _tag("h2", "Pictures")
+    yield '<div class="pictures">'
+    for name, image in images.items():
+        alt = html.escape(name, quote=True)
+        yield f'<figure><img alt="{alt}" src="data:image/svg+xml;base64,{image}"><figcaption>{alt}</figcaption></figure>'
+    yield "</div>"
+
+
+def _table(table: Table) -> str:
+    columns = [column for column in table.columns if column.shown]
+    texts = [column.texts[:ROWS] for column in columns]
+    words = [any(isinstance(value, str) for value in column.values[:ROWS]) for column in columns]
+    head = "".join(_tag("th", column.head, "text" if word else "") for column, word in zip(columns, words, strict=True))
+    rows = [
+        "".join(_tag("td", cell, "text" if word else "") for cell, word in zip(row, words, strict=True))
+        for row in zip(*texts, strict=True)
+    ]
+    more = [f"{len(table) - ROWS} more rows are in the file"] if len(table) > ROWS else []
+    notes = "".join(_tag("p", note, "lead") for note in [table.note, *more] if note)
+    title = _tag("p", table.title, "lead") if table.title else ""
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f'{title}<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{notes}'
+
+
+def _facts(rows: Mapping[str, str]) -> str:
+    body = "".join(f"<tr>{_tag('td', key)}{_tag('td', value, 'text')}</tr>" for key, value in rows.items() if value)
+    return f'<div class="wide"><table><tbody>{body}</tbody></table></div>'
+
+
+def _plain(value: Any) -> str:
+    """`{"a": {"b": 1}}` as `a: (b: 1)`."""
+    if isinstance(value, Mapping):
+        return ", ".join(
+            f"{key}: {f'({_plain(one)})' if isinstance(one, Mapping) else _plain(one)}" for key, one in value.items()
+        )
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _tag(name: str, text: str, kind: str = "") -> str:
+    told = f' class="{kind}"' if kind else ""
+    return f"<{name}{told}>{html.escape(str(text))}</{name}>"

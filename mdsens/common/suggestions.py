@@ -1,0 +1,112 @@
+"""Names that were misspelled are answered with the one that was meant, which Python does at a terminal at best."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import FrozenInstanceError
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
+
+from mdsens.common.errors import did_you_mean, nearest
+from mdsens.equilibrium.progress import watched
+
+Named = TypeVar("Named", bound=Callable[..., Any])
+
+
+def spelled(function: Named) -> Named:
+    """A public function, or class, that says which keyword argument was meant; and what it does, if that takes long."""
+    if isinstance(function, type):
+        function.__init__ = _checked(function.__init__)  # type: ignore[misc]
+        return function
+    checked = _checked(function)
+
+    @functools.wraps(function)
+    def called(*args: Any, **options: Any) -> Any:
+        with watched(function.__name__, args, options.get("progress")):
+            return checked(*args, **options)
+
+    return cast(Named, called)
+
+
+def _checked(function: Any) -> Any:
+    @functools.wraps(function)
+    def called(*args: Any, **options: Any) -> Any:
+        check_keywords(function, options)
+        return function(*args, **options)
+
+    return called
+
+
+def check_keywords(function: Callable[..., Any], options: Iterable[str]) -> None:
+    """Raises TypeError, as Python would, where a function does not take one of the options."""
+    known = _keywords(function)
+    if known is not None and (unknown := set(options) - known):
+        name = min(unknown)
+        taken = did_you_mean(name, sorted(known)) if known else " It takes none."
+        raise TypeError(
+            f"{function.__qualname__.removesuffix('.__init__')}() got an unexpected keyword argument {name!r}.{taken}"
+        )
+
+
+@functools.cache
+def _keywords(function: Callable[..., Any]) -> frozenset[str] | None:
+    """None where it takes any."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return None
+    return frozenset(one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)) - {"self"}
+
+
+def unknown_attribute(owner: str, name: str, known: Iterable[str], meant: str | None = None) -> AttributeError:
+    """For what is no attribute of an owner. Names with an underscore are asked for by programs, which read no sentences."""
+    if name.startswith("_"):
+        near = ""
+    else:
+        near = f" Did you mean {meant!r}?" if meant else nearest(name, [one for one in known if not one.startswith("_")])
+    # With `name` and no `obj` the interpreter does not add a guess of its own.
+    return AttributeError(f"{owner} has no attribute {name!r}.{near}", name=name)
+
+
+def unknown_names(module: str, known: Iterable[str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a module with these public names."""
+
+    def missing(name: str) -> Any:
+        raise unknown_attribute(module, name, known)
+
+    return missing
+
+
+def given(module: Any, name: str, default: Any = None) -> Any:
+    """`getattr` with a default, at once: nothing is spelled out for an attribute that is missing."""
+    return getattr(module, name) if name in vars(module) or hasattr(type(module), name) else default
+
+
+class Spelled:
+    """Base class of modules of Equinox that say which keyword argument or attribute was meant, and how a copy is made."""
+
+    copying: ClassVar[str] = "make another one"
+    """What to do in the place of an assignment to `{name}`."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        check_keywords(cls.__init__, options)
+        return super().__new__(cls)
+
+    if not TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            try:
+                super().__setattr__(name, value)
+            except FrozenInstanceError:
+                raise self._frozen(name, "set") from None
+
+        def __delattr__(self, name: str) -> None:
+            raise self._frozen(name, "deleted")
+
+        def _frozen(self, name: str, what: str) -> FrozenInstanceError:
+            return FrozenInstanceError(f"{type(self).__name__}.{name} cannot be {what}: {self.copying.format(name=name)}.")
+
+        def __getattr__(self, name: str) -> Any:
+            if hasattr(type(self), name):
+                return object.__getattribute__(self, name)  # a property that raised: its own error
+            # `eq.positions` is `eq.system.positions`, which is nearer than anything spelled alike.
+            parts = [part for part, value in vars(self).items() if isinstance(value, Spelled) and name in dir(value)]
+            raise unknown_attribute(type(self).__name__, name, dir(self), f"{parts[0]}.{name}" if parts else None)

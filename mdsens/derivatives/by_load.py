@@ -1,0 +1,116 @@
+"""Derivatives of an equilibrium in what acts on it from outside: pressure, and homogeneous strain."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from mdsens.common.errors import InputError
+from mdsens.common.suggestions import spelled
+from mdsens.common.units import stress_unit
+from mdsens.common.voigt import unit_strains
+from mdsens.derivatives.first_order import Observable, check_finite, observable_shape, observed
+from mdsens.derivatives.linear_response import State, check_residual, usable
+from mdsens.equilibrium.relaxation import Equilibrium
+from mdsens.implicit import root_jvp
+from mdsens.mechanics.softest_modes import Curvature
+from mdsens.potentials.base import Potential, total_energy
+from mdsens.structures.system import System
+
+
+@spelled
+def pressure_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = None) -> Array:
+    """dg/dp of an observable where the cell is free: positions and cell follow the pressure, by one solve.
+
+    Of the volume it is -V/K. Under a stress that is not hydrostatic a pressure is added to it.
+
+    Returns:
+        of g's shape [per GPa; in 2-D per eV/Å²].
+
+    Raises:
+        InputError: a fixed cell; an observable that is not real or not finite.
+        ConvergenceError, LinearSolveError: as for `sensitivity`.
+    """
+    found, state = usable(eq, linear_solver, parameters=False)
+    if state.frame.freedom is None:
+        raise InputError('A pressure acts on a cell that may change only: relax with cell="free" or cell="isotropic".')
+    if not all(eq.system.pbc):
+        raise InputError("A pressure needs a cell that is periodic in all directions: this one has no volume of its own.")
+    return _checked(_by_pressure, g, eq, found, state)
+
+
+def _checked(by: Callable[..., tuple[Array, Array]], g: Observable, eq: Equilibrium, found: Curvature, state: State) -> Array:
+    """What `by` says of an observable, whose solves and numbers were looked at."""
+    observable_shape(g, state, eq.potential)
+    change, residual = by(g, state, eq.potential)
+    check_residual(float(residual), found, state)
+    check_finite(g, state, eq.potential, change)
+    return change
+
+
+@eqx.filter_jit
+def _by_pressure(g: Observable, state: State, potential: Potential) -> tuple[Array, Array]:
+    frame, unit = state.frame, stress_unit(state.frame.system.dim)
+    freedom = frame.freedom
+    assert freedom is not None
+
+    def condition(z: Any, pressure: Array) -> Any:
+        loaded = eqx.tree_at(lambda f: f.freedom.pressure, frame, freedom.pressure + pressure / unit)
+        return eqx.tree_at(lambda s: s.frame, state, loaded).condition(z, potential)
+
+    options = {"operator": lambda z, _: state.own_operator(z, potential), "linear_solver": state.solver, **state.options}
+    zero = jnp.zeros_like(freedom.pressure)
+    dz, residual = root_jvp(condition, state.z, (zero,), (jnp.ones_like(zero),), project=True, probe=False, **options)
+    return jax.jvp(lambda z: observed(g, state)(z, potential), (state.z,), (dz,))[1], residual
+
+
+@spelled
+def strain_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = None) -> Array:
+    """dg/dε_k of an observable under homogeneous strain of a fixed cell, the atoms relaxed in it: one solve a strain.
+
+    Of the stress it is Birch's matrix of elastic constants; of the positions, the affine displacement and the other.
+
+    Returns:
+        `(*g.shape, 6)`, in 2-D `(*g.shape, 3)`, in Voigt's order with shears γ = 2ε.
+
+    Raises:
+        InputError: a cell that is free, or not periodic in all directions; constraints; an observable that is not real or not
+            finite.
+        ConvergenceError, LinearSolveError: as for `sensitivity`.
+    """
+    found, state = usable(eq, linear_solver, parameters=False)
+    if state.frame.freedom is not None or not all(eq.system.pbc):
+        raise InputError('A strain is applied to a fixed cell that is periodic in all directions: relax with cell="fixed".')
+    if eq.constraints is not None:
+        raise InputError("strain_derivative knows frozen atoms only, no other constraints: how would they strain?")
+    return _checked(_by_strain, g, eq, found, state)
+
+
+@eqx.filter_jit
+def _by_strain(g: Observable, state: State, potential: Potential) -> tuple[Array, Array]:
+    system, dim = state.frame.system, state.frame.system.dim
+    units = jnp.asarray(unit_strains(dim), system.positions.dtype)
+    cell = system.cell
+    assert cell is not None
+
+    def strained(x: Array, strain: Array) -> System:
+        deformation = jnp.eye(dim, dtype=strain.dtype) + jnp.tensordot(strain, units, 1)
+        return eqx.tree_at(lambda s: (s.positions, s.cell), system, (x @ deformation, cell @ deformation))
+
+    def condition(x: Array, strain: Array) -> Array:
+        slope = jax.grad(lambda x: total_energy(potential, strained(x, strain)))(x)
+        return jnp.where(state.frame.held, 0.0, slope)
+
+    options = {"operator": lambda x, _: state.own_operator(x, potential), "linear_solver": state.solver, **state.options}
+    zero = jnp.zeros(len(units), system.positions.dtype)
+
+    def along(unit: Array) -> tuple[Array, Array]:
+        dx, residual = root_jvp(condition, state.z, (zero,), (unit,), project=True, probe=False, **options)
+        change = jax.jvp(lambda x, strain: jnp.asarray(g(strained(x, strain), potential)), (state.z, zero), (dx, unit))[1]
+        return change, residual
+
+    changes, residuals = jax.lax.map(along, jnp.eye(len(units), dtype=zero.dtype))
+    return jnp.moveaxis(changes, 0, -1), jnp.max(residuals)

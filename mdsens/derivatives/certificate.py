@@ -1,0 +1,317 @@
+"""`Certificate`: how far a derivative can be trusted, in numbers and in words."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from mdsens.implicit.bound import TRUSTED_SHARE
+from mdsens.mechanics.hessian_operator import hessian_operator
+from mdsens.mechanics.scales import typical_distance
+from mdsens.mechanics.unknown import Frame, frame_of
+from mdsens.potentials.forms.neighbor_vectors import bond_vectors, handles, of_pairs
+from mdsens.potentials.sums import shared
+from mdsens.structures.neighbors.neighbor_list import Neighbors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mdsens.derivatives.linear_response import State
+    from mdsens.equilibrium.constraints import Constraints
+    from mdsens.equilibrium.relaxation import Equilibrium
+    from mdsens.mechanics.softest_modes import Curvature
+    from mdsens.potentials.base import Potential
+    from mdsens.potentials.species import Atom
+    from mdsens.structures.system import System
+
+MAX_RESIDUAL = 1e-9
+"""Relative residual of the linear systems above which a derivative is not trusted."""
+
+MAX_DISPLACEMENT = 1e-5
+"""Distance to the true equilibrium, ‖F‖ / lowest curvature, as a share of the distance of neighbours, above which a derivative is
+not trusted."""
+
+BESIDE_OTHERS = 1e-5
+"""Bound on the error of a θ dX/dθ that is allowed whatever its own size, as a share of the largest θ dX/dθ."""
+
+BESIDE_LENGTH = 1e-6
+"""The same as a share of the distance of neighbours: a derivative that vanishes has no digits."""
+
+KINK = 1e-6
+"""Share of the range within which a pair counts as being at a point where the second derivative jumps."""
+
+
+SWITCH = 1e-6
+"""Distance to an inequality, as a share of the distance of neighbours, or the force that presses on an active one, as a share of
+that times the stiffness, below which the active set is not certain."""
+
+MAX_MISMATCH = 1e-8
+"""Relative difference of forward and adjoint derivatives above which neither is trusted."""
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Certificate:
+    """What was measured about a sensitivity.
+
+    Attributes:
+        residual: largest relative residual ‖A u - b‖/‖b‖ of its linear systems, recomputed from the answers.
+        error_bound: bound on the error of θ dX/dθ (of dX/dθ where θ is zero or a logarithm), in the 2-norm over all atoms, the
+            largest over θ [Å]: what the linear solves, the distance of the state from the true equilibrium and rounding can
+            amount to (`mdsens.implicit.bound`); inf where the state is too far from the equilibrium for a bound.
+        linear_solver: what solved the linear systems, and what preconditioned them; how second derivatives were approximated,
+            where they are not exact.
+        lowest_curvature: lowest eigenvalue of the Hessian outside the zero modes [eV/Å²].
+        curvature_exact: whether it comes from the whole spectrum; otherwise it is an upper bound by a search, and
+            error_bound an estimate.
+        zero_modes: the motions that were projected out, by name.
+        rattlers: atoms without a contact; their sensitivity is zero by convention (in a free cell, relative to it).
+        displacement: ‖F‖ / lowest curvature, how far the state may be from the true equilibrium [Å].
+        kink_distance: distance of the nearest pair to a point where its second derivative jumps (a contact that opens or
+            closes, a cutoff's edge) [Å]; inf for smooth potentials, nan where the potential doesn't say, 0 where forces or
+            second derivatives of an energy of one's own were seen to jump at the state.
+        precision: of the numbers, `"float64"`.
+        trusted: True only if nothing speaks against it.
+        reasons: what speaks against it, one sentence each.
+        fmax: largest force left in the state [eV/Å].
+        stress_error: largest stress left in a free cell [GPa].
+        curvatures: the few lowest [eV/Å²].
+        index: how many of them are negative; 0 at a minimum, 1 at a saddle point.
+        zero_modes_found: how many modes cost no energy, rigid motions and rattlers included.
+        zero_modes_expected: how many of them are known: rigid motions that the periodicity and constraints leave, rattlers.
+        mismatch: |⟨w, J v⟩ - ⟨Jᵀw, v⟩| / ‖w‖‖J v‖ of random v and w, J v by the forward and Jᵀw by an adjoint solve; where J v
+            is no larger than the bound on its error, as a share of what that allows.
+    """
+
+    residual: float
+    error_bound: float
+    linear_solver: str
+    lowest_curvature: float
+    curvature_exact: bool
+    zero_modes: tuple[str, ...]
+    rattlers: tuple[int, ...]
+    displacement: float
+    kink_distance: float
+    precision: str
+    trusted: bool
+    reasons: tuple[str, ...]
+    fmax: float = np.nan
+    stress_error: float = np.nan
+    curvatures: tuple[float, ...] = ()
+    index: int = 0
+    zero_modes_found: int = 0
+    zero_modes_expected: int = 0
+    mismatch: float = np.nan
+
+    def __repr__(self) -> str:
+        return "Certificate: " + str(self).replace("\n", "\n  ")
+
+    def __str__(self) -> str:
+        """In words."""
+        bound = "at most" if self.curvature_exact else "about"
+        verdict = "trusted" if self.trusted else "NOT TRUSTED"
+        # Of a cell that is fixed none is asked for.
+        stress = f"stress {self.stress_error:.1e} GPa off, " if self.stress_error > 0.0 else ""
+        lines = [
+            f"{verdict}: θ dX/dθ in {self.precision}, error {bound} {self.error_bound:.1e} Å",
+            f"state: fmax {self.fmax:.1e} eV/Å, {stress}within {self.displacement:.1e} Å of the equilibrium",
+            f"linear systems: residual {self.residual:.1e} by {self.linear_solver}; forward and adjoint differ by "
+            f"{self.mismatch:.1e}",
+            f"curvatures: {', '.join(f'{value:.3g}' for value in self.curvatures)} ... eV/Å², {self.index} negative",
+            f"zero modes: {self.zero_modes_found} found, {self.zero_modes_expected} expected",
+            f"nearest point where a second derivative jumps: {self.kink_distance:.1e} Å",
+        ]
+        return "\n".join([*lines, *(f"but: {reason}" for reason in self.reasons)])
+
+
+def certify(
+    eq: "Equilibrium",
+    state: "State",
+    found: "Curvature",
+    residual: float,
+    error: float,
+    difference: float,
+    length: float,
+    left: float,
+    doubt: str = "",
+    rough: bool = False,
+) -> Certificate:
+    """The certificate of derivatives at `eq`.
+
+    Args:
+        state: the equilibrium as its linear systems see it (`mdsens.derivatives.linear_response`).
+        found: its curvature.
+        residual: largest relative residual of the linear systems.
+        error: bound on the error of θ dX/dθ, the largest over θ [Å].
+        difference, length: of the dot test (`mdsens.derivatives.linear_response.dot_test`).
+        left: ‖F‖ outside the null space, what is left of the forces.
+        doubt: what `doubtful` says.
+        rough: whether forces or second derivatives were seen to jump at the state itself.
+    """
+    softest = found.nearest_zero
+    displacement = left / softest if softest > 0.0 else np.inf
+    kink = 0.0 if rough else kink_distance(eq)
+    precision = str(eq.system.positions.dtype)
+    approximation = eq.potential.approximation(eq.system)
+    names = (*state.frame.motions.names, *(f"rattler {atom}" for atom in found.rattlers))
+    reasons = []
+    if not residual <= MAX_RESIDUAL:
+        reasons.append(f"a linear system was solved to a relative residual of {residual:.1e} only")
+    inexact = 0.0 if approximation is None else approximation.hessian / softest
+    allowed = max(MAX_MISMATCH if precision == "float64" else 1e-2, inexact)
+    # Of a derivative that is nothing no digit need agree: the difference may be as large as the bound on its error.
+    scale = max(length, error / allowed)
+    mismatch = difference / scale if scale > 0.0 else difference
+    if not mismatch <= allowed:
+        reasons.append(f"forward and adjoint derivatives differ by {mismatch:.1e}: one of the linear solves is not what it says")
+    if found.index != eq.index or (eq.index == 0 and not found.lowest > 0.0):
+        reasons.append(f"the lowest curvature is {found.lowest:.1e} eV/Å², so the state is no isolated {_kind(eq)}")
+    if found.floppy:
+        reasons.append(
+            f"{found.floppy} mode(s) beyond the known zero modes cost no energy: groups of atoms are loose, "
+            "and the derivative along these modes is undetermined"
+        )
+    neighbours = typical_distance(eq.system, eq.potential)
+    if softest > 0.0 and displacement > MAX_DISPLACEMENT * neighbours:
+        reasons.append(
+            f"with fmax {eq.fmax:.1e} eV/Å the positions may be {displacement:.1e} Å from the equilibrium: relax further"
+        )
+    if not np.isfinite(error):
+        reasons.append("the state is too far from the equilibrium, or too soft, for a bound on the error: relax further")
+    elif doubt:
+        reasons.append(doubt)
+    if rough:
+        reasons.append(
+            "the forces or their derivatives jump at this very state: the derivative holds on one side only, if at all"
+        )
+    elif kink < KINK * float(eq.potential.range):
+        reasons.append(
+            f"a pair is {kink:.1e} Å from a point where the potential's second derivative jumps: "
+            "the derivative holds on one side only"
+        )
+    if len(found.rattlers) == len(eq.system) and not _has_neighbors(eq.system):
+        reasons.append(
+            f"no atom has a neighbour within the potential's range of {float(eq.potential.range):g} Å, so nothing depends on "
+            "anything: are all lengths in Å?"
+        )
+    if (gap := _nearest_switch(eq)) < SWITCH * neighbours:
+        reasons.append(
+            f"an inequality is {gap:.1e} Å from changing between active and not: the derivative holds on one side only"
+        )
+    if precision != "float64":
+        reasons.append(f"the numbers are {precision}, so derivatives are good to about 1e-3")
+    return Certificate(
+        residual=residual,
+        error_bound=error,
+        linear_solver=state.method if approximation is None else f"{state.method}; {approximation.words}",
+        lowest_curvature=found.lowest,
+        curvature_exact=found.exact,
+        zero_modes=names,
+        rattlers=found.rattlers,
+        displacement=displacement,
+        kink_distance=kink,
+        precision=precision,
+        trusted=not reasons,
+        reasons=tuple(reasons),
+        fmax=eq.fmax,
+        stress_error=eq.stress_error,
+        curvatures=found.few,
+        index=found.index,
+        zero_modes_found=len(names) + found.floppy,
+        zero_modes_expected=len(names),
+        mismatch=mismatch,
+    )
+
+
+def _has_neighbors(system: "System") -> bool:
+    """Whether any atom has one; an atom alone in a small cell sees its own images, and moves with them."""
+    return not isinstance(system.neighbors, Neighbors) or bool(np.asarray(system.neighbors.used).any())
+
+
+def doubtful(names: "Sequence[str]", sizes: np.ndarray, bounds: np.ndarray, length: float) -> str:
+    """Which derivative may be off by more than its digits allow, in a sentence; empty where none is.
+
+    Args:
+        names: one for each parameter value.
+        sizes: `(k,)`, ‖θ dz/dθ‖.
+        bounds: `(k,)`, on their errors.
+        length: distance of neighbours [Å].
+    """
+    allowed = TRUSTED_SHARE * sizes + BESIDE_OTHERS * sizes.max(initial=0.0) + BESIDE_LENGTH * length
+    worst = int(np.argmax(bounds / allowed)) if sizes.size else 0
+    if not sizes.size or bounds[worst] <= allowed[worst]:
+        return ""
+    return f"θ dX/dθ of {names[worst]}, of size {sizes[worst]:.1e} Å, may be off by {bounds[worst]:.1e} Å: relax further"
+
+
+def _nearest_switch(eq: "Equilibrium") -> float:
+    """The smallest distance to an inequality that is not active, or that its multiplier stands for where it is [Å]."""
+    if eq.constraints is None:
+        return np.inf
+    constraints, active = eq.constraints, list(eq.constraints.active)
+    slopes = np.asarray(_slopes_of_slacks(constraints, eq.system)).reshape(-1, eq.system.positions.size)
+    steep = np.linalg.norm(slopes, axis=1)
+    slacks = np.asarray(constraints.slacks(eq.system)) / np.where(steep > 0.0, steep, 1.0)
+    gaps = np.delete(slacks, active)
+    if active:
+        pulls = np.asarray(eq.multipliers)[constraints.count - len(active) :] * steep[active]
+        # Without what the constraints hold: where they hold everything nothing else has a stiffness.
+        stiffness = np.linalg.norm(_stiffness_along(frame_of(eq.system), eq.potential, slopes[active]), axis=1) / steep[active]
+        gaps = np.append(gaps, pulls / np.where(stiffness > 0.0, stiffness, np.inf))
+    return float(np.min(np.abs(gaps), initial=np.inf))
+
+
+@eqx.filter_jit
+def _slopes_of_slacks(constraints: "Constraints", system: "System") -> Array:
+    return jax.jacrev(lambda x: constraints.slacks(system.with_positions(x)))(system.positions)
+
+
+@eqx.filter_jit
+def _stiffness_along(frame: Frame, potential: "Potential", directions: Array) -> Array:
+    """∂²E/∂x² v of each of some displacements, `(k, N dim)`."""
+    return jax.lax.map(hessian_operator(frame.system.positions, (frame, potential)), directions)
+
+
+def _kind(eq: "Equilibrium") -> str:
+    return "saddle point of first order" if eq.index else "minimum"
+
+
+def kink_distance(eq: "Equilibrium") -> float:
+    """Distance of the listed pair nearest to a point where its second derivative jumps [Å]."""
+    unknown = distance_to_kinks(eq.potential)
+    return float(_nearest_kink(eq.potential, eq.system)) if unknown is None else unknown
+
+
+def distance_to_kinks(potential: "Potential") -> float | None:
+    """inf where no second derivative jumps, nan where the potential doesn't say, None where `kink_gaps` knows."""
+    if potential.smoothness >= 2:
+        return np.inf
+    return None if all(hasattr(part, "kinks") for part in _rough(potential)) else np.nan
+
+
+def _rough(potential: "Potential") -> "list[Potential]":
+    return [part for part in potential.parts() if part.smoothness < 2]
+
+
+@eqx.filter_jit
+def _nearest_kink(potential: "Potential", system: "System") -> Array:
+    return jnp.min(jnp.abs(kink_gaps(potential, system)))
+
+
+def kink_gaps(potential: "Potential", system: "System") -> Array:
+    """r - r_kink of each listed pair and each of its kinks, `(N, capacity, kinks)` [Å]; inf in unused places. Pure JAX."""
+    system = shared(system)
+    d, _ = bond_vectors(system, system.neighbors.radius)
+    r = jnp.linalg.norm(d, axis=0)
+
+    def of_pair(r: Array, i: "Atom", j: "Atom") -> Array:
+        parts = _rough(potential)
+        sees = [part.interact(i, j) if getattr(part, "no_interaction", ()) else True for part in parts]
+        gaps = [jnp.where(one, r - kink, jnp.inf) for part, one in zip(parts, sees, strict=True) for kink in part.kinks(i, j)]
+        return jnp.stack(gaps)
+
+    gaps = of_pairs(of_pair, r, *handles(system))
+    return jnp.where(system.neighbors.mask[..., None], jnp.swapaxes(gaps, 0, 1), jnp.inf)

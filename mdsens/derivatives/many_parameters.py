@@ -1,0 +1,202 @@
+"""Sensitivities to hundreds of parameters: one dense factor of the Hessian for all right-hand sides, few products for ∂F/∂θ.
+
+A parameter of one atom acts on the forces nearby only. So parameters of atoms that are far from each other share a product, as
+columns of a sparse Jacobian do: A. R. Curtis, M. J. D. Powell, J. K. Reid, IMA J. Appl. Math. 13, 117 (1974).
+"""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+import scipy.sparse
+from jax.flatten_util import ravel_pytree
+
+from mdsens.derivatives.linear_response import BATCH, State, Words, changes
+from mdsens.implicit import Cholesky
+from mdsens.mechanics.curvature import WELL_POSED
+from mdsens.mechanics.hessian_matrix import hessian
+from mdsens.mechanics.softest_modes import Curvature
+from mdsens.potentials.base import Potential, is_local
+from mdsens.structures.neighbors.neighbor_list import Neighbors
+
+LARGEST = 6000
+"""Unknowns up to which a dense matrix is factorised for many right-hand sides (300 MB)."""
+
+SHARE = 8
+"""Unknowns for each right-hand side, at most: with more, it is quicker to solve for some after the other."""
+
+SAVED = 0.5
+"""Share of the products that parameters of atoms must leave for the matrix to be put together from few."""
+
+AGREEMENT = 1e-10
+"""Difference, beside the sizes of its summands, up to which a product is that of a matrix that was put together."""
+
+
+def worthwhile(state: State, found: Curvature, potential: Potential, count: int) -> bool:
+    """Whether a factor for all right-hand sides is quicker, and the state has one."""
+    frame = state.frame
+    if not (frame.symmetric and frame.freedom is None and frame.constraints is None and found.index == 0):
+        return False
+    if potential.approximation(frame.system) is not None or not is_local(potential):
+        return False
+    if not isinstance(frame.system.neighbors, Neighbors) or frame.system.positions.dtype != np.float64:
+        return False
+    well_posed = WELL_POSED * np.finfo(float).eps * found.highest < found.lowest < np.inf
+    return bool(well_posed) and count > BATCH and state.size <= min(LARGEST, SHARE * count)
+
+
+class Together:
+    """The linear systems of an equilibrium for all parameters together [host].
+
+    Attributes:
+        groups: of which parameter's product each takes part; parameters of one group act on different atoms' forces.
+        reach: `(N, N)`, sparse: the forces of which atoms those of an atom act on.
+        atoms: for each parameter the atom that it belongs to, or -1: it acts on all.
+    """
+
+    def __init__(self, state: State, moving: Any, resting: Any) -> None:
+        self.state, self.moving, self.resting = state, moving, resting
+        self.potential = eqx.combine(moving, resting)
+        active, basis = np.asarray(state.null.active), np.asarray(state.null.basis)
+        self.free, self.held, self.basis = np.flatnonzero(active), np.flatnonzero(~active), basis[:, basis.any(axis=0)]
+        self.count = ravel_pytree(moving)[0].size
+        self.atoms = _atoms(moving, len(state.frame.system))
+        near = _near(state.frame.system.neighbors)
+        for reach in (near, near @ near):
+            self.reach = reach
+            self.groups = _grouped(self.atoms, reach)
+            if self.groups.max() + 1 > SAVED * self.count:
+                break
+            if self._agrees():
+                return
+        self.atoms, self.groups = np.full(self.count, -1), np.arange(self.count)
+
+    def outside(self, rows: np.ndarray) -> np.ndarray:
+        """Rows without what lies in the null space, in their place; derivatives of forces have no more than rounding there."""
+        if self.held.size:
+            rows[:, self.held] = 0.0
+        if self.basis.size:
+            rows -= (rows @ self.basis) @ self.basis.T
+        return rows
+
+    def matrix(self, z: Any) -> Any:
+        """A at some z, sparse."""
+        return hessian(self.state.frame.place(z), self.potential).tocsr()
+
+    @property
+    def factorised(self) -> State:
+        """The state with what solves its systems here."""
+        return dataclasses.replace(self.state, solver=Cholesky(), preconditioner=Words())
+
+    def solutions(self, weights: np.ndarray, nothing: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+        """`(dz/dθ, -A⁻¹F, relative residuals of the former, ‖F‖)`, all outside the null space; see `linear_response.solutions`.
+
+        Raises:
+            LinAlgError: A is not positive to working precision.
+        """
+        sides = self.outside(self.slopes(self.state.z))
+        matrix, free, null = self.matrix(self.state.z), self.free, self.basis[self.free]
+        # In LAPACK's own order, and each in the place of the last.
+        between = (matrix if not self.held.size else matrix[free][:, free]).toarray().T
+        stiff = np.abs(np.diag(between)).max()
+        between = scipy.linalg.blas.dsyrk(stiff, null, 1.0, between, lower=True, overwrite_c=True)
+        factor = scipy.linalg.cho_factor(between, lower=True, overwrite_a=True, check_finite=False)
+
+        def solved(rows: np.ndarray) -> np.ndarray:
+            """In the place of rows."""
+            if not self.held.size:
+                return self.outside(scipy.linalg.cho_solve(factor, rows.T, overwrite_b=True, check_finite=False).T)
+            rows[:, free] = scipy.linalg.cho_solve(factor, rows[:, free].T, overwrite_b=True, check_finite=False).T
+            return self.outside(rows)
+
+        def left(answers: np.ndarray, sides: np.ndarray) -> np.ndarray:
+            return self.outside(answers @ matrix) + sides
+
+        answers = solved(-sides)
+        rest, sizes = left(answers, sides), _lengths(sides)
+        errors = _lengths(rest)
+        if (rough := errors > self.state.solver.tolerances(np.float64)[0] * sizes).any():
+            answers[rough] -= solved(rest[rough])
+            errors[rough] = _lengths(left(answers[rough], sides[rough]))
+        # Of a right-hand side that is rounding, the residual is relative to what rounding leaves.
+        scales = np.maximum(sizes, nothing / np.append(weights, 1.0))
+        residuals = np.divide(errors, scales, out=np.zeros_like(errors), where=errors > 0.0)
+        return answers[:-1], answers[-1], residuals[:-1], float(sizes[-1])
+
+    def defects(self, z: Any, columns: np.ndarray) -> tuple[np.ndarray, float]:
+        """`(‖A dz/dθ + ∂F/∂θ‖ of each column, ‖F‖)` at some z, outside the null space."""
+        rows = self.slopes(z)
+        rows[:-1] += columns @ self.matrix(z)
+        sizes = _lengths(self.outside(rows))
+        return sizes[:-1], float(sizes[-1])
+
+    def slopes(self, z: Any) -> np.ndarray:
+        """∂F/∂θ for each θ, and F as the last row, at some z."""
+        products, rest = self._products(z, np.eye(self.groups.max() + 1)[:, self.groups])
+        n, dim = len(self.state.frame.system), self.state.frame.system.dim
+        b = np.zeros((self.count + 1, n, dim))
+        b[-1] = rest.reshape(n, dim)
+        whole, single = np.flatnonzero(self.atoms < 0), np.flatnonzero(self.atoms >= 0)
+        products = products.reshape(-1, n, dim)
+        b[whole] = products[self.groups[whole]]
+        of, near = self.reach[self.atoms[single]].nonzero()
+        b[single[of], near] = products[self.groups[single[of]], near]
+        return b.reshape(-1, n * dim)
+
+    def _agrees(self) -> bool:
+        """Whether parameters of atoms act no farther than supposed, by one product with all of them."""
+        b = self.slopes(self.state.z)[:-1]
+        direction = np.random.default_rng(0).normal(size=(1, self.count))
+        product, scale = self._products(self.state.z, direction)[0][0], np.abs(direction[0]) @ np.abs(b)
+        return bool((np.abs(direction[0] @ b - product) <= AGREEMENT * scale + np.finfo(float).eps * scale.max()).all())
+
+    def _products(self, z: Any, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`(∂F/∂θ along each direction, F)` at some z."""
+        products, rest = [], None
+        for start in range(0, len(directions), BATCH):
+            some = directions[start : start + BATCH]
+            filled = np.pad(some, ((0, BATCH - len(some)), (0, 0)))
+            product, rest = changes(self.state, z, self.moving, self.resting, jnp.asarray(filled), None)
+            products.append(np.asarray(product)[: len(some)])
+        return np.concatenate(products), np.array(rest)
+
+
+def _lengths(rows: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.einsum("ij,ij->i", rows, rows))
+
+
+def _atoms(moving: Any, n: int) -> np.ndarray:
+    """The atom of each parameter, where its field has as many numbers as there are atoms; otherwise -1."""
+    leaves = jax.tree.leaves(moving)
+    return np.concatenate([np.arange(n) if leaf.shape == (n,) else np.full(leaf.size, -1) for leaf in leaves])
+
+
+def _near(neighbors: Neighbors) -> Any:
+    """`(N, N)`, sparse: which atoms are listed neighbours, or the same."""
+    used = np.asarray(neighbors.used)
+    n = used.shape[1]
+    pairs = np.broadcast_to(np.arange(n), used.shape)[used], np.asarray(neighbors.atom)[used]
+    near = scipy.sparse.coo_array((np.ones(len(pairs[0])), pairs), shape=(n, n))
+    return ((near + near.T).tocsr() + scipy.sparse.eye_array(n, format="csr")) != 0.0
+
+
+def _grouped(atoms: np.ndarray, reach: Any) -> np.ndarray:
+    """A group for each parameter; in one group are parameters of one field that act on different atoms, or a single one."""
+    shared = reach @ reach.T
+    color = np.full(reach.shape[0], -1)
+    for atom in range(len(color)):
+        taken = set(color[shared.indices[shared.indptr[atom] : shared.indptr[atom + 1]]].tolist())
+        color[atom] = next(k for k in range(len(color)) if k not in taken)
+    groups, count = np.empty(len(atoms), dtype=int), 0
+    place = 0
+    while place < len(atoms):
+        if atoms[place] < 0:
+            groups[place], count, place = count, count + 1, place + 1
+        else:
+            groups[place : place + len(color)] = count + color
+            count, place = count + color.max() + 1, place + len(color)
+    return groups

@@ -1,0 +1,214 @@
+"""Observables that refer to other equilibria, as formation energies do: these are relaxed with the same potential."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from mdsens.equilibrium.relaxation import FLOAT32_FMAX, Equilibrium
+from mdsens.potentials.base import Potential
+from mdsens.structures.system import System, is_concrete
+
+ALONE = "structure"
+"""Name of a structure that was given without one."""
+
+KEPT = 16
+"""References relaxed again that are kept, since values and derivatives ask for the same ones."""
+
+
+class Reference(eqx.Module):
+    """A reference that was relaxed with the potential that is asked about, without what changes from one to another."""
+
+    system: System
+
+
+class Referring(eqx.Module):
+    """Base class of observables whose value depends on other equilibria beside the structure's.
+
+    A reference is relaxed again, under its own conditions, for each potential that is asked about. Inside `jit` that cannot be
+    done: there another potential than the reference's gives NaN, and so do second derivatives, in which its response counts.
+    """
+
+    references: Any
+
+    def __call__(self, system: Any, potential: Potential) -> Array:
+        kept = self.references
+        if not any(isinstance(reference, Equilibrium) for reference in kept):
+            return self.beside(system, [reference.system for reference in kept], potential)
+        if is_concrete(system, potential):
+            return self.beside(system, [relaxed_for(reference, potential).system for reference in kept], potential)
+        value = self.beside(system, [reference.system for reference in kept], potential)
+        alike = jnp.asarray([_agrees(reference.potential, potential) for reference in kept])
+        for leaf in jax.tree.leaves(potential):
+            value = value + (_unknown(leaf) if any(map(_loaded, kept)) else _without_second(leaf))
+        return jnp.where(jnp.all(alike), value, jnp.nan)
+
+    def beside(self, system: Any, references: list[System], potential: Potential) -> Array:
+        """The observable of a system and of its references, relaxed with the same potential."""
+        raise NotImplementedError
+
+
+class Beside(eqx.Module):
+    """An observable whose references are among the states, by the names that stand in their places.
+
+    Args:
+        names: of the references.
+        alone: the structure's name, where the observable is of a single one.
+    """
+
+    observable: Any
+    names: tuple[str, ...] = eqx.field(static=True)
+    alone: str | None = eqx.field(static=True)
+
+    def __call__(self, states: Mapping[str, Any], potential: Potential) -> Array:
+        filled = with_named(self.observable, states)
+        if self.alone is not None:
+            return filled(states[self.alone], potential)
+        return filled({name: state for name, state in states.items() if name not in self.names}, potential)
+
+
+def with_references(g: Any, eq: Any, *, order: int = 1) -> tuple[Any, Any]:
+    """`(g, states)` with what g refers to relaxed for the states' potential, and among the states where it must be.
+
+    An energy's first derivatives are those at the relaxed structure, unless a load works on its cell.
+
+    Args:
+        eq: an equilibrium, or several by name.
+        order: of the derivatives that are asked for.
+    """
+    found = _found(g)
+    if not found or not (isinstance(eq, Equilibrium) or (isinstance(eq, Mapping) and eq)):
+        return g, eq
+    potential = eq.potential if isinstance(eq, Equilibrium) else next(iter(eq.values())).potential
+    if order == 1 and not any(map(_loaded, found)):
+        return _replaced(g, lambda reference: Reference(relaxed_for(reference, potential).system)), eq
+    alone = ALONE if isinstance(eq, Equilibrium) else None
+    own = {ALONE: eq} if isinstance(eq, Equilibrium) else dict(eq)
+    g, states = named_references(g, own, potential)
+    return Beside(g, tuple(name for name in states if name not in own), alone), states
+
+
+def named_references(g: Any, states: Mapping[str, Any], potential: Potential) -> tuple[Any, dict[str, Any]]:
+    """`(g, states)` with names in the places of g's references, which are relaxed for the potential and among the states."""
+    states, names = dict(states), dict[int, str]()
+    for reference in _found(g):
+        if id(reference) not in names:
+            names[id(reference)] = f"reference {len(names) + 1} of an observable"
+            states[names[id(reference)]] = relaxed_for(reference, potential)
+    return _replaced(g, lambda reference: names[id(reference)]), states
+
+
+def with_named(g: Any, systems: Mapping[str, Any]) -> Any:
+    """g with systems for the names that `named_references` put there."""
+    return _replaced(g, lambda name: Reference(systems[name]))
+
+
+def relaxed_for(reference: Equilibrium, potential: Potential) -> Equilibrium:
+    """A reference relaxed with another potential under its own conditions, or as it is where the potential is its own.
+
+    Raises:
+        ConvergenceError: it does not relax.
+    """
+    if _agrees(reference.potential, potential):
+        return reference
+    return _again(_ByIdentity(reference), _ByValue(potential))
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _again(reference: Any, potential: Any) -> Equilibrium:
+    eq = reference.held
+    options: dict[str, Any] = {"progress": False}
+    if eq.system.positions.dtype == jnp.float32:
+        options["fmax"] = FLOAT32_FMAX
+    return eq.again(potential.held, **options)
+
+
+class _ByIdentity:
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+    def __hash__(self) -> int:
+        return id(self.held)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByIdentity) and self.held is other.held
+
+
+class _ByValue:
+    """A potential, equal to others with the same numbers."""
+
+    def __init__(self, held: Potential) -> None:
+        self.held = held
+        self.numbers = tuple((np.shape(leaf), np.asarray(leaf).tobytes()) for leaf in jax.tree.leaves(held))
+
+    def __hash__(self) -> int:
+        return hash(self.numbers)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _ByValue)
+            and self.numbers == other.numbers
+            and jax.tree.structure(self.held) == jax.tree.structure(other.held)  # type: ignore[operator]  # of jax's stubs
+        )
+
+
+def _is_referring(node: Any) -> bool:
+    return isinstance(node, Referring)
+
+
+def _found(g: Any) -> list[Equilibrium]:
+    """The references of an observable, and of those inside it, that nothing stands for yet."""
+    nodes = [node for node in jax.tree.leaves(g, is_leaf=_is_referring) if _is_referring(node)]
+    return [reference for node in nodes for reference in node.references if isinstance(reference, Equilibrium)]
+
+
+def _replaced(g: Any, change: Callable[[Any], Any]) -> Any:
+    """g with each reference changed."""
+
+    def one(node: Any) -> Any:
+        if not _is_referring(node):
+            return node
+        return eqx.tree_at(lambda n: n.references, node, tuple(map(change, node.references)))
+
+    return jax.tree.map(one, g, is_leaf=_is_referring)
+
+
+def _loaded(reference: Equilibrium) -> bool:
+    """Whether the energy is not at its minimum in all that moves: a load works on the cell."""
+    return reference.load is not None and bool(np.any(np.asarray(reference.load) != 0.0))
+
+
+def _agrees(own: Potential, other: Potential) -> Any:
+    if jax.tree.structure(own) != jax.tree.structure(other):  # type: ignore[operator]  # of jax's stubs
+        return False
+    pairs = list(zip(jax.tree.leaves(own), jax.tree.leaves(other), strict=True))
+    if is_concrete(own, other):
+        return all(np.array_equal(a, b) for a, b in pairs)
+    return jnp.all(jnp.stack([jnp.all(jax.lax.stop_gradient(a) == jax.lax.stop_gradient(b)) for a, b in pairs]))
+
+
+@jax.custom_jvp
+def _unknown(x: Array) -> Array:
+    """Zero, with a derivative that is NaN."""
+    return jnp.zeros((), x.dtype)
+
+
+@_unknown.defjvp
+def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    return jnp.zeros((), primals[0].dtype), jnp.sum(jnp.nan * tangents[0])
+
+
+@jax.custom_jvp
+def _without_second(x: Array) -> Array:
+    """Zero, as is its derivative, whose own one is NaN."""
+    return jnp.zeros((), x.dtype)
+
+
+@_without_second.defjvp
+def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    return jnp.zeros((), primals[0].dtype), _unknown(primals[0]) * jnp.sum(tangents[0])

@@ -1,0 +1,198 @@
+"""Second derivatives of an equilibrium in its potential's parameters: products with Hessians, and Taylor's series."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from mdsens.common.errors import InputError, LinearSolveError
+from mdsens.common.suggestions import spelled
+from mdsens.derivatives.first_order import (
+    Observable,
+    States,
+    check_direction,
+    check_finite,
+    check_index,
+    check_scalar,
+    observed,
+    several,
+    value_and_gradient,
+)
+from mdsens.derivatives.linear_response import State, solution, usable
+from mdsens.derivatives.references import with_references
+from mdsens.equilibrium.relaxation import Equilibrium
+from mdsens.potentials.base import Potential
+from mdsens.structures.system import System
+
+NO_SECOND = (
+    "The linear systems of the second derivative were not solved, or the observable has none: relax further, or try "
+    "linear_solver=implicit.Direct()."
+)
+
+
+@spelled
+def hessian_vector(
+    g: Observable, eq: States, direction: Potential | Mapping[str, Any], *, linear_solver: Any = None
+) -> Potential:
+    """(d²g/dθ²) v, the change of an observable's total gradient along a direction v in parameter space.
+
+    Exact, by forward over reverse differentiation of the implicit solution: a few solves for each state, whatever the
+    number of parameters; the Hessian itself is never formed.
+
+    Args:
+        g, eq: as for `value_and_gradient`.
+        direction: v, potential-shaped, or steps by name: `{"sigma": 1.0}`.
+
+    Returns:
+        potential-shaped: `.sigma` is Σ_k d²g/dσdθ_k v_k.
+
+    Raises:
+        as `value_and_gradient`.
+    """
+    check_index(g, eq)
+    g, eq = with_references(g, eq, order=2)
+    _, states, potential = several(eq, linear_solver)
+    check_scalar(g, states, potential)
+    product = _hessian_vector(g, states, potential, check_direction(potential, direction))
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(product)):
+        check_finite(g, states, potential, *jax.tree.leaves(value_and_gradient(g, eq, linear_solver=linear_solver)))
+        raise LinearSolveError(NO_SECOND)
+    return product
+
+
+@eqx.filter_jit
+def _hessian_vector(g: Observable, states: Any, potential: Potential, direction: Any) -> Potential:
+    return jax.jvp(jax.grad(lambda parameters: _total(g, states, parameters)), (potential,), (direction,))[1]
+
+
+def derivatives_along(
+    g: Observable, eq: States, direction: Potential | Mapping[str, Any], *, linear_solver: Any = None
+) -> tuple[Array, Array]:
+    """`(dg/dt, d²g/dt²)` of an array-valued observable along θ + t v, by a few linear solves for each state.
+
+    Args:
+        g, eq: as for `value_and_jacobian`.
+        direction: v, as for `hessian_vector`.
+
+    Raises:
+        as `hessian_vector`.
+    """
+    check_index(g, eq)
+    g, eq = with_references(g, eq, order=2)
+    _, states, potential = several(eq, linear_solver)
+    first, second = _derivatives_along(g, states, potential, check_direction(potential, direction))
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        check_finite(g, states, potential, first)
+        raise LinearSolveError(NO_SECOND)
+    return first, second
+
+
+@eqx.filter_jit
+def _derivatives_along(g: Observable, states: Any, potential: Potential, direction: Any) -> tuple[Array, Array]:
+    def along(t: Array) -> Array:
+        return _total(g, states, moved(potential, direction, t))
+
+    zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(potential)))
+    return jax.jvp(lambda t: jax.jvp(along, (t,), (jnp.ones_like(t),))[1], (zero,), (jnp.ones_like(zero),))
+
+
+def _total(g: Observable, states: Any, parameters: Potential) -> Array:
+    """g at the equilibrium that the states become."""
+    if isinstance(states, State):
+        return observed(g, states)(solution(states, parameters), parameters)
+    return observed(g, states)({name: solution(state, parameters) for name, state in states.items()}, parameters)
+
+
+@dataclasses.dataclass(frozen=True)
+class Taylor:
+    """The equilibrium along θ + t v to second order in t: z(t) = z + t z' + ½ t² z''.
+
+    Attributes:
+        positions: `(dX/dt, d²X/dt²)`, each `(N, dim)` [Å].
+        cell: the same of a free cell, each `(dim, dim)`; None for a fixed one.
+        first, second: the same of the unknown z, flat.
+        state, potential, direction: where it starts.
+    """
+
+    positions: tuple[Float[Array, "atoms dim"], Float[Array, "atoms dim"]]
+    cell: tuple[Float[Array, "dim dim"], Float[Array, "dim dim"]] | None
+    first: Float[Array, " n"] = dataclasses.field(repr=False)
+    second: Float[Array, " n"] = dataclasses.field(repr=False)
+    state: State = dataclasses.field(repr=False)
+    potential: Potential
+    direction: Potential
+
+    def unknown(self, t: float, order: int = 2) -> Any:
+        """z(t) to first or second order."""
+        flat, unravel = ravel_pytree(self.state.z)
+        return unravel(flat + t * self.first + (0.5 * t**2 * self.second if order == 2 else 0.0))
+
+    def system(self, t: float, order: int = 2) -> System:
+        return self.state.frame.place(self.unknown(t, order))
+
+    def parameters(self, t: float) -> Potential:
+        """θ + t v."""
+        return moved(self.potential, self.direction, t)
+
+
+@spelled
+def taylor(eq: Equilibrium, direction: Potential | Mapping[str, Any], *, linear_solver: Any = None) -> Taylor:
+    """dX/dt and d²X/dt² along one direction in parameter space, by a few linear solves.
+
+    Args:
+        direction: v, potential-shaped, or steps by name: `{"sigma": 1.0}`.
+
+    Raises:
+        InputError: a direction that is not of the potential's shape.
+        ConvergenceError, LinearSolveError: as for `sensitivity`.
+    """
+    _, state = usable(eq, linear_solver)
+    direction = check_direction(eq.potential, direction)
+    first, second, placed = _taylor(state, eq.potential, direction)
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise LinearSolveError(
+            "The linear systems of the second derivative were not solved: relax further, or try linear_solver=implicit.Direct()."
+        )
+    positions, cell = zip(*placed, strict=True)
+    return Taylor(positions, None if state.frame.freedom is None else cell, first, second, state, eq.potential, direction)
+
+
+@eqx.filter_jit
+def _taylor(state: State, potential: Potential, direction: Any) -> tuple[Array, Array, Any]:
+    def along(t: Array) -> tuple[Array, Any]:
+        z = solution(state, moved(potential, direction, t))
+        system = state.frame.place(z)
+        cell = jnp.zeros(()) if state.frame.freedom is None else system.cell
+        return ravel_pytree(z)[0], (system.positions, cell)
+
+    def slope(t: Array) -> tuple[Array, Any]:
+        return jax.jvp(along, (t,), (jnp.ones_like(t),))[1]
+
+    zero = jnp.zeros((), ravel_pytree(state.z)[0].dtype)
+    (first, placed), (second, bent) = jax.jvp(slope, (zero,), (jnp.ones_like(zero),))
+    return first, second, (placed, bent)
+
+
+def moved(potential: Potential, direction: Any, t: Any) -> Potential:
+    """θ + t v."""
+    return jax.tree.map(lambda theta, step: theta + t * step, potential, direction)
+
+
+def direction_to(potential: Potential, new: Potential) -> Potential:
+    """What leads from one potential to another of the same kind.
+
+    Raises:
+        InputError: another class, other settings or other species.
+    """
+    if jax.tree.structure(new) != jax.tree.structure(potential):  # type: ignore[operator]  # of jax's stubs
+        raise InputError(
+            f"The new potential is not of the same kind: it must be a {type(potential).__name__} with the same settings "
+            "and keys, so that only its parameters differ."
+        )
+    return jax.tree.map(lambda a, b: jnp.asarray(b, a.dtype) - a, potential, new)

@@ -1,0 +1,350 @@
+"""How `relax` gets to an equilibrium: a solver to a hand-over, Newton's method from there, neighbour lists renewed on the way."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
+
+from mdsens.common.errors import MdsensError
+from mdsens.equilibrium.falling import Watch
+from mdsens.equilibrium.progress import residual_bar
+from mdsens.mechanics.forces import gradient
+from mdsens.mechanics.hessian_operator import hessian_operator, is_stored, rigid_gauge
+from mdsens.mechanics.scales import ORDINARY_UNITS, Units, scales_of
+from mdsens.mechanics.unknown import Frame, Unknown, as_unknown, frame_of, gridded, periodic_volume
+from mdsens.potentials.base import Potential
+from mdsens.potentials.sums import TermLists
+from mdsens.solvers import FIRE, LBFGS, Newton, Problem, Status, evaluated, solve
+from mdsens.structures.neighbors.neighbor_list import SKIN, Neighbors, widened_like
+from mdsens.structures.system import System
+
+HANDOVER = 1e-2
+"""Size of the largest force [units of `scales`, eV/Å as a rule] at which Newton's method is first tried."""
+
+HASTE = 0.05
+"""Largest change of a component, in a step to the lowest point along the forces, up to which Newton's method is tried at once
+[units of `scales`, Å as a rule]. Its own is half as long again or more, and a list for it is longer the farther atoms are from
+rest."""
+
+PROBE = 1e-4
+"""Largest change of a component in the step that shows the curvature along the forces [units of `scales`, Å as a rule]."""
+
+NEWTON_STEPS = 50
+"""Newton steps after one hand-over, at most; a handful is usual."""
+
+TIGHT_SKIN = 0.01
+"""Skin of an equilibrium's list, as a share of the range: derivatives at the state need only its own pairs."""
+
+RECOMPILED = 2000
+"""Atoms from which on a list with fewer places is worth the compilation of what works on it."""
+
+VOLUME_RATIO = 8.0
+"""Factor by which a cell may shrink or grow from its start before it counts as collapsed or flown apart."""
+
+REBASES = 20
+"""How often a relaxed cell becomes the reference of another descent, at most; under a pressure alone once is usual."""
+
+
+def force_norm(slope: Any) -> Array:
+    """The largest force on an atom or a component of the strain [eV/Å], or violation of a constraint."""
+    parts = as_unknown(slope)
+    norm = jnp.sqrt(jnp.max(jnp.sum(parts.positions**2, axis=-1)))
+    for part in (parts.strain, parts.multipliers):
+        norm = norm if part is None else jnp.maximum(norm, jnp.max(jnp.abs(part), initial=0.0))
+    return norm
+
+
+def _is_stale(z: Any, data: Any) -> Array:
+    frame, potential = data
+    return frame.is_stale(z, potential.ranges)
+
+
+def _focused(z: Any, data: Any) -> Any:
+    """A list of little more than the range at z, so that little is evaluated and stored; a preconditioner's grid [host]."""
+    frame, potential, *more = data
+    listed = frame.system.neighbors
+    if not isinstance(listed, Neighbors):
+        # Of several kinds of lists none is made shorter.
+        if isinstance(listed, TermLists) and _is_stale_now(z, data):
+            frame = relisted(frame, z, potential, None)
+        return frame, potential, *more
+    if not is_tight(listed) or _is_stale_now(z, data):
+        frame = relisted(frame, z, potential, TIGHT_SKIN * float(np.asarray(potential.range)))
+        if len(frame.system) < RECOMPILED:
+            frame = eqx.tree_at(lambda f: f.system.neighbors, frame, widened_like(frame.system.neighbors, listed))
+    # Interpolation on the grid forgives that atoms move on.
+    return gridded(frame) if is_stored(frame, potential) else frame, potential, *more
+
+
+_is_stale_now = eqx.filter_jit(_is_stale)
+
+PROBLEM = Problem(
+    gradient,
+    force_norm,
+    _is_stale,
+    gauge=rigid_gauge,
+    symmetric=True,
+    operator=hessian_operator,
+    focus=_focused,
+    kind="gradient",
+)
+"""The unknown at which no force is left: the problem that all solvers are given."""
+
+LOADED_PROBLEM = dataclasses.replace(PROBLEM, symmetric=False)
+"""The same under a stress that is not hydrostatic."""
+
+
+def unbalanced(z: Any, data: Any) -> Any:
+    """`(F(z), its norm)` of `data = (frame, potential)`, compiled [host]."""
+    return evaluated(PROBLEM if data[0].symmetric else LOADED_PROBLEM, z, data)
+
+
+class UnstableCell(MdsensError):
+    """A cell collapsed or flew apart; `z` and `frame` are where."""
+
+    def __init__(self, z: Any, frame: Frame) -> None:
+        super().__init__(Status.UNSTABLE_CELL.value)
+        self.z, self.frame = z, frame
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a descent is asked for: the solver (None: as `approach` says), its tolerance [eV/Å], ...
+
+    Attributes:
+        own: whether the tolerance is the system's own, and follows its stiffness.
+        units: what the settings of our own choice of solvers are counted in.
+    """
+
+    solver: Any
+    tolerance: float
+    max_steps: int
+    polish: bool
+    progress: bool | None
+    own: bool = False
+    units: Units = ORDINARY_UNITS
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrival:
+    """Where a descent ended: the frame whose reference is the state z, the size of what is left of the forces, ..."""
+
+    frame: Frame
+    z: Any
+    norm: float
+    steps: int
+    status: Status
+
+
+def descend(frame: Frame, potential: Potential, settings: Settings) -> Arrival:
+    """From the frame's reference to the next equilibrium [host].
+
+    Raises:
+        UnstableCell: the volume left the range in which a crystal could be the one that was given.
+        CoincidingAtoms: two atoms met.
+    """
+    problem = PROBLEM if frame.symmetric else LOADED_PROBLEM
+    steps, volume = 0, reference_volume(frame)
+    with residual_bar(settings.tolerance, settings.progress) as show:
+        for _ in range(REBASES):
+            frame = listed_here(frame)
+            start = (frame.start, (frame, potential))
+            z, (frame, _), norm, steps, status, tolerance = approach(problem, *start, settings, volume, steps, show)
+            if status is Status.NOT_FINITE:
+                frame = frame_of(frame.place(z), frame.freedom, frame.constraints)
+                return Arrival(frame, frame.start, norm, steps, status)
+            frame = based(frame, z, potential)
+            if frame.freedom is None:
+                break
+            check_volume(frame.start, frame, volume)
+            norm = float(unbalanced(frame.start, (frame, potential))[1])
+            if status is not Status.CONVERGED or norm <= tolerance:
+                break
+            # Seen from the relaxed cell the strains are others, if only a little.
+            status = Status.STALLED
+            frame = eqx.tree_at(lambda f: f.system, frame, frame.system.with_neighbors(potential))
+    return Arrival(frame, frame.start, norm, steps, status)
+
+
+def reference_volume(frame: Frame) -> float | None:
+    return None if frame.freedom is None else periodic_volume(frame.system)
+
+
+def listed_here(frame: Frame) -> Frame:
+    """The frame that says its list was made for its reference."""
+    if frame.freedom is None:
+        return frame
+    return eqx.tree_at(lambda f: f.listed, frame, frame.start, is_leaf=lambda leaf: leaf is None)
+
+
+def based(frame: Frame, z: Any, potential: Potential) -> Frame:
+    """A frame with the same freedom whose reference is the system at z, with the list that an equilibrium keeps."""
+    return frame_of(listed_tightly(frame.place(z), potential), frame.freedom, frame.constraints)
+
+
+def approach(
+    problem: Problem,
+    z: Any,
+    data: Any,
+    settings: Settings,
+    volume: float | None,
+    steps: int,
+    show: Any,
+    *,
+    tolerance: float | None = None,
+) -> tuple[Any, ...]:
+    """The solver down to a hand-over, Newton from there; when Newton refuses, the solver goes on to a lower one.
+
+    Without a solver asked for Newton is tried at once where the state looks near: there it arrives in a few steps. Else, and
+    where it refuses, L-BFGS comes first, and FIRE should that stall.
+
+    Args:
+        data: `(frame, potential, ...)`.
+        volume: of the cell that the relaxation started from.
+        steps: taken before.
+
+    Returns:
+        `(z, data, norm, steps, status, the tolerance that was obeyed)`.
+    """
+    units, newton = settings.units, newton_in(settings.units)
+    solver, *others = solvers_in(units) if settings.solver is None else (settings.solver,)
+    newton_first = settings.solver is None and settings.polish
+    hasty = newton_first and _is_near(problem, z, data, units.length)
+    own = settings.own and tolerance is None
+    fmax, max_steps = settings.tolerance if tolerance is None else tolerance, settings.max_steps
+    refresh = refresher(volume)
+    polish = settings.polish and not isinstance(solver, Newton)
+    handover = max(fmax, HANDOVER * units.force) if polish else fmax
+    if newton_first and not hasty:
+        # What Newton's method lists leaves no room for many short steps.
+        data = refresh(z, data, False)
+    run = functools.partial(solve, problem, refresh=refresh, watch=Watch(z, data))
+    while True:
+        if not hasty:
+            result = run(solver, z, data, tolerance=handover, max_steps=max_steps - steps, progress=show.after(steps))
+            z, data, steps = result.z, result.data, steps + result.steps
+            if own and 0.0 < result.norm < np.inf:
+                # What lay too near at the start looked stiff, what lay far apart soft.
+                fmax = float(scales_of(problem, z, data).fmax)
+            if result.status is Status.STALLED and result.norm > fmax and others:
+                solver, *others = others
+                continue
+        if not hasty and (result.status is not Status.CONVERGED or result.norm <= fmax):
+            arrived = result
+        else:
+            limit = max(1, min(NEWTON_STEPS, max_steps - steps))
+            arrived = run(newton, z, data, tolerance=fmax, max_steps=limit, progress=show.after(steps))
+            steps += arrived.steps
+            if arrived.status is not Status.CONVERGED:
+                data, handover = (refresh(z, data, False), handover) if hasty else (data, max(fmax, 0.01 * handover))
+                hasty = False
+                continue
+            z, data = arrived.z, arrived.data
+        if own and not hasty and 0.0 < arrived.norm < np.inf:
+            before, fmax = fmax, float(scales_of(problem, z, data).fmax)
+            if arrived.norm > fmax and arrived.status is Status.CONVERGED and fmax < before:
+                handover = max(fmax, min(handover, 0.01 * before)) if polish else fmax
+                continue
+        break
+    close = arrived.status is Status.STALLED and arrived.norm <= fmax
+    return z, data, arrived.norm, steps, Status.CONVERGED if close else arrived.status, fmax
+
+
+def solvers_in(units: Units) -> tuple[Any, ...]:
+    """What is tried one after the other where no solver was asked for."""
+    time = units.stiffness**-0.5
+    fire = FIRE(dt_start=0.1 * time, dt_max=0.4 * time, force_softening=1e-6 * units.force**2, max_step=0.2 * units.length)
+    return LBFGS(max_step=0.2 * units.length, first_step=0.01 * units.length), fire
+
+
+def newton_in(units: Units) -> Newton:
+    """Newton's method for the last stretch."""
+    return Newton(max_step=0.1 * units.length)
+
+
+def in_units(units: Units) -> Problem:
+    """The problem with lengths and stiffnesses counted in some units, which may be traced."""
+
+    def scaled(z: Any, data: Any) -> Any:
+        return gradient(z * units.length, data) / units.force
+
+    def operator(z: Any, data: Any) -> Callable[..., Any]:
+        product = hessian_operator(z * units.length, data)
+        return lambda v: product(v) / units.stiffness
+
+    return dataclasses.replace(
+        PROBLEM,
+        residual=scaled,
+        is_stale=lambda z, data: PROBLEM.is_stale(z * units.length, data),
+        gauge=lambda z, data: PROBLEM.gauge(z * units.length, data),
+        operator=operator,
+    )
+
+
+def _is_near(problem: Problem, z: Any, data: Any, unit: float) -> bool:
+    """Whether the energy curves upwards along the forces, and so much that its lowest point there is no farther than HASTE."""
+    flat, unravel = ravel_pytree(z)
+    slope = ravel_pytree(evaluated(problem, z, data)[0])[0]
+    steepest = float(jnp.max(jnp.abs(slope)))
+    if not 0.0 < steepest < np.inf:
+        return steepest == 0.0
+    share = PROBE * unit / steepest
+    change = slope - ravel_pytree(evaluated(problem, unravel(flat - share * slope), data)[0])[0]
+    curvature = float(jnp.vdot(slope, change)) / (share * float(jnp.vdot(slope, slope)))
+    return curvature * HASTE * unit >= steepest
+
+
+def refresher(volume: float | None = None) -> Callable[..., Any]:
+    """`refresh(z, data, wider)` for the driver, data being `(frame, potential, ...)`: a new list, and a look at the cell.
+
+    Args:
+        volume: of the cell that the relaxation started from.
+    """
+    widening = 1.0
+
+    def refresh(z: Any, data: Any, wider: bool) -> Any:
+        nonlocal widening
+        widening = 2.0 * widening if wider else widening
+        frame, potential, *more = data
+        check_volume(z, frame, volume)
+        reach = np.asarray(potential.range)
+        skin = SKIN * widening * float(reach) if np.isfinite(reach) else None
+        return relisted(frame, z, potential, skin), potential, *more
+
+    return refresh
+
+
+def relisted(frame: Frame, z: Any, potential: Potential, skin: float | None) -> Frame:
+    """The same frame with a neighbour list made at z [host]."""
+    neighbors = frame.place(z).with_neighbors(potential, skin=skin).neighbors
+    if frame.freedom is None:
+        moved = frame.system.with_positions(as_unknown(z).positions)
+        return eqx.tree_at(lambda f: f.system, frame, eqx.tree_at(lambda s: s.neighbors, moved, neighbors))
+    listed = (neighbors, Unknown(z.positions, z.strain))
+    return eqx.tree_at(lambda f: (f.system.neighbors, f.listed), frame, listed, is_leaf=lambda leaf: leaf is None)
+
+
+def listed_tightly(system: System, potential: Potential) -> System:
+    """The system with the list that an equilibrium keeps; a function of positions, cell and range alone."""
+    reach = float(np.asarray(potential.range))
+    return system.with_neighbors(potential, skin=TIGHT_SKIN * reach if np.isfinite(reach) else None)
+
+
+def is_tight(neighbors: Neighbors) -> bool:
+    """Whether a list is the one that an equilibrium keeps, in which atoms have no room to move."""
+    return isinstance(neighbors, Neighbors) and bool(neighbors.skin <= 1.01 * TIGHT_SKIN * (neighbors.radius - neighbors.skin))
+
+
+def check_volume(z: Any, frame: Frame, volume: float | None) -> None:
+    """Raises UnstableCell."""
+    if frame.freedom is None or volume is None:
+        return
+    ratio = periodic_volume(frame.place(z)) / volume
+    if not 1.0 / VOLUME_RATIO < ratio < VOLUME_RATIO:
+        raise UnstableCell(z, frame)

@@ -1,0 +1,80 @@
+"""Atoms that fall into each other, where an energy has no wall at short distance: seen on the way, and said with their names."""
+
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+
+from mdsens.common.errors import CoincidingAtoms
+from mdsens.potentials.base import Potential, total_energy
+from mdsens.potentials.learned.snap import SNAP
+from mdsens.potentials.sums import shared
+from mdsens.structures.neighbors.neighbor_list import Neighbors
+from mdsens.structures.system import System
+
+NEARER = 0.6
+"""Share of the least distance at the start below which the nearest two are looked at."""
+
+CLOSER = (1.0, 0.8, 0.6, 0.4, 0.25)
+"""Shares of their distance at which their energy is."""
+
+
+class Watch:
+    """`watch(z, data)`, of `data = (frame, potential, ...)`, looks at a state on the way [host].
+
+    Raises:
+        CoincidingAtoms: the two nearest atoms came much nearer, and the energy falls the more the nearer they come.
+    """
+
+    def __init__(self, z: Any, data: Any) -> None:
+        self.start = _nearest(data[0].place(z))
+
+    def __call__(self, z: Any, data: Any) -> None:
+        system, potential = data[0].place(z), data[1]
+        if self.start is None or (found := _nearest(system)) is None or not found[0] < NEARER * self.start[0]:
+            return
+        if _falls(system, potential, found):
+            raise CoincidingAtoms(np.asarray(system.positions), _words(system, potential, found, self.start[0]))
+
+
+def _nearest(system: System) -> tuple[float, int, int, np.ndarray] | None:
+    """`(distance, i, j, vector from i to j)` of the nearest listed pair; None without a list or a pair."""
+    neighbors = shared(system).neighbors
+    if not isinstance(neighbors, Neighbors):
+        return None
+    positions, atom = np.asarray(system.positions), np.asarray(neighbors.atom)
+    d = positions[atom] - positions
+    if system.cell is not None:
+        d = d + (np.asarray(neighbors.images).T @ np.asarray(system.cell))[np.asarray(neighbors.kind)]
+    r = np.where(np.asarray(neighbors.used), np.linalg.norm(d, axis=-1), np.inf)
+    place, i = np.unravel_index(np.argmin(r), r.shape)
+    return (float(r[place, i]), int(i), int(atom[place, i]), d[place, i]) if 0.0 < r[place, i] < np.inf else None
+
+
+def _falls(system: System, potential: Potential, found: Any) -> bool:
+    """Whether the energy becomes lower and lower as both come nearer to their middle."""
+    _, i, j, d = found
+    if i == j or (bool(system.frozen[i]) and bool(system.frozen[j])):
+        return False
+    energies = []
+    for share in CLOSER:
+        step = 0.5 * (1.0 - share) * d
+        moved = system.positions.at[i].add(step).at[j].add(-step)
+        energies.append(float(_energy(potential, system.with_positions(moved))))
+    return bool(np.all(np.diff(energies) < 0.0))
+
+
+def _words(system: System, potential: Potential, found: Any, start: float) -> str:
+    r, i, j, _ = found
+    names = f"Atoms {i} ({system.symbols[i]}) and {j} ({system.symbols[j]})"
+    whose = " + ".join(type(part).__name__ for part in potential.parts())
+    is_snap = any(isinstance(part, SNAP) for part in potential.parts())
+    overlay = ", the overlay that many SNAP files are made for (LAMMPS's hybrid/overlay zbl ... snap)" if is_snap else ""
+    return (
+        f"{names} fall into each other, {r:.2g} Å apart where the nearest atoms were {start:.2g} Å at first: at short distance "
+        f"the energy of {whose} has no wall but falls without bound or into a hole: begin with atoms farther apart, or add a "
+        f"wall, potential + ms.ZBL(cutoff=...){overlay}."
+    )
+
+
+_energy = eqx.filter_jit(total_energy)

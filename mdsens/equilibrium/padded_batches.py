@@ -1,0 +1,86 @@
+"""Many structures of different sizes relaxed together: in groups padded to one shape, which share a compiled program.
+
+Padding is atoms that are frozen and have no neighbours: they move nothing, and nothing moves them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from mdsens.common.errors import InputError
+from mdsens.mechanics.unknown import Frame, frame_of
+from mdsens.potentials.base import Potential
+from mdsens.structures.neighbors.neighbor_list import Neighbors, padded, places, widened_like
+from mdsens.structures.system import System
+
+
+def each(action: Callable[..., Any], systems: Sequence[System]) -> list[Any]:
+    """`action(system)` of all, its refusals with the number of the system."""
+    if not systems:
+        raise InputError("A batch of no systems has no positions: give at least one.")
+    done = []
+    for k, system in enumerate(systems):
+        try:
+            done.append(action(system))
+        except InputError as error:
+            raise InputError(f"System {k} of the batch: {error}") from error
+    return done
+
+
+def listed(system: System, potential: Potential, skin: float | None) -> System:
+    """A member with its list [host].
+
+    Raises:
+        InputError: a potential whose list has a form of its own.
+    """
+    system = system.with_neighbors(potential, skin=skin)
+    if not isinstance(system.neighbors, Neighbors):
+        raise InputError(f"{type(potential).__name__} sees more than listed neighbours, so relax its systems one at a time.")
+    return system
+
+
+def grouped(systems: Sequence[System]) -> list[tuple[list[int], Frame]]:
+    """Members that share a shape, each with their stacked frames [host]."""
+    frames = [_padded(frame_of(system), places(len(system))) for system in systems]
+    groups: dict[Any, Any] = {}
+    for k, frame in enumerate(frames):
+        # Capacities are made equal within a group.
+        same = eqx.tree_at(lambda f: f.system.neighbors, frame, None)
+        key = jax.tree.structure(same), tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(same))
+        groups.setdefault(key, []).append(k)
+    return [(members, _stacked([frames[k] for k in members])) for members in groups.values()]
+
+
+def _padded(frame: Frame, n: int) -> Frame:
+    system = frame.system
+    more = n - len(system)
+
+    def filled(values: Any, value: Any) -> Array:
+        return jnp.concatenate([values, jnp.full((more, *values.shape[1:]), value, values.dtype)])
+
+    middle = jnp.broadcast_to(jnp.mean(system.positions, axis=0), (more, system.dim))
+    positions = jnp.concatenate([system.positions, middle])
+    whole = eqx.tree_at(
+        lambda s: (s.positions, s.species, s.masses, s.frozen, s.neighbors),
+        system,
+        (
+            positions,
+            filled(system.species, 0),
+            filled(system.masses, 1.0),
+            filled(system.frozen, True),
+            padded(system.neighbors, positions),
+        ),
+    )
+    return eqx.tree_at(lambda f: f.system, frame, whole)
+
+
+def _stacked(frames: list[Frame]) -> Frame:
+    widest = frames[0].system.neighbors
+    for frame in frames:
+        widest = widened_like(widest, frame.system.neighbors)
+    frames = [eqx.tree_at(lambda f: f.system.neighbors, frame, widened_like(frame.system.neighbors, widest)) for frame in frames]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *frames)

@@ -1,0 +1,208 @@
+"""mdsens.equilibrium.positions."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from mdsens.common.suggestions import spelled
+from mdsens.equilibrium import padded_batches as batches
+from mdsens.equilibrium.descent import (
+    HANDOVER,
+    NEWTON_STEPS,
+    PROBLEM,
+    in_units,
+    is_tight,
+)
+from mdsens.equilibrium.relaxation import check_movable, check_settings, relax
+from mdsens.implicit import CG, differentiable_solution
+from mdsens.implicit.linear_system import Gauge
+from mdsens.implicit.probes import finite_or, withheld
+from mdsens.implicit.trees import is_traced
+from mdsens.mechanics.curvature import is_saddle
+from mdsens.mechanics.forces import gradient
+from mdsens.mechanics.hessian_operator import gauge, hessian_operator
+from mdsens.mechanics.scales import Units, traced_distance, traced_scales
+from mdsens.mechanics.unknown import Frame, frame_of
+from mdsens.potentials.base import Potential
+from mdsens.solvers import LBFGS, Newton, Status, solve_traced
+from mdsens.structures.system import System, is_concrete
+
+TRACED_CAPACITY = 100
+"""Expected number of neighbours up to which a list for the traced world is made longer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    solver: Any
+    fmax: float | None
+    max_steps: int
+
+
+class _Witness(eqx.Module):
+    """What the equilibrium condition needs beside the parameters, found by the solver; and how the solve ended."""
+
+    frame: Frame
+    status: Array
+
+
+@spelled
+def equilibrium_positions(
+    system: System | Sequence[System],
+    potential: Potential,
+    *,
+    solver: Any = None,
+    fmax: float | None = None,
+    max_steps: int = 100_000,
+    return_status: bool = False,
+) -> Any:
+    """Relaxed positions `(N, dim)` [Å] as a JAX function of `potential`.
+
+    Differentiable in the potential to any order, forward and reverse, and works under `jit` and `vmap`. With concrete
+    values it is `relax`. Under `jit` and `vmap` a compiled solver runs on a list of fixed size, built from the concrete
+    system with a margin (or on the list attached by `system.with_neighbors(potential, skin=...)`): where it does not
+    converge, or an atom moves beyond the margin, the positions are NaN. Curvatures of a single system are not looked at there:
+    only `relax` tells a saddle point from a minimum (their derivative at a saddle point is NaN where the solve meets it).
+
+    Of several systems, which may differ in everything but the dimension, it gives a list, from compiled solvers that systems
+    of similar size share: they are padded to a few shapes. What does not converge, or arrives at a saddle point, is NaN, and
+    changes nothing for the others.
+
+    Args:
+        system: a concrete system, or a list of them.
+        return_status: return `(positions, code)`, with `Status.from_code(code)` saying how it ended; of several, codes.
+
+    Raises:
+        InputError: a traced system, or what `relax` refuses.
+        ConvergenceError: outside `jit` and `vmap`, as `relax`.
+    """
+    settings = _Settings(solver, fmax, max_steps)
+    if isinstance(system, list | tuple):
+        batches.each(lambda one: _check_traceable(one, potential, settings), system)
+        positions, codes = _find_together(system, potential, settings)
+    else:
+        _check_traceable(system, potential, settings)
+        found = _implicit(lambda _, potential: _find(system, potential, settings))
+        positions, witness = found((), potential)
+        codes = witness.status
+        if is_traced(codes):
+            positions = withheld(codes != Status.CONVERGED.code, positions)
+    return (positions, codes) if return_status else positions
+
+
+def _check_traceable(system: Any, potential: Potential, settings: Any) -> None:
+    check_settings(system, potential, settings.fmax, settings.max_steps)
+    if is_concrete(system):
+        check_movable(Frame(system, None))  # type: ignore[arg-type]  # motions are of no account
+
+
+def _implicit(find: Callable[..., Any]) -> Callable[..., Any]:
+    """The positions that `find(start, potential)` gives with a witness, differentiable in the potential."""
+    return differentiable_solution(
+        find,
+        _condition,
+        symmetric=True,
+        linear_solver=CG(),
+        gauge=_condition_gauge,
+        operator=_condition_operator,
+        project=True,
+    )
+
+
+def _condition(positions: Array, witness: Any, potential: Potential) -> Any:
+    return gradient(positions, (witness.frame, potential))
+
+
+def _condition_gauge(positions: Array, witness: Any, potential: Potential) -> Gauge:
+    return gauge(positions, (witness.frame, potential))
+
+
+def _condition_operator(positions: Array, witness: Any, potential: Potential) -> Callable[..., Any]:
+    return hessian_operator(positions, (witness.frame, potential))
+
+
+def _find(system: Any, potential: Potential, settings: Any) -> tuple[Array, _Witness]:
+    if is_concrete(potential):
+        eq = relax(system, potential, **{f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)})
+        return eq.system.positions, _Witness(eq.frame, jnp.asarray(eq.status.code))
+    # The list and the gauge are made from concrete values on the host, though a trace is under way.
+    with jax.ensure_compile_time_eval():
+        if system.neighbors is None or is_tight(system.neighbors):
+            system = system.with_neighbors(potential, skin=_traced_skin(system, potential))
+        frame = frame_of(system)
+    return _descend_traced(frame, potential, settings)
+
+
+def _find_together(systems: Any, potential: Potential, settings: Any) -> tuple[Any, Array]:
+    with jax.ensure_compile_time_eval():
+        systems = batches.each(lambda one: batches.listed(one, potential, _traced_skin(one, potential)), systems)
+        groups = batches.grouped(systems)
+    positions: list[Any] = [None] * len(systems)
+    codes: list[Any] = [None] * len(systems)
+    for members, frames in groups:
+        found, status = _relaxed_group(frames, potential, settings)
+        for k, x, code in zip(members, found, status, strict=True):
+            positions[k], codes[k] = x[: len(systems[k])], code
+    return positions, jnp.stack(codes)
+
+
+@eqx.filter_jit
+def _relaxed_group(frames: Any, potential: Potential, settings: Any) -> tuple[Array, Array]:
+    found = _implicit(lambda frame, potential: _descend_traced(frame, potential, settings))
+
+    def relaxed(frame: Frame) -> tuple[Array, Array]:
+        positions, witness = found(frame, potential)
+        saddle = (witness.status == Status.CONVERGED.code) & is_saddle(*jax.lax.stop_gradient((positions, frame, potential)))
+        status = jnp.where(saddle, Status.SADDLE.code, witness.status)
+        return withheld(status != Status.CONVERGED.code, positions), status
+
+    # One after the other: each takes the steps that it needs, and no more.
+    return jax.lax.map(relaxed, frames)
+
+
+def _descend_traced(frame: Frame, potential: Potential, settings: Any) -> tuple[Array, _Witness]:
+    data = (frame, potential)
+    steps, length = settings.max_steps, traced_distance(frame.system, potential)
+    units = traced_scales(PROBLEM, frame.system.positions, data, length).units
+    # Settings of our own choice of solvers are counted in the system's units: those of one that was asked for are not.
+    problem, unit = (PROBLEM, Units()) if settings.solver is not None else (in_units(units), units)
+    solver = LBFGS() if settings.solver is None else settings.solver
+
+    def descend(carry: Any, tolerance: Array) -> tuple[Any, None]:
+        z, code = carry
+        fmax = settings.fmax
+        if fmax is None:
+            fmax = traced_scales(PROBLEM, z * unit.length, data, length).fmax
+        fmax = fmax / unit.force
+        tolerance = jnp.maximum(tolerance, fmax)
+        z, _, code = solve_traced(problem, solver, z, data, tolerance=tolerance, max_steps=steps)
+        polished, _, arrived = solve_traced(problem, Newton(), z, data, tolerance=fmax, max_steps=NEWTON_STEPS)
+        return (jnp.where(arrived == Status.CONVERGED.code, polished, z), code), None
+
+    # As on the host: Newton at once, unless a solver was asked for; else the solver to a hand-over, and Newton; where it
+    # refuses there too, the solver to the end. A round that finds itself at the end has no work.
+    start = (frame.system.positions / unit.length, jnp.asarray(Status.MAX_STEPS.code))
+    handovers = [1e-2 * HANDOVER, 0.0]
+    if settings.solver is None:
+        handovers = [np.inf, *handovers]
+    (z, status), _ = jax.lax.scan(descend, start, jnp.asarray(handovers))
+    return finite_or(z * unit.length, frame.system.positions), _Witness(frame, status)
+
+
+def _traced_skin(system: System, potential: Potential) -> float | None:
+    """The longest of a few skins whose lists stay small; None where the potential has its own idea of a list."""
+    reach = potential._host_range()
+    if not np.isfinite(reach):
+        return None
+    ball = {2: np.pi, 3: 4.0 * np.pi / 3.0}[system.dim]
+    volume = float(system.volume) if system.cell is not None else 0.0
+    for share in (3.0, 2.0, 1.0, 0.5):
+        listed = len(system) * ball * ((1.0 + share) * reach) ** system.dim / volume if volume else len(system)
+        if listed <= TRACED_CAPACITY:
+            return share * reach
+    return 0.25 * reach

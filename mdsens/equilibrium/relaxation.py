@@ -1,0 +1,354 @@
+"""`relax`: system + potential + solver → `Equilibrium`; `equilibrium_positions`: the same as a JAX function."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from mdsens.common import text as words
+from mdsens.common.errors import CoincidingAtoms, ConvergenceError, InputError
+from mdsens.common.suggestions import Spelled, spelled
+from mdsens.common.units import stress_unit
+from mdsens.equilibrium.constrained_descent import settle
+from mdsens.equilibrium.constraints import Constraint, Constraints, bound_constraints
+from mdsens.equilibrium.descent import (
+    LOADED_PROBLEM,
+    PROBLEM,
+    Settings,
+    UnstableCell,
+    descend,
+    listed_here,
+    listed_tightly,
+    unbalanced,
+)
+from mdsens.mechanics.curvature import curvature, kept_hessian
+from mdsens.mechanics.factorised_hessian import KeptHessian
+from mdsens.mechanics.hessian_operator import known_gauge
+from mdsens.mechanics.scales import scales_of
+from mdsens.mechanics.softest_modes import Curvature
+from mdsens.mechanics.unknown import Frame, as_unknown, cell_freedom, frame_of, gridded, periodic_volume
+from mdsens.potentials.base import Potential, total_energy
+from mdsens.solvers import Status
+from mdsens.structures.system import System, atoms, cell, is_concrete, periodicity
+
+FLOAT32_FMAX = 1e-3
+"""Smallest fmax that forces in 32 bits can be asked for."""
+
+
+class Equilibrium(Spelled, eqx.Module):
+    """A relaxed structure, with what its derivatives need.
+
+    Attributes:
+        system: the relaxed system, with its neighbour list.
+        potential: the potential it was relaxed with.
+        energy: potential energy [eV].
+        fmax: largest force on an atom that is not frozen [eV/Å]; with constraints, what they do not balance.
+        steps: steps taken by all solvers together.
+        status: how it ended; the sentence is `status.value`.
+        curvature: ends of the Hessian's spectrum, None if it was not asked for.
+        solver: what was asked for, in words; without, Newton's method and where it refuses L-BFGS before it.
+        cell: the freedom of the cell: `"fixed"`, `"isotropic"`, `"free"`, or the mask of free strains as nested tuples.
+        load: the pressure or stress that a free cell was asked to balance, a stress as nested tuples [GPa; in 2-D eV/Å²]; None
+            at a fixed cell. What presses in any state is `observables.pressure(eq.system, eq.potential)`.
+        stress_error: largest component of the stress that was not balanced [GPa; in 2-D eV/Å²]; 0 for a fixed cell. In slabs
+            and wires it is that of a layer, or a cross-section, of unit size.
+        index: how many negative curvatures were asked for: 0 for a minimum, 1 for a saddle point.
+        constraints: with their references; `constraints.active` says which inequalities hold with equality.
+        multipliers: of the constraints' equations, then of the active inequalities [eV per unit of the constraint].
+        kept: the Hessian and its factors, for the derivatives' linear systems, where they take no more than 160 MB (factors of
+            large systems in the plane may take more). Not in files: derivatives make them again.
+    """
+
+    copying: ClassVar[str] = "eq.again(potential) relaxes it with another potential"
+
+    system: System
+    potential: Potential
+    energy: float = eqx.field(static=True)
+    fmax: float = eqx.field(static=True)
+    steps: int = eqx.field(static=True)
+    status: Status = eqx.field(static=True)
+    curvature: Curvature | None = eqx.field(static=True)
+    solver: str = eqx.field(static=True)
+    cell: Any = eqx.field(static=True, default="fixed")
+    load: Any = eqx.field(static=True, default=None)
+    stress_error: float = eqx.field(static=True, default=0.0)
+    index: int = eqx.field(static=True, default=0)
+    constraints: Constraints | None = None
+    multipliers: Array | None = None
+    kept: KeptHessian = eqx.field(static=True, default=KeptHessian())
+
+    def __repr__(self) -> str:
+        plain = isinstance(self.potential, Potential) and words.is_plain(self.system)
+        return "\n  ".join(["Equilibrium", *words.of_equilibrium(self)]) if plain else super().__repr__()
+
+    @property
+    def converged(self) -> bool:
+        return self.status is Status.CONVERGED
+
+    @property
+    def is_as_relaxed(self) -> bool:
+        """Whether potential, structure and conditions are those that were relaxed; not so behind `eqx.tree_at`, say."""
+        return self.kept.is_of(self._ingredients)
+
+    @property
+    def _ingredients(self) -> Any:
+        alone = eqx.tree_at(lambda s: s.neighbors, self.system, None, is_leaf=lambda leaf: leaf is None)
+        return alone, self.potential, self.constraints, self.multipliers, (self.cell, self.load, self.index)
+
+    def as_made(self) -> "Equilibrium":
+        """Return the equilibrium, which remembers what it was made from [host]."""
+        return dataclasses.replace(self, kept=dataclasses.replace(self.kept, made_from=self._ingredients))
+
+    @property
+    def frame(self) -> Frame:
+        """The state as the reference of an unknown, `frame.start`."""
+        frame = frame_of(
+            self.system, cell_freedom(self.system, self.cell, 0.0 if self.load is None else self.load), self.constraints
+        )
+        return gridded(frame, self.kept.grid)
+
+    @property
+    def unknown(self) -> Any:
+        """z at the state."""
+        return self.unknown_in(self.frame)
+
+    def unknown_in(self, frame: Frame) -> Any:
+        """z at the state in its own frame, made before."""
+        start = frame.start
+        if self.multipliers is None or self.constraints is None:
+            return start
+        return as_unknown(start)._replace(multipliers=self.multipliers / self.constraints.factors)
+
+    def again(self, potential: Potential | None = None, **options: Any) -> "Equilibrium":
+        """Relaxed again from here under the same conditions, with another potential; options as for `relax`."""
+        potential = self.potential if potential is None else potential
+        if self.index:
+            from mdsens.equilibrium.saddle import find_saddle
+
+            return find_saddle(self.system, potential, **options)
+        parts = () if self.constraints is None else self.constraints.parts
+        load = 0.0 if self.load is None else self.load
+        conditions = {"cell": self.cell, "pressure": load, "constraints": parts, **options}
+        return relax(self.system, potential, **conditions)
+
+
+@spelled
+def relax(
+    system: System,
+    potential: Potential,
+    *,
+    solver: Any = None,
+    fmax: float | None = None,
+    cell: Any = "fixed",
+    pressure: Any = 0.0,
+    smax: float | None = None,
+    constraints: Sequence[Constraint] = (),
+    max_steps: int = 100_000,
+    polish: bool = True,
+    check_minimum: bool = True,
+    throw: bool = True,
+    progress: bool | None = None,
+) -> Equilibrium:
+    """Find the nearest minimum of the energy, or of U + pV where the cell is free: an equilibrium at a temperature of 0 K.
+
+    Atoms rest at their places, without thermal or zero-point motion; `observables.harmonic_free_energy` adds what harmonic
+    vibrations give. A free cell strains symmetrically, without rotation; frozen atoms ride with it.
+
+    Args:
+        solver: `FIRE()`, `Newton()`, `solvers.JaxMD(minimizer)`; by default L-BFGS where Newton cannot do it alone.
+        fmax: largest force that may be left on an atom [eV/Å]; by default 1e-11 of the system's own stiffness times the distance
+            of neighbours, whatever its units: about 1e-9 eV/Å in covalent solids and metals.
+        cell: `"fixed"`, `"isotropic"` (shape kept), `"free"`, or the mask of the strains that are free, `(dim, dim)` or in
+            Voigt order; with shears in the mask the other strains stay as they are to second order only. Directions that are
+            not periodic never strain.
+        pressure: what a free cell is relaxed to: a pressure, or a stress `(dim, dim)` or in Voigt order, positive where it
+            pulls [GPa; in 2-D eV/Å²].
+        smax: largest component of the stress that may be left [GPa; in 2-D eV/Å²]. By default forces on strains obey fmax,
+            which leaves less stress than fmax / (√N Å²).
+        constraints: what else must hold, from `mdsens.equilibrium.constraints`.
+        max_steps: steps of all solvers together.
+        polish: let Newton's method take over as soon as it can, so that fmax = 1e-12 is ordinary.
+        check_minimum: compute the lowest curvature and refuse a saddle point.
+        throw: raise if the state is not what was asked; otherwise it is returned with its status.
+        progress: show a bar; by default only at a terminal and for long work.
+
+    Raises:
+        InputError: the system does not fit the potential, coinciding atoms, a setting out of its range, a mask or stress of
+            the wrong shape, a load that the cell cannot follow, constraints that depend on each other.
+        ConvergenceError: the state did not converge, is not finite, or is a saddle point; the cell collapsed or flew apart;
+            the constraints contradict each other.
+    """
+    check_settings(system, potential, fmax, max_steps, smax)
+    system = system.as_held(False)
+    if isinstance(solver, str | type):
+        raise InputError(f"A solver is an object with its settings, such as ms.FIRE(), not {solver!r}.")
+    way = repr(solver) if solver is not None else "Newton(), LBFGS() where it refuses" if polish else "LBFGS()"
+    # A pressure is read with the cell's freedom, which refuses one that a fixed cell could not follow.
+    load = None if isinstance(cell, str) and cell == "fixed" else _hashable(pressure)
+    asked = {"cell": _hashable(cell), "load": load, "solver": way}
+    try:
+        newton_first = solver is None and polish and not constraints
+        # The list of Newton's steps, which are few and mostly short.
+        system = listed_tightly(system, potential) if newton_first else potential.prepared(system)
+        bound = bound_constraints(constraints, system)
+        frame = frame_of(system, cell_freedom(system, cell, pressure), bound)
+        check_movable(frame)
+        if frame.freedom is None and smax is not None:
+            raise InputError('smax is for a cell that may change: leave it out, or ask for cell="free".')
+        frame, own = listed_here(frame), fmax is None
+        scales = scales_of(PROBLEM if frame.symmetric else LOADED_PROBLEM, frame.start, (frame, potential))
+        fmax = float(scales.fmax) if fmax is None else fmax
+        tolerance = _tolerance(frame, fmax, smax)
+        settings = Settings(solver, tolerance, max_steps, polish, progress, own=own and smax is None, units=scales.units)
+        reach = settle if bound is not None and bound.has_values(system) else descend
+        return finish(reach(frame, potential, settings), potential, asked, check_minimum, throw)
+    except CoincidingAtoms as error:
+        if throw:
+            raise
+        there = system.with_positions(jnp.asarray(error.positions))
+        return Equilibrium(there, potential, np.nan, np.nan, 0, Status.COINCIDING, None, **asked)
+    except UnstableCell as error:
+        if throw:
+            raise ConvergenceError(f"The structure was not relaxed: {error}.") from None
+        there = error.frame.place(error.z)
+        return Equilibrium(there, potential, np.nan, np.nan, 0, Status.UNSTABLE_CELL, None, **asked)
+
+
+def _hashable(setting: Any) -> Any:
+    """A mask or a stress as nested tuples."""
+    try:
+        return setting if isinstance(setting, str) else nested(np.asarray(setting).tolist())
+    except ValueError:
+        raise InputError(f"The rows of a mask or a stress must be of one length, unlike {setting!r:.80}.") from None
+
+
+def nested(value: Any) -> Any:
+    """Lists as tuples."""
+    return tuple(nested(entry) for entry in value) if isinstance(value, list) else value
+
+
+def _tolerance(frame: Frame, fmax: float, smax: float | None) -> float:
+    """The largest force on an atom or a strain's component for which forces and stress are small enough [eV/Å]."""
+    if frame.freedom is None or smax is None:
+        return fmax
+    freedom, system = frame.freedom, frame.system
+    per_stress = float(periodic_volume(system) / freedom.length) / np.sqrt(len(freedom.directions))
+    return min(fmax, smax / stress_unit(system.dim) * per_stress)
+
+
+def finish(arrival: Any, potential: Potential, asked: Any, check_minimum: bool, throw: bool) -> Equilibrium:
+    """The equilibrium at which a descent (or a climb) arrived, looked at [host].
+
+    Args:
+        asked: fields of the equilibrium that say what was asked for.
+    """
+    frame, z, status, found, kept = arrival.frame, arrival.z, arrival.status, None, KeptHessian()
+    system, fmax, stress_error = frame.system, arrival.norm, 0.0
+    if status is not Status.NOT_FINITE:
+        if frame.freedom is not None:
+            fmax, stress_error = _left(z, frame, potential)
+        if status is Status.CONVERGED and check_minimum:
+            seen = gridded(frame)
+            found, kept = curvature(z, seen, potential)
+            kept = dataclasses.replace(kept, grid=seen.grid)
+            if found.index != asked.get("index", 0):
+                status = Status.WRONG_INDEX if asked.get("index") else Status.SADDLE
+            elif frame.freedom is not None and found.highest == 0.0:
+                status = Status.UNSTABLE_CELL
+    state = Equilibrium(
+        system.as_held(frame.constraints is not None and frame.constraints.hold),
+        potential,
+        float(_energy(potential, system)),
+        fmax,
+        arrival.steps,
+        status,
+        found,
+        stress_error=stress_error,
+        constraints=frame.constraints,
+        multipliers=None if getattr(z, "multipliers", None) is None else frame.constraints.factors * z.multipliers,
+        kept=kept if frame.freedom is None else KeptHessian(),
+        **asked,
+    )
+    if kept.factor is not None and frame.freedom is not None and found is not None:
+        # A strain is counted in a unit that follows the cell: derivatives see it from the relaxed one.
+        own = state.frame
+        z = state.unknown_in(own)
+        state = dataclasses.replace(state, kept=kept_hessian(z, own, potential, found, known_gauge(z, own, found.rattlers)))
+    state = state.as_made()
+    if throw and not state.converged:
+        raise ConvergenceError(f"The structure after {arrival.steps} steps (fmax {fmax:.1e} eV/Å): {status.value}.")
+    return state
+
+
+def _left(z: Any, frame: Frame, potential: Potential) -> tuple[float, float]:
+    """The largest force on an atom [eV/Å], and the largest component of the stress that is not balanced."""
+    slope = as_unknown(unbalanced(z, (frame, potential))[0])
+    fmax = float(np.linalg.norm(slope.positions, axis=-1).max())
+    freedom = frame.freedom
+    assert freedom is not None and slope.strain is not None
+    stress = np.tensordot(slope.strain, freedom.directions, 1) * float(freedom.length) / periodic_volume(frame.system)
+    return fmax, float(np.abs(stress).max()) * stress_unit(frame.system.dim)
+
+
+_energy = eqx.filter_jit(total_energy)
+
+
+def check_settings(system: System, potential: Potential, fmax: float | None, max_steps: int, smax: float | None = None) -> None:
+    """Raises InputError for what no relaxation can be asked for."""
+    if not isinstance(potential, Potential):
+        raise InputError(
+            f"A potential is wanted behind the system, such as StillingerWeber.silicon(), not {type(potential).__name__}: "
+            "ms.from_ase(calculator) makes one of a calculator of ASE, ms.JaxMD(energy) of a function."
+        )
+    potential.check(system)
+    if not is_concrete(system):
+        raise InputError(
+            "relax works on concrete structures; inside jit, vmap or grad use equilibrium_positions(system, potential)."
+        )
+    if not (fmax is None or (isinstance(fmax, Real) and 0.0 < fmax < np.inf)):
+        raise InputError(f"fmax must be a positive force in eV/Å, or None, not {fmax!r}.")
+    if smax is not None and not (isinstance(smax, Real) and 0.0 < smax < np.inf):
+        raise InputError(f"smax must be a positive stress in GPa, or None, not {smax!r}.")
+    if not (isinstance(max_steps, Integral) and max_steps >= 1):
+        raise InputError(f"max_steps must be at least 1, not {max_steps}.")
+    if system.positions.dtype == jnp.float32 and (fmax is None or fmax < FLOAT32_FMAX):
+        named = "the default fmax" if fmax is None else f"fmax={fmax:g}"
+        raise InputError(
+            f"Forces in float32 have a rounding noise far above {named}: ask for fmax={FLOAT32_FMAX:g} or more, or use float64."
+        )
+
+
+def check_movable(frame: Frame) -> None:
+    """Raises InputError where nothing can move."""
+    held = np.asarray(frame.system.frozen)[:, None]
+    if frame.constraints is not None:
+        held = held | np.asarray(frame.constraints.held)
+    if frame.freedom is None and held.all():
+        raise InputError("All atoms are frozen or held: there is nothing to relax.")
+
+
+def of_equilibrium(eq: "Equilibrium") -> Iterator[str]:
+    """A relaxed structure, line by line."""
+    system, unit = eq.system, "GPa" if eq.system.dim == 3 else "eV/Å²"
+    yield f"System       {atoms(system)}, {int(system.frozen.sum())} frozen"
+    yield f"Cell         {cell(system)}, {periodicity(system)}"
+    yield f"Potential    {' + '.join(type(part).__name__ for part in eq.potential.parts())}"
+    if rules := getattr(eq.potential, "rules", ()):
+        yield f"             {', '.join(' '.join(rule).strip() for rule in rules)}"
+    kind = "saddle point" if eq.index else "equilibrium"
+    yield f"State        {kind} at 0 K, {eq.status.name}: energy {eq.energy:.10g} eV, fmax {eq.fmax:.1e} eV/Å, {eq.steps} steps"
+    if eq.frame.freedom is not None:
+        freedom = eq.cell if isinstance(eq.cell, str) else "partly free"
+        load = f"a pressure or stress of {eq.load} {unit} within {eq.stress_error:.1e} {unit}"
+        yield f"             cell {freedom}, relaxed to {load}"
+    if eq.constraints is not None:
+        names = ", ".join(type(part).__name__ for part in eq.constraints.parts)
+        yield f"             under {names}; active inequalities: {', '.join(map(str, eq.constraints.active)) or 'none'}"
+    if eq.curvature is not None:
+        rattlers = ", ".join(map(str, eq.curvature.rattlers)) or "none"
+        yield f"Curvature    lowest {eq.curvature.lowest:.4g}, highest {eq.curvature.highest:.4g} eV/Å², rattlers: {rattlers}"

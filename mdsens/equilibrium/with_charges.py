@@ -1,0 +1,153 @@
+"""Positions and charges that settle together: a short-range potential and charge equilibration on one cluster.
+
+Two roads to the same equilibrium. Nested: charges are eliminated inside the energy of the positions (`WithCharges`, a
+`Potential` like any other). Joint: the unknown is z = (x, q, λ), and the condition ∂L/∂z = 0 of the Lagrangian
+
+    L = U(x) + E(x, q) - λ (Σ q - Q)
+
+whose Hessian, symmetric and indefinite, answers for positions, charges and multiplier in one linear system.
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from mdsens.equilibrium.positions import equilibrium_positions
+from mdsens.implicit import Direct, Gauge, differentiable_solution
+from mdsens.mechanics.unknown import Frame, frame_of
+from mdsens.potentials.base import Potential, total_energy
+from mdsens.potentials.electrostatics.charges import ChargeEquilibration
+from mdsens.potentials.electrostatics.self_consistent import settled
+from mdsens.structures.system import System
+
+
+class WithCharges(Potential):
+    """U(x) + min_q E(x, q): a short-range potential and charges that follow the positions.
+
+    Args:
+        short_range: any potential with neighbour lists.
+        equilibration: the charges' energy.
+    """
+
+    local: ClassVar = False
+
+    short_range: Potential
+    equilibration: ChargeEquilibration
+
+    @property
+    def range(self) -> Float[Array, ""]:
+        return self.short_range.range
+
+    @property
+    def smoothness(self) -> float:
+        return self.short_range.smoothness
+
+    def check(self, system: System) -> None:
+        self.short_range.check(system)
+        self.equilibration.check(system)
+
+    def find_neighbors(self, system: System, *, skin: float | None = None) -> Any:
+        return self.short_range.find_neighbors(system, skin=skin)
+
+    def prepared(self, system: System) -> System:
+        self.equilibration.prepared(system)
+        return super().prepared(system)
+
+    def atom_energies(self, system: System) -> Float[Array, " atoms"]:
+        return self.short_range.atom_energies(system) + self.equilibration.atom_energies(system)
+
+
+class ChargedEquilibrium(NamedTuple):
+    """Where positions and charges are in equilibrium together.
+
+    Attributes:
+        positions: `(N, dim)` [Å].
+        charges: `(N,)` [e].
+        potential: λ, the electronegativity that all atoms have in common [V].
+        energy: U + E [eV].
+    """
+
+    positions: Float[Array, "atoms dim"]
+    charges: Float[Array, " atoms"]
+    potential: Float[Array, ""]
+    energy: Float[Array, ""]
+
+
+def relax_with_charges(
+    system: System, short_range: Potential, equilibration: ChargeEquilibration, *, fmax: float = 1e-10
+) -> ChargedEquilibrium:
+    """Relax positions and charges of a cluster together, as a JAX function of both models.
+
+    Differentiable in all parameters to any order, forward and reverse, under `jit` and `vmap`, through the joint
+    condition above with a direct solver. Rigid motions of the cluster are projected out; frozen atoms stay. Small
+    clusters: all pairs are listed, and the linear system is dense.
+
+    Args:
+        fmax: largest force that may be left on an atom [eV/Å].
+
+    Raises:
+        InputError, ConvergenceError: as `equilibrium_positions`; charges that do not settle.
+
+    Under `jit` and `vmap` what does not converge is NaN.
+    """
+    model = WithCharges(short_range, equilibration)
+    model.check(system)
+    # The list and the gauge are made from concrete values on the host, though a trace may be under way.
+    with jax.ensure_compile_time_eval():
+        extent = float(np.linalg.norm(np.ptp(np.asarray(system.positions), axis=0)))
+        frame = frame_of(system.with_neighbors(model, skin=extent))
+    solution = differentiable_solution(
+        lambda _, model: (_settle(frame, model, fmax), frame),
+        _condition,
+        symmetric=True,
+        linear_solver=Direct(),
+        gauge=_rigid_gauge,
+    )
+    z, _ = solution((), model)
+    positions, charges, potential = z
+    return ChargedEquilibrium(positions, charges, potential, _energy(z, frame, model))
+
+
+def _settle(frame: Frame, model: WithCharges, fmax: float) -> tuple[Array, Array, Array]:
+    positions = equilibrium_positions(frame.system, model, fmax=fmax)
+    there = frame.system.with_positions(positions)
+    charges = settled(model.equilibration, there)
+    return positions, charges, _common_potential(charges, there, model)
+
+
+@eqx.filter_jit
+def _common_potential(charges: Float[Array, " atoms"], system: System, model: WithCharges) -> Array:
+    return jnp.mean(model.equilibration.charge_energy(charges, system)[1])
+
+
+@eqx.filter_jit
+def _energy(z: Any, frame: Frame, model: WithCharges) -> Array:
+    positions, charges, _ = z
+    system = frame.system.with_positions(positions)
+    return total_energy(model.short_range, system) + model.equilibration.charge_energy(charges, system)[0]
+
+
+def _condition(z: Any, frame: Frame, model: WithCharges) -> tuple[Array, Array, Array]:
+    """∂L/∂(x, q, λ), zero on frozen atoms."""
+
+    def lagrangian(z: Any) -> Array:
+        _, charges, potential = z
+        return _energy(z, frame, model) - potential * (jnp.sum(charges) - model.equilibration.total_charge)
+
+    forces, charges, potential = jax.grad(lagrangian)(z)
+    return jnp.where(frame.system.frozen[:, None], 0.0, forces), charges, potential
+
+
+def _rigid_gauge(z: Any, frame: Frame, model: WithCharges) -> Gauge:
+    """Frozen atoms and rigid motions of the positions; charges and multiplier are free of both."""
+    positions, charges, potential = z
+    active = jnp.broadcast_to(~frame.system.frozen[:, None], positions.shape)
+    basis = frame.motions.basis(positions, active)
+    rest = jnp.zeros((charges.size + potential.size, basis.shape[1]), basis.dtype)
+    active, _ = ravel_pytree((active, jnp.ones_like(charges, bool), jnp.ones_like(potential, bool)))
+    return Gauge(active, jnp.concatenate([basis, rest]))

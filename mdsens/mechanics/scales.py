@@ -1,0 +1,189 @@
+"""What is long and what is stiff in a system: the units in which its own tolerances are measured."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mdsens.mechanics.unknown import Frame, as_unknown
+from mdsens.potentials.base import Potential
+from mdsens.solvers import Problem, evaluated
+from mdsens.structures.neighbors.neighbor_list import Neighbors
+from mdsens.structures.system import System, is_concrete
+
+RELATIVE = 1e-11
+"""Largest force that a relaxation leaves by default, as a share of the typical stiffness times the distance of neighbours: about
+1e-9 eV/Å in covalent solids and metals."""
+
+ROUNDING = 8.0
+"""The same in roundings of the largest coordinate times the stiffness, below which forces are noise."""
+
+UNKNOWN = 1e-8
+"""Largest force that is left where no displacement changes any [eV/Å]."""
+
+PROBE = 1e-5
+"""Displacement that shows the stiffness, as a share of the distance of neighbours."""
+
+SAMPLED = 2000
+"""Atoms of which the nearest neighbours are looked at, at most."""
+
+ORDINARY = {"length": 2.0, "stiffness": 6.0}
+"""The middle of what is usual in Å and eV/Å²."""
+
+DECADES = {"length": 1, "stiffness": 4}
+"""How far apart units are that solvers count in, so that they are 1 for all that is usual."""
+
+
+class Scales(NamedTuple):
+    """
+    Attributes:
+        length: typical distance of nearest neighbours [Å].
+        stiffness: typical change of the force on an atom by a displacement of all [eV/Å²].
+        rounding: of the largest coordinate [Å].
+    """
+
+    length: Any
+    stiffness: Any
+    rounding: Any
+
+    @property
+    def fmax(self) -> Any:
+        """What counts as no force by default [eV/Å]."""
+        xp = _numbers(self.stiffness)
+        found = xp.maximum(RELATIVE * self.length, ROUNDING * self.rounding) * self.stiffness
+        return xp.where(found > 0.0, found, UNKNOWN)
+
+    @property
+    def units(self) -> "Units":
+        """Powers of ten near the scales, for the settings of solvers: 1 for what is usual in Å and eV."""
+        return Units(_rounded(self.length, "length"), _rounded(self.stiffness, "stiffness"))
+
+
+class Units(NamedTuple):
+    """A length and a stiffness that solvers' settings are counted in."""
+
+    length: Any = 1.0
+    stiffness: Any = 1.0
+
+    @property
+    def force(self) -> Any:
+        return self.length * self.stiffness
+
+
+ORDINARY_UNITS = Units()
+
+
+def _rounded(value: Any, name: str) -> Any:
+    xp = _numbers(value)
+    steps = xp.rint(xp.log10(xp.where(value > 0.0, value, ORDINARY[name]) / ORDINARY[name]) / DECADES[name])
+    power = 10.0 ** (DECADES[name] * steps)
+    return power if xp is jnp else float(power)
+
+
+def _numbers(*values: Any) -> Any:
+    """`jax.numpy` where anything is traced; else NumPy, which compiles nothing."""
+    return jnp if any(isinstance(value, jax.core.Tracer) for value in values) else np
+
+
+def scales_of(problem: Problem, z: Any, data: Any) -> Scales:
+    """The scales at a state, by two evaluations of its forces [host]."""
+    frame, potential, *_ = data
+    length = typical_distance(frame.place(z), potential)
+    here, there = (jax.tree.map(np.asarray, evaluated(problem, at, data)[0]) for at in (z, _probed(z, frame, length)))
+    return _scales(z, length, here, there, np)
+
+
+def traced_scales(problem: Problem, z: Any, data: Any, length: Any) -> Scales:
+    """The same inside a traced function, where the length is known."""
+    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), z, _probed(z, data[0], length))
+    residuals = jax.lax.map(lambda at: problem.residual(at, data), both)
+    here, there = (jax.tree.map(lambda leaf, k=k: leaf[k], residuals) for k in (0, 1))
+    return _scales(z, length, here, there, jnp)
+
+
+def share_of_force(eq: Any, share: float) -> float:
+    """A force in an equilibrium's own units: a share of its largest curvature times the distance of neighbours [eV/Å]."""
+    found = eq.curvature
+    if found is None or not 0.0 < found.highest < np.inf:
+        return UNKNOWN
+    largest = float(np.abs(np.asarray(eq.system.positions)).max())
+    rounding = ROUNDING * float(np.finfo(eq.system.positions.dtype).eps) * largest
+    return max(share * typical_distance(eq.system, eq.potential), rounding) * found.highest
+
+
+def _probed(z: Any, frame: Frame, length: Any) -> Any:
+    """z displaced at random, not as a whole; the same at every state, since what looks there is compiled, and this is not."""
+    random, unknown = np.random.default_rng(0), as_unknown(z)
+    noise, held = random.normal(size=unknown.positions.shape), frame.held
+    xp = _numbers(held, unknown.positions)
+    noise = xp.where(xp.asarray(held), 0.0, noise - noise.mean(axis=0))
+    moved = jnp.asarray(xp.asarray(unknown.positions) + PROBE * length * noise, unknown.positions.dtype)
+    if not hasattr(z, "strain"):
+        return moved
+    strain = unknown.strain
+    if strain is not None:
+        strain = strain + PROBE * length * jnp.asarray(random.normal(size=strain.shape), strain.dtype)
+    return unknown._replace(positions=moved, strain=strain)
+
+
+def _scales(z: Any, length: Any, here: Any, there: Any, xp: Any) -> Scales:
+    """The median over atoms is that of the many, whatever a few do that lie too near each other."""
+    here, there = as_unknown(here), as_unknown(there)
+    dim = here.positions.shape[-1]
+    change = xp.sqrt(xp.sum((there.positions - here.positions) ** 2, axis=-1) / dim)
+    if here.strain is not None:
+        change = xp.concatenate([change, xp.abs(there.strain - here.strain)])
+    change = change / (PROBE * length)
+    stiffness = _median(change, (change > 0.0) & xp.isfinite(change), 0.0, xp)
+    eps = float(jnp.finfo(here.positions.dtype).eps)
+    return Scales(length, stiffness, eps * xp.max(xp.abs(xp.asarray(as_unknown(z).positions))))
+
+
+def _median(values: Any, counting: Any, otherwise: float, xp: Any) -> Any:
+    if xp is np:
+        return float(np.median(values[counting])) if counting.any() else otherwise
+    return jnp.where(jnp.any(counting), jnp.nanmedian(jnp.where(counting, values, jnp.nan)), otherwise)
+
+
+def typical_distance(system: System, potential: Potential) -> float:
+    """The median over atoms of the distance to the nearest neighbour [Å] [host]."""
+    n = len(system)
+    if isinstance(system.neighbors, Neighbors):
+        chosen = np.unique(np.linspace(0, n - 1, min(n, SAMPLED)).astype(int))
+        cell = None if system.cell is None else np.asarray(system.cell)
+        if (found := listed_distance(np.asarray(system.positions), cell, system.neighbors, chosen, np)) > 0.0:
+            return float(found)
+    return _without_neighbors(system, potential)
+
+
+def traced_distance(system: System, potential: Potential) -> Any:
+    """The same of a structure that may be traced, as long as it has a list then."""
+    if is_concrete(system):
+        return typical_distance(system, potential)
+    found = listed_distance(system.positions, system.cell, system.neighbors, slice(None), jnp)
+    return jnp.where(found > 0.0, found, 1.0)
+
+
+def listed_distance(positions: Any, cell: Any, neighbors: Neighbors, chosen: Any, xp: Any) -> Any:
+    """The median of some atoms' distances to their nearest listed neighbours [Å]; 0 where there is none."""
+    atom, kind, opposite = (xp.asarray(part)[:, chosen] for part in (neighbors.atom, neighbors.kind, neighbors.opposite))
+    x = positions.T
+    d = x[:, atom] - x[:, None, chosen]
+    if cell is not None:
+        d = d + (cell.T @ xp.asarray(neighbors.images))[:, kind]
+    nearest = xp.sqrt(xp.min(xp.where(opposite >= 0, xp.sum(d * d, axis=0), xp.inf), axis=0, initial=xp.inf))
+    return _median(nearest, xp.isfinite(nearest), 0.0, xp)
+
+
+def _without_neighbors(system: System, potential: Potential) -> float:
+    from scipy.spatial import cKDTree
+
+    positions, candidates = np.asarray(system.positions), []
+    if len(system) > 1 and np.isfinite(positions).all():
+        candidates.append(float(np.median(cKDTree(positions).query(positions, k=2)[0][:, 1])))
+    if system.cell is not None and any(system.pbc):
+        candidates.append(float(np.linalg.norm(np.asarray(system.cell)[np.array(system.pbc)], axis=1).min()))
+    reach = potential._host_range()
+    candidates = [value for value in candidates if value > 0.0] or ([reach] if 0.0 < reach < np.inf else [1.0])
+    return min(candidates)

@@ -1,0 +1,232 @@
+"""mdsens.mechanics.softest_modes."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
+
+from mdsens.implicit.linear_system import COLUMNS, Gauge
+from mdsens.mechanics.forces import lagrangian
+from mdsens.mechanics.hessian_operator import (
+    hessian_operator,
+)
+
+DENSE_LIMIT = 1500
+"""Unknowns that can move up to which all curvatures are computed from the assembled matrix."""
+
+
+SOUGHT = 2
+"""Curvatures sought in larger systems while they are negative: one more than a saddle point has."""
+
+
+STEPS = {"preconditioned": 24, "plain": 120}
+"""Steps of Lanczos towards a negative curvature."""
+
+
+LANCZOS_NUMBERS = 10**8
+"""Numbers that its vectors may be; in huge systems it takes as few steps as with a preconditioner."""
+
+
+POLISHING_STEPS = {"lowest": 10, "highest": 8}
+"""Steps of LOBPCG from there to the lowest curvature, and to the highest, of which the size is wanted only."""
+
+
+BLOCK_NUMBERS = 10**7
+"""Numbers in the columns of a matrix that are computed together, at most."""
+
+
+TINY = 1e-12
+"""Share of a vector that counts as nothing left of it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Curvature:
+    """The spectrum's ends outside the known null space, and along constraints [eV/Å²].
+
+    Attributes:
+        lowest: lowest eigenvalue of the Hessian; from `exact = False` (large systems) an upper bound by LOBPCG.
+        highest: largest eigenvalue, or its estimate from below.
+        floppy: how many eigenvalues vanish beyond the known ones (as far as they were computed).
+        rattlers: atoms without contact, which were left out.
+        exact: whether they come from the whole spectrum.
+        few: the lowest eigenvalues, in order.
+        index: how many are negative (as far as they were computed): 0 at a minimum, 1 at a first-order saddle point.
+        nearest_zero: the smallest magnitude of an eigenvalue of ∂F/∂z, which multipliers are part of.
+    """
+
+    lowest: float
+    highest: float
+    floppy: int
+    rattlers: tuple[int, ...]
+    exact: bool
+    few: tuple[float, ...]
+    index: int
+    nearest_zero: float
+
+
+@eqx.filter_jit
+def _operator(z: Any, data: Any) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
+    """`(the Hessian of the Lagrangian, its preconditioner or None)`; `hessian_operator` is the same where F is its gradient."""
+    if data[0].symmetric:
+        operator = hessian_operator(z, data)
+        return operator, getattr(operator, "precondition", None)
+    flat, unravel = ravel_pytree(z)
+    return jax.linearize(lambda x: ravel_pytree(jax.grad(lagrangian)(unravel(x), data))[0], flat)[1], None
+
+
+class _Columns:
+    """Products with the columns of NumPy matrices, a fixed number of columns at a time, so that they are compiled once."""
+
+    def __init__(self, operator: tuple[Callable[..., Any], Callable[..., Any] | None], size: int, dtype: Any) -> None:
+        self.function, self.preconditioner = operator
+        self.size, self.dtype = size, dtype
+        self.width = min(COLUMNS, size) if size <= DENSE_LIMIT else 1
+
+    def __call__(self, vectors: np.ndarray) -> Any:
+        return self._batched(self.function, vectors)
+
+    def between(self, free: np.ndarray) -> np.ndarray:
+        """The matrix between some components."""
+        matrix = np.empty((len(free), len(free)))
+        width = max(1, min(COLUMNS, self.size, BLOCK_NUMBERS // self.size))
+        for start in range(0, len(free), width):
+            chosen = free[start : start + width]
+            unit = np.zeros((self.size, width), self.dtype)
+            unit[chosen, np.arange(len(chosen))] = 1.0
+            matrix[:, start : start + width] = np.asarray(_each(self.function, unit))[free, : len(chosen)]
+        return matrix
+
+    def _batched(self, function: Callable[..., Any], vectors: np.ndarray) -> np.ndarray:
+        images = np.empty_like(vectors)
+        for start in range(0, vectors.shape[1], self.width):
+            part = vectors[:, start : start + self.width]
+            filled = np.zeros((len(vectors), self.width), self.dtype)
+            filled[:, : part.shape[1]] = part
+            images[:, start : start + self.width] = np.asarray(_each(function, filled))[:, : part.shape[1]]
+        return images
+
+
+class _Negative(eqx.Module):
+    """-A."""
+
+    function: Any
+
+    def __call__(self, v: Array) -> Array:
+        return -self.function(v)
+
+
+@jax.jit
+def _each(function: Callable[..., Any], vectors: Any) -> Array:
+    return jax.vmap(function, 1, 1)(vectors)
+
+
+def _random(size: Any, count: int) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(size, count))
+
+
+def _spectrum(matrix: Any, null: np.ndarray) -> tuple[np.ndarray, float]:
+    """`(eigenvalues of a symmetric matrix outside a null space, in order, the largest magnitude)`."""
+    null = null[:, null.any(axis=0)]
+    top = np.abs(matrix).sum(axis=1).max()
+    matrix = 0.5 * (matrix + matrix.T)
+    matrix = matrix - null @ (null.T @ matrix)
+    matrix = matrix - (matrix @ null) @ null.T
+    values = np.linalg.eigvalsh(matrix + 2.0 * top * (null @ null.T))[: len(matrix) - null.shape[1]]
+    return values, float(np.abs(values).max())
+
+
+def _searched(columns: "_Columns", null: Any) -> tuple[np.ndarray, float]:
+    """`(the lowest eigenvalues, the highest)` of an operator outside a null space: more than one while they are negative."""
+    active, basis = np.asarray(null.active), np.asarray(null.basis)
+    # A place for a direction that was found.
+    basis, rank = np.pad(basis, ((0, 0), (0, SOUGHT - 1))), basis.shape[1]
+    most = STEPS["plain" if columns.preconditioner is None else "preconditioned"]
+    steps = max(STEPS["preconditioned"], min(most, LANCZOS_NUMBERS // active.size))
+    lowest, highest = [], 0.0
+    for k in range(SOUGHT):
+        start, outside = jnp.asarray(_random(active.size, k + 1)[:, k], columns.dtype), Gauge(null.active, jnp.asarray(basis))
+        softest = _softest(columns.function, columns.preconditioner, outside, start, steps)
+        value, vector = _polished(columns.function, columns.preconditioner, outside, softest, POLISHING_STEPS["lowest"])
+        lowest.append(float(value))
+        if k == 0:
+            highest = -float(_polished(_Negative(columns.function), None, outside, start, POLISHING_STEPS["highest"])[0])
+        if not value < 0.0 or k + 1 == SOUGHT:
+            break
+        basis[:, rank + k] = vector
+    return np.array(lowest), max(highest, *np.abs(lowest))
+
+
+@eqx.filter_jit
+def _softest(product: Callable[..., Any], precondition: Any, null: Any, start: Array, steps: int) -> Array:
+    """Of some steps of Lanczos' method for A x = μ M⁻¹x the Ritz vector of the lowest μ; `start` is M⁻¹x of the first."""
+    smoothed = (lambda r: r) if precondition is None else precondition
+
+    def step(k: Any, carry: Any) -> tuple[Any, ...]:
+        v, before, r, vectors, diagonal, off = carry
+        q = null.project(smoothed(r))
+        length = jnp.sqrt(jnp.maximum(r @ q, 0.0))
+        safe = jnp.where(length > 0.0, length, 1.0)
+        before, v, q = v, r / safe, q / safe
+        w = null.project(product(q)) - length * before
+        diagonal, off = diagonal.at[k].set(q @ w), off.at[k].set(length)
+        return v, before, w - diagonal[k] * v, vectors.at[k].set(q), diagonal, off
+
+    r = null.project(start)
+    empty = (jnp.zeros((steps, r.size), r.dtype), jnp.zeros(steps, r.dtype), jnp.zeros(steps, r.dtype))
+    *_, vectors, diagonal, off = jax.lax.fori_loop(0, steps, step, (jnp.zeros_like(r), jnp.zeros_like(r), r, *empty))
+    _, ritz = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(off[1:], 1) + jnp.diag(off[1:], -1))
+    return ritz[:, 0] @ vectors
+
+
+@eqx.filter_jit
+def _polished(product: Callable[..., Any], precondition: Any, null: Any, start: Array, steps: int) -> tuple[Array, Array]:
+    """`(the lowest eigenvalue, its vector)` from a start by LOBPCG with one vector, and none of its products twice.
+
+    Each step takes the best of the vector x, its preconditioned residual and the last step.
+    """
+    smoothed = (lambda r: r) if precondition is None else precondition
+
+    def image(v: Array) -> Array:
+        return null.project(product(v))
+
+    def beside(pair: Any, others: Any) -> tuple[Any, Any]:
+        """A vector and its image, orthonormal to others; zero where nothing is left."""
+        v, Av = pair
+        for _ in range(2):
+            for w, Aw in others:
+                share = w @ v
+                v, Av = v - share * w, Av - share * Aw
+        size = jnp.linalg.norm(v)
+        scale = jnp.where(size > TINY * jnp.linalg.norm(pair[0]), 1.0 / size, 0.0)
+        return scale * v, scale * Av
+
+    def step(_: Any, carry: Any) -> Any:
+        x, last = carry
+        residual = x[1] - (x[0] @ x[1]) * x[0]
+        down = null.project(smoothed(residual))
+        size = jnp.linalg.norm(down)
+        down = down / jnp.where(size > 0.0, size, 1.0)
+        down = beside((down, image(down)), [x])
+        last = beside(last, [x, down])
+        space, images = (jnp.stack(part) for part in zip(x, down, last, strict=True))
+        small = space @ images.T
+        # What is zero must not look like a lowest one.
+        missing = jnp.sum(space * space, axis=1) < 0.5
+        small = 0.5 * (small + small.T) + jnp.diag(jnp.where(missing, 2.0 * jnp.linalg.norm(small), 0.0))
+        _, vectors = jnp.linalg.eigh(small)
+        shares = vectors[:, 0]
+        moved = shares.at[0].set(0.0)
+        best = beside((shares @ space, shares @ images), [])
+        return best, (moved @ space, moved @ images)
+
+    x = null.project(start)
+    x = x / jnp.linalg.norm(x)
+    pair = (x, image(x))
+    (x, _), _ = jax.lax.fori_loop(0, steps, step, (pair, (jnp.zeros_like(x), jnp.zeros_like(x))))
+    return x @ product(x), x

@@ -1,0 +1,267 @@
+"""What an equilibrium is sought in: the unknown z, and the `Frame` that turns it into a system."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from mdsens.common.errors import InputError
+from mdsens.common.units import stress_unit
+from mdsens.common.voigt import VOIGT, from_voigt
+from mdsens.mechanics.preconditioner import CoarseGrid, coarse_grid
+from mdsens.mechanics.rigid_motions import RigidMotions, rigid_motions
+from mdsens.structures.system import System
+
+
+class Unknown(NamedTuple):
+    """z where more than positions is unknown (otherwise z is the array of positions).
+
+    Attributes:
+        positions: `(N, dim)` in the reference cell [Å].
+        strain: `(m,)`, the strain's components along the directions of a `CellFreedom`, times its length [Å]; or None.
+        multipliers: `(k,)`, of the constraints [eV per unit of the constraint]; or None.
+    """
+
+    positions: Float[Array, "atoms dim"]
+    strain: Float[Array, " m"] | None = None
+    multipliers: Float[Array, " k"] | None = None
+
+
+def as_unknown(z: Any) -> Unknown:
+    return z if isinstance(z, Unknown) else Unknown(z)
+
+
+class CellFreedom(eqx.Module):
+    """How a cell may strain, and what it is loaded with. The deformation F = 1 + Σ_k s_k D_k / length is symmetric.
+
+    Attributes:
+        directions: `(m, dim, dim)`, symmetric and orthonormal D_k.
+        length: brings curvatures along strains near those along positions, √N (V/N)^(1/dim) [Å].
+        pressure: hydrostatic part of the load [eV/Å^dim].
+        tension: deviatoric part, a stress, positive where it pulls [eV/Å^dim]; None without.
+    """
+
+    directions: Float[Array, "m dim dim"]
+    length: Float[Array, ""]
+    pressure: Float[Array, ""]
+    tension: Float[Array, "dim dim"] | None
+
+    def deformation(self, strain: Float[Array, " m"] | None) -> Float[Array, "dim dim"]:
+        assert strain is not None
+        unity = jnp.eye(self.directions.shape[-1], dtype=strain.dtype)
+        return unity + jnp.tensordot(strain, self.directions, 1) / self.length
+
+
+class Frame(eqx.Module):
+    """What stays fixed while the unknown and parameters vary: the reference system with its neighbour list, and its freedom.
+
+    Attributes:
+        system: the reference: its positions and cell are those of `start`.
+        motions: rigid motions that cost nothing.
+        freedom: of the cell; None for a fixed one.
+        constraints: equations between positions; None without.
+        listed: the unknown for which the neighbour list was made; None for `start`.
+        grid: for their preconditioner (`mdsens.mechanics.preconditioner`); None without.
+    """
+
+    system: System
+    motions: RigidMotions
+    freedom: CellFreedom | None = None
+    constraints: Any = None
+    listed: Unknown | None = None
+    grid: CoarseGrid | None = None
+
+    @property
+    def start(self) -> Any:
+        """The unknown of the reference itself."""
+        positions = self.system.positions
+        count = 0 if self.constraints is None else self.constraints.count
+        if self.freedom is None and not count:
+            return positions
+        strain = None if self.freedom is None else jnp.zeros(len(self.freedom.directions), positions.dtype)
+        return Unknown(positions, strain, jnp.zeros(count, positions.dtype) if count else None)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the condition of an equilibrium is the gradient of an energy: a stress that isn't hydrostatic has none."""
+        return self.freedom is None or self.freedom.tension is None
+
+    @property
+    def held(self) -> Bool[Array, "atoms dim"]:
+        """Components of positions that do not move."""
+        frozen = jnp.repeat(self.system.frozen[:, None], self.system.dim, axis=1)
+        return frozen if self.constraints is None else frozen | self.constraints.held
+
+    def place(self, z: Any) -> System:
+        """The system at z; frozen atoms ride with the cell."""
+        z = as_unknown(z)
+        if self.freedom is None:
+            return self.system.with_positions(z.positions)
+        assert self.system.cell is not None
+        deformation = self.freedom.deformation(z.strain)
+        where = lambda s: (s.positions, s.cell)  # noqa: E731
+        return eqx.tree_at(where, self.system, (z.positions @ deformation, self.system.cell @ deformation))
+
+    def unknown_of(self, system: System) -> Any:
+        """The z of another state of the same atoms, whose cell the freedom can reach."""
+        start = as_unknown(self.start)
+        if self.freedom is None:
+            moved = start._replace(positions=system.positions)
+        else:
+            assert self.system.cell is not None and system.cell is not None
+            # Directions that are not periodic may have no cell vector; they do not strain.
+            strain = jnp.linalg.pinv(self.system.cell) @ (system.cell - self.system.cell)
+            components = self.freedom.length * jnp.einsum("ab,kab->k", strain, self.freedom.directions)
+            reached = self.freedom.deformation(components)
+            moved = start._replace(positions=system.positions @ jnp.linalg.inv(reached), strain=components)
+        return moved if isinstance(self.start, Unknown) else moved.positions
+
+    def is_stale(self, z: Any, interaction_range: Any) -> Bool[Array, ""]:
+        """Whether a pair within the range could be missing from the list at z. Works on tracers."""
+        neighbors = self.system.neighbors
+        if self.freedom is None:
+            return neighbors.is_stale(as_unknown(z).positions, interaction_range)
+        listed = as_unknown(self.start) if self.listed is None else self.listed
+        deformation = self.freedom.deformation(z.strain)
+        relative = jnp.linalg.inv(self.freedom.deformation(listed.strain)) @ deformation
+        # No vector between images that moved along became shorter than by the smallest stretch.
+        room = 0.5 * neighbors.slack(interaction_range, jnp.linalg.svd(relative, compute_uv=False)[-1])
+        moved = jnp.sum(((z.positions - listed.positions) @ deformation) ** 2, axis=-1)
+        return (room < 0.0) | (jnp.max(moved) > room**2)
+
+
+def gridded(frame: Frame, grid: Any = None) -> Frame:
+    """The frame with a preconditioner's grid: its own, the one given, or one made for its reference [host]."""
+    if frame.grid is not None:
+        return frame
+    grid = coarse_grid(frame.system) if grid is None else grid
+    return eqx.tree_at(lambda f: f.grid, frame, grid, is_leaf=lambda leaf: leaf is None)
+
+
+def frame_of(system: System, freedom: CellFreedom | None = None, constraints: Any = None) -> Frame:
+    """The frame whose reference is `system` itself [host]."""
+    return Frame(system, rigid_motions(system, constraints), freedom, constraints)
+
+
+def cell_freedom(system: System, cell: Any, pressure: Any) -> CellFreedom | None:
+    """What `relax(cell=, pressure=)` means for a system [host].
+
+    Args:
+        cell: `"fixed"`, `"isotropic"`, `"free"`, or the mask of the strains that are free, `(dim, dim)` or Voigt.
+        pressure: a number, or a stress, `(dim, dim)` or Voigt, positive where it pulls [GPa; in 2-D eV/Å²].
+
+    Raises:
+        InputError: a mask or stress of the wrong shape, strains along directions that are not periodic, a load on a fixed
+            cell or on a system that has no volume.
+    """
+    load = _load(pressure, system.dim)
+    if isinstance(cell, str) and cell == "fixed":
+        if np.any(load):
+            raise InputError('A pressure acts on a cell that may change only: ask for cell="free" or cell="isotropic".')
+        return None
+    if isinstance(cell, str) and cell not in ("free", "isotropic"):
+        raise InputError(f'cell must be "fixed", "isotropic", "free" or a mask of strains, not {cell!r}.')
+    if not any(system.pbc):
+        raise InputError("A system that is not periodic has no cell to relax: leave out cell=, or give it pbc.")
+    if getattr(system.neighbors, "hides_cell", False):
+        raise InputError("A wrapped jax-md energy hides its cell, so mdsens cannot strain it: use one of mdsens's own.")
+    axes = _periodic_axes(system)
+    if isinstance(cell, str):
+        directions = _free_directions(axes) if cell == "free" else axes @ axes.T[None] / np.sqrt(axes.shape[1])
+    else:
+        directions = _masked_directions(cell, axes)
+    if np.any(load) and not all(system.pbc):
+        raise InputError("A pressure needs a cell that is periodic in all directions: this one has no volume of its own.")
+    pressure = -np.trace(load) / system.dim
+    tension = load + pressure * np.eye(system.dim)
+    loaded = bool(np.abs(tension).max() > 1e-15 * np.abs(load).max()) if np.any(load) else False
+    if loaded and isinstance(cell, str) and cell == "isotropic":
+        raise InputError('cell="isotropic" can balance a pressure only, not a stress with other parts: ask for cell="free".')
+    n, dtype = len(system), system.positions.dtype
+    length = np.sqrt(n) * (periodic_volume(system) / n) ** (1.0 / axes.shape[1])
+    unit = stress_unit(system.dim)
+    return CellFreedom(
+        jnp.asarray(directions, dtype),
+        jnp.asarray(length, dtype),
+        jnp.asarray(pressure / unit, dtype),
+        jnp.asarray(tension / unit, dtype) if loaded else None,
+    )
+
+
+def _load(pressure: Any, dim: int) -> np.ndarray:
+    """The stress that is asked for, `(dim, dim)`."""
+    try:
+        value = np.asarray(pressure, dtype=float)
+    except (TypeError, ValueError):
+        raise InputError(f"pressure must be a number or a stress in GPa, not {pressure!r:.80}.") from None
+    if not np.isfinite(value).all():
+        raise InputError(f"pressure must be finite, not {pressure!r:.80}.")
+    if value.ndim == 0:
+        return -float(value) * np.eye(dim)
+    if value.shape == (len(VOIGT[dim]),):
+        return np.asarray(from_voigt(value))
+    if value.shape != (dim, dim):
+        voigt = len(VOIGT[dim])
+        raise InputError(f"A stress must have shape ({dim}, {dim}), or ({voigt},) in Voigt order, not {value.shape}.")
+    if not np.array_equal(value, value.T):
+        raise InputError("A stress must be symmetric.")
+    return value
+
+
+def _periodic_vectors(system: System) -> np.ndarray:
+    return np.asarray(system.cell)[np.array(system.pbc)]
+
+
+def periodic_volume(system: System) -> float:
+    """Volume of the cell, area of a slab's, length of a wire's [Å^(periodic directions)] [host]."""
+    vectors = _periodic_vectors(system)
+    return float(np.sqrt(np.linalg.det(vectors @ vectors.T)))
+
+
+def _periodic_axes(system: System) -> np.ndarray:
+    """Orthonormal columns that span the periodic directions, Cartesian axes where they do."""
+    vectors = _periodic_vectors(system)
+    projector = vectors.T @ np.linalg.pinv(vectors.T)
+    inside = np.flatnonzero(np.isclose(np.diag(projector), 1.0, atol=1e-12))
+    if len(inside) == len(vectors):
+        return np.eye(system.dim)[:, inside]
+    return np.linalg.svd(vectors.T, full_matrices=False)[0]
+
+
+def _symmetric(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    tensor = 0.5 * (np.outer(a, b) + np.outer(b, a))
+    return tensor / np.linalg.norm(tensor)
+
+
+def _free_directions(axes: Any) -> np.ndarray:
+    columns = axes.T
+    return np.stack([_symmetric(columns[k], columns[l]) for k in range(len(columns)) for l in range(k, len(columns))])
+
+
+def _masked_directions(mask: Any, axes: Any) -> np.ndarray:
+    dim = len(axes)
+    mask = np.asarray(mask)
+    if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
+        raise InputError(f"A mask of strains holds True and False, not {mask.tolist()!r:.80}.")
+    mask = mask.astype(bool)
+    if mask.shape == (len(VOIGT[dim]),):
+        mask = from_voigt(mask)
+    if mask.shape != (dim, dim) or not np.array_equal(mask, mask.T):
+        voigt = len(VOIGT[dim])
+        raise InputError(
+            f"A mask of strains must be symmetric, of shape ({dim}, {dim}) or ({voigt},) in Voigt order, not of {mask.shape}."
+        )
+    if not mask.any():
+        raise InputError('The mask leaves no strain free: ask for cell="fixed".')
+    projector = axes @ axes.T
+    directions = []
+    for k, l in VOIGT[dim]:
+        if not mask[k, l]:
+            continue
+        direction = _symmetric(np.eye(dim)[k], np.eye(dim)[l])
+        if not np.allclose(projector @ direction @ projector, direction, atol=1e-9):
+            raise InputError(f"The strain {'xyz'[k]}{'xyz'[l]} is free in the mask, but the system is not periodic along it.")
+        directions.append(direction)
+    return np.stack(directions)

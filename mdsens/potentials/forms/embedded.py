@@ -1,0 +1,128 @@
+"""`EmbeddedPotential`: pairs, and a function of the density that an atom's neighbours make at it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mdsens.potentials.base import Potential
+from mdsens.potentials.forms.neighbor_vectors import bond_vectors, finite, handles, marked, of_pairs
+from mdsens.potentials.forms.stored_stiffness import EmbeddedStiffness, PairStiffness, pair_stiffness
+from mdsens.potentials.methods import DENSITY, EMBEDDING, PAIR_ENERGY, missing, number
+from mdsens.potentials.species import Atom
+from mdsens.structures.neighbors.sums_over_neighbors import fence, from_both_sides, mean_of_sides
+from mdsens.structures.neighbors.vectors import joined, over_places, squared_distances
+from mdsens.structures.system import System
+
+
+class EmbeddedPotential(Potential):
+    """U = ½ Σ_i Σ_{j≠i} φ(r_ij) + Σ_i F(ρ_i), ρ_i = Σ_{j≠i} f(r_ij).
+
+    A subclass gives `pair_energy(r, i, j)`, `density(r, i, j)`, `embedding(rho, i)`, and a static `cutoff` or a `range`,
+    at which φ and f vanish by themselves. An attraction of two species that grows as the root of its neighbours' overlap:
+
+        from mdsens.potentials.forms.embedded import square_root  # not NaN for an atom that is alone
+
+        class Glue(ms.EmbeddedPotential):
+            strength: dict
+            width: float
+            cutoff: float = ms.static(5.0)
+
+            def pair_energy(self, r, i, j):
+                return (self.cutoff - r) ** 3 / r
+
+            def density(self, r, i, j):
+                return self.pair(self.strength, i, j) * jnp.exp(-r / self.width) * (self.cutoff - r) ** 3
+
+            def embedding(self, rho, i):
+                return -square_root(rho)
+    """
+
+    def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
+        """φ of the pair i, j at distance r [eV]; the same for i, j and j, i."""
+        raise missing(self, PAIR_ENERGY, "the energy of a pair")
+
+    def density(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
+        """f: the density that atom j makes at atom i, at distance r."""
+        raise missing(self, DENSITY, "what an atom makes at another")
+
+    def embedding(self, rho: Float[Array, ""], i: Atom) -> Float[Array, ""]:
+        """F: the energy of atom i in the density rho [eV]."""
+        raise missing(self, EMBEDDING, "the energy of an atom in a density")
+
+    def atom_energies(self, system: System) -> Float[Array, " atoms"]:
+        d, inside = bond_vectors(system, self.range)
+        return self._embedded(system, *self._sums(jnp.sum(d * d, axis=0), inside, *handles(system)))
+
+    def total(self, system: System) -> Float[Array, ""]:
+        neighbors, components = system.neighbors, tuple(system.positions.T)
+
+        def squares_of(atom: Array, kind: Array, used: Array) -> Array:
+            return marked(squared_distances(components, system.cell, neighbors, atom, kind), used, self.range)
+
+        def sums_of(atom: Array, squares: Array) -> tuple[Array, Array]:
+            squares, inside = finite(fence(squares, neighbors), self.range)
+            return self._sums(squares, inside, *handles(system, atom))
+
+        squares = over_places(squares_of, neighbors.atom, neighbors.kind, neighbors.used)
+        squares = from_both_sides(joined(squares), neighbors)
+        sums = over_places(sums_of, neighbors.atom, squares)
+        return jnp.sum(self._embedded(system, *(jnp.sum(part, axis=0) for part in sums)))
+
+    def _sums(self, squares: Array, inside: Array, i: Atom, j: Atom) -> tuple[Array, Array]:
+        """`(Σ φ, ρ)` of each atom over some places."""
+        r = jnp.sqrt(squares)
+
+        def summed(function: Callable[..., Any]) -> Array:
+            return jnp.sum(jnp.where(inside, of_pairs(function, r, i, j), 0.0), axis=0)
+
+        return summed(number(self, PAIR_ENERGY)), summed(number(self, DENSITY))
+
+    def _embedded(self, system: System, pairs: Array, rho: Array) -> Array:
+        i, _ = handles(system)
+        return 0.5 * pairs + jax.vmap(number(self, EMBEDDING))(rho, i)
+
+    def local_stiffness(self, system: System) -> EmbeddedStiffness:
+        neighbors, (d, inside) = system.neighbors, bond_vectors(system, self.range)
+
+        def density_of(atom: Array, inside: Array, d: Array) -> Array:
+            r = jnp.sqrt(jnp.sum(d * d, axis=0))
+            return jnp.sum(jnp.where(inside, of_pairs(number(self, DENSITY), r, *handles(system, atom)), 0.0), axis=0)
+
+        arrays = neighbors.atom, inside, d
+        rho = jnp.sum(over_places(density_of, *arrays), axis=0)
+        _, first, second = jax.vmap(_with_derivatives(number(self, EMBEDDING)))(rho, handles(system)[0])
+
+        def pairs_of(atom: Array, inside: Array, d: Array) -> tuple[PairStiffness, Array]:
+            r, ij = jnp.sqrt(jnp.sum(d * d, axis=0)), handles(system, atom)
+            (_, slope, curvature), (_, f_slope, f_curvature) = (
+                tuple(jnp.where(inside, value, 0.0) for value in of_pairs(_with_derivatives(function), r, *ij))
+                for function in (number(self, PAIR_ENERGY), number(self, DENSITY))
+            )
+            return pair_stiffness(d, r, 0.5 * slope + first * f_slope, 0.5 * curvature + first * f_curvature), f_slope
+
+        pairs, slope = jax.tree.map(joined, over_places(pairs_of, *arrays))
+        mean = lambda values: mean_of_sides(values, neighbors)  # noqa: E731
+        pairs = PairStiffness(pairs.direction, mean(pairs.along), mean(pairs.across))
+        return EmbeddedStiffness(pairs, slope, 2.0 * mean(slope) - slope, second)
+
+
+def square_root(rho: Float[Array, ""]) -> Float[Array, ""]:
+    """√ρ for an `embedding`; 0, with all derivatives, for an atom that is alone and where √ρ is below rounding."""
+    counts = rho > jnp.finfo(rho.dtype).tiny ** (1.0 / 3.0)
+    return jnp.where(counts, jnp.sqrt(jnp.where(counts, rho, 1.0)), 0.0)
+
+
+def _with_derivatives(function: Callable[..., Any]) -> Callable[..., tuple[Array, Array, Array]]:
+    """Value, slope and curvature in the first argument."""
+
+    def derivatives(x: Array, *rest: Any) -> tuple[Array, Array, Array]:
+        def slope(x: Array) -> tuple[Array, Array]:
+            return jax.jvp(lambda x: function(x, *rest), (x,), (jnp.ones_like(x),))
+
+        (value, first), (_, second) = jax.jvp(slope, (x,), (jnp.ones_like(x),))
+        return value, first, second
+
+    return derivatives

@@ -1,0 +1,150 @@
+"""Neighbour lists: found on the host with vesin, padded with integers for the traced world.
+
+A full list (each pair seen from both sides) with the cell shift of each image, so that triclinic cells, cells smaller
+than the cutoff, mixed periodicity and 2-D need nothing special: `d = x[index] - x + shift @ cell`.
+"""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+SKIN = 0.1
+"""Default skin as a share of the interaction range."""
+
+IMAGES = 32
+"""Least number of places in a list's table of images: those next to a cell are 27."""
+
+
+class Neighbors(eqx.Module):
+    """All pairs within `radius` at the positions `reference`, `capacity` places an atom.
+
+    Complete for interactions of the given range as long as no atom moved more than half of `radius - range`. Atoms run along
+    the last axis, in which order compiled code is fastest; `index`, `shift` and `mask` show the same atom by atom.
+
+    Attributes:
+        atom: `(capacity, N)`, the neighbour in each place; the atom itself in unused ones.
+        kind: `(capacity, N)`, the periodic image of it, as a column of `images`; 0 in unused places.
+        images: `(dim, kinds)`, in cell vectors, the first of them zero.
+        opposite: `(capacity, N)`, the place in which the neighbour has this pair, counted in rows of N; -1 in unused places.
+        reference: positions for which it was made.
+        radius: reach of the list [Å].
+        skin: what of it is beyond the interaction's range [Å].
+        alive: 0, a number that compilers do not know.
+        offset: `(dim, capacity, N)`, added to the vectors from atoms to their neighbours [Å]; None for nothing. What sites'
+            energies are differentiated in.
+        shorter: lists of the terms of a sum, None for those that use this one; empty without a sum.
+    """
+
+    atom: Int[Array, "capacity atoms"]
+    kind: Int[Array, "capacity atoms"]
+    images: Int[Array, "dim kinds"]
+    opposite: Int[Array, "capacity atoms"]
+    reference: Float[Array, "atoms dim"]
+    radius: Float[Array, ""]
+    skin: Float[Array, ""]
+    alive: Int[Array, ""]
+    offset: Float[Array, "dim capacity atoms"] | None = None
+    shorter: "tuple[Neighbors | None, ...]" = ()
+
+    @property
+    def used(self) -> Bool[Array, "capacity atoms"]:
+        """False in unused places."""
+        return self.opposite >= 0
+
+    @property
+    def index(self) -> Int[Array, "atoms capacity"]:
+        """The neighbours of each atom, itself in unused places."""
+        return self.atom.T
+
+    @property
+    def shift(self) -> Int[Array, "atoms capacity dim"]:
+        """Their periodic images, in cell vectors."""
+        return self.images.T[self.kind.T]
+
+    @property
+    def mask(self) -> Bool[Array, "atoms capacity"]:
+        """False in unused places."""
+        return self.used.T
+
+    @property
+    def none(self) -> "Neighbors":
+        """The same list with all places unused."""
+        emptied = eqx.tree_at(lambda n: n.opposite, self, jnp.full_like(self.opposite, -1))
+        return emptied.with_shorter(tuple(one and one.none for one in self.shorter))
+
+    def with_shorter(self, shorter: "tuple[Neighbors | None, ...]") -> "Neighbors":
+        """The same list with others for the terms of a sum."""
+        return eqx.tree_at(lambda n: n.shorter, self, shorter, is_leaf=lambda leaf: isinstance(leaf, tuple))
+
+    def slack(self, interaction_range: Any, stretch: Any = 1.0) -> Float[Array, ""]:
+        """What a list reaches beyond the range, if lengths were stretched: the least of all where each term has a range."""
+        radii = self.radius
+        if jnp.ndim(interaction_range):
+            radii = jnp.stack([self.radius if one is None else one.radius for one in self.shorter])
+        # Given bonds have no end.
+        return jnp.min(jnp.where(jnp.isinf(radii), jnp.inf, radii * stretch - interaction_range))
+
+    def is_stale(self, positions: Float[Array, "atoms dim"], interaction_range: Any) -> Bool[Array, ""]:
+        """True where an atom moved so far, in the same cell, that a pair within the range could be missing.
+
+        Works on tracers. Positions that are not finite are not stale but worse, which their energy says.
+        """
+        room = jnp.maximum(0.5 * self.slack(interaction_range), 0.0)
+        moved = jnp.sum((positions - self.reference) ** 2, axis=-1)
+        return jnp.max(moved) > room**2
+
+    def reaches(self, interaction_range: Any) -> Bool[Array, ""]:
+        """True if the list holds every pair within this range (at its reference positions; works on tracers)."""
+        # A range in 32 bits may be rounded up.
+        return self.slack(interaction_range, 1.0 + 1e-6) >= 0.0
+
+
+def widened_like(neighbors: Neighbors, other: Neighbors) -> Neighbors:
+    """The same list with at least as many places an atom as another, so that code compiled for it is found again [host]."""
+    both = zip(neighbors.shorter, other.shorter, strict=True)
+    shorter = tuple(one if one is None or like is None else widened_like(one, like) for one, like in both)
+    same = widened(neighbors.with_shorter(shorter) if shorter else neighbors, other.atom.shape[0])
+    if (more := other.images.shape[1] - same.images.shape[1]) > 0:
+        same = eqx.tree_at(lambda n: n.images, same, jnp.pad(same.images, ((0, 0), (0, more))))
+    return same
+
+
+def widened(neighbors: Neighbors, capacity: int) -> Neighbors:
+    """The same list with at least so many places an atom [host]."""
+    more = capacity - neighbors.atom.shape[0]
+    if more <= 0:
+        return neighbors
+    n = neighbors.atom.shape[1]
+    atom = np.concatenate([neighbors.atom, np.broadcast_to(np.arange(n, dtype=np.int32), (more, n))])
+    kind = np.pad(neighbors.kind, ((0, more), (0, 0)))
+    opposite = np.pad(neighbors.opposite, ((0, more), (0, 0)), constant_values=-1)
+    parts = tuple(map(jnp.asarray, (atom, kind, opposite)))
+    return eqx.tree_at(lambda n: (n.atom, n.kind, n.opposite), neighbors, parts)
+
+
+def padded(neighbors: Neighbors, positions: Any) -> Neighbors:
+    """The same list for more atoms, all of them at `positions`, the added ones without neighbours [host]."""
+    n, more = neighbors.atom.shape[1], len(positions) - neighbors.atom.shape[1]
+    added = np.broadcast_to(np.arange(n, n + more, dtype=np.int32), (neighbors.atom.shape[0], more))
+    opposite = np.asarray(neighbors.opposite)
+    # They count in rows of all atoms.
+    opposite = np.where(opposite >= 0, opposite // n * (n + more) + opposite % n, -1)
+    parts = (
+        np.concatenate([neighbors.atom, added], axis=1),
+        np.pad(neighbors.kind, ((0, 0), (0, more))),
+        np.pad(opposite, ((0, 0), (0, more)), constant_values=-1).astype(np.int32),
+        positions,
+    )
+    where = lambda n: (n.atom, n.kind, n.opposite, n.reference)  # noqa: E731
+    longer = eqx.tree_at(where, neighbors, tuple(map(jnp.asarray, parts)))
+    return longer.with_shorter(tuple(one and padded(one, positions) for one in neighbors.shorter))
+
+
+def places(most: int) -> int:
+    """Places for so many atoms: one of a few numbers, an eighth to a quarter apart, so that compiled code is found again."""
+    step = 4 if most <= 16 else 2 ** max(3, math.ceil(math.log2(most)) - 3)
+    return max(4, step * math.ceil(most / step))

@@ -1,0 +1,113 @@
+"""mdsens.structures.neighbors.search."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from mdsens.common.errors import CoincidingAtoms, InputError
+from mdsens.structures.neighbors.neighbor_list import IMAGES, Neighbors, places
+from mdsens.structures.neighbors.pair_search import pairs_within
+
+MANY_IMAGES = 1e6
+"""In the box around those of a list, which is larger where atoms went far from their cell."""
+
+
+COINCIDENT = 1e-6
+"""Atoms nearer than this share of the interaction range count as coinciding."""
+
+
+def find_neighbors(positions: Any, cell: Any, pbc: Any, *, radius: float, skin: float) -> Neighbors:
+    """List all pairs within `radius + skin` [Å] of concrete positions.
+
+    Raises:
+        InputError: positions that are not finite, or two atoms at the same place; what `pairs_within` refuses.
+    """
+    if not (np.isfinite(radius) and radius > 0.0):
+        raise InputError(f"The range of a potential must be a positive length in Å, not {radius}.")
+    if not (np.isfinite(skin) and skin >= 0.0):
+        raise InputError(f"The skin of a neighbour list must be zero or a positive length in Å, not {skin!r}.")
+    positions = np.asarray(positions)
+    n, dim = positions.shape
+    points = np.zeros((n, 3))
+    points[:, :dim] = positions
+    if not np.isfinite(points).all():
+        atom = int(np.argmin(np.isfinite(points).all(axis=1)))
+        raise InputError(f"The position of atom {atom} is not finite ({positions[atom]}): check the structure.")
+    box = np.zeros((3, 3))
+    if cell is not None:
+        box[:dim, :dim] = np.asarray(cell)
+    reach = float(radius) + float(skin)
+    i, j, shift, distance = pairs_within(points, box, np.array([*pbc, *[False] * (3 - dim)]), reach)
+    if distance.size and (nearest := int(distance.argmin())) >= 0 and distance[nearest] < COINCIDENT * radius:
+        raise CoincidingAtoms(
+            positions,
+            f"Atoms {i[nearest]} and {j[nearest]} coincide (distance {distance[nearest]:.1e}): "
+            "remove one of them or move them apart.",
+        )
+    return neighbors_of(positions, i, j, shift[:, :dim], radius=reach, skin=float(skin))
+
+
+def neighbors_of(positions: Any, i: Any, j: Any, shift: Any, *, radius: float, skin: float) -> Neighbors:
+    """The list of given pairs, each from both sides: atoms `i` and the images `shift` `(pairs, dim)` of their neighbours `j`."""
+    n = len(positions)
+    # A fixed order makes the list, and so every sum over it, reproducible bit for bit.
+    order = np.argsort(_key(i, j, shift, n), kind="stable")
+    i, j, shift = i[order].astype(np.int64), j[order].astype(np.int32), shift[order]
+    counts = np.bincount(i, minlength=n)
+    capacity = places(int(counts.max(initial=0)))
+    place = (np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts)) * n + i
+    images, kinds = _kinds(shift)
+    atom = np.tile(np.arange(n, dtype=np.int32), capacity)
+    kind = np.zeros(capacity * n, dtype=kinds.dtype)
+    opposite = np.full(capacity * n, -1, dtype=np.int32)
+    atom[place] = j
+    kind[place] = kinds
+    # Seen from the other side the pairs are the same, in another order.
+    opposite[place[np.argsort(_key(j, i, -shift, n), kind="stable")]] = place
+    return Neighbors(
+        atom=jnp.asarray(atom.reshape(capacity, n)),
+        kind=jnp.asarray(kind.reshape(capacity, n)),
+        images=jnp.asarray(images),
+        opposite=jnp.asarray(opposite.reshape(capacity, n)),
+        reference=jnp.asarray(positions),
+        radius=jnp.asarray(radius),
+        skin=jnp.asarray(skin),
+        alive=jnp.asarray(0),
+    )
+
+
+def _key(i: Any, j: Any, shift: Any, n: int) -> np.ndarray:
+    """One number for each pair, in the order of i, then j, then its image."""
+    key = i.astype(np.int64) * n + j
+    bound = np.abs(shift).max(initial=0)
+    for component in shift.T:
+        key = key * (2 * bound + 1) + component + bound
+    return key
+
+
+def _kinds(shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`(images, kinds)`: the different images `(dim, kinds)`, zero first, and which of them each pair has.
+
+    As many places as one of a few numbers, and the smallest integers that count them.
+    """
+    bound = np.abs(shift).max(axis=0, initial=0).astype(np.int64)
+    sides = tuple(2 * bound + 1)
+    if np.prod(sides, dtype=float) <= MANY_IMAGES:
+        # Counted in the box that holds them all, since sorting so many is slow.
+        number, zero = np.ravel_multi_index(tuple((shift + bound).T), sides), np.ravel_multi_index(tuple(bound), sides)
+        counts = np.bincount(number, minlength=zero + 1)
+        counts[zero] += 1
+        names = np.flatnonzero(counts)
+        different = np.stack(np.unravel_index(names, sides), axis=1) - bound
+    else:
+        different, number = np.unique(np.concatenate([np.zeros_like(shift[:1]), shift]), axis=0, return_inverse=True)
+        zero, number = number[0], number[1:]
+        names = np.arange(len(different))
+    order = np.argsort(names != zero, kind="stable")
+    width = max(IMAGES, 1 << (len(names) - 1).bit_length())
+    images = np.zeros((len(bound), width), np.int32)
+    images[:, : len(names)] = different[order].T
+    rank = np.zeros(names.max() + 1, np.int16 if width <= np.iinfo(np.int16).max else np.int32)
+    rank[names[order]] = np.arange(len(names))
+    return images, rank[number]

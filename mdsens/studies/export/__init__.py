@@ -1,0 +1,184 @@
+"""Results for other programs: xarray, pandas, CSV, extended XYZ, netCDF.
+
+A result is what a function of `mdsens.studies` returned, an equilibrium and its sensitivity, or the path of a file that mdsens
+wrote: a collected study or a stored result. xarray and pandas come with `pip install 'mdsens[export]'`.
+"""
+
+import csv
+import importlib
+import io
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mdsens.common.errors import InputError
+from mdsens.common.suggestions import spelled
+from mdsens.derivatives.first_order import Sensitivity
+from mdsens.equilibrium.relaxation import Equilibrium
+from mdsens.files.atomic_write import check_writable, write_whole
+from mdsens.files.state_files import load_one
+from mdsens.studies.export.states import state_atoms, state_columns, state_dataset, state_verdict
+from mdsens.studies.export.tables import frame_atoms, study_columns, study_dataset, study_verdict
+from mdsens.studies.results.recording import Found, collected_of
+from mdsens.studies.storage.collected_file import Collected, is_collected, read_collected
+from mdsens.studies.storage.trajectories import frames
+
+if TYPE_CHECKING:
+    import ase
+    import pandas
+    import xarray
+
+Result = str | Path | Collected | Found | Equilibrium
+"""What can be exported."""
+
+SUFFIXES = (".csv", ".extxyz", ".xyz", ".nc")
+
+
+@spelled
+def to_xarray(result: Result, sensitivity: Sensitivity | None = None) -> "xarray.Dataset":
+    """A result as a labelled dataset.
+
+    Of a study: a dimension `unit`, its swept parameters as coordinates, and what each unit found: observables by name,
+    `std_NAME`, `derivatives_NAME`, `shares_NAME`; NaN where a unit failed or found fewer numbers. Relaxed structures are
+    left to `to_atoms`. Of an equilibrium: atoms, cell and dX/dθ as `dX_dNAME`, with units.
+
+    Raises:
+        InputError: xarray is missing, or it is no result.
+        StoreError: a file that cannot be read.
+    """
+    xarray = _needed("xarray", "to_xarray")
+    found = _found(result, sensitivity)
+    return study_dataset(xarray, found) if isinstance(found, Collected) else state_dataset(xarray, *found)
+
+
+@spelled
+def to_dataframe(result: Result, sensitivity: Sensitivity | None = None, *, table: str | None = None) -> "pandas.DataFrame":
+    """A result as a data frame; its `attrs["units"]` are the columns' units, where they are known.
+
+    Where derivatives have a certificate, the column `trusted` and `attrs["trusted"]` say what came of it, and a column `reasons`
+    why they are not trusted.
+
+    Args:
+        table: which one. Of a sweep `"points"`, a row a unit; of a table of sensitivities `"derivatives"`, θ dg/dθ; of an
+            uncertainty `"observables"`; of a calibration `"parameters"`, `"targets"` or `"directions"`; of a continuation
+            `"path"`; of an equilibrium `"atoms"`, with dX/dθ, or `"parameters"`, with the largest |dX/dθ|. By default the first.
+
+    Raises:
+        InputError: pandas is missing, there is no such table, or it is no result.
+        StoreError: a file that cannot be read.
+    """
+    pandas = _needed("pandas", "to_dataframe")
+    columns, units, verdict = _columns(result, sensitivity, table)
+    frame = pandas.DataFrame(columns)
+    frame.attrs["units"] = units
+    frame.attrs |= verdict
+    return frame
+
+
+@spelled
+def to_atoms(result: Result, sensitivity: Sensitivity | None = None) -> "list[ase.Atoms]":
+    """The relaxed structures, for OVITO, ASE and others.
+
+    Of a study: one for each structure of each unit that found one, with unit, structure, parameters and scalar observables in
+    `info`. Of an equilibrium: dX/dθ as arrays of vectors, `dX_dsigma`, for each scalar parameter; of array-valued ones for
+    each number.
+
+    Raises:
+        InputError: it is no result.
+        StoreError: a file that cannot be read.
+    """
+    found = _found(result, sensitivity)
+    if isinstance(found, Collected):
+        return [frame_atoms(frame) for frame in frames(found.outcomes)]
+    return [state_atoms(*found)]
+
+
+@spelled
+def write(
+    result: Result, path: str | Path, sensitivity: Sensitivity | None = None, *, table: str | None = None, overwrite: bool = False
+) -> Path:
+    """Write a result by a file's extension: `.csv`, `.extxyz` (or `.xyz`; eight decimals), `.nc`. Whole or not at all.
+
+    The columns of a `.csv` are named with their units, `energy [eV]`; the columns `trusted` and `reasons` are the certificate's.
+
+    Args:
+        table: for `.csv`, as for `to_dataframe`.
+
+    Raises:
+        InputError: another extension, a module that is missing, no such table, nothing to write.
+        StoreError: the file exists (`overwrite=True` replaces it) or cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"{path.name!r} has none of the extensions {', '.join(SUFFIXES)}: name the file by what it is to be.")
+    check_writable(path, overwrite=overwrite)
+    if table is not None and path.suffix != ".csv":
+        raise InputError(f"A table is for .csv, not for {path.suffix}: leave it out.")
+    if path.suffix == ".csv":
+        content = _csv(*_columns(result, sensitivity, table)[:2])
+    elif path.suffix == ".nc":
+        content = _netcdf(to_xarray(result, sensitivity))
+    else:
+        content = _extxyz(to_atoms(result, sensitivity))
+    write_whole(path, content, overwrite=overwrite)
+    return path
+
+
+def _columns(result: Any, sensitivity: Any, table: Any) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
+    """Columns, their units, and what is known of whether they can be trusted."""
+    found = _found(result, sensitivity)
+    if isinstance(found, Collected):
+        return *study_columns(found, table), study_verdict(found)
+    return *state_columns(*found, table), state_verdict(*found)
+
+
+def _needed(module: str, what: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise InputError(f"{what} needs {module}: python -m pip install 'mdsens[export]'.") from None
+
+
+def _found(result: Any, sensitivity: Any) -> Collected | tuple[Equilibrium, Sensitivity | None]:
+    if isinstance(result, str | Path):
+        path = Path(result)
+        return read_collected(path) if is_collected(path) else load_one(path)
+    if isinstance(result, Equilibrium):
+        return result, sensitivity
+    return result if isinstance(result, Collected) else collected_of(result)
+
+
+def _csv(columns: dict[str, Any], units: dict[str, str]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(f"{name} [{units[name]}]" if units.get(name) else name for name in columns)
+    # Python's own numbers: repr has all digits.
+    writer.writerows(zip(*(np.asarray(column, dtype=object).tolist() for column in columns.values()), strict=True))
+    return text.getvalue().encode()
+
+
+def _netcdf(dataset: Any) -> bytes:
+    _needed("h5netcdf", "A netCDF file")
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "data.nc"
+        dataset.to_netcdf(place, engine="h5netcdf")
+        return place.read_bytes()
+
+
+def _extxyz(images: Any) -> bytes:
+    import ase.io
+
+    if not images:
+        raise InputError("No structure came to rest in this study: there is none to write.")
+    text = io.StringIO()
+    ase.io.write(text, images, format="extxyz")
+    return text.getvalue().encode()
+
+
+__all__ = ["to_atoms", "to_dataframe", "to_xarray", "write"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""mdsens/studies/methods"""

@@ -1,0 +1,131 @@
+"""Local sensitivity of observables: which parameter drives which number, in forms that compare."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from mdsens.common.errors import InputError, did_you_mean
+from mdsens.common.suggestions import spelled
+from mdsens.derivatives.first_order import sensitivity
+from mdsens.studies.methods.observed import (
+    Observables,
+    States,
+    by_name,
+    differentiate,
+    rounding,
+    split,
+    structures_of,
+    together,
+    units_of,
+)
+from mdsens.studies.methods.parameters import Selection
+from mdsens.studies.results.result import Result
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class SensitivityTable(Result):
+    """Derivatives of observables g in parameters θ.
+
+    Attributes:
+        names: of the parameters, one for each number.
+        parameters: θ.
+        values: g by name.
+        derivatives: dg/dθ by name, `(*g.shape, parameters)`.
+        trusted: whether the certificates of all equilibria say so; None where they were not asked for.
+        reasons: what speaks against it.
+        rounding: by name, what g changes by when atoms move by 1e-7 of their distance: smaller changes mean nothing.
+    """
+
+    names: tuple[str, ...]
+    parameters: Float[np.ndarray, " parameters"]
+    values: dict[str, np.ndarray]
+    derivatives: dict[str, np.ndarray]
+    trusted: bool | None
+    reasons: tuple[str, ...]
+    rounding: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, kw_only=True)
+
+    @property
+    def scaled(self) -> dict[str, np.ndarray]:
+        """θ dg/dθ, in the units of g: its change by a change of θ of 100 %, to first order."""
+        return {name: self.parameters * slope for name, slope in self.derivatives.items()}
+
+    @property
+    def elasticity(self) -> dict[str, np.ndarray]:
+        """(θ/g) dg/dθ: the change of g in per cent by a change of θ of one per cent; NaN where g is 0, or rounding."""
+        least = {name: self.rounding.get(name, np.zeros(())) for name in self.values}
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return {
+                name: np.where(
+                    (np.abs(self.values[name]) <= least[name])[..., None], np.nan, scaled / self.values[name][..., None]
+                )
+                for name, scaled in self.scaled.items()
+            }
+
+    def ranking(self, observable: str | None = None) -> list[tuple[str, float]]:
+        """Parameters by influence, the largest first: the norm of θ dg/dθ over the components of an observable.
+
+        Without a name, over all observables, each in units of its own largest influence.
+
+        Raises:
+            InputError: an observable that is not there.
+        """
+        if observable is not None and observable not in self.derivatives:
+            raise InputError(f"There is no observable {observable!r}.{did_you_mean(observable, self.derivatives)}")
+        influence = {
+            name: np.linalg.norm(self._significant(name, scaled).reshape(-1, len(self.names)), axis=0)
+            for name, scaled in self.scaled.items()
+            if observable in (None, name)
+        }
+        if observable is None:
+            influence = {name: sizes / (sizes.max() or 1.0) for name, sizes in influence.items()}
+        total = np.linalg.norm(list(influence.values()), axis=0)
+        return [(self.names[k], float(total[k])) for k in np.argsort(-total, kind="stable")]
+
+    def _significant(self, name: str, scaled: np.ndarray) -> np.ndarray:
+        """What is beyond rounding."""
+        return np.where(np.abs(scaled) > self.rounding.get(name, np.zeros(()))[..., None], scaled, 0.0)
+
+
+@spelled
+def sensitivity_table(
+    states: States, observables: Observables, *, wrt: Sequence[str] | str | None = None, certificate: bool = True
+) -> SensitivityTable:
+    """Values and derivatives of observables at an equilibrium, or of several together.
+
+    Args:
+        states: an equilibrium, or several of one potential by name.
+        observables: `g(system, potential)` by name; see `studies.Of` for several states.
+        wrt: parameters; by default all.
+        certificate: look whether the derivatives can be trusted, at the cost of one linear solve a parameter.
+
+    Raises:
+        as `mdsens.value_and_jacobian`.
+    """
+    named = by_name(states)
+    selection = Selection.of(next(iter(named.values())).potential, wrt)
+    observed = together(observables, named)
+    values, rows = differentiate(observed, named, selection)
+    reasons = certified(named, wrt) if certificate else ()
+    return SensitivityTable(
+        selection.names,
+        selection.values(),
+        values,
+        split(rows, values),
+        (not reasons) if certificate else None,
+        reasons,
+        units=units_of(selection.potential, selection.names, observed, structures_of(named)),
+        rounding=split(rounding(observed, named), values),
+    )
+
+
+def certified(states: Any, wrt: Any) -> tuple[str, ...]:
+    """What speaks against the derivatives of some equilibria; empty if they can be trusted."""
+    reasons = []
+    for name, eq in states.items():
+        found = sensitivity(eq, wrt=wrt, progress=False, throw=False).certificate
+        if not found.trusted:
+            reasons += [f"{name}: {reason}" for reason in found.reasons]
+    return tuple(reasons)

@@ -1,0 +1,168 @@
+"""Observables over a grid or a list of parameters and structures."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mdsens.common.errors import InputError, MdsensError
+from mdsens.common.suggestions import spelled
+from mdsens.equilibrium.progress import bar
+from mdsens.potentials import Potential
+from mdsens.studies.methods.observed import (
+    Observables,
+    Systems,
+    Together,
+    by_name,
+    differentiate,
+    evaluate,
+    relax_all,
+    split,
+    structures_of,
+    together,
+    units_of,
+)
+from mdsens.studies.methods.parameters import Selection, with_values
+from mdsens.studies.results.result import Result
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One point of a sweep.
+
+    Attributes:
+        structure: which structure, empty where several are relaxed together.
+        parameters: what was set.
+        values: observables by name, empty where it failed.
+        derivatives: by observable, `(*shape, parameters)`, in the order of `Sweep.names`; empty unless asked for.
+        reason: why it failed, empty otherwise.
+    """
+
+    structure: str
+    parameters: dict[str, float]
+    values: dict[str, np.ndarray]
+    derivatives: dict[str, np.ndarray]
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Sweep(Result):
+    """What a sweep found; points that failed are among its points, with their reason.
+
+    Attributes:
+        points: in the order of the grid, the last parameter fastest, structure by structure.
+        names: the parameters of derivatives.
+    """
+
+    points: tuple[Point, ...]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @property
+    def failures(self) -> tuple[Point, ...]:
+        return tuple(point for point in self.points if point.reason)
+
+    def column(self, name: str) -> np.ndarray:
+        """A parameter or an observable at all points, NaN where it failed."""
+        if all(name in point.parameters for point in self.points):
+            return np.array([point.parameters[name] for point in self.points])
+        known = next((point.values[name] for point in self.points if name in point.values), None)
+        if known is None:
+            raise InputError(f"The sweep has no parameter and no observable {name!r}.")
+        return np.stack([point.values.get(name, np.full(known.shape, np.nan)) for point in self.points])
+
+
+def grid(parameters: Mapping[str, Iterable[float]], mode: str = "grid") -> list[dict[str, float]]:
+    """Points in parameter space: every combination, the last parameter fastest (`"grid"`), or one after the other (`"list"`).
+
+    Raises:
+        InputError: an unknown mode, or lists of different lengths.
+    """
+    columns = {name: np.ravel(np.asarray(values)).tolist() for name, values in parameters.items()}
+    rows: Iterable[tuple[Any, ...]]
+    if mode == "grid":
+        rows = itertools.product(*columns.values())
+    elif mode == "list":
+        lengths = {name: len(values) for name, values in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise InputError(f'A list wants as many values of each parameter, not {lengths}; or mode="grid".')
+        rows = zip(*columns.values(), strict=True) if columns else [()]
+    else:
+        raise InputError(f'mode must be "grid" or "list", not {mode!r}.')
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+@spelled
+def sweep(
+    systems: Systems,
+    potential: Potential,
+    parameters: Mapping[str, Iterable[float]] | Sequence[Mapping[str, float]],
+    observables: Observables,
+    *,
+    mode: str = "grid",
+    joint: bool = False,
+    derivatives: bool = False,
+    relax: Mapping[str, Any] | None = None,
+    progress: bool | None = None,
+) -> Sweep:
+    """Relax at every point and observe.
+
+    Every structure is relaxed from where it was given, so that no point depends on another one.
+
+    Args:
+        systems: a structure, or several by name; equilibria are relaxed again under their own conditions, saddle points too.
+        parameters: values by parameter's name or path, combined as `mode` says; or the points themselves.
+        observables: `g(system, potential)` by name.
+        mode: `"grid"` or `"list"`.
+        joint: relax all structures at each point and hand observables the dict of them (or use `studies.Of`).
+        derivatives: of the observables in all parameters, too.
+        relax: options of `mdsens.relax`, for all structures or by their name.
+        progress: show a bar; by default only at a terminal.
+
+    Raises:
+        InputError: names that do not exist, before anything is relaxed.
+    """
+    points = grid(parameters, mode) if isinstance(parameters, Mapping) else [dict(point) for point in parameters]
+    for point in points:
+        with_values(potential, point)
+    named = by_name(systems)
+    groups = {"": named} if joint else {name: {name: system} for name, system in named.items()}
+    observed = {name: together(observables, group) for name, group in groups.items()}
+    names = Selection.of(potential).names
+    rows = [(name, point) for name in groups for point in points]
+    found = [
+        _point(name, groups[name], potential, point, observed[name], derivatives, relax)
+        for name, point in bar(rows, progress, desc="sweep")
+    ]
+    varied = dict.fromkeys([*names, *(name for point in points for name in point)])
+    units = units_of(potential, varied, next(iter(observed.values())), structures_of(named))
+    return Sweep(tuple(found), names, units=units)
+
+
+def _point(
+    structure: Any, systems: Any, potential: Potential, parameters: Any, observed: Together, derivatives: Any, options: Any
+) -> Point:
+    try:
+        values, slopes = at_point(systems, with_values(potential, parameters), observed, derivatives, options or {})[:2]
+        return Point(structure, parameters, values, slopes)
+    except MdsensError as error:
+        return Point(structure, parameters, {}, {}, str(error))
+
+
+def at_point(
+    systems: Mapping[str, Any],
+    potential: Potential,
+    observed: Together,
+    derivatives: bool,
+    options: Mapping[str, Any],
+) -> tuple[Any, Any, Any]:
+    """`(values, derivatives, equilibria)` at one point of a sweep."""
+    states = relax_all(systems, potential, options)
+    if not derivatives:
+        return evaluate(observed, states), {}, states
+    values, rows = differentiate(observed, states, Selection.of(potential))
+    return values, split(rows, values), states

@@ -1,0 +1,142 @@
+"""What a unit of work found: numbers by path and plain values; and what the axes and units of the numbers are called."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mdsens.common.units import per
+
+STATES = "structures"
+"""Group of the relaxed structures."""
+
+OWN = ("values", "std", "sampling/mean", "sampling/std", "sampling/std_error")
+BY_PARAMETER = ("derivatives", "shares")
+"""Groups of numbers by observable, with its own axes; with one more for the parameters."""
+
+AXES = {
+    "parameters": ("parameter",),
+    "start": ("parameter",),
+    "std": ("parameter",),
+    "found": ("target",),
+    "wanted": ("target",),
+    "sigma": ("target",),
+    "singular_values": ("direction",),
+    "directions": ("direction", "parameter"),
+    "history": ("step",),
+    "covariance": ("number", "number_2"),
+    "t": ("point",),
+    "lowest": ("point",),
+    "speed": ("point",),
+}
+
+STRESS, SOFTNESS, VOLUME = ("GPa", "eV Angstrom-2"), ("GPa-1", "Angstrom2 eV-1"), ("Angstrom3", "Angstrom2")
+UNITS = {
+    **dict.fromkeys(("energy", "enthalpy", "cohesive_energy", "defect_formation_energy", "barrier"), ("eV", "eV")),
+    **dict.fromkeys(("harmonic_free_energy", "dipole_tensor"), ("eV", "eV")),
+    **dict.fromkeys(("entropy", "heat_capacity"), ("eV K-1", "eV K-1")),
+    **dict.fromkeys(("stress", "pressure", "elastic_constants", "bulk_modulus", "shear_modulus", "young_modulus"), STRESS),
+    "elastic_stability": STRESS,
+    **dict.fromkeys(("compliance", "linear_compressibility"), SOFTNESS),
+    **dict.fromkeys(("volume", "formation_volume"), VOLUME),
+    "distances": ("Angstrom", "Angstrom"),
+    **dict.fromkeys(("angles", "dihedrals"), ("degrees", "degrees")),
+    "phonon_frequencies": ("THz", "THz"),
+    "phonon_dos": ("THz-1", "THz-1"),
+}
+"""Of the catalogue's observables, in 3-D and in 2-D; others are pure numbers or of several units."""
+
+PER_AREA = {
+    **dict.fromkeys(("elastic_constants", "bulk_modulus", "shear_modulus", "young_modulus", "elastic_stability"), "N m-1"),
+    **dict.fromkeys(("compliance", "linear_compressibility"), "m N-1"),
+}
+"""Units of a sheet's observables in 3-D."""
+
+
+def unit_of_observable(
+    kind: str, dim: int, components: Sequence[Any] | None = None, *, sheet: bool = False
+) -> str | list[str] | None:
+    """Of one of the catalogue's observables, or of some of its components; None where it is unknown, a list of several units."""
+    if sheet and kind in PER_AREA:
+        return PER_AREA[kind]
+    if kind != "lattice_constants":
+        return UNITS.get(kind, (None, None))[dim == 2]
+    each = ["Angstrom"] * dim + ["degrees"] * (3 if dim == 3 else 1)
+    chosen = range(len(each)) if components is None else [int(np.ravel(index)[0]) for index in components]
+    found = [each[k] for k in chosen if k < len(each)]
+    return found[0] if len(set(found)) == 1 else found
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What a unit found.
+
+    Attributes:
+        arrays: numbers by path, `"values/pressure"`.
+        facts: plain values.
+    """
+
+    arrays: dict[str, np.ndarray]
+    facts: dict[str, Any]
+
+    @property
+    def dim(self) -> int:
+        """Of its structures; 3 where there are none."""
+        return next((value.shape[-1] for path, value in self.arrays.items() if path.endswith("/positions")), 3)
+
+    def axes(self, path: str) -> tuple[str, ...]:
+        """Names of the axes of a path's numbers."""
+        group, _, name = path.rpartition("/")
+        rank = np.ndim(self.arrays[path])
+        if path in AXES:
+            return AXES[path][:rank]
+        if group.startswith(f"{STATES}/"):
+            return {"positions": ("atom", "space"), "cell": ("vector", "space"), "species": ("atom",)}[name]
+        first = ("point",) if group == "values" and "t" in self.arrays else ()
+        last = ("parameter",) if group in BY_PARAMETER else ()
+        return (*first, *(f"{name}_{k}" for k in range(rank - len(first) - len(last))), *last)
+
+    def labels(self, axis: str) -> Sequence[str] | None:
+        """What stands along an axis, where that has names."""
+        names = {"parameter": "names", "target": "labels", "number": "numbers", "number_2": "numbers"}
+        return "xyz"[: self.dim] if axis == "space" else self.facts.get(names.get(axis, ""))
+
+    def unit(self, path: str, observables: Mapping[str, Any]) -> str | None:
+        """Of a path's numbers, where it is one and known; `observables` are the recipes."""
+        group, _, name = path.rpartition("/")
+        if group.startswith(f"{STATES}/"):
+            return None if name == "species" else "Angstrom"
+        if group in OWN:
+            found = self._of_observable(name, observables)
+            return found if isinstance(found, str) else None
+        return {"lowest": "eV Angstrom-2", "speed": "Angstrom"}.get(path)
+
+    def units_by_parameter(self, path: str, observables: Mapping[str, Any]) -> list[str] | None:
+        """Of numbers that have one for each parameter: parameters themselves, and derivatives; None elsewhere, or if unknown."""
+        units = [self.units_of_parameters().get(name) for name in self.facts.get("names", ())]
+        group, _, name = path.rpartition("/")
+        if group == "derivatives":
+            unit = self._of_observable(name, observables)
+            units = [per(unit, one) for one in units] if isinstance(unit, str) else []
+        elif path not in ("parameters", "start", "std"):
+            return None
+        known = [unit for unit in units if unit is not None]
+        return known if known and len(known) == len(units) else None
+
+    def unit_of_number(self, label: str, observables: Mapping[str, Any]) -> str | None:
+        """Of one number of an observable, `"lattice_constants[3]"`."""
+        name, _, index = label.removesuffix("]").partition("[")
+        found = self._of_observable(name, observables)
+        return found[int(index or 0)] if isinstance(found, list) else found
+
+    def units_of_parameters(self) -> dict[str, str | None]:
+        """By name; those of files that are older than this are unknown."""
+        return self.facts.get("units", {}).get("parameters", {})
+
+    def _of_observable(self, name: str, observables: Mapping[str, Any]) -> Any:
+        known = self.facts.get("units", {}).get("observables", {})
+        if name in known or name not in observables:
+            return known.get(name)
+        recipe = observables[name]
+        return unit_of_observable(recipe.get("name", name), self.dim, recipe.get("components"))

@@ -1,0 +1,65 @@
+"""What `mdsens run` does and says."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from mdsens.common.errors import InputError
+from mdsens.studies.input.tasks import read_study
+from mdsens.studies.methods.observed import counted
+from mdsens.studies.results.tables import OVERVIEWS, overview, study_tables
+from mdsens.studies.results.text_tables import COLUMNS, failure_table, lines_of
+from mdsens.studies.running import run as execution
+from mdsens.studies.storage.collected_file import read_folder
+
+SHOWN = 5
+
+
+def check(path: Path) -> list[str]:
+    """What a study consists of, in words."""
+    study = read_study(path)
+    repeated = sum(count - 1 for count in Counter(unit.name for unit in study.units).values())
+    many = counted(len(study.units), "unit")
+    lines = [f"{path} is in order. {study.kind}: {many}{f', {repeated} of them twice' if repeated else ''}"]
+    lines += [f"  {unit.label}" for unit in study.units[:SHOWN]]
+    if len(study.units) > SHOWN:
+        lines.append(f"  and {len(study.units) - SHOWN} more")
+    return lines
+
+
+def run(
+    path: Path, folder: Path | None, *, shard: str, workers: int, scheduler: str | None, retry: bool
+) -> tuple[list[str], bool]:
+    """`(what to say, whether all went well)`."""
+    study = read_study(path)
+    folder = path.with_suffix("") if folder is None else folder
+    if folder.is_file():
+        raise InputError(f"{str(folder)!r} is a file: name a folder for the results, -o DIR.")
+    done = execution.run(study, folder, shard=_shard(shard), workers=workers, scheduler=scheduler, retry=retry)
+    lines = [f"{folder}: {counted(done.total, 'unit')}, {done.done} of them done now, {len(done.failed)} failed."]
+    if done.failed:
+        lines += [*failure_table(list(done.failed)), "Do them again with --retry."]
+    lines += [*_found(folder)]
+    lines.append(f"Merge them with 'mdsens collect {folder}', then 'mdsens show {folder}.h5'; or 'mdsens report {folder}'.")
+    return lines, not done.failed
+
+
+def _found(folder: Path) -> Iterator[str]:
+    """The tables of what is there; of many units those with a row for each."""
+    study, _ = read_folder(folder)
+    done = [outcome for outcome in study.outcomes if not outcome.failed]
+    if study.kind in OVERVIEWS and len(done) > SHOWN:
+        tables = [overview(done, COLUMNS)]
+    else:
+        tables = study_tables(study.kind, done if study.kind == "sweep" else done[:SHOWN], COLUMNS) if done else []
+    if tables:
+        yield ""
+        for table in tables:
+            yield from lines_of(table)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    first, _, last = text.partition("/")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise InputError(f"--shard wants I/N with I from 1 to N, such as 2/8, not {text!r}.")
+    return int(first), int(last)

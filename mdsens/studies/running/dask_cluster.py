@@ -1,0 +1,86 @@
+"""Work on a cluster, by Dask distributed: whoever has a scheduler's address can give its workers something to do."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from mdsens.common.errors import InputError, StoreError, reason
+
+AHEAD = 4
+"""Items handed out in advance to each thread of the workers."""
+
+ANSWER, PATIENCE = 10.0, 60.0
+"""Seconds to wait for the scheduler's answer, and for a first worker."""
+
+THREADS = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Variables of the environment that bound threads; NPROC is XLA's."""
+
+
+def spread(function: Callable[..., Any], items: Sequence[Any], address: str) -> Iterator[tuple[Any, Any, str]]:
+    """`(item, function(item), "")` for each item in the order in which they are done, by the workers of a scheduler.
+
+    An item whose worker is lost goes to another one; where that happens again and again it is given up, `(item, None, why)`.
+
+    Args:
+        function: one that workers can import.
+        address: `"tcp://host:8786"`.
+
+    Raises:
+        InputError: Dask is not installed, or nothing answers at this address.
+        StoreError: the scheduler is lost.
+    """
+    try:
+        from distributed import Client, as_completed
+    except ImportError:
+        raise InputError("A scheduler wants Dask distributed: pip install 'mdsens[dask]'.") from None
+    try:
+        client = Client(address, timeout=ANSWER, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"No Dask scheduler answers at {address!r} ({reason(error)}): start one with 'dask scheduler', and workers with "
+            f"'dask worker {address} --nthreads 1 --nworkers N'."
+        ) from None
+    with client:
+        _wait_for_workers(client, address)
+        client.register_plugin(_bounded_threads())
+        left, running = iter(items), {}
+
+        def submit(count: int) -> Iterator[Any]:
+            for item in itertools.islice(left, count):
+                future = client.submit(function, item, pure=False)
+                running[future.key] = item
+                yield future
+
+        done = as_completed(submit(AHEAD * sum(client.nthreads().values())), loop=client.loop)
+        for future in done:
+            item = running.pop(future.key)
+            if future.status == "finished":
+                yield item, future.result(), ""
+            elif future.status == "error":
+                yield item, None, f"its worker was lost, more than once ({reason(future.exception())})"
+            else:
+                raise StoreError("The Dask scheduler was lost: what was finished is kept; run again.")
+            done.update(submit(1))
+
+
+def _wait_for_workers(client: Any, address: Any) -> None:
+    try:
+        client.wait_for_workers(1, timeout=PATIENCE)
+    except TimeoutError:
+        raise InputError(
+            f"The Dask scheduler at {address!r} has no workers: start some with 'dask worker {address} --nthreads 1'."
+        ) from None
+
+
+def _bounded_threads() -> Any:
+    """For workers, before they import JAX: those that are there, and those that come."""
+    from distributed import WorkerPlugin
+
+    class BoundedThreads(WorkerPlugin):
+        name = "mdsens-bounded-threads"
+
+        def setup(self, worker: Any) -> None:
+            os.environ.update(dict.fromkeys(THREADS, str(worker.state.nthreads)))
+
+    return BoundedThreads()

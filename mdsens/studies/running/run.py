@@ -1,0 +1,331 @@
+"""A study's units done one after the other, by processes, or on a cluster; what is there already is not done again."""
+
+import collections
+import contextlib
+import dataclasses
+import math
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from mdsens.common.compilation import drop_many
+from mdsens.common.errors import InputError, MdsensError, StoreError, reason
+from mdsens.equilibrium.progress import bar
+from mdsens.studies.input.tasks import Study, Unit
+from mdsens.studies.results.record import Record
+from mdsens.studies.running.dask_cluster import THREADS, spread
+from mdsens.studies.running.tasks_by_kind import work
+from mdsens.studies.storage.collected_file import write_plan
+from mdsens.studies.storage.task_files import UNITS, finished, image_of, write_units
+
+LOCK = ".lock"
+PASSING = 2.0
+"""Seconds that a shard waits while others begin."""
+
+AHEAD = 2
+"""Shares of work handed out in advance to each worker."""
+
+SHARE = 1.0
+"""Seconds that a share should take: the process that hands them out takes the workers' time."""
+
+PERIOD = 0.1
+"""Seconds between two times of writing files: several together take less."""
+
+WAITING = 1000
+"""Units that may wait to be written."""
+
+SOME = 20
+"""Units between two looks at how many programs are compiled."""
+
+Attempt = tuple[Unit, str, bytes]
+"""A unit, why it failed, or "", and its file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """How a run went.
+
+    Attributes:
+        total: units of the study (or of its shard).
+        done: those done now.
+        failed: label and reason of those that failed, now or before.
+    """
+
+    total: int
+    done: int
+    failed: tuple[tuple[str, str], ...]
+
+
+def run(
+    study: Study,
+    folder: Path,
+    *,
+    shard: tuple[int, int] = (1, 1),
+    workers: int = 1,
+    scheduler: str | None = None,
+    retry: bool = False,
+    progress: bool | None = None,
+) -> Run:
+    """Do what is missing of a study.
+
+    Args:
+        folder: where its units are; made if it is not there.
+        shard: `(i, n)`: only every n-th unit, beginning with the i-th, for arrays of jobs.
+        workers: processes.
+        scheduler: address of a Dask scheduler, `"tcp://host:8786"`, whose workers do the work instead.
+        retry: do those that failed again, too.
+        progress: show a bar; by default only at a terminal.
+
+    Raises:
+        StoreError: another process is at it, another study is in the folder, or it cannot be written.
+    """
+    i, n = shard
+    if not 1 <= i <= n:
+        raise InputError(f"A shard is I/N with I from 1 to N, not {i}/{n}.")
+    if workers < 1:
+        raise InputError(f"At least one worker is wanted, not {workers}.")
+    if scheduler is not None and workers > 1:
+        raise InputError("A Dask scheduler has workers of its own: leave workers out, or the scheduler.")
+    make_folder(folder)
+    with locked(folder, shard):
+        write_plan(folder, study)
+        if shard == (1, 1):
+            for left in (folder / UNITS).glob(".*.part"):  # by a process that was killed
+                left.unlink(missing_ok=True)
+        units = list({unit.name: unit for unit in study.units[i - 1 :: n]}.values())
+        there = {name: why for name, why in finished(folder).items() if not (retry and why)}
+        missing = [unit for unit in units if unit.name not in there]
+        failures = {unit.name: why for unit in units if (why := there.get(unit.name))}
+        done = 0
+        if scheduler is not None and missing:
+            results = _kept(_on_cluster(missing, scheduler), folder)
+        elif workers == 1 or len(missing) < 2:
+            results = _kept(_serially(missing), folder)
+        else:
+            results = _in_parallel(missing, folder, workers)
+        with contextlib.closing(results) as done_now, _bar(len(units), len(missing), progress) as shown:
+            for name, why in done_now:
+                done += 1
+                if why:
+                    failures[name] = why
+                shown.update()
+    return Run(len(units), done, tuple((unit.label, failures[unit.name]) for unit in units if unit.name in failures))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a study's folder.
+
+    Raises:
+        StoreError: it cannot be made or written to.
+    """
+    try:
+        (folder / UNITS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"The folder {str(folder)!r} cannot be made ({error.strerror}).") from None
+    if not os.access(folder / UNITS, os.W_OK):
+        raise StoreError(f"The folder {str(folder / UNITS)!r} cannot be written to.")
+
+
+@contextlib.contextmanager
+def locked(folder: Path, shard: tuple[int, int] = (1, 1)) -> Iterator[None]:
+    """Keep other processes out of a folder; different shards of a study may be in it together. Ends with the process.
+
+    Raises:
+        StoreError: another process is in it.
+    """
+    from filelock import FileLock, Timeout
+
+    with contextlib.ExitStack() as held:
+
+        def take(name: str, patience: Any = 0.0) -> Any:
+            lock = FileLock(folder / name)
+            try:
+                lock.acquire(timeout=patience)
+            except Timeout:
+                raise StoreError(
+                    f"Another process is at work in {str(folder)!r}: wait for it, stop it, or choose another folder (-o)."
+                ) from None
+            except (OSError, NotImplementedError) as error:
+                raise StoreError(
+                    f"The folder {str(folder)!r} cannot be locked ({reason(error)}): choose another one (-o)."
+                ) from None
+            held.callback(lock.release)
+            return lock
+
+        if shard == (1, 1):
+            take(LOCK)
+            for other in sorted(folder.glob(f"{LOCK}-*")):
+                take(other.name)
+        else:
+            # Shards pass through the lock of the whole one after the other, and keep their own.
+            whole = take(LOCK, PASSING)
+            take(f"{LOCK}-{shard[0]}-of-{shard[1]}")
+            whole.release()
+        yield
+
+
+def attempt(unit: Unit) -> tuple[str, bytes]:
+    """Do a unit: why it failed, or "", and its file."""
+    begun, record, failure = time.perf_counter(), Record({}, {}), ""
+    try:
+        record = work(unit.input)
+    except MdsensError as error:
+        failure = str(error) or type(error).__name__
+    except Exception as error:  # a study goes on whatever goes wrong in one of its units
+        failure = f"an unexpected {reason(error)}"
+    return failure, image_of(unit, record, failure, time.perf_counter() - begun)
+
+
+def _kept(results: Generator[Attempt], folder: Path) -> Generator[tuple[str, str]]:
+    """Write units' files while the next ones are at work, for a disk takes its time; their names, and why they failed."""
+    waiting: collections.deque[Attempt] = collections.deque()
+    writing: collections.deque[Future[list[tuple[str, str]]]] = collections.deque()
+    hurry, written = threading.Event(), -math.inf
+
+    def write() -> list[tuple[str, str]]:
+        """All that wait by now; those for whom it was called later find nothing left to do."""
+        nonlocal written
+        if not waiting:
+            return []
+        hurry.wait(written + PERIOD - time.monotonic())
+        some = [waiting.popleft() for _ in range(len(waiting))]
+        write_units(folder, {unit.name: image for unit, _, image in some})
+        written = time.monotonic()
+        return [(unit.name, failure) for unit, failure, _ in some]
+
+    with contextlib.closing(results), ThreadPoolExecutor(1) as pool:
+        try:
+            for result in results:
+                waiting.append(result)
+                writing.append(pool.submit(write))
+                while writing and (writing[0].done() or len(waiting) > WAITING):
+                    yield from writing.popleft().result()
+        finally:
+            hurry.set()
+        while writing:
+            yield from writing.popleft().result()
+
+
+def _serially(units: Sequence[Unit]) -> Generator[Attempt]:
+    for k, unit in enumerate(units):
+        if k % SOME == 0:
+            drop_many()
+        yield unit, *attempt(unit)
+
+
+def _on_cluster(units: Sequence[Unit], address: str) -> Generator[Attempt]:
+    for unit, result, lost in spread(attempt, units, address):
+        yield unit, *((lost, image_of(unit, Record({}, {}), lost, 0.0)) if result is None else result)
+
+
+def share(units: Sequence[Unit], folder: Path) -> tuple[list[tuple[str, str]], float]:
+    """Do units and write their files until it has taken long enough: `(name and why it failed, of each, seconds)`."""
+    begun = time.perf_counter()
+    drop_many()
+
+    def in_time() -> Generator[Attempt]:
+        for k, unit in enumerate(units):
+            if k and time.perf_counter() - begun > SHARE:
+                break
+            yield unit, *attempt(unit)
+
+    return list(_kept(in_time(), folder)), time.perf_counter() - begun
+
+
+def _in_parallel(units: Sequence[Unit], folder: Path, workers: int) -> Generator[tuple[str, str]]:
+    """Shares of work done by processes, which write their units themselves; names, and why they failed."""
+    workers = min(workers, len(units))
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    left, running, count = collections.deque(units), {}, 1
+
+    def submit() -> None:
+        # The fewer are left, the smaller the shares, so that all workers end together.
+        some = [left.popleft() for _ in range(min(len(left), max(1, min(count, len(left) // (2 * workers)))))]
+        if some:
+            running[pool.submit(share, some, folder)] = some
+
+    try:
+        with _bounded_threads(threads), _without_interrupts():
+            for _ in range(AHEAD * workers):
+                submit()
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                done, seconds = future.result()
+                left.extendleft(reversed(running.pop(future)[len(done) :]))
+                count = max(1, int(SHARE * len(done) / seconds))
+                submit()
+                yield from done
+    except BrokenProcessPool:
+        raise StoreError(
+            "A worker died, perhaps for want of memory: what was finished is kept; run again, with fewer --workers."
+        ) from None
+    finally:
+        processes = list((pool._processes or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        if running:
+            for process in processes:
+                process.terminate()
+        # Its own thread closes pipes: it must be gone before the interpreter goes.
+        pool.shutdown(wait=True)
+        for process in processes:
+            process.join()
+            for part in (folder / UNITS).glob(f".*.{process.pid}.part"):
+                part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _bounded_threads(count: int) -> Iterator[Any]:
+    """Processes that are started meanwhile use so many threads each."""
+    names = dict.fromkeys(THREADS, str(count))
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Ctrl-C waits meanwhile, and processes that are started never hear of it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin_worker() -> None:
+    """Ctrl-C is for the process that hands out work; and without it there is none."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _bar(total: int, missing: int, progress: bool | None) -> Any:
+    wanted = progress if missing else False
+    return bar(
+        None, wanted, delay=0.0, leave=True, total=total, initial=total - missing, desc="units", unit="unit", smoothing=0.05
+    )

@@ -1,0 +1,131 @@
+"""What each kind of unit does: from its input, plain values, to numbers by name."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mdsens.common.errors import InputError
+from mdsens.potentials.base import Potential
+from mdsens.studies.input import recipes as building
+from mdsens.studies.methods.calibration import calibrate, inverse_design
+from mdsens.studies.methods.continuation import continuation
+from mdsens.studies.methods.fits import Target
+from mdsens.studies.methods.global_indices import global_indices
+from mdsens.studies.methods.observed import Together, relax_all, units_of
+from mdsens.studies.methods.parameters import Selection, with_values
+from mdsens.studies.methods.sensitivity_table import sensitivity_table
+from mdsens.studies.methods.sweep import Point, at_point
+from mdsens.studies.methods.uncertainty import uncertainty
+from mdsens.studies.results.record import Record
+from mdsens.studies.results.recording import merged, record_of, with_structures
+
+
+def work(given: Mapping[str, Any]) -> Record:
+    """Do a unit of work.
+
+    Raises:
+        MdsensError: and whatever else goes wrong; the unit has failed then.
+    """
+    systems = {name: building.structure_of(recipe) for name, recipe in given["structures"].items()}
+    potential = with_values(building.potential_of(given["potential"]), given["parameters"])
+    options = {name: building.with_solver(one) for name, one in given["relax"].items()}
+    observed = building.observables_of(given["observables"], tuple(systems))
+    record = _WORKS[given["kind"]](systems, potential, options, observed, given["settings"])
+    names = [*given["parameters"], *record.facts.get("names", ())]
+    record.facts["units"] = units_of(potential, names, observed, systems)
+    return record
+
+
+def _sweep(systems: Any, potential: Potential, options: Any, observed: Together, settings: Any) -> Record:
+    values, derivatives, states = at_point(systems, potential, observed, settings["derivatives"], options)
+    record = record_of(Point("", {}, values, derivatives))
+    record.facts["names"] = list(Selection.of(potential).names) if derivatives else []
+    return with_structures(record, states)
+
+
+def _sensitivity(systems: Any, potential: Potential, options: Any, observed: Any, settings: Any) -> Record:
+    states = relax_all(systems, potential, options)
+    return with_structures(record_of(sensitivity_table(states, observed.parts, wrt=settings.get("wrt"))), states)
+
+
+def _uncertainty(systems: Any, potential: Potential, options: Any, observed: Any, settings: Any) -> Record:
+    states = relax_all(systems, potential, options)
+    given = settings.get("std") or settings.get("covariance")
+    if given is None:
+        given = [with_values(potential, member) for member in settings["ensemble"]]
+    wrt = settings.get("wrt")
+    if "ensemble" in settings and wrt is None:
+        wrt = sorted({name for member in settings["ensemble"] for name in member})
+    again = {name: {key: one[key] for key in ("fmax", "smax", "max_steps") if key in one} for name, one in options.items()}
+    found = uncertainty(
+        states,
+        observed.parts,
+        given,
+        wrt=wrt,
+        check=settings["check"],
+        samples=settings["samples"],
+        seed=settings["seed"],
+        relax=again,
+    )
+    record = record_of(found)
+    if method := settings.get("indices"):
+        count, seed = settings.get("index_samples", 64), settings["seed"]
+        whole = global_indices(states, observed.parts, settings["std"], method=method, samples=count, seed=seed, relax=again)
+        record = merged(record, record_of(whole))
+    return with_structures(record, states)
+
+
+def _calibration(systems: Any, potential: Potential, options: Any, observed: Any, settings: Any, *, inverse: bool) -> Record:
+    more = {
+        "wrt": settings.get("wrt"),
+        "bounds": {name: tuple(pair) for name, pair in settings["bounds"].items()},
+        "priors": {name: tuple(pair) for name, pair in settings["priors"].items()},
+        "relax": options,
+        "max_steps": settings["max_steps"],
+        "tolerance": settings["tolerance"],
+        "optimizer": _optimizer(settings),
+        "second_derivatives": settings.get("second_derivatives", False),
+    }
+    parts, targets = observed.parts, settings["targets"]
+    if inverse:
+        fit = inverse_design(systems, potential, {name: (parts[name], one["value"]) for name, one in targets.items()}, **more)
+    else:
+        wanted = {name: Target(parts[name], one["value"], one.get("sigma")) for name, one in targets.items()}
+        fit = calibrate(systems, potential, wanted, **more)
+    return with_structures(record_of(fit), fit.states)
+
+
+def _optimizer(settings: Mapping[str, Any]) -> Any:
+    """None for Gauss-Newton steps."""
+    if "method" not in settings:
+        return None
+    try:
+        import optax
+    except ImportError:
+        raise InputError("A fit by gradient descent wants optax: pip install 'mdsens[optax]'.") from None
+    return getattr(optax, settings["method"])(settings.get("learning_rate", 0.01))
+
+
+def _continuation(systems: Any, potential: Potential, options: Any, observed: Together, settings: Any) -> Record:
+    ((name, eq),) = relax_all(systems, potential, options).items()
+    again = {key: options[name][key] for key in ("fmax", "smax", "max_steps") if key in options[name]}
+    path = continuation(
+        eq,
+        settings["parameters"],
+        observables={key: part.observable for key, part in observed.parts.items()},
+        first_step=settings["first_step"],
+        largest_step=settings["largest_step"],
+        max_steps=settings["max_steps"],
+        relax=again,
+    )
+    return with_structures(record_of(path), {name: path.states[-1]})
+
+
+_WORKS: dict[str, Callable[..., Record]] = {
+    "sweep": _sweep,
+    "sensitivity": _sensitivity,
+    "uncertainty": _uncertainty,
+    "calibration": functools.partial(_calibration, inverse=False),
+    "inverse": functools.partial(_calibration, inverse=True),
+    "continuation": _continuation,
+}

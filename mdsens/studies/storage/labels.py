@@ -1,0 +1,20 @@
+"""Names of the axes and units of what units of work found."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import h5py
+
+from mdsens.files.hdf5_labels import name_axes, name_unit, name_units
+from mdsens.studies.results.record import Record
+
+
+def name_all(group: h5py.Group, record: Record, observables: Mapping[str, Any]) -> None:
+    """Name the axes and units of all that a unit of work found."""
+    for path in record.arrays:
+        axes = record.axes(path)
+        labels = {axis: found for axis in axes if (found := record.labels(axis)) is not None}
+        # Atoms of several structures are not of one number.
+        name_axes(group[path], axes, group[path].parent if path.startswith("structures/") else group, labels)
+        name_unit(group[path], record.unit(path, observables))
+        name_units(group[path], record.units_by_parameter(path, observables))
