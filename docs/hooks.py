@@ -12,7 +12,7 @@ import typer
 from mkdocs.structure.files import File
 
 from mdsens import _PUBLIC
-from mdsens.cli import potential_pages as registry
+from mdsens.cli import potential_pages
 from mdsens.cli.app import app
 from mdsens.potentials import SHIPPED
 
@@ -31,13 +31,13 @@ def on_config(config):
 def on_files(files, config):
     """Pages that `mdsens potentials NAME` prints, and their list."""
     listing = ["# Potentials", "", "| | | |", "|---|---|---|"]
-    for line in registry.listing():
+    for line in potential_pages.listing():
         name, kind, summary = line.split(None, 2)
         listing.append(f"| [{name}]({name}.md) | {kind} | {summary} |")
     listing += ["", "The same on the command line: `mdsens potentials`, and `mdsens potentials NAME`."]
     pages = {"index": "\n".join(listing)}
     for name in SHIPPED:
-        title, *page = registry.page(name)
+        title, *page = potential_pages.page(name)
         pages[name] = f"# {name}\n\n```text\n{title}\n" + "\n".join(page) + "\n```\n"
     for name, text in pages.items():
         files.append(File.generated(config, f"potentials/{name}.md", content=text))

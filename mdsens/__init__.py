@@ -100,18 +100,18 @@ _PUBLIC = {
     "LinearSolveError": "mdsens.common.errors",
     "StoreError": "mdsens.common.errors",
 }
-_MODULES = (
-    "constraints",
-    "electrostatics",
-    "export",
-    "implicit",
-    "observables",
-    "plot",
-    "potentials",
-    "solvers",
-    "studies",
-    "testing",
-)
+_MODULES = {
+    "constraints": "mdsens.equilibrium.constraints",
+    "electrostatics": "mdsens.equilibrium.with_charges",
+    "export": "mdsens.studies.export",
+    "implicit": "mdsens.implicit",
+    "observables": "mdsens.observables",
+    "plot": "mdsens.plot",
+    "potentials": "mdsens.potentials",
+    "solvers": "mdsens.solvers",
+    "studies": "mdsens.studies",
+    "testing": "mdsens.testing",
+}
 
 __all__ = ["__version__", *_PUBLIC, *_MODULES]
 
@@ -120,7 +120,7 @@ def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         value = getattr(importlib.import_module(_PUBLIC[name]), name)
     elif name in _MODULES:
-        value = importlib.import_module(f"mdsens.{name}")
+        value = importlib.import_module(_MODULES[name])
     else:
         from mdsens.common.suggestions import unknown_attribute
 

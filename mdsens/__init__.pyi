@@ -65,7 +65,6 @@ from mdsens.potentials import Tersoff as Tersoff
 from mdsens.potentials import WeeksChandlerAndersen as WeeksChandlerAndersen
 from mdsens.potentials import Yukawa as Yukawa
 from mdsens.potentials import ZhouJohnsonWadley as ZhouJohnsonWadley
-from mdsens.potentials import electrostatics as electrostatics
 from mdsens.potentials import fixed as fixed
 from mdsens.potentials import from_ase as from_ase
 from mdsens.potentials import reparameterised as reparameterised

@@ -77,7 +77,7 @@ def test_numbers_are_those_of_ases_own_lennard_jones():
     atoms = bulk("Ar", cubic=True, a=5.2)
     atoms.rattle(0.1, seed=3)
     other = atoms.copy()
-    atoms.calc = ms.LennardJones(**settings, cutoff=7.0, onset=5.5, switch="xplor").calculator()
+    atoms.calc = ms.Calculator(ms.LennardJones(**settings, cutoff=7.0, onset=5.5, switch="xplor"))
     other.calc = LennardJones(**settings, rc=7.0, ro=5.5, smooth=True)
     np.testing.assert_allclose(atoms.get_potential_energies(), other.get_potential_energies(), rtol=1e-12)
     np.testing.assert_allclose(atoms.get_forces(), other.get_forces(), atol=1e-14)
@@ -86,7 +86,7 @@ def test_numbers_are_those_of_ases_own_lennard_jones():
 
 def test_ases_phonons_run_on_it_and_are_ours(silicon, tmp_path):
     crystal = ms.System.from_ase(bulk("Si", a=5.43095))
-    phonons = Phonons(crystal.to_ase(), silicon.calculator(), supercell=(3, 3, 3), delta=1e-3, name=tmp_path / "phonon")
+    phonons = Phonons(crystal.to_ase(), ms.Calculator(silicon), supercell=(3, 3, 3), delta=1e-3, name=tmp_path / "phonon")
     phonons.run()
     phonons.read(symmetrize=0)
     # A point that a supercell of three cells knows exactly.
@@ -110,7 +110,7 @@ def test_ases_nudged_elastic_band_climbs_as_with_ases_own_calculator():
         assert optimizer.run(fmax=1e-3, steps=300)
         return [image.get_potential_energy() for image in images], optimizer.nsteps
 
-    own = ms.LennardJones(**settings, cutoff=4.0, onset=3.0, switch="xplor").calculator()
+    own = ms.Calculator(ms.LennardJones(**settings, cutoff=4.0, onset=3.0, switch="xplor"))
     energies, steps = barrier(own)
     expected, as_many = barrier(LennardJones(**settings, rc=4.0, ro=3.0, smooth=True))
     assert steps == as_many and energies[2] > energies[0]

@@ -15,7 +15,7 @@ import pytest
 
 import mdsens as ms
 from mdsens.cli import doctor
-from mdsens.derivatives import verification as verify
+from mdsens.derivatives import verification
 
 
 def run(*arguments, cwd=None, check=None):
@@ -102,7 +102,7 @@ def test_verify_disagrees_with_a_falsified_file(demo_folder, tmp_path):
 def test_verify_says_when_a_step_left_the_basin(soft_packing):
     S = ms.sensitivity(soft_packing, wrt=["diameter.B"])
     # A step of 20 % of the small diameter rearranges the packing.
-    (check,) = verify.check_sensitivity(soft_packing, S, step=0.2)
+    (check,) = verification.check_sensitivity(soft_packing, S, step=0.2)
     assert not check.agrees and ("basin" in check.note or "relax again" in check.note)
 
 

@@ -10,10 +10,9 @@ import pytest
 from test_run import dimers, numbers, same
 
 import mdsens as ms
-from mdsens.studies.input import tasks as units
-from mdsens.studies.running import dask_cluster as cluster
-from mdsens.studies.running import run as execution
-from mdsens.studies.storage import task_files as records
+from mdsens.studies.input import tasks
+from mdsens.studies.running import dask_cluster, execution
+from mdsens.studies.storage import task_files
 
 distributed = pytest.importorskip("distributed")
 
@@ -29,7 +28,7 @@ def workers():
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory):
     folder = tmp_path_factory.mktemp("serial")
-    study = units.read_study(dimers(folder, SOME))
+    study = tasks.read_study(dimers(folder, SOME))
     execution.run(study, folder / "out", progress=False)
     return study, numbers(folder / "out")
 
@@ -57,12 +56,12 @@ def test_a_worker_that_is_killed_loses_nothing_and_changes_nothing(workers, seri
     assert killed and done.done == done.total == len(study.units) and not done.failed
     assert same(numbers(tmp_path / "out"), alone)
     with distributed.Client(workers.scheduler_address, set_as_default=False) as client:
-        pids, bounds = client.run(os.getpid), client.run(lambda: [os.environ[name] for name in cluster.THREADS])
+        pids, bounds = client.run(os.getpid), client.run(lambda: [os.environ[name] for name in dask_cluster.THREADS])
         assert set(pids.values()).isdisjoint(killed) and all(bound == ["1"] * 3 for bound in bounds.values())
 
 
 def test_failed_units_are_recorded_and_the_rest_goes_on(workers, tmp_path):
-    study = units.read_study(dimers(tmp_path, "[1.0, 1e60]"))
+    study = tasks.read_study(dimers(tmp_path, "[1.0, 1e60]"))
     done = execution.run(study, tmp_path / "out", scheduler=workers.scheduler_address, progress=False)
     assert done.done == 4 and sorted(label for label, _ in done.failed) == [
         "dimer sigma=1e+60 epsilon=0.5",
@@ -70,18 +69,18 @@ def test_failed_units_are_recorded_and_the_rest_goes_on(workers, tmp_path):
     ]
     again = execution.run(study, tmp_path / "out", scheduler=workers.scheduler_address, progress=False)
     assert again.done == 0 and again.failed == done.failed
-    assert all(records.read_unit(path).provenance["versions"]["mdsens"] == ms.__version__ for path in tmp_path.rglob("*.h5"))
+    assert all(task_files.read_unit(path).provenance["versions"]["mdsens"] == ms.__version__ for path in tmp_path.rglob("*.h5"))
 
 
 def test_work_that_takes_every_worker_down_is_given_up(workers):
     """Dask gives up what killed four workers, one after the other."""
-    found = list(cluster.spread(os._exit, [9], workers.scheduler_address))
+    found = list(dask_cluster.spread(os._exit, [9], workers.scheduler_address))
     assert found[0][:2] == (9, None) and "its worker was lost" in found[0][2]
 
 
 def test_what_is_missing_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "ANSWER", 1.0)
-    study = units.read_study(dimers(tmp_path))
+    monkeypatch.setattr(dask_cluster, "ANSWER", 1.0)
+    study = tasks.read_study(dimers(tmp_path))
     with pytest.raises(ms.InputError, match=r"No Dask scheduler answers at 'tcp://127.0.0.1:9'.*dask scheduler"):
         execution.run(study, tmp_path / "out", scheduler="tcp://127.0.0.1:9", progress=False)
     with pytest.raises(ms.InputError, match="workers of its own"):

@@ -13,12 +13,10 @@ from test_run import DIMER, dimers
 
 import mdsens as ms
 from mdsens.files import hdf5_labels as labelling
-from mdsens.studies.input import tasks as units
-from mdsens.studies.results.record import Record
-from mdsens.studies.running import run as execution
-from mdsens.studies.storage import collected_file as collecting
-from mdsens.studies.storage import task_files as records
-from mdsens.studies.storage import trajectories
+from mdsens.studies.input import tasks
+from mdsens.studies.results.record import Outcome, Record
+from mdsens.studies.running import execution
+from mdsens.studies.storage import collected_file, task_files, trajectories
 
 SIGMAS = [1.0, 1.1]
 
@@ -26,8 +24,8 @@ SIGMAS = [1.0, 1.1]
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory):
     folder = tmp_path_factory.mktemp("collected")
-    execution.run(units.read_study(dimers(folder, "[1.0, 1.1, 1e60]")), folder / "out", progress=False)
-    assert collecting.collect(folder / "out", folder / "all.h5md") == (6, 2)
+    execution.run(tasks.read_study(dimers(folder, "[1.0, 1.1, 1e60]")), folder / "out", progress=False)
+    assert collected_file.collect(folder / "out", folder / "all.h5md") == (6, 2)
     return folder / "all.h5md"
 
 
@@ -40,7 +38,7 @@ def outcome(label, **structures):
         if system.cell is not None:
             arrays[f"structures/{name}/cell"] = np.asarray(system.cell)
         states[name] = {"labels": list(system.labels), "pbc": list(system.pbc)}
-    return records.Outcome(label, label, {}, Record(arrays, {"states": states}), "", {})
+    return Outcome(label, label, {}, Record(arrays, {"states": states}), "", {})
 
 
 def particles(folder, *outcomes):
@@ -128,10 +126,10 @@ def test_h5dump_reads_it(collected):
 
 
 def test_what_was_collected_reads_back(collected):
-    back = collecting.read_collected(collected)
+    back = collected_file.read_collected(collected)
     folder = collected.parent / "out"
     for one in back.outcomes:
-        unit = records.read_unit(records.unit_path(folder, one.name))
+        unit = task_files.read_unit(task_files.unit_path(folder, one.name))
         assert unit.record.arrays.keys() == one.record.arrays.keys() and unit.record.facts == one.record.facts
         assert all(one.record.arrays[path].tobytes() == value.tobytes() for path, value in unit.record.arrays.items())
 
@@ -144,8 +142,8 @@ def test_the_files_that_a_study_read_are_kept_with_it(tmp_path):
         DIMER.format(sigma="[1.0]").replace('builder = "molecule"', 'file = "*.xyz"').replace('arguments = { name = "N2" }', "")
     )
     (tmp_path / "study.toml").write_text(text)
-    execution.run(units.read_study(tmp_path / "study.toml"), tmp_path / "out", progress=False)
-    collecting.collect(tmp_path / "out", tmp_path / "all.h5")
+    execution.run(tasks.read_study(tmp_path / "study.toml"), tmp_path / "out", progress=False)
+    collected_file.collect(tmp_path / "out", tmp_path / "all.h5")
     with h5py.File(tmp_path / "all.h5") as file:
         ((digest, content),) = file["study/inputs"].items()
         assert list(file["particles/trajectory/unit"]) == [0, 1]
@@ -154,7 +152,7 @@ def test_the_files_that_a_study_read_are_kept_with_it(tmp_path):
     with xarray.open_datatree(tmp_path / "all.h5", engine="h5netcdf") as tree:
         assert tree["study/inputs"][digest].attrs["name"] == "dimer.xyz"
     (tmp_path / "dimer.xyz").unlink()  # what is gone is not kept, and stops nothing
-    collecting.collect(tmp_path / "out", tmp_path / "without.h5")
+    collected_file.collect(tmp_path / "out", tmp_path / "without.h5")
     with h5py.File(tmp_path / "without.h5") as file:
         assert not len(file["study/inputs"]) and digest and len(file["particles/trajectory/position/value"]) == 2
 

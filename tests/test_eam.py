@@ -14,7 +14,7 @@ from helpers import refused
 from lammps_reference import evaluate, shipped
 
 import mdsens as ms
-from mdsens.mechanics import hessian_operator as stiffness
+from mdsens.mechanics import forces, hessian_operator
 from mdsens.mechanics.unknown import frame_of
 from mdsens.potentials.forms.neighbor_vectors import neighbor_vectors
 
@@ -99,10 +99,10 @@ def test_pairs_and_ranks_of_one_are_the_hessian(make):
     system = system.with_neighbors(potential)
     frame = frame_of(system)
     v = jax.random.normal(jax.random.key(0), (system.positions.size,))
-    assert stiffness.is_stored(frame, potential)
-    condition = lambda x: stiffness.gradient(x.reshape(system.positions.shape), (frame, potential)).ravel()  # noqa: E731
+    assert hessian_operator.is_stored(frame, potential)
+    condition = lambda x: forces.gradient(x.reshape(system.positions.shape), (frame, potential)).ravel()  # noqa: E731
     reference = jax.jvp(condition, (system.positions.ravel(),), (v,))[1]
-    image = stiffness.hessian_operator(system.positions, (frame, potential))(v)
+    image = hessian_operator.hessian_operator(system.positions, (frame, potential))(v)
     np.testing.assert_allclose(image, reference, rtol=1e-12, atol=1e-12 * jnp.abs(reference).max())
 
 

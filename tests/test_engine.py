@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 import mdsens as ms
 from mdsens.equilibrium import descent
 from mdsens.implicit import CG, linear_solve
-from mdsens.mechanics import hessian_operator as stiffness
+from mdsens.mechanics import forces, hessian_operator
 from mdsens.mechanics.preconditioner import coarse_grid
 from mdsens.mechanics.unknown import cell_freedom, frame_of
 from mdsens.potentials.base import total_energy
@@ -164,7 +164,7 @@ def test_sites_in_blocks_are_the_same_sites():
 
 def linearised(z, data):
     flat, unravel = ravel_pytree(z)
-    return jax.linearize(lambda x: ravel_pytree(stiffness.gradient(unravel(x), data))[0], flat)[1]
+    return jax.linearize(lambda x: ravel_pytree(forces.gradient(unravel(x), data))[0], flat)[1]
 
 
 @pytest.mark.parametrize("cell", ["fixed", "free"])
@@ -177,11 +177,11 @@ def test_the_stored_hessian_is_the_linearised_gradient(case, cell):
     data = (frame, potential)
     flat = ravel_pytree(z)[0]
     v = jax.random.normal(jax.random.key(0), flat.shape)
-    assert stiffness.is_stored(frame, potential)
+    assert hessian_operator.is_stored(frame, potential)
     reference = linearised(z, data)(v)
     for data in ((frame, potential), descent.PROBLEM.focus(z, (frame, potential))):
         np.testing.assert_allclose(
-            stiffness.hessian_operator(z, data)(v), reference, rtol=1e-12, atol=1e-12 * jnp.abs(reference).max()
+            hessian_operator.hessian_operator(z, data)(v), reference, rtol=1e-12, atol=1e-12 * jnp.abs(reference).max()
         )
 
 
@@ -219,7 +219,7 @@ def test_whoever_writes_atom_energies_anew_is_asked_for_them():
     system = ms.System([[0, 0, 0], [1.2, 0, 0]])
     np.testing.assert_allclose(Doubled(**settings).energy(system), 2.0 * ms.LennardJones(**settings).energy(system), rtol=1e-14)
     listed = system.with_neighbors(Doubled(**settings))
-    assert not stiffness.is_stored(frame_of(listed), Doubled(**settings))
+    assert not hessian_operator.is_stored(frame_of(listed), Doubled(**settings))
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +229,9 @@ def defect():
     potential = ms.StillingerWeber.silicon()
     system = ms.System.from_ase(atoms).with_neighbors(potential, skin=0.0)
     frame = eqx.tree_at(lambda f: f.grid, frame_of(system), coarse_grid(system), is_leaf=lambda leaf: leaf is None)
-    return stiffness.hessian_operator(frame.start, (frame, potential)), stiffness.rigid_gauge(frame.start, (frame, potential))
+    return hessian_operator.hessian_operator(frame.start, (frame, potential)), hessian_operator.rigid_gauge(
+        frame.start, (frame, potential)
+    )
 
 
 def test_the_coarse_grid_interpolates_linear_fields_and_is_its_own_transpose(defect):

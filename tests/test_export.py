@@ -21,9 +21,9 @@ from test_run import DIMER, OTHERS, dimers, mdsens
 import mdsens as ms
 from mdsens import studies
 from mdsens.studies import export
-from mdsens.studies.input import tasks as units
-from mdsens.studies.running import run as execution
-from mdsens.studies.storage import collected_file as collecting
+from mdsens.studies.input.tasks import read_study
+from mdsens.studies.running import execution
+from mdsens.studies.storage import collected_file
 
 RATIO = 2.0 ** (1.0 / 6.0)
 
@@ -33,16 +33,16 @@ def study(folder, kind):
     text = DIMER.format(sigma="[1.0]").replace('kind = "sweep"\n', f'kind = "{kind}"\n{settings}\n')
     text = text.replace("[study.parameters]\nsigma = [1.0]\nepsilon = [0.5, 1.0]\n", "")
     (folder / "study.toml").write_text(text)
-    execution.run(units.read_study(folder / "study.toml"), folder / "out", progress=False)
-    collecting.collect(folder / "out", folder / "all.h5")
+    execution.run(read_study(folder / "study.toml"), folder / "out", progress=False)
+    collected_file.collect(folder / "out", folder / "all.h5")
     return folder / "all.h5"
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
-    execution.run(units.read_study(dimers(folder, "[1.0, 1.1, 1e60]")), folder / "out", progress=False)
-    collecting.collect(folder / "out", folder / "all.h5")
+    execution.run(read_study(dimers(folder, "[1.0, 1.1, 1e60]")), folder / "out", progress=False)
+    collected_file.collect(folder / "out", folder / "all.h5")
     return folder / "all.h5"
 
 

@@ -14,7 +14,7 @@ from ase.units import GPa
 from helpers import refused
 
 import mdsens as ms
-from mdsens.potentials.wrapped import finite_differences as central
+from mdsens.potentials.wrapped import finite_differences
 
 PARAMETERS = {"epsilon": 0.0104, "sigma": 3.4}
 
@@ -148,10 +148,10 @@ def test_steps_follow_the_noise():
     rng = np.random.default_rng(0)
     for noise in (1e-13, 1e-6):
         noisy = lambda t, noise=noise: np.sin(3.0 * t + np.arange(30.0)) + noise * rng.normal(size=30)  # noqa: E731
-        seen = central.noise_of(noisy, 1e-4)
+        seen = finite_differences.noise_of(noisy, 1e-4)
         assert 0.5 < seen / noise < 2.0
-        step = central.best_step(noisy, 0.5, seen)
-        error = np.linalg.norm(central.central(noisy, step.length) - 3.0 * np.cos(np.arange(30.0)))
+        step = finite_differences.best_step(noisy, 0.5, seen)
+        error = np.linalg.norm(finite_differences.central(noisy, step.length) - 3.0 * np.cos(np.arange(30.0)))
         assert error < 2.0 * (step.truncation + step.noise) < 30.0 * noise**0.8 * np.sqrt(30.0)
 
 
@@ -181,8 +181,8 @@ def test_what_cannot_be_wrapped_is_refused(cluster):
     refused(lambda: ms.from_ase(failing, {"epsilon": 1.0}), "no licence")
     refused(lambda: ms.from_ase(lennard_jones(1.0, 1.0), {"depth": 1.0}), "'depth'", "function")
     refused(lambda: ms.from_ase(lambda: ms.StillingerWeber), "makes calculators")
-    refused(lambda: ms.from_ase(lambda: EXACT.calculator()), "mdsens's own")
-    refused(lambda: ms.from_ase(lambda: SumCalculator([lennard_jones(1.0, 1.0), EXACT.calculator()])), "mdsens's own")
+    refused(lambda: ms.from_ase(lambda: ms.Calculator(EXACT)), "mdsens's own")
+    refused(lambda: ms.from_ase(lambda: SumCalculator([lennard_jones(1.0, 1.0), ms.Calculator(EXACT)])), "mdsens's own")
     refused(lambda: ms.relax(cluster.system, ms.from_ase(Directed)), "gradient of its energy")
     potential = ms.from_ase(lennard_jones, PARAMETERS)
     refused(lambda: potential.energy(ms.System(np.eye(3), species="A")), "'A'")

@@ -10,9 +10,7 @@ import pytest
 import mdsens as ms
 from mdsens.derivatives.linear_response import pulled_back, pulled_back_each, solutions, usable
 from mdsens.implicit import CG, MINRES
-from mdsens.mechanics import curvature
-from mdsens.mechanics import factorised_hessian as factors
-from mdsens.mechanics import hessian_operator as stiffness
+from mdsens.mechanics import curvature, factorised_hessian, hessian_operator
 from mdsens.mechanics.hessian_operator import StoredOperator
 
 
@@ -24,7 +22,7 @@ def with_sparse_factor(eq, monkeypatch):
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
 def test_a_factor_inverts_the_hessian_outside_its_null_space(soft_packing, monkeypatch, kind):
     eq = soft_packing if kind == "dense" else with_sparse_factor(soft_packing, monkeypatch)
-    assert isinstance(eq.kept.factor, factors.DenseFactor if kind == "dense" else factors.SparseFactor)
+    assert isinstance(eq.kept.factor, factorised_hessian.DenseFactor if kind == "dense" else factorised_hessian.SparseFactor)
     _, state = usable(eq, None)
     operator = state.operator(state.z, eq.potential)
     v = state.null.project(jax.random.normal(jax.random.key(0), (state.size,)))
@@ -52,7 +50,7 @@ def test_derivatives_are_those_without_a_factor(soft_packing, monkeypatch, kind)
 
 
 def test_a_free_cell_and_frozen_atoms_have_factors_too(squeezed_salt, argon_vacancy):
-    assert isinstance(squeezed_salt.kept.factor, factors.DenseFactor)
+    assert isinstance(squeezed_salt.kept.factor, factorised_hessian.DenseFactor)
     assert ms.sensitivity(squeezed_salt).certificate.residual < 1e-11
     frozen = np.zeros(len(argon_vacancy.system), dtype=bool)
     frozen[:20] = True
@@ -68,7 +66,7 @@ def test_a_factor_that_is_gone_costs_iterations_only(soft_packing, monkeypatch):
     _, state = usable(eq, None)
     del eq
     gc.collect()
-    assert int(state.inverse.handle) not in factors._factors
+    assert int(state.inverse.handle) not in factorised_hessian._factors
     v = state.null.project(jax.random.normal(jax.random.key(0), (state.size,)))
     np.testing.assert_array_equal(state.inverse(v)[state.inverse.free], v[state.inverse.free])
 
@@ -103,7 +101,7 @@ def test_the_operator_that_is_kept_is_the_hessian(argon_vacancy, monkeypatch, ki
     if kind == "stored":
         monkeypatch.setattr(curvature, "DENSE_LIMIT", 0)
     eq = ms.relax(argon_vacancy.system, argon_vacancy.potential, fmax=1e-12)
-    assert isinstance(eq.kept.operator, factors.DenseMatrix if kind == "dense" else StoredOperator)
+    assert isinstance(eq.kept.operator, factorised_hessian.DenseMatrix if kind == "dense" else StoredOperator)
     assert (eq.kept.factor is None) == (kind == "stored")
     _, state = usable(eq, None)
     v = jax.random.normal(jax.random.key(0), (state.size,))
@@ -119,7 +117,7 @@ def test_first_derivatives_do_not_assemble_what_was_kept(argon_vacancy, monkeypa
         raise AssertionError("the Hessian was assembled again")
 
     jax.clear_caches()
-    monkeypatch.setattr(stiffness, "hessian_operator", assembled)
+    monkeypatch.setattr(hessian_operator, "hessian_operator", assembled)
     np.testing.assert_allclose(ms.gradient(ms.observables.pressure, eq).sigma, expected.sigma, rtol=1e-12)
     assert ms.sensitivity(eq, wrt=["sigma"]).certificate.trusted
 

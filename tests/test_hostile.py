@@ -13,10 +13,9 @@ from ase.build import bulk
 from helpers import refused
 
 import mdsens as ms
-from mdsens.studies.input import tasks as units
-from mdsens.studies.running import run as execution
-from mdsens.studies.storage import collected_file as collecting
-from mdsens.studies.storage import task_files as records
+from mdsens.studies.input import tasks
+from mdsens.studies.running import execution
+from mdsens.studies.storage import collected_file, task_files
 
 STRESS = pathlib.Path(__file__).parent.parent / "scripts" / "stress"
 
@@ -112,7 +111,7 @@ def test_studies_without_end(old, stress, tmp_path):
     assert text.count(old) == 1
     (tmp_path / "study.toml").write_text(text.replace(old, new))
     with pytest.raises(ms.InputError, match=word):
-        units.read_study(tmp_path / "study.toml")
+        tasks.read_study(tmp_path / "study.toml")
 
 
 HOSTILE = {
@@ -131,19 +130,19 @@ HOSTILE = {
 
 @pytest.fixture(scope="module")
 def unit(samples):
-    return next(path for path in samples["units"] if not records.read_unit(path).failed)
+    return next(path for path in samples["units"] if not task_files.read_unit(path).failed)
 
 
 @pytest.mark.parametrize("what", HOSTILE)
 def test_hostile_units_are_refused_and_done_again(what, unit, tmp_path):
     shutil.copytree(unit.parent.parent, tmp_path / "out")
-    spoilt = records.unit_path(tmp_path / "out", unit.stem)
+    spoilt = task_files.unit_path(tmp_path / "out", unit.stem)
     with h5py.File(spoilt, "a") as file:
         HOSTILE[what](file["values"])
     with pytest.raises(ms.StoreError, match=str(spoilt)):
-        records.read_unit(spoilt)
+        task_files.read_unit(spoilt)
     with pytest.raises(ms.StoreError):
-        collecting.collect(tmp_path / "out", tmp_path / "all.h5")
+        collected_file.collect(tmp_path / "out", tmp_path / "all.h5")
 
 
 STRUCTURES = {
@@ -158,14 +157,14 @@ STRUCTURES = {
 @pytest.mark.parametrize(("lost", "put"), STRUCTURES.values(), ids=STRUCTURES)
 def test_a_unit_that_lost_its_structure_is_named(lost, put, unit, tmp_path):
     shutil.copytree(unit.parent.parent, tmp_path / "out")
-    spoilt = records.unit_path(tmp_path / "out", unit.stem)
+    spoilt = task_files.unit_path(tmp_path / "out", unit.stem)
     with h5py.File(spoilt, "a") as file:
         (group,) = file["structures"].values()
         instead = put(group.pop(lost)[()])
         if instead is not None:
             group[lost] = instead
     with pytest.raises(ms.StoreError, match=rf"structures/\w+/{lost}.*: delete it, and run again"):
-        collecting.collect(tmp_path / "out", tmp_path / "all.h5")
+        collected_file.collect(tmp_path / "out", tmp_path / "all.h5")
 
 
 def test_texts_without_end(unit, tmp_path):
@@ -182,7 +181,7 @@ def test_texts_without_end(unit, tmp_path):
         content[first + 8 : first + 16] = size.to_bytes(8, "little")
         path = tmp_path / f"{name}.h5"
         path.write_bytes(content)
-        for read in (records.read_unit, ms.load):
+        for read in (task_files.read_unit, ms.load):
             with pytest.raises(ms.StoreError, match="have no end"):
                 read(path)
 
@@ -206,9 +205,9 @@ def test_a_file_that_begins_with_something_else(tmp_path):
 
 def test_a_damaged_unit_is_done_again(unit, samples, tmp_path):
     shutil.copytree(unit.parent.parent, tmp_path / "out")
-    damaged = records.unit_path(tmp_path / "out", unit.stem)
+    damaged = task_files.unit_path(tmp_path / "out", unit.stem)
     damaged.write_bytes(unit.read_bytes()[:2000])
-    study = units.read_study(unit.parent.parent.with_suffix(".toml"))
+    study = tasks.read_study(unit.parent.parent.with_suffix(".toml"))
     assert execution.run(study, tmp_path / "out", progress=False).done == 1
-    before, after = records.read_unit(unit).record.arrays, records.read_unit(damaged).record.arrays
+    before, after = task_files.read_unit(unit).record.arrays, task_files.read_unit(damaged).record.arrays
     assert all(after[key].tobytes() == before[key].tobytes() for key in before)

@@ -9,10 +9,10 @@ from test_run import DIMER
 
 import mdsens as ms
 from mdsens import studies
-from mdsens.studies.input import tasks as units
+from mdsens.studies.input import tasks
 from mdsens.studies.results.text_tables import describe_study
-from mdsens.studies.running import run as execution
-from mdsens.studies.storage import collected_file as collecting
+from mdsens.studies.running import execution
+from mdsens.studies.storage import collected_file
 
 STD = {"sigma": 0.02, "epsilon": 0.1}
 
@@ -116,12 +116,12 @@ def test_a_study_has_them_too(tmp_path):
     text = DIMER.format(sigma="[1.0]").replace('kind = "sweep"\n', settings)
     text = text.replace("[study.parameters]\nsigma = [1.0]\nepsilon = [0.5, 1.0]\n", "")
     (tmp_path / "study.toml").write_text(text)
-    study = units.read_study(tmp_path / "study.toml")
+    study = tasks.read_study(tmp_path / "study.toml")
     done = execution.run(study, tmp_path / "out", progress=False)
     assert done.done == 1 and not done.failed, done.failed
-    collecting.collect(tmp_path / "out", tmp_path / "all.h5")
-    lines = "\n".join(describe_study(collecting.read_collected(tmp_path / "all.h5")))
+    collected_file.collect(tmp_path / "out", tmp_path / "all.h5")
+    lines = "\n".join(describe_study(collected_file.read_collected(tmp_path / "all.h5")))
     assert "morris, 9 structures relaxed, 0 of them failed" in lines and "mu_star" in lines
     (tmp_path / "study.toml").write_text(text.replace('"morris"', '"sobol"'))
     with pytest.raises(ms.InputError, match=r"index_samples is 3.*power of two"):
-        units.read_study(tmp_path / "study.toml")
+        tasks.read_study(tmp_path / "study.toml")

@@ -12,7 +12,7 @@ import mdsens as ms
 from mdsens import studies
 from mdsens.common import compilation
 from mdsens.derivatives.linear_response import usable
-from mdsens.studies.input import tasks as units
+from mdsens.studies.input import tasks
 from mdsens.studies.methods.observed import Of, evaluate, nameless, together
 
 TWO_DEEP = 2.0 ** (1.0 / 6.0)
@@ -116,9 +116,9 @@ def several(folder, name, distances):
 def test_a_file_of_several_structures_is_a_study_s_input(tmp_path, name):
     several(tmp_path, name, [1.1, 1.2, 1.3])
     (tmp_path / "study.toml").write_text(STUDY.format(kind="sweep", file=name))
-    study = units.read_study(tmp_path / "study.toml")
+    study = tasks.read_study(tmp_path / "study.toml")
     assert [unit.label for unit in study.units] == ["pair.0", "pair.1", "pair.2"]
-    starts = [units.building.structure_of(*unit.input["structures"].values()) for unit in study.units]
+    starts = [tasks.building.structure_of(*unit.input["structures"].values()) for unit in study.units]
     np.testing.assert_allclose([float(start.positions[1, 0] - start.positions[0, 0]) for start in starts], [1.1, 1.2, 1.3])
     assert len({unit.name for unit in study.units}) == 3
 
@@ -126,11 +126,11 @@ def test_a_file_of_several_structures_is_a_study_s_input(tmp_path, name):
 def test_a_file_of_one_structure_has_the_unit_that_it_had(tmp_path):
     several(tmp_path, "one.extxyz", [1.1])
     (tmp_path / "study.toml").write_text(STUDY.format(kind="sweep", file="one.extxyz"))
-    (unit,) = units.read_study(tmp_path / "study.toml").units
+    (unit,) = tasks.read_study(tmp_path / "study.toml").units
     assert unit.label == "pair" and "index" not in unit.input["structures"]["pair"]
     (tmp_path / "one.extxyz").write_text("2\n\nAr 0 0 0\n")
     with pytest.raises(ms.InputError, match=r"structures\.pair: .* could not be read"):
-        units.read_study(tmp_path / "study.toml")
+        tasks.read_study(tmp_path / "study.toml")
 
 
 def test_run_prints_what_it_found(tmp_path):

@@ -12,8 +12,7 @@ from helpers import refused
 from lammps_reference import shipped
 
 import mdsens as ms
-from mdsens.mechanics import force_constants as listing
-from mdsens.mechanics import hessian_matrix as matrices
+from mdsens.mechanics import force_constants, hessian_matrix
 
 
 def rattled(atoms, noise=0.05):
@@ -152,9 +151,9 @@ def test_what_cannot_be_assembled_says_so(monkeypatch):
     refused(lambda: ms.hessian(system, potential, format="csr"), "format 'csr'")
     refused(lambda: ms.hessian(system, ms.LennardJones(epsilon={}, sigma=1.0, cutoff=2.5, onset=2.0)), "epsilon")
     refused(lambda: jax.grad(lambda x: ms.hessian(system.with_positions(x), potential).sum())(system.positions), "traced")
-    monkeypatch.setattr(matrices, "ASSEMBLED_LIMIT", 10)
+    monkeypatch.setattr(hessian_matrix, "ASSEMBLED_LIMIT", 10)
     refused(lambda: ms.hessian(system, potential), "GB", 'format="operator"')
-    assert listing.coupling_numbers(system.with_neighbors(potential, skin=0.0), potential) > 10
+    assert force_constants.coupling_numbers(system.with_neighbors(potential, skin=0.0), potential) > 10
 
 
 def test_the_hessian_of_an_equilibrium_is_asked_for_as_such():

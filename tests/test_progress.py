@@ -7,8 +7,8 @@ import time
 import jax
 import jax.numpy as jnp
 
+from mdsens.common import progress
 from mdsens.common.suggestions import spelled
-from mdsens.equilibrium import progress
 
 
 class Terminal(io.StringIO):

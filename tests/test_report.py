@@ -12,9 +12,9 @@ from test_run import DIMER, dimers, mdsens
 
 import mdsens as ms
 from mdsens.cli.report import html_report
-from mdsens.studies.input import tasks as units
-from mdsens.studies.running import run as execution
-from mdsens.studies.storage import collected_file as collecting
+from mdsens.studies.input import tasks
+from mdsens.studies.running import execution
+from mdsens.studies.storage import collected_file
 
 
 class Page(html.parser.HTMLParser):
@@ -48,7 +48,7 @@ class Page(html.parser.HTMLParser):
 def folder(tmp_path_factory):
     """A sweep of which two units failed, and two were not done."""
     place = tmp_path_factory.mktemp("report")
-    whole = units.read_study(dimers(place, "[1.0, 1.1, 1e60, 1.2]"))
+    whole = tasks.read_study(dimers(place, "[1.0, 1.1, 1e60, 1.2]"))
     for shard in (1, 2, 3, 5, 6, 7):
         execution.run(whole, place / "out", shard=(shard, 8), progress=False)
     return place / "out"
@@ -83,8 +83,8 @@ def test_each_kind_says_whether_it_can_be_trusted(kind, words, tmp_path):
 def test_what_stands_in_a_file_is_no_html(tmp_path):
     text = DIMER.format(sigma="[1.0]").replace("[observables.energy]", "# <script>alert(1)</script>\n[observables.energy]")
     (tmp_path / "study.toml").write_text(text)
-    execution.run(units.read_study(tmp_path / "study.toml"), tmp_path / "out", progress=False)
-    collecting.collect(tmp_path / "out", tmp_path / "all.h5")
+    execution.run(tasks.read_study(tmp_path / "study.toml"), tmp_path / "out", progress=False)
+    collected_file.collect(tmp_path / "out", tmp_path / "all.h5")
     evil = '"><img src=x onerror=alert(1)><script>$x_{$</script>'
     with h5py.File(tmp_path / "all.h5", "a") as file:
         file["study/units/00000"].attrs["label"] = evil

@@ -12,16 +12,16 @@ from test_run import DIMER, dimers, mdsens
 import mdsens as ms
 from mdsens.cli.report import html_report
 from mdsens.studies import export
-from mdsens.studies.input import tasks as units
-from mdsens.studies.running import run as execution
-from mdsens.studies.storage import collected_file as collecting
+from mdsens.studies.input import tasks
+from mdsens.studies.running import execution
+from mdsens.studies.storage import collected_file
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rerun")
-    execution.run(units.read_study(dimers(folder, "[1.0, 1e60]")), folder / "out", progress=False)
-    collecting.collect(folder / "out", folder / "all.h5")
+    execution.run(tasks.read_study(dimers(folder, "[1.0, 1e60]")), folder / "out", progress=False)
+    collected_file.collect(folder / "out", folder / "all.h5")
     return folder / "all.h5"
 
 
@@ -37,8 +37,8 @@ def of_files(tmp_path):
     Atoms("N2", positions=[[0, 0, 0], [0, 0, 1.1]]).write(tmp_path / "dimer.xyz")
     text = DIMER.format(sigma="[1.0]").replace('builder = "molecule"', 'file = "*.xyz"')
     (tmp_path / "study.toml").write_text(text.replace('arguments = { name = "N2" }', ""))
-    execution.run(units.read_study(tmp_path / "study.toml"), tmp_path / "out", progress=False)
-    collecting.collect(tmp_path / "out", tmp_path / "all.h5")
+    execution.run(tasks.read_study(tmp_path / "study.toml"), tmp_path / "out", progress=False)
+    collected_file.collect(tmp_path / "out", tmp_path / "all.h5")
     (tmp_path / "dimer.xyz").unlink()
     return tmp_path / "all.h5"
 
@@ -47,7 +47,7 @@ def test_a_study_done_again_is_the_same_bit_for_bit(swept, tmp_path):
     status, said = mdsens("rerun", swept, "-o", tmp_path / "again")
     assert status == 0 and "4 units done again" in said and "differences is 0.0e+00." in said, said
     assert (tmp_path / "again" / "study.toml").read_text() == (swept.parent / "dimers.toml").read_text()
-    collecting.collect(tmp_path / "again", tmp_path / "again.h5")
+    collected_file.collect(tmp_path / "again", tmp_path / "again.h5")
     assert not len(list((tmp_path / "again").glob("inputs/*")))
     assert mdsens("rerun", swept)[0] == 0 and (swept.parent / "all-rerun").is_dir()
 

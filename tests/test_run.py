@@ -19,14 +19,12 @@ from typer.testing import CliRunner
 
 import mdsens as ms
 from mdsens.cli.app import app
-from mdsens.studies.input import recipes as building
-from mdsens.studies.input import tasks as units
+from mdsens.studies.input import recipes, tasks
 from mdsens.studies.input.toml_schema import KINDS
 from mdsens.studies.pictures import study_pictures
 from mdsens.studies.results.text_tables import describe_study
-from mdsens.studies.running import run as execution
-from mdsens.studies.storage import collected_file as collecting
-from mdsens.studies.storage import task_files as records
+from mdsens.studies.running import execution
+from mdsens.studies.storage import collected_file, task_files
 from mdsens.studies.templates import template
 
 DIMER = """
@@ -64,8 +62,8 @@ def mdsens(*arguments):
 def numbers(folder):
     """All that the units of a folder found, by unit and path."""
     found = {}
-    for path in (folder / records.UNITS).glob("*.h5"):
-        outcome = records.read_unit(path)
+    for path in (folder / task_files.UNITS).glob("*.h5"):
+        outcome = task_files.read_unit(path)
         found |= {(outcome.name, key): value for key, value in outcome.record.arrays.items()}
     return found
 
@@ -77,7 +75,7 @@ def same(a, b):
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("swept")
-    study = units.read_study(dimers(folder))
+    study = tasks.read_study(dimers(folder))
     return study, folder / "out", execution.run(study, folder / "out", progress=False)
 
 
@@ -87,7 +85,7 @@ def test_a_study_is_done_once(swept):
     again = execution.run(study, folder, progress=False)
     assert again.done == 0 and again.total == 6
     for unit in study.units:
-        found = records.read_unit(records.unit_path(folder, unit.name))
+        found = task_files.read_unit(task_files.unit_path(folder, unit.name))
         sigma, epsilon = found.input["parameters"]["sigma"], found.input["parameters"]["epsilon"]
         np.testing.assert_allclose(found.record.arrays["values/distances"], [2 ** (1 / 6) * sigma], rtol=1e-10)
         np.testing.assert_allclose(found.record.arrays["values/energy"], -epsilon, rtol=1e-12)
@@ -95,7 +93,7 @@ def test_a_study_is_done_once(swept):
 
 def test_more_points_are_added_to_what_is_there(swept, tmp_path):
     _, folder, _ = swept
-    wider = units.read_study(dimers(tmp_path, "[0.9, 1.0, 1.1, 1.2]"))
+    wider = tasks.read_study(dimers(tmp_path, "[0.9, 1.0, 1.1, 1.2]"))
     assert execution.run(wider, folder, progress=False).done == 2
 
 
@@ -112,25 +110,25 @@ def test_a_collected_study_is_a_table(swept, tmp_path):
     folder = tmp_path / "out"
     execution.run(study, folder, shard=(1, 2), progress=False)
     with pytest.raises(ms.StoreError, match=r"3 of 6 units are not there yet.*mdsens run"):
-        collecting.collect(folder, tmp_path / "all.h5")
+        collected_file.collect(folder, tmp_path / "all.h5")
     execution.run(study, folder, progress=False)
-    assert collecting.collect(folder, tmp_path / "all.h5") == (6, 0)
+    assert collected_file.collect(folder, tmp_path / "all.h5") == (6, 0)
     with h5py.File(tmp_path / "all.h5") as file:
         assert file["h5md/creator"].attrs["name"] == "mdsens"
         sigma, lengths = file["table/parameters/sigma"][()], file["table/values/distances"][()]
         np.testing.assert_allclose(lengths[:, 0], 2 ** (1 / 6) * sigma, rtol=1e-10)
         assert file["study"].attrs["toml"] == study.text
-    lines = "\n".join(describe_study(collecting.read_collected(tmp_path / "all.h5")))
+    lines = "\n".join(describe_study(collected_file.read_collected(tmp_path / "all.h5")))
     assert "6 units, 0 of them failed" in lines and "dimer sigma=1.1 epsilon=0.5" in lines and "1.3471" not in study.text
     assert f"{2 ** (1 / 6) * 1.2:.8g}" in lines
     with pytest.raises(ms.StoreError, match="exists already"):
-        collecting.collect(folder, tmp_path / "all.h5")
+        collected_file.collect(folder, tmp_path / "all.h5")
     with pytest.raises(ms.StoreError, match="no folder of a study"):
-        collecting.collect(tmp_path, tmp_path / "more.h5")
+        collected_file.collect(tmp_path, tmp_path / "more.h5")
 
 
 def test_a_unit_that_fails_is_recorded_and_the_rest_goes_on(tmp_path):
-    study = units.read_study(dimers(tmp_path, "[1.0, 1e60, 1.1]"))
+    study = tasks.read_study(dimers(tmp_path, "[1.0, 1e60, 1.1]"))
     found = execution.run(study, tmp_path / "out", progress=False)
     assert found.done == 6 and {label for label, _ in found.failed} == {
         "dimer sigma=1e+60 epsilon=0.5",
@@ -141,10 +139,10 @@ def test_a_unit_that_fails_is_recorded_and_the_rest_goes_on(tmp_path):
     again = execution.run(study, tmp_path / "out", progress=False)
     assert again.done == 0 and again.failed == found.failed
     assert execution.run(study, tmp_path / "out", progress=False, retry=True).done == 2
-    assert collecting.collect(tmp_path / "out", tmp_path / "all.h5") == (6, 2)
+    assert collected_file.collect(tmp_path / "out", tmp_path / "all.h5") == (6, 2)
     with h5py.File(tmp_path / "all.h5") as file:
         assert np.isnan(file["table/values/energy"][2:4]).all() and np.isfinite(file["table/values/energy"][:2]).all()
-    assert "Failed (2):" in "\n".join(describe_study(collecting.read_collected(tmp_path / "all.h5")))
+    assert "Failed (2):" in "\n".join(describe_study(collected_file.read_collected(tmp_path / "all.h5")))
 
 
 def test_what_is_unexpected_stops_no_study_either(tmp_path, monkeypatch):
@@ -152,7 +150,7 @@ def test_what_is_unexpected_stops_no_study_either(tmp_path, monkeypatch):
         raise ZeroDivisionError("somewhere inside")
 
     monkeypatch.setattr(execution, "work", fail)
-    study = units.read_study(dimers(tmp_path, "[1.0]"))
+    study = tasks.read_study(dimers(tmp_path, "[1.0]"))
     found = execution.run(study, tmp_path / "out", progress=False)
     assert [reason for _, reason in found.failed] == ["an unexpected ZeroDivisionError: somewhere inside"] * 2
 
@@ -162,7 +160,7 @@ def test_a_share_of_work_ends_in_time_and_says_what_is_written(swept, tmp_path, 
     execution.make_folder(tmp_path)
     monkeypatch.setattr(execution, "SHARE", 0.0)
     first, _ = execution.share(study.units, tmp_path)
-    assert first == [(study.units[0].name, "")] == [*records.finished(tmp_path).items()]
+    assert first == [(study.units[0].name, "")] == [*task_files.finished(tmp_path).items()]
     monkeypatch.setattr(execution, "SHARE", 60.0)
     done, seconds = execution.share(study.units, tmp_path)
     assert [name for name, _ in done] == [unit.name for unit in study.units] and seconds > 0.0
@@ -184,11 +182,11 @@ def test_a_second_process_is_refused(swept):
 
 def test_a_unit_s_name_is_that_of_its_input(swept, tmp_path):
     study, _, _ = swept
-    elsewhere = units.read_study(dimers(tmp_path, name="other.toml"))
+    elsewhere = tasks.read_study(dimers(tmp_path, name="other.toml"))
     assert [unit.name for unit in elsewhere.units] == [unit.name for unit in study.units]
     text = dimers(tmp_path).read_text().replace("1e-10", "1e-11")
     (tmp_path / "tighter.toml").write_text(text)
-    tighter = units.read_study(tmp_path / "tighter.toml")
+    tighter = tasks.read_study(tmp_path / "tighter.toml")
     assert not {unit.name for unit in tighter.units} & {unit.name for unit in study.units}
     assert json.loads(json.dumps(study.units[0].input)) == study.units[0].input
 
@@ -202,12 +200,12 @@ def test_structures_of_files_are_known_by_their_content(tmp_path):
         DIMER.format(sigma="[1.0]").replace('builder = "molecule"', 'file = "*.xyz"').replace('arguments = { name = "N2" }', "")
     )
     (tmp_path / "study.toml").write_text(text)
-    study = units.read_study(tmp_path / "study.toml")
+    study = tasks.read_study(tmp_path / "study.toml")
     assert [unit.label.split()[0] for unit in study.units] == ["dimer.dimer0"] * 2 + ["dimer.dimer1"] * 2
     (tmp_path / "dimer1.xyz").write_text((tmp_path / "dimer0.xyz").read_text())
-    after = units.read_study(tmp_path / "study.toml")
+    after = tasks.read_study(tmp_path / "study.toml")
     assert after.units[0].name == study.units[0].name and after.units[2].name != study.units[2].name
-    building._structure.cache_clear()
+    recipes._structure.cache_clear()
     found = execution.run(study, tmp_path / "out", shard=(3, 4), progress=False)
     assert "has changed" in found.failed[0][1]
 
@@ -215,7 +213,7 @@ def test_structures_of_files_are_known_by_their_content(tmp_path):
 def wrong(tmp_path, text) -> list[str]:
     (tmp_path / "wrong.toml").write_text(text)
     with pytest.raises(ms.InputError) as error:
-        units.read_study(tmp_path / "wrong.toml")
+        tasks.read_study(tmp_path / "wrong.toml")
     first, *problems = str(error.value).splitlines()
     assert f"{len(problems)} problem" in first
     return [problem.strip() for problem in problems]
@@ -313,17 +311,17 @@ def test_a_published_metal_by_its_constructor(tmp_path):
         problems = wrong(tmp_path, text[:start] + metal + arguments + rest[rest.index("\n[") :])
         assert any("Gupta.published" in problem and told in problem for problem in problems), problems
     recipe = {"name": "Gupta", "constructor": "published", "arguments": {"element": "Cu"}}
-    assert building.potential_of(recipe) == ms.Gupta.published("Cu")
+    assert recipes.potential_of(recipe) == ms.Gupta.published("Cu")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_template_is_in_order(kind, tmp_path):
     path = tmp_path / "study.toml"
     path.write_text(template(kind))
-    study = units.read_study(path)
+    study = tasks.read_study(path)
     assert study.kind == kind and len(study.units) == (15 if kind == "sweep" else 1)
     (recipe,) = study.units[0].input["structures"].values()
-    system = building.structure_of(recipe)
+    system = recipes.structure_of(recipe)
     assert len(system) == 8 and np.allclose(system.cell, 5.43 * np.eye(3))  # whose edges are the lattice constant
 
 
@@ -331,22 +329,22 @@ def test_each_template_is_in_order(kind, tmp_path):
 def test_the_template_of_a_sensitivity_gives_the_known_c44_of_silicon(tmp_path):
     """56.4 GPa with relaxed ions: H. Balamane, T. Halicioglu, W. A. Tiller, Phys. Rev. B 46, 2250 (1992)."""
     (tmp_path / "study.toml").write_text(template("sensitivity"))
-    execution.run(units.read_study(tmp_path / "study.toml"), tmp_path / "out", progress=False)
-    (outcome,) = collecting.read_folder(tmp_path / "out")[0].outcomes
+    execution.run(tasks.read_study(tmp_path / "study.toml"), tmp_path / "out", progress=False)
+    (outcome,) = collected_file.read_folder(tmp_path / "out")[0].outcomes
     assert outcome.record.arrays["values/C44"] == pytest.approx(56.45, abs=0.01)
 
 
 def test_a_file_of_another_kind_is_refused_in_a_sentence(tmp_path):
     (tmp_path / "no.toml").write_text("a = = 1")
     with pytest.raises(ms.InputError, match="is no TOML"):
-        units.read_study(tmp_path / "no.toml")
+        tasks.read_study(tmp_path / "no.toml")
     with pytest.raises(ms.InputError, match="There is no study"):
-        units.read_study(tmp_path / "missing.toml")
+        tasks.read_study(tmp_path / "missing.toml")
     (tmp_path / "units").mkdir()
     (tmp_path / "units" / "x.h5").write_bytes(b"no HDF5")
     with pytest.raises(ms.StoreError, match="no unit of a study"):
-        records.read_unit(tmp_path / "units" / "x.h5")
-    assert not collecting.is_collected(tmp_path / "units" / "x.h5")
+        task_files.read_unit(tmp_path / "units" / "x.h5")
+    assert not collected_file.is_collected(tmp_path / "units" / "x.h5")
 
 
 OTHERS = {
@@ -368,11 +366,11 @@ def test_each_kind_is_done_told_and_drawn(kind, tmp_path):
     text = DIMER.format(sigma="[1.0]").replace('kind = "sweep"\n', f'kind = "{kind}"\n{settings}\n')
     text = text.replace("[study.parameters]\nsigma = [1.0]\nepsilon = [0.5, 1.0]\n", "")
     (tmp_path / "study.toml").write_text(text)
-    study = units.read_study(tmp_path / "study.toml")
+    study = tasks.read_study(tmp_path / "study.toml")
     done = execution.run(study, tmp_path / "out", progress=False)
     assert done.done == 1 and not done.failed, done.failed
-    collecting.collect(tmp_path / "out", tmp_path / "all.h5")
-    collected = collecting.read_collected(tmp_path / "all.h5")
+    collected_file.collect(tmp_path / "out", tmp_path / "all.h5")
+    collected = collected_file.read_collected(tmp_path / "all.h5")
     lines = "\n".join(describe_study(collected))
     assert word in lines and kind in lines, lines
     # What is wanted of a design has no error.
@@ -399,11 +397,11 @@ def killed(folder, instant, *options):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_killed_study_keeps_what_is_finished_and_resumes_bit_for_bit(tmp_path):
-    study = units.read_study(dimers(tmp_path, MANY))
+    study = tasks.read_study(dimers(tmp_path, MANY))
     before = {}
     for instant in (1, 40):
         for path in killed(tmp_path, instant):
-            records.read_unit(path)
+            task_files.read_unit(path)
             stamp = path.stat().st_mtime_ns
             assert before.setdefault(path, stamp) == stamp
     assert 0 < len(before) < len(study.units)
@@ -417,9 +415,9 @@ def test_a_killed_study_keeps_what_is_finished_and_resumes_bit_for_bit(tmp_path)
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_workers_do_the_same_and_end_with_the_one_that_was_killed(tmp_path):
-    study = units.read_study(dimers(tmp_path, MANY))
+    study = tasks.read_study(dimers(tmp_path, MANY))
     for path in killed(tmp_path, 3, "--workers", "2"):
-        records.read_unit(path)
+        task_files.read_unit(path)
     time.sleep(2.0)
     there = len(list(tmp_path.glob("killed/units/*.h5")))
     time.sleep(1.0)

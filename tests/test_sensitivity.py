@@ -8,8 +8,7 @@ import pytest
 from differences import GLASS_STEP, STEP, richardson, scaled_errors
 
 import mdsens as ms
-from mdsens.mechanics import curvature
-from mdsens.mechanics import hessian_operator as stiffness
+from mdsens.mechanics import curvature, forces, hessian_operator
 from mdsens.potentials.base import parameter_paths
 
 # The floor of the project: |θ Δ| <= 1e-6 max |θ dX/dθ|.
@@ -296,10 +295,10 @@ def test_stored_stiffness_is_the_linearised_gradient_to_all_orders(state, reques
     x, v = eq.system.positions, jax.random.normal(jax.random.key(0), (eq.system.positions.size,))
 
     def stored(x, potential):
-        return stiffness.hessian_operator(x, (eq.frame, potential))(v)
+        return hessian_operator.hessian_operator(x, (eq.frame, potential))(v)
 
     def linearised(x, potential):
-        slope = lambda x: stiffness.gradient(x, (eq.frame, potential))  # noqa: E731
+        slope = lambda x: forces.gradient(x, (eq.frame, potential))  # noqa: E731
         return jax.jvp(slope, (x,), (v.reshape(x.shape),))[1].ravel()
 
     expected = linearised(x, eq.potential)

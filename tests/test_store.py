@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import mdsens as ms
-from mdsens.files import state_files as store
+from mdsens.files import state_files
 from mdsens.files.atomic_write import write_all
 
 
@@ -54,15 +54,15 @@ def test_what_is_longer_than_an_attribute_survives(dimer, tmp_path, monkeypatch)
     ms.save(tmp_path / "a.h5", eq, S)
     eq2, S2 = ms.load(tmp_path / "a.h5")
     assert eq2.curvature.rattlers == rattlers and eq2.solver == words and S2.certificate == certificate
-    assert store.provenance_of(tmp_path / "a.h5")["command"].endswith("structure_9999.cif")
+    assert state_files.provenance_of(tmp_path / "a.h5")["command"].endswith("structure_9999.cif")
 
 
 def test_labels_that_are_longer_than_an_attribute_survive(tmp_path):
     labels = [f"A{k}" for k in range(6_000)]
     system = ms.System(3.0 * np.arange(18_000.0).reshape(6_000, 3), species=labels)
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        store._write_particles(file, system)
-        assert same(store._read_system(file["particles/atoms"]), system)
+        state_files._write_particles(file, system)
+        assert same(state_files._read_system(file["particles/atoms"]), system)
 
 
 def test_frozen_atoms_partial_sensitivities_and_single_precision_survive(tmp_path):
@@ -199,7 +199,7 @@ def test_a_file_of_another_program_is_not_read_as_ours(dimer, tmp_path):
     ms.save(tmp_path / "a.h5", *dimer)
     with h5py.File(tmp_path / "a.h5", "a") as file:
         file["h5md/creator"].attrs["name"] = "espresso"
-    for read in (ms.load, store.provenance_of):
+    for read in (ms.load, state_files.provenance_of):
         with pytest.raises(ms.StoreError, match="another program; its creator is 'espresso'"):
             read(tmp_path / "a.h5")
 

@@ -19,9 +19,9 @@ from mdsens import studies
 from mdsens.common.units import readable
 from mdsens.potentials.base import parameter_paths
 from mdsens.studies.input.recipes import Components
-from mdsens.studies.methods.observed import entries, evaluate, flat, relax_all, together, units_of
+from mdsens.studies.methods.observed import evaluate, flat, relax_all, together, units_of
 from mdsens.studies.methods.parameters import Selection
-from mdsens.studies.results.record import Record
+from mdsens.studies.results.record import Record, entries
 
 L = 1.8
 MINIMUM = 2.0 ** (1.0 / 6.0)

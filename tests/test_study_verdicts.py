@@ -11,7 +11,6 @@ from test_studies import BONDS, TIGHT, L, height, height_of, on_two
 
 import mdsens as ms
 from mdsens import studies
-from mdsens.studies.results.recording import collected_of
 
 PAIR = ["epsilon.A-B", "sigma"]
 
@@ -59,7 +58,7 @@ def test_shares_and_covariances_know_correlations_order_and_names(seated):
     np.testing.assert_allclose(found.covariance, total, rtol=1e-9)
     np.testing.assert_allclose(found.shares["zeta"], slopes[0] * (matrix @ slopes[0]) / total[0, 0], rtol=1e-9)
     np.testing.assert_allclose(found.shares["alpha"], [0.0, 1.0], atol=1e-9)
-    (outcome,) = collected_of(found).outcomes
+    (outcome,) = found.collected().outcomes
     assert outcome.record.labels("number") == outcome.record.labels("number_2") == ["zeta", "alpha"]
     # Fully anticorrelated parameters that make up for each other leave nothing, whoever has the larger width.
     opposed = np.array([[4e-4, -6e-4], [-6e-4, 9e-4]])

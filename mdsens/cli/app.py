@@ -85,7 +85,7 @@ def demo(
     folder = _demo_folder(output, overwrite)
     from tqdm import tqdm
 
-    from mdsens.cli import demo as work
+    from mdsens.cli.demo import run as run_demo
 
     with tqdm(total=4, desc="starting", bar_format="{desc:<24} |{bar:30}| {n_fmt}/{total_fmt} {elapsed}", file=sys.stderr) as bar:
         begun = False
@@ -98,7 +98,7 @@ def demo(
             bar.set_description_str(name)
 
         lines: list[str] = []
-        work.run(folder, lines.append, step, overwrite=overwrite)
+        run_demo(folder, lines.append, step, overwrite=overwrite)
     typer.echo("\n".join(lines))
 
 
@@ -181,11 +181,11 @@ def collect(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
 ) -> None:
     """Merge the units of a finished study into one file."""
-    from mdsens.studies.methods.observed import counted
-    from mdsens.studies.storage import collected_file as collecting
+    from mdsens.common.text import counted
+    from mdsens.studies.storage import collected_file
 
     output = _beside(folder, ".h5") if output is None else output
-    units, failed = collecting.collect(folder, output, overwrite=overwrite)
+    units, failed = collected_file.collect(folder, output, overwrite=overwrite)
     typer.echo(f"{output}: {counted(units, 'unit')}{f', {failed} of them failed' if failed else ''}; see 'mdsens show {output}'.")
 
 
@@ -317,9 +317,9 @@ def verify(file: ResultFile) -> None:
 @app.command()
 def potentials(name: Annotated[str | None, typer.Argument(help="Whose page to show.", show_default=False)] = None) -> None:
     """The potentials that there are; with a NAME its page: formula, parameters, restrictions, paper."""
-    from mdsens.cli import potential_pages as registry
+    from mdsens.cli import potential_pages
 
-    for line in registry.listing() if name is None else registry.page(name):
+    for line in potential_pages.listing() if name is None else potential_pages.page(name):
         typer.echo(line)
 
 

@@ -54,7 +54,9 @@ def _jax_md() -> tuple[str, bool]:
 
 
 def _derivative() -> tuple[str, bool]:
-    from mdsens import LennardJones, System, equilibrium_positions
+    from mdsens.equilibrium.positions import equilibrium_positions
+    from mdsens.potentials import LennardJones
+    from mdsens.structures.system import System
 
     pair = System([[0.0, 0.0, 0.0], [1.2, 0.0, 0.0]])
     potential = LennardJones(epsilon=1.0, sigma=1.0, cutoff=3.0, switch="truncated")

@@ -16,12 +16,12 @@ from typing import Any
 from mdsens.cli.show import describe, pictures
 from mdsens.common.errors import InputError
 from mdsens.common.paths import is_file
+from mdsens.common.text import counted
 from mdsens.files.state_files import load_one, provenance_of
-from mdsens.studies.methods.observed import counted
 from mdsens.studies.pictures import study_pictures
+from mdsens.studies.results.record import Collected, Outcome
 from mdsens.studies.results.tables import Column, Table, study_tables
-from mdsens.studies.storage.collected_file import Collected, is_collected, read_collected, read_folder
-from mdsens.studies.storage.task_files import Outcome
+from mdsens.studies.storage.collected_file import is_collected, read_collected, read_folder
 
 ROWS, COLUMNS, PICTURES, HASHES = 200, 6, 12, 5
 """Of a table; numbers of an observable in it; units that have pictures; units' names in a report."""

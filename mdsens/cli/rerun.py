@@ -13,18 +13,19 @@ import jax
 import numpy as np
 
 from mdsens.common.errors import InputError, StoreError
+from mdsens.common.text import counted
 from mdsens.derivatives.first_order import sensitivity as differentiate
 from mdsens.derivatives.verification import displaced
 from mdsens.files.atomic_write import write_whole
 from mdsens.files.provenance import made_with
 from mdsens.files.state_files import load_one, provenance_of
 from mdsens.potentials.base import parameter_paths
-from mdsens.studies.input import recipes as building
+from mdsens.studies.input import recipes
 from mdsens.studies.input.tasks import Study, Unit
-from mdsens.studies.methods.observed import counted
-from mdsens.studies.running import run as execution
-from mdsens.studies.storage.collected_file import Collected, is_collected, read_collected
-from mdsens.studies.storage.task_files import Outcome, finished, read_unit, unit_path
+from mdsens.studies.results.record import Collected, Outcome
+from mdsens.studies.running import execution
+from mdsens.studies.storage.collected_file import is_collected, read_collected
+from mdsens.studies.storage.task_files import finished, read_unit, unit_path
 
 TOLERANCE = 1e-6
 """Largest difference relative to the largest number of its kind."""
@@ -160,17 +161,17 @@ def _placed(recipe: Mapping[str, Any], key: str, places: Mapping[str, Path], pat
     if key not in recipe:
         return dict(recipe)
     several = not isinstance(recipe[key], str)
-    digests, old = (recipe[key], recipe[building.PATH]) if several else ([recipe[key]], [recipe[building.PATH]])
+    digests, old = (recipe[key], recipe[recipes.PATH]) if several else ([recipe[key]], [recipe[recipes.PATH]])
     found = []
     for digest, place in zip(digests, old, strict=True):
         here = places.get(digest, Path(place))
-        if not here.is_file() or building.digest(here) != digest:
+        if not here.is_file() or recipes.digest(here) != digest:
             raise StoreError(
                 f"{str(path)!r} does not keep {place!r}, and it is not there any more as it was (SHA-256 {digest[:12]}...): "
                 "put it back to do the study again."
             )
         found.append(str(here))
-    return {**recipe, building.PATH: found if several else found[0]}
+    return {**recipe, recipes.PATH: found if several else found[0]}
 
 
 # Equilibria

@@ -7,17 +7,16 @@ import jax
 import numpy as np
 
 from mdsens import plot
-from mdsens.common import text as words
 from mdsens.common.errors import InputError, did_you_mean
 from mdsens.common.units import per, readable
 from mdsens.derivatives.first_order import Sensitivity
-from mdsens.equilibrium.relaxation import Equilibrium
+from mdsens.equilibrium.relaxation import Equilibrium, equilibrium_lines
 from mdsens.potentials.base import parameter_paths
 
 
 def describe(eq: Equilibrium, sensitivity: Sensitivity | None) -> Iterator[str]:
     """A table that a person reads, line by line."""
-    yield from words.of_equilibrium(eq)
+    yield from equilibrium_lines(eq)
     yield ""
     derived = sensitivity is not None
     header = f" {'max |dX/dθ|':>14} {'':<9} {'max |θ dX/dθ| [Å]':>19}" if derived else ""

@@ -1,4 +1,4 @@
-"""Where the files are that come with mdsens."""
+"""Paths of files: those that come with mdsens, and whether there is one."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ def data_file(name: str) -> Path:
     Raises:
         InputError: it is missing, so the installation is broken.
     """
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     for folder in (here / "_data", here.parent / "data"):
         if (folder / name).is_file():
             return folder / name

@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
 from mdsens.common.errors import did_you_mean, nearest
-from mdsens.equilibrium.progress import watched
+from mdsens.common.progress import watched
 
 Named = TypeVar("Named", bound=Callable[..., Any])
 

@@ -1,18 +1,20 @@
-"""Objects in a few words, for who prints them: what `repr` of structures, potentials and results says."""
+"""What is printed: the width of a line, and lists that are cut."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 WIDTH = 110
-"""Of a line."""
+"""Characters of a line."""
 
 FEW = 6
-"""Entries that are written out."""
+"""Entries of a list that are written out."""
 
 
-def _few(parts: Iterable[str]) -> str:
+def first_few(parts: Iterable[str]) -> str:
+    """Return the first `FEW` parts with commas between them, and how many there are beyond."""
     parts = list(parts)
     return ", ".join(parts if len(parts) <= FEW else [*parts[:FEW], f"{len(parts) - FEW} more"])
+
+
+def counted(count: int, noun: str) -> str:
+    """ "1 unit", "2 units"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

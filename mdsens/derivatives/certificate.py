@@ -259,7 +259,8 @@ def _nearest_switch(eq: "Equilibrium") -> float:
     if active:
         pulls = np.asarray(eq.multipliers)[constraints.count - len(active) :] * steep[active]
         # Without what the constraints hold: where they hold everything nothing else has a stiffness.
-        stiffness = np.linalg.norm(_stiffness_along(frame_of(eq.system), eq.potential, slopes[active]), axis=1) / steep[active]
+        along = _stiffness_along(frame_of(eq.system), eq.potential, jnp.asarray(slopes[active]))
+        stiffness = np.linalg.norm(along, axis=1) / steep[active]
         gaps = np.append(gaps, pulls / np.where(stiffness > 0.0, stiffness, np.inf))
     return float(np.min(np.abs(gaps), initial=np.inf))
 

@@ -14,10 +14,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from mdsens.common import text as words
 from mdsens.common.errors import InputError, traceable
 from mdsens.common.suggestions import Spelled, spelled
-from mdsens.common.text import _few
+from mdsens.common.text import first_few
 from mdsens.derivatives.certificate import Certificate, certify, doubtful
 from mdsens.derivatives.linear_response import (
     BATCH,
@@ -72,7 +71,7 @@ class Sensitivity(Spelled, eqx.Module):
     def __repr__(self) -> str:
         if not isinstance(self.positions, Potential):
             return super().__repr__()
-        return "\n".join(words.of_sensitivity(self, parameter_paths(self.positions)))
+        return "\n".join(sensitivity_lines(self, parameter_paths(self.positions)))
 
     def scaled(self) -> "Sensitivity":
         """θ dX/dθ [Å], the form in which parameters compare: the displacement by a change of θ of 100 %, to first order."""
@@ -492,10 +491,10 @@ def _check(g: Observable, states: Any, founds: Any, potential: Potential, residu
         check_residual(residual, found, state)
 
 
-def of_sensitivity(sensitivity: "Sensitivity", names: list[str]) -> Iterator[str]:
-    """What was differentiated in what, and whether it can be trusted; `names` are the parameters'."""
+def sensitivity_lines(sensitivity: Sensitivity, names: list[str]) -> Iterator[str]:
+    """Say what was differentiated in what, and whether it can be trusted; `names` are the parameters'."""
     what = "positions and cell" if sensitivity.cell is not None else "positions"
-    yield f"Sensitivity  of {what} to {_few(names)} of {type(sensitivity.potential).__name__}"
+    yield f"Sensitivity  of {what} to {first_few(names)} of {type(sensitivity.potential).__name__}"
     first, *_ = str(sensitivity.certificate).splitlines()
     yield f"Certificate  {first}"
     yield from (f"             but: {reason}" for reason in sensitivity.certificate.reasons)

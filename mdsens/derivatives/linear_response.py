@@ -16,15 +16,15 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from mdsens.common.errors import ConvergenceError, InputError, LinearSolveError
+from mdsens.common.progress import bar
 from mdsens.equilibrium.descent import listed_tightly, unbalanced
-from mdsens.equilibrium.progress import bar
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.implicit import CG, GMRES, MINRES, Direct, Gauge, differentiable_solution, linear_solve, root_jvp, root_vjp
 from mdsens.implicit.bound import ROUNDING, error_bound, other_point
 from mdsens.implicit.linear import DIRECT_LIMIT
 from mdsens.implicit.linear_system import LinearSolver
 from mdsens.implicit.root import adjoint_solution
-from mdsens.mechanics import hessian_operator as stiffness
+from mdsens.mechanics import forces, hessian_operator
 from mdsens.mechanics.curvature import curvature, kept_hessian
 from mdsens.mechanics.factorised_hessian import KeptHessian
 from mdsens.mechanics.softest_modes import Curvature
@@ -100,18 +100,20 @@ class State(eqx.Module):
 
     def condition(self, z: Any, potential: Potential) -> Any:
         """F(z, θ)."""
-        return stiffness.gradient(z, (self.frame, potential))
+        return forces.gradient(z, (self.frame, potential))
 
     def operator(self, z: Any, potential: Potential) -> Callable[..., Any]:
         """∂F/∂z, as `root_jvp` wants it."""
-        return self._with_inverse(stiffness.hessian_operator(z, (self.frame, potential)))
+        return self._with_inverse(hessian_operator.hessian_operator(z, (self.frame, potential)))
 
     def own_operator(self, z: Any, potential: Potential) -> Callable[..., Any]:
         """The same at the state's own z and potential, which has no derivative in them where it was kept."""
         return self.operator(z, potential) if self.hessian is None else self._with_inverse(self.hessian)
 
     def _with_inverse(self, operator: Any) -> Callable[..., Any]:
-        return operator if self.inverse is None else stiffness.Preconditioned(operator, jax.lax.stop_gradient(self.inverse))
+        return (
+            operator if self.inverse is None else hessian_operator.Preconditioned(operator, jax.lax.stop_gradient(self.inverse))
+        )
 
     @property
     def method(self) -> str:
@@ -147,7 +149,7 @@ def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: b
         raise ConvergenceError(
             f"The lowest curvature is {found.lowest:.1e} eV/Å²: {(Status.WRONG_INDEX if eq.index else Status.SADDLE).value}."
         )
-    null = stiffness.known_gauge(z, frame, found.rattlers)
+    null = hessian_operator.known_gauge(z, frame, found.rattlers)
     solver = _default_solver(eq, frame, z) if linear_solver is None else linear_solver
     if not isinstance(solver, LinearSolver):
         raise InputError(f"linear_solver must be one of mdsens.implicit's, such as implicit.CG(), not {solver!r}.")
@@ -159,7 +161,7 @@ def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: b
     inverse, preconditioner = None, Words()
     if linear_solver is None and kept.factor is not None:
         inverse, preconditioner = kept.factor.inverse(), Words(kept.factor)
-    elif frame.grid is not None and solver.iterative and stiffness.is_stored(frame, eq.potential):
+    elif frame.grid is not None and solver.iterative and hessian_operator.is_stored(frame, eq.potential):
         preconditioner = Words("a coarse grid")
     fail_rtol = solver.tolerances(eq.system.positions.dtype)[1]
     return found, State(z, frame, null, inverse, kept.operator, solver, fail_rtol, preconditioner)
@@ -293,7 +295,7 @@ def along(state: State, potential: Potential, direction: Any) -> tuple[Any, Arra
 def pulled_back(state: State, potential: Potential, slope: Any) -> tuple[Any, Array]:
     """`(the gradient in θ of a function of z whose gradient in z is `slope`, residual)`, by one adjoint solve."""
     w, residual = adjoint_solution(state.condition, state.z, (potential,), slope, **_own_options(state))
-    return stiffness.slopes_of_work(state.z, (state.frame, potential), jax.tree.map(jnp.negative, w)), residual
+    return forces.slopes_of_work(state.z, (state.frame, potential), jax.tree.map(jnp.negative, w)), residual
 
 
 def pulled_back_each(state: State, potential: Potential, slope: Any) -> tuple[Any, Array]:

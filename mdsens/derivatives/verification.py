@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from mdsens.common.errors import ConvergenceError, InputError
 from mdsens.derivatives.first_order import Sensitivity
 from mdsens.equilibrium.relaxation import Equilibrium
-from mdsens.mechanics import hessian_operator as stiffness
+from mdsens.mechanics import hessian_operator
 from mdsens.mechanics.scales import share_of_force, typical_distance
 from mdsens.potentials.base import parameter_paths
 from mdsens.structures.system import System
@@ -104,7 +104,7 @@ def _relaxed_at(eq: Equilibrium, position: int, entry: Any, change: float) -> np
 def displaced(eq: Equilibrium, system: System) -> System:
     """Another state of the equilibrium's atoms, without the rigid motion that lies between both [host]."""
     frame, start = eq.frame, eq.unknown
-    null = stiffness.known_gauge(start, frame, eq.curvature.rattlers if eq.curvature else ())
+    null = hessian_operator.known_gauge(start, frame, eq.curvature.rattlers if eq.curvature else ())
     flat, unravel = ravel_pytree(start)
     return frame.place(unravel(flat + null.project(ravel_pytree(frame.unknown_of(system))[0] - flat)))
 

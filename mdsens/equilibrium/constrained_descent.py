@@ -16,6 +16,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from mdsens.common.errors import InputError
+from mdsens.common.progress import residual_bar
 from mdsens.equilibrium.constraints import Constraints
 from mdsens.equilibrium.descent import (
     NEWTON_STEPS,
@@ -31,7 +32,6 @@ from mdsens.equilibrium.descent import (
     refresher,
     unbalanced,
 )
-from mdsens.equilibrium.progress import residual_bar
 from mdsens.implicit import MINRES, Direct
 from mdsens.implicit.linear import SMALL
 from mdsens.mechanics.forces import gradient, held_still, lagrangian

@@ -432,7 +432,7 @@ def bound_constraints(constraints: Sequence[Constraint], system: System) -> Cons
     for part in constraints:
         if not isinstance(part, Constraint):
             raise InputError(
-                f"constraints holds a {type(part).__name__}, none of mdsens.equilibrium.constraints: constraints.from_ase translates ASE's."
+                f"constraints holds a {type(part).__name__}, none of mdsens.constraints: constraints.from_ase translates ASE's."
             )
         parts.append(part.bound(system))
     if not parts:

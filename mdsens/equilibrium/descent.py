@@ -12,8 +12,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from mdsens.common.errors import MdsensError
+from mdsens.common.progress import residual_bar
 from mdsens.equilibrium.falling import Watch
-from mdsens.equilibrium.progress import residual_bar
 from mdsens.mechanics.forces import gradient
 from mdsens.mechanics.hessian_operator import hessian_operator, is_stored, rigid_gauge
 from mdsens.mechanics.scales import ORDINARY_UNITS, Units, scales_of

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from mdsens.common.errors import CoincidingAtoms, ConvergenceError, InputError
+from mdsens.common.progress import residual_bar
 from mdsens.common.suggestions import spelled
-from mdsens.equilibrium.progress import residual_bar
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.potentials.ase_calculator import Calculator
 from mdsens.potentials.base import Potential

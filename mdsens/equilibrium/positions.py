@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from mdsens.common.suggestions import spelled
-from mdsens.equilibrium import padded_batches as batches
+from mdsens.equilibrium import padded_batches
 from mdsens.equilibrium.descent import (
     HANDOVER,
     NEWTON_STEPS,
@@ -83,7 +83,7 @@ def equilibrium_positions(
     """
     settings = _Settings(solver, fmax, max_steps)
     if isinstance(system, list | tuple):
-        batches.each(lambda one: _check_traceable(one, potential, settings), system)
+        padded_batches.each(lambda one: _check_traceable(one, potential, settings), system)
         positions, codes = _find_together(system, potential, settings)
     else:
         _check_traceable(system, potential, settings)
@@ -140,8 +140,8 @@ def _find(system: Any, potential: Potential, settings: Any) -> tuple[Array, _Wit
 
 def _find_together(systems: Any, potential: Potential, settings: Any) -> tuple[Any, Array]:
     with jax.ensure_compile_time_eval():
-        systems = batches.each(lambda one: batches.listed(one, potential, _traced_skin(one, potential)), systems)
-        groups = batches.grouped(systems)
+        systems = padded_batches.each(lambda one: padded_batches.listed(one, potential, _traced_skin(one, potential)), systems)
+        groups = padded_batches.grouped(systems)
     positions: list[Any] = [None] * len(systems)
     codes: list[Any] = [None] * len(systems)
     for members, frames in groups:

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mdsens.common import text as words
 from mdsens.common.errors import CoincidingAtoms, ConvergenceError, InputError
 from mdsens.common.suggestions import Spelled, spelled
 from mdsens.common.units import stress_unit
+from mdsens.equilibrium.climb import checked_mode, climb
 from mdsens.equilibrium.constrained_descent import settle
 from mdsens.equilibrium.constraints import Constraint, Constraints, bound_constraints
 from mdsens.equilibrium.descent import (
@@ -34,7 +34,7 @@ from mdsens.mechanics.softest_modes import Curvature
 from mdsens.mechanics.unknown import Frame, as_unknown, cell_freedom, frame_of, gridded, periodic_volume
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.solvers import Status
-from mdsens.structures.system import System, atoms, cell, is_concrete, periodicity
+from mdsens.structures.system import System, atoms_text, cell_text, has_values, is_concrete, periodicity_text
 
 FLOAT32_FMAX = 1e-3
 """Smallest fmax that forces in 32 bits can be asked for."""
@@ -83,8 +83,8 @@ class Equilibrium(Spelled, eqx.Module):
     kept: KeptHessian = eqx.field(static=True, default=KeptHessian())
 
     def __repr__(self) -> str:
-        plain = isinstance(self.potential, Potential) and words.is_plain(self.system)
-        return "\n  ".join(["Equilibrium", *words.of_equilibrium(self)]) if plain else super().__repr__()
+        plain = isinstance(self.potential, Potential) and has_values(self.system)
+        return "\n  ".join(["Equilibrium", *equilibrium_lines(self)]) if plain else super().__repr__()
 
     @property
     def converged(self) -> bool:
@@ -128,9 +128,7 @@ class Equilibrium(Spelled, eqx.Module):
         """Relaxed again from here under the same conditions, with another potential; options as for `relax`."""
         potential = self.potential if potential is None else potential
         if self.index:
-            from mdsens.equilibrium.saddle import find_saddle
-
-            return find_saddle(self.system, potential, **options)
+            return saddle_from(self.system, potential, **options)
         parts = () if self.constraints is None else self.constraints.parts
         load = 0.0 if self.load is None else self.load
         conditions = {"cell": self.cell, "pressure": load, "constraints": parts, **options}
@@ -170,7 +168,7 @@ def relax(
             pulls [GPa; in 2-D eV/Å²].
         smax: largest component of the stress that may be left [GPa; in 2-D eV/Å²]. By default forces on strains obey fmax,
             which leaves less stress than fmax / (√N Å²).
-        constraints: what else must hold, from `mdsens.equilibrium.constraints`.
+        constraints: what else must hold, from `mdsens.constraints`.
         max_steps: steps of all solvers together.
         polish: let Newton's method take over as soon as it can, so that fmax = 1e-12 is ordinary.
         check_minimum: compute the lowest curvature and refuse a saddle point.
@@ -239,6 +237,38 @@ def _tolerance(frame: Frame, fmax: float, smax: float | None) -> float:
     freedom, system = frame.freedom, frame.system
     per_stress = float(periodic_volume(system) / freedom.length) / np.sqrt(len(freedom.directions))
     return min(fmax, smax / stress_unit(system.dim) * per_stress)
+
+
+def saddle_from(
+    system: System,
+    potential: Potential,
+    *,
+    mode: Any = None,
+    fmax: float | None = None,
+    max_step: float | None = None,
+    max_steps: int = 1000,
+    throw: bool = True,
+    progress: bool | None = None,
+) -> Equilibrium:
+    """Find the saddle point that minimum-mode following reaches from a structure; all as for `find_saddle`."""
+    check_settings(system, potential, fmax, max_steps)
+    if not (max_step is None or (isinstance(max_step, Real) and max_step > 0.0)):
+        raise InputError(f"max_step must be a positive length in Å, or None, not {max_step!r}.")
+    mode = checked_mode(mode, system)
+    asked: dict[str, Any] = {"cell": "fixed", "load": None, "solver": "MinimumMode()", "index": 1}
+    try:
+        frame = frame_of(potential.prepared(system))
+        check_movable(frame)
+        scales = scales_of(PROBLEM, frame.start, (frame, potential))
+        fmax = float(scales.fmax) if fmax is None else fmax
+        length = scales.units.length
+        arrival = climb(frame, potential, mode, 0.1 * length if max_step is None else max_step, length, fmax, max_steps, progress)
+    except CoincidingAtoms as error:
+        if throw:
+            raise
+        there = system.with_positions(jnp.asarray(error.positions))
+        return Equilibrium(there, potential, np.nan, np.nan, 0, Status.COINCIDING, None, **asked)
+    return finish(arrival, potential, asked, True, throw)
 
 
 def finish(arrival: Any, potential: Potential, asked: Any, check_minimum: bool, throw: bool) -> Equilibrium:
@@ -332,11 +362,11 @@ def check_movable(frame: Frame) -> None:
         raise InputError("All atoms are frozen or held: there is nothing to relax.")
 
 
-def of_equilibrium(eq: "Equilibrium") -> Iterator[str]:
-    """A relaxed structure, line by line."""
+def equilibrium_lines(eq: Equilibrium) -> Iterator[str]:
+    """Describe a relaxed structure, line by line."""
     system, unit = eq.system, "GPa" if eq.system.dim == 3 else "eV/Å²"
-    yield f"System       {atoms(system)}, {int(system.frozen.sum())} frozen"
-    yield f"Cell         {cell(system)}, {periodicity(system)}"
+    yield f"System       {atoms_text(system)}, {int(system.frozen.sum())} frozen"
+    yield f"Cell         {cell_text(system)}, {periodicity_text(system)}"
     yield f"Potential    {' + '.join(type(part).__name__ for part in eq.potential.parts())}"
     if rules := getattr(eq.potential, "rules", ()):
         yield f"             {', '.join(' '.join(rule).strip() for rule in rules)}"

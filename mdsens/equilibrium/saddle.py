@@ -1,32 +1,12 @@
 """Saddle points of first order: where a barrier is highest on the way from one minimum to another."""
 
-import dataclasses
-from numbers import Real
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array
-
-from mdsens.common.errors import CoincidingAtoms, InputError
 from mdsens.common.suggestions import spelled
-from mdsens.equilibrium.descent import NEWTON_STEPS, PROBLEM, Arrival, based, refresher
 from mdsens.equilibrium.elastic_band import Chain
-from mdsens.equilibrium.progress import residual_bar
-from mdsens.equilibrium.relaxation import Equilibrium, check_movable, check_settings, finish
-from mdsens.implicit import MINRES
-from mdsens.mechanics.hessian_operator import gauge
-from mdsens.mechanics.scales import scales_of
-from mdsens.mechanics.unknown import Frame, frame_of
+from mdsens.equilibrium.relaxation import Equilibrium, saddle_from
 from mdsens.potentials.base import Potential
-from mdsens.solvers import MinimumMode, Newton, Status, solve
 from mdsens.structures.system import System
-
-CLIMB = dataclasses.replace(PROBLEM, gauge=gauge)
-"""The problem with rattlers in its null space, whose curvatures would otherwise be the lowest."""
-
-POLISH = Newton(linear_solver=MINRES())
-"""Newton's method as it goes to saddle points too."""
 
 
 @spelled
@@ -70,55 +50,5 @@ def find_saddle(
     if isinstance(start, Chain):
         mode = start.tangent if mode is None else mode
         start = start.images[start.highest]
-    check_settings(start, potential, fmax, max_steps)
-    if not (max_step is None or (isinstance(max_step, Real) and max_step > 0.0)):
-        raise InputError(f"max_step must be a positive length in Å, or None, not {max_step!r}.")
-    mode = _checked(mode, start)
-    asked: dict[str, Any] = {"cell": "fixed", "load": None, "solver": "MinimumMode()", "index": 1}
-    try:
-        frame = frame_of(potential.prepared(start))
-        check_movable(frame)
-        scales = scales_of(PROBLEM, frame.start, (frame, potential))
-        fmax = float(scales.fmax) if fmax is None else fmax
-        length = scales.units.length
-        solver = MinimumMode(mode=mode, max_step=0.1 * length if max_step is None else max_step)
-        polish = dataclasses.replace(POLISH, max_step=0.1 * length)
-        arrival = _climb(frame, potential, solver, polish, fmax, max_steps, progress)
-    except CoincidingAtoms as error:
-        if throw:
-            raise
-        there = start.with_positions(jnp.asarray(error.positions))
-        return Equilibrium(there, potential, np.nan, np.nan, 0, Status.COINCIDING, None, **asked)
-    return finish(arrival, potential, asked, True, throw)
-
-
-def _climb(
-    frame: Frame, potential: Potential, solver: MinimumMode, polish: Newton, fmax: float, max_steps: int, progress: Any
-) -> Arrival:
-    with residual_bar(fmax, progress) as show:
-        data = (frame, potential)
-        options: dict[str, Any] = {"tolerance": fmax, "refresh": refresher()}
-        result = solve(CLIMB, solver, frame.start, data, max_steps=max_steps, progress=show.after(0), **options)
-        steps = result.steps
-        if result.status is Status.STALLED:
-            # Its steps are judged by how well forces are predicted, which rounding hides at the end.
-            result = solve(PROBLEM, polish, result.z, result.data, max_steps=NEWTON_STEPS, progress=show.after(steps), **options)
-            steps += result.steps
-    frame = result.data[0]
-    if result.status is Status.NOT_FINITE:
-        frame = frame_of(frame.place(result.z))
-        return Arrival(frame, frame.start, result.norm, steps, result.status)
-    frame = based(frame, result.z, potential)
-    return Arrival(frame, frame.start, result.norm, steps, result.status)
-
-
-def _checked(mode: Any, system: System) -> Array | None:
-    if mode is None:
-        return None
-    try:
-        mode = np.asarray(mode, dtype=float)
-    except (TypeError, ValueError):
-        raise InputError(f"The mode must be a direction of shape {system.positions.shape}, not {mode!r:.80}.") from None
-    if mode.shape != system.positions.shape or not np.isfinite(mode).all() or not np.any(mode):
-        raise InputError(f"The mode must be a direction of shape {system.positions.shape} that is not zero, not {mode.shape}.")
-    return jnp.asarray(mode, system.positions.dtype)
+    options: dict[str, Any] = {"fmax": fmax, "max_step": max_step, "max_steps": max_steps, "throw": throw, "progress": progress}
+    return saddle_from(start, potential, mode=mode, **options)

@@ -8,7 +8,7 @@ Two roads to the same equilibrium. Nested: charges are eliminated inside the ene
 whose Hessian, symmetric and indefinite, answers for positions, charges and multiplier in one linear system.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -21,45 +21,23 @@ from mdsens.equilibrium.positions import equilibrium_positions
 from mdsens.implicit import Direct, Gauge, differentiable_solution
 from mdsens.mechanics.unknown import Frame, frame_of
 from mdsens.potentials.base import Potential, total_energy
-from mdsens.potentials.electrostatics.charges import ChargeEquilibration
+from mdsens.potentials.electrostatics import ChargeEquilibration, InducedDipoles, SelfConsistent, WithCharges
 from mdsens.potentials.electrostatics.self_consistent import settled
 from mdsens.structures.system import System
 
+__all__ = [
+    "ChargeEquilibration",
+    "ChargedEquilibrium",
+    "InducedDipoles",
+    "SelfConsistent",
+    "WithCharges",
+    "relax_with_charges",
+]
+"""What `mdsens.electrostatics` shows."""
 
-class WithCharges(Potential):
-    """U(x) + min_q E(x, q): a short-range potential and charges that follow the positions.
 
-    Args:
-        short_range: any potential with neighbour lists.
-        equilibration: the charges' energy.
-    """
-
-    local: ClassVar = False
-
-    short_range: Potential
-    equilibration: ChargeEquilibration
-
-    @property
-    def range(self) -> Float[Array, ""]:
-        return self.short_range.range
-
-    @property
-    def smoothness(self) -> float:
-        return self.short_range.smoothness
-
-    def check(self, system: System) -> None:
-        self.short_range.check(system)
-        self.equilibration.check(system)
-
-    def find_neighbors(self, system: System, *, skin: float | None = None) -> Any:
-        return self.short_range.find_neighbors(system, skin=skin)
-
-    def prepared(self, system: System) -> System:
-        self.equilibration.prepared(system)
-        return super().prepared(system)
-
-    def atom_energies(self, system: System) -> Float[Array, " atoms"]:
-        return self.short_range.atom_energies(system) + self.equilibration.atom_energies(system)
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 class ChargedEquilibrium(NamedTuple):

@@ -156,7 +156,7 @@ def _load(path: Path, potential: Any, constraints: Any) -> tuple[dict[str, tuple
         _check_ours(file, path)
         if "study" in file:
             raise StoreError(
-                f"{str(path)!r} is a collected study, not one state: mdsens.studies.export.to_dataframe({str(path)!r}) reads its table."
+                f"{str(path)!r} is a collected study, not one state: mdsens.export.to_dataframe({str(path)!r}) reads its table."
             )
         if "states" in file:
             group = file["states"]

@@ -62,7 +62,7 @@ FLOPPY = 1e-9
 def curvature(z: Any, frame: Frame, potential: Potential, *, keep: bool = True) -> tuple[Curvature, KeptHessian]:
     """The ends of the spectrum at a state [host]: exact up to `DENSE_LIMIT` unknowns, else sought; and what is kept.
 
-    Factors are kept of minima without constraints, if the whole matrix is there or stays sparse (see `mdsens.mechanics.factorised_hessian`).
+    Factors are kept of minima without constraints, if the whole matrix is there or stays sparse (see `factorised_hessian`).
 
     Lanczos' method for A x = μ M⁻¹x with the preconditioner M, which CG would stop at a negative curvature with, sees one of
     any size early, since M brings all others near each other; and LOBPCG goes from what it saw to the lowest curvature of A

@@ -1,6 +1,6 @@
 """The Hessian of the energy for people and other programs: a sparse matrix, a dense one, or an operator."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -18,17 +18,22 @@ from mdsens.potentials.base import Potential, gives_stiffness, is_local, sound_s
 from mdsens.structures.neighbors.neighbor_list import Neighbors
 from mdsens.structures.system import System, is_concrete
 
-if TYPE_CHECKING:
-    from mdsens.equilibrium.relaxation import Equilibrium
-
 FORMATS = ("sparse", "dense", "operator")
 
 ASSEMBLED_LIMIT = 5 * 10**8
 """Numbers that may be listed while a matrix is assembled (4 GB)."""
 
 
+@runtime_checkable
+class State(Protocol):
+    """A structure with its potential: an equilibrium, which is made with Hessians."""
+
+    system: System
+    potential: Potential
+
+
 @spelled
-def hessian(system: "System | Equilibrium", potential: Potential | None = None, format: str = "sparse") -> Any:
+def hessian(system: System | State, potential: Potential | None = None, format: str = "sparse") -> Any:
     """∂²U/∂x∂x at a state, relaxed or not, in the order x_0, y_0, z_0, x_1, ... and at the given cell [eV/Å²].
 
     Rows and columns of frozen atoms are there too, as their forces are; no constraint acts.
@@ -49,9 +54,7 @@ def hessian(system: "System | Equilibrium", potential: Potential | None = None, 
     """
     if format not in FORMATS:
         raise InputError(f"A Hessian has no format {format!r}.{did_you_mean(str(format), FORMATS)}")
-    from mdsens.equilibrium.relaxation import Equilibrium  # which is made with Hessians
-
-    if isinstance(system, Equilibrium):
+    if isinstance(system, State):
         potential = system.potential if potential is None else potential
         system = system.system
     if not (isinstance(system, System) and isinstance(potential, Potential)):

@@ -29,7 +29,7 @@ from mdsens.common.units import NEWTON_PER_METRE, stress_unit
 from mdsens.common.voigt import unit_strains
 from mdsens.derivatives.nonfinite import UNRESTED, check_free, check_rest
 from mdsens.implicit import CG, Gauge, linear_solve
-from mdsens.mechanics import hessian_operator as stiffness
+from mdsens.mechanics import hessian_operator
 from mdsens.mechanics.rigid_motions import coupled_atoms
 from mdsens.mechanics.unknown import Frame
 from mdsens.observables import moduli
@@ -287,7 +287,7 @@ def _displacements(system: System, potential: Potential, relaxed: bool) -> Float
     force = jax.grad(_deformed_energy(system, potential))
     change = jax.lax.map(lambda unit: jax.jvp(lambda s: force(u, s), (strain,), (unit,))[1], jnp.eye(count, dtype=strain.dtype))
     frame = Frame(system, None)  # type: ignore[arg-type]  # motions are found below
-    product = stiffness.hessian_operator(system.positions, (frame, potential))
+    product = hessian_operator.hessian_operator(system.positions, (frame, potential))
     null = jax.lax.stop_gradient(_null_space(system, product))
 
     def solve(b: Array) -> Array:

@@ -356,7 +356,7 @@ def crystal(system: System, potential: Potential) -> System:
     if other := [part for part in potential.parts() if not (part.local or isinstance(part, Ewald))]:
         raise InputError(
             f"The energy of {type(other[0]).__name__} is no sum over listed neighbours, which phonons are made of here: "
-            "ASE's take potential.calculator()."
+            "ASE's take ms.Calculator(potential)."
         )
     if system.cell is None or not any(system.pbc):
         raise InputError("Phonons are waves in a periodic structure: give the system a cell and pbc.")

@@ -1,12 +1,13 @@
 """`Potential`: an energy model that is a pytree of its own parameters.
 
 A subclass says what its atoms' energies are (`atom_energies`); energy, forces and stress follow from that one
-definition by differentiation, and so does everything that `mdsens.mechanics.hessian_operator` and `mdsens.derivatives.first_order` derive.
+definition by differentiation, and so does everything that `mdsens.mechanics` and
+`mdsens.derivatives` make of it.
 """
 
 import dataclasses
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -15,10 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mdsens.common import text as words
 from mdsens.common.errors import InputError
 from mdsens.common.suggestions import Spelled, given
-from mdsens.common.text import WIDTH, _few
+from mdsens.common.text import WIDTH, first_few
 from mdsens.common.units import stress_unit
 from mdsens.common.voigt import to_voigt
 from mdsens.implicit.trees import is_traced
@@ -89,6 +89,9 @@ class Potential(Spelled, eqx.Module):
     local: ClassVar[bool] = True
     """Whether each atom's energy is a function of the vectors to its listed neighbours alone; a matrix can be assembled then."""
 
+    add: ClassVar[Callable[[tuple["Potential", ...]], "Potential"]]
+    """What `+` makes of two: `Sum`, which stands above and says so."""
+
     built_range: _BuiltRange = eqx.field(static=True, init=False, repr=False)
 
     if TYPE_CHECKING:
@@ -97,7 +100,7 @@ class Potential(Spelled, eqx.Module):
             """A derivative has the parameters of the potential that it is of."""
 
     def __repr__(self) -> str:
-        return words.of_potential(self)
+        return potential_text(self)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -280,9 +283,7 @@ class Potential(Spelled, eqx.Module):
 
     def __add__(self, other: "Potential") -> "Potential":
         """The potential whose energy is the sum of both: a `Sum`."""
-        from mdsens.potentials.sums import Sum
-
-        return Sum((self, other)) if isinstance(other, Potential) else NotImplemented
+        return Potential.add((self, other)) if isinstance(other, Potential) else NotImplemented
 
     def parameters(self) -> dict[str, Any]:
         """The parameters by name, as they are in this tree (leaves may be numbers, derivatives or None)."""
@@ -363,12 +364,6 @@ class Potential(Spelled, eqx.Module):
         """Minus the mean of the normal stresses [GPa, in 2-D eV/Å²]; raises as `stress`."""
         self.check_strain(system)
         return _pressure(self, self.prepared(system))
-
-    def calculator(self, *, skin: float | None = None) -> Any:
-        """A calculator of ASE with the parameters as they are now, `mdsens.Calculator(self)`: `atoms.calc = p.calculator()`."""
-        from mdsens.potentials.ase_calculator import Calculator
-
-        return Calculator(self, skin=skin)
 
 
 def total_energy(potential: Potential, system: System) -> Float[Array, ""]:
@@ -480,8 +475,8 @@ def _as_tuples(value: Any) -> Any:
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
-def of_potential(potential: "Potential") -> str:
-    """A potential, or a tree of its shape, with its numbers; longer arrays by their shape."""
+def potential_text(potential: Potential) -> str:
+    """Print a potential, or a tree of its shape, with its numbers; longer arrays by their shape."""
     if len(line := _line(potential)) <= WIDTH:
         return line
     name, _, told = line.removesuffix(")").partition("(")
@@ -497,9 +492,9 @@ def _line(module: eqx.Module) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + _few(f"{key}: {_value(one)}" for key, one in value.items()) + "}"
+        return "{" + first_few(f"{key}: {_value(one)}" for key, one in value.items()) + "}"
     if isinstance(value, tuple):
-        return "(" + _few(map(_value, value)) + (",)" if len(value) == 1 else ")")
+        return "(" + first_few(map(_value, value)) + (",)" if len(value) == 1 else ")")
     if isinstance(value, jax.Array | np.ndarray) and value.ndim == 0 and not is_traced(value):
         return f"{value.item():.6g}"
     if isinstance(value, eqx.Module):

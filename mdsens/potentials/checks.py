@@ -4,19 +4,17 @@ import dataclasses
 import warnings
 from collections.abc import Collection, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from mdsens.common.errors import InputError, level_of_user
+from mdsens.potentials.parameters import Parametric
 from mdsens.structures.masses import is_element
 from mdsens.structures.system import is_concrete
 
-if TYPE_CHECKING:
-    from mdsens.potentials.base import Potential
 
-
-def check_positive(potential: "Potential", *names: str, or_zero: bool = False) -> None:
+def check_positive(potential: Parametric, *names: str, or_zero: bool = False) -> None:
     """Refuse values of these parameters that are negative, or zero; what is traced by JAX has none.
 
     Raises:
@@ -28,7 +26,7 @@ def check_positive(potential: "Potential", *names: str, or_zero: bool = False) -
                 check_sign(where, np.min(np.asarray(value)), positive=not or_zero, not_negative=or_zero)
 
 
-def check_numbers(potential: "Potential", positive: Collection[str] = (), not_negative: Collection[str] = ()) -> None:
+def check_numbers(potential: Parametric, positive: Collection[str] = (), not_negative: Collection[str] = ()) -> None:
     """Each parameter is one number or a dict of such, and some have a sign.
 
     Raises:
@@ -63,7 +61,7 @@ def check_sign(where: str, value: Any, *, positive: bool = False, not_negative: 
         raise InputError(f"{where} must be positive or zero, not {value}.")
 
 
-def check_entries(potential: "Potential", name: str, needed: Collection[str], labels: Sequence[str]) -> None:
+def check_entries(potential: Parametric, name: str, needed: Collection[str], labels: Sequence[str]) -> None:
     """A parameter has all entries that a system needs.
 
     Raises:
@@ -80,7 +78,7 @@ def check_entries(potential: "Potential", name: str, needed: Collection[str], la
     raise InputError(f"{where} has no entry {missing[0]!r}, but the system has the species {', '.join(labels)}: {remedy}.")
 
 
-def check_static_lengths(potential: "Potential") -> None:
+def check_static_lengths(potential: Parametric) -> None:
     """Lengths that lists are made for are no parameters.
 
     Raises:
@@ -94,7 +92,7 @@ def check_static_lengths(potential: "Potential") -> None:
             )
 
 
-def check_switch(potential: "Potential") -> None:
+def check_switch(potential: Any) -> None:
     """Static `onset` and `cutoff` are lengths in their order.
 
     Raises:
@@ -109,7 +107,7 @@ def check_switch(potential: "Potential") -> None:
         )
 
 
-def note_species(potential: "Potential", labels: Sequence[str]) -> None:
+def note_species(potential: Parametric, labels: Sequence[str]) -> None:
     """Warn where elements get numbers of another, or several the same of everything that could depend on them."""
     could = [getattr(potential, one.name) for one in dataclasses.fields(potential) if "dict" in str(one.type)]
     if not could or any(isinstance(value, dict) or np.ndim(value) for value in could) or not all(map(is_element, labels)):
@@ -126,7 +124,7 @@ def note_species(potential: "Potential", labels: Sequence[str]) -> None:
     warnings.warn(f"{text}: {remedy}, unless that is meant.", UserWarning, stacklevel=level_of_user())
 
 
-def entries(potential: "Potential", name: str) -> list[tuple[str | None, str, Any]]:
+def entries(potential: Parametric, name: str) -> list[tuple[str | None, str, Any]]:
     """`(key, what it is called, value)` of each entry of a parameter; one, without key, where it is no dict."""
     value, where = getattr(potential, name), f"{type(potential).__name__}'s {name}"
     return [(k, f"{where}[{k!r}]", entry) for k, entry in value.items()] if isinstance(value, dict) else [(None, where, value)]

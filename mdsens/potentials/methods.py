@@ -1,22 +1,20 @@
 """The methods that a subclass of a potential gives, with words for what goes wrong in them."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from mdsens.common.errors import InputError, traceable
-
-if TYPE_CHECKING:
-    from mdsens.potentials.base import Potential
+from mdsens.potentials.parameters import Parametric
 
 PAIR_ENERGY, SITE_ENERGY = "pair_energy(r, i, j)", "site_energy(d, i, j, mask)"
 DENSITY, EMBEDDING = "density(r, i, j)", "embedding(rho, i)"
 """What the classes of potentials ask of a subclass."""
 
 
-def number(potential: "Potential", method: str) -> Callable[..., Array]:
+def number(potential: Parametric, method: str) -> Callable[..., Array]:
     """`method(...)` of a potential, `"pair_energy(r, i, j)"` say, which returns one number.
 
     Raises:
@@ -39,6 +37,6 @@ def number(potential: "Potential", method: str) -> Callable[..., Array]:
     return called
 
 
-def missing(potential: "Potential", method: str, what: str) -> NotImplementedError:
+def missing(potential: Parametric, method: str, what: str) -> NotImplementedError:
     """For a method that a subclass must give and does not."""
     return NotImplementedError(f"{type(potential).__name__} has no method {method}, {what}.")

@@ -1,6 +1,6 @@
 """What a user gives as a potential's parameters, as trees of arrays: numbers, dicts by species, trees of networks."""
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
 import equinox as eqx
 import jax
@@ -20,6 +20,14 @@ else:
     """One number, or numbers by species, pair or triplet."""
     PerAtom = Float[Array, "*atoms"] | dict[str, Float[Array, ""]]
     """One number, numbers by species, or one for each atom."""
+
+
+class Parametric(Protocol):
+    """What has parameters by name: a potential, for what stands below it."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def parameters(self) -> dict[str, Any]: ...
 
 
 class Entries(dict[str, Any]):

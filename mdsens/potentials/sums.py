@@ -218,3 +218,6 @@ def _listing(system: System, neighbors: Any) -> System:
 def shared(system: System) -> System:
     """The system with the list of pairs, where it has other lists too."""
     return _listing(system, system.neighbors.shared) if isinstance(system.neighbors, TermLists) else system
+
+
+Potential.add = Sum

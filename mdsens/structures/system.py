@@ -4,7 +4,7 @@ import dataclasses
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import equinox as eqx
 import jax
@@ -13,18 +13,20 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
-from mdsens.common import text as words
 from mdsens.common.errors import InputError, level_of_user
 from mdsens.common.suggestions import Spelled
 from mdsens.common.text import FEW
 from mdsens.implicit.trees import is_traced
 from mdsens.structures import masses as known_masses
 
-if TYPE_CHECKING:
-    from mdsens.potentials.base import Potential
-
 LABELS = "mdsens_label"
 """The array in which ASE's atoms keep labels that are no elements."""
+
+
+class ListsNeighbors(Protocol):
+    """What lists the neighbours that it needs: a potential."""
+
+    def find_neighbors(self, system: "System", *, skin: float | None = None) -> Any: ...
 
 
 def is_concrete(*values: Any) -> bool:
@@ -142,7 +144,7 @@ class System(Spelled, eqx.Module):
         self.neighbors, self.held = None, False
 
     def __repr__(self) -> str:
-        return words.of_system(self) if words.is_plain(self) else super().__repr__()
+        return _line(self) if has_values(self) else super().__repr__()
 
     def __len__(self) -> int:
         return self.positions.shape[0]
@@ -176,7 +178,7 @@ class System(Spelled, eqx.Module):
         """The same system elsewhere; its neighbour list is kept, and checked where it is used."""
         return eqx.tree_at(lambda s: s.positions, self, positions)
 
-    def with_neighbors(self, potential: "Potential", *, skin: float | None = None) -> "System":
+    def with_neighbors(self, potential: ListsNeighbors, *, skin: float | None = None) -> "System":
         """The same system with the neighbour list that `potential` needs, complete while atoms move up to `skin / 2`."""
         return eqx.tree_at(
             lambda s: s.neighbors, self, potential.find_neighbors(self, skin=skin), is_leaf=lambda leaf: leaf is None
@@ -326,13 +328,13 @@ def _names(species: Any, n: int) -> list[str]:
     return names
 
 
-def is_plain(system: "System") -> bool:
+def has_values(system: System) -> bool:
     """Whether a structure has values: it has none inside `jit` and `vmap`, and trees of its shape may hold anything."""
     arrays = (system.positions, system.species, system.frozen)
     return all(isinstance(one, jax.Array | np.ndarray) for one in arrays) and not is_traced(system) and system.species.ndim == 1
 
 
-def atoms(system: "System") -> str:
+def atoms_text(system: System) -> str:
     """`"63 atoms in 3-D (63 Si)"`."""
     counts = Counter(system.symbols)
     shown = [f"{count} {label}" for label, count in list(counts.items())[:FEW]]
@@ -340,7 +342,7 @@ def atoms(system: "System") -> str:
     return f"{len(system)} atom{'' if len(system) == 1 else 's'} in {system.dim}-D ({', '.join(shown + more)})"
 
 
-def cell(system: "System") -> str:
+def cell_text(system: System) -> str:
     """`"10.8612 x 10.8612 x 10.8612 Å"`, with the angles where one is not right."""
     if system.cell is None:
         return "none"
@@ -355,14 +357,14 @@ def cell(system: "System") -> str:
     return told if np.allclose(angles, 90.0, atol=1e-3) else f"{told}, {', '.join(f'{angle:.5g}' for angle in angles)}°"
 
 
-def periodicity(system: "System") -> str:
+def periodicity_text(system: System) -> str:
     """`"periodic along xyz"`."""
     along = "".join(name for name, flag in zip("xyz", system.pbc, strict=False) if flag)
     return f"periodic along {along}" if along else "periodic along no direction"
 
 
-def of_system(system: "System") -> str:
+def _line(system: System) -> str:
     """A structure in a line."""
     held = int(system.frozen.sum())
-    told = [f"{atoms(system)}", f"cell {cell(system)}", periodicity(system), f"{held} frozen" if held else ""]
+    told = [atoms_text(system), f"cell {cell_text(system)}", periodicity_text(system), f"{held} frozen" if held else ""]
     return f"System({', '.join(part for part in told if part)})"

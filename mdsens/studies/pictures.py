@@ -10,10 +10,8 @@ from mdsens import plot
 from mdsens.common.errors import InputError
 from mdsens.common.units import with_unit
 from mdsens.plot import COLOURS
-from mdsens.studies.methods.observed import entries
+from mdsens.studies.results.record import Collected, Outcome, entries
 from mdsens.studies.results.tables import numbers_of, unit_of
-from mdsens.studies.storage.collected_file import Collected
-from mdsens.studies.storage.task_files import Outcome
 
 MOST = 8
 """Numbers of an observable that a picture has room for."""

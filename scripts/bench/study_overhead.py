@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mdsens.studies.input import recipes as building
-from mdsens.studies.input import tasks as units
+from mdsens.studies.input import recipes, tasks
 from mdsens.studies.methods.observed import evaluate, relax_all
 from mdsens.studies.methods.parameters import with_values
-from mdsens.studies.running import run as execution
+from mdsens.studies.running import execution
 from mdsens.studies.running.tasks_by_kind import work
 from mdsens.studies.storage.task_files import image_of, write_units
 
@@ -40,9 +39,9 @@ constructor = "silicon"
 def prepared(given) -> tuple:
     """What a loop would make before it begins: a unit's structure, potential, parameters, observables and options."""
     (name, recipe), *_ = given["structures"].items()
-    observed = building.observables_of(given["observables"], (name,))
-    potential = building.potential_of(given["potential"])
-    return {name: building.structure_of(recipe)}, potential, given["parameters"], observed, given["relax"]
+    observed = recipes.observables_of(given["observables"], (name,))
+    potential = recipes.potential_of(given["potential"])
+    return {name: recipes.structure_of(recipe)}, potential, given["parameters"], observed, given["relax"]
 
 
 def plain(systems, potential, parameters, observed, options) -> None:
@@ -69,7 +68,7 @@ def main():
         path = Path(folder) / "study.toml"
         path.write_text(STUDY.format(count=count))
         begun = time.perf_counter()
-        study = units.read_study(path)
+        study = tasks.read_study(path)
         reading = 1e3 * (time.perf_counter() - begun) / count
         out = Path(folder) / "out"
         work(study.units[0].input)  # compiles for all of them

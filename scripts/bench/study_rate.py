@@ -22,9 +22,9 @@ from pathlib import Path
 
 from study_overhead import STUDY, plain, prepared
 
-from mdsens.studies.input import tasks as units
-from mdsens.studies.running import run as execution
-from mdsens.studies.storage import task_files as records
+from mdsens.studies.input import tasks
+from mdsens.studies.running import execution
+from mdsens.studies.storage import task_files
 
 FLOOR = 0.85
 OVERHEAD = 5.0
@@ -74,7 +74,7 @@ class Command:
 
     def __init__(self, study: Path, out: Path, workers: int):
         program = [sys.executable, "-m", "mdsens.cli.app", "run", str(study), "-o", str(out), "--workers", str(workers)]
-        self.units = out / records.UNITS
+        self.units = out / task_files.UNITS
         self.process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
     def tell(self, what: int) -> None:
@@ -153,7 +153,7 @@ def main():
         folder = Path(name)
         study = folder / "study.toml"
         study.write_text(STUDY.format(count=options.units))
-        loops = Loops([unit.input for unit in units.read_study(study).units[::5]], options.workers)
+        loops = Loops([unit.input for unit in tasks.read_study(study).units[::5]], options.workers)
         first = int(BEGUN * options.units)
         loops.begin(first)
         loops.tell(signal.SIGSTOP)

@@ -18,8 +18,7 @@ import time
 from pathlib import Path
 
 from mdsens.common.errors import MdsensError
-from mdsens.studies.storage import collected_file as collecting
-from mdsens.studies.storage import task_files as records
+from mdsens.studies.storage import collected_file, task_files
 
 STUDY = """
 [study]
@@ -48,7 +47,7 @@ def command(folder: Path, out: str, workers: int) -> subprocess.Popen:
 
 def contents(folder: Path) -> dict[str, dict[str, bytes]]:
     """The numbers of all units that are there; each must be whole."""
-    units = (records.read_unit(path) for path in sorted((folder / records.UNITS).glob("*.h5")))
+    units = (task_files.read_unit(path) for path in sorted((folder / task_files.UNITS).glob("*.h5")))
     return {unit.name: {path: value.tobytes() for path, value in unit.record.arrays.items()} for unit in units}
 
 
@@ -99,7 +98,7 @@ def main():
             problems.append("it does not resume")
         if contents(folder / "killed") != whole:
             problems.append("resumed numbers are not those of the undisturbed run")
-        collected = collecting.collect(folder / "killed", folder / "all.h5")
+        collected = collected_file.collect(folder / "killed", folder / "all.h5")
         left = list(folder.rglob("*.part"))
         if left:
             problems.append(f"left behind: {left[0].name}")

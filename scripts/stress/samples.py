@@ -190,9 +190,9 @@ def _with_partner(path: Path) -> list[Path]:
 
 def _results(folder) -> dict[str, list[Path]]:
     import mdsens as ms
-    from mdsens.studies.input import tasks as units
-    from mdsens.studies.running import run as execution
-    from mdsens.studies.storage import collected_file as collecting
+    from mdsens.studies.input import tasks
+    from mdsens.studies.running import execution
+    from mdsens.studies.storage import collected_file
 
     dimer = ms.System([[0.0, 0.0, 0.0], [1.1, 0.0, 0.0]], species=["A", "B"])
     pair = ms.LennardJones(epsilon={"A-A": 1.0, "A-B": 1.5, "B-B": 0.5}, sigma=1.0, cutoff=6.0, onset=5.0)
@@ -203,8 +203,8 @@ def _results(folder) -> dict[str, list[Path]]:
     study = folder / "small.toml"
     study.write_text(study_of(settings="[study.parameters]\nepsilon = [2.17, 1e308]"))
     done = folder / "small"
-    execution.run(units.read_study(study), done, progress=False)
-    collecting.collect(done, folder / "small.h5", overwrite=True)
+    execution.run(tasks.read_study(study), done, progress=False)
+    collected_file.collect(done, folder / "small.h5", overwrite=True)
     return {
         RESULTS: [folder / "dimer.h5", folder / "crystal.h5"],
         UNITS: sorted((done / "units").glob("*.h5")),
@@ -215,9 +215,8 @@ def _results(folder) -> dict[str, list[Path]]:
 def readers(kind: str, path: Path) -> list[Callable[[], object]]:
     """The public ways in which a file is read: the function, and the command line."""
     import mdsens as ms
-    from mdsens.studies.input import tasks as units
-    from mdsens.studies.storage import collected_file as collecting
-    from mdsens.studies.storage import task_files as records
+    from mdsens.studies.input import tasks
+    from mdsens.studies.storage import collected_file, task_files
 
     study = path.with_name("of.toml")
     if kind == STRUCTURES:
@@ -231,17 +230,17 @@ def readers(kind: str, path: Path) -> list[Callable[[], object]]:
         study.write_text(study_of(potential=path))
         return [lambda: read(*files), lambda: command("run", "--check", study)]
     if kind == STUDIES:
-        return [lambda: units.read_study(path), lambda: command("run", "--check", path)]
+        return [lambda: tasks.read_study(path), lambda: command("run", "--check", path)]
     if kind == RESULTS:
         return [lambda: ms.load(path), lambda: command("show", path)]
     if kind == UNITS:
         out, kept = path.parent.parent, path.parent.parent.parent / "small.toml"
         return [
-            lambda: records.read_unit(path),
+            lambda: task_files.read_unit(path),
             lambda: command("collect", out, "-o", out / "all.h5"),
             lambda: command("run", kept, "-o", out),
         ]
-    return [lambda: collecting.read_collected(path), lambda: command("show", path)]
+    return [lambda: collected_file.read_collected(path), lambda: command("show", path)]
 
 
 class Said(Exception):
@@ -254,14 +253,14 @@ def command(*arguments) -> None:
     Raises:
         Said: a traceback, or an error that nobody expected.
     """
-    from mdsens.cli import app as cli
+    from mdsens.cli import app
 
     before, sys.argv = sys.argv, ["mdsens", *map(str, arguments)]
     said = io.StringIO()
     os.environ.pop("MDSENS_DEBUG", None)
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-            cli.main()
+            app.main()
     finally:
         sys.argv = before
     if "Traceback" in said.getvalue() or "mdsens: an unexpected" in said.getvalue():

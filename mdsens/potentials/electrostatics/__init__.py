@@ -1,17 +1,15 @@
-"""Physical fixed points: induced dipoles and equilibrated charges of finite systems, alone or together with the positions."""
+"""Physical fixed points: induced dipoles and equilibrated charges of finite systems, alone or below a short-range potential."""
 
-from mdsens.equilibrium.with_charges import ChargedEquilibrium, WithCharges, relax_with_charges
 from mdsens.potentials.electrostatics.charges import ChargeEquilibration
 from mdsens.potentials.electrostatics.dipoles import InducedDipoles
 from mdsens.potentials.electrostatics.self_consistent import SelfConsistent
+from mdsens.potentials.electrostatics.with_charges import WithCharges
 
 __all__ = [
     "ChargeEquilibration",
-    "ChargedEquilibrium",
     "InducedDipoles",
     "SelfConsistent",
     "WithCharges",
-    "relax_with_charges",
 ]
 
 

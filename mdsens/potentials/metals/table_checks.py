@@ -1,14 +1,23 @@
 """How far two interpolations of embedded-atom tables are apart, where it matters: in a crystal and in a dimer [host]."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.interpolate import CubicHermiteSpline, CubicSpline
 from scipy.optimize import minimize_scalar
 
-if TYPE_CHECKING:
-    from mdsens.potentials.metals.eam import EAM
+
+class Tables(Protocol):
+    """What an embedded-atom potential is tabulated in."""
+
+    F: dict[str, Any]
+    rho: dict[str, Any]
+    phi: dict[str, Any]
+    dr: float
+    drho: float
+    cutoff: float
+
 
 LENGTHS = 4e-4
 """Share of the lattice constant by which two interpolations may differ without a word."""
@@ -29,7 +38,7 @@ STEP = 5e-4
 """Share of the lattice constant over which energies are differenced."""
 
 
-def coarseness(potential: "EAM", lammps_slopes: Callable[[Any], Any]) -> str:
+def coarseness(potential: Tables, lammps_slopes: Callable[[Any], Any]) -> str:
     """What departs between a C2 spline and LAMMPS's cubics, in words; empty where nothing does.
 
     FCC crystals of each element, whatever its own structure is, and dimers of each pair.
@@ -44,7 +53,7 @@ def coarseness(potential: "EAM", lammps_slopes: Callable[[Any], Any]) -> str:
     return ", ".join(words for words in found if words)
 
 
-def _of_crystal(potential: "EAM", element: str, slopes: Any) -> str:
+def _of_crystal(potential: Tables, element: str, slopes: Any) -> str:
     """The lattice constant at the lowest energy, and the curvature there."""
     steps = np.stack(np.meshgrid(*[np.arange(-6, 7)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
     squares = np.sum(steps[np.sum(steps, axis=1) % 2 == 0] ** 2, axis=1)
@@ -75,7 +84,7 @@ def _lowest(energy: Callable[[np.ndarray], np.ndarray], grid: np.ndarray) -> flo
     return float(found.x)
 
 
-def _of_dimer(potential: "EAM", a: str, b: str, slopes: Any) -> str:
+def _of_dimer(potential: Tables, a: str, b: str, slopes: Any) -> str:
     """The largest difference of energies where they are not high."""
     r, one = np.linspace(0.15, 1.0, 1500) * potential.cutoff, np.ones(1)
     smooth, lammps = (sum(_energy(potential, *ab, one, one, slopes, way)(r) for ab in ((a, b), (b, a))) for way in (True, False))
@@ -85,7 +94,7 @@ def _of_dimer(potential: "EAM", a: str, b: str, slopes: Any) -> str:
 
 
 def _energy(
-    potential: "EAM", centre: str, around: str, lengths: np.ndarray, counts: np.ndarray, slopes: Any, smooth: bool
+    potential: Tables, centre: str, around: str, lengths: np.ndarray, counts: np.ndarray, slopes: Any, smooth: bool
 ) -> Callable[[np.ndarray], np.ndarray]:
     """`energy(a)` of one atom amid shells of `counts` atoms at the distances `lengths · a`."""
     made = potential.rho[around]

@@ -21,8 +21,9 @@ from mdsens.files.atomic_write import check_writable, write_whole
 from mdsens.files.state_files import load_one
 from mdsens.studies.export.states import state_atoms, state_columns, state_dataset, state_verdict
 from mdsens.studies.export.tables import frame_atoms, study_columns, study_dataset, study_verdict
-from mdsens.studies.results.recording import Found, collected_of
-from mdsens.studies.storage.collected_file import Collected, is_collected, read_collected
+from mdsens.studies.results import result as results
+from mdsens.studies.results.record import Collected
+from mdsens.studies.storage.collected_file import is_collected, read_collected
 from mdsens.studies.storage.trajectories import frames
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
-Result = str | Path | Collected | Found | Equilibrium
+Result = str | Path | Collected | results.Result | Equilibrium
 """What can be exported."""
 
 SUFFIXES = (".csv", ".extxyz", ".xyz", ".nc")
@@ -147,7 +148,12 @@ def _found(result: Any, sensitivity: Any) -> Collected | tuple[Equilibrium, Sens
         return read_collected(path) if is_collected(path) else load_one(path)
     if isinstance(result, Equilibrium):
         return result, sensitivity
-    return result if isinstance(result, Collected) else collected_of(result)
+    if isinstance(result, Collected):
+        return result
+    if isinstance(result, results.Result):
+        return result.collected()
+    wanted = "A study's result is wanted, an equilibrium (with its sensitivity behind it), or a file of one"
+    raise InputError(f"{wanted}, not {type(result).__name__}.")
 
 
 def _csv(columns: dict[str, Any], units: dict[str, str]) -> bytes:

@@ -8,9 +8,8 @@ from mdsens.common.errors import InputError
 from mdsens.common.units import readable
 from mdsens.studies.export.columns import chosen
 from mdsens.studies.export.states import in_space
-from mdsens.studies.results.record import STATES
+from mdsens.studies.results.record import STATES, Collected
 from mdsens.studies.results.tables import study_tables
-from mdsens.studies.storage.collected_file import Collected
 from mdsens.studies.storage.trajectories import Frame
 
 

@@ -28,7 +28,7 @@ from mdsens.potentials import SHIPPED, Potential
 from mdsens.structures.packing import random_packing
 from mdsens.structures.reading import read
 from mdsens.structures.system import System
-from mdsens.studies.input import toml_schema as schema
+from mdsens.studies.input import toml_schema
 from mdsens.studies.methods.observed import Of, Together
 from mdsens.studies.methods.parameters import with_values
 
@@ -82,7 +82,7 @@ class Components(eqx.Module):
         return jnp.stack([value[index] for index in self.indices])
 
 
-def structure_recipes(name: str, given: schema.Structure, folder: Path) -> dict[str, dict[Any, Any]]:
+def structure_recipes(name: str, given: toml_schema.Structure, folder: Path) -> dict[str, dict[Any, Any]]:
     """Recipes of the structures that one table describes: one for each file of a pattern, and for each seed.
 
     Raises:
@@ -168,8 +168,8 @@ def _structure(text: str) -> System:
     atoms = system.to_ase()
     if "repeat" in changes:
         times = tuple(np.broadcast_to(changes["repeat"], 3).tolist())
-        if len(atoms) * math.prod(times) > schema.MANY_ATOMS:
-            raise InputError(f"repeat: {times} times {len(atoms)} atoms are more than {schema.MANY_ATOMS}: repeat it less.")
+        if len(atoms) * math.prod(times) > toml_schema.MANY_ATOMS:
+            raise InputError(f"repeat: {times} times {len(atoms)} atoms are more than {toml_schema.MANY_ATOMS}: repeat it less.")
         if missing := [k + 1 for k, length in enumerate(atoms.cell.lengths()) if times[k] > 1 and not length]:
             raise InputError(f"repeat: the structure has no cell vector {missing[0]} to be repeated along: write 1 there.")
         atoms = atoms.repeat(times)
@@ -246,7 +246,7 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], 
         raise InputError(f"{name} wants the argument {needed[0]!r}: add it.")
 
 
-def potential_recipe(given: schema.Potential, folder: Path) -> dict[Any, Any]:
+def potential_recipe(given: toml_schema.Potential, folder: Path) -> dict[Any, Any]:
     """The recipe of a potential, with its files' digests.
 
     Raises:
@@ -317,7 +317,7 @@ def _by_path(parameters: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def observable_recipe(name: str, given: schema.Observable) -> dict[Any, Any]:
+def observable_recipe(name: str, given: toml_schema.Observable) -> dict[Any, Any]:
     """The recipe of an observable."""
     return {"name": name, **given.model_dump(exclude_none=True, exclude_defaults=True)}
 
@@ -405,7 +405,7 @@ def _own(function: Callable[..., Any]) -> Any:
     return joined
 
 
-def relax_options(*given: schema.Relax | None) -> dict[str, Any]:
+def relax_options(*given: toml_schema.Relax | None) -> dict[str, Any]:
     """Options of `relax` as plain values; later ones go before earlier ones."""
     options: dict[str, Any] = {}
     for one in given:

@@ -13,8 +13,18 @@ import numpy as np
 
 from mdsens.common.errors import InputError, MdsensError, did_you_mean
 from mdsens.potentials import Potential
-from mdsens.studies.input import recipes as building
-from mdsens.studies.input import toml_schema as schema
+from mdsens.studies.input import toml_schema
+from mdsens.studies.input.recipes import (
+    PATH,
+    check_observable,
+    observable_recipe,
+    observables_of,
+    potential_of,
+    potential_recipe,
+    relax_options,
+    structure_of,
+    structure_recipes,
+)
 from mdsens.studies.methods.parameters import Selection, root_of, with_values
 from mdsens.studies.methods.sweep import grid
 
@@ -43,7 +53,7 @@ class Unit:
 
 def _without_paths(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_paths(entry) for key, entry in value.items() if key != building.PATH}
+        return {key: _without_paths(entry) for key, entry in value.items() if key != PATH}
     return [_without_paths(entry) for entry in value] if isinstance(value, list) else value
 
 
@@ -70,16 +80,16 @@ def read_study(path: Any) -> Study:
     Raises:
         InputError: with every mistake in it, one a line.
     """
-    told = schema.read_description(path)
+    told = toml_schema.read_description(path)
     problems = list(told.problems)
     structures, each = _structures(told, problems)
     potential = _attempt(problems, "potential", _potential, told.potential, told.folder) if told.potential is not None else None
     if told.study is not None:
-        _check_study(told, potential and building.potential_of(potential), problems)
+        _check_study(told, potential and potential_of(potential), problems)
     units: list[Unit] = []
     if structures and told.observables is not None and told.study is not None:
         groups = _groups(told, structures)
-        recipes = {name: building.observable_recipe(*_named(name, given)) for name, given in told.observables.items()}
+        recipes = {name: observable_recipe(*_named(name, given)) for name, given in told.observables.items()}
         for name, recipe in recipes.items():
             if hasattr(told.study, "joint") and (alone := _relaxed_alone(recipe, structures, groups)):
                 problems.append(
@@ -88,10 +98,10 @@ def read_study(path: Any) -> Study:
                 )
                 continue
             for group in groups.values():
-                if _attempt(problems, f"observables.{name}", building.observables_of, {name: recipe}, group) is None:
+                if _attempt(problems, f"observables.{name}", observables_of, {name: recipe}, group) is None:
                     break
         if potential is not None and not problems:
-            _check_together(structures, building.potential_of(potential), recipes, next(iter(groups.values())), problems)
+            _check_together(structures, potential_of(potential), recipes, next(iter(groups.values())), problems)
         if not problems:
             units = [*_units(told, groups, structures, each, potential, recipes)]
     if problems:
@@ -114,8 +124,8 @@ def _attempt(problems: Any, where: str, function: Callable[..., Any], *arguments
 
 
 def _potential(given: Any, folder: Any) -> dict[str, Any]:
-    recipe = building.potential_recipe(given, folder)
-    building.potential_of(recipe)
+    recipe = potential_recipe(given, folder)
+    potential_of(recipe)
     return recipe
 
 
@@ -125,17 +135,17 @@ def _structures(told: Any, problems: Any) -> tuple[Any, Any]:
         return None, {}
     recipes, options = {}, {}
     for name, given in told.structures.items():
-        found = _attempt(problems, f"structures.{name}", building.structure_recipes, name, given, told.folder)
+        found = _attempt(problems, f"structures.{name}", structure_recipes, name, given, told.folder)
         for label, recipe in (found or {}).items():
-            if _attempt(problems, f"structures.{label}", building.structure_of, recipe) is not None:
+            if _attempt(problems, f"structures.{label}", structure_of, recipe) is not None:
                 recipes[label] = recipe
-                options[label] = building.relax_options(told.relax, given.relax)
+                options[label] = relax_options(told.relax, given.relax)
     return recipes, options
 
 
 def _check_study(told: Any, potential: Potential | None, problems: Any) -> None:
     study = told.study
-    if isinstance(study, schema.Calibration):
+    if isinstance(study, toml_schema.Calibration):
         if not told.targets and "targets" not in _sections(problems):
             problems.append(f"[targets] is missing: a study of the kind {study.kind!r} wants [targets.NAME] for observables.")
         for name in told.targets or {}:
@@ -148,7 +158,7 @@ def _check_study(told: Any, potential: Potential | None, problems: Any) -> None:
             problems.append("study.second_derivatives is not for gradient descent: leave it or the method out.")
     elif told.targets:
         problems.append(f"[targets] is for calibration and inverse, not for {study.kind}: leave it out.")
-    if isinstance(study, schema.Uncertainty):
+    if isinstance(study, toml_schema.Uncertainty):
         given = [what for what in ("std", "covariance", "ensemble") if getattr(study, what) is not None]
         if len(given) != 1:
             problems.append("study: give exactly one of std, covariance and ensemble.")
@@ -156,11 +166,13 @@ def _check_study(told: Any, potential: Potential | None, problems: Any) -> None:
             problems.append("study.indices: global indices are of independent parameters: give std.")
         if study.indices == "sobol" and study.index_samples and study.index_samples & (study.index_samples - 1):
             problems.append(f"study.index_samples is {study.index_samples}: Sobol's indices want a power of two, such as 64.")
-    if isinstance(study, schema.Sweep):
-        lengths = [given.points if isinstance(given, schema.Range) else len(given) for given in study.parameters.values()]
+    if isinstance(study, toml_schema.Sweep):
+        lengths = [given.points if isinstance(given, toml_schema.Range) else len(given) for given in study.parameters.values()]
         many = (math.prod(lengths) if study.mode == "grid" else max(lengths, default=1)) * len(told.structures or {})
-        if many > schema.MANY_UNITS:
-            problems.append(f"study.parameters: {many} units are more than {schema.MANY_UNITS}: divide the study into several.")
+        if many > toml_schema.MANY_UNITS:
+            problems.append(
+                f"study.parameters: {many} units are more than {toml_schema.MANY_UNITS}: divide the study into several."
+            )
         else:
             _attempt(problems, "study.parameters", _points, study)
     if potential is not None:
@@ -180,11 +192,11 @@ def _relaxed_alone(recipe: Any, structures: Any, groups: Any) -> list[str]:
 def _check_together(structures: Any, potential: Potential, recipes: Any, group: tuple[str, ...], problems: Any) -> None:
     """Whether the potential knows the structures' species, and these have what observables with arguments ask for."""
     for label, recipe in structures.items():
-        _attempt(problems, f"structures.{label}", potential.check, building.structure_of(recipe))
+        _attempt(problems, f"structures.{label}", potential.check, structure_of(recipe))
     some = {label: structures[label] for label in group}
     for name, recipe in recipes.items():
         if not problems and recipe.keys() & {"components", "arguments"}:
-            _attempt(problems, f"observables.{name}", building.check_observable, recipe, some, potential)
+            _attempt(problems, f"observables.{name}", check_observable, recipe, some, potential)
 
 
 def _check_names(study: Any, potential: Potential, problems: Any) -> None:
@@ -193,7 +205,7 @@ def _check_names(study: Any, potential: Potential, problems: Any) -> None:
             _attempt(problems, f"study.{key}", Selection.of, potential, [name])
     for name in getattr(study, "wrt", None) or []:
         _attempt(problems, "study.wrt", Selection.of, potential, [name])
-    if isinstance(study, schema.Sweep | schema.Continuation) and not problems:
+    if isinstance(study, toml_schema.Sweep | toml_schema.Continuation) and not problems:
         for point in _extremes(study.parameters):
             _attempt(problems, "study.parameters", with_values, potential, point)
     for k, member in enumerate(getattr(study, "ensemble", None) or []):
@@ -209,13 +221,13 @@ def _check_names(study: Any, potential: Potential, problems: Any) -> None:
 def _extremes(parameters: Mapping[str, Any]) -> Iterator[dict[str, float]]:
     """Points with one parameter at the lowest, or the highest, of its values."""
     for name, given in parameters.items():
-        values = [given.start, given.stop] if isinstance(given, schema.Range) else np.atleast_1d(given).tolist()
+        values = [given.start, given.stop] if isinstance(given, toml_schema.Range) else np.atleast_1d(given).tolist()
         yield from ({name: value} for value in sorted({min(values), max(values)}))
 
 
-def _points(study: schema.Sweep) -> list[dict[str, float]]:
+def _points(study: toml_schema.Sweep) -> list[dict[str, float]]:
     values = {
-        name: np.linspace(given.start, given.stop, given.points) if isinstance(given, schema.Range) else given
+        name: np.linspace(given.start, given.stop, given.points) if isinstance(given, toml_schema.Range) else given
         for name, given in study.parameters.items()
     }
     return grid(values, study.mode)
@@ -223,15 +235,15 @@ def _points(study: schema.Sweep) -> list[dict[str, float]]:
 
 def _groups(told: Any, structures: Any) -> dict[str, tuple[str, ...]]:
     """Structures that are relaxed together, by what a person calls them."""
-    joint = isinstance(told.study, schema.Calibration) or getattr(told.study, "joint", False)
+    joint = isinstance(told.study, toml_schema.Calibration) or getattr(told.study, "joint", False)
     return {"": tuple(structures)} if joint else {name: (name,) for name in structures}
 
 
 def _units(told: Any, groups: Any, structures: Any, options: Any, potential: Any, observables: Any) -> Iterator[Unit]:
     study = told.study
-    points = _points(study) if isinstance(study, schema.Sweep) else [{}]
+    points = _points(study) if isinstance(study, toml_schema.Sweep) else [{}]
     # A point of a sweep does not know of the others.
-    aside = {"kind", "joint", "mode"} | ({"parameters"} if isinstance(study, schema.Sweep) else set())
+    aside = {"kind", "joint", "mode"} | ({"parameters"} if isinstance(study, toml_schema.Sweep) else set())
     settings = study.model_dump(exclude_none=True, exclude=aside)
     if told.targets:
         settings["targets"] = {name: target.model_dump() for name, target in told.targets.items()}

@@ -7,7 +7,7 @@ parameters. A step costs one relaxation of each structure, from where it was, ho
 new first derivatives, and their change what is known of the second ones (Powell's symmetric Broyden update, for each target;
 Dennis and Schnabel, Numerical Methods, section 9.1 (1983)), so that steps follow curved valleys. On request the second
 derivatives along each step are exact (geodesic acceleration: Transtrum, Machta, Sethna, Phys. Rev. E 83, 036701 (2011),
-doi:10.1103/PhysRevE.83.036701). Fits of very many parameters go by the gradient instead (`mdsens.studies.methods.calibration_by_gradient`).
+doi:10.1103/PhysRevE.83.036701). Fits of very many parameters go by the gradient instead (`calibration_by_gradient`).
 """
 
 import dataclasses
@@ -32,7 +32,6 @@ from mdsens.studies.methods.observed import (
     Together,
     by_name,
     differentiate,
-    entries,
     evaluate,
     flat,
     nameless,
@@ -44,6 +43,7 @@ from mdsens.studies.methods.observed import (
     units_of,
 )
 from mdsens.studies.methods.parameters import Selection
+from mdsens.studies.results.record import entries
 
 RADIUS = 0.1
 """First radius of the trust region: a relative change of all parameters together. Twice that with exact second derivatives."""

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -18,6 +18,7 @@ from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.potentials import Potential
 from mdsens.studies.methods.observed import Observables, Together, evaluate, together, units_of
 from mdsens.studies.methods.parameters import with_values
+from mdsens.studies.results.record import Record, under
 from mdsens.studies.results.result import Result
 
 SHARE = 0.2
@@ -47,6 +48,8 @@ class Continuation(Result):
         critical: t at which the lowest curvature vanishes, extrapolated; nan where nothing softens.
     """
 
+    study_kind: ClassVar[str] = "continuation"
+
     t: np.ndarray
     states: tuple[Equilibrium, ...] = dataclasses.field(repr=False)
     values: dict[str, np.ndarray]
@@ -56,6 +59,13 @@ class Continuation(Result):
     end: str
     kind: str
     critical: float
+
+    def numbers(self) -> Record:
+        arrays = {"t": self.t, "lowest": self.lowest, "speed": self.speed, **under("values", self.values)}
+        return Record(arrays, {key: getattr(self, key) for key in ("complete", "end", "kind", "critical")})
+
+    def structures(self) -> dict[str, Equilibrium]:
+        return {"structure": self.states[-1]}
 
 
 @spelled

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.potentials import Potential
+from mdsens.studies.results.record import Record
 from mdsens.studies.results.result import Result
 
 UNDETERMINED = 1e-7
@@ -92,6 +93,19 @@ class Calibration(Result):
         smallest = UNDETERMINED * self.singular_values[0]
         chosen = self.directions[self.singular_values <= smallest]
         return tuple({name: float(part) for name, part in zip(self.names, row, strict=True)} for row in chosen)
+
+    def numbers(self) -> Record:
+        fields = ("start", "parameters", "std", "found", "wanted", "sigma", "singular_values", "directions", "history")
+        facts = {name: getattr(self, name) for name in ("converged", "message", "cost", "relaxations", "evaluations", "missed")}
+        facts |= {"names": list(self.names), "labels": list(self.labels)}
+        return Record({name: np.asarray(getattr(self, name)) for name in fields}, facts)
+
+    @property
+    def study_kind(self) -> str:  # type: ignore[override]
+        return "inverse" if self.design else "calibration"
+
+    def structures(self) -> dict[str, Equilibrium]:
+        return self.states
 
 
 def allowance(target: Target, wanted: np.ndarray, sigma: np.ndarray, start: np.ndarray) -> np.ndarray:

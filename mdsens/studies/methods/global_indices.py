@@ -28,6 +28,7 @@ from mdsens.studies.methods.observed import (
     units_of,
 )
 from mdsens.studies.methods.parameters import Selection
+from mdsens.studies.results.record import Record, under
 from mdsens.studies.results.result import Result
 
 METHODS = {"sobol": ("S1", "S1_conf", "ST", "ST_conf"), "morris": ("mu", "mu_star", "mu_star_conf", "sigma")}
@@ -58,6 +59,13 @@ class GlobalIndices(Result):
     count: int
     failed: int
     seconds: float
+
+    def numbers(self) -> Record:
+        arrays: dict[str, np.ndarray] = {}
+        for index, by_observable in self.values.items():
+            arrays |= under(f"indices/{index}", by_observable)
+        facts = {"method": self.method, "names": list(self.names), "count": self.count, "failed": self.failed}
+        return Record(arrays, {"indices": facts})
 
 
 @spelled

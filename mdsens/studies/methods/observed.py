@@ -1,7 +1,6 @@
 """Named observables of one equilibrium, or of several together, as one function; their values and derivatives."""
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -235,18 +234,6 @@ def split(rows: Float[np.ndarray, "values ..."], values: Mapping[str, np.ndarray
     return {
         name: part.reshape((*value.shape, *rows.shape[1:])) for (name, value), part in zip(values.items(), parts, strict=True)
     }
-
-
-def counted(count: int, noun: str) -> str:
-    """ "1 unit", "2 units"."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def entries(name: str, shape: tuple[int, ...]) -> list[str]:
-    """Names of an observable's numbers: `"pressure"`, `"C[3,3]"`; a single one has the observable's."""
-    if math.prod(shape) == 1:
-        return [name]
-    return [name + (f"[{','.join(map(str, index))}]" if index else "") for index in np.ndindex(shape)]
 
 
 def structures_of(named: Mapping[str, Any]) -> dict[str, System]:

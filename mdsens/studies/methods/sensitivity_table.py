@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -22,6 +22,7 @@ from mdsens.studies.methods.observed import (
     units_of,
 )
 from mdsens.studies.methods.parameters import Selection
+from mdsens.studies.results.record import Record, under
 from mdsens.studies.results.result import Result
 
 
@@ -38,6 +39,8 @@ class SensitivityTable(Result):
         reasons: what speaks against it.
         rounding: by name, what g changes by when atoms move by 1e-7 of their distance: smaller changes mean nothing.
     """
+
+    study_kind: ClassVar[str] = "sensitivity"
 
     names: tuple[str, ...]
     parameters: Float[np.ndarray, " parameters"]
@@ -87,6 +90,10 @@ class SensitivityTable(Result):
     def _significant(self, name: str, scaled: np.ndarray) -> np.ndarray:
         """What is beyond rounding."""
         return np.where(np.abs(scaled) > self.rounding.get(name, np.zeros(()))[..., None], scaled, 0.0)
+
+    def numbers(self) -> Record:
+        arrays = {"parameters": self.parameters, **under("values", self.values), **under("derivatives", self.derivatives)}
+        return Record(arrays, {"names": list(self.names), "trusted": self.trusted, "reasons": list(self.reasons)})
 
 
 @spelled

@@ -3,13 +3,13 @@
 import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from mdsens.common.errors import InputError, MdsensError
+from mdsens.common.progress import bar
 from mdsens.common.suggestions import spelled
-from mdsens.equilibrium.progress import bar
 from mdsens.potentials import Potential
 from mdsens.studies.methods.observed import (
     Observables,
@@ -25,7 +25,8 @@ from mdsens.studies.methods.observed import (
     units_of,
 )
 from mdsens.studies.methods.parameters import Selection, with_values
-from mdsens.studies.results.result import Result
+from mdsens.studies.results.record import Collected, Record, under
+from mdsens.studies.results.result import Result, outcome
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,15 @@ class Point:
     derivatives: dict[str, np.ndarray]
     reason: str = ""
 
+    def record(self) -> Record:
+        """Its numbers by path, as files keep them."""
+        return Record({**under("values", self.values), **under("derivatives", self.derivatives)}, {})
+
+    @property
+    def label(self) -> str:
+        """`"crystal sigma=3.4"`."""
+        return " ".join([self.structure, *(f"{name}={value:g}" for name, value in self.parameters.items())]).strip()
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Sweep(Result):
@@ -55,6 +65,8 @@ class Sweep(Result):
         points: in the order of the grid, the last parameter fastest, structure by structure.
         names: the parameters of derivatives.
     """
+
+    study_kind: ClassVar[str] = "sweep"
 
     points: tuple[Point, ...]
     names: tuple[str, ...]
@@ -74,6 +86,14 @@ class Sweep(Result):
         if known is None:
             raise InputError(f"The sweep has no parameter and no observable {name!r}.")
         return np.stack([point.values.get(name, np.full(known.shape, np.nan)) for point in self.points])
+
+    def collected(self) -> Collected:
+        """The sweep as if it had been read from a collected file."""
+        rows = [(point, point.record()) for point in self.points]
+        for _, record in rows:
+            record.facts.update({"names": list(self.names), "units": self.units})
+        outcomes = [outcome(point.label, point.parameters, record, point.reason) for point, record in rows]
+        return Collected(self.study_kind, "", tuple(outcomes))
 
 
 def grid(parameters: Mapping[str, Iterable[float]], mode: str = "grid") -> list[dict[str, float]]:

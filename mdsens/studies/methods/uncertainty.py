@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -17,7 +17,6 @@ from mdsens.studies.methods.observed import (
     Together,
     by_name,
     differentiate,
-    entries,
     evaluate,
     flat,
     options_of,
@@ -30,6 +29,7 @@ from mdsens.studies.methods.observed import (
 )
 from mdsens.studies.methods.parameters import Selection, root_of
 from mdsens.studies.methods.sensitivity_table import certified
+from mdsens.studies.results.record import Record, entries, under
 from mdsens.studies.results.result import Result
 
 SHARE = 0.1
@@ -83,6 +83,8 @@ class Uncertainty(Result):
         seconds: wall time without sampling.
     """
 
+    study_kind: ClassVar[str] = "uncertainty"
+
     names: tuple[str, ...]
     values: dict[str, np.ndarray]
     std: dict[str, np.ndarray]
@@ -98,6 +100,26 @@ class Uncertainty(Result):
     def labels(self) -> tuple[str, ...]:
         """Names of the numbers that `covariance` is of."""
         return tuple(label for name, value in self.values.items() for label in entries(name, value.shape))
+
+    def numbers(self) -> Record:
+        arrays = {
+            **under("values", self.values),
+            **under("std", self.std),
+            **under("shares", self.shares),
+            "covariance": self.covariance,
+        }
+        facts = {
+            "names": list(self.names),
+            "numbers": list(self.labels),
+            "nonlinearity": self.nonlinearity,
+            "trusted": self.trusted,
+            "reasons": list(self.reasons),
+        }
+        if (sampled := self.sampling) is not None:
+            for what in ("mean", "std", "std_error"):
+                arrays |= under(f"sampling/{what}", getattr(sampled, what))
+            facts["sampling"] = {"count": sampled.count, "failed": sampled.failed}
+        return Record(arrays, facts)
 
 
 @spelled

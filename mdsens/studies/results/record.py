@@ -1,12 +1,14 @@
 """What a unit of work found: numbers by path and plain values; and what the axes and units of the numbers are called."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mdsens.common.units import per
+from mdsens.equilibrium.relaxation import Equilibrium
 
 STATES = "structures"
 """Group of the relaxed structures."""
@@ -140,3 +142,64 @@ class Record:
             return known.get(name)
         recipe = observables[name]
         return unit_of_observable(recipe.get("name", name), self.dim, recipe.get("components"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A unit that was done, or failed."""
+
+    name: str
+    label: str
+    input: dict[str, Any]
+    record: Record
+    reason: str
+    provenance: dict[str, Any]
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.reason)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """What a collected file holds."""
+
+    kind: str
+    toml: str
+    outcomes: tuple[Outcome, ...]
+
+
+def merged(one: Record, other: Record) -> Record:
+    """What both hold."""
+    return Record({**one.arrays, **other.arrays}, {**one.facts, **other.facts})
+
+
+def with_structures(record: Record, states: Mapping[str, Equilibrium]) -> Record:
+    """The same with where the atoms came to rest, and how."""
+    arrays, facts = {}, {}
+    for name, eq in states.items():
+        arrays[f"structures/{name}/positions"] = np.asarray(eq.system.positions)
+        arrays[f"structures/{name}/species"] = np.asarray(eq.system.species)
+        if eq.system.cell is not None:
+            arrays[f"structures/{name}/cell"] = np.asarray(eq.system.cell)
+        facts[name] = {
+            "energy": eq.energy,
+            "fmax": eq.fmax,
+            "steps": eq.steps,
+            "lowest_curvature": None if eq.curvature is None else eq.curvature.lowest,
+            "labels": list(eq.system.labels),
+            "pbc": list(eq.system.pbc),
+        }
+    return merged(record, Record(arrays, {"states": facts}))
+
+
+def under(group: str, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Put numbers by name below a group of paths."""
+    return {f"{group}/{name}": np.asarray(value) for name, value in values.items()}
+
+
+def entries(name: str, shape: tuple[int, ...]) -> list[str]:
+    """Names of an observable's numbers: `"pressure"`, `"C[3,3]"`; a single one has the observable's."""
+    if math.prod(shape) == 1:
+        return [name]
+    return [name + (f"[{','.join(map(str, index))}]" if index else "") for index in np.ndindex(shape)]

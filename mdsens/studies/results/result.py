@@ -1,7 +1,14 @@
 """What studies found, as objects that print as their tables."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from mdsens.common.errors import InputError
+from mdsens.equilibrium.relaxation import Equilibrium
+from mdsens.files.provenance import made_with
+from mdsens.studies.results.record import Collected, Outcome, Record, merged, with_structures
+from mdsens.studies.results.text_tables import tables_of
 
 
 @dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
@@ -14,8 +21,37 @@ class Result:
 
     units: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
-    def __repr__(self) -> str:
-        from mdsens.studies.results.recording import collected_of
-        from mdsens.studies.results.text_tables import tables_of
+    study_kind: ClassVar[str] = ""
+    """The kind of study that finds it; empty where it has no table of its own."""
 
-        return "\n".join([type(self).__name__, *tables_of(collected_of(self))]).rstrip()  # type: ignore[arg-type]
+    def __repr__(self) -> str:
+        return "\n".join([type(self).__name__, *tables_of(self.collected())]).rstrip()
+
+    def numbers(self) -> Record:
+        """Its numbers and plain values, without structures and units."""
+        raise NotImplementedError
+
+    def record(self) -> Record:
+        """Its numbers by path and plain values, as files keep them, without the structures."""
+        return merged(self.numbers(), Record({}, {"units": self.units}))
+
+    def structures(self) -> Mapping[str, Equilibrium]:
+        """The equilibria by name that files keep with it."""
+        return {}
+
+    def collected(self) -> Collected:
+        """The result as if it had been read from a collected file.
+
+        Raises:
+            InputError: it has no table of its own.
+        """
+        if not self.study_kind:
+            raise InputError(f"{type(self).__name__} is exported as a part of an uncertainty study only.")
+        record = with_structures(self.record(), states) if (states := self.structures()) else self.record()
+        return Collected(self.study_kind, "", (outcome(self.study_kind, {}, record),))
+
+
+def outcome(label: str, parameters: Mapping[str, float], record: Record, reason: str = "") -> Outcome:
+    """A result as if it were a unit of a study."""
+    given: dict[str, Any] = {"parameters": dict(parameters), "observables": {}, "structures": {}}
+    return Outcome(label, label, given, record, reason, made_with())

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from mdsens.common.units import readable, with_unit
-from mdsens.studies.methods.observed import entries
-from mdsens.studies.storage.task_files import Outcome
+from mdsens.studies.results.record import Outcome, entries
 
 ROUNDING = 1e-9
 """Share of the largest number of a column below which one is the rounding noise of what is zero by symmetry."""

@@ -4,10 +4,9 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from mdsens.common.text import WIDTH
-from mdsens.studies.methods.observed import counted
+from mdsens.common.text import WIDTH, counted
+from mdsens.studies.results.record import Collected
 from mdsens.studies.results.tables import Table, study_tables
-from mdsens.studies.storage.collected_file import Collected
 
 COLUMNS = 6
 """Numbers of an observable that a table has room for; the file has all of them."""

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mdsens.common.errors import InputError
+from mdsens.common.text import counted
 from mdsens.studies.input.tasks import read_study
-from mdsens.studies.methods.observed import counted
 from mdsens.studies.results.tables import OVERVIEWS, overview, study_tables
 from mdsens.studies.results.text_tables import COLUMNS, failure_table, lines_of
-from mdsens.studies.running import run as execution
+from mdsens.studies.running import execution
 from mdsens.studies.storage.collected_file import read_folder
 
 SHOWN = 5

@@ -6,7 +6,7 @@ from typing import Any
 
 from mdsens.common.errors import InputError
 from mdsens.potentials.base import Potential
-from mdsens.studies.input import recipes as building
+from mdsens.studies.input import recipes
 from mdsens.studies.methods.calibration import calibrate, inverse_design
 from mdsens.studies.methods.continuation import continuation
 from mdsens.studies.methods.fits import Target
@@ -16,8 +16,7 @@ from mdsens.studies.methods.parameters import Selection, with_values
 from mdsens.studies.methods.sensitivity_table import sensitivity_table
 from mdsens.studies.methods.sweep import Point, at_point
 from mdsens.studies.methods.uncertainty import uncertainty
-from mdsens.studies.results.record import Record
-from mdsens.studies.results.recording import merged, record_of, with_structures
+from mdsens.studies.results.record import Record, merged, with_structures
 
 
 def work(given: Mapping[str, Any]) -> Record:
@@ -26,10 +25,10 @@ def work(given: Mapping[str, Any]) -> Record:
     Raises:
         MdsensError: and whatever else goes wrong; the unit has failed then.
     """
-    systems = {name: building.structure_of(recipe) for name, recipe in given["structures"].items()}
-    potential = with_values(building.potential_of(given["potential"]), given["parameters"])
-    options = {name: building.with_solver(one) for name, one in given["relax"].items()}
-    observed = building.observables_of(given["observables"], tuple(systems))
+    systems = {name: recipes.structure_of(recipe) for name, recipe in given["structures"].items()}
+    potential = with_values(recipes.potential_of(given["potential"]), given["parameters"])
+    options = {name: recipes.with_solver(one) for name, one in given["relax"].items()}
+    observed = recipes.observables_of(given["observables"], tuple(systems))
     record = _WORKS[given["kind"]](systems, potential, options, observed, given["settings"])
     names = [*given["parameters"], *record.facts.get("names", ())]
     record.facts["units"] = units_of(potential, names, observed, systems)
@@ -38,14 +37,14 @@ def work(given: Mapping[str, Any]) -> Record:
 
 def _sweep(systems: Any, potential: Potential, options: Any, observed: Together, settings: Any) -> Record:
     values, derivatives, states = at_point(systems, potential, observed, settings["derivatives"], options)
-    record = record_of(Point("", {}, values, derivatives))
+    record = Point("", {}, values, derivatives).record()
     record.facts["names"] = list(Selection.of(potential).names) if derivatives else []
     return with_structures(record, states)
 
 
 def _sensitivity(systems: Any, potential: Potential, options: Any, observed: Any, settings: Any) -> Record:
     states = relax_all(systems, potential, options)
-    return with_structures(record_of(sensitivity_table(states, observed.parts, wrt=settings.get("wrt"))), states)
+    return with_structures(sensitivity_table(states, observed.parts, wrt=settings.get("wrt")).record(), states)
 
 
 def _uncertainty(systems: Any, potential: Potential, options: Any, observed: Any, settings: Any) -> Record:
@@ -67,11 +66,11 @@ def _uncertainty(systems: Any, potential: Potential, options: Any, observed: Any
         seed=settings["seed"],
         relax=again,
     )
-    record = record_of(found)
+    record = found.record()
     if method := settings.get("indices"):
         count, seed = settings.get("index_samples", 64), settings["seed"]
         whole = global_indices(states, observed.parts, settings["std"], method=method, samples=count, seed=seed, relax=again)
-        record = merged(record, record_of(whole))
+        record = merged(record, whole.record())
     return with_structures(record, states)
 
 
@@ -92,7 +91,7 @@ def _calibration(systems: Any, potential: Potential, options: Any, observed: Any
     else:
         wanted = {name: Target(parts[name], one["value"], one.get("sigma")) for name, one in targets.items()}
         fit = calibrate(systems, potential, wanted, **more)
-    return with_structures(record_of(fit), fit.states)
+    return with_structures(fit.record(), fit.states)
 
 
 def _optimizer(settings: Mapping[str, Any]) -> Any:
@@ -118,7 +117,7 @@ def _continuation(systems: Any, potential: Potential, options: Any, observed: To
         max_steps=settings["max_steps"],
         relax=again,
     )
-    return with_structures(record_of(path), {name: path.states[-1]})
+    return with_structures(path.record(), {name: path.states[-1]})
 
 
 _WORKS: dict[str, Callable[..., Record]] = {

@@ -11,7 +11,6 @@ Axes and units have names everywhere (`labelling`): `xarray.open_dataset(path, g
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -27,20 +26,12 @@ from mdsens.files.atomic_write import check_writable, write_whole
 from mdsens.files.hdf5_labels import name_axes, name_unit, name_units
 from mdsens.files.state_files import write_h5md
 from mdsens.potentials import Potential
-from mdsens.studies.input import recipes as building
+from mdsens.studies.input import recipes
 from mdsens.studies.input.tasks import Study
 from mdsens.studies.input.toml_schema import KINDS
+from mdsens.studies.results.record import Collected, Outcome
 from mdsens.studies.storage.labels import name_all
-from mdsens.studies.storage.task_files import (
-    STUDY_FORMAT,
-    Outcome,
-    finished,
-    outcome_of,
-    read_unit,
-    set_text,
-    text_of,
-    unit_path,
-)
+from mdsens.studies.storage.task_files import STUDY_FORMAT, finished, outcome_of, read_unit, set_text, text_of, unit_path
 from mdsens.studies.storage.trajectories import write_particles
 
 TOML, PLAN = "study.toml", "study.json"
@@ -114,8 +105,8 @@ def _files(outcomes: Sequence[Outcome]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for outcome in outcomes:
         for recipe in (*outcome.input["structures"].values(), outcome.input["potential"]):
-            if building.PATH in recipe:
-                places, digests = recipe[building.PATH], recipe.get("file", recipe.get("files"))
+            if recipes.PATH in recipe:
+                places, digests = recipe[recipes.PATH], recipe.get("file", recipe.get("files"))
                 pairs = [(digests, places)] if isinstance(places, str) else zip(digests, places, strict=True)
                 found |= {digest: Path(place) for digest, place in pairs}
     return found
@@ -153,7 +144,7 @@ def _write_table(table: Any, outcomes: Sequence[Outcome]) -> None:
 def _potential(outcome: Any) -> Potential | None:
     """None where its files are gone."""
     try:
-        return building.potential_of(outcome.input["potential"])
+        return recipes.potential_of(outcome.input["potential"])
     except MdsensError:
         return None
 
@@ -173,15 +164,6 @@ def _columns(outcomes: Sequence[Outcome]) -> dict[str, np.ndarray]:
             (shape,) = shapes
             columns[path] = np.stack([np.full(shape, np.nan) if value is None else value for value in found])
     return columns
-
-
-@dataclasses.dataclass(frozen=True)
-class Collected:
-    """What a collected file holds."""
-
-    kind: str
-    toml: str
-    outcomes: tuple[Outcome, ...]
 
 
 def read_folder(folder: Path) -> tuple[Collected, list[str]]:

@@ -6,7 +6,6 @@
 """
 
 import contextlib
-import dataclasses
 import functools
 import json
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from mdsens.common.untrusted_hdf5 import NUMBERS, check_harmless, opened
 from mdsens.files.atomic_write import write_all
 from mdsens.files.provenance import made_with
 from mdsens.studies.input.tasks import Unit
-from mdsens.studies.results.record import STATES, Record
+from mdsens.studies.results.record import STATES, Outcome, Record
 
 UNITS = "units"
 """Folder of the units' files."""
@@ -40,22 +39,6 @@ TEXT, PYTHON_TEXT = (h5t.py_create(h5py.string_dtype(), logical=logical) for log
 PARTS = {"structures", "potential", "parameters", "relax", "observables", "settings"}
 """Of a unit's input."""
 DELETE = ": delete it, and run again"
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """A unit that was done, or failed."""
-
-    name: str
-    label: str
-    input: dict[str, Any]
-    record: Record
-    reason: str
-    provenance: dict[str, Any]
-
-    @property
-    def failed(self) -> bool:
-        return bool(self.reason)
 
 
 def unit_path(folder: Path, name: str) -> Path:

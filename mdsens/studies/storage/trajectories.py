@@ -15,9 +15,8 @@ from mdsens.common.errors import MdsensError
 from mdsens.files.hdf5_attributes import set_attribute
 from mdsens.files.hdf5_labels import name_axes, name_unit
 from mdsens.structures.system import System
-from mdsens.studies.input import recipes as building
-from mdsens.studies.results.record import STATES
-from mdsens.studies.storage.task_files import Outcome
+from mdsens.studies.input import recipes
+from mdsens.studies.results.record import STATES, Outcome
 
 ALONE = "trajectory"
 """Where MDAnalysis looks for the number of atoms."""
@@ -60,7 +59,7 @@ def _species(outcome: Any, name: str) -> Any:
     if "labels" in state:
         return outcome.record.arrays[f"{STATES}/{name}/species"], state["labels"], state["pbc"]
     try:
-        system = building.structure_of(outcome.input["structures"][name])
+        system = recipes.structure_of(outcome.input["structures"][name])
     except MdsensError:
         return None
     return np.asarray(system.species), system.labels, system.pbc

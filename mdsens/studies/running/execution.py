@@ -17,7 +17,7 @@ from typing import Any
 
 from mdsens.common.compilation import drop_many
 from mdsens.common.errors import InputError, MdsensError, StoreError, reason
-from mdsens.equilibrium.progress import bar
+from mdsens.common.progress import bar
 from mdsens.studies.input.tasks import Study, Unit
 from mdsens.studies.results.record import Record
 from mdsens.studies.running.dask_cluster import THREADS, spread

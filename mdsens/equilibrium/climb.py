@@ -1,0 +1,79 @@
+"""How `find_saddle` gets to a saddle point: the softest mode is followed up, and Newton's method goes the last stretch."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from mdsens.common.errors import InputError
+from mdsens.common.progress import residual_bar
+from mdsens.equilibrium.descent import NEWTON_STEPS, PROBLEM, Arrival, based, refresher
+from mdsens.implicit import MINRES
+from mdsens.mechanics.hessian_operator import gauge
+from mdsens.mechanics.unknown import Frame, frame_of
+from mdsens.potentials.base import Potential
+from mdsens.solvers import MinimumMode, Newton, Status, solve
+from mdsens.structures.system import System
+
+CLIMB = dataclasses.replace(PROBLEM, gauge=gauge)
+"""The problem with rattlers in its null space, whose curvatures would otherwise be the lowest."""
+
+POLISH = Newton(linear_solver=MINRES())
+"""Newton's method as it goes to saddle points too."""
+
+
+def climb(
+    frame: Frame,
+    potential: Potential,
+    mode: Array | None,
+    max_step: float,
+    length: float,
+    fmax: float,
+    max_steps: int,
+    progress: bool | None,
+) -> Arrival:
+    """Return where the climb from a frame's reference arrives.
+
+    Args:
+        mode: the direction to go first; None for the softest mode.
+        max_step: largest change of a coordinate in one step of minimum-mode following [Å].
+        length: the system's own unit of length [Å].
+        fmax: largest force that may be left on an atom [eV/Å].
+        max_steps: of minimum-mode following.
+    """
+    solver = MinimumMode(mode=mode, max_step=max_step)
+    polish = dataclasses.replace(POLISH, max_step=0.1 * length)
+    with residual_bar(fmax, progress) as show:
+        data = (frame, potential)
+        options: dict[str, Any] = {"tolerance": fmax, "refresh": refresher()}
+        result = solve(CLIMB, solver, frame.start, data, max_steps=max_steps, progress=show.after(0), **options)
+        steps = result.steps
+        if result.status is Status.STALLED:
+            # Its steps are judged by how well forces are predicted, which rounding hides at the end.
+            result = solve(PROBLEM, polish, result.z, result.data, max_steps=NEWTON_STEPS, progress=show.after(steps), **options)
+            steps += result.steps
+    frame = result.data[0]
+    if result.status is Status.NOT_FINITE:
+        frame = frame_of(frame.place(result.z))
+        return Arrival(frame, frame.start, result.norm, steps, result.status)
+    frame = based(frame, result.z, potential)
+    return Arrival(frame, frame.start, result.norm, steps, result.status)
+
+
+def checked_mode(mode: Any, system: System) -> Array | None:
+    """Return the mode as an array of the shape of the positions.
+
+    Raises:
+        InputError: it has another shape, is zero, or not finite.
+    """
+    if mode is None:
+        return None
+    try:
+        mode = np.asarray(mode, dtype=float)
+    except (TypeError, ValueError):
+        raise InputError(f"The mode must be a direction of shape {system.positions.shape}, not {mode!r:.80}.") from None
+    if mode.shape != system.positions.shape or not np.isfinite(mode).all() or not np.any(mode):
+        raise InputError(f"The mode must be a direction of shape {system.positions.shape} that is not zero, not {mode.shape}.")
+    return jnp.asarray(mode, system.positions.dtype)
