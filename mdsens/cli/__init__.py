@@ -1,1 +1,1 @@
-"""mdsens/cli"""
+"""The command line: `mdsens relax`, `mdsens run`, ..."""

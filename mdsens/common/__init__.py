@@ -1,1 +1,1 @@
-"""mdsens/common"""
+"""What all rooms use: errors, units, texts, progress, compiled code."""

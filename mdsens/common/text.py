@@ -1,6 +1,13 @@
 """What is printed: the width of a line, and lists that are cut."""
 
+import dataclasses
+import textwrap
 from collections.abc import Iterable
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
 
 WIDTH = 110
 """Characters of a line."""
@@ -18,3 +25,30 @@ def first_few(parts: Iterable[str]) -> str:
 def counted(count: int, noun: str) -> str:
     """ "1 unit", "2 units"."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def module_text(module: eqx.Module) -> str:
+    """Print a module, a potential say, with its numbers; longer arrays by their shape."""
+    if len(line := _line(module)) <= WIDTH:
+        return line
+    name, _, told = line.removesuffix(")").partition("(")
+    lines = textwrap.wrap(told, WIDTH, break_long_words=False, break_on_hyphens=False)
+    return "\n".join([f"{name}(", *(f"  {line}" for line in lines), ")"])
+
+
+def _line(module: eqx.Module) -> str:
+    fields = [one for one in dataclasses.fields(module) if one.repr and hasattr(module, one.name)]
+    fields = [one for one in fields if not (isinstance(value := getattr(module, one.name), tuple) and value == ())]
+    return f"{type(module).__name__}({', '.join(f'{one.name}={_value(getattr(module, one.name))}' for one in fields)})"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + first_few(f"{key}: {_value(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, tuple):
+        return "(" + first_few(map(_value, value)) + (",)" if len(value) == 1 else ")")
+    if isinstance(value, jax.Array | np.ndarray) and value.ndim == 0 and not isinstance(value, jax.core.Tracer):
+        return f"{value.item():.6g}"
+    if isinstance(value, eqx.Module):
+        return _line(value)
+    return repr(value) if isinstance(value, str | float | int | None) else eqx.tree_pformat(value, width=1000)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mdsens.derivatives.linear_response import State
-    from mdsens.equilibrium.constraints import Constraints
+    from mdsens.equilibrium.bound_constraints import Constraints
     from mdsens.equilibrium.relaxation import Equilibrium
     from mdsens.mechanics.softest_modes import Curvature
     from mdsens.potentials.base import Potential

@@ -1,1 +1,1 @@
-"""mdsens/equilibrium"""
+"""Where forces vanish: minima, saddle points, constraints, chains of images."""

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from mdsens.common.errors import InputError
 from mdsens.common.progress import residual_bar
-from mdsens.equilibrium.constraints import Constraints
+from mdsens.equilibrium.bound_constraints import Constraints
 from mdsens.equilibrium.descent import (
     NEWTON_STEPS,
     PROBLEM,

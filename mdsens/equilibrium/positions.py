@@ -1,4 +1,4 @@
-"""mdsens.equilibrium.positions."""
+"""`equilibrium_positions`: relaxed positions as a JAX function of the potential, of one structure or of several together."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

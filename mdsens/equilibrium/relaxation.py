@@ -13,9 +13,9 @@ from jaxtyping import Array
 from mdsens.common.errors import CoincidingAtoms, ConvergenceError, InputError
 from mdsens.common.suggestions import Spelled, spelled
 from mdsens.common.units import stress_unit
+from mdsens.equilibrium.bound_constraints import Constraint, Constraints, bound_constraints
 from mdsens.equilibrium.climb import checked_mode, climb
 from mdsens.equilibrium.constrained_descent import settle
-from mdsens.equilibrium.constraints import Constraint, Constraints, bound_constraints
 from mdsens.equilibrium.descent import (
     LOADED_PROBLEM,
     PROBLEM,

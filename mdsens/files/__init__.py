@@ -1,1 +1,1 @@
-"""mdsens/files"""
+"""Equilibria and derivatives in HDF5 files, written whole and with their provenance."""

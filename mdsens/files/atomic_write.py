@@ -1,4 +1,4 @@
-"""mdsens.files.atomic_write."""
+"""Files that are written whole or not at all."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""mdsens.files.provenance."""
+"""What made a file: versions, machine, time, command."""
 
 import functools
 import json
@@ -31,7 +31,7 @@ def _machine() -> dict[str, Any]:
     return {"versions": {**versions, "python": platform.python_version()}, "platform": platform.platform()}
 
 
-def _write_provenance(file: Any) -> None:
+def write_provenance(file: Any) -> None:
     made = made_with()
     devices = ", ".join(str(device) for device in jax.devices())
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -42,7 +42,7 @@ from mdsens.files.atomic_write import check_writable, write_whole
 from mdsens.files.checksums import checksum
 from mdsens.files.hdf5_attributes import attribute, has_attribute, read_record, set_attribute, write_record
 from mdsens.files.hdf5_labels import name_axes, name_others, name_unit
-from mdsens.files.provenance import _write_provenance
+from mdsens.files.provenance import write_provenance
 from mdsens.files.stored_constraints import read_constraints, write_constraints
 from mdsens.mechanics.softest_modes import Curvature
 from mdsens.potentials import SHIPPED, Potential
@@ -82,7 +82,7 @@ def save(path: str | Path, eq: States, sensitivity: Any = None, *, overwrite: bo
             set_attribute(group, "names", list(states))
             for k, state in enumerate(states.values()):
                 _write(group.create_group(str(k)), *state)
-        _write_provenance(file)
+        write_provenance(file)
         name_others(file)
         file["h5md/creator"].attrs["checksum"] = checksum(file)
         file.flush()

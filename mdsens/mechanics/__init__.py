@@ -1,1 +1,1 @@
-"""mdsens/mechanics"""
+"""Forces and Hessians of a structure with a potential, and what is known of its motions."""

@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from mdsens.common.errors import InputError
 from mdsens.implicit.linear_system import Gauge
+from mdsens.mechanics import softest_modes
 from mdsens.mechanics.factorised_hessian import DenseFactor, DenseMatrix, KeptHessian, SparseFactor
 from mdsens.mechanics.forces import gradient
 from mdsens.mechanics.hessian_matrix import hessian
@@ -24,7 +25,15 @@ from mdsens.mechanics.hessian_operator import (
     known_gauge,
     stored_size,
 )
-from mdsens.mechanics.softest_modes import DENSE_LIMIT, Curvature, _Columns, _operator, _random, _searched, _softest, _spectrum
+from mdsens.mechanics.softest_modes import (
+    Columns,
+    Curvature,
+    exact_ends,
+    operator_at,
+    random_vectors,
+    search_ends,
+    softest_vector,
+)
 from mdsens.mechanics.unknown import Frame, as_unknown
 from mdsens.potentials.base import Potential
 from mdsens.potentials.forms.stored_stiffness import SiteStiffness, SumStiffness
@@ -32,10 +41,8 @@ from mdsens.potentials.forms.stored_stiffness import SiteStiffness, SumStiffness
 FEW = 4
 """Curvatures that are kept of a whole spectrum, from the lowest."""
 
-
 FEW_STEPS = 48
 """Steps of Lanczos towards a negative curvature of each of many structures."""
-
 
 NEGATIVE = 1e-7
 """Share of the largest curvature below minus which a curvature counts as negative."""
@@ -43,13 +50,11 @@ NEGATIVE = 1e-7
 WELL_POSED = 1e4
 """Lowest curvature, in roundings of the highest, above which a matrix is worth factorising."""
 
-
 KEPT_NUMBERS = 2 * 10**7
 """Numbers in an operator that is kept with its state, at most."""
 
 LOOKED_AT = 64
 """Atoms, for each place of a list, whose unused places are looked at."""
-
 
 ASYMMETRIC = 1e3
 """Difference of a Hessian from its transpose, as a share of it, beyond which its forces are no gradient, in roots of the rounding
@@ -74,8 +79,8 @@ def curvature(z: Any, frame: Frame, potential: Potential, *, keep: bool = True) 
         InputError: a rigid motion that should cost nothing does, so the energy has a geometry of its own.
     """
     flat = ravel_pytree(z)[0]
-    columns = _Columns(_operator(z, (frame, potential)), flat.size, flat.dtype)
-    image = as_unknown(ravel_pytree(z)[1](columns(_random(flat.size, 1))[:, 0])).positions
+    columns = Columns(operator_at(z, (frame, potential)), flat.size, flat.dtype)
+    image = as_unknown(ravel_pytree(z)[1](columns(random_vectors(flat.size, 1))[:, 0])).positions
     moving = ~np.asarray(frame.held) & np.any(np.asarray(image) != 0.0, axis=1)[:, None]
     loose = ~moving.any(axis=1) & ~np.asarray(frame.held).all(axis=1)
     rattlers = tuple(int(atom) for atom in np.flatnonzero(loose))
@@ -84,11 +89,11 @@ def curvature(z: Any, frame: Frame, potential: Potential, *, keep: bool = True) 
     free = np.flatnonzero(active)
     if free.size <= basis.shape[1]:
         return Curvature(np.inf, 0.0, 0, rattlers, True, (), 0, np.inf), KeptHessian()
-    exact = free.size <= DENSE_LIMIT
+    exact = free.size <= softest_modes.DENSE_LIMIT
     _check_masks(columns.function, potential)
     matrix = columns.between(free) if exact else None
     _check_symmetric(matrix, columns, active, frame, potential)
-    values, highest = _spectrum(matrix, basis[free]) if exact else _searched(columns, null)
+    values, highest = exact_ends(matrix, basis[free]) if exact else search_ends(columns, null)
     _check_rigid(columns(rigid), highest, z, frame, potential)
     nearest = float(np.abs(values).min())
     if exact and frame.constraints is not None:
@@ -113,7 +118,7 @@ def kept_hessian(z: Any, frame: Frame, potential: Potential, found: Curvature, n
         return KeptHessian()
     active = np.asarray(null.active)
     free = np.flatnonzero(active)
-    columns = _Columns(_operator(z, (frame, potential)), active.size, frame.system.positions.dtype)
+    columns = Columns(operator_at(z, (frame, potential)), active.size, frame.system.positions.dtype)
     return _kept(found, lambda: columns.between(free), columns, np.asarray(null.basis)[free], free, frame, potential)
 
 
@@ -126,7 +131,7 @@ def _has_factors(found: Any, frame: Frame, potential: Potential) -> bool:
 
 
 def _kept(
-    found: Any, matrix: Any, columns: "_Columns", null: Any, free: np.ndarray, frame: Frame, potential: Potential
+    found: Any, matrix: Any, columns: "Columns", null: Any, free: np.ndarray, frame: Frame, potential: Potential
 ) -> KeptHessian:
     """`matrix()` is the one between the free components, `columns` are those of the operator."""
     dtype, operator = frame.system.positions.dtype, _light(columns)
@@ -142,7 +147,7 @@ def _kept(
         return KeptHessian(operator)
 
 
-def _light(columns: "_Columns") -> Any:
+def _light(columns: "Columns") -> Any:
     """An operator whose numbers are few enough to be kept; None for others."""
     operator = columns.function
     if not isinstance(operator, StoredOperator) or sum(np.size(leaf) for leaf in jax.tree.leaves(operator)) > KEPT_NUMBERS:
@@ -159,16 +164,16 @@ def is_saddle(positions: Array, frame: Frame, potential: Potential) -> Array:
     """Whether a few steps of Lanczos' method meet a negative curvature at a state of positions alone; pure JAX."""
     product = hessian_operator(positions, (frame, potential))
     null = gauge(positions, (frame, potential))
-    start = jnp.asarray(_random(positions.size, 1)[:, 0], positions.dtype)
-    vector = _softest(product, None, null, start, min(positions.size, FEW_STEPS))
+    start = jnp.asarray(random_vectors(positions.size, 1)[:, 0], positions.dtype)
+    vector = softest_vector(product, None, null, start, min(positions.size, FEW_STEPS))
     highest = jnp.linalg.norm(product(null.project(start))) / jnp.linalg.norm(null.project(start))
     return vector @ product(vector) < -NEGATIVE * highest * (vector @ vector)
 
 
-def _check_symmetric(matrix: Any, columns: "_Columns", active: np.ndarray, frame: Frame, potential: Potential) -> None:
+def _check_symmetric(matrix: Any, columns: "Columns", active: np.ndarray, frame: Frame, potential: Potential) -> None:
     """Raises InputError where forces are no gradient: by the whole matrix, or by its work on two random displacements."""
     if matrix is None:
-        v, w = (_random(active.size, 3)[:, 1:] * active[:, None]).T
+        v, w = (random_vectors(active.size, 3)[:, 1:] * active[:, None]).T
         there, back = columns(v[:, None])[:, 0], columns(w[:, None])[:, 0]
         # Of a random matrix both are its norm.
         size, off = np.sqrt(0.5 * (there @ there + back @ back)), abs(w @ there - v @ back)
@@ -202,11 +207,11 @@ def _check_masks(operator: Any, potential: Potential) -> None:
                 )
 
 
-def _nearest_zero(columns: "_Columns", z: Any, frame: Frame, moving: Any) -> float:
+def _nearest_zero(columns: "Columns", z: Any, frame: Frame, moving: Any) -> float:
     """Of the matrix with its multipliers."""
     null: Any = gauge_of(z, frame, moving)
     free = np.flatnonzero(null.active)
-    values, _ = _spectrum(columns.between(free), np.asarray(null.basis)[free])
+    values, _ = exact_ends(columns.between(free), np.asarray(null.basis)[free])
     return float(np.abs(values).min())
 
 

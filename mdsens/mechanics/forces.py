@@ -1,4 +1,4 @@
-"""mdsens.mechanics.forces."""
+"""The derivative ∂L/∂z of the energy, or the enthalpy with constraints, in the unknown of a relaxation. Pure JAX."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""mdsens.mechanics.softest_modes."""
+"""The ends of a Hessian's spectrum: the whole of it, or a search by Lanczos' method and LOBPCG."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,26 +20,20 @@ from mdsens.mechanics.hessian_operator import (
 DENSE_LIMIT = 1500
 """Unknowns that can move up to which all curvatures are computed from the assembled matrix."""
 
-
 SOUGHT = 2
 """Curvatures sought in larger systems while they are negative: one more than a saddle point has."""
-
 
 STEPS = {"preconditioned": 24, "plain": 120}
 """Steps of Lanczos towards a negative curvature."""
 
-
 LANCZOS_NUMBERS = 10**8
 """Numbers that its vectors may be; in huge systems it takes as few steps as with a preconditioner."""
-
 
 POLISHING_STEPS = {"lowest": 10, "highest": 8}
 """Steps of LOBPCG from there to the lowest curvature, and to the highest, of which the size is wanted only."""
 
-
 BLOCK_NUMBERS = 10**7
 """Numbers in the columns of a matrix that are computed together, at most."""
-
 
 TINY = 1e-12
 """Share of a vector that counts as nothing left of it."""
@@ -71,7 +65,7 @@ class Curvature:
 
 
 @eqx.filter_jit
-def _operator(z: Any, data: Any) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
+def operator_at(z: Any, data: Any) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
     """`(the Hessian of the Lagrangian, its preconditioner or None)`; `hessian_operator` is the same where F is its gradient."""
     if data[0].symmetric:
         operator = hessian_operator(z, data)
@@ -80,7 +74,7 @@ def _operator(z: Any, data: Any) -> tuple[Callable[..., Any], Callable[..., Any]
     return jax.linearize(lambda x: ravel_pytree(jax.grad(lagrangian)(unravel(x), data))[0], flat)[1], None
 
 
-class _Columns:
+class Columns:
     """Products with the columns of NumPy matrices, a fixed number of columns at a time, so that they are compiled once."""
 
     def __init__(self, operator: tuple[Callable[..., Any], Callable[..., Any] | None], size: int, dtype: Any) -> None:
@@ -126,11 +120,11 @@ def _each(function: Callable[..., Any], vectors: Any) -> Array:
     return jax.vmap(function, 1, 1)(vectors)
 
 
-def _random(size: Any, count: int) -> np.ndarray:
+def random_vectors(size: Any, count: int) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(size, count))
 
 
-def _spectrum(matrix: Any, null: np.ndarray) -> tuple[np.ndarray, float]:
+def exact_ends(matrix: Any, null: np.ndarray) -> tuple[np.ndarray, float]:
     """`(eigenvalues of a symmetric matrix outside a null space, in order, the largest magnitude)`."""
     null = null[:, null.any(axis=0)]
     top = np.abs(matrix).sum(axis=1).max()
@@ -141,7 +135,7 @@ def _spectrum(matrix: Any, null: np.ndarray) -> tuple[np.ndarray, float]:
     return values, float(np.abs(values).max())
 
 
-def _searched(columns: "_Columns", null: Any) -> tuple[np.ndarray, float]:
+def search_ends(columns: "Columns", null: Any) -> tuple[np.ndarray, float]:
     """`(the lowest eigenvalues, the highest)` of an operator outside a null space: more than one while they are negative."""
     active, basis = np.asarray(null.active), np.asarray(null.basis)
     # A place for a direction that was found.
@@ -150,8 +144,11 @@ def _searched(columns: "_Columns", null: Any) -> tuple[np.ndarray, float]:
     steps = max(STEPS["preconditioned"], min(most, LANCZOS_NUMBERS // active.size))
     lowest, highest = [], 0.0
     for k in range(SOUGHT):
-        start, outside = jnp.asarray(_random(active.size, k + 1)[:, k], columns.dtype), Gauge(null.active, jnp.asarray(basis))
-        softest = _softest(columns.function, columns.preconditioner, outside, start, steps)
+        start, outside = (
+            jnp.asarray(random_vectors(active.size, k + 1)[:, k], columns.dtype),
+            Gauge(null.active, jnp.asarray(basis)),
+        )
+        softest = softest_vector(columns.function, columns.preconditioner, outside, start, steps)
         value, vector = _polished(columns.function, columns.preconditioner, outside, softest, POLISHING_STEPS["lowest"])
         lowest.append(float(value))
         if k == 0:
@@ -163,7 +160,7 @@ def _searched(columns: "_Columns", null: Any) -> tuple[np.ndarray, float]:
 
 
 @eqx.filter_jit
-def _softest(product: Callable[..., Any], precondition: Any, null: Any, start: Array, steps: int) -> Array:
+def softest_vector(product: Callable[..., Any], precondition: Any, null: Any, start: Array, steps: int) -> Array:
     """Of some steps of Lanczos' method for A x = μ M⁻¹x the Ritz vector of the lowest μ; `start` is M⁻¹x of the first."""
     smoothed = (lambda r: r) if precondition is None else precondition
 

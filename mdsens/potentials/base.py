@@ -6,7 +6,6 @@ definition by differentiation, and so does everything that `mdsens.mechanics` an
 """
 
 import dataclasses
-import textwrap
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -18,10 +17,9 @@ from jaxtyping import Array, Float
 
 from mdsens.common.errors import InputError
 from mdsens.common.suggestions import Spelled, given
-from mdsens.common.text import WIDTH, first_few
+from mdsens.common.text import module_text
 from mdsens.common.units import stress_unit
 from mdsens.common.voigt import to_voigt
-from mdsens.implicit.trees import is_traced
 from mdsens.potentials.checks import check_entries, check_static_lengths, note_species
 from mdsens.potentials.methods import missing
 from mdsens.potentials.parameters import as_parameter, as_tree, canonical_key
@@ -100,7 +98,7 @@ class Potential(Spelled, eqx.Module):
             """A derivative has the parameters of the potential that it is of."""
 
     def __repr__(self) -> str:
-        return potential_text(self)
+        return module_text(self)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -473,30 +471,3 @@ def _path_name(path: Iterable[Any]) -> str:
 def _as_tuples(value: Any) -> Any:
     """Lists of a file as the tuples that static fields are."""
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
-
-
-def potential_text(potential: Potential) -> str:
-    """Print a potential, or a tree of its shape, with its numbers; longer arrays by their shape."""
-    if len(line := _line(potential)) <= WIDTH:
-        return line
-    name, _, told = line.removesuffix(")").partition("(")
-    lines = textwrap.wrap(told, WIDTH, break_long_words=False, break_on_hyphens=False)
-    return "\n".join([f"{name}(", *(f"  {line}" for line in lines), ")"])
-
-
-def _line(module: eqx.Module) -> str:
-    fields = [one for one in dataclasses.fields(module) if one.repr and hasattr(module, one.name)]
-    fields = [one for one in fields if not (isinstance(value := getattr(module, one.name), tuple) and value == ())]
-    return f"{type(module).__name__}({', '.join(f'{one.name}={_value(getattr(module, one.name))}' for one in fields)})"
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + first_few(f"{key}: {_value(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, tuple):
-        return "(" + first_few(map(_value, value)) + (",)" if len(value) == 1 else ")")
-    if isinstance(value, jax.Array | np.ndarray) and value.ndim == 0 and not is_traced(value):
-        return f"{value.item():.6g}"
-    if isinstance(value, eqx.Module):
-        return _line(value)
-    return repr(value) if isinstance(value, str | float | int | None) else eqx.tree_pformat(value, width=1000)

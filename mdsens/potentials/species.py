@@ -1,4 +1,4 @@
-"""mdsens.potentials.species."""
+"""`Atom`, the handle that parameters by species are looked up with, and `static`, a field that is no parameter."""
 
 import dataclasses
 from typing import Any

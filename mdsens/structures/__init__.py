@@ -1,1 +1,1 @@
-"""mdsens/structures"""
+"""Atoms in a cell: read from files, packed, and their neighbours."""

@@ -1,1 +1,1 @@
-"""mdsens/potentials/learned"""
+"""Potentials with many weights: SNAP, Behler-Parrinello, Deep Sets, networks of one's own."""

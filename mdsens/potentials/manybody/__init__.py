@@ -1,1 +1,1 @@
-"""mdsens/potentials/manybody"""
+"""Potentials of triplets: Stillinger-Weber, Tersoff."""

@@ -1,1 +1,1 @@
-"""mdsens/potentials/metals"""
+"""Embedded atoms: one form a file, and LAMMPS's tables."""

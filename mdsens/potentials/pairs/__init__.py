@@ -1,1 +1,1 @@
-"""mdsens/potentials/pairs"""
+"""Potentials of pairs: one formula a file."""

@@ -1,1 +1,1 @@
-"""mdsens/potentials/wrapped"""
+"""Energies of other programs as potentials: ASE's calculators, functions of jax-md."""

@@ -1,1 +1,1 @@
-"""mdsens/structures/neighbors"""
+"""Lists of neighbours: how they are found, kept, and summed over."""

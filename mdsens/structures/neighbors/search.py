@@ -1,4 +1,4 @@
-"""mdsens.structures.neighbors.search."""
+"""`find_neighbors`: all pairs of atoms and images within a radius, as a `Neighbors`."""
 
 from typing import Any
 

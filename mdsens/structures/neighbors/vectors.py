@@ -1,4 +1,4 @@
-"""mdsens.structures.neighbors.vectors."""
+"""Vectors from atoms to their listed neighbours, in pieces that caches hold."""
 
 import functools
 import operator

@@ -1,1 +1,1 @@
-"""mdsens/studies/input"""
+"""What a study's TOML file says: its schema, recipes of its parts, its pieces of work."""

@@ -1,1 +1,1 @@
-"""mdsens/studies/methods"""
+"""The kinds of studies: sweeps, error bars, fits, paths."""

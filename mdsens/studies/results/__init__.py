@@ -1,1 +1,1 @@
-"""mdsens/studies/results"""
+"""What studies found: numbers by path, tables, and the objects that print them."""

@@ -1,1 +1,1 @@
-"""mdsens/studies/running"""
+"""Studies done piece by piece, in this process, in several, or by Dask."""

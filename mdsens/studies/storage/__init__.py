@@ -1,1 +1,1 @@
-"""mdsens/studies/storage"""
+"""What studies found in HDF5 files, piece by piece and collected."""

@@ -16,7 +16,7 @@ import pandas
 import pytest
 import xarray
 from helpers import refused
-from test_run import DIMER, OTHERS, dimers, mdsens
+from study_files import dimers, mdsens, study
 
 import mdsens as ms
 from mdsens import studies
@@ -26,16 +26,6 @@ from mdsens.studies.running import execution
 from mdsens.studies.storage import collected_file
 
 RATIO = 2.0 ** (1.0 / 6.0)
-
-
-def study(folder, kind):
-    settings, _ = OTHERS[kind]
-    text = DIMER.format(sigma="[1.0]").replace('kind = "sweep"\n', f'kind = "{kind}"\n{settings}\n')
-    text = text.replace("[study.parameters]\nsigma = [1.0]\nepsilon = [0.5, 1.0]\n", "")
-    (folder / "study.toml").write_text(text)
-    execution.run(read_study(folder / "study.toml"), folder / "out", progress=False)
-    collected_file.collect(folder / "out", folder / "all.h5")
-    return folder / "all.h5"
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from mdsens.common.units import EV_PER_CUBIC_ANGSTROM
 from mdsens.observables import elastic_constants, moduli, phonon_frequencies
 from mdsens.potentials.base import parameter_paths
 
-DATA = pathlib.Path(__file__).parent.parent / "data"
+DATA = pathlib.Path(__file__).parents[2] / "data"
 SHEAR = np.eye(3) + np.array([[0.03, 0.02, -0.015], [0.0, -0.02, 0.03], [0.02, 0.0, 0.01]])
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 ROWS = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])

@@ -9,7 +9,7 @@ import MDAnalysis.coordinates.H5MD
 import numpy as np
 import pytest
 import xarray
-from test_run import DIMER, dimers
+from study_files import DIMER, dimers
 
 import mdsens as ms
 from mdsens.files import hdf5_labels as labelling

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import scipy.stats
-from test_run import DIMER
+from study_files import DIMER
 
 import mdsens as ms
 from mdsens import studies

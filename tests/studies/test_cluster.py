@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from test_run import dimers, numbers, same
+from study_files import dimers, numbers, same
 
 import mdsens as ms
 from mdsens.studies.input import tasks

@@ -1,7 +1,7 @@
 """Whoever gives a command a wrong path is told about that path first, whatever else is missing."""
 
 import pytest
-from test_run import mdsens
+from study_files import mdsens
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import pytest
 import mdsens as ms
 from mdsens.derivatives.linear_response import pulled_back, pulled_back_each, solutions, usable
 from mdsens.implicit import CG, MINRES
-from mdsens.mechanics import curvature, factorised_hessian, hessian_operator
+from mdsens.mechanics import factorised_hessian, hessian_operator, softest_modes
 from mdsens.mechanics.hessian_operator import StoredOperator
 
 
 def with_sparse_factor(eq, monkeypatch):
-    monkeypatch.setattr(curvature, "DENSE_LIMIT", 0)
+    monkeypatch.setattr(softest_modes, "DENSE_LIMIT", 0)
     return ms.relax(eq.system, eq.potential, fmax=1e-12)
 
 
@@ -99,7 +99,7 @@ def test_right_hand_sides_that_share_directions_are_answered_like_each_alone(sof
 @pytest.mark.parametrize("kind", ["dense", "stored"])
 def test_the_operator_that_is_kept_is_the_hessian(argon_vacancy, monkeypatch, kind):
     if kind == "stored":
-        monkeypatch.setattr(curvature, "DENSE_LIMIT", 0)
+        monkeypatch.setattr(softest_modes, "DENSE_LIMIT", 0)
     eq = ms.relax(argon_vacancy.system, argon_vacancy.potential, fmax=1e-12)
     assert isinstance(eq.kept.operator, factorised_hessian.DenseMatrix if kind == "dense" else StoredOperator)
     assert (eq.kept.factor is None) == (kind == "stored")

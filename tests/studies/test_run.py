@@ -15,10 +15,9 @@ import matplotlib.axes
 import matplotlib.pyplot
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from study_files import DIMER, OTHERS, dimers, mdsens, numbers, same
 
 import mdsens as ms
-from mdsens.cli.app import app
 from mdsens.studies.input import recipes, tasks
 from mdsens.studies.input.toml_schema import KINDS
 from mdsens.studies.pictures import study_pictures
@@ -26,50 +25,6 @@ from mdsens.studies.results.text_tables import describe_study
 from mdsens.studies.running import execution
 from mdsens.studies.storage import collected_file, task_files
 from mdsens.studies.templates import template
-
-DIMER = """
-[study]
-kind = "sweep"
-[study.parameters]
-sigma = {sigma}
-epsilon = [0.5, 1.0]
-[structures.dimer]
-builder = "molecule"
-arguments = {{ name = "N2" }}
-[potential]
-name = "LennardJones"
-parameters = {{ epsilon = 1.0, sigma = 1.0, cutoff = 6.0, onset = 5.0 }}
-[relax]
-fmax = 1e-10
-[observables.energy]
-[observables.distances]
-arguments = {{ pairs = [[0, 1]] }}
-"""
-
-
-def dimers(folder, sigma="[1.0, 1.1, 1.2]", name="dimers.toml"):
-    path = folder / name
-    path.write_text(DIMER.format(sigma=sigma))
-    return path
-
-
-def mdsens(*arguments):
-    """The command in this process: `(exit status, what it says)`."""
-    done = CliRunner().invoke(app, list(map(str, arguments)))
-    return done.exit_code, f"{done.output}{done.exception or ''}"
-
-
-def numbers(folder):
-    """All that the units of a folder found, by unit and path."""
-    found = {}
-    for path in (folder / task_files.UNITS).glob("*.h5"):
-        outcome = task_files.read_unit(path)
-        found |= {(outcome.name, key): value for key, value in outcome.record.arrays.items()}
-    return found
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(a[key].tobytes() == b[key].tobytes() for key in a)
 
 
 @pytest.fixture(scope="module")
@@ -345,19 +300,6 @@ def test_a_file_of_another_kind_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(ms.StoreError, match="no unit of a study"):
         task_files.read_unit(tmp_path / "units" / "x.h5")
     assert not collected_file.is_collected(tmp_path / "units" / "x.h5")
-
-
-OTHERS = {
-    "sensitivity": ("", "sigma"),
-    "uncertainty": ("std = { sigma = 0.01, epsilon = 0.1 }\nsamples = 10", "10 samples"),
-    "calibration": ('wrt = ["sigma"]\nbounds = { sigma = [0.5, 2.0] }\n[targets.distances]\nvalue = [1.2]', "1.0690"),
-    "inverse": ("[targets.energy]\nvalue = -2.0\n[targets.distances]\nvalue = [1.2]", "1.0690"),
-    "calibration by gradient": (
-        'wrt = ["sigma"]\nmethod = "adam"\nlearning_rate = 0.02\nmax_steps = 20\n[targets.distances]\nvalue = [1.2]',
-        "not converged: the steps ran out",
-    ),
-    "continuation": ("parameters = { sigma = 1.1 }\nfirst_step = 0.5\nlargest_step = 0.5", "were reached"),
-}
 
 
 @pytest.mark.parametrize("kind", OTHERS)

@@ -8,7 +8,7 @@ import pytest
 
 from mdsens.testing.gradients import check_gradients
 
-SCRIPT = pathlib.Path(__file__).parent.parent / "scripts" / "check_all_gradients.py"
+SCRIPT = pathlib.Path(__file__).parents[2] / "scripts" / "check_all_gradients.py"
 
 
 @pytest.mark.parametrize(("name", "setting"), [("LennardJones", "cluster"), ("Reparameterised", "2-D")])

@@ -9,8 +9,7 @@ import pytest
 from ase.build import bulk
 from differences import checked_energy_forces_virial, energy_forces_virial, scaled_errors
 from helpers import refused
-from lammps_reference import evaluate
-from test_tersoff import shipped
+from lammps_reference import evaluate, shipped
 
 import mdsens as ms
 from mdsens.potentials.base import total_energy

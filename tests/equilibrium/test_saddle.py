@@ -15,7 +15,7 @@ from helpers import refused
 import mdsens as ms
 from mdsens import implicit, solvers
 from mdsens.derivatives.verification import check_sensitivity
-from mdsens.equilibrium.saddle import POLISH
+from mdsens.equilibrium.climb import POLISH
 from mdsens.solvers import MinimumMode, Problem, Status
 
 

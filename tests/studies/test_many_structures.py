@@ -6,7 +6,7 @@ import ase.io
 import jax
 import numpy as np
 import pytest
-from test_run import mdsens
+from study_files import mdsens
 
 import mdsens as ms
 from mdsens import studies

@@ -7,8 +7,7 @@ import re
 import h5py
 import numpy as np
 import pytest
-from test_export import study
-from test_run import DIMER, dimers, mdsens
+from study_files import DIMER, dimers, mdsens, study
 
 import mdsens as ms
 from mdsens.cli.report import html_report

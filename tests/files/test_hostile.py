@@ -17,7 +17,7 @@ from mdsens.studies.input import tasks
 from mdsens.studies.running import execution
 from mdsens.studies.storage import collected_file, task_files
 
-STRESS = pathlib.Path(__file__).parent.parent / "scripts" / "stress"
+STRESS = pathlib.Path(__file__).parents[2] / "scripts" / "stress"
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ from scipy.special import erf
 
 import mdsens as ms
 from mdsens.common.units import COULOMB
+from mdsens.equilibrium.with_charges import relax_with_charges
 from mdsens.potentials.base import parameter_paths
-from mdsens.potentials.electrostatics import ChargeEquilibration, InducedDipoles, WithCharges, relax_with_charges
+from mdsens.potentials.electrostatics import ChargeEquilibration, InducedDipoles, WithCharges
 from mdsens.potentials.electrostatics.kernels import gaussian_coulomb
 
 SPECIES = ["A", "B", "B", "A", "B"]
