@@ -1,5 +1,6 @@
 """Structures that several tests share, and how their code is compiled, which is what most of the suite's time goes into."""
 
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -25,6 +26,9 @@ from ase.build import bulk, make_supercell
 import mdsens as ms
 from mdsens.equilibrium.elastic_band import nudged_chain
 from mdsens.structures.packing import random_packing
+
+# JAX makes millions of small objects that live; looking through all of them again and again is a tenth of the time.
+gc.set_threshold(50_000, 20, 100)
 
 MEMORY_MAPS = 30_000
 """Of the 65,000 that a process may have on Linux. Every compiled program keeps some, and XLA crashes where they run out."""

@@ -84,6 +84,7 @@ class Fetches(html.parser.HTMLParser):
         self.found += [value for name, value in attrs if name == wanted and value]
 
 
+@pytest.mark.slow
 def test_the_site_builds_and_fetches_nothing(tmp_path):
     for needed in ("mkdocs", "material", "mkdocstrings", "latex2mathml"):
         if importlib.util.find_spec(needed) is None:

@@ -52,6 +52,7 @@ OTHERS = ("ignore:Setting the shape:DeprecationWarning:ase.atoms",)
 """ASE 3.29 under NumPy 2.5."""
 
 
+@pytest.mark.slow
 def test_nothing_warns_where_warnings_are_errors(tmp_path):
     """What others warn of is named above, by their module."""
     options = ["-W", "error", *(word for warning in OTHERS for word in ("-W", warning))]

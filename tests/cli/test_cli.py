@@ -72,6 +72,7 @@ def test_show_prints_a_table(demo_folder):
     assert re.search(r"^  sigma +2\.0951 ", text, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_plot_writes_pictures_and_asks_before_replacing(demo_folder, tmp_path):
     source = demo_folder[0] / "silicon_vacancy.h5"
     done = run("plot", source, "-o", tmp_path, "-p", "costheta0", check=0)
@@ -83,6 +84,7 @@ def test_plot_writes_pictures_and_asks_before_replacing(demo_folder, tmp_path):
     assert "Did you mean 'sigma'" in wrong
 
 
+@pytest.mark.slow
 def test_verify_agrees_with_what_demo_stored(demo_folder):
     done = run("verify", demo_folder[0] / "packing.h5", check=0)
     assert "diameter.B" in done.stdout and "agree" in done.stdout
@@ -99,6 +101,7 @@ def test_verify_disagrees_with_a_falsified_file(demo_folder, tmp_path):
     assert "DISAGREES" in done.stdout
 
 
+@pytest.mark.slow
 def test_verify_says_when_a_step_left_the_basin(soft_packing):
     S = ms.sensitivity(soft_packing, wrt=["diameter.B"])
     # A step of 20 % of the small diameter rearranges the packing.
@@ -106,6 +109,7 @@ def test_verify_says_when_a_step_left_the_basin(soft_packing):
     assert not check.agrees and ("basin" in check.note or "relax again" in check.note)
 
 
+@pytest.mark.slow
 def test_doctor_tries_what_it_says():
     rows = {what: (finding, fine) for what, finding, fine in doctor.report()}
     assert all(fine for _, fine in rows.values()), rows
@@ -136,6 +140,7 @@ def test_help_and_unknown_commands():
     assert done.returncode != 0 and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_an_interrupt_leaves_no_half_file(tmp_path):
     # A suite started in the background hands down that Ctrl-C is ignored.
@@ -176,11 +181,13 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 def test_an_interrupt_counts_in_a_callback_of_the_garbage_collector_too():
     done = subprocess.run([sys.executable, "-c", DROPPED, "collecting"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 130 and "interrupted" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_pictures_return_their_axes(soft_packing, silicon_vacancy):
     import matplotlib.axes
 

@@ -34,6 +34,7 @@ def test_a_page_shows_formula_units_paper_and_files():
     refused(lambda: list(page("tersof")), "'tersof'", "Did you mean 'Tersoff'?")
 
 
+@pytest.mark.slow
 def test_the_command_prints_it_or_one_sentence():
     def run(*names):
         command = [sys.executable, "-m", "mdsens.cli.app", "potentials", *names]

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mdsens.common import compilation
 
 PROGRAM = """
@@ -13,6 +15,7 @@ import jax
 found = []
 jax.monitoring.register_event_listener(lambda event, **_: found.append(event) if event.endswith("cache_hits") else None)
 jax.jit(lambda x: x)(1.0)  # JAX has decided by now whether it keeps anything
+import pytest
 import mdsens as ms
 if len(sys.argv) > 1:
     print(ms.keep_compiled(sys.argv[1]))
@@ -41,6 +44,7 @@ def done(*arguments, **environment):
     )
 
 
+@pytest.mark.slow
 def test_a_second_process_finds_what_the_first_has_compiled(tmp_path):
     folder, hits = run(tmp_path / "kept")
     # Some programs are the same.
@@ -64,6 +68,7 @@ def test_programs_of_another_processor_are_left_alone(tmp_path, monkeypatch):
     assert len({here, older, compilation._kind()}) == 3
 
 
+@pytest.mark.slow
 def test_it_is_switched_on_by_the_environment_and_off_without(tmp_path):
     cache = {"XDG_CACHE_HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path), "HOME": str(tmp_path)}
     run(**cache)

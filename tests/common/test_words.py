@@ -15,6 +15,7 @@ def crystal():
     return ms.relax(ms.System.from_ase(bulk("Si")), SILICON, cell="free", pressure=1.0)
 
 
+@pytest.mark.slow
 def test_an_equilibrium_says_atoms_cell_state_and_curvature(crystal):
     lines = repr(crystal).splitlines()
     assert len(lines) <= 8 and lines[0] == "Equilibrium"
@@ -26,6 +27,7 @@ def test_an_equilibrium_says_atoms_cell_state_and_curvature(crystal):
     assert "lowest 1.262, highest 39.05 eV/Å²" in lines[6]
 
 
+@pytest.mark.slow
 def test_a_sensitivity_and_its_certificate_say_whether_to_trust_them(crystal):
     sensitivity = ms.sensitivity(crystal)
     first, second = repr(sensitivity).splitlines()

@@ -41,6 +41,7 @@ def polydisperse():
     return ms.relax(system, ms.SoftSphere(diameter=diameters, epsilon=1.0), fmax=1e-11)
 
 
+@pytest.mark.slow
 def test_all_diameters_together_are_what_each_is_alone(polydisperse):
     together, in_turn = ms.sensitivity(polydisperse), ms.sensitivity(polydisperse, linear_solver=CG())
     assert together.certificate.linear_solver == repr(Cholesky())

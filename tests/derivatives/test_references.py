@@ -30,6 +30,7 @@ def formation():
     return ms.observables.formation_energy(ms.relax(ms.System([[0.0, 0.0, 0.0], [1.1, 0.0, 0.0]]), LJ, fmax=1e-12))
 
 
+@pytest.mark.slow
 def test_studies_relax_what_an_observable_refers_to(triangle, formation):
     both = {"alone": formation, "component": Components(lambda s, p: formation(s, p)[None], ((0,),))}
     both["component"] = Components(_Vector(formation), ((0,),))
@@ -55,6 +56,7 @@ class _Vector(eqx.Module):
         return self.inner(system, potential)[None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [False, True])
 def test_a_fit_to_a_formation_energy_finds_its_parameter(formation, optimizer):
     import optax
@@ -66,6 +68,7 @@ def test_a_fit_to_a_formation_energy_finds_its_parameter(formation, optimizer):
     assert fit.converged and float(fit.potential.epsilon) == pytest.approx(1.2, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_second_derivatives_see_the_references_response(triangle, formation):
     product = ms.hessian_vector(formation, triangle, {"sigma": 1.0, "epsilon": 1.0})
     np.testing.assert_allclose([product.sigma, product.epsilon], 0.0, atol=1e-6)
@@ -76,6 +79,7 @@ def test_second_derivatives_see_the_references_response(triangle, formation):
         ms.hessian_vector(lambda s, p: 2.0 * formation(s, p), triangle, {"sigma": 1.0})
 
 
+@pytest.mark.slow
 def test_another_potential_relaxes_the_references_again_or_is_refused(triangle, formation):
     again = triangle.again(WIDER)
     assert float(formation(again.system, WIDER)) == pytest.approx(-3.0, rel=1e-10)
@@ -92,6 +96,7 @@ def test_another_potential_relaxes_the_references_again_or_is_refused(triangle, 
     )
 
 
+@pytest.mark.slow
 def test_a_reference_under_pressure_has_a_response_of_its_own(triangle):
     """Energies of crystals under pressure are not at their minimum in the volume."""
     start = bulk("Ar", "fcc", a=1.5)

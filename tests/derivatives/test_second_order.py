@@ -47,6 +47,7 @@ def test_product_with_the_hessian_against_differences_of_gradients(crystal):
         np.testing.assert_allclose(exact, difference, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_derivatives_along_a_direction_against_differences_of_relaxed_structures(crystal):
     def of_two(systems, potential):
         (system,) = systems.values()
@@ -66,6 +67,7 @@ def test_derivatives_along_a_direction_against_differences_of_relaxed_structures
     np.testing.assert_allclose(second, bent, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_hessian_is_symmetric(crystal):
     """⟨u, H v⟩ = ⟨v, H u⟩ and an energy's Hessian has its implicit part."""
     steps = ({"sigma.A-B": 1.0}, {"epsilon.B-B": 1.0, "sigma.A-A": 0.5})
@@ -113,6 +115,7 @@ def test_range_of_a_packing_and_its_checks(packing):
     assert all(check.error <= 0.1 for check in found.checks[:-1]) and found.checks[-1].t > found.range
 
 
+@pytest.mark.slow
 def test_where_the_second_order_makes_up_its_share_of_the_first():
     """A bond of length l²: dx/dl = 2 l and d²x/dl² = 2, so that ½ t² 2 is a share s of 2 l t at t = 2 l s."""
 
@@ -174,6 +177,7 @@ def strut():
     return ms.relax(system, Springs(length=lengths, stiffness=stiffnesses), fmax=1e-13)
 
 
+@pytest.mark.slow
 def test_a_mode_that_was_not_the_softest_ends_the_range(strut):
     """The weak atom's curvature across is 0.01 and vanishes far away; the stiff one's, 2 (1 - a), at t = 0.2."""
     along = {"length.A-A": 1.0, "length.B-D": 1.0}
@@ -185,6 +189,7 @@ def test_a_mode_that_was_not_the_softest_ends_the_range(strut):
     assert ms.extrapolate(strut, studies.with_values(longer, {"length.A-A": 0.95, "length.B-D": 0.65})).trusted
 
 
+@pytest.mark.slow
 def test_the_range_of_an_observable_is_its_own():
     """A bond of length l², and its square: of (l + t)⁴ the straight line 4 l³ t misses 6 l² t² + 4 l t³ + t⁴."""
 
@@ -213,6 +218,7 @@ def test_the_range_of_an_observable_is_its_own():
     np.testing.assert_allclose(second.range, 0.9 * 0.454218, rtol=0.1)  # 4 l t³ + t⁴ is a tenth of 4 l³ t + 6 l² t²
 
 
+@pytest.mark.slow
 def test_extrapolation_of_first_and_second_order(crystal):
     new = at(crystal.potential, "sigma.A-B", 0.02)
     exact = crystal.again(new, fmax=1e-11)
@@ -232,6 +238,7 @@ def test_nothing_moves_nowhere(crystal):
     assert guess.trusted and guess.system is crystal.system
 
 
+@pytest.mark.slow
 def test_extrapolation_beyond_its_range_says_so(packing):
     guess = ms.extrapolate(packing, at(packing.potential, "diameter.B", 0.2))
     assert not guess.trusted and guess.validity.range < 1.0

@@ -15,6 +15,7 @@ from mdsens.potentials.base import parameter_paths
 FLOOR = 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fixed", [False, True])
 def test_a_derivative_that_is_nothing_is_trusted(fixed):
     """dX/dε is what is left of the forces, of which no digit need agree between forward and adjoint."""
@@ -25,6 +26,7 @@ def test_a_derivative_that_is_nothing_is_trusted(fixed):
     assert certificate.trusted and certificate.mismatch < 1e-6, certificate.reasons
 
 
+@pytest.mark.slow
 def test_lengths_in_another_unit_are_not_trusted():
     argon = ms.System([[0.0, 0.0, 0.0], [3.8, 0.0, 0.0]], species=["Ar", "Ar"])
     eq = ms.relax(argon, ms.LennardJones(epsilon=0.01, sigma=0.34, cutoff=0.85))
@@ -32,7 +34,10 @@ def test_lengths_in_another_unit_are_not_trusted():
     assert not certificate.trusted and "range of 0.85 Å" in certificate.reasons[0]
 
 
-@pytest.mark.parametrize("state", ["silicon_vacancy", "argon_vacancy", "glass"])
+@pytest.mark.parametrize(
+    "state",
+    ["argon_vacancy", pytest.param("silicon_vacancy", marks=pytest.mark.slow), pytest.param("glass", marks=pytest.mark.slow)],
+)
 def test_positions_match_differences_of_relaxed_structures(state, request):
     eq = request.getfixturevalue(state)
     # Smooth potentials may gain and lose pairs at the cutoff: Stillinger-Weber is C-infinity there, and the quintic
@@ -61,6 +66,7 @@ def test_per_particle_diameters_match_differences(soft_packing):
     np.testing.assert_allclose(by_particle[..., small].sum(-1), by_label["B"], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_frozen_atoms_have_exactly_zero_sensitivity_and_the_rest_matches_differences(silicon):
     from ase.build import bulk
     from ase.constraints import FixAtoms
@@ -78,6 +84,7 @@ def test_frozen_atoms_have_exactly_zero_sensitivity_and_the_rest_matches_differe
     assert max(errors.values()) < FLOOR, errors
 
 
+@pytest.mark.slow
 def test_clusters_do_not_translate_or_rotate():
     potential = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=6.0, onset=5.0)
     rng = np.random.default_rng(5)
@@ -95,6 +102,7 @@ def test_clusters_do_not_translate_or_rotate():
     assert max(errors.values()) < FLOOR, errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("positions", "modes"),
     [
@@ -153,6 +161,7 @@ def test_rattlers_are_found_listed_and_left_alone(soft_packing):
 # Identities
 
 
+@pytest.mark.slow
 def test_epsilon_moves_nothing_at_a_fixed_cell_and_scales_the_energy(silicon_vacancy):
     eq = silicon_vacancy
     scaled = ms.sensitivity(eq).scaled().positions
@@ -218,6 +227,7 @@ def test_permutation_translation_rotation_and_repetition_carry_over(silicon):
 # Observables, and the ways to ask
 
 
+@pytest.mark.slow
 def test_observables_match_differences(silicon_vacancy):
     from ase.build import bulk
 
@@ -289,6 +299,7 @@ def test_lowest_curvature_matches_a_dense_spectrum(soft_packing):
     np.testing.assert_allclose(eq.curvature.lowest, values[silent], rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["soft_packing", "argon_vacancy", "glass"])
 def test_stored_stiffness_is_the_linearised_gradient_to_all_orders(state, request):
     eq = request.getfixturevalue(state)
@@ -325,6 +336,7 @@ def test_a_pair_potential_with_its_own_total_is_linearised_as_it_is():
     assert max(errors.values()) < FLOOR, errors
 
 
+@pytest.mark.slow
 def test_a_search_sees_a_negative_curvature(silicon, monkeypatch):
     from ase.build import bulk
 
@@ -337,6 +349,7 @@ def test_a_search_sees_a_negative_curvature(silicon, monkeypatch):
     np.testing.assert_allclose(sketched.curvature.lowest, exact.lowest, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_a_few_atoms_that_move_among_many_have_their_whole_spectrum(argon_vacancy):
     from ase.build import bulk
 
@@ -357,6 +370,7 @@ def test_a_few_atoms_that_move_among_many_have_their_whole_spectrum(argon_vacanc
 # What must be refused or said
 
 
+@pytest.mark.slow
 def test_only_the_asked_parameters_are_there(glass):
     S = ms.sensitivity(glass, wrt=["epsilon.A-B", "sigma"])
     assert S.positions.epsilon["A-A"] is None and S.positions.epsilon["B-B"] is None
@@ -397,6 +411,7 @@ def test_observables_that_turn_out_not_finite_are_refused_on_both_roads(silicon_
             ms.jacobian(observable, silicon_vacancy)
 
 
+@pytest.mark.slow
 def test_unconverged_states_have_no_derivative(silicon_vacancy):
     rough = ms.relax(
         silicon_vacancy.system.with_positions(
@@ -433,6 +448,7 @@ def test_loose_groups_of_atoms_are_said_to_be_loose():
     assert any("loose" in reason for reason in certificate.reasons)
 
 
+@pytest.mark.slow
 def test_float32_is_an_explicit_choice_and_says_what_it_is_worth(silicon_vacancy):
     eq = silicon_vacancy
     system, potential = eq.system.astype("float32"), eq.potential.astype("float32")
@@ -448,6 +464,7 @@ def test_float32_is_an_explicit_choice_and_says_what_it_is_worth(silicon_vacancy
     np.testing.assert_allclose(S.positions.sigma, exact, atol=1e-3 * float(jnp.abs(exact).max()))
 
 
+@pytest.mark.slow
 def test_a_user_s_potential_is_differentiated_like_ours():
     class Yukawa(ms.PairPotential):
         strength: dict

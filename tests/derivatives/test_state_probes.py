@@ -88,6 +88,7 @@ class Sites(ms.SitePotential):
         return jnp.sum(jnp.where(mask, energies, 0.0) if self.masked else energies)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beside", [None, ms.LennardJones(sigma=0.9, epsilon=0.1, cutoff=4.0)])
 def test_a_site_energy_that_forgets_its_mask_is_refused(beside):
     system = ms.System(np.concatenate([CLUSTER, [[9.0, 0.0, 0.0]]]))  # the last atom has no neighbour
@@ -150,6 +151,7 @@ def test_a_notch_is_no_equilibrium():
 # Replaced parts
 
 
+@pytest.mark.slow
 def test_a_state_whose_potential_was_replaced_knows_nothing_of_the_old_one(cluster):
     """Twice ε is twice the Hessian at the same places: dX/dσ = X/σ about the middle, as before."""
     exact = cluster.system.positions - cluster.system.positions.mean(axis=0)

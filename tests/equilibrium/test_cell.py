@@ -46,6 +46,7 @@ def worst(eq, sensitivity, **options):
 # Exact identities
 
 
+@pytest.mark.slow
 def test_silicon_relaxes_to_its_lattice_constant(diamond):
     np.testing.assert_allclose(diamond.system.cell, 5.430949777 * np.eye(3), atol=2e-8)
     assert diamond.stress_error < 1e-9 and diamond.curvature.index == 0
@@ -123,6 +124,7 @@ def test_the_stress_that_is_left_is_the_slope_of_the_energy(salt):
     np.testing.assert_allclose(stopped.stress_error, left, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_stress_that_may_be_left_decides_where_it_is_the_smaller(salt):
     """Forces alone end a descent long before its stress is what smax asks for."""
     options = {"cell": "free", "solver": ms.FIRE(), "polish": False, "check_minimum": False}
@@ -144,6 +146,7 @@ def test_hexagonal_crystal_under_pressure(argon):
     assert worst(eq, ms.sensitivity(eq)) < FLOOR
 
 
+@pytest.mark.slow
 def test_two_species_at_ten_gigapascal(squeezed_salt):
     eq, potential = squeezed_salt, squeezed_salt.potential
     np.testing.assert_allclose(potential.stress(eq.system), [-10, -10, -10, 0, 0, 0], atol=1e-8)
@@ -250,6 +253,7 @@ def test_one_expression_of_two_states(diamond, silicon):
     np.testing.assert_allclose(slope.sigma, 0.0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_free_cell_is_kept_in_files(diamond, tmp_path):
     S = ms.sensitivity(diamond, wrt=["lam"])
     path = ms.save(tmp_path / "cell.h5", diamond, S)
@@ -280,6 +284,7 @@ def test_the_load_is_what_was_asked_for_and_none_at_a_fixed_cell(squeezed_salt, 
 # What acts from outside
 
 
+@pytest.mark.slow
 def test_pressure_against_compliance(squeezed_salt):
     """dV/dp = -V/K and dL/dp = -βL, by the free cell's own operator and by the relaxed elastic constants."""
     eq = squeezed_salt
@@ -323,6 +328,7 @@ def test_a_cell_that_collapses():
         ms.relax(ms.System.from_ase(bulk("X", "fcc", a=1.35) * 2), spheres, cell="free", pressure=20.0 * GPA)
 
 
+@pytest.mark.slow
 def test_an_unstable_shape_is_a_saddle(argon):
     """A simple cubic crystal of central forces has no strength against shear, which symmetry hides from forces."""
     with pytest.raises(ms.ConvergenceError, match="saddle"):
@@ -342,6 +348,7 @@ def test_a_wire_without_other_cell_vectors(argon):
     assert eq.stress_error < 1e-9 and abs(float(eq.system.cell[2, 2]) - 2.2) > 1e-3
 
 
+@pytest.mark.slow
 def test_frozen_atoms_ride_with_a_free_cell(argon):
     frozen = ms.System([[0.0, 0, 0]], cell=bulk("Ar", "fcc", a=1.5).cell.array, pbc=True, frozen=[True])
     free = ms.System([[0.0, 0, 0]], cell=bulk("Ar", "fcc", a=1.5).cell.array, pbc=True)

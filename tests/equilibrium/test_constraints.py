@@ -62,6 +62,7 @@ def _at(cluster, part):
     return lambda x: np.asarray(values(x))
 
 
+@pytest.mark.slow
 def test_bonds_of_fixed_length(cluster, argon):
     bonds = c.FixedLengths([(0, 1), (2, 4)])
     eq = ms.relax(cluster, argon, constraints=[bonds], fmax=1e-11)
@@ -112,6 +113,7 @@ def gyration(system):
     return jnp.mean(jnp.sum(arms**2, axis=1)) - 0.8
 
 
+@pytest.mark.slow
 def test_an_equation_of_ones_own(cluster, argon):
     eq = ms.relax(cluster, argon, constraints=[c.Equation(gyration)], fmax=1e-11)
     assert abs(float(gyration(eq.system))) < 1e-11
@@ -160,6 +162,7 @@ def test_constraints_are_kept_in_files(cluster, argon, tmp_path):
     np.testing.assert_allclose(ms.sensitivity(again, wrt=["sigma"]).positions.sigma, S.positions.sigma, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_constraints_of_ase_are_translated_or_refused_by_name():
     atoms = ase.Atoms("Ar5", positions=1.2 * START[:5])
     atoms.set_constraint(
@@ -186,6 +189,7 @@ def test_constraints_of_ase_are_translated_or_refused_by_name():
 # What must be refused
 
 
+@pytest.mark.slow
 def test_constraints_that_depend_on_or_contradict_each_other(cluster, argon):
     twice = [c.FixedLengths([(0, 1)], [1.0]), c.FixedLengths([(0, 1)], [1.2])]
     refused(lambda: ms.relax(cluster, argon, constraints=twice), "depend on each other", "FixedLengths")
@@ -244,6 +248,7 @@ def test_lengths_in_a_slab_without_a_third_vector(argon):
 OBLIQUE = np.array([[4.0, 0.0, 0.0], [1.1, 3.7, 0.0], [-0.4, 0.9, 3.3]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "cell"), [("oblique", OBLIQUE), ("straight", np.diag([4.0, 3.7, 3.3]))])
 def test_selective_dynamics_of_a_poscar_holds_coordinates_along_cell_vectors(name, cell, tmp_path, argon):
     """ASE's own relaxation, under the same constraints of the same file, ends at the same place."""
@@ -277,6 +282,7 @@ def test_selective_dynamics_of_a_poscar_holds_coordinates_along_cell_vectors(nam
     assert np.abs(np.asarray(argon.forces(eq.system)) @ cell.T)[~kept].max() < 1e-7
 
 
+@pytest.mark.slow
 def test_what_is_held_along_cell_vectors_rides_with_a_free_cell(argon):
     positions = np.array([[0.02, 0.0, 0.0], [0.5, 0.5, 0.02], [0.52, 0.0, 0.5], [0.0, 0.48, 0.5]]) @ (0.41 * OBLIQUE)
     system = ms.System(positions, cell=0.41 * OBLIQUE, pbc=True)

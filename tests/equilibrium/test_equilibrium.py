@@ -36,6 +36,7 @@ def crystal(silicon):
 # relax
 
 
+@pytest.mark.slow
 def test_fire_follows_jax_md_step_by_step(small):
     import jax_md.minimize
     import jax_md.space
@@ -61,6 +62,7 @@ def test_fire_follows_jax_md_step_by_step(small):
         np.testing.assert_allclose(state.dt, theirs.dt, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_jax_md_minimisers_drive_our_potentials(small):
     import jax_md.minimize
 
@@ -97,6 +99,7 @@ def test_twelve_digits_are_ordinary(silicon_vacancy, glass, argon_vacancy, soft_
         assert np.linalg.norm(free, axis=1).max() <= 1e-12 + 1e-13
 
 
+@pytest.mark.slow
 def test_the_centre_of_mass_stays(silicon_vacancy):
     start = silicon_vacancy.system.with_positions(
         silicon_vacancy.system.positions + 0.02 * jnp.cos(jnp.arange(645.0)).reshape(-1, 3)
@@ -168,6 +171,7 @@ def test_coinciding_atoms_are_a_status_where_nothing_is_thrown(silicon):
     assert state.status is Status.COINCIDING and not state.converged
 
 
+@pytest.mark.slow
 def test_an_energy_with_a_hidden_geometry_is_not_taken_for_a_cluster():
     import jax_md.energy
     import jax_md.space
@@ -208,6 +212,7 @@ def difference(f, potential, h=1e-4):
     return (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * h)
 
 
+@pytest.mark.slow
 def test_every_transformation_gives_the_same_derivative(small):
     f = functools.partial(loss, system=small.system)
     potential = small.potential
@@ -230,6 +235,7 @@ def test_hessian_of_a_loss_matches_differences_of_its_gradient(small):
     np.testing.assert_allclose(second, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_batches_of_parameters_under_jit_and_vmap(small):
     factors = jnp.array([0.999, 1.0, 1.001])
     batch = jax.tree.map(
@@ -243,6 +249,7 @@ def test_batches_of_parameters_under_jit_and_vmap(small):
     np.testing.assert_allclose(eager, [f(jax.tree.map(lambda leaf, k=k: leaf[k], batch)) for k in range(3)], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_twelve_compiled_calls_in_flight_do_not_dead_lock(small):
     # The reproducer of the dead-lock that a host callback running JAX gives: many calls issued before any is waited for.
     batch = jax.tree.map(lambda leaf: leaf * jnp.array([1.0, 1.0005]), small.potential)
@@ -253,6 +260,7 @@ def test_twelve_compiled_calls_in_flight_do_not_dead_lock(small):
         np.testing.assert_array_equal(result, first)
 
 
+@pytest.mark.slow
 def test_parameters_that_set_the_range_may_be_traced(crystal, silicon):
     def length(sigma):
         import equinox as eqx
@@ -267,6 +275,7 @@ def test_parameters_that_set_the_range_may_be_traced(crystal, silicon):
     np.testing.assert_allclose(jax.jit(jax.grad(length))(s), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_compiled_solve_that_fails_is_nan_with_a_status(small):
     far = random_packing(32, DIAMETERS, seed=4)
     solve = jax.jit(lambda p: ms.equilibrium_positions(far, p, max_steps=3, return_status=True))

@@ -24,6 +24,7 @@ def near(d):
     return ms.System.from_ase(atoms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("charged", [False, True])
 @pytest.mark.parametrize("solver", [None, ms.FIRE()], ids=["L-BFGS", "FIRE"])
 def test_an_ion_inside_of_buckingham_s_barrier_is_named(charged, solver):
@@ -35,6 +36,7 @@ def test_an_ion_inside_of_buckingham_s_barrier_is_named(charged, solver):
     assert ms.relax(near(1.4), salt(charged), solver=solver).converged
 
 
+@pytest.mark.slow
 def test_a_snap_file_without_its_overlay_has_a_hole_which_the_overlay_fills():
     files = [shipped(f"W_2940_2017_2.{name}") for name in ("snapcoeff", "snapparam")]
     atoms = bulk("W", cubic=True) * (2, 1, 1)
@@ -44,6 +46,7 @@ def test_a_snap_file_without_its_overlay_has_a_hole_which_the_overlay_fills():
     assert ms.relax(system, snap + ms.ZBL(onset=4.0, cutoff=4.8), fmax=1e-6, check_minimum=False).converged
 
 
+@pytest.mark.slow
 def test_atoms_that_meet_where_a_wall_is_are_left_alone():
     """Two soft spheres that a spring of no length pulls together, to a third of where they were."""
     terms = ms.LennardJones(epsilon=1e-4, sigma=1.0, cutoff=2.5) + ms.HarmonicBonds(k=1.0, r0=0.0, bonds=((0, 1),))

@@ -104,6 +104,7 @@ def test_newton_polishes_a_saddle_point_of_any_index():
     assert 1 < (jnp.linalg.eigvalsh(jax.hessian(hills)(found.z)) < 0.0).sum() < 6
 
 
+@pytest.mark.slow
 def test_the_derivative_of_a_saddle_point():
     """x³ - a x² - x has its maximum at x = (a - √(a² + 3)) / 3; y follows x."""
 
@@ -128,6 +129,7 @@ def barrier_states(vacancy_jump):
     return {"saddle": saddle, "minimum": minimum}
 
 
+@pytest.mark.slow
 def test_the_vacancys_saddle_point_from_the_top_of_a_chain(vacancy_jump, barrier_states):
     saddle, chain = barrier_states["saddle"], vacancy_jump.chain
     assert saddle.index == saddle.curvature.index == 1 and saddle.fmax < 1e-12 and saddle.steps <= 12
@@ -242,6 +244,7 @@ def test_a_direction_along_the_null_space_leads_nowhere():
     assert found.status is Status.STALLED
 
 
+@pytest.mark.slow
 def test_a_large_saddle_point_has_its_one_negative_curvature_found():
     # 1,371 atoms, an atom half way into a vacancy: among 4,113 curvatures, all others above 11, a local one is below zero.
     # Search directions of the preconditioner alone would pass it by.

@@ -32,6 +32,7 @@ def samples(stress, tmp_path_factory):
     return stress[1].write_samples(tmp_path_factory.mktemp("samples") / "good")
 
 
+@pytest.mark.slow
 def test_spoilt_files_are_read_or_refused(stress, samples, tmp_path):
     """`scripts/stress/fuzz.py` does the same a thousand times, in a process whose time and memory are measured."""
     wrong, count = [], 0

@@ -42,6 +42,7 @@ def test_a_loaded_file_is_equal_bit_for_bit(state, request, tmp_path):
     assert ms.load(tmp_path / "b.h5")[1] is None
 
 
+@pytest.mark.slow
 def test_what_is_longer_than_an_attribute_survives(dimer, tmp_path, monkeypatch):
     """HDF5 has 64 kB for an attribute: a list of 4,096 texts, 8,192 numbers. Of rattlers a large packing has more."""
     eq, S = dimer
@@ -65,6 +66,7 @@ def test_labels_that_are_longer_than_an_attribute_survive(tmp_path):
         assert same(state_files._read_system(file["particles/atoms"]), system)
 
 
+@pytest.mark.slow
 def test_frozen_atoms_partial_sensitivities_and_single_precision_survive(tmp_path):
     potential = ms.LennardJones(epsilon={"A-A": 1.0, "A-B": 1.5, "B-B": 0.5}, sigma=1.0, cutoff=3.0, switch="shifted_force")
     system = ms.System(
@@ -99,6 +101,7 @@ def test_the_layout_is_h5md(dimer, tmp_path):
         assert "jax" in file["provenance"].attrs["versions"]
 
 
+@pytest.mark.slow
 def test_a_potential_of_one_s_own_is_given_back_by_the_user(tmp_path):
     class Spring(ms.PairPotential):
         stiffness: float
@@ -224,6 +227,7 @@ def test_constraints_that_the_structure_does_not_meet_are_refused(tmp_path):
     np.testing.assert_array_equal(back.multipliers, eq.multipliers)
 
 
+@pytest.mark.slow
 def test_a_saddle_point_is_one_again_when_it_is_loaded(tmp_path):
     """Two compressed springs in line, which buckle in the plane."""
     potential = ms.Morse(D0=1.0, alpha=1.0, r0=1.4, cutoff=3.0, onset=2.8)

@@ -27,6 +27,7 @@ def ridge(penalty):
     return jnp.linalg.solve(X.T @ X + penalty * jnp.eye(5), X.T @ Y)
 
 
+@pytest.mark.slow
 def test_ridge_regression_along_gradient_descent():
     exact = jax.jacfwd(ridge)(0.7)
     w = jnp.zeros(5)
@@ -154,6 +155,7 @@ def test_an_ill_conditioned_family_is_bounded_or_not_trusted(exponent):
     assert not found.trusted or exponent < 15, found
 
 
+@pytest.mark.slow
 def test_the_known_null_space_is_left_out():
     basis, _ = np.linalg.qr(rng.normal(size=(6, 6)))
     A = jnp.asarray(basis @ np.diag([0.0, 0.5, 1.0, 2.0, 5.0, 9.0]) @ basis.T)
@@ -213,6 +215,7 @@ def test_traced_values_are_refused():
     refused(lambda: jax.jit(lambda z: implicit.jacobian_bound(curved, z, (0.5,), ONE, z))(jnp.ones(2)), "concrete")
 
 
+@pytest.mark.slow
 def test_the_certificate_of_a_loose_equilibrium_covers_its_error(soft_packing):
     exact = ms.sensitivity(soft_packing, wrt=["diameter.B"]).positions.diameter["B"]
     start = soft_packing.system.with_positions(soft_packing.system.positions + 1e-5 * jnp.sin(jnp.arange(256.0)).reshape(-1, 2))
@@ -233,6 +236,7 @@ def cluster():
     return ms.relax(ms.System(CLUSTER), potential, fmax=1e-12)
 
 
+@pytest.mark.slow
 def test_a_logarithm_that_is_zero_is_bounded_like_the_parameter_itself(cluster):
     """σ = ε = 1, so that dX/d ln σ = dX/dσ."""
     start = cluster.system.with_positions(cluster.system.positions + 1e-5 * jnp.cos(jnp.arange(15.0)).reshape(5, 3))
@@ -256,6 +260,7 @@ def test_a_cluster_far_from_the_origin_is_known_as_well(cluster, shift):
     assert S.certificate.trusted, S.certificate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fmax", [1e-8, 1e-10])
 @pytest.mark.parametrize(("name", "a"), [("Si", 5.3), ("Si", 5.431), ("Ar", 5.25)])
 def test_a_perfect_primitive_cell_is_trusted_however_little_force_is_left(name, a, fmax):
@@ -267,6 +272,7 @@ def test_a_perfect_primitive_cell_is_trusted_however_little_force_is_left(name, 
     assert moved <= S.certificate.error_bound < 1e-13
 
 
+@pytest.mark.slow
 def test_a_perfect_crystal_of_two_atoms_has_derivatives_of_rounding_only():
     crystal = ms.System.from_ase(bulk("Ar", "bcc", a=4.2, cubic=True))
     S = ms.sensitivity(ms.relax(crystal, ms.LennardJones(sigma=3.4, epsilon=0.0104, cutoff=8.5)))

@@ -87,6 +87,7 @@ def pairs():
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("decorator", "name", "symmetric"), pairs())
 def test_every_decorator_with_every_linear_solver(decorator, name, symmetric):
     @many
@@ -120,6 +121,7 @@ def singular_jacobian(name, known):
     return both
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.parametrize("known", [True, False], ids=["known null space", "unknown null space"])
 def test_a_singular_compatible_problem_has_the_answer_of_least_norm_if_its_null_space_is_said(name, known):

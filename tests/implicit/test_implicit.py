@@ -56,12 +56,14 @@ def test_ridge_regression_in_every_mode_and_solver(options, derivative):
     np.testing.assert_allclose(d(implicit_ridge(**options))(0.7), d(ridge)(0.7), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("derivative", ["reverse over reverse", "third", "checkpoint"])
 def test_ridge_regression_to_third_order(derivative):
     d = DERIVATIVES[derivative]
     np.testing.assert_allclose(d(implicit_ridge(symmetric=True))(0.7), d(ridge)(0.7), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_jit_vmap_and_linearize():
     f = implicit_ridge(symmetric=True)
     penalties = jnp.array([0.1, 0.5, 2.0])
@@ -72,6 +74,7 @@ def test_jit_vmap_and_linearize():
     np.testing.assert_allclose(product(2.0), 2.0 * jax.jacfwd(ridge)(0.7), atol=1e-13)
 
 
+@pytest.mark.slow
 def test_an_asymmetric_root_in_both_modes():
     def condition(z, theta):
         return jnp.array([z[0] ** 3 + theta[0] * z[1] - 2.0, z[1] ** 2 * z[0] + theta[1] - z[0]])
@@ -98,6 +101,7 @@ def test_an_asymmetric_root_in_both_modes():
     assert residual < 1e-12
 
 
+@pytest.mark.slow
 def test_a_fixed_point():
     # Kepler's equation E = M + e sin E: dE/dM = 1 / (1 - e cos E).
     @implicit.custom_fixed_point(lambda E, M, e: M + e * jnp.sin(E))
@@ -125,6 +129,7 @@ def test_a_known_null_space_gives_the_minimum_norm_answer(solver):
     assert residual < 1e-11
 
 
+@pytest.mark.slow
 def test_second_derivatives_keep_the_null_space_out():
     # The minimum-norm answer of A(t) u = b, where the null vector is the same for every t.
     A, null = singular()
@@ -219,6 +224,7 @@ def reporting_cube_root(z0, a):
     return z, {"error": jnp.abs(z**3 - a), "steps": 7, "converged": jnp.all(z > 0)}
 
 
+@pytest.mark.slow
 def test_auxiliary_outputs_come_along_and_leave_the_derivative_alone():
     z, aux = reporting_cube_root(1.0, 8.0)
     assert z == 2.0 and aux["steps"] == 7 and aux["converged"] and aux["error"] == 0.0
@@ -250,6 +256,7 @@ def test_what_is_computed_from_the_answer_is_differentiated_through_it():
 # Nested and batched use
 
 
+@pytest.mark.slow
 def test_an_inner_solve_inside_an_outer_condition():
     inner = implicit.custom_root(lambda y, z, a: y**3 - a * z)(lambda y0, z, a: jnp.cbrt(a * z))
 
@@ -276,6 +283,7 @@ def test_an_inner_solve_inside_an_outer_condition():
     np.testing.assert_allclose(jax.hessian(outer, argnums=1)(2.0, 0.5), curvature, rtol=1e-5)  # rounding 1e-16 / h²
 
 
+@pytest.mark.slow
 def test_one_bad_member_neither_kills_nor_changes_the_others():
     # At a = 0 the cube root has no derivative.
     cube_root = implicit.custom_root(lambda z, a: z**3 - a)(lambda z0, a: jnp.cbrt(a))
@@ -430,6 +438,7 @@ def test_arguments_of_the_products_must_fit():
     refused(lambda: implicit.root_vjp(condition, z, (jnp.array(8.0),), {"z": one}), "cotangent")
 
 
+@pytest.mark.slow
 def test_a_singular_jacobian_is_an_error_with_its_residual():
     A, null = singular()
     condition = lambda z, b: A @ z - b  # noqa: E731

@@ -150,6 +150,7 @@ def test_the_lasso_in_blocks_of_different_steps():
     check(lambda theta: jnp.concatenate([(z := solution(theta))[0], z[1]["tail"]]), THETA, *lasso_derivatives())
 
 
+@pytest.mark.slow
 def test_penalties_of_blocks_under_one_roof():
     """A free intercept, an elastic net and a group that is zero or not as a whole: against SciPy's smooth minimum."""
     groups = (slice(0, 1), slice(1, 3), slice(3, 5))
@@ -205,6 +206,7 @@ def test_non_negative_least_squares():
     check(differentiable(condition, w), THETA, *differences(solve, THETA))
 
 
+@pytest.mark.slow
 def test_the_projection_on_the_simplex_as_a_projected_gradient():
     """Its Jacobian is 1 - 𝟏𝟏ᵀ/|S| on the support S."""
     theta = np.array([0.9, 0.2, 0.7, -0.5, 0.4])
@@ -223,6 +225,7 @@ def test_the_projection_on_the_simplex_as_a_projected_gradient():
         check(differentiable(condition, x), theta, jacobian, np.zeros((5, 5, 5)), atol=1e-13)
 
 
+@pytest.mark.slow
 def test_sets_that_move_with_the_arguments():
     """min ½‖x - t‖² on ‖x‖ <= θ₀ is θ₀ t/‖t‖, and on a box its upper bound where t is above it."""
     t = np.array([2.0, -1.0, 0.3])
@@ -260,6 +263,7 @@ def test_entropic_mirror_descent_to_the_softmax():
     check(differentiable(condition, p), theta, jacobian, hessian, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_entropic_mirror_descent_without_a_closed_form():
     """On the simplex of radius θ₃ the slope M x - θ + log x + 1 is the same for all components."""
     factor = rng.normal(size=(3, 3))
@@ -340,6 +344,7 @@ def qp_inequality(x, theta):
     return {"all": G @ x - h}
 
 
+@pytest.mark.slow
 def test_a_quadratic_program_by_its_multipliers():
     x, nu, lam = solve_qp(QP_THETA)
     assert 0 < np.sum(lam > 0) < 3
@@ -356,6 +361,7 @@ def test_a_quadratic_program_by_its_multipliers():
     np.testing.assert_allclose(jax.jacrev(lambda theta: flat(plain(theta)))(jnp.asarray(QP_THETA)), first, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_constraints_of_one_kind_alone():
     """With equalities alone the KKT system is linear, and its inverse is the derivative."""
     L, q, E, e, *_ = qp(QP_THETA, np)

@@ -36,6 +36,7 @@ def linear(**options):
 AXIS = jnp.eye(4)[:, :1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -54,6 +55,7 @@ def test_promises_that_are_not_true_are_seen(options, words):
         np.testing.assert_allclose(mode(linear())(theta), np.linalg.inv(SKEW), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_left_null_space_that_is_not_one_is_seen():
     # A = (1, 1)ᵀ(1, -1): the null space is along (1, 1), the left one along (1, -1).
     A = jnp.array([[1.0, -1.0], [1.0, -1.0]])
@@ -84,6 +86,7 @@ def test_an_ill_conditioned_system_is_solved_or_refused(n):
             np.testing.assert_allclose(found, exact, atol=1e-6 * np.abs(exact).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.25, 0.5])
 def test_a_vertex_whose_multipliers_are_not_unique_has_no_derivative(share):
     """x >= θ said twice: the multipliers add up to 1 + θ, and a derivative would depend on how they share it."""
@@ -98,6 +101,7 @@ def test_a_vertex_whose_multipliers_are_not_unique_has_no_derivative(share):
     refused_in_both_modes(lambda theta: solve(start, theta).x[0], jnp.array(1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("complementarity", ["product", "fischer-burmeister"])
 def test_a_constraint_that_holds_without_a_force_has_no_derivative(complementarity):
     """The nearest point x >= 0 to θ has slope 0 for θ < 0, 1 for θ > 0, none at 0."""
@@ -136,6 +140,7 @@ def linear_program(b):
     return x
 
 
+@pytest.mark.slow
 def test_a_degenerate_vertex_of_a_conic_program_has_no_derivative():
     x = linear_program(None)
     # Two rows hold, the third is slack: the vertex follows them.
@@ -146,6 +151,7 @@ def test_a_degenerate_vertex_of_a_conic_program_has_no_derivative():
         refused_in_both_modes(lambda b, share=share: x(b, share), jnp.array([1.0, 2.0, 3.0]))
 
 
+@pytest.mark.slow
 def test_a_minimiser_that_is_not_unique_has_no_derivative():
     flat = solvers.minimum(lambda x, theta: (x[0] + x[1] - theta) ** 2)
     refused_in_both_modes(lambda theta: flat(jnp.zeros(2), theta), 1.0)

@@ -167,6 +167,7 @@ def linearised(z, data):
     return jax.linearize(lambda x: ravel_pytree(forces.gradient(unravel(x), data))[0], flat)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["fixed", "free"])
 def test_the_stored_hessian_is_the_linearised_gradient(case, cell):
     system, potential = case
@@ -185,6 +186,7 @@ def test_the_stored_hessian_is_the_linearised_gradient(case, cell):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", list(CASES)[1:])
 def test_a_wide_list_is_gone_through_in_chunks(monkeypatch, case):
     system, potential = CASES[case]
@@ -234,6 +236,7 @@ def defect():
     )
 
 
+@pytest.mark.slow
 def test_the_coarse_grid_interpolates_linear_fields_and_is_its_own_transpose(defect):
     grid = defect[0].frame.grid
     np.testing.assert_allclose(jnp.sum(grid.weight, axis=0), 1.0, rtol=1e-12)
@@ -242,6 +245,7 @@ def test_the_coarse_grid_interpolates_linear_fields_and_is_its_own_transpose(def
     np.testing.assert_allclose(jnp.vdot(grid.to_atoms(field), vectors), jnp.vdot(field, grid.to_nodes(vectors)), rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_the_preconditioner_is_symmetric_positive_and_saves_iterations(defect):
     operator, gauge = defect
     v, w = (gauge.project(jax.random.normal(jax.random.key(k), (operator.z.size,))) for k in (3, 4))

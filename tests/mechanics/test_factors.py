@@ -19,6 +19,7 @@ def with_sparse_factor(eq, monkeypatch):
     return ms.relax(eq.system, eq.potential, fmax=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
 def test_a_factor_inverts_the_hessian_outside_its_null_space(soft_packing, monkeypatch, kind):
     eq = soft_packing if kind == "dense" else with_sparse_factor(soft_packing, monkeypatch)
@@ -34,6 +35,7 @@ def test_a_factor_inverts_the_hessian_outside_its_null_space(soft_packing, monke
     assert str(eq.kept.factor) in ms.sensitivity(eq).certificate.linear_solver
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
 def test_derivatives_are_those_without_a_factor(soft_packing, monkeypatch, kind):
     eq = soft_packing if kind == "dense" else with_sparse_factor(soft_packing, monkeypatch)
@@ -49,6 +51,7 @@ def test_derivatives_are_those_without_a_factor(soft_packing, monkeypatch, kind)
         np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_free_cell_and_frozen_atoms_have_factors_too(squeezed_salt, argon_vacancy):
     assert isinstance(squeezed_salt.kept.factor, factorised_hessian.DenseFactor)
     assert ms.sensitivity(squeezed_salt).certificate.residual < 1e-11
@@ -109,6 +112,7 @@ def test_the_operator_that_is_kept_is_the_hessian(argon_vacancy, monkeypatch, ki
     np.testing.assert_allclose(state.own_operator(state.z, eq.potential)(v), anew, atol=1e-12 * float(jnp.abs(anew).max()))
 
 
+@pytest.mark.slow
 def test_first_derivatives_do_not_assemble_what_was_kept(argon_vacancy, monkeypatch):
     eq = ms.relax(argon_vacancy.system, argon_vacancy.potential, fmax=1e-12)
     expected = ms.gradient(ms.observables.pressure, eq)

@@ -90,6 +90,7 @@ def agrees_with_matscipy(atoms, potential, calculator, rtol):
     np.testing.assert_allclose(ours, expected, atol=rtol * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_silicon_agrees_with_matscipy():
     manybody = pytest.importorskip("matscipy.calculators.manybody", reason="matscipy is not installed (pip install matscipy)")
     from matscipy.calculators.manybody.explicit_forms.stillinger_weber import Stillinger_Weber_PRB_31_5262_Si as published

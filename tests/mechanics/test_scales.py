@@ -132,6 +132,7 @@ def test_an_unrelaxed_cluster_may_turn_in_any_unit(length):
     assert state.steps == 0 and state.curvature is not None
 
 
+@pytest.mark.slow
 def test_inside_jit_no_unit_matters_either():
     for length, energy in ((1.0, 1.0), (1e-6, 1e-19)):
         system, potential, _ = cluster(length, energy)
@@ -145,6 +146,7 @@ def distance_of_two(factor):
     return lambda system: factor * (jnp.linalg.norm(system.positions[1] - system.positions[0]) - 2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1e-10, pytest.param(1e-4, marks=pytest.mark.slow), pytest.param(1e6, marks=pytest.mark.slow)])
 def test_constraints_have_units_of_their_own(factor):
     """At d = 2 of a pair the multiplier of f (d - 2) is -U'(2) / f, with U' = 4 (-12/2¹³ + 6/2⁷)."""
@@ -156,6 +158,7 @@ def test_constraints_have_units_of_their_own(factor):
         np.testing.assert_allclose(eq.multipliers * factor, [-4.0 * (6.0 / 2**7 - 12.0 / 2**13)], rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_one_atom_alone_in_its_cell_is_at_rest():
     """Nothing is free there: all derivatives of places vanish, and both ways to them agree."""
     cell = 2.63 * (np.ones((3, 3)) - np.eye(3))

@@ -139,6 +139,7 @@ def through_a_file(system):
     return ms.System.from_ase(ase.io.read(io.StringIO(text.getvalue()), format="extxyz"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lie", ["z", "x"])
 def test_the_rotation_of_a_wire_is_no_vibration(lie):
     eq, T = wire(lie), 30.0
@@ -159,6 +160,7 @@ def test_the_rotation_of_a_wire_is_no_vibration(lie):
         np.testing.assert_allclose(entropy(T)(system, eq.potential), disorder, rtol=tolerance)
 
 
+@pytest.mark.slow
 def test_bands_of_a_wire_near_gamma_have_derivatives_and_twist():
     eq = ms.relax(wire().system, wire().potential, fmax=FMAX)
     q = np.array([[0.0, 0.0, 0.2], [0.0, 0.0, 1e-3]])
@@ -196,6 +198,7 @@ def test_a_straight_chain_has_no_rotation(count):
         np.testing.assert_allclose(found[2 * count], expected, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_molecule_in_a_box_turns_at_no_cost_though_forces_are_left():
     # Six motions cost nothing: three rotations are no sound of the crystal, and so there is no thermodynamics.
     potential = ms.LennardJones(epsilon=EPSILON, sigma=SIGMA, cutoff=8.0, onset=7.0)
@@ -211,6 +214,7 @@ def test_a_molecule_in_a_box_turns_at_no_cost_though_forces_are_left():
             entropy(10.0)(rounded, potential)
 
 
+@pytest.mark.slow
 def test_second_derivatives_of_sound_match_differences():
     system = ms.System.from_ase(bulk("Ar", "fcc", a=5.26)).with_neighbors(
         ms.LennardJones(epsilon=EPSILON, sigma=SIGMA, cutoff=CUTOFF, switch="truncated"), skin=0.1

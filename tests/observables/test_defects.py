@@ -56,6 +56,7 @@ def test_a_vacancy_contracts_by_what_its_dipole_tensor_says(argon_states):
         assert float(observables.relaxation_volume(given)(argon_states, LJ)) == pytest.approx(by_elasticity)
 
 
+@pytest.mark.slow
 def test_the_dipole_tensor_is_the_energys_derivative_in_a_strain(argon_states):
     """P = -dE/dε of the defect, the crystal's own taken off, which holds exactly; the shears by -dE/dγ."""
     cells = float(argon_states["defect"].volume / argon_states["bulk"].volume)
@@ -94,6 +95,7 @@ def test_relaxation_volume_of_an_anisotropic_crystal_is_its_strain_under_the_dip
     assert float(observables.relaxation_volume(constants)(bent, LJ)) == pytest.approx(strain[:3].sum())
 
 
+@pytest.mark.slow
 def test_the_dipole_tensor_is_differentiated_through_the_relaxation(argon_vacancy, argon_states):
     # At fixed cell the crystal's atoms do not move, by symmetry.
     def dipole(system, potential):

@@ -133,6 +133,7 @@ def agrees_with_matscipy(system, potential, calculator, **definitions):
         assert deviation(constants(), whole) < 1e-9
 
 
+@pytest.mark.slow
 def test_stillinger_weber_agrees_with_matscipy_under_shear(sheared):
     manybody = pytest.importorskip("matscipy.calculators.manybody", reason="matscipy is not installed (pip install matscipy)")
     from matscipy.calculators.manybody.explicit_forms.stillinger_weber import Stillinger_Weber_PRB_31_5262_Si as published
@@ -142,6 +143,7 @@ def test_stillinger_weber_agrees_with_matscipy_under_shear(sheared):
     agrees_with_matscipy(sheared.system, sheared.potential, manybody.Manybody(**form), energy="born_constants")
 
 
+@pytest.mark.slow
 def test_lennard_jones_agrees_with_matscipy_under_pressure_and_shear():
     pairs = pytest.importorskip("matscipy.calculators.pair_potential", reason="matscipy is not installed (pip install matscipy)")
     atoms = bulk("Ar", "fcc", a=1.5, cubic=True) * 2
@@ -164,6 +166,7 @@ def test_jammed_packings_have_the_moduli_that_jax_md_stores(pressure):
         assert deviation(C[(0, 1, 2, 0, 0, 1), (0, 1, 2, 1, 2, 2)], stored) < 1e-10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [(), (2, 9)], ids=["free", "two frozen"])
 def test_stress_answers_to_strain_as_birch_says(silicon, frozen):
     eq = ms.relax(sheared_vacancy(frozen), silicon, fmax=FMAX)
@@ -347,6 +350,7 @@ def test_a_stretched_crystal_loses_its_stability():
 # Refusals
 
 
+@pytest.mark.slow
 def test_bad_requests_are_refused_in_a_sentence(silicon):
     crystal = ms.System.from_ase(bulk("Si", cubic=True, a=5.431))
     wire = ms.System(crystal.positions, cell=crystal.cell, pbc=[True, False, False], species="Si")
@@ -374,6 +378,7 @@ def test_bad_requests_are_refused_in_a_sentence(silicon):
         moduli.compliance(np.eye(4))
 
 
+@pytest.mark.slow
 def test_a_state_that_is_no_minimum_has_no_constants(plane):
     shaken = plane.system.positions + 0.2 * np.random.default_rng(0).normal(size=plane.system.positions.shape)
     with pytest.raises(ms.LinearSolveError, match="relax the structure to a minimum first"):
@@ -399,6 +404,7 @@ def test_forces_that_are_left_are_told(silicon):
         elastic_constants(crystal.with_positions(crystal.positions + 0.1 * noise), silicon, relaxed=False)
 
 
+@pytest.mark.slow
 def test_what_constraints_hold_has_no_constants_of_its_own(silicon, tmp_path):
     crystal = ms.System.from_ase(bulk("Si", cubic=True, a=5.431))
     eq = ms.relax(crystal, silicon, constraints=[ms.constraints.FixedLengths([(0, 1)])])

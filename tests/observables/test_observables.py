@@ -130,6 +130,7 @@ def test_the_straight_angle_has_a_value_and_no_derivative():
 # Neighbourhoods
 
 
+@pytest.mark.slow
 def test_coordination_of_crystals(silicon):
     diamond = ms.System.from_ase(bulk("Si", cubic=True))
     np.testing.assert_allclose(observables.coordination(2.9, 0.5)(diamond, silicon), 4.0)
@@ -207,6 +208,7 @@ def gr(**found):
     return observables.radial_distribution([1.0, 2.0], 0.3, **found)
 
 
+@pytest.mark.slow
 def test_a_list_that_is_too_short_is_refused_or_nan(argon_vacancy):
     eq = argon_vacancy
     near, far = observables.coordination(1.3, 0.3), observables.coordination(2.9, 0.3)
@@ -254,6 +256,7 @@ def test_stress_is_the_slope_of_the_energy_in_two_dimensions():
         assert float(observables.stress(system, potential)[component]) == pytest.approx(slope, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_cohesive_energy(silicon):
     # F. H. Stillinger, T. A. Weber, Phys. Rev. B 31, 5262 (1985): 2 ε an atom, at a lattice constant of 2.5926 σ.
     crystal = ms.System.from_ase(bulk("Si", a=2.5926 * float(silicon.sigma)))
@@ -308,6 +311,7 @@ def references():
     return crystal(["A"] * 4, 1.55), crystal(["B"] * 4, 1.36), crystal(["A", "B"], 1.05, "cesiumchloride")
 
 
+@pytest.mark.slow
 def test_formation_energy_balances_the_composition(references, glass):
     a, b, ab = references
     energies = {name: eq.energy / len(eq.system) for name, eq in zip("ab", (a, b), strict=True)}
@@ -474,6 +478,7 @@ def test_an_atom_that_is_not_there_is_no_other_one(observable):
     assert "names an atom beyond the 3" in point.reason and not point.values
 
 
+@pytest.mark.slow
 def test_the_jacobian_of_a_scalar_in_scalars_is_its_gradient():
     """Neighbours alone: a = √2 2^(1/6) σ, so that dV/dσ = 3V/σ and dV/dε = 0."""
     potential = ms.LennardJones(epsilon=0.01, sigma=3.4, cutoff=4.6, switch="truncated", onset=None)

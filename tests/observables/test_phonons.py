@@ -110,6 +110,7 @@ def phonopy_of(name, multiple):
     return phonon
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "multiple"), [("silicon", 4), ("sheared silicon", 4), ("argon", 5), ("binary", 5)])
 def test_frequencies_agree_with_phonopy(name, multiple):
     phonon = phonopy_of(name, multiple)
@@ -145,6 +146,7 @@ def hexagonal(pbc=(True, True)):
     return System(np.zeros((1, 2)), cell=cell, pbc=pbc, masses=1.0), ms.SoftSphere(diameter=2.0, epsilon=1.0, alpha=2.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sheared silicon", "hexagonal"])
 def test_a_supercell_at_gamma_has_the_frequencies_of_its_cell(name):
     system, potential = hexagonal() if name == "hexagonal" else state(name)
@@ -190,6 +192,7 @@ def agrees_with_differences(observable, eq, parameters):
     return slopes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["silicon", "sheared silicon"])
 def test_derivatives_of_bands_match_differences_of_relaxed_structures(name):
     # Silicon has degenerate bands at Γ, X and L; in the sheared cell the atoms move.
@@ -249,6 +252,7 @@ def test_degenerate_eigenvalues_have_the_derivatives_of_their_mean():
     assert np.isnan(jax.jacfwd(jax.jacfwd(jax.jacfwd(scanned)))(0.0)).all()
 
 
+@pytest.mark.slow
 def test_second_derivatives_of_degenerate_bands_match_differences():
     # Γ, X, M of a cubic crystal.
     system, potential = state("binary")
@@ -267,6 +271,7 @@ def test_second_derivatives_of_degenerate_bands_match_differences():
     np.testing.assert_allclose(mixed, jnp.sum(forward), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_gradients_agree_with_the_jacobian():
     eq = crystal("layers")
     observable = harmonic_free_energy(60.0, 2)
@@ -289,6 +294,7 @@ def strained_frequencies(eq, strain):
     return np.asarray(phonon_frequencies(Q)(again.system, eq.potential))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sheared silicon", "layers"])
 def test_gruneisen_parameters_match_differences_of_relaxed_cells(name):
     eq = crystal(name)
@@ -313,6 +319,7 @@ def test_gruneisen_parameters_of_degenerate_bands_are_equal():
 # Density of states and thermodynamics
 
 
+@pytest.mark.slow
 def test_density_of_states_counts_the_bands():
     grid = np.linspace(-5.0, 25.0, 601)
     density = np.asarray(phonon_dos(4, grid, width=0.4)(*state("silicon")))
@@ -334,6 +341,7 @@ def test_thermodynamics_agree_with_phonopy():
     np.testing.assert_allclose(np.asarray(disorder) * kilojoule * 1e3, properties.entropy, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_entropy_and_heat_capacity_are_derivatives_of_the_free_energy():
     system, potential = state("silicon")
 
@@ -398,6 +406,7 @@ def unstable():
     )
 
 
+@pytest.mark.slow
 def test_an_unstable_state_has_no_thermodynamics():
     system, potential = unstable()
     assert float(jnp.min(phonon_frequencies([0.5, 0.0])(system, potential))) < 0.0
@@ -467,6 +476,7 @@ def test_systems_without_phonons_are_refused():
         phonon_path(System(positions, species="Si"))
 
 
+@pytest.mark.slow
 def test_phonons_ask_for_masses_of_labels_that_are_no_elements():
     atoms = bulk("Ar", "fcc", a=1.55)
     potential = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5, onset=2.0)

@@ -32,6 +32,7 @@ def reduced_mass(eq):
     return 1.0 / float(np.sum(1.0 / np.asarray(eq.system.masses)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", [(1, 1, 0), pytest.param((0.3, -0.2, 0.5), marks=pytest.mark.slow)])
 def test_longitudinal_and_transverse_modes_of_rock_salt_are_apart_by_the_plasma_frequency(rock_salt, direction):
     """ω_LO² - ω_TO² = 4π k z²/(V μ) in a crystal of rigid ions, along any direction."""
@@ -64,6 +65,7 @@ def test_waves_at_other_wave_vectors_are_those_of_a_supercell_at_gamma(rock_salt
     np.testing.assert_allclose(found, np.sort(np.concatenate([gamma, small])), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_dynamical_matrix_is_the_differences_of_forces_in_a_low_crystal():
     """At Γ that of forces, which are LAMMPS's; elsewhere both splits of Ewald's sum agree. Four ions, no symmetry."""
     atoms = bulk("NaCl", "rocksalt", a=5.4, cubic=True)[:4]

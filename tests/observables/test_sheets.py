@@ -28,6 +28,7 @@ def carbon():
     return ms.Tersoff.from_file(shipped("BNC.tersoff"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)], ids=["z", "x", "y"])
 def test_graphene_has_the_constants_that_lammps_finds(carbon, order):
     expected = np.array([[356.38, 23.18, 0.0], [23.18, 356.38, 0.0], [0.0, 0.0, 166.60]])
@@ -43,6 +44,7 @@ def test_graphene_has_the_constants_that_lammps_finds(carbon, order):
     )
 
 
+@pytest.mark.slow
 def test_moduli_of_a_sheet_in_a_box_are_refused_with_the_remedy(carbon):
     box = graphene([True, True, True])
     observables = ms.observables
@@ -62,6 +64,7 @@ def test_moduli_of_a_sheet_in_a_box_are_refused_with_the_remedy(carbon):
     np.testing.assert_allclose(constants[0, 0] * 20.0 / 10.0, 356.38, atol=0.02)  # GPa Å is 0.1 N/m
 
 
+@pytest.mark.slow
 def test_constants_of_a_sheet_have_derivatives(carbon):
     eq = ms.relax(graphene([True, True, False]), carbon, cell="free", fmax=1e-11)
     names = parameter_paths(carbon)

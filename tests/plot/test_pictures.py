@@ -86,6 +86,7 @@ def test_a_slice_has_the_atoms_near_a_plane():
     refused(lambda: plot.slab(eq, moves, normal="w"), "'w'")
 
 
+@pytest.mark.slow
 def test_rounding_has_no_arrows():
     """By ε nothing moves, exactly; by λ the atoms around the hole do."""
     atoms = bulk("Si", cubic=True)
@@ -129,6 +130,7 @@ def test_bars_stretch_over_what_is_there():
     assert [text.get_text() for text in ax.texts] == ["0", "0.001", "1"]
 
 
+@pytest.mark.slow
 def test_a_picture_is_of_one_parameter():
     eq = ms.relax(ms.System.from_ase(bulk("Si")), ms.StillingerWeber.silicon())
     S = ms.sensitivity(eq)

@@ -96,6 +96,7 @@ def test_ases_phonons_run_on_it_and_are_ours(silicon, tmp_path):
     np.testing.assert_allclose(energies / (units._hplanck * 1e12 * units.J), np.sort(own), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_ases_nudged_elastic_band_climbs_as_with_ases_own_calculator():
     # An atom through the gap between three that are held.
     settings = {"epsilon": 1.0, "sigma": 1.0}

@@ -61,6 +61,7 @@ def deviation(a, b):
     return float(np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(np.asarray(b)).max())
 
 
+@pytest.mark.slow
 def test_a_sum_is_the_sum_of_its_terms(silicon_piece, silicon):
     both = LONG + silicon
     assert both.range == 5.0 and both.smoothness == 2
@@ -101,6 +102,7 @@ def test_sums_are_flat_and_name_their_terms():
     assert three.unit_of("LennardJones2.sigma") == "Angstrom"
 
 
+@pytest.mark.slow
 def test_the_sensitivity_of_a_sum_is_that_of_structures_relaxed_again(cluster):
     eq = ms.relax(cluster.system, PAIRS + ms.SoftSphere(diameter=1.3, epsilon=0.5, alpha=2.5), fmax=1e-12)
     S = ms.sensitivity(eq)
@@ -111,6 +113,7 @@ def test_the_sensitivity_of_a_sum_is_that_of_structures_relaxed_again(cluster):
     assert list(kept) == ["LennardJones.sigma.A-B", "SoftSphere.diameter", "SoftSphere.epsilon"]
 
 
+@pytest.mark.slow
 def test_an_energy_without_a_list_can_be_a_term(cluster):
     together = PAIRS + Trap(k=0.1)
     eq = ms.relax(cluster.system, together, fmax=1e-12)
@@ -159,6 +162,7 @@ def test_short_names_for_fixed_and_tied_and_rules_upon_rules():
     assert everything.inner.sigma["A-B"] == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_compositions_come_back_from_files_bit_for_bit(cluster, tmp_path, dtype):
     rules = {"epsilon.A-B": "log", "sigma.A-B": ("ratio", "sigma.A-A"), "sigma.B-B": "fixed"}
@@ -205,6 +209,7 @@ def test_bad_input_is_refused_with_a_sentence_that_names_it(call, words):
     refused(call, *words)
 
 
+@pytest.mark.slow
 def test_parameters_are_listed_by_the_names_that_they_have_in_results():
     pair = ms.LennardJones(epsilon={"A-A": 1.0, "A-B": 1.5, "B-B": 0.5}, sigma=1.0, cutoff=2.5)
     assert list(ms.fixed(pair, "sigma").parameters()) == ["epsilon"]

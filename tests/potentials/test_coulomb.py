@@ -181,6 +181,7 @@ def test_magnesium_oxide_grows_with_its_parameters_as_its_energy_says():
     np.testing.assert_allclose(growth(S.cell.terms[1].charge["Mg"]), -madelung / a / curvature, rtol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

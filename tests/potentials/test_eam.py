@@ -125,6 +125,7 @@ def test_files_that_are_cut_off_or_missing_are_refused(tmp_path):
         ms.EAM.from_file(cut)
 
 
+@pytest.mark.slow
 def test_a_stored_state_has_its_tables(tmp_path):
     potential = ms.EAM.from_file(shipped("Cu_mishin1.eam.alloy"))
     eq = ms.relax(ms.System.from_ase(bulk("Cu", a=3.7, cubic=True)), potential, fmax=1e-10)

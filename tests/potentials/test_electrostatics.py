@@ -314,6 +314,7 @@ def joint(salt):
     return found, type(found)(*(np.stack(rows, axis=-1) for rows in zip(*columns, strict=True)))
 
 
+@pytest.mark.slow
 def test_the_joint_derivative_is_that_of_clusters_relaxed_again(salt, joint):
     found, derivative = joint
     np.testing.assert_allclose(found.positions, salt.system.positions, atol=1e-12)

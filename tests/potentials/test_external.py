@@ -70,6 +70,7 @@ def test_relaxing_with_a_calculator_finds_the_same_cluster(cluster, wrapped):
     )
 
 
+@pytest.mark.slow
 def test_sensitivities_are_those_of_the_exact_potential_and_within_their_bound(exact, wrapped):
     found = ms.sensitivity(wrapped)
     certificate, scale = found.certificate, float(np.abs(exact.scaled().positions.sigma).max())
@@ -97,6 +98,7 @@ def test_gradients_and_one_direction_are_those_of_the_exact_potential(cluster, e
     np.testing.assert_allclose(ms.gradient(energy, wrapped).epsilon, cluster.energy / 0.0104, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_equilibria_under_jit_and_vmap_call_no_jax_from_inside(cluster, wrapped):
     positions = jax.jit(lambda p: ms.equilibrium_positions(cluster.system, p))
     np.testing.assert_allclose(positions(wrapped.potential), cluster.system.positions, atol=1e-7)

@@ -130,6 +130,7 @@ def potential(request):
     return request.param()
 
 
+@pytest.mark.slow
 def test_energies_forces_and_stress_are_the_papers_sums(potential):
     system = alloy()
     energies, forces, virial = by_hand(potential, system)

@@ -91,6 +91,7 @@ def test_symmetry_functions_are_those_of_the_paper(function, kind):
     np.testing.assert_allclose(potential.inputs(carbide()), expected, rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_symmetry_functions_of_a_cluster_are_those_of_jax_md():
     from jax_md import space
     from jax_md._nn import behler_parrinello as theirs
@@ -210,6 +211,7 @@ def framed(system, potential):
     return frame_of(eqx.tree_at(lambda s: s.neighbors, listed, widened(listed.neighbors, PLACES)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_network_is_a_potential(name):
     potential, system = networks()[name], carbide()

@@ -236,6 +236,7 @@ def oxide():
     return ms.Morse(D0={"O-U": 0.6}, alpha={"U-O": 1.6}, r0={"O-U": 2.37}, no_interaction=("U-U", "O-O"), **SWITCHED)
 
 
+@pytest.mark.slow
 def test_pairs_without_interaction_are_lammps_s_none(tmp_path):
     """Morse between U and O alone, which has LAMMPS's numbers; nothing of the others is needed."""
     atoms = bulk("UO2", "fluorite", a=5.2, cubic=True)

@@ -246,6 +246,7 @@ def soft_sphere_arguments(jax_md):
     return jax_md.space.periodic(side)[0], side
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [2.0, 2.5], ids=["harmonic", "Hertz"])
 def test_soft_spheres_agree_with_jax_md(alpha, jax_md):
     displacement, _ = soft_sphere_arguments(jax_md)

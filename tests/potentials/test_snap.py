@@ -60,6 +60,7 @@ def agrees_with_lammps(potential, system, coefficients, parameters, bound) -> No
     assert deviation(virial, expected.virial) < bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_energy_forces_and_virial_agree_with_lammps(name):
     file, make = CASES[name]
@@ -157,6 +158,7 @@ def small(request, tmp_path_factory):
     return potential, system, potential._sites(system)
 
 
+@pytest.mark.slow
 def test_matrices_give_the_derivatives_that_jax_finds(small):
     potential, _, (near, d, weight, coefficients) = small
     form, rng = potential._form, np.random.default_rng(3)
@@ -179,6 +181,7 @@ def test_matrices_give_the_derivatives_that_jax_finds(small):
     assert deviation(jnp.einsum("kalbn,lbn->kan", stiffness, steps[0]), by_distance) < 1e-12
 
 
+@pytest.mark.slow
 def test_forward_and_reverse_second_derivatives_agree_in_all_parameters(small):
     potential, system, _ = small
     start, unravel = jax.flatten_util.ravel_pytree((potential, system.positions))
@@ -239,6 +242,7 @@ def _richardson(eq, k, step=1e-4):
     return (8 * (moved[1] - moved[-1]) - (moved[2] - moved[-2])) / (12 * h)
 
 
+@pytest.mark.slow
 def test_a_stored_result_brings_the_potential_back(vacancy, tmp_path):
     ms.save(tmp_path / "eq.h5", vacancy)
     again, _ = ms.load(tmp_path / "eq.h5")

@@ -175,6 +175,7 @@ def test_an_entry_too_few_or_too_many_is_refused(tmp_path):
     refused(lambda: ms.StillingerWeber.from_file(written(tmp_path / "few.sw", entries)), "N-Ga-N", "elements=")
 
 
+@pytest.mark.slow
 def test_zeros_are_of_atoms_that_do_not_see_each_other(tmp_path):
     """Ga-Ga and N-N without any number, as in files of sheets whose sublattices interact with each other only."""
     entries = everything_different()

@@ -23,6 +23,7 @@ def salt(a):
     return -MADELUNG * COULOMB / (0.5 * a) + np.sum(np.where(odd & (r < 5.0), 1256.0 * np.exp(-r / 0.317), 0.0))
 
 
+@pytest.mark.slow
 def test_a_salt_relaxes_with_its_cell_to_madelung_s_minimum():
     atoms = bulk("NaCl", "rocksalt", a=5.6, cubic=True)
     atoms.rattle(0.1, seed=1)
@@ -34,6 +35,7 @@ def test_a_salt_relaxes_with_its_cell_to_madelung_s_minimum():
     np.testing.assert_allclose(eq.system.cell, best.x * np.eye(3), atol=2e-7)  # where a minimum is flat to rounding
 
 
+@pytest.mark.slow
 def test_a_calculator_and_a_pair_potential_share_a_cell_that_relaxes():
     """Two halves of one argon, one of them ASE's."""
     atoms = bulk("Ar", "fcc", a=5.2, cubic=True)
@@ -57,6 +59,7 @@ def spring(terms):
     return ms.relax(ms.System([[0.0, 0.0, 0.0], [4.0, 0.3, -0.2]], species=["Ar", "Ar"]), terms)
 
 
+@pytest.mark.slow
 def test_a_spring_in_a_sum_gives_the_length_and_the_derivatives_of_the_formula():
     epsilon, sigma, k, r0 = 0.0103, 3.4, 0.05, 3.0
     lj = ms.LennardJones(epsilon=epsilon, sigma=sigma, cutoff=8.0, switch="truncated", onset=None)

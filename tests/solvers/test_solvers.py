@@ -55,6 +55,7 @@ def test_minimisers_find_the_minimum_and_its_derivative(solver, bottom):
     np.testing.assert_allclose(jax.jacfwd(solve, argnums=1)(START, 10.0), bottom[1], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_under_jit_and_vmap_the_same_steps_run_compiled(bottom):
     solve = solvers.minimum(valley)
     batch = jax.jit(jax.vmap(jax.jacrev(lambda a: solve(START, a))))(jnp.array([10.0, 12.0]))
@@ -73,6 +74,7 @@ def coupled(z, t):
     return {"x": z["x"] ** 3 + t * z["y"] - 2.0, "y": jnp.sin(z["y"]) + t**2 * z["x"] - 1.0}
 
 
+@pytest.mark.slow
 def test_newton_with_halved_steps_finds_a_root_of_any_pytree():
     solve = solvers.root(coupled)
     z = solve({"x": 3.0, "y": 0.2}, 0.5)
@@ -257,6 +259,7 @@ def test_five_solvers_one_equilibrium_one_jacobian(small_packing):
         np.testing.assert_allclose(jacobian, reference, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_whatever_runs_like_a_jaxopt_solver_can_be_plugged_in(bottom):
     class Solver:
         """`run(init, *args) -> (params, state)`, as jaxopt's."""

@@ -45,6 +45,7 @@ def kill_one(address, folder, killed):
         killed.append(pids[busy])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_worker_that_is_killed_loses_nothing_and_changes_nothing(workers, serial, tmp_path):
     study, alone = serial

@@ -79,6 +79,7 @@ def test_older_files_name_the_units_that_their_recipes_tell(swept, tmp_path):
     assert "distances [Å]" in mdsens("show", tmp_path / "old.h5")[1]
 
 
+@pytest.mark.slow
 def test_functions_of_a_notebook_give_the_same_as_files(swept):
     potential = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=6.0, onset=5.0)
     system = ms.System.from_ase(ase.build.molecule("N2"))
@@ -132,6 +133,7 @@ def test_each_kind_has_its_table_and_its_dataset(kind, table, columns, tmp_path)
     assert atoms.info["structure"] == "dimer" and atoms.get_chemical_symbols() == ["N", "N"]
 
 
+@pytest.mark.slow
 def test_an_equilibrium_carries_its_derivatives_with_units(dimer, tmp_path):
     eq, S = dimer
     found = export.to_xarray(eq, S)

@@ -31,6 +31,7 @@ def product(system, potential):
     return (potential.sigma - 1.0) * (potential.epsilon - 1.0)
 
 
+@pytest.mark.slow
 def test_sobol_s_indices_are_the_shares_of_the_variance(dimer):
     """10 σ + ε has the variances 0.04 and 0.01; the product has none of one parameter alone; the bond is of σ only."""
     observables = {"linear": linear, "product": product, "bond": ms.observables.distances([(0, 1)])}
@@ -89,6 +90,7 @@ def test_sampling_errors_are_those_of_a_standard_deviation(dimer):
     np.testing.assert_allclose(found.std_error["linear"], width * np.sqrt((peak - 1.0) / 160.0), rtol=0.05)
 
 
+@pytest.mark.slow
 def test_what_does_not_relax_is_left_out_or_said(dimer):
     found = studies.global_indices(dimer, {"g": linear}, {"sigma": (-0.05, 1.0)}, method="morris", samples=8, seed=3)
     assert 0 < found.failed < found.count and np.isfinite(found.values["mu_star"]["g"]).all()

@@ -53,6 +53,7 @@ def relaxed(distance):
     return ms.relax(pair(distance), ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=6.0, onset=5.0))
 
 
+@pytest.mark.slow
 def test_another_name_compiles_nothing(compiled):
     one, other = relaxed(1.1), relaxed(1.2)
     observables = {"energy": ms.observables.energy, "distance": ms.observables.distances([(0, 1)])}

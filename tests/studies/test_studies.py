@@ -112,6 +112,7 @@ def test_the_table_knows_what_scales_with_what(seated):
     assert only.names == ("sigma",) and only.derivatives["height"].shape == (1,) and only.trusted is None
 
 
+@pytest.mark.slow
 def test_error_bars_are_those_of_samples(seated):
     widths = {"sigma": 0.004, "epsilon.A-B": 0.1}
     found = studies.uncertainty(seated, OBSERVABLES, widths, samples=200, relax=TIGHT)
@@ -224,6 +225,7 @@ def off(seat):
     )
 
 
+@pytest.mark.slow
 def test_the_gradient_leads_where_gauss_newton_steps_do(off):
     """To the square root of the tolerance, which is of the gradient's square."""
     system, start, targets = off
@@ -260,6 +262,7 @@ def test_bounds_and_priors_hold_for_optimisers_too(off):
     np.testing.assert_allclose(by_gradient.parameters, fit.parameters, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_network_are_found_by_the_gradient():
     """Four atoms, two of them fixed: what one network makes of them is what another one, of the same shape, is fitted to."""
     system = ms.System(

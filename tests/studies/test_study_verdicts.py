@@ -25,6 +25,7 @@ def seated(seat):
     return ms.relax(*seat, **TIGHT)
 
 
+@pytest.mark.slow
 def test_each_number_of_an_array_is_judged_by_itself(seated):
     def both(system, potential):
         return jnp.stack([1e4 * potential.epsilon["A-B"], 2.5e4 * (potential.sigma - 1.0) ** 2, potential.sigma])
@@ -76,6 +77,7 @@ def test_what_is_no_covariance_is_named(seated):
     refused(ask([[1.0]]), "shape")
 
 
+@pytest.mark.slow
 def test_rounding_has_no_shares_and_no_rank():
     triangle = ms.System([[0.0, 0.0, 0.0], [1.1, 0.0, 0.0], [0.5, 0.9, 0.1]])
     eq = ms.relax(triangle, ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=6.0, onset=5.0), **TIGHT)
@@ -111,6 +113,7 @@ def test_fits_that_reach_nothing_do_not_say_converged(seat, seated):
     assert studies.calibrate(*seat, close, wrt="sigma", relax=TIGHT).converged
 
 
+@pytest.mark.slow
 def test_states_with_a_saddle_are_studied_like_others(seat, seated):
     """Half way between the fixed atoms, L/2 = 0.9 from both: the barrier is 8 ε (q¹² - q⁶) + 2 ε with q = σ/0.9."""
     system, potential = seat

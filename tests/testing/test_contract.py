@@ -20,6 +20,7 @@ def test_every_shipped_potential_has_an_example():
     assert not missing, f"add a builder for {', '.join(missing)} to mdsens/testing/examples.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CONTRACTED])
 def test_shipped_potentials_keep_the_contract(name):
     report = check_potential(*EXAMPLES[name]())

@@ -11,6 +11,7 @@ from mdsens.testing.gradients import check_gradients
 SCRIPT = pathlib.Path(__file__).parents[2] / "scripts" / "check_all_gradients.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "setting"), [("LennardJones", "cluster"), ("Reparameterised", "2-D")])
 def test_sensitivities_are_those_of_structures_relaxed_again(name, setting):
     found = check_gradients(name, setting)
