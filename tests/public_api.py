@@ -14,18 +14,19 @@ import mdsens
 from mdsens import implicit, observables
 from mdsens.cli.app import app
 
-MODULES = (
-    *(getattr(mdsens, name) for name in mdsens._MODULES),
-    *(implicit.optimality, implicit.projections, implicit.proximal, observables.moduli),
-)
+MODULES = {
+    "mdsens": mdsens,
+    **{f"mdsens.{name}": getattr(mdsens, name) for name in mdsens._MODULES},
+    **{one.__name__: one for one in (implicit.optimality, implicit.projections, implicit.proximal, observables.moduli)},
+}
 
 
 def surface() -> Iterator[str]:
     """Every public name: of `mdsens`, of its public modules, of their classes; and the commands with their options."""
     described = {}
-    for module in (mdsens, *MODULES):
+    for where, module in MODULES.items():
         for name in sorted(_names(module)):
-            value, path = getattr(module, name), f"{module.__name__}.{name}"
+            value, path = getattr(module, name), f"{where}.{name}"
             if isinstance(value, types.ModuleType):
                 continue
             if id(value) in described and callable(value):

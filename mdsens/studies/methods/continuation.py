@@ -48,7 +48,7 @@ class Continuation(Result):
         critical: t at which the lowest curvature vanishes, extrapolated; nan where nothing softens.
     """
 
-    study_kind: ClassVar[str] = "continuation"
+    _study_kind: ClassVar[str] = "continuation"
 
     t: np.ndarray
     states: tuple[Equilibrium, ...] = dataclasses.field(repr=False)
@@ -60,11 +60,11 @@ class Continuation(Result):
     kind: str
     critical: float
 
-    def numbers(self) -> Record:
+    def _numbers(self) -> Record:
         arrays = {"t": self.t, "lowest": self.lowest, "speed": self.speed, **under("values", self.values)}
         return Record(arrays, {key: getattr(self, key) for key in ("complete", "end", "kind", "critical")})
 
-    def structures(self) -> dict[str, Equilibrium]:
+    def _structures(self) -> dict[str, Equilibrium]:
         return {"structure": self.states[-1]}
 
 

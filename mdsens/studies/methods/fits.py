@@ -94,17 +94,17 @@ class Calibration(Result):
         chosen = self.directions[self.singular_values <= smallest]
         return tuple({name: float(part) for name, part in zip(self.names, row, strict=True)} for row in chosen)
 
-    def numbers(self) -> Record:
+    def _numbers(self) -> Record:
         fields = ("start", "parameters", "std", "found", "wanted", "sigma", "singular_values", "directions", "history")
         facts = {name: getattr(self, name) for name in ("converged", "message", "cost", "relaxations", "evaluations", "missed")}
         facts |= {"names": list(self.names), "labels": list(self.labels)}
         return Record({name: np.asarray(getattr(self, name)) for name in fields}, facts)
 
     @property
-    def study_kind(self) -> str:  # type: ignore[override]
+    def _study_kind(self) -> str:  # type: ignore[override]
         return "inverse" if self.design else "calibration"
 
-    def structures(self) -> dict[str, Equilibrium]:
+    def _structures(self) -> dict[str, Equilibrium]:
         return self.states
 
 

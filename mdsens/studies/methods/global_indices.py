@@ -60,7 +60,7 @@ class GlobalIndices(Result):
     failed: int
     seconds: float
 
-    def numbers(self) -> Record:
+    def _numbers(self) -> Record:
         arrays: dict[str, np.ndarray] = {}
         for index, by_observable in self.values.items():
             arrays |= under(f"indices/{index}", by_observable)

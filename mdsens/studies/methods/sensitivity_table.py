@@ -40,7 +40,7 @@ class SensitivityTable(Result):
         rounding: by name, what g changes by when atoms move by 1e-7 of their distance: smaller changes mean nothing.
     """
 
-    study_kind: ClassVar[str] = "sensitivity"
+    _study_kind: ClassVar[str] = "sensitivity"
 
     names: tuple[str, ...]
     parameters: Float[np.ndarray, " parameters"]
@@ -91,7 +91,7 @@ class SensitivityTable(Result):
         """What is beyond rounding."""
         return np.where(np.abs(scaled) > self.rounding.get(name, np.zeros(()))[..., None], scaled, 0.0)
 
-    def numbers(self) -> Record:
+    def _numbers(self) -> Record:
         arrays = {"parameters": self.parameters, **under("values", self.values), **under("derivatives", self.derivatives)}
         return Record(arrays, {"names": list(self.names), "trusted": self.trusted, "reasons": list(self.reasons)})
 

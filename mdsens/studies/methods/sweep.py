@@ -52,7 +52,7 @@ class Point:
         return Record({**under("values", self.values), **under("derivatives", self.derivatives)}, {})
 
     @property
-    def label(self) -> str:
+    def _label(self) -> str:
         """`"crystal sigma=3.4"`."""
         return " ".join([self.structure, *(f"{name}={value:g}" for name, value in self.parameters.items())]).strip()
 
@@ -66,7 +66,7 @@ class Sweep(Result):
         names: the parameters of derivatives.
     """
 
-    study_kind: ClassVar[str] = "sweep"
+    _study_kind: ClassVar[str] = "sweep"
 
     points: tuple[Point, ...]
     names: tuple[str, ...]
@@ -92,8 +92,8 @@ class Sweep(Result):
         rows = [(point, point.record()) for point in self.points]
         for _, record in rows:
             record.facts.update({"names": list(self.names), "units": self.units})
-        outcomes = [outcome(point.label, point.parameters, record, point.reason) for point, record in rows]
-        return Collected(self.study_kind, "", tuple(outcomes))
+        outcomes = [outcome(point._label, point.parameters, record, point.reason) for point, record in rows]
+        return Collected(self._study_kind, "", tuple(outcomes))
 
 
 def grid(parameters: Mapping[str, Iterable[float]], mode: str = "grid") -> list[dict[str, float]]:

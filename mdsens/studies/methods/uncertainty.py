@@ -83,7 +83,7 @@ class Uncertainty(Result):
         seconds: wall time without sampling.
     """
 
-    study_kind: ClassVar[str] = "uncertainty"
+    _study_kind: ClassVar[str] = "uncertainty"
 
     names: tuple[str, ...]
     values: dict[str, np.ndarray]
@@ -101,7 +101,7 @@ class Uncertainty(Result):
         """Names of the numbers that `covariance` is of."""
         return tuple(label for name, value in self.values.items() for label in entries(name, value.shape))
 
-    def numbers(self) -> Record:
+    def _numbers(self) -> Record:
         arrays = {
             **under("values", self.values),
             **under("std", self.std),

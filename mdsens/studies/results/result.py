@@ -21,21 +21,21 @@ class Result:
 
     units: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
-    study_kind: ClassVar[str] = ""
+    _study_kind: ClassVar[str] = ""
     """The kind of study that finds it; empty where it has no table of its own."""
 
     def __repr__(self) -> str:
         return "\n".join([type(self).__name__, *tables_of(self.collected())]).rstrip()
 
-    def numbers(self) -> Record:
+    def _numbers(self) -> Record:
         """Its numbers and plain values, without structures and units."""
         raise NotImplementedError
 
     def record(self) -> Record:
         """Its numbers by path and plain values, as files keep them, without the structures."""
-        return merged(self.numbers(), Record({}, {"units": self.units}))
+        return merged(self._numbers(), Record({}, {"units": self.units}))
 
-    def structures(self) -> Mapping[str, Equilibrium]:
+    def _structures(self) -> Mapping[str, Equilibrium]:
         """The equilibria by name that files keep with it."""
         return {}
 
@@ -45,10 +45,10 @@ class Result:
         Raises:
             InputError: it has no table of its own.
         """
-        if not self.study_kind:
+        if not self._study_kind:
             raise InputError(f"{type(self).__name__} is exported as a part of an uncertainty study only.")
-        record = with_structures(self.record(), states) if (states := self.structures()) else self.record()
-        return Collected(self.study_kind, "", (outcome(self.study_kind, {}, record),))
+        record = with_structures(self.record(), states) if (states := self._structures()) else self.record()
+        return Collected(self._study_kind, "", (outcome(self._study_kind, {}, record),))
 
 
 def outcome(label: str, parameters: Mapping[str, float], record: Record, reason: str = "") -> Outcome:
