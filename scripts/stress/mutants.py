@@ -454,7 +454,7 @@ MUTANTS = (
     Mutant(
         "an input file that changed is taken for the old one",
         "cli/rerun.py",
-        "if not here.is_file() or building.digest(here) != digest:",
+        "if not here.is_file() or recipes.digest(here) != digest:",
         "if not here.is_file():",
         "cli/test_rerun.py -k another_now",
     ),
@@ -512,7 +512,7 @@ class Tree:
                 path.write_text(whole)
         files, _, rest = tests.partition(" -")
         words = [f"tests/{file}" for file in files.split()] + shlex.split(f"-{rest}" if rest else "")
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", "--tb", "no", *words]
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", "--tb", "no", "-m", "", *words]
         cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
         variables = {**os.environ, "PYTHONPATH": str(self.folder), "JAX_COMPILATION_CACHE_DIR": cache}
         try:
