@@ -512,7 +512,8 @@ class Tree:
                 path.write_text(whole)
         files, _, rest = tests.partition(" -")
         words = [f"tests/{file}" for file in files.split()] + shlex.split(f"-{rest}" if rest else "")
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", "--tb", "no", "-m", "", *words]
+        options = ["-q", "-x", "-n", "0", "-p", "no:cacheprovider", "--tb", "no", "-m", ""]
+        command = [sys.executable, "-m", "pytest", *options, *words]
         cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
         variables = {**os.environ, "PYTHONPATH": str(self.folder), "JAX_COMPILATION_CACHE_DIR": cache}
         try:
