@@ -1,4 +1,4 @@
-"""`relax`: system + potential + solver → `Equilibrium`; `equilibrium_positions`: the same as a JAX function."""
+"""`relax`: system + potential + solver → `Equilibrium`, a minimum; and the saddle points that `find_saddle` asks for."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence

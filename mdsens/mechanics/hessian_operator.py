@@ -1,4 +1,4 @@
-"""The condition of an equilibrium, F = ∂L/∂z, and its derivative A = ∂F/∂z as a linear operator with a known null space."""
+"""The derivative A = ∂F/∂z of the condition of an equilibrium as a linear operator with a known null space."""
 
 from collections.abc import Callable
 from typing import Any

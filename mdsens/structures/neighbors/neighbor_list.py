@@ -1,4 +1,4 @@
-"""Neighbour lists: found on the host with vesin, padded with integers for the traced world.
+"""`Neighbors`: a list found on the host with vesin, padded with integers for the traced world.
 
 A full list (each pair seen from both sides) with the cell shift of each image, so that triclinic cells, cells smaller
 than the cutoff, mixed periodicity and 2-D need nothing special: `d = x[index] - x + shift @ cell`.
