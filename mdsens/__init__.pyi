@@ -28,6 +28,7 @@ from mdsens.derivatives.first_order import value_and_jacobian as value_and_jacob
 from mdsens.derivatives.second_order import hessian_vector as hessian_vector
 from mdsens.derivatives.second_order import taylor as taylor
 from mdsens.equilibrium import constraints as constraints
+from mdsens.equilibrium import with_charges as electrostatics
 from mdsens.equilibrium.elastic_band import nudged_chain as nudged_chain
 from mdsens.equilibrium.positions import equilibrium_positions as equilibrium_positions
 from mdsens.equilibrium.relaxation import Equilibrium as Equilibrium

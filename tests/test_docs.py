@@ -25,6 +25,9 @@ def told_lines(path):
 LONG = {"tutorial", "tour", "cells_and_pressure", "constraints", "observables", "speed", "studies"}
 """Pages that compile for more than ten seconds."""
 
+LONG_NOTEBOOKS = {"03", "05", "06", "07", "08", "09"}
+"""Those that compile for half a minute and more; CI runs them with the long pages."""
+
 PAGES = [
     pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in LONG else [])
     for path in sorted((ROOT / "docs").rglob("*.md"))
@@ -104,7 +107,10 @@ def test_the_site_builds_and_fetches_nothing(tmp_path):
     assert "value_and_gradient" in pages["reference/derivatives.html"]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem[:2] in LONG_NOTEBOOKS else []) for path in NOTEBOOKS],
+)
 def test_notebook_runs_and_its_assertions_hold(path, tmp_path):
     import nbclient
     import nbformat

@@ -110,8 +110,10 @@ def test_versions_and_the_oldest_jax_are_told_the_same_everywhere():
 def test_every_public_name_has_a_type_for_those_who_check():
     """`import mdsens` loads names when they are used; type checkers read where they are from the stub."""
     stub = (ROOT / "mdsens" / "__init__.pyi").read_text()
-    told = {name: module for module, name in re.findall(r"^from (mdsens[\w.]*) import (\w+) as \2$", stub, re.MULTILINE)}
-    assert told == dict(ms._PUBLIC) | dict.fromkeys(ms._MODULES, "mdsens")
+    told = {
+        shown: f"{module}.{name}" for module, name, shown in re.findall(r"^from (\S+) import (\w+) as (\w+)$", stub, re.MULTILINE)
+    }
+    assert told == {name: f"{module}.{name}" for name, module in ms._PUBLIC.items()} | ms._MODULES
     assert (ROOT / "mdsens" / "py.typed").exists()
 
 

@@ -84,6 +84,7 @@ def test_what_cannot_be_a_member_is_named(salts):
     refused(lambda: ms.equilibrium_positions([systems[0]], everywhere), "System 0", "one at a time")
 
 
+@pytest.mark.slow
 def test_a_saddle_point_among_many_is_told(salts):
     # Three atoms in a line, the outer ones out of reach of each other but for what pulls them together: they buckle.
     potential = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.9, onset=2.6)

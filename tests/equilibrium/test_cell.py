@@ -52,6 +52,7 @@ def test_silicon_relaxes_to_its_lattice_constant(diamond):
     assert diamond.stress_error < 1e-9 and diamond.curvature.index == 0
 
 
+@pytest.mark.slow
 def test_scaling_of_length_and_energy(diamond):
     """U = ε f(x/σ) at zero pressure: dX/dσ = X/σ, dh/dσ = h/σ, nothing moves with ε."""
     S, eq = ms.sensitivity(diamond), diamond
@@ -203,6 +204,7 @@ def test_slab_strains_in_its_plane_only(argon):
     assert worst(eq, ms.sensitivity(eq)) < FLOOR
 
 
+@pytest.mark.slow
 def test_derivatives_agree_with_structures_that_ase_relaxed(squeezed_salt):
     """Energies, forces and stresses are ours (held against LAMMPS elsewhere), the relaxation of the cell is ASE's."""
     from mdsens.potentials.ase_calculator import Calculator

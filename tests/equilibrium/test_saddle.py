@@ -142,6 +142,7 @@ def test_the_vacancys_saddle_point_from_the_top_of_a_chain(vacancy_jump, barrier
     np.testing.assert_allclose(there[vacancy_jump.atom], 0.5 * (ends[0] + ends[1])[vacancy_jump.atom], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_same_saddle_point_from_the_minimum_along_the_jump(vacancy_jump, barrier_states):
     initial = vacancy_jump.initial
     mode = np.zeros(initial.system.positions.shape)

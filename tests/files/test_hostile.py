@@ -52,6 +52,7 @@ def many(atoms, path):
     path.write_text(text.replace(first, first.replace("8", "1000000000")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["extxyz", "poscar", "dump", "lmp"])
 def test_headers_that_announce_too_many_atoms(ending, samples, tmp_path):
     (good,) = (path for path in samples["structures"] if path.name == f"structure.{ending}")

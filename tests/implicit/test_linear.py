@@ -74,6 +74,7 @@ def test_an_operator_without_symmetry_and_its_transpose(solver):
     np.testing.assert_allclose(slope, np.linalg.solve(UNSYMMETRIC.T, 2.0 * exact), atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", GENERAL.values(), ids=GENERAL)
 def test_null_spaces_of_the_two_sides_may_differ(solver):
     U, S, Vt = np.linalg.svd(UNSYMMETRIC)

@@ -326,6 +326,7 @@ def test_formation_energy_balances_the_composition(references, glass):
     assert float(slope.epsilon["A-A"]) == pytest.approx(float(explicit[0] - 16 * explicit[1] - 12 * explicit[2]))
 
 
+@pytest.mark.slow
 def test_formation_energy_refuses_what_does_not_balance(references, glass):
     a, b, ab = references
     refused(lambda: observables.formation_energy(a)(ab.system, BINARY), "species B")

@@ -92,6 +92,7 @@ def test_the_dynamical_matrix_is_the_differences_of_forces_in_a_low_crystal():
     assert np.abs(one.imag).max() > 1e-3 * np.abs(one).max()
 
 
+@pytest.mark.slow
 def test_phonopy_says_the_same_with_its_correction(rock_salt):
     """Born charges z and ε∞ = 1 at Γ, with force constants from a supercell's Ewald sum."""
     phonopy = pytest.importorskip("phonopy", reason="phonopy is not installed (pip install phonopy)")

@@ -245,6 +245,7 @@ def displaced(system, v):
     return system.with_positions(system.positions + v)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Behler-Parrinello", "deep sets"])
 def test_an_atom_alone_and_one_at_the_cutoff_have_finite_derivatives(name):
     potential = networks()[name]
@@ -292,6 +293,7 @@ def silicon_without_an_atom():
     return ms.relax(ms.System.from_ase(atoms), ms.BehlerParrinello.silicon(), fmax=FMAX)
 
 
+@pytest.mark.slow
 def test_weights_that_move_atoms_do_so_as_differences_say():
     eq, entries = silicon_without_an_atom(), {"network.Si.W1": (3, 5), "network.Si.b2": (1,), "eta": (2,)}
     S = ms.sensitivity(eq, wrt=list(entries))

@@ -62,6 +62,7 @@ def test_under_jit_and_vmap_the_same_steps_run_compiled(bottom):
     np.testing.assert_allclose(batch[0], bottom[1], atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [solvers.LBFGS(), solvers.TruncatedNewton(), solvers.GradientDescent(0.02)], ids=str)
 def test_minimisers_relax_structures_too(solver, soft_packing):
     rng = np.random.default_rng(0)

@@ -12,7 +12,7 @@ import mdsens as ms
 from mdsens import studies
 from mdsens.common import compilation
 from mdsens.derivatives.linear_response import usable
-from mdsens.studies.input import tasks
+from mdsens.studies.input import recipes, tasks
 from mdsens.studies.methods.observed import Of, evaluate, nameless, together
 
 TWO_DEEP = 2.0 ** (1.0 / 6.0)
@@ -119,7 +119,7 @@ def test_a_file_of_several_structures_is_a_study_s_input(tmp_path, name):
     (tmp_path / "study.toml").write_text(STUDY.format(kind="sweep", file=name))
     study = tasks.read_study(tmp_path / "study.toml")
     assert [unit.label for unit in study.units] == ["pair.0", "pair.1", "pair.2"]
-    starts = [tasks.building.structure_of(*unit.input["structures"].values()) for unit in study.units]
+    starts = [recipes.structure_of(*unit.input["structures"].values()) for unit in study.units]
     np.testing.assert_allclose([float(start.positions[1, 0] - start.positions[0, 0]) for start in starts], [1.1, 1.2, 1.3])
     assert len({unit.name for unit in study.units}) == 3
 

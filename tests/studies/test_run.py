@@ -337,6 +337,7 @@ def killed(folder, instant, *options):
     return sorted(folder.glob("killed/units/*.h5"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_killed_study_keeps_what_is_finished_and_resumes_bit_for_bit(tmp_path):
     study = tasks.read_study(dimers(tmp_path, MANY))
