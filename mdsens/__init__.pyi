@@ -28,7 +28,7 @@ from mdsens.derivatives.first_order import value_and_jacobian as value_and_jacob
 from mdsens.derivatives.second_order import hessian_vector as hessian_vector
 from mdsens.derivatives.second_order import taylor as taylor
 from mdsens.equilibrium import constraints as constraints
-from mdsens.equilibrium import with_charges as electrostatics
+from mdsens.equilibrium import with_charges as _electrostatics
 from mdsens.equilibrium.elastic_band import nudged_chain as nudged_chain
 from mdsens.equilibrium.positions import equilibrium_positions as equilibrium_positions
 from mdsens.equilibrium.relaxation import Equilibrium as Equilibrium
@@ -82,5 +82,7 @@ from mdsens.solvers import TruncatedNewton as TruncatedNewton
 from mdsens.structures.reading import read as read
 from mdsens.structures.system import System as System
 from mdsens.studies import export as export
+
+electrostatics = _electrostatics
 
 __version__: str

@@ -26,9 +26,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import mdsens as ms
-from mdsens.equilibrium.relaxation import PROBLEM
+from mdsens.equilibrium.descent import PROBLEM
 from mdsens.mechanics.rigid_motions import rigid_motions
-from mdsens.mechanics.hessian_operator import Frame
+from mdsens.mechanics.unknown import Frame
 from mdsens.structures.packing import random_packing
 
 diameters = {"A": 1.0, "B": 0.6}

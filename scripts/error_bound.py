@@ -19,7 +19,7 @@ import numpy as np
 from unrolled_vs_implicit import DIAMETERS, FIRE
 
 import mdsens as ms
-from mdsens.equilibrium.relaxation import PROBLEM
+from mdsens.equilibrium.descent import PROBLEM
 from mdsens.files.atomic_write import check_writable, save_picture
 from mdsens.implicit import jacobian_bound, root_jvp
 from mdsens.mechanics.forces import gradient

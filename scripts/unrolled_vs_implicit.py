@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 import mdsens as ms
-from mdsens.equilibrium.relaxation import PROBLEM
+from mdsens.equilibrium.descent import PROBLEM
 from mdsens.files.atomic_write import check_writable, save_picture, write_whole
 from mdsens.implicit import CG, root_jvp
 from mdsens.mechanics.forces import gradient

@@ -35,7 +35,7 @@ from mdsens.common.units import per
 from mdsens.common.untrusted_hdf5 import check_harmless, opened
 from mdsens.derivatives.certificate import Certificate
 from mdsens.derivatives.first_order import Sensitivity
-from mdsens.equilibrium.constraints import Constraint
+from mdsens.equilibrium.bound_constraints import Constraint
 from mdsens.equilibrium.descent import listed_tightly
 from mdsens.equilibrium.relaxation import Equilibrium, nested
 from mdsens.files.atomic_write import check_writable, write_whole

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import mdsens as ms
-from mdsens.cli.demo import data_file
+from mdsens.common.paths import data_file
 
 
 @pytest.mark.parametrize("name", ["2d_polyuniform_N64_Lp-1.0.nc", "2d_polyuniform_N64_Lp-4.0.nc"])
