@@ -168,7 +168,7 @@ def test_an_interrupt_leaves_no_half_file(tmp_path):
 DROPPED = """
 import gc, os, signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from mdsens import cli
+from mdsens.cli import app as cli
 def interrupted(phase, _):
     gc.callbacks.remove(interrupted)
     os.kill(os.getpid(), signal.SIGINT)
