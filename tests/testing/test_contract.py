@@ -1,5 +1,8 @@
 """Every shipped potential keeps the contract, and potentials that don't are found out, with the reason."""
 
+import pathlib
+import re
+
 import jax.numpy as jnp
 import pytest
 from ase.build import bulk
@@ -8,8 +11,8 @@ import mdsens as ms
 from mdsens.potentials import SHIPPED
 from mdsens.testing import EXAMPLES, ContractError, check_potential
 
-# Many-body energies take ten to twenty seconds to compile.
-QUICK = [name for name, cls in SHIPPED.items() if issubclass(cls, ms.PairPotential)]
+QUICK = ("LennardJones", "Buckingham")
+"""Others take up to twenty seconds to compile."""
 
 # Bonds name atoms by their numbers, so that a permutation changes them; test_pairs holds them against LAMMPS's.
 CONTRACTED = [name for name in SHIPPED if name != "HarmonicBonds"]
@@ -20,7 +23,6 @@ def test_every_shipped_potential_has_an_example():
     assert not missing, f"add a builder for {', '.join(missing)} to mdsens/testing/examples.py"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CONTRACTED])
 def test_shipped_potentials_keep_the_contract(name):
     report = check_potential(*EXAMPLES[name]())
@@ -94,3 +96,14 @@ def test_a_broken_potential_is_found_out(potential, words, argon):
     assert all(word in str(error.value) for word in words), str(error.value)
     assert isinstance(error.value, AssertionError) and error.value.violations
     assert all(sentence.endswith(".") for sentence in error.value.violations)
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_page_on_own_potentials_keep_the_contract():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "howto" / "own_potential.md").read_text()
+    pairs, sites, *_ = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    shown = {}
+    exec(pairs + sites, shown)
+    atoms = bulk("Si", cubic=True)
+    atoms.rattle(0.05, seed=1)
+    check_potential(shown["Angular"](k=2.0), ms.System.from_ase(atoms))
