@@ -76,7 +76,9 @@ def _has_kink(optimality: Callable[..., Any], z: PyTree, values: tuple[Any, ...]
         return ravel_pytree(optimality(unknown, *eqx.combine(moved, resting)))[0]
 
     far, here, near = (0, 1), 2, (3, 4)
-    values_at = jax.lax.map(at, jnp.asarray([1.0, -1.0, 0.0, 1.0 / SHORTER, -1.0 / SHORTER], point.dtype))
+    steps = jnp.asarray([1.0, -1.0, 0.0, 1.0 / SHORTER, -1.0 / SHORTER], point.dtype)
+    # Evaluated one by one a condition needs no program of its own.
+    values_at = jax.lax.map(at, steps) if is_traced(z, values, args) else jnp.stack([at(t) for t in steps])
     sides = values_at - values_at[here]
     (apart, slope), (apart_near, _) = (
         (jnp.abs(sides[a] + sides[b]), jnp.maximum(jnp.abs(sides[a]), jnp.abs(sides[b]))) for a, b in (far, near)
