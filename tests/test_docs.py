@@ -22,7 +22,7 @@ def told_lines(path):
     return [told for snippet in snippets(path) for told in re.findall(r"→ (.*)$", snippet, re.MULTILINE)]
 
 
-LONG = {"tutorial", "tour", "cells_and_pressure", "constraints", "observables", "speed", "studies"}
+LONG = {"tutorial", "tour", "coming_from", "jax", "cells_and_pressure", "constraints", "observables", "speed", "studies"}
 """Pages that compile for more than ten seconds."""
 
 LONG_NOTEBOOKS = {"03", "05", "06", "07", "08", "09"}

@@ -73,6 +73,7 @@ def test_values(derived, silicon):
     np.testing.assert_allclose(value, [5.43095, 151.42, 76.42, 56.45, 109.76], rtol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_total_derivatives(derived, silicon, name):
     value, J = derived

@@ -73,6 +73,7 @@ def test_a_packed_file_that_unpacks_without_end(tmp_path):
     refused(lambda: ms.read(tmp_path / "bomb.xyz.gz"), "unpacks to more than 100 MB")
 
 
+@pytest.mark.slow
 def test_a_line_that_would_be_searched_without_end(samples, tmp_path):
     (good,) = (path for path in samples["structures"] if path.suffix == ".res")
     assert len(ms.read(good)) == 8

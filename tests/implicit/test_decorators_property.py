@@ -148,6 +148,7 @@ def test_a_singular_compatible_problem_has_the_answer_of_least_norm_if_its_null_
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_singular_incompatible_problem_has_no_derivative(name):
     """A z = θ where θ moves out of the range of A."""

@@ -49,6 +49,7 @@ DERIVATIVES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("derivative", ["jacfwd", "jacrev", "hessian"])
 def test_ridge_regression_in_every_mode_and_solver(options, derivative):

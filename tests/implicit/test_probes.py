@@ -163,6 +163,7 @@ def test_a_minimiser_that_is_not_unique_has_no_derivative():
         np.testing.assert_allclose(mode(lambda theta: known(jnp.zeros(2), theta))(1.0), [0.5, 0.5], atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
 def test_a_fixed_point_on_a_kink_has_no_derivative(scale):
     """z = max(z/2 + θ - s, 0): 2 (θ - s) above s, 0 below."""

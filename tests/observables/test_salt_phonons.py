@@ -168,6 +168,7 @@ def test_gruneisen_parameters_with_charges_are_differences_in_the_volume(rock_sa
     assert (found[~moving] == 0.0).all()
 
 
+@pytest.mark.slow
 def test_directions_that_are_none_are_refused(rock_salt):
     for direction in ([0, 0, 0], [[1, 0, 0]], [np.nan, 0, 0]):
         refused(lambda direction=direction: phonon_frequencies(direction=direction), "direction")

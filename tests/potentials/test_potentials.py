@@ -378,6 +378,7 @@ def test_stress_is_the_derivative_by_strain(case):
     assert deviation(np.array(slopes) / float(system.volume), potential.stress(system) * (GPa if dim == 3 else 1.0)) < 1e-8
 
 
+@pytest.mark.slow
 def test_second_derivatives_are_finite_and_do_not_depend_on_the_road(case):
     potential, system = case
     system = system.with_neighbors(potential)  # with pairs beyond the cutoff and unused places in it

@@ -94,6 +94,7 @@ def test_second_derivatives_are_finite_and_do_not_depend_on_the_road(case):
     assert deviation(forward, reverse) < 1e-11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [("Si", "Si"), ("Si", "Si", "Si"), ("Si",) * 8], ids=len)
 def test_the_site_energy_s_hessian_is_finite_where_places_are_unused(labels):
     potential = ms.Tersoff.silicon()

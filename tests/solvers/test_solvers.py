@@ -47,6 +47,7 @@ MINIMISERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", MINIMISERS.values(), ids=MINIMISERS)
 def test_minimisers_find_the_minimum_and_its_derivative(solver, bottom):
     solve = solvers.minimum(valley, solver=solver, tolerance=1e-11, max_steps=100_000)
