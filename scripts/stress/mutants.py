@@ -307,7 +307,7 @@ MUTANTS = (
         "potentials/forms/switching.py",
         "x**3 * (-10.0 + x * (15.0 - 6.0 * x))",
         "x**3 * (-10.0 + x * (15.0 - 6.001 * x))",
-        "potentials/test_pairs.py -x",
+        "potentials/test_potentials.py -k 'of_the_formula or one_to_zero'",
     ),
     Mutant(
         "Stillinger-Weber counts a pair of bonds with itself",
