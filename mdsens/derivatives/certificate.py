@@ -197,7 +197,7 @@ def certify(
             f"no atom has a neighbour within the potential's range of {float(eq.potential.range):g} Å, so nothing depends on "
             "anything: are all lengths in Å?"
         )
-    if (gap := _nearest_switch(eq)) < SWITCH * neighbours:
+    if (gap := _nearest_switch(eq, found.highest)) < SWITCH * neighbours:
         reasons.append(
             f"an inequality is {gap:.1e} Å from changing between active and not: the derivative holds on one side only"
         )
@@ -247,7 +247,7 @@ def doubtful(names: "Sequence[str]", sizes: np.ndarray, bounds: np.ndarray, leng
     return f"θ dX/dθ of {names[worst]}, of size {sizes[worst]:.1e} Å, may be off by {bounds[worst]:.1e} Å: relax further"
 
 
-def _nearest_switch(eq: "Equilibrium") -> float:
+def _nearest_switch(eq: "Equilibrium", stiffness: float) -> float:
     """The smallest distance to an inequality that is not active, or that its multiplier stands for where it is [Å]."""
     if eq.constraints is None:
         return np.inf
@@ -258,10 +258,10 @@ def _nearest_switch(eq: "Equilibrium") -> float:
     gaps = np.delete(slacks, active)
     if active:
         pulls = np.asarray(eq.multipliers)[constraints.count - len(active) :] * steep[active]
-        # Without what the constraints hold: where they hold everything nothing else has a stiffness.
+        # What constraints hold has no curvature among those that are left, and may be all that is stiff.
         along = _stiffness_along(frame_of(eq.system), eq.potential, jnp.asarray(slopes[active]))
-        stiffness = np.linalg.norm(along, axis=1) / steep[active]
-        gaps = np.append(gaps, pulls / np.where(stiffness > 0.0, stiffness, np.inf))
+        stiff = np.maximum(stiffness, np.linalg.norm(along, axis=1) / steep[active])
+        gaps = np.append(gaps, np.divide(pulls, stiff, out=np.full(len(pulls), np.inf), where=stiff > 0.0))
     return float(np.min(np.abs(gaps), initial=np.inf))
 
 
