@@ -15,10 +15,12 @@ if os.environ.get("MDSENS_KEEP_COMPILED", "0") not in ("", "0"):
 
 import jax
 
+from mdsens.common.version import VERSION
+
 # The one global that JAX forces on us: equilibria polished to 1e-12 need 64-bit numbers.
 jax.config.update("jax_enable_x64", True)
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _PUBLIC = {
     # structures and potentials

@@ -38,7 +38,7 @@ def imported(path):
                 whole = f"{node.module}.{name.name}"
                 yield whole if whole in MODULES else node.module
         elif isinstance(node, ast.Import):
-            yield from (name.name for name in node.names if name.name.startswith("mdsens."))
+            yield from (name.name for name in node.names if name.name.split(".")[0] == "mdsens")
 
 
 IMPORTS = {module: set(imported(path)) - {module} for module, path in MODULES.items()}

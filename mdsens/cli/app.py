@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from mdsens.common.errors import InputError, MdsensError, StoreError, did_you_mean, nearest
+from mdsens.common.version import VERSION
 
 app = typer.Typer(
     name="mdsens",
@@ -58,9 +59,7 @@ ResultFile = Annotated[Path, typer.Argument(help="A file that mdsens wrote.", sh
 
 def _say_version(asked: bool) -> None:
     if asked:
-        import mdsens
-
-        typer.echo(f"mdsens {mdsens.__version__}")
+        typer.echo(f"mdsens {VERSION}")
         raise typer.Exit
 
 

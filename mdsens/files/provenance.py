@@ -13,7 +13,7 @@ import h5py
 import jax
 import numpy as np
 
-import mdsens
+from mdsens.common.version import VERSION
 
 
 def made_with() -> dict[str, Any]:
@@ -27,8 +27,8 @@ def _machine() -> dict[str, Any]:
     import jaxlib
     import scipy
 
-    versions = {module.__name__: module.__version__ for module in (mdsens, jax, jaxlib, np, scipy, ase, h5py, eqx)}
-    return {"versions": {**versions, "python": platform.python_version()}, "platform": platform.platform()}
+    versions = {module.__name__: module.__version__ for module in (jax, jaxlib, np, scipy, ase, h5py, eqx)}
+    return {"versions": {"mdsens": VERSION, **versions, "python": platform.python_version()}, "platform": platform.platform()}
 
 
 def write_provenance(file: Any) -> None:

@@ -27,12 +27,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import mdsens
 from mdsens.common.errors import InputError, StoreError
 from mdsens.common.paths import is_file
 from mdsens.common.suggestions import spelled
 from mdsens.common.units import per
 from mdsens.common.untrusted_hdf5 import check_harmless, opened
+from mdsens.common.version import VERSION
 from mdsens.derivatives.certificate import Certificate
 from mdsens.derivatives.first_order import Sensitivity
 from mdsens.equilibrium.bound_constraints import Constraint
@@ -219,7 +219,7 @@ def write_h5md(file: Any) -> None:
     group = file.create_group("h5md")
     group.attrs["version"] = np.array([1, 1], dtype=np.int32)
     group.create_group("author").attrs["name"] = os.environ.get("USER", "unknown")
-    group.create_group("creator").attrs.update({"name": "mdsens", "version": mdsens.__version__, "format": FORMAT})
+    group.create_group("creator").attrs.update({"name": "mdsens", "version": VERSION, "format": FORMAT})
 
 
 def _write_particles(file: Any, system: System) -> None:

@@ -16,9 +16,9 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5f, h5o, h5p, h5s, h5t
 
-import mdsens
 from mdsens.common.errors import StoreError
 from mdsens.common.untrusted_hdf5 import NUMBERS, check_harmless, opened
+from mdsens.common.version import VERSION
 from mdsens.files.atomic_write import write_all
 from mdsens.files.provenance import made_with
 from mdsens.studies.input.tasks import Unit
@@ -53,7 +53,7 @@ def write_units(folder: Path, images: Mapping[str, bytes]) -> None:
 def image_of(unit: Unit, record: Record, reason: str, seconds: float) -> bytes:
     """The file of what a unit found, or why it failed. By HDF5's own calls, which take a third of what h5py's objects take."""
     texts = {
-        "creator": json.dumps({"name": "mdsens", "version": mdsens.__version__, "format": STUDY_FORMAT}),
+        "creator": json.dumps({"name": "mdsens", "version": VERSION, "format": STUDY_FORMAT}),
         "unit": unit.name,
         "label": unit.label,
         "status": "failed" if reason else "done",
@@ -140,7 +140,7 @@ def outcome_of(group: Any) -> Outcome:
         KeyError, ValueError: something is missing, or does not fit.
     """
     if json.loads(group.attrs["creator"])["format"] > STUDY_FORMAT:
-        raise StoreError(f"A newer mdsens than {mdsens.__version__} wrote {group.file.filename!r}: upgrade mdsens.")
+        raise StoreError(f"A newer mdsens than {VERSION} wrote {group.file.filename!r}: upgrade mdsens.")
     arrays: dict[str, np.ndarray] = {}
 
     def gather(path: Any, item: Any) -> None:
