@@ -28,7 +28,7 @@ import numpy as np
 import mdsens as ms
 from mdsens.equilibrium.descent import PROBLEM
 from mdsens.mechanics.rigid_motions import rigid_motions
-from mdsens.mechanics.unknown import Frame
+from mdsens.mechanics.unknown import Reference
 from mdsens.structures.packing import random_packing
 
 diameters = {"A": 1.0, "B": 0.6}
@@ -76,21 +76,21 @@ assert error < 1e-5
 
 
 @eqx.filter_jit
-def descend(frame, potential):
+def descend(reference, potential):
     """Positions and largest force after each step of FIRE."""
 
     def step(state, _):
-        state = fire.step(PROBLEM, state, (frame, potential))
+        state = fire.step(PROBLEM, state, (reference, potential))
         return state, (state.z, PROBLEM.norm(state.residual))
 
-    return jax.lax.scan(step, fire.init(PROBLEM, frame.system.positions, (frame, potential)), length=1200)[1]
+    return jax.lax.scan(step, fire.init(PROBLEM, reference.system.positions, (reference, potential)), length=1200)[1]
 
 
 def unrolled(seed):
     system = start(seed).with_neighbors(potential, skin=6.0)
-    frame = Frame(system, rigid_motions(system))
+    reference = Reference(system, rigid_motions(system))
     direction = eqx.tree_at(lambda p: p.diameter["B"], jax.tree.map(jnp.zeros_like, potential), jnp.ones(()))
-    (x, fmax), (dx, _) = eqx.filter_jvp(lambda p: descend(frame, p), (potential,), (direction,))
+    (x, fmax), (dx, _) = eqx.filter_jvp(lambda p: descend(reference, p), (potential,), (direction,))
     assert not system.neighbors.is_stale(x[-1], potential.range)
     return np.asarray(x), np.asarray(fmax), np.asarray(dx)
 

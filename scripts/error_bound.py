@@ -23,7 +23,7 @@ from mdsens.equilibrium.descent import PROBLEM
 from mdsens.files.atomic_write import check_writable, save_picture
 from mdsens.implicit import jacobian_bound, root_jvp
 from mdsens.mechanics.forces import gradient
-from mdsens.mechanics.hessian_operator import known_gauge
+from mdsens.mechanics.null_space import known_null_space
 from mdsens.plot import COLOURS
 from mdsens.structures.packing import random_packing
 
@@ -62,12 +62,12 @@ def packing():
     potential = ms.SoftSphere(diameter=DIAMETERS, epsilon=1.0)
     eq = ms.relax(random_packing(128, DIAMETERS, seed=0), potential, fmax=1e-12)
     exact = ms.sensitivity(eq, wrt=["diameter.B"]).positions.diameter["B"]
-    frame = eqx.tree_at(lambda f: f.system, eq.frame, eq.system.with_neighbors(potential, skin=0.5))
+    reference = eqx.tree_at(lambda f: f.system, eq.reference, eq.system.with_neighbors(potential, skin=0.5))
     theta = potential.diameter["B"]
     start = eq.system.positions + DISPLACEMENT * jax.random.normal(jax.random.key(0), (128, 2))
 
     def data(theta):
-        return frame, eqx.tree_at(lambda p: p.diameter["B"], potential, theta)
+        return reference, eqx.tree_at(lambda p: p.diameter["B"], potential, theta)
 
     def descend(theta):
         def step(state, _):
@@ -77,9 +77,9 @@ def packing():
         return jax.lax.scan(step, FIRE.init(PROBLEM, start, data(theta)), length=700)[1]
 
     iterates, unrolled = jax.jit(lambda t: jax.jvp(descend, (t,), (ONE,)))(theta)
-    gauge = known_gauge(eq.system.positions, eq.frame, eq.curvature.rattlers)
+    null_space = known_null_space(eq.system.positions, eq.reference, eq.spectrum.rattlers)
     condition = lambda x, theta: gradient(x, data(theta))  # noqa: E731
-    return condition, theta, exact, iterates, unrolled, {"symmetric": True, "gauge": gauge}
+    return condition, theta, exact, iterates, unrolled, {"symmetric": True, "null_space": null_space}
 
 
 def along(condition, theta, exact, iterates, unrolled, options, every: int) -> dict[str, np.ndarray]:

@@ -25,8 +25,8 @@ from mdsens.equilibrium.descent import PROBLEM
 from mdsens.files.atomic_write import check_writable, save_picture, write_whole
 from mdsens.implicit import CG, root_jvp
 from mdsens.mechanics.forces import gradient
-from mdsens.mechanics.hessian_operator import gauge
-from mdsens.mechanics.unknown import Frame, frame_of
+from mdsens.mechanics.null_space import null_space
+from mdsens.mechanics.unknown import Reference, reference_at
 from mdsens.plot import COLOURS
 from mdsens.structures.packing import random_packing
 
@@ -47,7 +47,7 @@ NO_DIGIT = 1.0
 
 
 @eqx.filter_jit
-def along_the_descent(start: Frame, potential, direction):
+def along_the_descent(start: Reference, potential, direction):
     """FIRE from a start: `(positions, unrolled derivative, largest force, whether the list is stale)` after each step."""
 
     def descend(potential):
@@ -65,14 +65,18 @@ def along_the_descent(start: Frame, potential, direction):
 
 
 @eqx.filter_jit
-def implicit(positions, frame: Frame, potential, direction):
+def implicit(positions, reference: Reference, potential, direction):
     """The implicit derivative at each of some states; NaN where the Hessian is not positive, so that there is none."""
 
     def condition(x, potential):
-        return gradient(x, (frame, potential))
+        return gradient(x, (reference, potential))
 
     def one(x):
-        options = {"symmetric": True, "gauge": gauge(x, (frame, potential)), "linear_solver": CG(rtol=1e-10, max_steps=1000)}
+        options = {
+            "symmetric": True,
+            "null_space": null_space(x, (reference, potential)),
+            "linear_solver": CG(rtol=1e-10, max_steps=1000),
+        }
         return root_jvp(condition, x, (potential,), (direction,), **options)[0]
 
     return jax.lax.map(one, positions)
@@ -91,8 +95,8 @@ def unit(seed: int) -> dict[str, np.ndarray]:
     packing = np.asarray(ms.sensitivity(eq, wrt=["diameter.B"]).positions.diameter["B"])
 
     listed = system.with_neighbors(potential, skin=SKIN)
-    frame = frame_of(listed)
-    positions, unrolled, fmax, stale = along_the_descent(frame, potential, direction)
+    reference = reference_at(listed)
+    positions, unrolled, fmax, stale = along_the_descent(reference, potential, direction)
     stops = np.array([np.argmax(np.asarray(fmax) <= tolerance) for tolerance in TOLERANCES])
     last = stops[-1]
     if fmax[last] > TOLERANCES[-1] or stale[: last + 1].any() or np.abs(positions[last] - eq.system.positions).max() > 1e-9:
@@ -103,7 +107,7 @@ def unit(seed: int) -> dict[str, np.ndarray]:
         "l1_unrolled": np.abs(unrolled[: last + 1]).sum(axis=(1, 2)),
         "l1_implicit": np.abs(packing).sum(),
         "deviation_unrolled": _deviation(unrolled[stops], packing),
-        "deviation_implicit": _deviation(implicit(positions[stops], frame, potential, direction), packing),
+        "deviation_implicit": _deviation(implicit(positions[stops], reference, potential, direction), packing),
         "positions": np.asarray(eq.system.positions),
         "implicit": packing,
         "unrolled": np.asarray(unrolled[last]),

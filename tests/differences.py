@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mdsens as ms
-from mdsens.mechanics import hessian_operator
+from mdsens.mechanics import null_space
 from mdsens.potentials.base import parameter_paths
 from mdsens.potentials.forms.neighbor_vectors import handles, neighbor_vectors, of_pairs
 
@@ -39,7 +39,7 @@ def contacts(eq):
 def relaxed(eq, name, change):
     """Relaxed again from `eq` with a changed parameter, with rigid motions taken out of the displacement."""
     again = ms.relax(eq.system, at(eq.potential, name, change), fmax=FMAX, check_minimum=False)
-    null = hessian_operator.known_gauge(eq.system.positions, eq.frame, eq.curvature.rattlers)
+    null = null_space.known_null_space(eq.system.positions, eq.reference, eq.spectrum.rattlers)
     shift = np.asarray(null.project((again.system.positions - eq.system.positions).ravel()))
     return again, shift.reshape(eq.system.positions.shape)
 

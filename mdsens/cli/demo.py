@@ -166,7 +166,7 @@ def _about_packing(result: Packing) -> Iterator[Any]:
     eq, certificate = result.eq, result.sensitivity.certificate
     dx = np.asarray(result.sensitivity.positions.diameter["B"])
     yield "The packing of Blondel et al. 2021: 128 soft spheres in 2-D, diameters 1 and θ = 0.6, packing fraction 1.0"
-    lowest = math.nan if eq.curvature is None else eq.curvature.lowest
+    lowest = math.nan if eq.spectrum is None else eq.spectrum.lowest
     ends = f"fmax {eq.fmax:.1e} eV/Å, lowest curvature {lowest:.3f} eV/Å²"
     yield f"  relaxed by jax-md's fire_descent   {eq.steps} steps, {ends}"
     yield f"  ∂x*/∂θ                             L1 norm {np.abs(dx).sum():.2f}, longest arrow {_largest(dx):.3f} Å/Å"

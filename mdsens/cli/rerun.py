@@ -191,7 +191,7 @@ def rerun_result(path: Path) -> tuple[list[str], list[Difference]]:
     eq, stored = load_one(path)
     system = eq.system
     still = np.asarray(system.frozen).copy()
-    still[list(eq.curvature.rattlers if eq.curvature else ())] = True
+    still[list(eq.spectrum.rattlers if eq.spectrum else ())] = True
     step = 0.0 if eq.index or eq.constraints is not None else STEP
     shift = np.random.default_rng(0).uniform(-step, step, system.positions.shape) * ~still[:, None]
     moved = eqx.tree_at(lambda state: state.system, eq, displaced(eq, system.with_positions(system.positions + shift)))
@@ -201,7 +201,7 @@ def rerun_result(path: Path) -> tuple[list[str], list[Difference]]:
         Difference("", "energy", abs(again.energy - eq.energy) / max(abs(eq.energy), SMALLEST)),
         Difference("", "positions", float(np.abs(there.positions - system.positions).max())),
     ]
-    if eq.frame.freedom is not None and system.cell is not None and there.cell is not None:
+    if eq.reference.freedom is not None and system.cell is not None and there.cell is not None:
         rows.append(Difference("", "cell", float(np.abs(there.cell - system.cell).max())))
     if stored is not None:
         found = differentiate(again, wrt=parameter_paths(stored.positions), progress=False)

@@ -13,11 +13,11 @@ from mdsens.common.suggestions import spelled
 from mdsens.common.units import stress_unit
 from mdsens.common.voigt import unit_strains
 from mdsens.derivatives.first_order import Observable, check_finite, observable_shape, observed
-from mdsens.derivatives.linear_response import State, check_residual, usable
+from mdsens.derivatives.linear_response import check_residual, usable
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.implicit import root_jvp
-from mdsens.mechanics.softest_modes import Curvature
-from mdsens.potentials.base import Potential, total_energy
+from mdsens.mechanics.hessian import Hessian
+from mdsens.potentials.base import total_energy
 from mdsens.structures.system import System
 
 
@@ -34,37 +34,37 @@ def pressure_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = 
         InputError: a fixed cell; an observable that is not real or not finite.
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
-    found, state = usable(eq, linear_solver, parameters=False)
-    if state.frame.freedom is None:
+    hessian = usable(eq, linear_solver, parameters=False)
+    if hessian.reference.freedom is None:
         raise InputError('A pressure acts on a cell that may change only: relax with cell="free" or cell="isotropic".')
     if not all(eq.system.pbc):
         raise InputError("A pressure needs a cell that is periodic in all directions: this one has no volume of its own.")
-    return _checked(_by_pressure, g, eq, found, state)
+    return _checked(_by_pressure, g, hessian)
 
 
-def _checked(by: Callable[..., tuple[Array, Array]], g: Observable, eq: Equilibrium, found: Curvature, state: State) -> Array:
+def _checked(by: Callable[..., tuple[Array, Array]], g: Observable, hessian: Hessian) -> Array:
     """What `by` says of an observable, whose solves and numbers were looked at."""
-    observable_shape(g, state, eq.potential)
-    change, residual = by(g, state, eq.potential)
-    check_residual(float(residual), found, state)
-    check_finite(g, state, eq.potential, change)
+    observable_shape(g, hessian, hessian.potential)
+    change, residual = by(g, hessian)
+    check_residual(float(residual), hessian)
+    check_finite(g, hessian, hessian.potential, change)
     return change
 
 
 @eqx.filter_jit
-def _by_pressure(g: Observable, state: State, potential: Potential) -> tuple[Array, Array]:
-    frame, unit = state.frame, stress_unit(state.frame.system.dim)
-    freedom = frame.freedom
+def _by_pressure(g: Observable, hessian: Hessian) -> tuple[Array, Array]:
+    reference, potential, unit = hessian.reference, hessian.potential, stress_unit(hessian.reference.system.dim)
+    freedom = reference.freedom
     assert freedom is not None
 
     def condition(z: Any, pressure: Array) -> Any:
-        loaded = eqx.tree_at(lambda f: f.freedom.pressure, frame, freedom.pressure + pressure / unit)
-        return eqx.tree_at(lambda s: s.frame, state, loaded).condition(z, potential)
+        loaded = eqx.tree_at(lambda f: f.freedom.pressure, reference, freedom.pressure + pressure / unit)
+        return eqx.tree_at(lambda s: s.reference, hessian, loaded).condition(z, potential)
 
-    options = {"operator": lambda z, _: state.own_operator(z, potential), "linear_solver": state.solver, **state.options}
+    options = {"operator": lambda z, _: hessian.product(z), "linear_solver": hessian.solver, **hessian.options}
     zero = jnp.zeros_like(freedom.pressure)
-    dz, residual = root_jvp(condition, state.z, (zero,), (jnp.ones_like(zero),), project=True, probe=False, **options)
-    return jax.jvp(lambda z: observed(g, state)(z, potential), (state.z,), (dz,))[1], residual
+    dz, residual = root_jvp(condition, hessian.z, (zero,), (jnp.ones_like(zero),), project=True, probe=False, **options)
+    return jax.jvp(lambda z: observed(g, hessian)(z, potential), (hessian.z,), (dz,))[1], residual
 
 
 @spelled
@@ -81,17 +81,17 @@ def strain_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = No
             finite.
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
-    found, state = usable(eq, linear_solver, parameters=False)
-    if state.frame.freedom is not None or not all(eq.system.pbc):
+    hessian = usable(eq, linear_solver, parameters=False)
+    if hessian.reference.freedom is not None or not all(eq.system.pbc):
         raise InputError('A strain is applied to a fixed cell that is periodic in all directions: relax with cell="fixed".')
     if eq.constraints is not None:
         raise InputError("strain_derivative knows frozen atoms only, no other constraints: how would they strain?")
-    return _checked(_by_strain, g, eq, found, state)
+    return _checked(_by_strain, g, hessian)
 
 
 @eqx.filter_jit
-def _by_strain(g: Observable, state: State, potential: Potential) -> tuple[Array, Array]:
-    system, dim = state.frame.system, state.frame.system.dim
+def _by_strain(g: Observable, hessian: Hessian) -> tuple[Array, Array]:
+    system, potential, dim = hessian.reference.system, hessian.potential, hessian.reference.system.dim
     units = jnp.asarray(unit_strains(dim), system.positions.dtype)
     cell = system.cell
     assert cell is not None
@@ -102,14 +102,14 @@ def _by_strain(g: Observable, state: State, potential: Potential) -> tuple[Array
 
     def condition(x: Array, strain: Array) -> Array:
         slope = jax.grad(lambda x: total_energy(potential, strained(x, strain)))(x)
-        return jnp.where(state.frame.held, 0.0, slope)
+        return jnp.where(hessian.reference.held, 0.0, slope)
 
-    options = {"operator": lambda x, _: state.own_operator(x, potential), "linear_solver": state.solver, **state.options}
+    options = {"operator": lambda x, _: hessian.product(x), "linear_solver": hessian.solver, **hessian.options}
     zero = jnp.zeros(len(units), system.positions.dtype)
 
     def along(unit: Array) -> tuple[Array, Array]:
-        dx, residual = root_jvp(condition, state.z, (zero,), (unit,), project=True, probe=False, **options)
-        change = jax.jvp(lambda x, strain: jnp.asarray(g(strained(x, strain), potential)), (state.z, zero), (dx, unit))[1]
+        dx, residual = root_jvp(condition, hessian.z, (zero,), (unit,), project=True, probe=False, **options)
+        change = jax.jvp(lambda x, strain: jnp.asarray(g(strained(x, strain), potential)), (hessian.z, zero), (dx, unit))[1]
         return change, residual
 
     changes, residuals = jax.lax.map(along, jnp.eye(len(units), dtype=zero.dtype))

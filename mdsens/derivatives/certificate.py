@@ -1,7 +1,7 @@
 """`Certificate`: how far a derivative can be trusted, in numbers and in words."""
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import Array
 from mdsens.implicit.bound import TRUSTED_SHARE
 from mdsens.mechanics.hessian_operator import hessian_operator
 from mdsens.mechanics.scales import typical_distance
-from mdsens.mechanics.unknown import Frame, frame_of
+from mdsens.mechanics.unknown import Reference, reference_at
 from mdsens.potentials.forms.neighbor_vectors import bond_vectors, handles, of_pairs
 from mdsens.potentials.sums import shared
 from mdsens.structures.neighbors.neighbor_list import Neighbors
@@ -20,10 +20,9 @@ from mdsens.structures.neighbors.neighbor_list import Neighbors
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mdsens.derivatives.linear_response import State
     from mdsens.equilibrium.bound_constraints import Constraints
     from mdsens.equilibrium.relaxation import Equilibrium
-    from mdsens.mechanics.softest_modes import Curvature
+    from mdsens.mechanics.hessian import Hessian
     from mdsens.potentials.base import Potential
     from mdsens.potentials.species import Atom
     from mdsens.structures.system import System
@@ -127,51 +126,53 @@ class Certificate:
         return "\n".join([*lines, *(f"but: {reason}" for reason in self.reasons)])
 
 
-def certify(
-    eq: "Equilibrium",
-    state: "State",
-    found: "Curvature",
-    residual: float,
-    error: float,
-    difference: float,
-    length: float,
-    left: float,
-    doubt: str = "",
-    rough: bool = False,
-) -> Certificate:
-    """The certificate of derivatives at `eq`.
+class Measurement(NamedTuple):
+    """What was measured about the derivatives at an equilibrium.
 
-    Args:
-        state: the equilibrium as its linear systems see it (`mdsens.derivatives.linear_response`).
-        found: its curvature.
+    Attributes:
         residual: largest relative residual of the linear systems.
         error: bound on the error of θ dX/dθ, the largest over θ [Å].
         difference, length: of the dot test (`mdsens.derivatives.linear_response.dot_test`).
-        left: ‖F‖ outside the null space, what is left of the forces.
+        force: ‖F‖ outside the null space, what is left of the forces.
+        method: how the linear systems were solved, in words.
         doubt: what `doubtful` says.
         rough: whether forces or second derivatives were seen to jump at the state itself.
     """
-    softest = found.nearest_zero
-    displacement = left / softest if softest > 0.0 else np.inf
-    kink = 0.0 if rough else kink_distance(eq)
+
+    residual: float
+    error: float
+    difference: float
+    length: float
+    force: float
+    method: str
+    doubt: str = ""
+    rough: bool = False
+
+
+def certify(eq: "Equilibrium", hessian: "Hessian", measured: Measurement) -> Certificate:
+    """Return the certificate of derivatives at an equilibrium."""
+    spectrum, error = hessian.spectrum, measured.error
+    softest = spectrum.nearest_zero
+    displacement = measured.force / softest if softest > 0.0 else np.inf
+    kink = 0.0 if measured.rough else kink_distance(eq)
     precision = str(eq.system.positions.dtype)
     approximation = eq.potential.approximation(eq.system)
-    names = (*state.frame.motions.names, *(f"rattler {atom}" for atom in found.rattlers))
+    names = (*hessian.reference.motions.names, *(f"rattler {atom}" for atom in spectrum.rattlers))
     reasons = []
-    if not residual <= MAX_RESIDUAL:
-        reasons.append(f"a linear system was solved to a relative residual of {residual:.1e} only")
+    if not measured.residual <= MAX_RESIDUAL:
+        reasons.append(f"a linear system was solved to a relative residual of {measured.residual:.1e} only")
     inexact = 0.0 if approximation is None else approximation.hessian / softest
     allowed = max(MAX_MISMATCH if precision == "float64" else 1e-2, inexact)
     # Of a derivative that is nothing no digit need agree: the difference may be as large as the bound on its error.
-    scale = max(length, error / allowed)
-    mismatch = difference / scale if scale > 0.0 else difference
+    scale = max(measured.length, error / allowed)
+    mismatch = measured.difference / scale if scale > 0.0 else measured.difference
     if not mismatch <= allowed:
         reasons.append(f"forward and adjoint derivatives differ by {mismatch:.1e}: one of the linear solves is not what it says")
-    if found.index != eq.index or (eq.index == 0 and not found.lowest > 0.0):
-        reasons.append(f"the lowest curvature is {found.lowest:.1e} eV/Å², so the state is no isolated {_kind(eq)}")
-    if found.floppy:
+    if spectrum.index != eq.index or (eq.index == 0 and not spectrum.lowest > 0.0):
+        reasons.append(f"the lowest curvature is {spectrum.lowest:.1e} eV/Å², so the state is no isolated {_kind(eq)}")
+    if spectrum.floppy:
         reasons.append(
-            f"{found.floppy} mode(s) beyond the known zero modes cost no energy: groups of atoms are loose, "
+            f"{spectrum.floppy} mode(s) beyond the known zero modes cost no energy: groups of atoms are loose, "
             "and the derivative along these modes is undetermined"
         )
     neighbours = typical_distance(eq.system, eq.potential)
@@ -181,9 +182,9 @@ def certify(
         )
     if not np.isfinite(error):
         reasons.append("the state is too far from the equilibrium, or too soft, for a bound on the error: relax further")
-    elif doubt:
-        reasons.append(doubt)
-    if rough:
+    elif measured.doubt:
+        reasons.append(measured.doubt)
+    if measured.rough:
         reasons.append(
             "the forces or their derivatives jump at this very state: the derivative holds on one side only, if at all"
         )
@@ -192,25 +193,25 @@ def certify(
             f"a pair is {kink:.1e} Å from a point where the potential's second derivative jumps: "
             "the derivative holds on one side only"
         )
-    if len(found.rattlers) == len(eq.system) and not _has_neighbors(eq.system):
+    if len(spectrum.rattlers) == len(eq.system) and not _has_neighbors(eq.system):
         reasons.append(
             f"no atom has a neighbour within the potential's range of {float(eq.potential.range):g} Å, so nothing depends on "
             "anything: are all lengths in Å?"
         )
-    if (gap := _nearest_switch(eq, found.highest)) < SWITCH * neighbours:
+    if (gap := _nearest_switch(eq, spectrum.highest)) < SWITCH * neighbours:
         reasons.append(
             f"an inequality is {gap:.1e} Å from changing between active and not: the derivative holds on one side only"
         )
     if precision != "float64":
         reasons.append(f"the numbers are {precision}, so derivatives are good to about 1e-3")
     return Certificate(
-        residual=residual,
+        residual=measured.residual,
         error_bound=error,
-        linear_solver=state.method if approximation is None else f"{state.method}; {approximation.words}",
-        lowest_curvature=found.lowest,
-        curvature_exact=found.exact,
+        linear_solver=measured.method if approximation is None else f"{measured.method}; {approximation.words}",
+        lowest_curvature=spectrum.lowest,
+        curvature_exact=spectrum.exact,
         zero_modes=names,
-        rattlers=found.rattlers,
+        rattlers=spectrum.rattlers,
         displacement=displacement,
         kink_distance=kink,
         precision=precision,
@@ -218,9 +219,9 @@ def certify(
         reasons=tuple(reasons),
         fmax=eq.fmax,
         stress_error=eq.stress_error,
-        curvatures=found.few,
-        index=found.index,
-        zero_modes_found=len(names) + found.floppy,
+        curvatures=spectrum.few,
+        index=spectrum.index,
+        zero_modes_found=len(names) + spectrum.floppy,
         zero_modes_expected=len(names),
         mismatch=mismatch,
     )
@@ -259,7 +260,7 @@ def _nearest_switch(eq: "Equilibrium", stiffness: float) -> float:
     if active:
         pulls = np.asarray(eq.multipliers)[constraints.count - len(active) :] * steep[active]
         # What constraints hold has no curvature among those that are left, and may be all that is stiff.
-        along = _stiffness_along(frame_of(eq.system), eq.potential, jnp.asarray(slopes[active]))
+        along = _stiffness_along(reference_at(eq.system), eq.potential, jnp.asarray(slopes[active]))
         stiff = np.maximum(stiffness, np.linalg.norm(along, axis=1) / steep[active])
         gaps = np.append(gaps, np.divide(pulls, stiff, out=np.full(len(pulls), np.inf), where=stiff > 0.0))
     return float(np.min(np.abs(gaps), initial=np.inf))
@@ -271,9 +272,9 @@ def _slopes_of_slacks(constraints: "Constraints", system: "System") -> Array:
 
 
 @eqx.filter_jit
-def _stiffness_along(frame: Frame, potential: "Potential", directions: Array) -> Array:
+def _stiffness_along(reference: Reference, potential: "Potential", directions: Array) -> Array:
     """∂²E/∂x² v of each of some displacements, `(k, N dim)`."""
-    return jax.lax.map(hessian_operator(frame.system.positions, (frame, potential)), directions)
+    return jax.lax.map(hessian_operator(reference.system.positions, (reference, potential)), directions)
 
 
 def _kind(eq: "Equilibrium") -> str:

@@ -23,16 +23,14 @@ from mdsens.common.errors import InputError, MdsensError
 from mdsens.common.suggestions import spelled
 from mdsens.derivatives.certificate import distance_to_kinks, kink_gaps
 from mdsens.derivatives.first_order import Observable
-from mdsens.derivatives.linear_response import State
 from mdsens.derivatives.second_order import Taylor, derivatives_along, direction_to, taylor
 from mdsens.derivatives.verification import displaced
 from mdsens.equilibrium.descent import relisted
 from mdsens.equilibrium.relaxation import Equilibrium
-from mdsens.implicit import linear_solve
-from mdsens.mechanics.curvature import curvature
-from mdsens.mechanics.hessian_operator import hessian_operator
+from mdsens.mechanics.hessian import Hessian
 from mdsens.mechanics.rounding import rounding_of
-from mdsens.mechanics.unknown import Frame, gridded
+from mdsens.mechanics.spectrum import spectrum_at
+from mdsens.mechanics.unknown import Reference, gridded
 from mdsens.potentials.base import Potential
 from mdsens.structures.neighbors.neighbor_list import SKIN
 from mdsens.structures.system import System
@@ -153,11 +151,11 @@ def validity(
     first, second = (_length(series.positions[k], None if series.cell is None else series.cell[k]) for k in range(2))
     farthest = _farthest(series)
     bent = 2.0 * share * first / second if second > 0.0 else math.inf
-    soft, lowest, slope = _softening(series.state, series.potential, series.direction, series.first)
+    soft, lowest, slope = _softening(series.hessian, series.direction, series.first)
     vanishing, contact = _vanishing(float(lowest), float(slope)), _first_contact(series)
     found = Validity(math.inf, share, order, "", bent, vanishing, contact, (), series)
     if observable is None:
-        _, noise, _, stiffness = _newton_step(series.state, series.state.frame, series.potential, series.state.z, soft)
+        _, noise, _, stiffness = _newton_step(series.hessian, series.hessian.reference, series.potential, series.hessian.z, soft)
         wrong = lambda t: _wrong(series, t, order, float(noise), soft, float(stiffness))  # noqa: E731
         guess, held = bent, _index_kept(eq, series, order)
     else:
@@ -225,8 +223,8 @@ def _index_kept(eq: Equilibrium, series: Taylor, order: int) -> Wrong:
     def wrong(t: float) -> tuple[float, str]:
         potential, z = series.parameters(t), series.unknown(t, order)
         try:
-            frame = relisted(series.state.frame, z, potential, SKIN * _reach(potential))
-            index = curvature(z, gridded(frame), potential)[0].index
+            reference = relisted(series.hessian.reference, z, potential, SKIN * _reach(potential))
+            index = spectrum_at(z, gridded(reference), potential).index
         except MdsensError as error:
             return math.inf, f"the predicted structure makes no sense: {error}"
         return (0.0, "") if index == eq.index else (math.inf, UNSTABLE)
@@ -271,11 +269,11 @@ def _wrong(series: Any, t: float, order: int, noise: float, soft: Any, curvature
     """
     potential, z = series.parameters(t), series.unknown(t, order)
     try:
-        frame = relisted(series.state.frame, z, potential, SKIN * _reach(potential))
+        reference = relisted(series.hessian.reference, z, potential, SKIN * _reach(potential))
     except MdsensError as error:
         return math.inf, f"the predicted structure makes no sense: {error}"
-    size, step, residual, there = _newton_step(series.state, frame, potential, z, soft)
-    if not (np.isfinite(step) and residual <= series.state.fail_rtol and there * curvature > 0.0):
+    size, step, residual, there = _newton_step(series.hessian, reference, potential, z, soft)
+    if not (np.isfinite(step) and residual <= series.hessian.fail_rtol and there * curvature > 0.0):
         return math.inf, UNSTABLE
     resting = max(RESTING, 10.0 * noise)
     if float(size) < resting:
@@ -288,14 +286,14 @@ def _reach(potential: Potential) -> float:
 
 
 @eqx.filter_jit
-def _newton_step(state: State, frame: Frame, potential: Potential, z: Any, soft: Any) -> tuple[Array, ...]:
+def _newton_step(hessian: Hessian, reference: Reference, potential: Potential, z: Any, soft: Any) -> tuple[Array, ...]:
     """`(‖z - the state's z‖, ‖step‖, residual, curvature along soft)`, lengths of displacements of atoms and cell."""
-    start = state.frame.place(state.z)
-    state = eqx.tree_at(lambda s: s.frame, state, frame)
-    rest = ravel_pytree(state.condition(z, potential))[0]
-    product = state.operator(z, potential)
-    step, residual = linear_solve(product, -rest, solver=state.solver, throw=False, **state.options)
-    placed = lambda z: (state.frame.place(z).positions, state.frame.place(z).cell)  # noqa: E731
+    start = hessian.reference.place(hessian.z)
+    hessian = eqx.tree_at(lambda s: s.reference, hessian, reference)
+    rest = ravel_pytree(hessian.condition(z, potential))[0]
+    product = hessian.product_at(z, potential)
+    step, residual = hessian.solve(-rest, product=product)
+    placed = lambda z: (hessian.reference.place(z).positions, hessian.reference.place(z).cell)  # noqa: E731
     there, moved = jax.jvp(placed, (z,), (ravel_pytree(z)[1](step),))
     displacement = jax.tree.map(jnp.subtract, there, (start.positions, start.cell))
     lengths = (jnp.linalg.norm(ravel_pytree(change)[0]) for change in (displacement, moved))
@@ -309,21 +307,21 @@ def _vanishing(curvature: float, slope: float) -> float:
 
 
 @eqx.filter_jit
-def _softening(state: State, potential: Potential, direction: Any, first: Any) -> tuple[Array, ...]:
+def _softening(hessian: Hessian, direction: Any, first: Any) -> tuple[Array, ...]:
     """`(v, λ, λ')` of the softest mode: λ' = v · (dA/dt) v along the way, v by inverse iteration."""
-    flat, unravel = ravel_pytree(state.z)
-    product = state.own_operator(state.z, potential)
+    flat, unravel = ravel_pytree(hessian.z)
+    product = hessian.product()
 
     def inverse(_: Any, v: Array) -> Array:
-        w, _ = linear_solve(product, v, solver=state.solver, throw=False, **state.options)
+        w, _ = hessian.solve(v, product=product)
         return w / jnp.linalg.norm(w)
 
-    start = state.null.project(jax.random.normal(jax.random.key(4), flat.shape, flat.dtype))
+    start = hessian.null_space.project(jax.random.normal(jax.random.key(4), flat.shape, flat.dtype))
     v = jax.lax.fori_loop(0, INVERSE_ITERATIONS, inverse, start / jnp.linalg.norm(start))
 
     def stiffness(t: Array) -> Array:
-        theta = jax.tree.map(lambda value, step: value + t * step, potential, direction)
-        return v @ hessian_operator(unravel(flat + t * first), (state.frame, theta))(v)
+        theta = jax.tree.map(lambda value, step: value + t * step, hessian.potential, direction)
+        return v @ hessian.product_at(unravel(flat + t * first), theta)(v)
 
     zero = jnp.zeros((), flat.dtype)
     return v, *jax.jvp(stiffness, (zero,), (jnp.ones_like(zero),))
@@ -334,17 +332,17 @@ def _first_contact(series: Any) -> float:
     potential = series.potential
     if (unknown := distance_to_kinks(potential)) is not None:
         return unknown
-    state = series.state
-    frame = relisted(state.frame, state.z, potential, SKIN * _reach(potential))
-    gaps, rates = _gaps_and_rates(frame, state.z, potential, series.direction, series.first)
+    hessian = series.hessian
+    reference = relisted(hessian.reference, hessian.z, potential, SKIN * _reach(potential))
+    gaps, rates = _gaps_and_rates(reference, hessian.z, potential, series.direction, series.first)
     closing = np.asarray(gaps * rates) < 0.0
     return float(np.min(np.abs(np.asarray(gaps)[closing] / np.asarray(rates)[closing]), initial=math.inf))
 
 
 @eqx.filter_jit
-def _gaps_and_rates(frame: Frame, z: Any, potential: Potential, direction: Any, first: Any) -> tuple[Array, Array]:
+def _gaps_and_rates(reference: Reference, z: Any, potential: Potential, direction: Any, first: Any) -> tuple[Array, Array]:
     _, unravel = ravel_pytree(z)
-    gaps = lambda z, theta: kink_gaps(theta, frame.place(z))  # noqa: E731
+    gaps = lambda z, theta: kink_gaps(theta, reference.place(z))  # noqa: E731
     return jax.jvp(gaps, (z, potential), (unravel(first), direction))
 
 

@@ -17,11 +17,11 @@ from jaxtyping import Array, Float
 from mdsens.common.errors import InputError, traceable
 from mdsens.common.suggestions import Spelled, spelled
 from mdsens.common.text import first_few
-from mdsens.derivatives.certificate import Certificate, certify, doubtful
+from mdsens.derivatives.certificate import Certificate, Measurement, certify, doubtful
 from mdsens.derivatives.linear_response import (
     BATCH,
     TOGETHER,
-    State,
+    Response,
     along,
     batches,
     changes,
@@ -30,7 +30,6 @@ from mdsens.derivatives.linear_response import (
     errors,
     pulled_back,
     pulled_back_each,
-    rounding,
     solutions,
     split_last,
     usable,
@@ -38,11 +37,12 @@ from mdsens.derivatives.linear_response import (
 from mdsens.derivatives.many_parameters import Together, worthwhile
 from mdsens.derivatives.references import with_references
 from mdsens.derivatives.roughness import jumps_at
+from mdsens.derivatives.selection import Direction, Selection, check_direction, select
 from mdsens.equilibrium.relaxation import Equilibrium
+from mdsens.mechanics.hessian import Hessian
 from mdsens.mechanics.scales import typical_distance
-from mdsens.mechanics.unknown import Frame
+from mdsens.mechanics.unknown import Reference
 from mdsens.potentials.base import Potential, parameter_paths
-from mdsens.potentials.parameter_names import named_leaves
 from mdsens.potentials.reparameterised import own_sizes
 
 MAX_BYTES = 4e9
@@ -50,6 +50,7 @@ MAX_BYTES = 4e9
 
 Observable = Callable[[Any, Potential], Any]
 States = Equilibrium | Mapping[str, Equilibrium]
+Hessians = Hessian | dict[str, Hessian]
 
 
 class Sensitivity(Spelled, eqx.Module):
@@ -109,9 +110,10 @@ def sensitivity(
         InputError: a name in `wrt` that does not exist, or an answer that would not fit.
         LinearSolveError: with the residual, if `throw`.
     """
-    found, state = usable(eq, linear_solver)
-    moving, resting = _select(eq.potential, wrt)
-    flat, _ = ravel_pytree(moving)
+    hessian = usable(eq, linear_solver)
+    selection = select(eq.potential, wrt)
+    parameters = selection.parameters
+    flat, _ = ravel_pytree(parameters)
     size = flat.size * eq.system.positions.nbytes
     if size > max_bytes:
         raise InputError(
@@ -119,73 +121,76 @@ def sensitivity(
             "choose parameters with wrt=, or ask for gradient(g, eq) or jvp(eq, direction), which cost one solve; "
             f"or allow it with max_bytes={1.1 * size:.1e}."
         )
-    weights, nothing = np.asarray(ravel_pytree(own_sizes(moving))[0], flat.dtype), rounding(eq.system, found.highest)
+    weights = np.asarray(ravel_pytree(own_sizes(parameters))[0], flat.dtype)
     together = None
-    if linear_solver is None and worthwhile(state, found, eq.potential, flat.size):
+    if linear_solver is None and worthwhile(hessian, flat.size):
         try:
-            together = Together(state, moving, resting)
-            columns, step, relative, left = together.solutions(weights, nothing)
+            together = Together(hessian, selection)
+            response = together.response(weights)
         except np.linalg.LinAlgError:  # not positive to working precision
             together = None
     if together is None:
-        columns, step, relative, left = _solved_in_turn(state, moving, resting, weights, nothing, progress)
-    worst = float(np.max(relative))
+        response = _solved_in_turn(hessian, selection, weights, progress)
+    worst = float(np.max(response.residuals))
     if throw:
-        check_residual(worst, found, state)
-    bounds = weights * errors(state, found, moving, resting, columns, step, weights, together)
-    error = float(np.max(bounds))
-    difference, length = map(float, dot_test(state, eq.potential, moving, columns, weights))
-    names = [name for name, leaf in zip(parameter_paths(moving), jax.tree.leaves(moving), strict=True) for _ in range(leaf.size)]
-    sizes = weights * np.linalg.norm(columns, axis=1)
-    doubt = doubtful(names, sizes, bounds, typical_distance(eq.system, eq.potential))
-    solved_by = state if together is None else together.factorised
-    rough = jumps_at(state, moving, resting, found.highest, eq.potential)
-    certificate = certify(eq, solved_by, found, worst, error, difference, length, float(left), doubt, rough)
+        check_residual(worst, hessian)
+    bounds = weights * errors(hessian, selection, response, weights, None if together is None else together.defects)
+    difference, length = map(float, dot_test(hessian, parameters, response.columns, weights))
+    paths = zip(parameter_paths(parameters), jax.tree.leaves(parameters), strict=True)
+    names = [path for path, leaf in paths for _ in range(leaf.size)]
+    sizes = weights * np.linalg.norm(response.columns, axis=1)
+    measured = Measurement(
+        worst,
+        float(np.max(bounds)),
+        difference,
+        length,
+        response.force,
+        hessian.method if together is None else together.method,
+        doubtful(names, sizes, bounds, typical_distance(eq.system, eq.potential)),
+        jumps_at(hessian, selection),
+    )
 
     def shaped(change: Array | np.ndarray) -> Potential:
-        return split_last(np.moveaxis(np.asarray(change), 0, -1), moving)
+        return split_last(np.moveaxis(np.asarray(change), 0, -1), parameters)
 
     positions: Array | np.ndarray
     if together is None:
-        positions, cell = _displacements(state, columns)
+        positions, cell = _displacements(hessian, response.columns)
     else:
-        positions, cell = columns.reshape(-1, *eq.system.positions.shape), None
-    return Sensitivity(shaped(positions), None if cell is None else shaped(cell), certificate, eq.potential)
+        positions, cell = response.columns.reshape(-1, *eq.system.positions.shape), None
+    return Sensitivity(shaped(positions), None if cell is None else shaped(cell), certify(eq, hessian, measured), eq.potential)
 
 
-def _solved_in_turn(
-    state: State, moving: Any, resting: Any, weights: np.ndarray, nothing: float, progress: bool | None
-) -> tuple[Any, Any, Any, Any]:
-    """`(dz/dθ, -A⁻¹F, relative residuals of the former, ‖F‖)`, `BATCH` parameters at a time [host]; see `solutions`."""
-    potential, (flat, _) = eqx.combine(moving, resting), ravel_pytree(moving)
-    parts: list[np.ndarray] = []
-    residuals: list[np.ndarray] = []
-    for directions in batches(flat.size, flat.dtype, progress):
-        b, rest = changes(state, state.z, moving, resting, directions, None)
+def _solved_in_turn(hessian: Hessian, selection: Selection, weights: np.ndarray, progress: bool | None) -> Response:
+    """The response to all parameters, `BATCH` at a time [host]; see `solutions`."""
+    size, dtype = len(weights), weights.dtype
+    parts: list[Response] = []
+    for directions in batches(size, dtype, progress):
+        b, rest = changes(hessian, hessian.z, selection, directions, None)
         start = len(parts) * BATCH
-        kept = slice(0, min(BATCH, flat.size - start))
-        weight = np.pad(weights[start : start + BATCH], (0, len(b) - kept.stop), constant_values=1.0)
-        dz, step, residual, left = solutions(state, potential, b, rest, weight, nothing)
-        parts.append(dz[kept])
-        residuals.append(residual[kept])
-    return np.concatenate(parts), step, np.concatenate(residuals), left
+        count = min(BATCH, size - start)
+        weight = np.pad(weights[start : start + BATCH], (0, len(b) - count), constant_values=1.0)
+        part = solutions(hessian, b, rest, weight)
+        parts.append(part._replace(columns=part.columns[:count], residuals=part.residuals[:count]))
+    columns, residuals = (np.concatenate([getattr(part, name) for part in parts]) for name in ("columns", "residuals"))
+    return Response(columns, parts[-1].step, residuals, parts[-1].force)
 
 
 @eqx.filter_jit
-def _displacements(state: State, columns: Array | np.ndarray) -> tuple[Array, Array | None]:
+def _displacements(hessian: Hessian, columns: Array | np.ndarray) -> tuple[Array, Array | None]:
     """The changes of positions `(k, N, dim)` and of a free cell `(k, dim, dim)` by changes dz."""
-    _, unravel = ravel_pytree(state.z)
+    _, unravel = ravel_pytree(hessian.z)
 
     def displaced(dz: Any) -> tuple[Array, Array | None]:
-        _, moved = jax.jvp(lambda z: _placed(state.frame, z), (state.z,), (unravel(dz),))
+        _, moved = jax.jvp(lambda z: _placed(hessian.reference, z), (hessian.z,), (unravel(dz),))
         return moved
 
     return jax.vmap(displaced)(columns)
 
 
-def _placed(frame: Frame, z: Any) -> tuple[Array, Array | None]:
-    system = frame.place(z)
-    return system.positions, None if frame.freedom is None else system.cell
+def _placed(reference: Reference, z: Any) -> tuple[Array, Array | None]:
+    system = reference.place(z)
+    return system.positions, None if reference.freedom is None else system.cell
 
 
 @spelled
@@ -207,10 +212,10 @@ def value_and_gradient(g: Observable, eq: States, *, linear_solver: Any = None) 
     """
     check_index(g, eq)
     g, eq = with_references(g, eq)
-    founds, states, potential = several(eq, linear_solver)
-    check_scalar(g, states, potential)
-    value, total, residuals = _adjoint(g, states, potential)
-    _check(g, states, founds, potential, residuals, value, *jax.tree.leaves(total))
+    hessians, potential = several(eq, linear_solver)
+    check_scalar(g, hessians, potential)
+    value, total, residuals = _adjoint(g, hessians, potential)
+    _check(g, hessians, potential, residuals, value, *jax.tree.leaves(total))
     return value, total
 
 
@@ -237,8 +242,8 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) 
     """
     check_index(g, eq)
     g, eq = with_references(g, eq)
-    founds, states, potential = several(eq, linear_solver)
-    shape = observable_shape(g, states, potential)
+    hessians, potential = several(eq, linear_solver)
+    shape = observable_shape(g, hessians, potential)
     flat, _ = ravel_pytree(potential)
     forward = flat.size <= shape.size
     product = _forward_rows if forward else _adjoint_rows
@@ -246,17 +251,16 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) 
     rows: list[np.ndarray] = []
     residuals: list[np.ndarray] = []
     for directions in batches(count, flat.dtype, None):
-        row, residual, value = product(g, states, potential, directions)
+        row, residual, value = product(g, hessians, potential, directions)
         kept = slice(0, min(BATCH, count - len(rows) * BATCH))
         rows.append(np.asarray(row)[kept])
         residuals.append(np.asarray(residual)[kept])
     matrix = np.concatenate(rows)
-    _check(g, states, founds, potential, np.max(np.concatenate(residuals), axis=0), value, matrix)
+    _check(g, hessians, potential, np.max(np.concatenate(residuals), axis=0), value, matrix)
     matrix = np.moveaxis(matrix, 0, -1) if forward else matrix.reshape(*shape.shape, flat.size)
     return value, split_last(matrix, potential)
 
 
-Direction = Potential | Mapping[str, Any]
 Displacement = tuple[Float[Array, "atoms dim"], Float[Array, "dim dim"] | None]
 
 
@@ -280,61 +284,24 @@ def jvp(
         InputError: a direction that is not of the potential's shape.
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
-    found, state = usable(eq, linear_solver)
-    dz, residual = along(state, eq.potential, check_direction(eq.potential, direction))
-    check_residual(float(residual), found, state)
-    positions, cell = _displacements(state, ravel_pytree(dz)[0][None])
+    hessian = usable(eq, linear_solver)
+    dz, residual = along(hessian, check_direction(eq.potential, direction))
+    check_residual(float(residual), hessian)
+    positions, cell = _displacements(hessian, ravel_pytree(dz)[0][None])
     return (positions[0], None if cell is None else cell[0]) if return_cell else positions[0]
 
 
-def check_direction(potential: Potential, direction: Direction) -> Potential:
-    """A direction in parameter space, potential-shaped, with zeros for what does not move.
-
-    Args:
-        direction: potential-shaped, None where nothing moves; or steps by name or path, `{"sigma": 1.0, "epsilon.A-B": 0.1}`.
-
-    Raises:
-        InputError: it is not of the potential's shape, or names what is no parameter.
-    """
-    try:
-        if isinstance(direction, Mapping):
-            direction = _steps_by_name(potential, direction)
-        steps = jax.tree.structure(potential).flatten_up_to(direction)  # type: ignore[attr-defined]  # of jax's stubs
-        shaped = jax.tree.unflatten(
-            jax.tree.structure(potential),
-            [
-                jnp.zeros_like(theta) if step is None else jnp.asarray(step, theta.dtype).reshape(theta.shape)
-                for theta, step in zip(jax.tree.leaves(potential), steps, strict=True)
-            ],
-        )
-    except InputError:
-        raise
-    except (ValueError, TypeError):
-        raise InputError(
-            "The direction must have the potential's shape, or name its parameters' steps: {'sigma': 1.0}."
-        ) from None
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(shaped)):
-        raise InputError("The direction is not finite.")
-    return shaped
-
-
-def _steps_by_name(potential: Potential, steps: Mapping[str, Any]) -> Potential:
-    leaves, structure = jax.tree.flatten(potential)
-    moved: list[Array | None] = [None] * len(leaves)
-    for name, step in steps.items():
-        for k, chosen in enumerate(named_leaves(potential, [name])):
-            if chosen and step is not None:
-                moved[k] = jnp.broadcast_to(jnp.asarray(step, leaves[k].dtype), leaves[k].shape)
-    return jax.tree.unflatten(structure, moved)
-
-
-def check_finite(g: Observable, states: Any, potential: Potential, *arrays: Any) -> None:
+def check_finite(g: Observable, hessians: Hessians, potential: Potential, *arrays: Any) -> None:
     """Raises InputError where an observable or its derivative is not finite."""
     if not all(np.isfinite(a).all() for a in arrays):
         # Only a catalogue of observables knows how to look for the place, and it stands above.
         from mdsens.derivatives.nonfinite import explain_nonfinite
 
-        systems = states.frame.system if _is_state(states) else {name: state.frame.system for name, state in states.items()}
+        systems = (
+            hessians.reference.system
+            if isinstance(hessians, Hessian)
+            else {name: one.reference.system for name, one in hessians.items()}
+        )
         raise InputError(
             "The observable or its derivative is not finite at the equilibrium: it must be finite and differentiable there. "
             f"{explain_nonfinite(g, systems, potential)}".strip()
@@ -350,11 +317,10 @@ def check_index(g: Observable, eq: States) -> None:
             raise InputError(f"The state {name!r} must be {kind[index]} it: this one has {state.index} negative curvatures.")
 
 
-def several(eq: States, linear_solver: Any) -> tuple[tuple[Any, ...], Any, Potential]:
-    """`(curvatures, states, potential)`: a State, or a dict of them."""
+def several(eq: States, linear_solver: Any) -> tuple[Hessians, Potential]:
+    """Return `(Hessians, potential)`: one Hessian, or a dict of them."""
     if isinstance(eq, Equilibrium):
-        found, state = usable(eq, linear_solver)
-        return (found,), state, eq.potential
+        return usable(eq, linear_solver), eq.potential
     if not isinstance(eq, Mapping) or not eq:
         if callable(eq):
             raise InputError("The observable goes first, and the equilibrium behind it: gradient(g, eq).")
@@ -363,132 +329,115 @@ def several(eq: States, linear_solver: Any) -> tuple[tuple[Any, ...], Any, Poten
         raise InputError(f'States have names, {{"defect": eq1, ...}}, not {bad[0]!r}.')
     # In JAX's order of dicts.
     eq = dict(sorted(eq.items()))
-    both = {name: usable(one, linear_solver) for name, one in eq.items()}
+    hessians = {name: usable(one, linear_solver) for name, one in eq.items()}
     first = next(iter(eq.values()))
     for name, one in eq.items():
         alike = jax.tree.structure(one.potential) == jax.tree.structure(first.potential)  # type: ignore[operator]
         leaves = (jax.tree.leaves(state.potential) for state in (one, first))
         if not (alike and all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))):
             raise InputError(f"The states have different potentials ({name!r} differs from the first): relax all with one.")
-    return tuple(found for found, _ in both.values()), {name: state for name, (_, state) in both.items()}, first.potential
+    return hessians, first.potential
 
 
-def _is_state(leaf: Any) -> bool:
-    return isinstance(leaf, State)
+def _listed(hessians: Hessians) -> list[Hessian]:
+    return [hessians] if isinstance(hessians, Hessian) else list(hessians.values())
 
 
-def _listed(states: Any) -> list[State]:
-    return jax.tree.leaves(states, is_leaf=_is_state)
+def _unknowns(hessians: Hessians) -> Any:
+    return hessians.z if isinstance(hessians, Hessian) else {name: hessian.z for name, hessian in hessians.items()}
 
 
-def _unknowns(states: Any) -> Any:
-    return jax.tree.map(lambda state: state.z, states, is_leaf=_is_state)
-
-
-def observed(g: Observable, states: Any) -> Callable[..., Any]:
-    """g as a function of `(z, potential)`, z being the unknown of the state, or those of the states by name."""
+def observed(g: Observable, hessians: Hessians) -> Callable[..., Any]:
+    """Return g as a function of `(z, potential)`, z being the unknown of the state, or those of the states by name."""
 
     def value(z: Any, potential: Potential) -> Array:
-        if _is_state(states):
-            return jnp.asarray(g(states.frame.place(z), potential))
-        return jnp.asarray(g({name: state.frame.place(z[name]) for name, state in states.items()}, potential))
+        if isinstance(hessians, Hessian):
+            return jnp.asarray(g(hessians.reference.place(z), potential))
+        return jnp.asarray(g({name: hessian.reference.place(z[name]) for name, hessian in hessians.items()}, potential))
 
     return value
 
 
-def _pull(states: Any, potential: Potential, slopes: Any, explicit: Any, pull: Callable[..., Any]) -> tuple[Any, Array]:
+def _pull(hessians: Hessians, slopes: Any, explicit: Any, pull: Callable[..., Any]) -> tuple[Any, Array]:
     """`(total derivative in θ, residuals)` from the slopes in the unknowns and the explicit derivative."""
-    slopes = [slopes] if _is_state(states) else [slopes[name] for name in states]
+    slopes = [slopes] if isinstance(hessians, Hessian) else [slopes[name] for name in hessians]
     residuals = []
-    for state, slope in zip(_listed(states), slopes, strict=True):
-        implicit, residual = pull(state, potential, slope)
+    for hessian, slope in zip(_listed(hessians), slopes, strict=True):
+        implicit, residual = pull(hessian, slope)
         explicit = jax.tree.map(jnp.add, explicit, implicit)
         residuals.append(residual)
     return explicit, jnp.stack(residuals)
 
 
-def _each(row: Callable[..., Any], states: Any) -> Callable[..., Any]:
+def _each(row: Callable[..., Any], hessians: Hessians) -> Callable[..., Any]:
     """A function of one direction for many: together in small systems, one after the other where one fills the cache."""
-    if sum(state.size for state in _listed(states)) <= TOGETHER:
+    if sum(hessian.size for hessian in _listed(hessians)) <= TOGETHER:
         return jax.vmap(row)
     return lambda directions: jax.lax.map(row, directions)
 
 
 @eqx.filter_jit
-def _adjoint(g: Observable, states: Any, potential: Potential) -> tuple[Any, ...]:
-    value, pullback = jax.vjp(observed(g, states), _unknowns(states), potential)
+def _adjoint(g: Observable, hessians: Hessians, potential: Potential) -> tuple[Any, ...]:
+    value, pullback = jax.vjp(observed(g, hessians), _unknowns(hessians), potential)
     slopes, explicit = pullback(jnp.ones_like(value))
-    return value, *_pull(states, potential, slopes, explicit, pulled_back)
+    return value, *_pull(hessians, slopes, explicit, pulled_back)
 
 
 @eqx.filter_jit
-def _adjoint_rows(g: Observable, states: Any, potential: Potential, directions: Array) -> tuple[Any, ...]:
-    value, pullback = jax.vjp(observed(g, states), _unknowns(states), potential)
+def _adjoint_rows(g: Observable, hessians: Hessians, potential: Potential, directions: Array) -> tuple[Any, ...]:
+    value, pullback = jax.vjp(observed(g, hessians), _unknowns(hessians), potential)
 
     def row(direction: Array) -> tuple[Array, Array]:
         slopes, explicit = pullback(direction.reshape(value.shape))
-        total, residuals = _pull(states, potential, slopes, explicit, pulled_back_each)
+        total, residuals = _pull(hessians, slopes, explicit, pulled_back_each)
         return ravel_pytree(total)[0], residuals
 
-    return *_each(row, states)(directions), value
+    return *_each(row, hessians)(directions), value
 
 
 @eqx.filter_jit
-def _forward_rows(g: Observable, states: Any, potential: Potential, directions: Array) -> tuple[Any, ...]:
+def _forward_rows(g: Observable, hessians: Hessians, potential: Potential, directions: Array) -> tuple[Any, ...]:
     _, unravel = ravel_pytree(potential)
 
     def row(direction: Array) -> tuple[Array, Array]:
         tangent = unravel(direction)
-        moved = [along(state, potential, tangent) for state in _listed(states)]
-        dz = moved[0][0] if _is_state(states) else {name: one for name, (one, _) in zip(states, moved, strict=True)}
-        change = jax.jvp(observed(g, states), (_unknowns(states), potential), (dz, tangent))[1]
+        moved = [along(hessian, tangent) for hessian in _listed(hessians)]
+        dz = moved[0][0] if isinstance(hessians, Hessian) else {name: one for name, (one, _) in zip(hessians, moved, strict=True)}
+        change = jax.jvp(observed(g, hessians), (_unknowns(hessians), potential), (dz, tangent))[1]
         return change, jnp.stack([residual for _, residual in moved])
 
-    return *_each(row, states)(directions), observed(g, states)(_unknowns(states), potential)
+    return *_each(row, hessians)(directions), observed(g, hessians)(_unknowns(hessians), potential)
 
 
-def check_scalar(g: Observable, states: Any, potential: Potential) -> None:
+def check_scalar(g: Observable, hessians: Hessians, potential: Potential) -> None:
     """Raises InputError for an observable that is no real scalar."""
-    shape = observable_shape(g, states, potential)
+    shape = observable_shape(g, hessians, potential)
     if shape.shape != ():
         raise InputError(f"The observable has shape {shape.shape}, not (): use jacobian(g, eq) for arrays.")
 
 
-def observable_shape(g: Observable, states: Any, potential: Potential) -> jax.ShapeDtypeStruct:
+def observable_shape(g: Observable, hessians: Hessians, potential: Potential) -> jax.ShapeDtypeStruct:
     """Raises InputError for an observable that cannot be traced, or is not real."""
     if not callable(g):
         raise InputError(f"An observable is a function g(system, potential), such as ms.observables.volume, not {g!r:.80}.")
     if isinstance(g, type):
         raise InputError(f"{g.__name__} makes an observable: give what {g.__name__}(...) returns.")
     with traceable("The observable", "g(system, potential) -> array"):
-        shape = jax.eval_shape(observed(g, states), _unknowns(states), potential)
+        shape = jax.eval_shape(observed(g, hessians), _unknowns(hessians), potential)
     if not jnp.issubdtype(shape.dtype, jnp.floating):
         raise InputError(f"The observable is {shape.dtype}: it must be real floating-point numbers to be differentiated.")
     return shape
 
 
-def _select(potential: Potential, wrt: Sequence[str] | str | None) -> tuple[Potential, Potential]:
-    """The potential split into the parameters that are asked for and the rest, each None where the other has them."""
-    leaves, structure = jax.tree.flatten(potential)
-    names: Any = list(wrt) if isinstance(wrt, list | tuple | set | dict) else [wrt]
-    chosen = [True] * len(leaves) if wrt is None else named_leaves(potential, names)
-    if not any(chosen):
-        raise InputError("No parameter was asked for: leave wrt= out for all of them.")
-    return (
-        jax.tree.unflatten(structure, [leaf if keep else None for leaf, keep in zip(leaves, chosen, strict=True)]),
-        jax.tree.unflatten(structure, [None if keep else leaf for leaf, keep in zip(leaves, chosen, strict=True)]),
-    )
-
-
-def _check(g: Observable, states: Any, founds: Any, potential: Potential, residuals: Any, *arrays: Any) -> None:
+def _check(g: Observable, hessians: Hessians, potential: Potential, residuals: Any, *arrays: Any) -> None:
     """Raises for a failed solve, and for an observable that is not finite: NaN behind a solve that did not fail is its own."""
-    solves = list(zip(_listed(states), founds, np.asarray(residuals, dtype=float).ravel(), strict=True))
-    for state, found, residual in solves:
+    solves = list(zip(_listed(hessians), np.asarray(residuals, dtype=float).ravel(), strict=True))
+    for hessian, residual in solves:
         if np.isfinite(residual):
-            check_residual(residual, found, state)
-    check_finite(g, states, potential, *arrays)
-    for state, found, residual in solves:
-        check_residual(residual, found, state)
+            check_residual(residual, hessian)
+    check_finite(g, hessians, potential, *arrays)
+    for hessian, residual in solves:
+        check_residual(residual, hessian)
 
 
 def sensitivity_lines(sensitivity: Sensitivity, names: list[str]) -> Iterator[str]:

@@ -4,8 +4,9 @@ Here z is flat. Motions that cost no energy are projected out (`mdsens.mechanics
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -17,30 +18,25 @@ from jaxtyping import Array
 
 from mdsens.common.errors import ConvergenceError, InputError, LinearSolveError
 from mdsens.common.progress import bar
+from mdsens.derivatives.selection import Selection
 from mdsens.equilibrium.descent import listed_tightly, unbalanced
 from mdsens.equilibrium.relaxation import Equilibrium
-from mdsens.implicit import CG, GMRES, MINRES, Direct, Gauge, differentiable_solution, linear_solve, root_jvp, root_vjp
-from mdsens.implicit.bound import ROUNDING, error_bound, other_point
-from mdsens.implicit.linear import DIRECT_LIMIT
+from mdsens.implicit import NullSpace, differentiable_solution, root_jvp, root_vjp
+from mdsens.implicit.bound import error_bound, other_point
 from mdsens.implicit.linear_system import LinearSolver
 from mdsens.implicit.root import adjoint_solution
-from mdsens.mechanics import forces, hessian_operator
-from mdsens.mechanics.curvature import curvature, kept_hessian
-from mdsens.mechanics.factorised_hessian import KeptHessian
-from mdsens.mechanics.softest_modes import Curvature
-from mdsens.mechanics.unknown import Frame
+from mdsens.mechanics.forces import slopes_of_work
+from mdsens.mechanics.hessian import Hessian
+from mdsens.mechanics.scales import spacing
+from mdsens.mechanics.spectrum import spectrum_at
 from mdsens.potentials.base import Potential
 from mdsens.solvers import Status
-from mdsens.structures.system import System
 
 BATCH = 64
 """Right-hand sides solved together."""
 
 TOGETHER = 3000
 """Unknowns up to which linear systems are solved together; beyond, one fills the cache, and each takes its own time."""
-
-LOOSEST = 1e-4
-"""Relative residual that is asked for, at least, where the operator is approximate."""
 
 STEEP = 100.0
 """How much curvatures change over a mean distance between atoms, in units of the highest; pairs of Lennard-Jones's a third as
@@ -53,76 +49,11 @@ STILL, NEAR = 100.0, 1e-5
 """A state of which something was replaced is still an equilibrium if forces are up to so many times what was left before, or if
 it is so near to one, as a share of the distance between atoms."""
 
-KRYLOV = 300
-"""Size of GMRES's space, for stresses that are not hydrostatic."""
+Defects = Callable[[Any, np.ndarray], tuple[np.ndarray, float]]
 
 
-class Words(str):
-    """A text that is no part of what is compiled: to compiled code all are the same."""
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Words)
-
-    def __hash__(self) -> int:
-        return hash(Words)
-
-
-class State(eqx.Module):
-    """An equilibrium as its linear systems see it.
-
-    Attributes:
-        z: the unknown.
-        frame: what it lives in.
-        null: the null space of A that was found with the curvature.
-        inverse: a preconditioner that is nearly exact, of a factorised Hessian; None without.
-        hessian: ∂F/∂z at z with the equilibrium's potential, as an operator that was kept; None without.
-        solver: of the linear systems.
-        fail_rtol: relative residual beyond which a solve has failed.
-        preconditioner: what helps the solver, in words; empty without.
-    """
-
-    z: Any
-    frame: Frame
-    null: Gauge
-    inverse: Any
-    hessian: Any
-    solver: LinearSolver = eqx.field(static=True)
-    fail_rtol: float = eqx.field(static=True)
-    preconditioner: Words = eqx.field(static=True)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return {"symmetric": self.frame.symmetric, "gauge": self.null}
-
-    @property
-    def size(self) -> int:
-        return ravel_pytree(self.z)[0].size
-
-    def condition(self, z: Any, potential: Potential) -> Any:
-        """F(z, θ)."""
-        return forces.gradient(z, (self.frame, potential))
-
-    def operator(self, z: Any, potential: Potential) -> Callable[..., Any]:
-        """∂F/∂z, as `root_jvp` wants it."""
-        return self._with_inverse(hessian_operator.hessian_operator(z, (self.frame, potential)))
-
-    def own_operator(self, z: Any, potential: Potential) -> Callable[..., Any]:
-        """The same at the state's own z and potential, which has no derivative in them where it was kept."""
-        return self.operator(z, potential) if self.hessian is None else self._with_inverse(self.hessian)
-
-    def _with_inverse(self, operator: Any) -> Callable[..., Any]:
-        return (
-            operator if self.inverse is None else hessian_operator.Preconditioned(operator, jax.lax.stop_gradient(self.inverse))
-        )
-
-    @property
-    def method(self) -> str:
-        """How its linear systems are solved, in words."""
-        return f"{self.solver!r}, preconditioned by {self.preconditioner}" if self.preconditioner else repr(self.solver)
-
-
-def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: bool = True) -> tuple[Curvature, State]:
-    """The curvature of a state that has a derivative, and the state.
+def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: bool = True) -> Hessian:
+    """Return the Hessian of an equilibrium that has a derivative [host].
 
     Args:
         parameters: whether the derivative is one in the potential's parameters.
@@ -142,29 +73,17 @@ def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: b
         )
     if not eq.is_as_relaxed:
         eq = _looked_at_again(eq)
-    frame = eq.frame
-    z = eq.unknown_in(frame)
-    found, kept = curvature(z, frame, eq.potential) if eq.curvature is None else (eq.curvature, eq.kept)
-    if found.index != eq.index:
+    hessian = eq.hessian
+    if hessian.spectrum.index != eq.index:
         raise ConvergenceError(
-            f"The lowest curvature is {found.lowest:.1e} eV/Å²: {(Status.WRONG_INDEX if eq.index else Status.SADDLE).value}."
+            f"The lowest curvature is {hessian.spectrum.lowest:.1e} eV/Å²: "
+            f"{(Status.WRONG_INDEX if eq.index else Status.SADDLE).value}."
         )
-    null = hessian_operator.known_gauge(z, frame, found.rattlers)
-    solver = _default_solver(eq, frame, z) if linear_solver is None else linear_solver
-    if not isinstance(solver, LinearSolver):
-        raise InputError(f"linear_solver must be one of mdsens.implicit's, such as implicit.CG(), not {solver!r}.")
-    if linear_solver is None and not kept:
-        kept = kept_hessian(z, frame, eq.potential, found, null)
-    approximation = eq.potential.approximation(eq.system)
-    if linear_solver is None and approximation is not None:
-        solver = _within(approximation, found, solver, eq.system.positions.dtype)
-    inverse, preconditioner = None, Words()
-    if linear_solver is None and kept.factor is not None:
-        inverse, preconditioner = kept.factor.inverse(), Words(kept.factor)
-    elif frame.grid is not None and solver.iterative and hessian_operator.is_stored(frame, eq.potential):
-        preconditioner = Words("a coarse grid")
-    fail_rtol = solver.tolerances(eq.system.positions.dtype)[1]
-    return found, State(z, frame, null, inverse, kept.operator, solver, fail_rtol, preconditioner)
+    if linear_solver is None:
+        return hessian
+    if not isinstance(linear_solver, LinearSolver):
+        raise InputError(f"linear_solver must be one of mdsens.implicit's, such as implicit.CG(), not {linear_solver!r}.")
+    return hessian.solved_by(linear_solver)
 
 
 def _looked_at_again(eq: Equilibrium) -> Equilibrium:
@@ -174,12 +93,10 @@ def _looked_at_again(eq: Equilibrium) -> Equilibrium:
         ConvergenceError: it is no equilibrium of what it has now.
     """
     listed = listed_tightly(eq.system, eq.potential)
-    eq = dataclasses.replace(eq, system=listed, curvature=None, kept=KeptHessian())
-    frame = eq.frame
-    z = eq.unknown_in(frame)
-    norm = float(unbalanced(z, (frame, eq.potential))[1])
-    found = curvature(z, frame, eq.potential, keep=False)[0]
-    if not norm <= max(NEAR * spacing(listed) * found.nearest_zero, STILL * max(eq.fmax, rounding(listed, found.highest))):
+    eq = dataclasses.replace(eq, system=listed, spectrum=None).as_made()
+    hessian = eq.hessian
+    norm = float(unbalanced(hessian.z, (hessian.reference, eq.potential))[1])
+    if not norm <= max(NEAR * spacing(listed) * hessian.spectrum.nearest_zero, STILL * max(eq.fmax, hessian.rounding)):
         raise ConvergenceError(
             "The potential, structure or conditions of this equilibrium were replaced after it was relaxed, and it is none of "
             f"what it has now (largest force {norm:.1e} eV/Å): relax it again, eq.again(potential)."
@@ -187,46 +104,45 @@ def _looked_at_again(eq: Equilibrium) -> Equilibrium:
     return eq
 
 
-def _default_solver(eq: Equilibrium, frame: Frame, z: Any) -> Any:
-    if not frame.symmetric:
-        small = ravel_pytree(z)[0].size <= DIRECT_LIMIT
-        return Direct() if small else GMRES(restart=KRYLOV)
-    return MINRES() if eq.index or eq.multipliers is not None else CG()
+class Response(NamedTuple):
+    """The answers of an equilibrium's linear systems, outside the null space.
 
+    Attributes:
+        columns: `(k, n)`, dz/dθ for each parameter value.
+        step: `(n,)`, -A⁻¹F to three digits, the Newton step to the true equilibrium.
+        residuals: `(k,)`, relative ones of the columns.
+        force: ‖F‖, what is left of the forces.
+    """
 
-def _within(approximation: Any, found: Any, solver: Any, dtype: Any) -> Any:
-    """A solver that asks for no smaller a residual than the error of the operator leaves."""
-    rtol, fail_rtol = solver.tolerances(dtype)
-    reachable = min(approximation.hessian / found.nearest_zero, LOOSEST)
-    if not reachable > rtol:
-        return solver
-    # In whole powers, so that compiled code is found again.
-    reachable = float(10.0 ** np.ceil(np.log10(reachable)))
-    return dataclasses.replace(solver, rtol=reachable, fail_rtol=max(fail_rtol, 10.0 * reachable))
+    columns: np.ndarray
+    step: Array
+    residuals: np.ndarray
+    force: float
 
 
 @eqx.filter_jit
-def changes(state: State, z: Any, moving: Any, resting: Any, directions: Array | np.ndarray, columns: Any) -> tuple[Array, Array]:
-    """`(A dz + B dθ, F)` at some z, for each direction dθ and column dz together. With `columns` None it is B dθ."""
-    _, unravel_parameters = ravel_pytree(moving)
+def changes(
+    hessian: Hessian, z: Any, selection: Selection, directions: Array | np.ndarray, columns: Array | np.ndarray | None
+) -> tuple[Array, Array]:
+    """Return `(A dz + B dθ, F)` at some z, for each direction dθ and column dz together. With `columns` None it is B dθ."""
+    parameters = selection.parameters
+    _, unravel_parameters = ravel_pytree(parameters)
     _, unravel = ravel_pytree(z)
 
-    def condition(z: Any, selected: Any) -> Array:
-        return ravel_pytree(state.condition(z, eqx.combine(selected, resting)))[0]
+    def condition(z: Any, parameters: Any) -> Array:
+        return ravel_pytree(hessian.condition(z, eqx.combine(parameters, selection.rest)))[0]
 
     def change(dz: Array, direction: Any) -> Array:
-        return jax.jvp(condition, (z, moving), (unravel(dz), unravel_parameters(direction)))[1]
+        return jax.jvp(condition, (z, parameters), (unravel(dz), unravel_parameters(direction)))[1]
 
     if columns is None:
-        by_parameters = jax.linearize(lambda selected: condition(z, selected), moving)[1]
-        return jax.vmap(lambda direction: by_parameters(unravel_parameters(direction)))(directions), condition(z, moving)
-    return jax.vmap(change)(columns, directions), condition(z, moving)
+        by_parameters = jax.linearize(lambda parameters: condition(z, parameters), parameters)[1]
+        return jax.vmap(lambda direction: by_parameters(unravel_parameters(direction)))(directions), condition(z, parameters)
+    return jax.vmap(change)(jnp.asarray(columns), jnp.asarray(directions)), condition(z, parameters)
 
 
-def solutions(
-    state: State, potential: Potential, b: Any, rest: Any, weights: np.ndarray, nothing: float
-) -> tuple[np.ndarray, Array, np.ndarray, float]:
-    """The answers to several right-hand sides, with each direction that they share solved for once [host].
+def solutions(hessian: Hessian, b: Any, rest: Any, weights: np.ndarray) -> Response:
+    """Solve for several right-hand sides, for each direction that they share once [host].
 
     Right-hand sides of one potential lie in few directions: where energies scale, some are parallel, and some are what is
     left of the forces. So an orthonormal basis of them is solved for, each of its vectors to what it matters.
@@ -235,21 +151,20 @@ def solutions(
         b: `(k, n)`, ∂F/∂θ.
         rest: F.
         weights: `(k,)`, the parameters' own sizes, since errors of θ dz/dθ compare.
-        nothing: what rounding leaves of θ ∂F/∂θ.
 
     Returns:
-        `(-A⁻¹b for each b, -A⁻¹F to three digits, relative residuals of the former, ‖F‖ outside the null space)`. The
-        residuals are bounds. Where θ ∂F/∂θ is no larger than what is left of F or of rounding, three digits of that are enough,
-        and such a residual is relative to them.
+        the response, whose residuals are bounds. Where θ ∂F/∂θ is no larger than what is left of F or of rounding, three digits
+        of that are enough, and such a residual is relative to them.
     """
+    nothing = hessian.rounding
     weight = np.append(weights, 1.0)
-    sides = weight[:, None] * np.asarray(_outside(state.null, b, rest), dtype=float)
+    sides = weight[:, None] * np.asarray(_outside(hessian.null_space, b, rest), dtype=float)
     sizes = np.linalg.norm(sides, axis=1)
-    rtol, left = state.solver.tolerances(rest.dtype)[0], sizes[-1]
+    rtol, left = hessian.solver.tolerances(rest.dtype)[0], sizes[-1]
     if not np.isfinite(sizes).all():
-        return np.full(b.shape, np.nan), rest * np.nan, np.full(len(b), np.nan), left
-    scales = np.maximum(sizes, state.solver.atol * weight)
-    aims = np.maximum(rtol * sizes, state.solver.atol * weight)
+        return Response(np.full(b.shape, np.nan), rest * np.nan, np.full(len(b), np.nan), left)
+    scales = np.maximum(sizes, hessian.solver.atol * weight)
+    aims = np.maximum(rtol * sizes, hessian.solver.atol * weight)
     small = sizes <= max(2.0 * left, nothing)
     # Unless nothing but such derivatives was asked for.
     aims[small] = np.maximum(aims[small], max(min(1e-3 * left, 1e-9 * sizes.max()), 1e-3 * nothing))
@@ -261,190 +176,170 @@ def solutions(
     needed = np.divide(aims, np.abs(shares), out=np.full(shares.shape, np.inf), where=shares != 0.0).min(axis=1)
     solved_for = needed < 1.0
     columns = np.where(solved_for, basis, 0.0).T.astype(rest.dtype)
-    solved, residuals = _solved(state, potential, columns, np.minimum(needed, 1.0).astype(rest.dtype))
+    solved, residuals = _solved(hessian, columns, np.minimum(needed, 1.0).astype(rest.dtype))
     answers = (-(shares.T @ np.asarray(solved, dtype=float)) / weight[:, None]).astype(rest.dtype)
     errors = np.abs(shares).T @ np.where(solved_for, residuals, 1.0)
     residuals = np.divide(errors, scales, out=np.zeros_like(errors), where=scales > 0.0)
-    return answers[:-1], jnp.asarray(answers[-1]), residuals[:-1], left
+    return Response(answers[:-1], jnp.asarray(answers[-1]), residuals[:-1], left)
 
 
 @eqx.filter_jit
-def _outside(null: Gauge, b: Any, rest: Any) -> Array:
+def _outside(null: NullSpace, b: Any, rest: Any) -> Array:
     return jax.vmap(null.project)(jnp.concatenate([b, rest[None]]))
 
 
 @eqx.filter_jit
-def _solved(state: State, potential: Potential, columns: Any, aims: Any) -> tuple[Array, Array]:
+def _solved(hessian: Hessian, columns: Any, aims: Any) -> tuple[Array, Array]:
     """`(A⁻¹ of each column, residuals)`, each to what is aimed at."""
-    product = state.own_operator(state.z, potential)
-
-    def solved(column: Array, aim: Array) -> tuple[Array, Array]:
-        return linear_solve(product, column, solver=state.solver, atol=aim, throw=False, **state.options)
-
-    if state.solver.iterative and state.size > TOGETHER:
-        return jax.lax.map(lambda both: solved(*both), (columns, aims))
-    return jax.vmap(solved)(columns, aims)
+    solve = functools.partial(hessian.solve, product=hessian.product())
+    if hessian.solver.iterative and hessian.size > TOGETHER:
+        return jax.lax.map(lambda both: solve(*both), (columns, aims))
+    return jax.vmap(solve)(columns, aims)
 
 
 @eqx.filter_jit
-def along(state: State, potential: Potential, direction: Any) -> tuple[Any, Array]:
+def along(hessian: Hessian, direction: Any) -> tuple[Any, Array]:
     """`(dz, residual)` along one direction in parameter space, z-shaped."""
-    return root_jvp(state.condition, state.z, (potential,), (direction,), project=True, probe=False, **_own_options(state))
+    args = ((hessian.potential,), (direction,))
+    return root_jvp(hessian.condition, hessian.z, *args, project=True, probe=False, **_own_options(hessian))
 
 
-def pulled_back(state: State, potential: Potential, slope: Any) -> tuple[Any, Array]:
+def pulled_back(hessian: Hessian, slope: Any) -> tuple[Any, Array]:
     """`(the gradient in θ of a function of z whose gradient in z is `slope`, residual)`, by one adjoint solve."""
-    w, residual = adjoint_solution(state.condition, state.z, (potential,), slope, **_own_options(state))
-    return forces.slopes_of_work(state.z, (state.frame, potential), jax.tree.map(jnp.negative, w)), residual
+    w, residual = adjoint_solution(hessian.condition, hessian.z, (hessian.potential,), slope, **_own_options(hessian))
+    return slopes_of_work(hessian.z, (hessian.reference, hessian.potential), jax.tree.map(jnp.negative, w)), residual
 
 
-def pulled_back_each(state: State, potential: Potential, slope: Any) -> tuple[Any, Array]:
-    """The same under `vmap`, for several slopes: they share ∂F/∂θ."""
-    (implicit,), residual = root_vjp(state.condition, state.z, (potential,), slope, probe=False, **_own_options(state))
+def pulled_back_each(hessian: Hessian, slope: Any) -> tuple[Any, Array]:
+    """Do what `pulled_back` does under `vmap`, for several slopes, which share ∂F/∂θ."""
+    (implicit,), residual = root_vjp(
+        hessian.condition, hessian.z, (hessian.potential,), slope, probe=False, **_own_options(hessian)
+    )
     return implicit, residual
 
 
-def _own_options(state: State) -> dict[str, Any]:
-    return {"operator": state.own_operator, "linear_solver": state.solver, **state.options}
+def _own_options(hessian: Hessian) -> dict[str, Any]:
+    return {"operator": hessian.product, "linear_solver": hessian.solver, **hessian.options}
 
 
-def solution(state: State, potential: Potential) -> Any:
+def solution(hessian: Hessian, potential: Potential) -> Any:
     """z of a potential near the state's own, for derivatives of any order at it. Pure JAX."""
     found = differentiable_solution(
         _at_the_state,
         _condition_of,
-        symmetric=state.frame.symmetric,
-        linear_solver=state.solver,
-        gauge=_gauge_of,
+        symmetric=hessian.reference.symmetric,
+        linear_solver=hessian.solver,
+        null_space=_null_space_of,
         operator=_operator_of,
         project=True,
     )
     # The state travels as the start, which has no derivative, and comes back as the witness.
-    return found(state, potential)[0]
+    return found(hessian, potential)[0]
 
 
-def _at_the_state(state: State, potential: Potential) -> tuple[Any, State]:
-    return state.z, state
+def _at_the_state(hessian: Hessian, potential: Potential) -> tuple[Any, Hessian]:
+    return hessian.z, hessian
 
 
-def _condition_of(z: Any, state: State, potential: Potential) -> Any:
-    return state.condition(z, potential)
+def _condition_of(z: Any, hessian: Hessian, potential: Potential) -> Any:
+    return hessian.condition(z, potential)
 
 
-def _gauge_of(z: Any, state: State, potential: Potential) -> Gauge:
-    return state.null
+def _null_space_of(z: Any, hessian: Hessian, potential: Potential) -> NullSpace:
+    return hessian.null_space
 
 
-def _operator_of(z: Any, state: State, potential: Potential) -> Callable[..., Any]:
-    return state.operator(z, potential)
+def _operator_of(z: Any, hessian: Hessian, potential: Potential) -> Callable[..., Any]:
+    return hessian.product_at(z, potential)
 
 
 @eqx.filter_jit
-def _sizes(vectors: Array, vector: Any, null: Gauge) -> tuple[Array, Array]:
+def _sizes(vectors: Array, vector: Any, null: NullSpace) -> tuple[Array, Array]:
     size = lambda vector: jnp.linalg.norm(null.project(vector))  # noqa: E731
     return jax.vmap(size)(vectors), size(vector)
 
 
 @eqx.filter_jit
-def dot_test(state: State, potential: Potential, moving: Any, columns: Any, weights: Any) -> tuple[Array, Array]:
+def dot_test(hessian: Hessian, parameters: Potential, columns: Any, weights: Any) -> tuple[Array, Array]:
     """⟨w, dz·v⟩ by the columns dz/dθ and by an adjoint solve, for a random unit vector w and random shares v of each θ's size.
 
     Returns:
         `(their difference, ‖dz·v‖)`. The shares add up to one, so that the former compares with a bound on θ dz/dθ.
     """
-    flat, unravel = ravel_pytree(state.z)
-    w = state.null.project(jax.random.normal(jax.random.key(2), flat.shape, flat.dtype))
+    flat, unravel = ravel_pytree(hessian.z)
+    w = hessian.null_space.project(jax.random.normal(jax.random.key(2), flat.shape, flat.dtype))
     size = jnp.linalg.norm(w)
     w = w / jnp.where(size > 0.0, size, 1.0)
     shares = jax.random.normal(jax.random.key(3), columns.shape[:1], columns.dtype)
     v = weights * shares / jnp.sum(jnp.abs(shares))
     dz = v @ columns
-    slope, _ = pulled_back(state, potential, unravel(w))
-    chosen = jax.tree.map(lambda kept, value: None if kept is None else value, moving, slope, is_leaf=lambda leaf: leaf is None)
+    slope, _ = pulled_back(hessian, unravel(w))
+    chosen = jax.tree.map(
+        lambda kept, value: None if kept is None else value, parameters, slope, is_leaf=lambda leaf: leaf is None
+    )
     return jnp.abs(w @ dz - ravel_pytree(chosen)[0] @ v), jnp.linalg.norm(dz)
 
 
 def errors(
-    state: State,
-    found: Curvature,
-    moving: Any,
-    resting: Any,
-    columns: np.ndarray,
-    step: Any,
-    weights: np.ndarray,
-    together: Any = None,
+    hessian: Hessian, selection: Selection, response: Response, weights: np.ndarray, defects: Defects | None = None
 ) -> np.ndarray:
-    """Bounds on ‖dz/dθ - dz*/dθ‖, one for each column [host]: what `implicit.jacobian_bound` does, for all together.
+    """Return bounds on ‖dz/dθ - dz*/dθ‖, one for each column [host]: what `implicit.jacobian_bound` does, for all together.
 
     Args:
-        columns: dz/dθ, `(parameters, n)`, NumPy's.
         weights: the parameters' own sizes.
-        step: the Newton step to the true equilibrium.
-        together: a `many_parameters.Together`, where they were solved for so.
+        defects: how `(‖A dz/dθ + B‖ of each column, ‖F‖)` at some z is computed; None for products of the potential.
     """
-    flat, unravel = ravel_pytree(state.z)
-
-    def defects(point: Any) -> tuple[np.ndarray, float]:
-        """`(‖A dz/dθ + B‖ of each column, ‖F‖)` outside the null space."""
-        if together is not None:
-            return together.defects(unravel(point), columns)
-        norms = []
-        for k, directions in enumerate(batches(len(columns), columns.dtype, False)):
-            part = columns[k * BATCH : (k + 1) * BATCH]
-            filled = np.pad(part, ((0, len(directions) - len(part)), (0, 0)))
-            sizes, left = _sizes(*changes(state, unravel(point), moving, resting, directions, filled), state.null)
-            norms.append(np.asarray(sizes)[: len(part)])
-        return np.concatenate(norms), float(left)
-
-    defect, left = defects(flat + step)
+    flat, unravel = ravel_pytree(hessian.z)
+    columns, step, spectrum = response.columns, response.step, hessian.spectrum
+    defects = functools.partial(_defects, hessian, selection) if defects is None else defects
+    defect, left = defects(unravel(flat + step), columns)
     size, reached, eps = np.linalg.norm(columns, axis=1), float(jnp.linalg.norm(step)), float(jnp.finfo(flat.dtype).eps)
-    alpha = found.nearest_zero
+    alpha = spectrum.nearest_zero
     distance = left / alpha if alpha > 0.0 else np.inf
-    other, length = other_point(flat, step, distance, state.null)
-    falling = STEEP * found.highest / spacing(state.frame.system)
+    other, length = other_point(flat, step, distance, hessian.null_space)
+    falling = STEEP * spectrum.highest / spacing(hessian.reference.system)
     if falling * (reached + distance) < NOTICED * alpha:
         alpha = alpha - falling * reached
     elif np.isfinite(reached + distance):
         # So soft, or so far from the equilibrium, that α may be another there.
-        potential = eqx.combine(moving, resting)
-        lowest_at = lambda point: curvature(unravel(point), state.frame, potential, keep=False)[0].nearest_zero  # noqa: E731
+        lowest_at = lambda point: spectrum_at(unravel(point), hessian.reference, selection.potential).nearest_zero  # noqa: E731
         at_other, alpha = alpha if other is flat else lowest_at(other), lowest_at(flat + step)
         falling = abs(at_other - alpha) / length
-    return _approximated(state, alpha, moving, resting, size) + error_bound(
-        defect + rounding(state.frame.system, found.highest) / weights,
+    return _approximated(hessian, selection, alpha, size) + error_bound(
+        defect + hessian.rounding / weights,
         reached,
         left,
-        slope=lambda: (defect if other is flat else defect + defects(other)[0]) / length,
+        slope=lambda: (defect if other is flat else defect + defects(unravel(other), columns)[0]) / length,
         softening=lambda: falling,
         lowest=alpha,
-        highest=found.highest,
+        highest=spectrum.highest,
         size=size,
         eps=eps,
-        noise=eps * found.highest * float(jnp.linalg.norm(flat)),
+        noise=eps * spectrum.highest * float(jnp.linalg.norm(flat)),
     )
 
 
-def rounding(system: System, highest: float) -> float:
-    """What rounding leaves of θ ∂F/∂θ where it should be zero, by symmetry or because nothing depends on θ [eV/Å]."""
-    return float(ROUNDING * jnp.finfo(system.positions.dtype).eps) * highest * spacing(system)
+def _defects(hessian: Hessian, selection: Selection, z: Any, columns: np.ndarray) -> tuple[np.ndarray, float]:
+    """`(‖A dz/dθ + B‖ of each column, ‖F‖)` at some z, outside the null space."""
+    norms, left = [], 0.0
+    for k, directions in enumerate(batches(len(columns), columns.dtype, False)):
+        part = columns[k * BATCH : (k + 1) * BATCH]
+        filled = np.pad(part, ((0, len(directions) - len(part)), (0, 0)))
+        sizes, force = _sizes(*changes(hessian, z, selection, directions, filled), hessian.null_space)
+        norms.append(np.asarray(sizes)[: len(part)])
+        left = float(force)
+    return np.concatenate(norms), left
 
 
-def spacing(system: System) -> float:
-    """A mean distance between atoms [Å] [host]."""
-    n, dim = system.positions.shape
-    if system.cell is not None and all(system.pbc):
-        return float(abs(np.linalg.det(system.cell)) / n) ** (1.0 / dim)
-    arms = np.asarray(system.positions) - np.mean(system.positions, axis=0)
-    return 2.0 * float(np.sqrt(np.mean(np.sum(arms**2, axis=1)))) / n ** (1.0 / dim)
-
-
-def _approximated(state: State, lowest: float, moving: Any, resting: Any, size: Any) -> Any:
+def _approximated(hessian: Hessian, selection: Selection, lowest: float, size: Any) -> Any:
     """What second derivatives that are not exact add to the errors of columns of some sizes."""
-    approximation = eqx.combine(moving, resting).approximation(state.frame.system)
+    approximation = hessian.potential.approximation(hessian.reference.system)
     if approximation is None:
         return 0.0
     is_none = lambda leaf: leaf is None  # noqa: E731
-    mixed = jax.tree.map(lambda kept, error: None if kept is None else error, moving, approximation.mixed, is_leaf=is_none)
+    mixed = jax.tree.map(
+        lambda kept, error: None if kept is None else error, selection.parameters, approximation.mixed, is_leaf=is_none
+    )
     softest = lowest - approximation.hessian
     return (approximation.hessian * size + np.asarray(ravel_pytree(mixed)[0])) / softest if softest > 0.0 else np.inf
 
@@ -468,13 +363,14 @@ def split_last(stacked: Any, tree: Any) -> Any:
     return jax.tree.unflatten(structure, shaped)
 
 
-def check_residual(residual: float, found: Curvature, state: State) -> None:
-    """Raises LinearSolveError where a solve failed."""
-    if residual <= state.fail_rtol:
+def check_residual(residual: float, hessian: Hessian) -> None:
+    """Raise LinearSolveError where a solve failed."""
+    if residual <= hessian.fail_rtol:
         return
-    loose = f"; {found.floppy} mode(s) beyond the known zero modes cost no energy" if found.floppy else ""
+    spectrum = hessian.spectrum
+    loose = f"; {spectrum.floppy} mode(s) beyond the known zero modes cost no energy" if spectrum.floppy else ""
     raise LinearSolveError(
         f"The linear system of the derivative was solved to a relative residual of {residual:.1e} only "
-        f"(lowest curvature {found.lowest:.1e} eV/Å²{loose}): relax further, or ask with throw=False and look at "
+        f"(lowest curvature {spectrum.lowest:.1e} eV/Å²{loose}): relax further, or ask with throw=False and look at "
         "the certificate."
     )

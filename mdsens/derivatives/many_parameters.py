@@ -4,10 +4,8 @@ A parameter of one atom acts on the forces nearby only. So parameters of atoms t
 columns of a sparse Jacobian do: A. R. Curtis, M. J. D. Powell, J. K. Reid, IMA J. Appl. Math. 13, 117 (1974).
 """
 
-import dataclasses
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,12 +13,12 @@ import scipy.linalg
 import scipy.sparse
 from jax.flatten_util import ravel_pytree
 
-from mdsens.derivatives.linear_response import BATCH, State, Words, changes
+from mdsens.derivatives.linear_response import BATCH, Response, changes
+from mdsens.derivatives.selection import Selection
 from mdsens.implicit import Cholesky
-from mdsens.mechanics.curvature import WELL_POSED
-from mdsens.mechanics.hessian_matrix import hessian
-from mdsens.mechanics.softest_modes import Curvature
-from mdsens.potentials.base import Potential, is_local
+from mdsens.mechanics import hessian_matrix
+from mdsens.mechanics.hessian import Hessian
+from mdsens.potentials.base import is_local
 from mdsens.structures.neighbors.neighbor_list import Neighbors
 
 LARGEST = 6000
@@ -36,17 +34,16 @@ AGREEMENT = 1e-10
 """Difference, beside the sizes of its summands, up to which a product is that of a matrix that was put together."""
 
 
-def worthwhile(state: State, found: Curvature, potential: Potential, count: int) -> bool:
+def worthwhile(hessian: Hessian, count: int) -> bool:
     """Whether a factor for all right-hand sides is quicker, and the state has one."""
-    frame = state.frame
-    if not (frame.symmetric and frame.freedom is None and frame.constraints is None and found.index == 0):
+    reference = hessian.reference
+    if not (hessian.is_definite and reference.freedom is None):
         return False
-    if potential.approximation(frame.system) is not None or not is_local(potential):
+    if hessian.potential.approximation(reference.system) is not None or not is_local(hessian.potential):
         return False
-    if not isinstance(frame.system.neighbors, Neighbors) or frame.system.positions.dtype != np.float64:
+    if not isinstance(reference.system.neighbors, Neighbors) or hessian.dtype != np.float64:
         return False
-    well_posed = WELL_POSED * np.finfo(float).eps * found.highest < found.lowest < np.inf
-    return bool(well_posed) and count > BATCH and state.size <= min(LARGEST, SHARE * count)
+    return count > BATCH and hessian.size <= min(LARGEST, SHARE * count)
 
 
 class Together:
@@ -58,14 +55,13 @@ class Together:
         atoms: for each parameter the atom that it belongs to, or -1: it acts on all.
     """
 
-    def __init__(self, state: State, moving: Any, resting: Any) -> None:
-        self.state, self.moving, self.resting = state, moving, resting
-        self.potential = eqx.combine(moving, resting)
-        active, basis = np.asarray(state.null.active), np.asarray(state.null.basis)
+    def __init__(self, hessian: Hessian, selection: Selection) -> None:
+        self.hessian, self.selection = hessian, selection
+        active, basis = np.asarray(hessian.null_space.active), np.asarray(hessian.null_space.basis)
         self.free, self.held, self.basis = np.flatnonzero(active), np.flatnonzero(~active), basis[:, basis.any(axis=0)]
-        self.count = ravel_pytree(moving)[0].size
-        self.atoms = _atoms(moving, len(state.frame.system))
-        near = _near(state.frame.system.neighbors)
+        self.count = ravel_pytree(selection.parameters)[0].size
+        self.atoms = _atoms(selection.parameters, len(hessian.reference.system))
+        near = _near(hessian.reference.system.neighbors)
         for reach in (near, near @ near):
             self.reach = reach
             self.groups = _grouped(self.atoms, reach)
@@ -85,21 +81,24 @@ class Together:
 
     def matrix(self, z: Any) -> Any:
         """A at some z, sparse."""
-        return hessian(self.state.frame.place(z), self.potential).tocsr()
+        return hessian_matrix.hessian(self.hessian.reference.place(z), self.hessian.potential).tocsr()
 
     @property
-    def factorised(self) -> State:
-        """The state with what solves its systems here."""
-        return dataclasses.replace(self.state, solver=Cholesky(), preconditioner=Words())
+    def method(self) -> str:
+        """How the linear systems are solved, in words."""
+        return repr(Cholesky())
 
-    def solutions(self, weights: np.ndarray, nothing: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-        """`(dz/dθ, -A⁻¹F, relative residuals of the former, ‖F‖)`, all outside the null space; see `linear_response.solutions`.
+    def response(self, weights: np.ndarray) -> Response:
+        """Return the response to all parameters; see `linear_response.solutions`.
+
+        Args:
+            weights: the parameters' own sizes.
 
         Raises:
             LinAlgError: A is not positive to working precision.
         """
-        sides = self.outside(self.slopes(self.state.z))
-        matrix, free, null = self.matrix(self.state.z), self.free, self.basis[self.free]
+        sides = self.outside(self.slopes(self.hessian.z))
+        matrix, free, null = self.matrix(self.hessian.z), self.free, self.basis[self.free]
         # In LAPACK's own order, and each in the place of the last.
         between = (matrix if not self.held.size else matrix[free][:, free]).toarray().T
         stiff = np.abs(np.diag(between)).max()
@@ -119,13 +118,13 @@ class Together:
         answers = solved(-sides)
         rest, sizes = left(answers, sides), _lengths(sides)
         errors = _lengths(rest)
-        if (rough := errors > self.state.solver.tolerances(np.float64)[0] * sizes).any():
+        if (rough := errors > self.hessian.solver.tolerances(np.float64)[0] * sizes).any():
             answers[rough] -= solved(rest[rough])
             errors[rough] = _lengths(left(answers[rough], sides[rough]))
         # Of a right-hand side that is rounding, the residual is relative to what rounding leaves.
-        scales = np.maximum(sizes, nothing / np.append(weights, 1.0))
+        scales = np.maximum(sizes, self.hessian.rounding / np.append(weights, 1.0))
         residuals = np.divide(errors, scales, out=np.zeros_like(errors), where=errors > 0.0)
-        return answers[:-1], answers[-1], residuals[:-1], float(sizes[-1])
+        return Response(answers[:-1], jnp.asarray(answers[-1]), residuals[:-1], float(sizes[-1]))
 
     def defects(self, z: Any, columns: np.ndarray) -> tuple[np.ndarray, float]:
         """`(‖A dz/dθ + ∂F/∂θ‖ of each column, ‖F‖)` at some z, outside the null space."""
@@ -137,7 +136,7 @@ class Together:
     def slopes(self, z: Any) -> np.ndarray:
         """∂F/∂θ for each θ, and F as the last row, at some z."""
         products, rest = self._products(z, np.eye(self.groups.max() + 1)[:, self.groups])
-        n, dim = len(self.state.frame.system), self.state.frame.system.dim
+        n, dim = len(self.hessian.reference.system), self.hessian.reference.system.dim
         b = np.zeros((self.count + 1, n, dim))
         b[-1] = rest.reshape(n, dim)
         whole, single = np.flatnonzero(self.atoms < 0), np.flatnonzero(self.atoms >= 0)
@@ -149,9 +148,9 @@ class Together:
 
     def _agrees(self) -> bool:
         """Whether parameters of atoms act no farther than supposed, by one product with all of them."""
-        b = self.slopes(self.state.z)[:-1]
+        b = self.slopes(self.hessian.z)[:-1]
         direction = np.random.default_rng(0).normal(size=(1, self.count))
-        product, scale = self._products(self.state.z, direction)[0][0], np.abs(direction[0]) @ np.abs(b)
+        product, scale = self._products(self.hessian.z, direction)[0][0], np.abs(direction[0]) @ np.abs(b)
         return bool((np.abs(direction[0] @ b - product) <= AGREEMENT * scale + np.finfo(float).eps * scale.max()).all())
 
     def _products(self, z: Any, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -160,7 +159,7 @@ class Together:
         for start in range(0, len(directions), BATCH):
             some = directions[start : start + BATCH]
             filled = np.pad(some, ((0, BATCH - len(some)), (0, 0)))
-            product, rest = changes(self.state, z, self.moving, self.resting, jnp.asarray(filled), None)
+            product, rest = changes(self.hessian, z, self.selection, jnp.asarray(filled), None)
             products.append(np.asarray(product)[: len(some)])
         return np.concatenate(products), np.array(rest)
 
@@ -169,9 +168,9 @@ def _lengths(rows: np.ndarray) -> np.ndarray:
     return np.sqrt(np.einsum("ij,ij->i", rows, rows))
 
 
-def _atoms(moving: Any, n: int) -> np.ndarray:
+def _atoms(parameters: Any, n: int) -> np.ndarray:
     """The atom of each parameter, where its field has as many numbers as there are atoms; otherwise -1."""
-    leaves = jax.tree.leaves(moving)
+    leaves = jax.tree.leaves(parameters)
     return np.concatenate([np.arange(n) if leaf.shape == (n,) else np.full(leaf.size, -1) for leaf in leaves])
 
 

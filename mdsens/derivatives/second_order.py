@@ -1,7 +1,6 @@
 """Second derivatives of an equilibrium in its potential's parameters: products with Hessians, and Taylor's series."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -14,9 +13,9 @@ from jaxtyping import Array, Float
 from mdsens.common.errors import InputError, LinearSolveError
 from mdsens.common.suggestions import spelled
 from mdsens.derivatives.first_order import (
+    Hessians,
     Observable,
     States,
-    check_direction,
     check_finite,
     check_index,
     check_scalar,
@@ -24,9 +23,11 @@ from mdsens.derivatives.first_order import (
     several,
     value_and_gradient,
 )
-from mdsens.derivatives.linear_response import State, solution, usable
+from mdsens.derivatives.linear_response import solution, usable
 from mdsens.derivatives.references import with_references
+from mdsens.derivatives.selection import Direction, check_direction
 from mdsens.equilibrium.relaxation import Equilibrium
+from mdsens.mechanics.hessian import Hessian
 from mdsens.potentials.base import Potential
 from mdsens.structures.system import System
 
@@ -37,9 +38,7 @@ NO_SECOND = (
 
 
 @spelled
-def hessian_vector(
-    g: Observable, eq: States, direction: Potential | Mapping[str, Any], *, linear_solver: Any = None
-) -> Potential:
+def hessian_vector(g: Observable, eq: States, direction: Direction, *, linear_solver: Any = None) -> Potential:
     """(d²g/dθ²) v, the change of an observable's total gradient along a direction v in parameter space.
 
     Exact, by forward over reverse differentiation of the implicit solution: a few solves for each state, whatever the
@@ -57,23 +56,21 @@ def hessian_vector(
     """
     check_index(g, eq)
     g, eq = with_references(g, eq, order=2)
-    _, states, potential = several(eq, linear_solver)
-    check_scalar(g, states, potential)
-    product = _hessian_vector(g, states, potential, check_direction(potential, direction))
+    hessians, potential = several(eq, linear_solver)
+    check_scalar(g, hessians, potential)
+    product = _hessian_vector(g, hessians, potential, check_direction(potential, direction))
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(product)):
-        check_finite(g, states, potential, *jax.tree.leaves(value_and_gradient(g, eq, linear_solver=linear_solver)))
+        check_finite(g, hessians, potential, *jax.tree.leaves(value_and_gradient(g, eq, linear_solver=linear_solver)))
         raise LinearSolveError(NO_SECOND)
     return product
 
 
 @eqx.filter_jit
-def _hessian_vector(g: Observable, states: Any, potential: Potential, direction: Any) -> Potential:
-    return jax.jvp(jax.grad(lambda parameters: _total(g, states, parameters)), (potential,), (direction,))[1]
+def _hessian_vector(g: Observable, hessians: Hessians, potential: Potential, direction: Any) -> Potential:
+    return jax.jvp(jax.grad(lambda parameters: _total(g, hessians, parameters)), (potential,), (direction,))[1]
 
 
-def derivatives_along(
-    g: Observable, eq: States, direction: Potential | Mapping[str, Any], *, linear_solver: Any = None
-) -> tuple[Array, Array]:
+def derivatives_along(g: Observable, eq: States, direction: Direction, *, linear_solver: Any = None) -> tuple[Array, Array]:
     """`(dg/dt, d²g/dt²)` of an array-valued observable along θ + t v, by a few linear solves for each state.
 
     Args:
@@ -85,28 +82,28 @@ def derivatives_along(
     """
     check_index(g, eq)
     g, eq = with_references(g, eq, order=2)
-    _, states, potential = several(eq, linear_solver)
-    first, second = _derivatives_along(g, states, potential, check_direction(potential, direction))
+    hessians, potential = several(eq, linear_solver)
+    first, second = _derivatives_along(g, hessians, potential, check_direction(potential, direction))
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        check_finite(g, states, potential, first)
+        check_finite(g, hessians, potential, first)
         raise LinearSolveError(NO_SECOND)
     return first, second
 
 
 @eqx.filter_jit
-def _derivatives_along(g: Observable, states: Any, potential: Potential, direction: Any) -> tuple[Array, Array]:
+def _derivatives_along(g: Observable, hessians: Hessians, potential: Potential, direction: Any) -> tuple[Array, Array]:
     def along(t: Array) -> Array:
-        return _total(g, states, moved(potential, direction, t))
+        return _total(g, hessians, moved(potential, direction, t))
 
     zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(potential)))
     return jax.jvp(lambda t: jax.jvp(along, (t,), (jnp.ones_like(t),))[1], (zero,), (jnp.ones_like(zero),))
 
 
-def _total(g: Observable, states: Any, parameters: Potential) -> Array:
+def _total(g: Observable, hessians: Hessians, parameters: Potential) -> Array:
     """g at the equilibrium that the states become."""
-    if isinstance(states, State):
-        return observed(g, states)(solution(states, parameters), parameters)
-    return observed(g, states)({name: solution(state, parameters) for name, state in states.items()}, parameters)
+    if isinstance(hessians, Hessian):
+        return observed(g, hessians)(solution(hessians, parameters), parameters)
+    return observed(g, hessians)({name: solution(hessian, parameters) for name, hessian in hessians.items()}, parameters)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,24 +114,24 @@ class Taylor:
         positions: `(dX/dt, d²X/dt²)`, each `(N, dim)` [Å].
         cell: the same of a free cell, each `(dim, dim)`; None for a fixed one.
         first, second: the same of the unknown z, flat.
-        state, potential, direction: where it starts.
+        hessian, potential, direction: where it starts.
     """
 
     positions: tuple[Float[Array, "atoms dim"], Float[Array, "atoms dim"]]
     cell: tuple[Float[Array, "dim dim"], Float[Array, "dim dim"]] | None
     first: Float[Array, " n"] = dataclasses.field(repr=False)
     second: Float[Array, " n"] = dataclasses.field(repr=False)
-    state: State = dataclasses.field(repr=False)
+    hessian: Hessian = dataclasses.field(repr=False)
     potential: Potential
     direction: Potential
 
     def unknown(self, t: float, order: int = 2) -> Any:
         """z(t) to first or second order."""
-        flat, unravel = ravel_pytree(self.state.z)
+        flat, unravel = ravel_pytree(self.hessian.z)
         return unravel(flat + t * self.first + (0.5 * t**2 * self.second if order == 2 else 0.0))
 
     def system(self, t: float, order: int = 2) -> System:
-        return self.state.frame.place(self.unknown(t, order))
+        return self.hessian.reference.place(self.unknown(t, order))
 
     def parameters(self, t: float) -> Potential:
         """θ + t v."""
@@ -142,7 +139,7 @@ class Taylor:
 
 
 @spelled
-def taylor(eq: Equilibrium, direction: Potential | Mapping[str, Any], *, linear_solver: Any = None) -> Taylor:
+def taylor(eq: Equilibrium, direction: Direction, *, linear_solver: Any = None) -> Taylor:
     """dX/dt and d²X/dt² along one direction in parameter space, by a few linear solves.
 
     Args:
@@ -152,29 +149,29 @@ def taylor(eq: Equilibrium, direction: Potential | Mapping[str, Any], *, linear_
         InputError: a direction that is not of the potential's shape.
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
-    _, state = usable(eq, linear_solver)
+    hessian = usable(eq, linear_solver)
     direction = check_direction(eq.potential, direction)
-    first, second, placed = _taylor(state, eq.potential, direction)
+    first, second, placed = _taylor(hessian, eq.potential, direction)
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise LinearSolveError(
             "The linear systems of the second derivative were not solved: relax further, or try linear_solver=implicit.Direct()."
         )
     positions, cell = zip(*placed, strict=True)
-    return Taylor(positions, None if state.frame.freedom is None else cell, first, second, state, eq.potential, direction)
+    return Taylor(positions, None if hessian.reference.freedom is None else cell, first, second, hessian, eq.potential, direction)
 
 
 @eqx.filter_jit
-def _taylor(state: State, potential: Potential, direction: Any) -> tuple[Array, Array, Any]:
+def _taylor(hessian: Hessian, potential: Potential, direction: Any) -> tuple[Array, Array, Any]:
     def along(t: Array) -> tuple[Array, Any]:
-        z = solution(state, moved(potential, direction, t))
-        system = state.frame.place(z)
-        cell = jnp.zeros(()) if state.frame.freedom is None else system.cell
+        z = solution(hessian, moved(potential, direction, t))
+        system = hessian.reference.place(z)
+        cell = jnp.zeros(()) if hessian.reference.freedom is None else system.cell
         return ravel_pytree(z)[0], (system.positions, cell)
 
     def slope(t: Array) -> tuple[Array, Any]:
         return jax.jvp(along, (t,), (jnp.ones_like(t),))[1]
 
-    zero = jnp.zeros((), ravel_pytree(state.z)[0].dtype)
+    zero = jnp.zeros((), ravel_pytree(hessian.z)[0].dtype)
     (first, placed), (second, bent) = jax.jvp(slope, (zero,), (jnp.ones_like(zero),))
     return first, second, (placed, bent)
 

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from mdsens.common.errors import ConvergenceError, InputError
 from mdsens.derivatives.first_order import Sensitivity
 from mdsens.equilibrium.relaxation import Equilibrium
-from mdsens.mechanics import hessian_operator
+from mdsens.mechanics.null_space import known_null_space
 from mdsens.mechanics.scales import share_of_force, typical_distance
 from mdsens.potentials.base import parameter_paths
 from mdsens.structures.system import System
@@ -96,17 +96,17 @@ def _relaxed_at(eq: Equilibrium, position: int, entry: Any, change: float) -> np
     hurried = {} if eq.index else {"check_minimum": False}
     again = eq.again(jax.tree.unflatten(structure, leaves), fmax=share_of_force(eq, FMAX), progress=False, **hurried)
     there = displaced(eq, again.system)
-    if eq.frame.freedom is None or there.cell is None:
+    if eq.reference.freedom is None or there.cell is None:
         return np.asarray(there.positions)
     return np.asarray(jnp.concatenate([there.positions, there.cell]))
 
 
 def displaced(eq: Equilibrium, system: System) -> System:
     """Another state of the equilibrium's atoms, without the rigid motion that lies between both [host]."""
-    frame, start = eq.frame, eq.unknown
-    null = hessian_operator.known_gauge(start, frame, eq.curvature.rattlers if eq.curvature else ())
+    reference, start = eq.reference, eq.unknown
+    null = known_null_space(start, reference, eq.spectrum.rattlers if eq.spectrum else ())
     flat, unravel = ravel_pytree(start)
-    return frame.place(unravel(flat + null.project(ravel_pytree(frame.unknown_of(system))[0] - flat)))
+    return reference.place(unravel(flat + null.project(ravel_pytree(reference.unknown_of(system))[0] - flat)))
 
 
 def _leaf(sensitivity: Any, tree: Any, position: int) -> Any:

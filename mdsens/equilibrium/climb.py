@@ -11,13 +11,13 @@ from mdsens.common.errors import InputError
 from mdsens.common.progress import residual_bar
 from mdsens.equilibrium.descent import NEWTON_STEPS, PROBLEM, Arrival, based, refresher
 from mdsens.implicit import MINRES
-from mdsens.mechanics.hessian_operator import gauge
-from mdsens.mechanics.unknown import Frame, frame_of
+from mdsens.mechanics.null_space import null_space
+from mdsens.mechanics.unknown import Reference, reference_at
 from mdsens.potentials.base import Potential
 from mdsens.solvers import MinimumMode, Newton, Status, solve
 from mdsens.structures.system import System
 
-CLIMB = dataclasses.replace(PROBLEM, gauge=gauge)
+CLIMB = dataclasses.replace(PROBLEM, null_space=null_space)
 """The problem with rattlers in its null space, whose curvatures would otherwise be the lowest."""
 
 POLISH = Newton(linear_solver=MINRES())
@@ -25,7 +25,7 @@ POLISH = Newton(linear_solver=MINRES())
 
 
 def climb(
-    frame: Frame,
+    reference: Reference,
     potential: Potential,
     mode: Array | None,
     max_step: float,
@@ -34,7 +34,7 @@ def climb(
     max_steps: int,
     progress: bool | None,
 ) -> Arrival:
-    """Return where the climb from a frame's reference arrives.
+    """Return where the climb from a reference arrives.
 
     Args:
         mode: the direction to go first; None for the softest mode.
@@ -46,20 +46,20 @@ def climb(
     solver = MinimumMode(mode=mode, max_step=max_step)
     polish = dataclasses.replace(POLISH, max_step=0.1 * length)
     with residual_bar(fmax, progress) as show:
-        data = (frame, potential)
+        data = (reference, potential)
         options: dict[str, Any] = {"tolerance": fmax, "refresh": refresher()}
-        result = solve(CLIMB, solver, frame.start, data, max_steps=max_steps, progress=show.after(0), **options)
+        result = solve(CLIMB, solver, reference.start, data, max_steps=max_steps, progress=show.after(0), **options)
         steps = result.steps
         if result.status is Status.STALLED:
             # Its steps are judged by how well forces are predicted, which rounding hides at the end.
             result = solve(PROBLEM, polish, result.z, result.data, max_steps=NEWTON_STEPS, progress=show.after(steps), **options)
             steps += result.steps
-    frame = result.data[0]
+    reference = result.data[0]
     if result.status is Status.NOT_FINITE:
-        frame = frame_of(frame.place(result.z))
-        return Arrival(frame, frame.start, result.norm, steps, result.status)
-    frame = based(frame, result.z, potential)
-    return Arrival(frame, frame.start, result.norm, steps, result.status)
+        reference = reference_at(reference.place(result.z))
+        return Arrival(reference, reference.start, result.norm, steps, result.status)
+    reference = based(reference, result.z, potential)
+    return Arrival(reference, reference.start, result.norm, steps, result.status)
 
 
 def checked_mode(mode: Any, system: System) -> Array | None:

@@ -35,8 +35,8 @@ from mdsens.equilibrium.descent import (
 from mdsens.implicit import MINRES, Direct
 from mdsens.implicit.linear import SMALL
 from mdsens.mechanics.forces import gradient, held_still, lagrangian
-from mdsens.mechanics.hessian_operator import rigid_gauge
-from mdsens.mechanics.unknown import Frame, frame_of
+from mdsens.mechanics.null_space import rigid_null_space
+from mdsens.mechanics.unknown import Reference, reference_at
 from mdsens.potentials.base import Potential
 from mdsens.solvers import Newton, Problem, Status, solve
 from mdsens.structures.system import System
@@ -88,9 +88,9 @@ class Penalty(eqx.Module):
 
 
 def _penalised(z: Any, data: Any) -> Any:
-    frame, potential, penalty = data
-    slope = jax.grad(lambda z: lagrangian(z, (frame, potential)) + penalty.energy(frame.place(z)))(z)
-    return held_still(slope, frame)
+    reference, potential, penalty = data
+    slope = jax.grad(lambda z: lagrangian(z, (reference, potential)) + penalty.energy(reference.place(z)))(z)
+    return held_still(slope, reference)
 
 
 def _is_stale(z: Any, data: Any) -> Array:
@@ -98,56 +98,58 @@ def _is_stale(z: Any, data: Any) -> Array:
 
 
 PENALISED = Problem(
-    _penalised, force_norm, _is_stale, gauge=lambda z, data: rigid_gauge(z, data[:2]), symmetric=True, kind="gradient"
+    _penalised, force_norm, _is_stale, null_space=lambda z, data: rigid_null_space(z, data[:2]), symmetric=True, kind="gradient"
 )
 
 
-def settle(frame: Frame, potential: Potential, settings: Settings) -> Arrival:
-    """From the frame's reference to a KKT point of its constraints [host].
+def settle(reference: Reference, potential: Potential, settings: Settings) -> Arrival:
+    """From the reference to a KKT point of its constraints [host].
 
     Raises:
         InputError: constraints that depend on each other, or outnumber the degrees of freedom.
         UnstableCell, CoincidingAtoms: as `descent.descend`.
     """
-    if not frame.symmetric:
+    if not reference.symmetric:
         raise InputError("Constraints go with a pressure, not with a stress that is not hydrostatic.")
-    constraints, volume = frame.constraints, reference_volume(frame)
-    every = constraints.with_active(range(constraints.slacks(frame.system).size), frame.system)
+    constraints, volume = reference.constraints, reference_volume(reference)
+    every = constraints.with_active(range(constraints.slacks(reference.system).size), reference.system)
     free = Constraints((), constraints.held, constraints.scale, (), 0)
     # Motions that no inequality could ever stop; what others are free besides costs nothing and is left alone.
-    motions = frame_of(frame.system, frame.freedom, every).motions
-    frame = listed_here(eqx.tree_at(lambda f: (f.constraints, f.motions), frame, (free, motions)))
-    constraints = _measured(constraints, frame)
-    _check_independent(constraints, frame)
-    penalty = _first_penalty(constraints, frame, potential)
+    motions = reference_at(reference.system, reference.freedom, every).motions
+    reference = listed_here(eqx.tree_at(lambda f: (f.constraints, f.motions), reference, (free, motions)))
+    constraints = _measured(constraints, reference)
+    _check_independent(constraints, reference)
+    penalty = _first_penalty(constraints, reference, potential)
     constraints = dataclasses.replace(constraints, scale=penalty.stiffness)
-    z, status, steps, softest = frame.start, Status.MAX_STEPS, 0, float(penalty.stiffness)
+    z, status, steps, softest = reference.start, Status.MAX_STEPS, 0, float(penalty.stiffness)
     units = settings.units
     settled = SETTLED * units.length
     goal, before, norm = settled, np.inf, np.inf
     with residual_bar(settings.tolerance, settings.progress) as show:
         if settings.solver is None:
             # Near a KKT point Newton's method arrives at once.
-            multipliers, active = _guess(constraints, frame, potential, TOUCHING * units.length)
+            multipliers, active = _guess(constraints, reference, potential, TOUCHING * units.length)
             arrival = _newton(
-                newton_in(units), frame, constraints, z, multipliers, active, potential, settings, volume, steps, show
+                newton_in(units), reference, constraints, z, multipliers, active, potential, settings, volume, steps, show
             )
             if arrival.status is Status.CONVERGED:
                 return arrival
         for _ in range(ROUNDS):
-            data = (frame, potential, penalty)
+            data = (reference, potential, penalty)
             rough = max(settings.tolerance, ROUGH * units.force * min(1.0, goal / settled))
             z, data, norm, steps, status, _ = approach(PENALISED, z, data, settings, volume, steps, show, tolerance=rough)
-            frame = data[0]
+            reference = data[0]
             if status is not Status.CONVERGED:
                 break
-            penalty, largest = penalty.updated(frame.place(z))
+            penalty, largest = penalty.updated(reference.place(z))
             violation = float(largest)
             if violation <= goal:
                 active = np.flatnonzero(np.asarray(penalty.pushes) > 0.0)
                 multipliers = _in_own_units(constraints, penalty.multipliers, -penalty.pushes, active)
                 method = Newton(max_step=None, backtracks=20)
-                arrival = _newton(method, frame, constraints, z, multipliers, active, potential, settings, volume, steps, show)
+                arrival = _newton(
+                    method, reference, constraints, z, multipliers, active, potential, settings, volume, steps, show
+                )
                 if arrival.status is Status.CONVERGED:
                     return arrival
                 steps, goal, status = arrival.steps, 0.1 * goal, Status.STALLED
@@ -157,17 +159,17 @@ def settle(frame: Frame, potential: Potential, settings: Settings) -> Arrival:
                     status = Status.CONTRADICTION
                     break
             before = violation
-    frame = frame_of(frame.place(z), frame.freedom, constraints)
+    reference = reference_at(reference.place(z), reference.freedom, constraints)
     multipliers = _in_own_units(constraints, penalty.multipliers, penalty.pushes, [])
-    return Arrival(frame, _unknown(frame, multipliers), norm, steps, status)
+    return Arrival(reference, _unknown(reference, multipliers), norm, steps, status)
 
 
-def _measured(constraints: Any, frame: Frame) -> Any:
-    """The constraints with their steepness at the frame's reference."""
-    system = frame.system
+def _measured(constraints: Any, reference: Reference) -> Any:
+    """The constraints with their steepness at the reference."""
+    system = reference.system
     whole = dataclasses.replace(constraints, steepness=None, scale=jnp.ones_like(constraints.scale))
     whole = whole.with_active(range(constraints.slacks(system).size), system)
-    steep = np.linalg.norm(_normals(whole, frame), axis=1)
+    steep = np.linalg.norm(_normals(whole, reference), axis=1)
     # What depends on nothing here may elsewhere.
     return dataclasses.replace(constraints, steepness=jnp.asarray(np.where(steep > 0.0, steep, 1.0)))
 
@@ -179,30 +181,30 @@ def _in_own_units(constraints: Any, forces: Any, pushes: Any, active: Any) -> Ar
     return jnp.concatenate([forces / steep[:first], (pushes / steep[first:])[np.array(active, dtype=int)]])
 
 
-def _first_penalty(constraints: Any, frame: Frame, potential: Potential) -> Penalty:
+def _first_penalty(constraints: Any, reference: Reference, potential: Potential) -> Penalty:
     """Multipliers at zero, and a penalty as stiff as the system itself."""
-    stiffness, system = _mean_stiffness(frame, potential), frame.system
+    stiffness, system = _mean_stiffness(reference, potential), reference.system
     zeros = (jnp.zeros_like(constraints.equations(system)), jnp.zeros_like(constraints.slacks(system)))
     return Penalty(constraints, *zeros, jnp.where(stiffness > 0.0, stiffness, 1.0))
 
 
 @eqx.filter_jit
-def _mean_stiffness(frame: Frame, potential: Potential) -> Array:
+def _mean_stiffness(reference: Reference, potential: Potential) -> Array:
     """Of the system itself, seen by a random displacement [eV/Å²]."""
-    flat, unravel = ravel_pytree(frame.start)
+    flat, unravel = ravel_pytree(reference.start)
     probe = jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
-    _, change = jax.jvp(lambda z: gradient(z, (frame, potential)), (frame.start,), (unravel(probe),))
+    _, change = jax.jvp(lambda z: gradient(z, (reference, potential)), (reference.start,), (unravel(probe),))
     return jnp.linalg.norm(ravel_pytree(change)[0]) / jnp.linalg.norm(probe)
 
 
-def _guess(constraints: Any, frame: Frame, potential: Potential, near: float) -> tuple[Array, Any]:
+def _guess(constraints: Any, reference: Reference, potential: Potential, near: float) -> tuple[Array, Any]:
     """Multipliers that leave the smallest forces at the start, and the inequalities that hold with equality and press."""
-    system = frame.system
+    system = reference.system
     touching = np.flatnonzero(np.abs(np.asarray(constraints.lengths(system)[1])) < near)
-    forces = np.asarray(ravel_pytree(unbalanced(frame.start, (frame, potential))[0])[0])
+    forces = np.asarray(ravel_pytree(unbalanced(reference.start, (reference, potential))[0])[0])
 
     def fitted(active: Any) -> np.ndarray:
-        normals = _normals(constraints.with_active(active, system), frame)
+        normals = _normals(constraints.with_active(active, system), reference)
         return np.linalg.lstsq(normals.T, -forces, rcond=None)[0]
 
     equations = constraints.equations(system).size
@@ -213,14 +215,16 @@ def _guess(constraints: Any, frame: Frame, potential: Potential, near: float) ->
     return _in_own_units(constraints, multipliers, every, pressing), pressing
 
 
-def _unknown(frame: Frame, multipliers: Any) -> Any:
-    """The frame's start with multipliers, which are given in their own units."""
-    return frame.start._replace(multipliers=multipliers / frame.constraints.factors) if len(multipliers) else frame.start
+def _unknown(reference: Reference, multipliers: Any) -> Any:
+    """The reference's start with multipliers, which are given in their own units."""
+    return (
+        reference.start._replace(multipliers=multipliers / reference.constraints.factors) if len(multipliers) else reference.start
+    )
 
 
 def _newton(
     method: Any,
-    frame: Frame,
+    reference: Reference,
     constraints: Any,
     z: Any,
     multipliers: Any,
@@ -232,56 +236,56 @@ def _newton(
     show: Any,
 ) -> Arrival:
     """Newton's method on the equations and the active inequalities; not converged where the active set is another."""
-    system = frame.place(z)
+    system = reference.place(z)
     # From a far start the constraints may have been of another steepness.
-    constraints = _measured(constraints, eqx.tree_at(lambda f: f.system, frame, system))
+    constraints = _measured(constraints, eqx.tree_at(lambda f: f.system, reference, system))
     chosen = constraints.with_active(active, system)
-    frame = listed_here(frame_of(system.with_neighbors(potential), frame.freedom, chosen))
+    reference = listed_here(reference_at(system.with_neighbors(potential), reference.freedom, chosen))
     size = ravel_pytree(z)[0].size + len(multipliers)
     method = dataclasses.replace(method, rtol=1e-7, linear_solver=Direct() if size <= SMALL else MINRES())
     run = functools.partial(solve, PROBLEM, method, refresh=refresher(volume))
     options = {"tolerance": settings.tolerance, "max_steps": NEWTON_STEPS}
     for _ in range(2):
-        result = run(_unknown(frame, multipliers), (frame, potential), progress=show.after(steps), **options)
+        result = run(_unknown(reference, multipliers), (reference, potential), progress=show.after(steps), **options)
         steps = steps + result.steps
         multipliers = chosen.factors * result.z.multipliers if len(multipliers) else multipliers
-        frame = based(result.data[0], result.z, potential)
-        norm = float(unbalanced(_unknown(frame, multipliers), (frame, potential))[1])
+        reference = based(result.data[0], result.z, potential)
+        norm = float(unbalanced(_unknown(reference, multipliers), (reference, potential))[1])
         if result.status is not Status.CONVERGED or norm <= settings.tolerance:
             break
-        frame = listed_here(frame)
+        reference = listed_here(reference)
     status = result.status if norm <= settings.tolerance else Status.STALLED
     pulls = (multipliers * chosen.scale / chosen.factors)[len(multipliers) - len(active) :]
-    rest = np.delete(np.asarray(chosen.scale * chosen.lengths(frame.system)[1]), active)
+    rest = np.delete(np.asarray(chosen.scale * chosen.lengths(reference.system)[1]), active)
     if (np.asarray(pulls) > settings.tolerance).any() or (rest < -settings.tolerance).any():
         status = Status.STALLED
-    return Arrival(frame, _unknown(frame, multipliers), norm, steps, status)
+    return Arrival(reference, _unknown(reference, multipliers), norm, steps, status)
 
 
-def _normals(constraints: Any, frame: Frame) -> np.ndarray:
-    """∂values/∂z `(count, n)` at the frame's start, z without multipliers, zero where held."""
-    return np.asarray(_slopes(constraints, frame)) / float(constraints.scale) * _movable(frame)
+def _normals(constraints: Any, reference: Reference) -> np.ndarray:
+    """∂values/∂z `(count, n)` at the reference's start, z without multipliers, zero where held."""
+    return np.asarray(_slopes(constraints, reference)) / float(constraints.scale) * _movable(reference)
 
 
 @eqx.filter_jit
-def _slopes(constraints: Any, frame: Frame) -> Array:
-    flat, unravel = ravel_pytree(frame.start)
-    return jax.jacrev(lambda z: constraints.values(frame.place(unravel(z))))(flat).reshape(-1, flat.size)
+def _slopes(constraints: Any, reference: Reference) -> Array:
+    flat, unravel = ravel_pytree(reference.start)
+    return jax.jacrev(lambda z: constraints.values(reference.place(unravel(z))))(flat).reshape(-1, flat.size)
 
 
-def _movable(frame: Frame) -> np.ndarray:
+def _movable(reference: Reference) -> np.ndarray:
     """Which components of z, without multipliers, can move."""
-    more = ravel_pytree(frame.start)[0].size - frame.held.size
-    return np.concatenate([~np.asarray(frame.held).ravel(), np.ones(more, dtype=bool)])
+    more = ravel_pytree(reference.start)[0].size - reference.held.size
+    return np.concatenate([~np.asarray(reference.held).ravel(), np.ones(more, dtype=bool)])
 
 
-def _check_independent(constraints: Any, frame: Frame) -> None:
+def _check_independent(constraints: Any, reference: Reference) -> None:
     if constraints.count == 0:
         return
-    normals, free = _normals(constraints, frame), int(_movable(frame).sum())
+    normals, free = _normals(constraints, reference), int(_movable(reference).sum())
     if constraints.count > free:
         raise InputError(f"There are {constraints.count} constraints for {free} degrees of freedom: leave some out.")
-    lengths, names = np.linalg.norm(normals, axis=1), constraints.names(frame.system)
+    lengths, names = np.linalg.norm(normals, axis=1), constraints.names(reference.system)
     if (lengths == 0.0).any():
         raise InputError(f"{names[int(np.argmin(lengths))]} acts on nothing that can move: leave it out.")
     if np.linalg.svd(normals / lengths[:, None], compute_uv=False).min() < DEPENDENT:

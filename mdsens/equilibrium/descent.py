@@ -15,9 +15,10 @@ from mdsens.common.errors import MdsensError
 from mdsens.common.progress import residual_bar
 from mdsens.equilibrium.falling import Watch
 from mdsens.mechanics.forces import gradient
-from mdsens.mechanics.hessian_operator import hessian_operator, is_stored, rigid_gauge
+from mdsens.mechanics.hessian_operator import hessian_operator, is_stored
+from mdsens.mechanics.null_space import rigid_null_space
 from mdsens.mechanics.scales import ORDINARY_UNITS, Units, scales_of
-from mdsens.mechanics.unknown import Frame, Unknown, as_unknown, frame_of, gridded, periodic_volume
+from mdsens.mechanics.unknown import Reference, Unknown, as_unknown, gridded, periodic_volume, reference_at
 from mdsens.potentials.base import Potential
 from mdsens.potentials.sums import TermLists
 from mdsens.solvers import FIRE, LBFGS, Newton, Problem, Status, evaluated, solve
@@ -61,25 +62,25 @@ def force_norm(slope: Any) -> Array:
 
 
 def _is_stale(z: Any, data: Any) -> Array:
-    frame, potential = data
-    return frame.is_stale(z, potential.ranges)
+    reference, potential = data
+    return reference.is_stale(z, potential.ranges)
 
 
 def _focused(z: Any, data: Any) -> Any:
     """A list of little more than the range at z, so that little is evaluated and stored; a preconditioner's grid [host]."""
-    frame, potential, *more = data
-    listed = frame.system.neighbors
+    reference, potential, *more = data
+    listed = reference.system.neighbors
     if not isinstance(listed, Neighbors):
         # Of several kinds of lists none is made shorter.
         if isinstance(listed, TermLists) and _is_stale_now(z, data):
-            frame = relisted(frame, z, potential, None)
-        return frame, potential, *more
+            reference = relisted(reference, z, potential, None)
+        return reference, potential, *more
     if not is_tight(listed) or _is_stale_now(z, data):
-        frame = relisted(frame, z, potential, TIGHT_SKIN * float(np.asarray(potential.range)))
-        if len(frame.system) < RECOMPILED:
-            frame = eqx.tree_at(lambda f: f.system.neighbors, frame, widened_like(frame.system.neighbors, listed))
+        reference = relisted(reference, z, potential, TIGHT_SKIN * float(np.asarray(potential.range)))
+        if len(reference.system) < RECOMPILED:
+            reference = eqx.tree_at(lambda f: f.system.neighbors, reference, widened_like(reference.system.neighbors, listed))
     # Interpolation on the grid forgives that atoms move on.
-    return gridded(frame) if is_stored(frame, potential) else frame, potential, *more
+    return gridded(reference) if is_stored(reference, potential) else reference, potential, *more
 
 
 _is_stale_now = eqx.filter_jit(_is_stale)
@@ -88,7 +89,7 @@ PROBLEM = Problem(
     gradient,
     force_norm,
     _is_stale,
-    gauge=rigid_gauge,
+    null_space=rigid_null_space,
     symmetric=True,
     operator=hessian_operator,
     focus=_focused,
@@ -101,16 +102,16 @@ LOADED_PROBLEM = dataclasses.replace(PROBLEM, symmetric=False)
 
 
 def unbalanced(z: Any, data: Any) -> Any:
-    """`(F(z), its norm)` of `data = (frame, potential)`, compiled [host]."""
+    """`(F(z), its norm)` of `data = (reference, potential)`, compiled [host]."""
     return evaluated(PROBLEM if data[0].symmetric else LOADED_PROBLEM, z, data)
 
 
 class UnstableCell(MdsensError):
-    """A cell collapsed or flew apart; `z` and `frame` are where."""
+    """A cell collapsed or flew apart; `z` and `reference` are where."""
 
-    def __init__(self, z: Any, frame: Frame) -> None:
+    def __init__(self, z: Any, reference: Reference) -> None:
         super().__init__(Status.UNSTABLE_CELL.value)
-        self.z, self.frame = z, frame
+        self.z, self.reference = z, reference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,59 +134,59 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Arrival:
-    """Where a descent ended: the frame whose reference is the state z, the size of what is left of the forces, ..."""
+    """Where a descent ended: the reference at the state z, the size of what is left of the forces, ..."""
 
-    frame: Frame
+    reference: Reference
     z: Any
     norm: float
     steps: int
     status: Status
 
 
-def descend(frame: Frame, potential: Potential, settings: Settings) -> Arrival:
-    """From the frame's reference to the next equilibrium [host].
+def descend(reference: Reference, potential: Potential, settings: Settings) -> Arrival:
+    """From the reference to the next equilibrium [host].
 
     Raises:
         UnstableCell: the volume left the range in which a crystal could be the one that was given.
         CoincidingAtoms: two atoms met.
     """
-    problem = PROBLEM if frame.symmetric else LOADED_PROBLEM
-    steps, volume = 0, reference_volume(frame)
+    problem = PROBLEM if reference.symmetric else LOADED_PROBLEM
+    steps, volume = 0, reference_volume(reference)
     with residual_bar(settings.tolerance, settings.progress) as show:
         for _ in range(REBASES):
-            frame = listed_here(frame)
-            start = (frame.start, (frame, potential))
-            z, (frame, _), norm, steps, status, tolerance = approach(problem, *start, settings, volume, steps, show)
+            reference = listed_here(reference)
+            start = (reference.start, (reference, potential))
+            z, (reference, _), norm, steps, status, tolerance = approach(problem, *start, settings, volume, steps, show)
             if status is Status.NOT_FINITE:
-                frame = frame_of(frame.place(z), frame.freedom, frame.constraints)
-                return Arrival(frame, frame.start, norm, steps, status)
-            frame = based(frame, z, potential)
-            if frame.freedom is None:
+                reference = reference_at(reference.place(z), reference.freedom, reference.constraints)
+                return Arrival(reference, reference.start, norm, steps, status)
+            reference = based(reference, z, potential)
+            if reference.freedom is None:
                 break
-            check_volume(frame.start, frame, volume)
-            norm = float(unbalanced(frame.start, (frame, potential))[1])
+            check_volume(reference.start, reference, volume)
+            norm = float(unbalanced(reference.start, (reference, potential))[1])
             if status is not Status.CONVERGED or norm <= tolerance:
                 break
             # Seen from the relaxed cell the strains are others, if only a little.
             status = Status.STALLED
-            frame = eqx.tree_at(lambda f: f.system, frame, frame.system.with_neighbors(potential))
-    return Arrival(frame, frame.start, norm, steps, status)
+            reference = eqx.tree_at(lambda f: f.system, reference, reference.system.with_neighbors(potential))
+    return Arrival(reference, reference.start, norm, steps, status)
 
 
-def reference_volume(frame: Frame) -> float | None:
-    return None if frame.freedom is None else periodic_volume(frame.system)
+def reference_volume(reference: Reference) -> float | None:
+    return None if reference.freedom is None else periodic_volume(reference.system)
 
 
-def listed_here(frame: Frame) -> Frame:
-    """The frame that says its list was made for its reference."""
-    if frame.freedom is None:
-        return frame
-    return eqx.tree_at(lambda f: f.listed, frame, frame.start, is_leaf=lambda leaf: leaf is None)
+def listed_here(reference: Reference) -> Reference:
+    """The reference, which says that its list was made for its own start."""
+    if reference.freedom is None:
+        return reference
+    return eqx.tree_at(lambda f: f.listed, reference, reference.start, is_leaf=lambda leaf: leaf is None)
 
 
-def based(frame: Frame, z: Any, potential: Potential) -> Frame:
-    """A frame with the same freedom whose reference is the system at z, with the list that an equilibrium keeps."""
-    return frame_of(listed_tightly(frame.place(z), potential), frame.freedom, frame.constraints)
+def based(reference: Reference, z: Any, potential: Potential) -> Reference:
+    """A reference with the same freedom at the state z, with the list that an equilibrium keeps."""
+    return reference_at(listed_tightly(reference.place(z), potential), reference.freedom, reference.constraints)
 
 
 def approach(
@@ -205,7 +206,7 @@ def approach(
     where it refuses, L-BFGS comes first, and FIRE should that stall.
 
     Args:
-        data: `(frame, potential, ...)`.
+        data: `(reference, potential, ...)`.
         volume: of the cell that the relaxation started from.
         steps: taken before.
 
@@ -282,7 +283,7 @@ def in_units(units: Units) -> Problem:
         PROBLEM,
         residual=scaled,
         is_stale=lambda z, data: PROBLEM.is_stale(z * units.length, data),
-        gauge=lambda z, data: PROBLEM.gauge(z * units.length, data),
+        null_space=lambda z, data: PROBLEM.null_space(z * units.length, data),
         operator=operator,
     )
 
@@ -301,7 +302,7 @@ def _is_near(problem: Problem, z: Any, data: Any, unit: float) -> bool:
 
 
 def refresher(volume: float | None = None) -> Callable[..., Any]:
-    """`refresh(z, data, wider)` for the driver, data being `(frame, potential, ...)`: a new list, and a look at the cell.
+    """`refresh(z, data, wider)` for the driver, data being `(reference, potential, ...)`: a new list, and a look at the cell.
 
     Args:
         volume: of the cell that the relaxation started from.
@@ -311,23 +312,23 @@ def refresher(volume: float | None = None) -> Callable[..., Any]:
     def refresh(z: Any, data: Any, wider: bool) -> Any:
         nonlocal widening
         widening = 2.0 * widening if wider else widening
-        frame, potential, *more = data
-        check_volume(z, frame, volume)
+        reference, potential, *more = data
+        check_volume(z, reference, volume)
         reach = np.asarray(potential.range)
         skin = SKIN * widening * float(reach) if np.isfinite(reach) else None
-        return relisted(frame, z, potential, skin), potential, *more
+        return relisted(reference, z, potential, skin), potential, *more
 
     return refresh
 
 
-def relisted(frame: Frame, z: Any, potential: Potential, skin: float | None) -> Frame:
-    """The same frame with a neighbour list made at z [host]."""
-    neighbors = frame.place(z).with_neighbors(potential, skin=skin).neighbors
-    if frame.freedom is None:
-        moved = frame.system.with_positions(as_unknown(z).positions)
-        return eqx.tree_at(lambda f: f.system, frame, eqx.tree_at(lambda s: s.neighbors, moved, neighbors))
+def relisted(reference: Reference, z: Any, potential: Potential, skin: float | None) -> Reference:
+    """The same reference with a neighbour list made at z [host]."""
+    neighbors = reference.place(z).with_neighbors(potential, skin=skin).neighbors
+    if reference.freedom is None:
+        moved = reference.system.with_positions(as_unknown(z).positions)
+        return eqx.tree_at(lambda f: f.system, reference, eqx.tree_at(lambda s: s.neighbors, moved, neighbors))
     listed = (neighbors, Unknown(z.positions, z.strain))
-    return eqx.tree_at(lambda f: (f.system.neighbors, f.listed), frame, listed, is_leaf=lambda leaf: leaf is None)
+    return eqx.tree_at(lambda f: (f.system.neighbors, f.listed), reference, listed, is_leaf=lambda leaf: leaf is None)
 
 
 def listed_tightly(system: System, potential: Potential) -> System:
@@ -341,10 +342,10 @@ def is_tight(neighbors: Neighbors) -> bool:
     return isinstance(neighbors, Neighbors) and bool(neighbors.skin <= 1.01 * TIGHT_SKIN * (neighbors.radius - neighbors.skin))
 
 
-def check_volume(z: Any, frame: Frame, volume: float | None) -> None:
+def check_volume(z: Any, reference: Reference, volume: float | None) -> None:
     """Raises UnstableCell."""
-    if frame.freedom is None or volume is None:
+    if reference.freedom is None or volume is None:
         return
-    ratio = periodic_volume(frame.place(z)) / volume
+    ratio = periodic_volume(reference.place(z)) / volume
     if not 1.0 / VOLUME_RATIO < ratio < VOLUME_RATIO:
-        raise UnstableCell(z, frame)
+        raise UnstableCell(z, reference)

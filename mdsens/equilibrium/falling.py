@@ -20,7 +20,7 @@ CLOSER = (1.0, 0.8, 0.6, 0.4, 0.25)
 
 
 class Watch:
-    """`watch(z, data)`, of `data = (frame, potential, ...)`, looks at a state on the way [host].
+    """`watch(z, data)`, of `data = (reference, potential, ...)`, looks at a state on the way [host].
 
     Raises:
         CoincidingAtoms: the two nearest atoms came much nearer, and the energy falls the more the nearer they come.

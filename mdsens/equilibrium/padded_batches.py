@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from mdsens.common.errors import InputError
-from mdsens.mechanics.unknown import Frame, frame_of
+from mdsens.mechanics.unknown import Reference, reference_at
 from mdsens.potentials.base import Potential
 from mdsens.structures.neighbors.neighbor_list import Neighbors, padded, places, widened_like
 from mdsens.structures.system import System
@@ -43,20 +43,20 @@ def listed(system: System, potential: Potential, skin: float | None) -> System:
     return system
 
 
-def grouped(systems: Sequence[System]) -> list[tuple[list[int], Frame]]:
+def grouped(systems: Sequence[System]) -> list[tuple[list[int], Reference]]:
     """Members that share a shape, each with their stacked frames [host]."""
-    frames = [_padded(frame_of(system), places(len(system))) for system in systems]
+    frames = [_padded(reference_at(system), places(len(system))) for system in systems]
     groups: dict[Any, Any] = {}
-    for k, frame in enumerate(frames):
+    for k, reference in enumerate(frames):
         # Capacities are made equal within a group.
-        same = eqx.tree_at(lambda f: f.system.neighbors, frame, None)
+        same = eqx.tree_at(lambda f: f.system.neighbors, reference, None)
         key = jax.tree.structure(same), tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(same))
         groups.setdefault(key, []).append(k)
     return [(members, _stacked([frames[k] for k in members])) for members in groups.values()]
 
 
-def _padded(frame: Frame, n: int) -> Frame:
-    system = frame.system
+def _padded(reference: Reference, n: int) -> Reference:
+    system = reference.system
     more = n - len(system)
 
     def filled(values: Any, value: Any) -> Array:
@@ -75,12 +75,15 @@ def _padded(frame: Frame, n: int) -> Frame:
             padded(system.neighbors, positions),
         ),
     )
-    return eqx.tree_at(lambda f: f.system, frame, whole)
+    return eqx.tree_at(lambda f: f.system, reference, whole)
 
 
-def _stacked(frames: list[Frame]) -> Frame:
+def _stacked(frames: list[Reference]) -> Reference:
     widest = frames[0].system.neighbors
-    for frame in frames:
-        widest = widened_like(widest, frame.system.neighbors)
-    frames = [eqx.tree_at(lambda f: f.system.neighbors, frame, widened_like(frame.system.neighbors, widest)) for frame in frames]
+    for reference in frames:
+        widest = widened_like(widest, reference.system.neighbors)
+    frames = [
+        eqx.tree_at(lambda f: f.system.neighbors, reference, widened_like(reference.system.neighbors, widest))
+        for reference in frames
+    ]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *frames)

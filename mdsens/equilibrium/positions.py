@@ -21,14 +21,15 @@ from mdsens.equilibrium.descent import (
 )
 from mdsens.equilibrium.relaxation import check_movable, check_settings, relax
 from mdsens.implicit import CG, differentiable_solution
-from mdsens.implicit.linear_system import Gauge
+from mdsens.implicit.linear_system import NullSpace
 from mdsens.implicit.probes import finite_or, withheld
 from mdsens.implicit.trees import is_traced
-from mdsens.mechanics.curvature import is_saddle
 from mdsens.mechanics.forces import gradient
-from mdsens.mechanics.hessian_operator import gauge, hessian_operator
+from mdsens.mechanics.hessian_operator import hessian_operator
+from mdsens.mechanics.null_space import null_space
 from mdsens.mechanics.scales import Units, traced_distance, traced_scales
-from mdsens.mechanics.unknown import Frame, frame_of
+from mdsens.mechanics.spectrum import is_saddle
+from mdsens.mechanics.unknown import Reference, reference_at
 from mdsens.potentials.base import Potential
 from mdsens.solvers import LBFGS, Newton, Status, solve_traced
 from mdsens.structures.system import System, is_concrete
@@ -47,7 +48,7 @@ class _Settings:
 class _Witness(eqx.Module):
     """What the equilibrium condition needs beside the parameters, found by the solver; and how the solve ended."""
 
-    frame: Frame
+    reference: Reference
     status: Array
 
 
@@ -98,7 +99,7 @@ def equilibrium_positions(
 def _check_traceable(system: Any, potential: Potential, settings: Any) -> None:
     check_settings(system, potential, settings.fmax, settings.max_steps)
     if is_concrete(system):
-        check_movable(Frame(system, None))  # type: ignore[arg-type]  # motions are of no account
+        check_movable(Reference(system, None))  # type: ignore[arg-type]  # motions are of no account
 
 
 def _implicit(find: Callable[..., Any]) -> Callable[..., Any]:
@@ -108,34 +109,34 @@ def _implicit(find: Callable[..., Any]) -> Callable[..., Any]:
         _condition,
         symmetric=True,
         linear_solver=CG(),
-        gauge=_condition_gauge,
+        null_space=_condition_null_space,
         operator=_condition_operator,
         project=True,
     )
 
 
 def _condition(positions: Array, witness: Any, potential: Potential) -> Any:
-    return gradient(positions, (witness.frame, potential))
+    return gradient(positions, (witness.reference, potential))
 
 
-def _condition_gauge(positions: Array, witness: Any, potential: Potential) -> Gauge:
-    return gauge(positions, (witness.frame, potential))
+def _condition_null_space(positions: Array, witness: Any, potential: Potential) -> NullSpace:
+    return null_space(positions, (witness.reference, potential))
 
 
 def _condition_operator(positions: Array, witness: Any, potential: Potential) -> Callable[..., Any]:
-    return hessian_operator(positions, (witness.frame, potential))
+    return hessian_operator(positions, (witness.reference, potential))
 
 
 def _find(system: Any, potential: Potential, settings: Any) -> tuple[Array, _Witness]:
     if is_concrete(potential):
         eq = relax(system, potential, **{f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)})
-        return eq.system.positions, _Witness(eq.frame, jnp.asarray(eq.status.code))
-    # The list and the gauge are made from concrete values on the host, though a trace is under way.
+        return eq.system.positions, _Witness(eq.reference, jnp.asarray(eq.status.code))
+    # The list and the null space are made from concrete values on the host, though a trace is under way.
     with jax.ensure_compile_time_eval():
         if system.neighbors is None or is_tight(system.neighbors):
             system = system.with_neighbors(potential, skin=_traced_skin(system, potential))
-        frame = frame_of(system)
-    return _descend_traced(frame, potential, settings)
+        reference = reference_at(system)
+    return _descend_traced(reference, potential, settings)
 
 
 def _find_together(systems: Any, potential: Potential, settings: Any) -> tuple[Any, Array]:
@@ -153,11 +154,11 @@ def _find_together(systems: Any, potential: Potential, settings: Any) -> tuple[A
 
 @eqx.filter_jit
 def _relaxed_group(frames: Any, potential: Potential, settings: Any) -> tuple[Array, Array]:
-    found = _implicit(lambda frame, potential: _descend_traced(frame, potential, settings))
+    found = _implicit(lambda reference, potential: _descend_traced(reference, potential, settings))
 
-    def relaxed(frame: Frame) -> tuple[Array, Array]:
-        positions, witness = found(frame, potential)
-        saddle = (witness.status == Status.CONVERGED.code) & is_saddle(*jax.lax.stop_gradient((positions, frame, potential)))
+    def relaxed(reference: Reference) -> tuple[Array, Array]:
+        positions, witness = found(reference, potential)
+        saddle = (witness.status == Status.CONVERGED.code) & is_saddle(*jax.lax.stop_gradient((positions, reference, potential)))
         status = jnp.where(saddle, Status.SADDLE.code, witness.status)
         return withheld(status != Status.CONVERGED.code, positions), status
 
@@ -165,10 +166,10 @@ def _relaxed_group(frames: Any, potential: Potential, settings: Any) -> tuple[Ar
     return jax.lax.map(relaxed, frames)
 
 
-def _descend_traced(frame: Frame, potential: Potential, settings: Any) -> tuple[Array, _Witness]:
-    data = (frame, potential)
-    steps, length = settings.max_steps, traced_distance(frame.system, potential)
-    units = traced_scales(PROBLEM, frame.system.positions, data, length).units
+def _descend_traced(reference: Reference, potential: Potential, settings: Any) -> tuple[Array, _Witness]:
+    data = (reference, potential)
+    steps, length = settings.max_steps, traced_distance(reference.system, potential)
+    units = traced_scales(PROBLEM, reference.system.positions, data, length).units
     # Settings of our own choice of solvers are counted in the system's units: those of one that was asked for are not.
     problem, unit = (PROBLEM, Units()) if settings.solver is not None else (in_units(units), units)
     solver = LBFGS() if settings.solver is None else settings.solver
@@ -186,12 +187,12 @@ def _descend_traced(frame: Frame, potential: Potential, settings: Any) -> tuple[
 
     # As on the host: Newton at once, unless a solver was asked for; else the solver to a hand-over, and Newton; where it
     # refuses there too, the solver to the end. A round that finds itself at the end has no work.
-    start = (frame.system.positions / unit.length, jnp.asarray(Status.MAX_STEPS.code))
+    start = (reference.system.positions / unit.length, jnp.asarray(Status.MAX_STEPS.code))
     handovers = [1e-2 * HANDOVER, 0.0]
     if settings.solver is None:
         handovers = [np.inf, *handovers]
     (z, status), _ = jax.lax.scan(descend, start, jnp.asarray(handovers))
-    return finite_or(z * unit.length, frame.system.positions), _Witness(frame, status)
+    return finite_or(z * unit.length, reference.system.positions), _Witness(reference, status)
 
 
 def _traced_skin(system: System, potential: Potential) -> float | None:

@@ -6,10 +6,12 @@ from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from mdsens.common.aside import Aside
 from mdsens.common.errors import CoincidingAtoms, ConvergenceError, InputError
 from mdsens.common.suggestions import Spelled, spelled
 from mdsens.common.units import stress_unit
@@ -26,18 +28,40 @@ from mdsens.equilibrium.descent import (
     listed_tightly,
     unbalanced,
 )
-from mdsens.mechanics.curvature import curvature, kept_hessian
-from mdsens.mechanics.factorised_hessian import KeptHessian
-from mdsens.mechanics.hessian_operator import known_gauge
+from mdsens.mechanics.hessian import Hessian, hessian_at, known_hessian
+from mdsens.mechanics.preconditioner import CoarseGrid
 from mdsens.mechanics.scales import scales_of
-from mdsens.mechanics.softest_modes import Curvature
-from mdsens.mechanics.unknown import Frame, as_unknown, cell_freedom, frame_of, gridded, periodic_volume
+from mdsens.mechanics.spectrum import Spectrum
+from mdsens.mechanics.unknown import Reference, as_unknown, cell_freedom, gridded, periodic_volume, reference_at
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.solvers import Status
 from mdsens.structures.system import System, atoms_text, cell_text, has_values, is_concrete, periodicity_text
 
 FLOAT32_FMAX = 1e-3
 """Smallest fmax that forces in 32 bits can be asked for."""
+
+
+@dataclasses.dataclass
+class Memory:
+    """What an equilibrium remembers beside its numbers.
+
+    Attributes:
+        ingredients: structure, potential and conditions that it was made of.
+        grid: of its reference's preconditioner; None for one that is to be made.
+        hessian: at the state; None until it is asked for.
+    """
+
+    ingredients: Any
+    grid: CoarseGrid | None
+    hessian: Hessian | None
+
+    def is_of(self, ingredients: Any) -> bool:
+        """Whether it was made of just these."""
+        (ours, alike), (theirs, like) = jax.tree.flatten(self.ingredients), jax.tree.flatten(ingredients)
+        # Leaves are arrays, and words among the conditions.
+        return bool(alike == like) and all(  # type: ignore[operator]  # of jax's stubs
+            a is b or np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)
+        )
 
 
 class Equilibrium(Spelled, eqx.Module):
@@ -50,7 +74,7 @@ class Equilibrium(Spelled, eqx.Module):
         fmax: largest force on an atom that is not frozen [eV/Å]; with constraints, what they do not balance.
         steps: steps taken by all solvers together.
         status: how it ended; the sentence is `status.value`.
-        curvature: ends of the Hessian's spectrum, None if it was not asked for.
+        spectrum: ends of the Hessian's spectrum, None if it was not asked for.
         solver: what was asked for, in words; without, Newton's method and where it refuses L-BFGS before it.
         cell: the freedom of the cell: `"fixed"`, `"isotropic"`, `"free"`, or the mask of free strains as nested tuples.
         load: the pressure or stress that a free cell was asked to balance, a stress as nested tuples [GPa; in 2-D eV/Å²]; None
@@ -60,8 +84,7 @@ class Equilibrium(Spelled, eqx.Module):
         index: how many negative curvatures were asked for: 0 for a minimum, 1 for a saddle point.
         constraints: with their references; `constraints.active` says which inequalities hold with equality.
         multipliers: of the constraints' equations, then of the active inequalities [eV per unit of the constraint].
-        kept: the Hessian and its factors, for the derivatives' linear systems, where they take no more than 160 MB (factors of
-            large systems in the plane may take more). Not in files: derivatives make them again.
+        kept: what it was made of, and its `hessian`; not in files.
     """
 
     copying: ClassVar[str] = "eq.again(potential) relaxes it with another potential"
@@ -72,7 +95,7 @@ class Equilibrium(Spelled, eqx.Module):
     fmax: float = eqx.field(static=True)
     steps: int = eqx.field(static=True)
     status: Status = eqx.field(static=True)
-    curvature: Curvature | None = eqx.field(static=True)
+    spectrum: Spectrum | None = eqx.field(static=True)
     solver: str = eqx.field(static=True)
     cell: Any = eqx.field(static=True, default="fixed")
     load: Any = eqx.field(static=True, default=None)
@@ -80,11 +103,16 @@ class Equilibrium(Spelled, eqx.Module):
     index: int = eqx.field(static=True, default=0)
     constraints: Constraints | None = None
     multipliers: Array | None = None
-    kept: KeptHessian = eqx.field(static=True, default=KeptHessian())
+    kept: Aside[Memory | None] = eqx.field(static=True, default=Aside(None))
 
     def __repr__(self) -> str:
         plain = isinstance(self.potential, Potential) and has_values(self.system)
         return "\n  ".join(["Equilibrium", *equilibrium_lines(self)]) if plain else super().__repr__()
+
+    @property
+    def curvature(self) -> Spectrum | None:
+        """The spectrum, by its name in version 0.1."""
+        return self.spectrum
 
     @property
     def converged(self) -> bool:
@@ -93,33 +121,50 @@ class Equilibrium(Spelled, eqx.Module):
     @property
     def is_as_relaxed(self) -> bool:
         """Whether potential, structure and conditions are those that were relaxed; not so behind `eqx.tree_at`, say."""
-        return self.kept.is_of(self._ingredients)
+        memory = self.kept.value
+        return memory is None or memory.is_of(self._ingredients)
 
     @property
     def _ingredients(self) -> Any:
         alone = eqx.tree_at(lambda s: s.neighbors, self.system, None, is_leaf=lambda leaf: leaf is None)
         return alone, self.potential, self.constraints, self.multipliers, (self.cell, self.load, self.index)
 
-    def as_made(self) -> "Equilibrium":
-        """Return the equilibrium, which remembers what it was made from [host]."""
-        return dataclasses.replace(self, kept=dataclasses.replace(self.kept, made_from=self._ingredients))
+    def as_made(self, hessian: Hessian | None = None, grid: CoarseGrid | None = None) -> "Equilibrium":
+        """Return the equilibrium, which remembers what it was made of [host]."""
+        return dataclasses.replace(self, kept=Aside(Memory(self._ingredients, grid, hessian)))
 
     @property
-    def frame(self) -> Frame:
-        """The state as the reference of an unknown, `frame.start`."""
-        frame = frame_of(
+    def hessian(self) -> Hessian:
+        """The Hessian at the state, which all its derivatives ask: made once, with its spectrum, null space and factors."""
+        memory = self.kept.value if self.is_as_relaxed else None
+        if memory is not None and memory.hessian is not None:
+            return memory.hessian
+        reference = self.reference
+        z = self.unknown_in(reference)
+        if self.spectrum is None or not self.is_as_relaxed:
+            return hessian_at(z, reference, self.potential)
+        hessian = known_hessian(z, reference, self.potential, self.spectrum)
+        if memory is not None:
+            memory.hessian = hessian
+        return hessian
+
+    @property
+    def reference(self) -> Reference:
+        """The state as the reference of an unknown, `reference.start`."""
+        reference = reference_at(
             self.system, cell_freedom(self.system, self.cell, 0.0 if self.load is None else self.load), self.constraints
         )
-        return gridded(frame, self.kept.grid)
+        memory = self.kept.value
+        return gridded(reference, None if memory is None else memory.grid)
 
     @property
     def unknown(self) -> Any:
         """z at the state."""
-        return self.unknown_in(self.frame)
+        return self.unknown_in(self.reference)
 
-    def unknown_in(self, frame: Frame) -> Any:
-        """z at the state in its own frame, made before."""
-        start = frame.start
+    def unknown_in(self, reference: Reference) -> Any:
+        """z at the state in its own reference, made before."""
+        start = reference.start
         if self.multipliers is None or self.constraints is None:
             return start
         return as_unknown(start)._replace(multipliers=self.multipliers / self.constraints.factors)
@@ -194,17 +239,17 @@ def relax(
         # The list of Newton's steps, which are few and mostly short.
         system = listed_tightly(system, potential) if newton_first else potential.prepared(system)
         bound = bound_constraints(constraints, system)
-        frame = frame_of(system, cell_freedom(system, cell, pressure), bound)
-        check_movable(frame)
-        if frame.freedom is None and smax is not None:
+        reference = reference_at(system, cell_freedom(system, cell, pressure), bound)
+        check_movable(reference)
+        if reference.freedom is None and smax is not None:
             raise InputError('smax is for a cell that may change: leave it out, or ask for cell="free".')
-        frame, own = listed_here(frame), fmax is None
-        scales = scales_of(PROBLEM if frame.symmetric else LOADED_PROBLEM, frame.start, (frame, potential))
+        reference, own = listed_here(reference), fmax is None
+        scales = scales_of(PROBLEM if reference.symmetric else LOADED_PROBLEM, reference.start, (reference, potential))
         fmax = float(scales.fmax) if fmax is None else fmax
-        tolerance = _tolerance(frame, fmax, smax)
+        tolerance = _tolerance(reference, fmax, smax)
         settings = Settings(solver, tolerance, max_steps, polish, progress, own=own and smax is None, units=scales.units)
         reach = settle if bound is not None and bound.has_values(system) else descend
-        return finish(reach(frame, potential, settings), potential, asked, check_minimum, throw)
+        return finish(reach(reference, potential, settings), potential, asked, check_minimum, throw)
     except CoincidingAtoms as error:
         if throw:
             raise
@@ -213,7 +258,7 @@ def relax(
     except UnstableCell as error:
         if throw:
             raise ConvergenceError(f"The structure was not relaxed: {error}.") from None
-        there = error.frame.place(error.z)
+        there = error.reference.place(error.z)
         return Equilibrium(there, potential, np.nan, np.nan, 0, Status.UNSTABLE_CELL, None, **asked)
 
 
@@ -230,11 +275,11 @@ def nested(value: Any) -> Any:
     return tuple(nested(entry) for entry in value) if isinstance(value, list) else value
 
 
-def _tolerance(frame: Frame, fmax: float, smax: float | None) -> float:
+def _tolerance(reference: Reference, fmax: float, smax: float | None) -> float:
     """The largest force on an atom or a strain's component for which forces and stress are small enough [eV/Å]."""
-    if frame.freedom is None or smax is None:
+    if reference.freedom is None or smax is None:
         return fmax
-    freedom, system = frame.freedom, frame.system
+    freedom, system = reference.freedom, reference.system
     per_stress = float(periodic_volume(system) / freedom.length) / np.sqrt(len(freedom.directions))
     return min(fmax, smax / stress_unit(system.dim) * per_stress)
 
@@ -257,12 +302,14 @@ def saddle_from(
     mode = checked_mode(mode, system)
     asked: dict[str, Any] = {"cell": "fixed", "load": None, "solver": "MinimumMode()", "index": 1}
     try:
-        frame = frame_of(potential.prepared(system))
-        check_movable(frame)
-        scales = scales_of(PROBLEM, frame.start, (frame, potential))
+        reference = reference_at(potential.prepared(system))
+        check_movable(reference)
+        scales = scales_of(PROBLEM, reference.start, (reference, potential))
         fmax = float(scales.fmax) if fmax is None else fmax
         length = scales.units.length
-        arrival = climb(frame, potential, mode, 0.1 * length if max_step is None else max_step, length, fmax, max_steps, progress)
+        arrival = climb(
+            reference, potential, mode, 0.1 * length if max_step is None else max_step, length, fmax, max_steps, progress
+        )
     except CoincidingAtoms as error:
         if throw:
             raise
@@ -277,52 +324,50 @@ def finish(arrival: Any, potential: Potential, asked: Any, check_minimum: bool, 
     Args:
         asked: fields of the equilibrium that say what was asked for.
     """
-    frame, z, status, found, kept = arrival.frame, arrival.z, arrival.status, None, KeptHessian()
-    system, fmax, stress_error = frame.system, arrival.norm, 0.0
+    system = arrival.reference.system
+    system = system.as_held(arrival.reference.constraints is not None and arrival.reference.constraints.hold)
+    reference = eqx.tree_at(lambda r: r.system, arrival.reference, system)
+    z, status, fmax, stress_error = arrival.z, arrival.status, arrival.norm, 0.0
+    spectrum, hessian = None, None
     if status is not Status.NOT_FINITE:
-        if frame.freedom is not None:
-            fmax, stress_error = _left(z, frame, potential)
+        if reference.freedom is not None:
+            fmax, stress_error = _left(z, reference, potential)
         if status is Status.CONVERGED and check_minimum:
-            seen = gridded(frame)
-            found, kept = curvature(z, seen, potential)
-            kept = dataclasses.replace(kept, grid=seen.grid)
-            if found.index != asked.get("index", 0):
+            reference = gridded(reference)
+            hessian = hessian_at(z, reference, potential)
+            spectrum = hessian.spectrum
+            if spectrum.index != asked.get("index", 0):
                 status = Status.WRONG_INDEX if asked.get("index") else Status.SADDLE
-            elif frame.freedom is not None and found.highest == 0.0:
+            elif reference.freedom is not None and spectrum.highest == 0.0:
                 status = Status.UNSTABLE_CELL
     state = Equilibrium(
-        system.as_held(frame.constraints is not None and frame.constraints.hold),
+        system,
         potential,
         float(_energy(potential, system)),
         fmax,
         arrival.steps,
         status,
-        found,
+        spectrum,
         stress_error=stress_error,
-        constraints=frame.constraints,
-        multipliers=None if getattr(z, "multipliers", None) is None else frame.constraints.factors * z.multipliers,
-        kept=kept if frame.freedom is None else KeptHessian(),
+        constraints=reference.constraints,
+        multipliers=None if getattr(z, "multipliers", None) is None else reference.constraints.factors * z.multipliers,
         **asked,
     )
-    if kept.factor is not None and frame.freedom is not None and found is not None:
-        # A strain is counted in a unit that follows the cell: derivatives see it from the relaxed one.
-        own = state.frame
-        z = state.unknown_in(own)
-        state = dataclasses.replace(state, kept=kept_hessian(z, own, potential, found, known_gauge(z, own, found.rattlers)))
-    state = state.as_made()
+    # A strain is counted in a unit that follows the cell: derivatives see it from the relaxed one.
+    state = state.as_made(hessian if reference.freedom is None else None, reference.grid)
     if throw and not state.converged:
         raise ConvergenceError(f"The structure after {arrival.steps} steps (fmax {fmax:.1e} eV/Å): {status.value}.")
     return state
 
 
-def _left(z: Any, frame: Frame, potential: Potential) -> tuple[float, float]:
+def _left(z: Any, reference: Reference, potential: Potential) -> tuple[float, float]:
     """The largest force on an atom [eV/Å], and the largest component of the stress that is not balanced."""
-    slope = as_unknown(unbalanced(z, (frame, potential))[0])
+    slope = as_unknown(unbalanced(z, (reference, potential))[0])
     fmax = float(np.linalg.norm(slope.positions, axis=-1).max())
-    freedom = frame.freedom
+    freedom = reference.freedom
     assert freedom is not None and slope.strain is not None
-    stress = np.tensordot(slope.strain, freedom.directions, 1) * float(freedom.length) / periodic_volume(frame.system)
-    return fmax, float(np.abs(stress).max()) * stress_unit(frame.system.dim)
+    stress = np.tensordot(slope.strain, freedom.directions, 1) * float(freedom.length) / periodic_volume(reference.system)
+    return fmax, float(np.abs(stress).max()) * stress_unit(reference.system.dim)
 
 
 _energy = eqx.filter_jit(total_energy)
@@ -353,12 +398,12 @@ def check_settings(system: System, potential: Potential, fmax: float | None, max
         )
 
 
-def check_movable(frame: Frame) -> None:
+def check_movable(reference: Reference) -> None:
     """Raises InputError where nothing can move."""
-    held = np.asarray(frame.system.frozen)[:, None]
-    if frame.constraints is not None:
-        held = held | np.asarray(frame.constraints.held)
-    if frame.freedom is None and held.all():
+    held = np.asarray(reference.system.frozen)[:, None]
+    if reference.constraints is not None:
+        held = held | np.asarray(reference.constraints.held)
+    if reference.freedom is None and held.all():
         raise InputError("All atoms are frozen or held: there is nothing to relax.")
 
 
@@ -372,13 +417,13 @@ def equilibrium_lines(eq: Equilibrium) -> Iterator[str]:
         yield f"             {', '.join(' '.join(rule).strip() for rule in rules)}"
     kind = "saddle point" if eq.index else "equilibrium"
     yield f"State        {kind} at 0 K, {eq.status.name}: energy {eq.energy:.10g} eV, fmax {eq.fmax:.1e} eV/Å, {eq.steps} steps"
-    if eq.frame.freedom is not None:
+    if eq.reference.freedom is not None:
         freedom = eq.cell if isinstance(eq.cell, str) else "partly free"
         load = f"a pressure or stress of {eq.load} {unit} within {eq.stress_error:.1e} {unit}"
         yield f"             cell {freedom}, relaxed to {load}"
     if eq.constraints is not None:
         names = ", ".join(type(part).__name__ for part in eq.constraints.parts)
         yield f"             under {names}; active inequalities: {', '.join(map(str, eq.constraints.active)) or 'none'}"
-    if eq.curvature is not None:
-        rattlers = ", ".join(map(str, eq.curvature.rattlers)) or "none"
-        yield f"Curvature    lowest {eq.curvature.lowest:.4g}, highest {eq.curvature.highest:.4g} eV/Å², rattlers: {rattlers}"
+    if eq.spectrum is not None:
+        rattlers = ", ".join(map(str, eq.spectrum.rattlers)) or "none"
+        yield f"Curvature    lowest {eq.spectrum.lowest:.4g}, highest {eq.spectrum.highest:.4g} eV/Å², rattlers: {rattlers}"

@@ -18,8 +18,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from mdsens.equilibrium.positions import equilibrium_positions
-from mdsens.implicit import Direct, Gauge, differentiable_solution
-from mdsens.mechanics.unknown import Frame, frame_of
+from mdsens.implicit import Direct, NullSpace, differentiable_solution
+from mdsens.mechanics.unknown import Reference, reference_at
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.potentials.electrostatics import ChargeEquilibration, InducedDipoles, SelfConsistent, WithCharges
 from mdsens.potentials.electrostatics.self_consistent import settled
@@ -75,25 +75,25 @@ def relax_with_charges(
     """
     model = WithCharges(short_range, equilibration)
     model.check(system)
-    # The list and the gauge are made from concrete values on the host, though a trace may be under way.
+    # The list and the null space are made from concrete values on the host, though a trace may be under way.
     with jax.ensure_compile_time_eval():
         extent = float(np.linalg.norm(np.ptp(np.asarray(system.positions), axis=0)))
-        frame = frame_of(system.with_neighbors(model, skin=extent))
+        reference = reference_at(system.with_neighbors(model, skin=extent))
     solution = differentiable_solution(
-        lambda _, model: (_settle(frame, model, fmax), frame),
+        lambda _, model: (_settle(reference, model, fmax), reference),
         _condition,
         symmetric=True,
         linear_solver=Direct(),
-        gauge=_rigid_gauge,
+        null_space=_rigid_null_space,
     )
     z, _ = solution((), model)
     positions, charges, potential = z
-    return ChargedEquilibrium(positions, charges, potential, _energy(z, frame, model))
+    return ChargedEquilibrium(positions, charges, potential, _energy(z, reference, model))
 
 
-def _settle(frame: Frame, model: WithCharges, fmax: float) -> tuple[Array, Array, Array]:
-    positions = equilibrium_positions(frame.system, model, fmax=fmax)
-    there = frame.system.with_positions(positions)
+def _settle(reference: Reference, model: WithCharges, fmax: float) -> tuple[Array, Array, Array]:
+    positions = equilibrium_positions(reference.system, model, fmax=fmax)
+    there = reference.system.with_positions(positions)
     charges = settled(model.equilibration, there)
     return positions, charges, _common_potential(charges, there, model)
 
@@ -104,28 +104,28 @@ def _common_potential(charges: Float[Array, " atoms"], system: System, model: Wi
 
 
 @eqx.filter_jit
-def _energy(z: Any, frame: Frame, model: WithCharges) -> Array:
+def _energy(z: Any, reference: Reference, model: WithCharges) -> Array:
     positions, charges, _ = z
-    system = frame.system.with_positions(positions)
+    system = reference.system.with_positions(positions)
     return total_energy(model.short_range, system) + model.equilibration.charge_energy(charges, system)[0]
 
 
-def _condition(z: Any, frame: Frame, model: WithCharges) -> tuple[Array, Array, Array]:
+def _condition(z: Any, reference: Reference, model: WithCharges) -> tuple[Array, Array, Array]:
     """∂L/∂(x, q, λ), zero on frozen atoms."""
 
     def lagrangian(z: Any) -> Array:
         _, charges, potential = z
-        return _energy(z, frame, model) - potential * (jnp.sum(charges) - model.equilibration.total_charge)
+        return _energy(z, reference, model) - potential * (jnp.sum(charges) - model.equilibration.total_charge)
 
     forces, charges, potential = jax.grad(lagrangian)(z)
-    return jnp.where(frame.system.frozen[:, None], 0.0, forces), charges, potential
+    return jnp.where(reference.system.frozen[:, None], 0.0, forces), charges, potential
 
 
-def _rigid_gauge(z: Any, frame: Frame, model: WithCharges) -> Gauge:
+def _rigid_null_space(z: Any, reference: Reference, model: WithCharges) -> NullSpace:
     """Frozen atoms and rigid motions of the positions; charges and multiplier are free of both."""
     positions, charges, potential = z
-    active = jnp.broadcast_to(~frame.system.frozen[:, None], positions.shape)
-    basis = frame.motions.basis(positions, active)
+    active = jnp.broadcast_to(~reference.system.frozen[:, None], positions.shape)
+    basis = reference.motions.basis(positions, active)
     rest = jnp.zeros((charges.size + potential.size, basis.shape[1]), basis.dtype)
     active, _ = ravel_pytree((active, jnp.ones_like(charges, bool), jnp.ones_like(potential, bool)))
-    return Gauge(active, jnp.concatenate([basis, rest]))
+    return NullSpace(active, jnp.concatenate([basis, rest]))

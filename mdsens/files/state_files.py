@@ -44,7 +44,7 @@ from mdsens.files.hdf5_attributes import attribute, has_attribute, read_record, 
 from mdsens.files.hdf5_labels import name_axes, name_others, name_unit
 from mdsens.files.provenance import write_provenance
 from mdsens.files.stored_constraints import read_constraints, write_constraints
-from mdsens.mechanics.softest_modes import Curvature
+from mdsens.mechanics.spectrum import Spectrum
 from mdsens.potentials import SHIPPED, Potential
 from mdsens.potentials.base import parameter_paths
 from mdsens.solvers import Status
@@ -202,8 +202,8 @@ def _write(file: Any, eq: Equilibrium, sensitivity: Any) -> None:
     state.attrs.update({"status": eq.status.name, "message": eq.status.value, "steps": eq.steps, "solver": eq.solver})
     state.attrs.update({"cell": json.dumps(eq.cell), "load": json.dumps(eq.load), "index": eq.index})
     state.attrs["stress_error"] = eq.stress_error
-    if eq.curvature is not None:
-        write_record(state.create_group("curvature"), eq.curvature)
+    if eq.spectrum is not None:
+        write_record(state.create_group("curvature"), eq.spectrum)
     if eq.constraints is not None:
         write_constraints(state.create_group("constraints"), eq.constraints, eq.multipliers)
     if sensitivity is not None:
@@ -293,7 +293,7 @@ def _read(file: Any, path: Path, template: Any, given: Any) -> tuple[Equilibrium
     system = _read_system(file["particles/atoms"])
     potential = _read_potential(file["parameters/potential"], path, template)
     state = file["equilibrium"].attrs
-    curvature = _read_curvature(file["equilibrium"])
+    spectrum = _read_spectrum(file["equilibrium"])
     cell = nested(json.loads(state.get("cell", '"fixed"')))
     # Files of version 0.1 called it the pressure, which was 0 at a fixed cell.
     load = nested(json.loads(state.get("load", state.get("pressure", "0.0"))))
@@ -305,7 +305,7 @@ def _read(file: Any, path: Path, template: Any, given: Any) -> tuple[Equilibrium
         float(file["observables/maximum_force/value"][0]),
         int(state["steps"]),
         Status[state["status"]],
-        curvature,
+        spectrum,
         str(state["solver"]),
         cell=cell,
         load=None if cell == "fixed" else load,
@@ -389,8 +389,8 @@ def _datasets(group: Any) -> Iterator[Any]:
             yield item
 
 
-def _read_curvature(group: Any) -> Curvature | None:
+def _read_spectrum(group: Any) -> Spectrum | None:
     """None where an older file does not have all of it: it is computed again where it is needed."""
     known = group.get("curvature")
-    whole = known is not None and all(has_attribute(known, field.name) for field in dataclasses.fields(Curvature))
-    return read_record(Curvature, known) if whole else None
+    whole = known is not None and all(has_attribute(known, field.name) for field in dataclasses.fields(Spectrum))
+    return read_record(Spectrum, known) if whole else None

@@ -29,7 +29,7 @@ from mdsens.implicit.contraction import check_contraction, spectral_radius
 from mdsens.implicit.direct import Cholesky, Direct, SparseDirect
 from mdsens.implicit.krylov import CG, GMRES, MINRES, BiCGSTAB, Lineax, NormalCG
 from mdsens.implicit.linear import automatic, linear_solve
-from mdsens.implicit.linear_system import Gauge
+from mdsens.implicit.linear_system import NullSpace
 from mdsens.implicit.root import custom_fixed_point, custom_root, differentiable_solution, root_jvp, root_vjp
 
 __all__ = [
@@ -39,10 +39,10 @@ __all__ = [
     "BiCGSTAB",
     "Cholesky",
     "Direct",
-    "Gauge",
     "JacobianBound",
     "Lineax",
     "NormalCG",
+    "NullSpace",
     "SparseDirect",
     "automatic",
     "check_contraction",

@@ -28,7 +28,7 @@ from jaxtyping import Array
 
 from mdsens.common.errors import InputError
 from mdsens.implicit.linear import linear_solve
-from mdsens.implicit.linear_system import Gauge, LinearSolver, LinearSystem, assembled, linear_system
+from mdsens.implicit.linear_system import LinearSolver, LinearSystem, NullSpace, assembled, linear_system
 from mdsens.implicit.root import linearised, moving_and_resting, root_jvp
 from mdsens.implicit.trees import PyTree, is_traced
 
@@ -94,12 +94,12 @@ def jacobian_bound(
     *,
     symmetric: bool = False,
     linear_solver: LinearSolver | None = None,
-    gauge: Gauge | None = None,
+    null_space: NullSpace | None = None,
 ) -> JacobianBound:
     """Bound the error of `dz`, a tangent of the root of `optimality(z, *args) == 0` computed at the iterate z.
 
     Args:
-        tangents, symmetric, linear_solver, gauge: as for `root_jvp`.
+        tangents, symmetric, linear_solver, null_space: as for `root_jvp`.
         dz: what `root_jvp` gave, or anything else that claims to be the tangent (an unrolled derivative, say).
 
     Raises:
@@ -108,19 +108,19 @@ def jacobian_bound(
     """
     if is_traced(z, args, dz):
         raise InputError("jacobian_bound works on concrete values: call it outside jit, vmap and grad.")
-    gauge = Gauge() if gauge is None else gauge
+    null_space = NullSpace() if null_space is None else null_space
     flat, unravel = ravel_pytree(z)
     direction = ravel_pytree(dz)[0]
-    step, residual = _newton_step(optimality, z, args, symmetric, linear_solver, gauge)
+    step, residual = _newton_step(optimality, z, args, symmetric, linear_solver, null_space)
     if not np.isfinite(residual):
         step = jnp.full_like(flat, jnp.nan)
-    options: dict[str, Any] = {"symmetric": symmetric, "linear_solver": linear_solver, "gauge": gauge}
+    options: dict[str, Any] = {"symmetric": symmetric, "linear_solver": linear_solver, "null_space": null_space}
     lowest, highest = singular_values(optimality, unravel(flat + step), args, **options)
-    left = float(_size_of_condition(optimality, unravel(flat + step), args, gauge))
-    other, length = other_point(flat, step, left / lowest if lowest > 0.0 else np.inf, gauge)
+    left = float(_size_of_condition(optimality, unravel(flat + step), args, null_space))
+    other, length = other_point(flat, step, left / lowest if lowest > 0.0 else np.inf, null_space)
 
     def defect(point: Array) -> float:
-        return float(_defect(optimality, unravel(point), args, tangents, direction, gauge))
+        return float(_defect(optimality, unravel(point), args, tangents, direction, null_space))
 
     def softening() -> float:
         return abs(singular_values(optimality, unravel(other), args, **options)[0] - lowest) / length
@@ -183,7 +183,7 @@ def error_bound(
     return (defect + slope() * 2.0 * left / (alpha + softest)) / softest
 
 
-def other_point(flat: Array, step: Array, distance: float, gauge: Gauge) -> tuple[Array, float]:
+def other_point(flat: Array, step: Array, distance: float, null_space: NullSpace) -> tuple[Array, float]:
     """Another point than z⁺, to see how A and B change, and how far it is from there.
 
     That is ẑ itself, but for a step that is shorter than the rest of the way or lost in the rounding of z: then it lies beyond
@@ -195,7 +195,7 @@ def other_point(flat: Array, step: Array, distance: float, gauge: Gauge) -> tupl
         return flat, size
     length = length if length > 0.0 else 1.0
     along = jnp.where(size > 0.0, step, jax.random.normal(jax.random.key(0), flat.shape, flat.dtype))
-    along = gauge.project(along)
+    along = null_space.project(along)
     return flat + step + length * along / jnp.linalg.norm(along), length
 
 
@@ -206,7 +206,7 @@ def _newton_step(
     args: tuple[Any, ...],
     symmetric: bool,
     linear_solver: LinearSolver | None,
-    gauge: Gauge,
+    null_space: NullSpace,
 ) -> tuple[Array, Array]:
     """-A⁻¹F, as the tangent of the root of F(z) + s F(ẑ) in s."""
     value = optimality(z, *args)
@@ -217,7 +217,7 @@ def _newton_step(
     options: dict[str, Any] = {
         "symmetric": symmetric,
         "linear_solver": linear_solver,
-        "gauge": gauge,
+        "null_space": null_space,
         "project": True,
         "probe": False,
     }
@@ -228,19 +228,24 @@ def _newton_step(
 
 @eqx.filter_jit
 def _defect(
-    optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], tangents: tuple[Any, ...], direction: Array, gauge: Gauge
+    optimality: Callable[..., Any],
+    z: PyTree,
+    args: tuple[Any, ...],
+    tangents: tuple[Any, ...],
+    direction: Array,
+    null_space: NullSpace,
 ) -> Array:
     """‖A dz + B dθ‖ outside the null space."""
     _, unravel = ravel_pytree(z)
     moving, resting = moving_and_resting(args, tangents)
     both = lambda unknown, m: optimality(unknown, *eqx.combine(m, resting))  # noqa: E731
     _, change = jax.jvp(both, (z, moving), (unravel(direction), tangents))
-    return jnp.linalg.norm(gauge.project_equations(ravel_pytree(change)[0]))
+    return jnp.linalg.norm(null_space.project_equations(ravel_pytree(change)[0]))
 
 
 @eqx.filter_jit
-def _size_of_condition(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], gauge: Gauge) -> Array:
-    return jnp.linalg.norm(gauge.project_equations(ravel_pytree(optimality(z, *args))[0]))
+def _size_of_condition(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], null_space: NullSpace) -> Array:
+    return jnp.linalg.norm(null_space.project_equations(ravel_pytree(optimality(z, *args))[0]))
 
 
 def singular_values(
@@ -250,36 +255,36 @@ def singular_values(
     *,
     symmetric: bool = False,
     linear_solver: LinearSolver | None = None,
-    gauge: Gauge | None = None,
+    null_space: NullSpace | None = None,
 ) -> tuple[float, float]:
     """`(lowest, highest)` singular value of ∂F/∂z outside its known null spaces [host].
 
     From the assembled matrix up to `DENSE_LIMIT` unknowns, else by Lanczos iterations on the inverse and on the operator
     (then the lowest is an upper bound, good to about a hundredth).
     """
-    gauge = Gauge() if gauge is None else gauge
+    null_space = NullSpace() if null_space is None else null_space
     size = ravel_pytree(z)[0].size
-    held = 0 if gauge.active is None else int(np.sum(~np.asarray(gauge.active)))
-    known = held + (0 if gauge.basis is None else gauge.basis.shape[1])
+    held = 0 if null_space.active is None else int(np.sum(~np.asarray(null_space.active)))
+    known = held + (0 if null_space.basis is None else null_space.basis.shape[1])
     if size <= known:
         return np.inf, 0.0
     if size <= DENSE_LIMIT:
-        values = np.linalg.svd(np.asarray(_matrix(optimality, z, args, gauge)), compute_uv=False)
+        values = np.linalg.svd(np.asarray(_matrix(optimality, z, args, null_space)), compute_uv=False)
         return float(values[size - known - 1]), float(values[0])
-    return _lanczos(optimality, z, args, symmetric, linear_solver, gauge)
+    return _lanczos(optimality, z, args, symmetric, linear_solver, null_space)
 
 
-def _system(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], gauge: Gauge) -> LinearSystem:
+def _system(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], null_space: NullSpace) -> LinearSystem:
     flat, _ = ravel_pytree(z)
     product, _ = linearised(optimality, z, args)
     transpose = jax.linear_transpose(product, flat)
-    return linear_system(product, lambda v: transpose(v)[0], None, gauge, flat)
+    return linear_system(product, lambda v: transpose(v)[0], None, null_space, flat)
 
 
 @eqx.filter_jit
-def _matrix(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], gauge: Gauge) -> Array:
-    system = _system(optimality, z, args, gauge)
-    return assembled(lambda v: system.matvec(gauge.project(v)), system.size, system.dtype)
+def _matrix(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], null_space: NullSpace) -> Array:
+    system = _system(optimality, z, args, null_space)
+    return assembled(lambda v: system.matvec(null_space.project(v)), system.size, system.dtype)
 
 
 def _lanczos(
@@ -288,25 +293,25 @@ def _lanczos(
     args: tuple[Any, ...],
     symmetric: bool,
     linear_solver: LinearSolver | None,
-    gauge: Gauge,
+    null_space: NullSpace,
 ) -> tuple[float, float]:
     from scipy.sparse.linalg import LinearOperator, eigsh
 
     @eqx.filter_jit
     def normal(v: Array, optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...]) -> Array:
-        system = _system(optimality, z, args, gauge)
+        system = _system(optimality, z, args, null_space)
         return system.transpose(system.matvec(v))
 
     @eqx.filter_jit
     def inverse(v: Array, optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...]) -> Array:
-        system = _system(optimality, z, args, gauge)
+        system = _system(optimality, z, args, null_space)
         options: dict[str, Any] = {"solver": linear_solver, "symmetric": symmetric}
-        w, _ = linear_solve(system.transpose, v, gauge=gauge.transposed, **options)
-        return linear_solve(system.matvec, w, gauge=gauge, **options)[0]
+        w, _ = linear_solve(system.transpose, v, null_space=null_space.transposed, **options)
+        return linear_solve(system.matvec, w, null_space=null_space, **options)[0]
 
     flat, _ = ravel_pytree(z)
     ends = []
-    start = np.asarray(gauge.project(jax.random.normal(jax.random.key(1), flat.shape, flat.dtype)))
+    start = np.asarray(null_space.project(jax.random.normal(jax.random.key(1), flat.shape, flat.dtype)))
     for product in (inverse, normal):
         operator = LinearOperator(
             (flat.size, flat.size),

@@ -23,9 +23,9 @@ PIVOT_ROUNDING = 100.0
 
 def _matrix(system: LinearSystem) -> Array:
     """A + `pair`, the pair scaled to A so that it does not spoil the condition number."""
-    if system.gauge.active is None and system.gauge.basis is None:
+    if system.null_space.active is None and system.null_space.basis is None:
         return assembled(system.matvec, system.size, system.dtype)
-    matrix = assembled(lambda v: system.matvec(system.gauge.project(v)), system.size, system.dtype)
+    matrix = assembled(lambda v: system.matvec(system.null_space.project(v)), system.size, system.dtype)
     scale = jnp.max(jnp.abs(matrix))
     return matrix + jnp.where(scale > 0.0, scale, 1.0) * assembled(system.pair, system.size, system.dtype)
 

@@ -21,7 +21,7 @@ from mdsens.common.errors import InputError, LinearSolveError
 from mdsens.implicit.checks import outline
 from mdsens.implicit.direct import Cholesky, Direct
 from mdsens.implicit.krylov import GMRES, MINRES
-from mdsens.implicit.linear_system import Gauge, LinearSolver, Matvec, linear_system
+from mdsens.implicit.linear_system import LinearSolver, Matvec, NullSpace, linear_system
 from mdsens.implicit.trees import PyTree, is_traced
 
 SMALL = 100
@@ -51,7 +51,7 @@ def linear_solve(
     *,
     solver: LinearSolver | None = None,
     symmetric: bool = False,
-    gauge: Gauge | None = None,
+    null_space: NullSpace | None = None,
     precondition: Matvec | None = None,
     start: Float[Array, " n"] | Float[Array, "n k"] | None = None,
     project: bool = True,
@@ -67,7 +67,7 @@ def linear_solve(
         b: one right-hand side, or k of them as columns, for which a direct solver factorises once.
         solver: None for `automatic`.
         symmetric: whether A is.
-        gauge: the null spaces; u has no component along the right one, and b's along the left one is dropped.
+        null_space: the null spaces; u has no component along the right one, and b's along the left one is dropped.
         precondition: r ↦ M r with M near A⁻¹, linear; by default `matvec.precondition` where the operator brings one.
             Symmetric positive for `CG` and `MINRES`; a transposed solve uses Mᵀ.
         start: a guess of u. It changes the road only.
@@ -87,23 +87,23 @@ def linear_solve(
         InputError: a solver for symmetric operators and one that is not declared so; shapes that do not fit.
         LinearSolveError: with the residual, if `throw`.
     """
-    gauge = Gauge() if gauge is None else gauge
+    null_space = NullSpace() if null_space is None else null_space
     precondition = getattr(matvec, "precondition", None) if precondition is None else precondition
     b = jnp.asarray(b)
-    _check(matvec, b, start, symmetric, solver, gauge)
+    _check(matvec, b, start, symmetric, solver, null_space)
     solver = automatic(b.shape[0], symmetric) if solver is None else solver
     start = None if start is None else jax.lax.stop_gradient(jnp.asarray(start, b.dtype))
 
     atol = jnp.broadcast_to(jnp.asarray(solver.atol if atol is None else atol, b.dtype), b.shape[1:])
 
     def column(b: Array, start: Array | None, atol: Array) -> tuple[Array, Array]:
-        return _solve_one(matvec, b, start, atol, solver, symmetric, gauge, precondition, project, negligible, unique)
+        return _solve_one(matvec, b, start, atol, solver, symmetric, null_space, precondition, project, negligible, unique)
 
     if b.ndim == 2:
         column = jax.vmap(column, in_axes=(1, None if start is None else 1, 0), out_axes=(1, 0))
     u, residual = column(b, start, atol)
     if throw and not is_traced(residual):
-        _check_promises(matvec, b, symmetric, gauge)
+        _check_promises(matvec, b, symmetric, null_space)
         worst, limit = float(jnp.max(residual)), solver.tolerances(b.dtype)[1]
         if not (worst <= limit and jnp.isfinite(u).all()):
             raise LinearSolveError(
@@ -121,7 +121,7 @@ def _solve_one(
     good_enough: Any,
     solver: LinearSolver,
     symmetric: bool,
-    gauge: Gauge,
+    null_space: NullSpace,
     precondition: Matvec | None,
     project: bool,
     negligible: Any,
@@ -129,19 +129,19 @@ def _solve_one(
 ) -> tuple[Array, Array]:
     n, dtype = b.size, b.dtype
     rtol, fail_rtol = solver.tolerances(dtype)
-    active = None if gauge.active is None else gauge.active.astype(dtype)
-    right = jnp.zeros((n, 0), dtype) if gauge.basis is None else gauge.basis
-    left = right if gauge.left is None else gauge.left
+    active = None if null_space.active is None else null_space.active.astype(dtype)
+    right = jnp.zeros((n, 0), dtype) if null_space.basis is None else null_space.basis
+    left = right if null_space.left is None else null_space.left
 
     def bordered(unknown: PyTree) -> Array:
         u, multiplier = unknown[:n], unknown[n:]
         image = matvec(u) if active is None else active * matvec(active * u) + (1.0 - active) * u
         return jnp.concatenate([image + left @ multiplier, right.T @ u])
 
-    def solve_with(gauge: Gauge, precondition: Matvec | None, start: Array | None, project: bool) -> Callable[..., Any]:
+    def solve_with(null_space: NullSpace, precondition: Matvec | None, start: Array | None, project: bool) -> Callable[..., Any]:
         # Seen from the transposed operator left and right change places.
-        right = jnp.zeros((n, 0), dtype) if gauge.basis is None else gauge.basis
-        left = right if gauge.left is None else gauge.left
+        right = jnp.zeros((n, 0), dtype) if null_space.basis is None else null_space.basis
+        left = right if null_space.left is None else null_space.left
 
         def solve(operator: Matvec, right_hand_side: Array) -> tuple[Array, Array]:
             def image(u: Array) -> Array:
@@ -156,19 +156,19 @@ def _solve_one(
             b_u, b_border = right_hand_side[:n] / size, right_hand_side[n:] / size
             # Of a right-hand side along the null space the projection leaves rounding, which is nothing to be solved for.
             atol = jnp.maximum(good_enough / size, 10.0 * jnp.finfo(dtype).eps * jnp.linalg.norm(b_u))
-            ask = solver.prepare(linear_system(image, transpose, precondition, gauge, b_u))
-            whole = jnp.linalg.norm(gauge.project_equations(b_u))
+            ask = solver.prepare(linear_system(image, transpose, precondition, null_space, b_u))
+            whole = jnp.linalg.norm(null_space.project_equations(b_u))
             scale = jnp.maximum(whole, atol)
             # b_border is zero for the question asked; a derivative of the answer may ask with another one.
             u = right @ b_border
             if start is not None:
-                u = u + gauge.project(start) / size
+                u = u + null_space.project(start) / size
             goal = jnp.maximum(rtol * whole, atol)
-            refined = lambda one: _refined(ask, solver, image, gauge, *one)  # noqa: E731
+            refined = lambda one: _refined(ask, solver, image, null_space, *one)  # noqa: E731
             if unique and (n <= DIRECT_LIMIT or type(solver) in (Direct, Cholesky)):
                 # One program for three questions: two have answers that are known. A single one may by chance be across
                 # what A does not see.
-                known = jax.vmap(gauge.project)(jax.random.normal(jax.random.key(2), (2, n), dtype))
+                known = jax.vmap(null_space.project)(jax.random.normal(jax.random.key(2), (2, n), dtype))
                 tests = jax.lax.map(image, known)
                 goals = rtol * jnp.linalg.norm(tests, axis=1)
                 several = ((b_u, tests), (u, jnp.zeros_like(known)), (goal, goals))
@@ -176,9 +176,9 @@ def _solve_one(
                 u, rest, failed = answers[0], rests[0], jnp.any(lost) | ~_are_found(answers[1:], known, solver)
             else:
                 u, rest, failed = refined((b_u, u, goal))
-            error = jnp.linalg.norm(gauge.project_equations(rest))
+            error = jnp.linalg.norm(null_space.project_equations(rest))
             if not project:
-                lost = jnp.linalg.norm(b_u - gauge.project_equations(b_u))
+                lost = jnp.linalg.norm(b_u - null_space.project_equations(b_u))
                 error = jnp.where(lost > negligible / size, jnp.hypot(error, lost), error)
                 scale = jnp.maximum(scale, jnp.linalg.norm(b_u))
             residual = error / jnp.where(scale > 0.0, scale, 1.0)
@@ -187,8 +187,8 @@ def _solve_one(
 
         return solve
 
-    if gauge.active is not None:
-        b = jnp.where(gauge.active, b, 0.0)
+    if null_space.active is not None:
+        b = jnp.where(null_space.active, b, 0.0)
     transposed = precondition
     if precondition is not None and not symmetric:
         transposed = lambda r: jax.linear_transpose(precondition, b)(r)[0]  # noqa: E731
@@ -196,9 +196,9 @@ def _solve_one(
     solution, residual = jax.lax.custom_linear_solve(
         bordered,
         jnp.concatenate([b, jnp.zeros_like(right[0])]),
-        solve_with(gauge, precondition, start, project),
+        solve_with(null_space, precondition, start, project),
         # A cotangent may well lie along the null space: the answer has no component there, whatever it is.
-        transpose_solve=solve_with(gauge.transposed, transposed, None, True),
+        transpose_solve=solve_with(null_space.transposed, transposed, None, True),
         symmetric=symmetric,
         has_aux=True,
     )
@@ -206,13 +206,13 @@ def _solve_one(
 
 
 def _refined(
-    ask: Callable[..., Any], solver: LinearSolver, image: Matvec, gauge: Gauge, b: Array, u: Array, goal: Array
+    ask: Callable[..., Any], solver: LinearSolver, image: Matvec, null_space: NullSpace, b: Array, u: Array, goal: Array
 ) -> tuple[Array, Array, Array]:
     """`(u, b - A u, failed)` by a few rounds of asking for what is left."""
 
     def round_(u: Array, aim: Array | float) -> tuple[Array, Array, Array]:
         rest = b - image(u)
-        correction, failed = ask(gauge.project_equations(rest), aim)
+        correction, failed = ask(null_space.project_equations(rest), aim)
         return u + correction, rest, failed
 
     def body(k: Array, carry: Any) -> tuple[Array, Array, Array]:
@@ -235,51 +235,53 @@ def _are_found(found: Array, known: Array, solver: LinearSolver) -> Array:
 
 PROMISES = (
     "The operator is not symmetric, though symmetric=True says so: leave it out, for GMRES or Direct.",
-    "The gauge's null space must have orthonormal columns: take them from jnp.linalg.qr.",
-    "The gauge's basis is no null space of the operator: A Q must vanish, and Aᵀ L where a left one is given or A not symmetric.",
+    "A null space must be given by orthonormal columns: take them from jnp.linalg.qr.",
+    "What was given is no null space of the operator: A Q must vanish, and Aᵀ L where a left one is given or A not symmetric.",
 )
 """What is wrong where a promise about an operator is broken, in the order of `broken_promises`."""
 
 
 def broken_promises(
-    matvec: Matvec, n: int, dtype: Any, symmetric: bool, gauge: Gauge, null_tolerance: float = 1e-3
+    matvec: Matvec, n: int, dtype: Any, symmetric: bool, null_space: NullSpace, null_tolerance: float = 1e-3
 ) -> Bool[Array, " 3"]:
     """Whether an operator is not what it was said to be: symmetric, with these null spaces. A few products; pure JAX.
 
     Args:
         null_tolerance: what may be left of A Q, relative to what A makes of any vector.
     """
-    if not symmetric and gauge.basis is None:
+    if not symmetric and null_space.basis is None:
         return jnp.zeros(len(PROMISES), bool)
     rounding = 1e3 * jnp.sqrt(n * 1.0) * jnp.finfo(dtype).eps
-    v, w = (gauge.project(jax.random.normal(jax.random.key(k), (n,), dtype)) for k in range(2))
+    v, w = (null_space.project(jax.random.normal(jax.random.key(k), (n,), dtype)) for k in range(2))
     Aw = matvec(w)
     size = jnp.linalg.norm(Aw) / jnp.where(jnp.any(w != 0.0), jnp.linalg.norm(w), 1.0)
     broken = [jnp.zeros((), bool)] * len(PROMISES)
     if symmetric:
         unlike = jnp.abs(v @ Aw - w @ matvec(v))
         broken[0] = unlike > jnp.sqrt(rounding) * size * jnp.linalg.norm(v) * jnp.linalg.norm(w)
-    for basis in (gauge.basis, gauge.left):
+    for basis in (null_space.basis, null_space.left):
         if basis is not None:
             unlike = jnp.abs(basis.T @ basis - jnp.diag(jnp.any(basis != 0.0, axis=0)))
             broken[1] = broken[1] | (jnp.max(unlike, initial=0.0) > jnp.sqrt(rounding))
-    if gauge.basis is not None:
-        left = gauge.basis if gauge.left is None else gauge.left
+    if null_space.basis is not None:
+        left = null_space.basis if null_space.left is None else null_space.left
         transposed = lambda r: jax.linear_transpose(matvec, w)(r)[0]  # noqa: E731
-        for product, basis in [(matvec, gauge.basis)] if symmetric else [(matvec, gauge.basis), (transposed, left)]:
+        for product, basis in [(matvec, null_space.basis)] if symmetric else [(matvec, null_space.basis), (transposed, left)]:
             # With components that are held at zero, only what the others see counts.
-            images = jax.vmap(lambda q, product=product: Gauge(gauge.active).project(product(q)), 1, 1)(basis)
+            images = jax.vmap(lambda q, product=product: NullSpace(null_space.active).project(product(q)), 1, 1)(basis)
             broken[2] = broken[2] | (jnp.max(jnp.linalg.norm(images, axis=0), initial=0.0) > null_tolerance * size)
     return jnp.stack(broken)
 
 
-def _check_promises(matvec: Matvec, b: Array, symmetric: bool, gauge: Gauge) -> None:
-    for broken, sentence in zip(broken_promises(matvec, b.shape[0], b.dtype, symmetric, gauge), PROMISES, strict=True):
+def _check_promises(matvec: Matvec, b: Array, symmetric: bool, null_space: NullSpace) -> None:
+    for broken, sentence in zip(broken_promises(matvec, b.shape[0], b.dtype, symmetric, null_space), PROMISES, strict=True):
         if broken:
             raise InputError(sentence)
 
 
-def _check(matvec: Matvec, b: Array, start: Array | None, symmetric: bool, solver: LinearSolver | None, gauge: Gauge) -> None:
+def _check(
+    matvec: Matvec, b: Array, start: Array | None, symmetric: bool, solver: LinearSolver | None, null_space: NullSpace
+) -> None:
     if b.ndim not in (1, 2) or b.shape[0] == 0:
         raise InputError(f"linear_solve wants a right-hand side of shape (n,) or (n, k), not {b.shape}.")
     if not jnp.issubdtype(b.dtype, jnp.floating):
@@ -292,9 +294,9 @@ def _check(matvec: Matvec, b: Array, start: Array | None, symmetric: bool, solve
         raise InputError(
             f"{type(solver).__name__} is for symmetric operators: declare symmetric=True, or choose GMRES or Direct."
         )
-    for name, part, ndim in (("active", gauge.active, 1), ("basis", gauge.basis, 2)):
+    for name, part, ndim in (("active", null_space.active, 1), ("basis", null_space.basis, 2)):
         if part is not None and (part.ndim != ndim or part.shape[0] != b.shape[0]):
-            raise InputError(f"The gauge's {name} has shape {part.shape}: {b.shape[0]} unknowns want as many rows.")
+            raise InputError(f"The null space's {name} has shape {part.shape}: {b.shape[0]} unknowns want as many rows.")
     if not callable(matvec):
         raise InputError(
             f"linear_solve wants the operator as a function u ↦ A u, not a {type(matvec).__name__}: lambda u: A @ u."
@@ -303,5 +305,5 @@ def _check(matvec: Matvec, b: Array, start: Array | None, symmetric: bool, solve
     image = jax.eval_shape(matvec, vector)
     if outline(image) != outline(vector):
         raise InputError(f"The operator turns a vector {outline(vector)} into {outline(image)}.")
-    if symmetric and gauge.left is not None:
-        raise InputError("A symmetric operator has one null space for both sides: leave the gauge's left out.")
+    if symmetric and null_space.left is not None:
+        raise InputError("A symmetric operator has one null space for both sides: leave left= out.")

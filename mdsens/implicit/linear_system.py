@@ -20,7 +20,7 @@ FAIL_RTOL = {"float64": 1e-6, "float32": 1e-3}
 Matvec = Callable[[Float[Array, " n"]], Float[Array, " n"]]
 
 
-class Gauge(eqx.Module):
+class NullSpace(eqx.Module):
     """What is known of an operator's null space.
 
     Attributes:
@@ -36,7 +36,7 @@ class Gauge(eqx.Module):
     def __check_init__(self) -> None:
         if self.left is not None and (self.basis is None or jnp.shape(self.left) != jnp.shape(self.basis)):
             raise InputError(
-                "A gauge's left null space must have as many columns as its basis: a square operator has as many of both."
+                "The left null space must have as many columns as the right one: a square operator has as many of both."
             )
 
     def project(self, vector: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -48,9 +48,9 @@ class Gauge(eqx.Module):
         return _outside(vector, self.active, self.basis if self.left is None else self.left)
 
     @property
-    def transposed(self) -> "Gauge":
-        """The gauge of Aᵀ."""
-        return self if self.left is None else Gauge(self.active, self.left, self.basis)
+    def transposed(self) -> "NullSpace":
+        """The null space of Aᵀ."""
+        return self if self.left is None else NullSpace(self.active, self.left, self.basis)
 
 
 def _outside(vector: Array, active: Array | None, basis: Array | None, passes: int = 2) -> Array:
@@ -69,43 +69,45 @@ class LinearSystem(NamedTuple):
     Attributes:
         matvec, transpose: u ↦ A u and v ↦ Aᵀ v for vectors outside the null spaces, where the images are kept too.
         precondition: r ↦ M r with M near A⁻¹, likewise; or None.
-        gauge: the null spaces.
+        null_space: the null spaces.
         size, dtype: of a vector.
     """
 
     matvec: Matvec
     transpose: Matvec
     precondition: Matvec | None
-    gauge: Gauge
+    null_space: NullSpace
     size: int
     dtype: jnp.dtype
 
     def pair(self, vector: Array) -> Array:
         """The null space carried onto the left one. Added to A it makes A invertible and changes no answer."""
-        gauge, rest = self.gauge, vector - self.gauge.project(vector)
-        if gauge.left is None or gauge.basis is None:
+        null_space, rest = self.null_space, vector - self.null_space.project(vector)
+        if null_space.left is None or null_space.basis is None:
             return rest
-        moved = gauge.left @ (gauge.basis.T @ vector)
-        return moved if gauge.active is None else jnp.where(gauge.active, moved, rest)
+        moved = null_space.left @ (null_space.basis.T @ vector)
+        return moved if null_space.active is None else jnp.where(null_space.active, moved, rest)
 
     def complete(self, vector: Array) -> Array:
         """A + `pair`: one invertible operator on all vectors, for solvers that know of no null space."""
-        return self.matvec(self.gauge.project(vector)) + self.pair(vector)
+        return self.matvec(self.null_space.project(vector)) + self.pair(vector)
 
 
-def linear_system(matvec: Matvec, transpose: Matvec, precondition: Matvec | None, gauge: Gauge, b: Array) -> LinearSystem:
+def linear_system(
+    matvec: Matvec, transpose: Matvec, precondition: Matvec | None, null_space: NullSpace, b: Array
+) -> LinearSystem:
     """Keep an operator and its preconditioner outside the null spaces."""
-    right, left = gauge.basis, gauge.basis if gauge.left is None else gauge.left
+    right, left = null_space.basis, null_space.basis if null_space.left is None else null_space.left
 
     def kept(function: Matvec, basis: Array | None) -> Matvec:
         # What is to be taken away is rounding: A has no part along its left null space.
-        return lambda vector: _outside(function(vector), gauge.active, basis, passes=1)
+        return lambda vector: _outside(function(vector), null_space.active, basis, passes=1)
 
     return LinearSystem(
         kept(matvec, left),
         kept(transpose, right),
-        None if precondition is None else (lambda r: gauge.project(precondition(r))),
-        gauge,
+        None if precondition is None else (lambda r: null_space.project(precondition(r))),
+        null_space,
         b.size,
         b.dtype,
     )

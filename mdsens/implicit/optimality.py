@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 from mdsens.common.errors import InputError, did_you_mean
 from mdsens.implicit.checks import check_condition, outline
 from mdsens.implicit.linear import linear_solve
-from mdsens.implicit.linear_system import Gauge
+from mdsens.implicit.linear_system import NullSpace
 from mdsens.implicit.projections import dual, free
 from mdsens.implicit.trees import dot, is_traced, require_callable
 
@@ -250,7 +250,7 @@ def conic_residual(projection: Callable[..., Any]) -> Condition:
 
 
 def conic_null_space(projection: Callable[..., Any]) -> Condition:
-    """`null_space(z, Q) -> Gauge` for the condition `conic_residual(projection)`: ∂F/∂z z = 0 and (∂F/∂z)ᵀ Πz = 0.
+    """`null_space(z, Q) -> NullSpace` for the condition `conic_residual(projection)`: ∂F/∂z z = 0 and (∂F/∂z)ᵀ Πz = 0.
 
     Raises:
         InputError: a projection that is no function; when called, an unknown that is no `ConicPoint`.
@@ -418,9 +418,9 @@ def _conic_residual(projection: Callable[..., Any], z: PyTree, Q: Array) -> PyTr
     return unravel(Q @ projected - projected + flat)
 
 
-def _conic_null_space(projection: Callable[..., Any], z: PyTree, Q: Array) -> Gauge:
+def _conic_null_space(projection: Callable[..., Any], z: PyTree, Q: Array) -> NullSpace:
     right, left = ravel_pytree(z)[0], _conic_projection(projection, z)
-    return Gauge(basis=(right / jnp.linalg.norm(right))[:, None], left=(left / jnp.linalg.norm(left))[:, None])
+    return NullSpace(basis=(right / jnp.linalg.norm(right))[:, None], left=(left / jnp.linalg.norm(left))[:, None])
 
 
 def _rebuilt(container: PyTree, parts: Sequence[PyTree]) -> PyTree:

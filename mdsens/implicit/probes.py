@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool
 from mdsens.common.errors import InputError
 from mdsens.implicit.checks import check_condition, check_root, is_root
 from mdsens.implicit.linear import PROMISES, broken_promises
-from mdsens.implicit.linear_system import Gauge, Matvec
+from mdsens.implicit.linear_system import Matvec, NullSpace
 from mdsens.implicit.trees import is_traced
 
 PyTree = Any
@@ -44,12 +44,19 @@ FAULTS = (
 
 
 def faults(
-    optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], product: Matvec, symmetric: bool, gauge: Gauge | None
+    optimality: Callable[..., Any],
+    z: PyTree,
+    args: tuple[Any, ...],
+    product: Matvec,
+    symmetric: bool,
+    null_space: NullSpace | None,
 ) -> Bool[Array, " faults"]:
     """Which of `FAULTS` a condition has at an answer. Pure JAX."""
     flat = ravel_pytree(z)[0]
     tolerance = NULL_TOLERANCE.get(str(flat.dtype), 1e-3)
-    broken = broken_promises(product, flat.size, flat.dtype, symmetric, Gauge() if gauge is None else gauge, tolerance)
+    broken = broken_promises(
+        product, flat.size, flat.dtype, symmetric, NullSpace() if null_space is None else null_space, tolerance
+    )
     return jnp.append(broken, _has_kink(optimality, *jax.lax.stop_gradient((z, eqx.filter(args, eqx.is_array))), args))
 
 

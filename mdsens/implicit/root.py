@@ -26,7 +26,7 @@ from mdsens.implicit.checks import (
     outline,
 )
 from mdsens.implicit.linear import linear_solve
-from mdsens.implicit.linear_system import Gauge, LinearSolver, Matvec
+from mdsens.implicit.linear_system import LinearSolver, Matvec, NullSpace
 from mdsens.implicit.optimality import FixedPointCondition
 from mdsens.implicit.probes import ROOT_TOL, faults, only_root, poisoned, refused_faults
 from mdsens.implicit.trees import is_traced
@@ -61,7 +61,7 @@ def root_jvp(
     *,
     symmetric: bool = False,
     linear_solver: LinearSolver | None = None,
-    gauge: Gauge | None = None,
+    null_space: NullSpace | None = None,
     precondition: Callable[..., Any] | None = None,
     operator: Callable[..., Any] | None = None,
     project: bool = False,
@@ -74,7 +74,7 @@ def root_jvp(
         optimality: F(z, *args), of the structure of z.
         tangents: like `args`, None for leaves that do not move.
         symmetric: whether ∂F/∂z is (z minimises an energy).
-        linear_solver, gauge, precondition, throw: as for `linear_solve`, on z raveled.
+        linear_solver, null_space, precondition, throw: as for `linear_solve`, on z raveled.
         operator: `operator(z, *args) -> (u ↦ ∂F/∂z u)` on z raveled, where there is a faster way than to linearise F; pure
             JAX, since higher derivatives go through it.
         project: drop what of B lies along the left null space. Otherwise, where it is more than rounding, no motion of z
@@ -92,7 +92,7 @@ def root_jvp(
     options: dict[str, Any] = {
         "symmetric": symmetric,
         "linear_solver": linear_solver,
-        "gauge": gauge,
+        "null_space": null_space,
         "precondition": precondition,
     }
     dz, residual, _ = _probed_jvp(
@@ -109,7 +109,7 @@ def _probed_jvp(
     *,
     symmetric: bool,
     linear_solver: LinearSolver | None,
-    gauge: Gauge | None,
+    null_space: NullSpace | None,
     precondition: Callable[..., Any] | None,
     operator: Callable[..., Any] | None,
     project: bool,
@@ -120,7 +120,7 @@ def _probed_jvp(
     check_args(args)
     moving, resting = moving_and_resting(args, tangents)
     product, unravel = linearised(optimality, z, args, operator)
-    found = faults(optimality, z, args, product, symmetric, gauge) if probe else None
+    found = faults(optimality, z, args, product, symmetric, null_space) if probe else None
     if found is not None:
         # At both ends: on the way from either a slope that is exactly zero, a `where`, loses what is no number.
         tangents = refused_faults(found, z, tangents)
@@ -131,11 +131,11 @@ def _probed_jvp(
         b,
         solver=linear_solver,
         symmetric=symmetric,
-        gauge=gauge,
+        null_space=null_space,
         precondition=precondition,
-        project=gauge is None or project,
+        project=null_space is None or project,
         # b is made of such terms as F is, and has their rounding.
-        negligible=0.0 if gauge is None or project else _rounding(product, z),
+        negligible=0.0 if null_space is None or project else _rounding(product, z),
         unique=probe,
         throw=throw,
     )
@@ -176,7 +176,7 @@ def root_vjp(
     argnums: int | Sequence[int] | None = None,
     symmetric: bool = False,
     linear_solver: LinearSolver | None = None,
-    gauge: Gauge | None = None,
+    null_space: NullSpace | None = None,
     precondition: Callable[..., Any] | None = None,
     operator: Callable[..., Any] | None = None,
     probe: bool = True,
@@ -200,7 +200,7 @@ def root_vjp(
     options: dict[str, Any] = {
         "symmetric": symmetric,
         "linear_solver": linear_solver,
-        "gauge": gauge,
+        "null_space": null_space,
         "precondition": precondition,
     }
     w, residual = adjoint_solution(optimality, z, args, cotangent, operator=operator, probe=probe, throw=throw, **options)
@@ -222,7 +222,7 @@ def adjoint_solution(
     *,
     symmetric: bool = False,
     linear_solver: LinearSolver | None = None,
-    gauge: Gauge | None = None,
+    null_space: NullSpace | None = None,
     precondition: Callable[..., Any] | None = None,
     operator: Callable[..., Any] | None = None,
     probe: bool = False,
@@ -233,24 +233,24 @@ def adjoint_solution(
         raise InputError(f"The cotangent must look like the unknown, {outline(z)}, not {outline(cotangent)}.")
     product, unravel = linearised(optimality, z, args, operator)
     flat = ravel_pytree(cotangent)[0]
-    helper, null = precondition, gauge
+    helper, null = precondition, null_space
     transposed = product
     if not symmetric:
         transposed = _transposed(product, flat)
         helper = None if precondition is None else _transposed(precondition, flat)
-        null = None if gauge is None else gauge.transposed
+        null = None if null_space is None else null_space.transposed
     w, residual = linear_solve(
         transposed,
         flat,
         solver=linear_solver,
         symmetric=symmetric,
-        gauge=null,
+        null_space=null,
         precondition=helper,
         unique=probe,
         throw=throw,
     )
     w = unravel(w)
-    return (refused_faults(faults(optimality, z, args, product, symmetric, gauge), z, w) if probe else w), residual
+    return (refused_faults(faults(optimality, z, args, product, symmetric, null_space), z, w) if probe else w), residual
 
 
 def _transposed(product: Matvec, like: PyTree) -> Matvec:
@@ -268,7 +268,7 @@ def differentiable_solution(
     *,
     symmetric: bool = False,
     linear_solver: LinearSolver | None = None,
-    gauge: Callable[..., Any] | None = None,
+    null_space: Callable[..., Any] | None = None,
     precondition: Callable[..., Any] | None = None,
     operator: Callable[..., Any] | None = None,
     project: bool = False,
@@ -282,7 +282,7 @@ def differentiable_solution(
         solve: `solve(z0, *args) -> (z, witness)`. The witness is what the condition needs beside the arguments and what
             has no derivative (a neighbour list, an active set).
         optimality: F(z, witness, *args).
-        gauge: `gauge(z, witness, *args) -> Gauge`, the null space of ∂F/∂z at the answer.
+        null_space: `null_space(z, witness, *args) -> NullSpace`, the null space of ∂F/∂z at the answer.
         precondition: `precondition(z, witness, *args) -> (r ↦ M r)` on z raveled, M near (∂F/∂z)⁻¹.
         operator: `operator(z, witness, *args)`, and project: as for `root_jvp`.
         root_tol: as for `custom_root`; None for solvers that see to their convergence themselves.
@@ -296,7 +296,7 @@ def differentiable_solution(
     """
 
     def solution(z0: PyTree, *args: Any) -> tuple[Any, Any]:
-        check_closures(solver=solve, condition=optimality, null_space=gauge, preconditioner=precondition)
+        check_closures(solver=solve, condition=optimality, null_space=null_space, preconditioner=precondition)
         arrays, static = eqx.partition(jax.tree.map(_plain, (z0, args)), eqx.is_array)
         check_static(static)
 
@@ -323,7 +323,9 @@ def differentiable_solution(
                 "operator": operator,
                 "probe": probe,
             }
-            z_dot, residual, found = _tangent(optimality, gauge, precondition, z, (witness, *values), (None, *moving), options)
+            z_dot, residual, found = _tangent(
+                optimality, null_space, precondition, z, (witness, *values), (None, *moving), options
+            )
             z_dot = z_dot if found is None else refused_faults(found, z, z_dot)
             if not is_traced(z_dot, residual) and not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(z_dot)):
                 raise LinearSolveError(
@@ -344,7 +346,7 @@ def differentiable_solution(
 @eqx.filter_jit
 def _tangent(
     optimality: Callable[..., Any],
-    gauge: Callable[..., Gauge] | None,
+    null_space: Callable[..., NullSpace] | None,
     precondition: Callable[..., Matvec] | None,
     z: PyTree,
     args: tuple[Any, ...],
@@ -354,9 +356,9 @@ def _tangent(
     # What only helps the solve is held fixed: second derivatives are those of the linear system alone.
     fixed_z, fixed_args = jax.lax.stop_gradient((z, eqx.filter(args, eqx.is_array)))
     fixed_args = eqx.combine(fixed_args, args)
-    null = None if gauge is None else gauge(fixed_z, *fixed_args)
+    null = None if null_space is None else null_space(fixed_z, *fixed_args)
     helper = None if precondition is None else precondition(fixed_z, *fixed_args)
-    return _probed_jvp(optimality, z, args, tangents, gauge=null, precondition=helper, throw=True, **options)
+    return _probed_jvp(optimality, z, args, tangents, null_space=null, precondition=helper, throw=True, **options)
 
 
 def custom_root(
@@ -381,7 +383,7 @@ def custom_root(
             should be differentiated is computed from z, outside.
         symmetric: whether ∂F/∂z is, as for the minimum of an energy.
         linear_solver: `CG()`, `MINRES()`, `GMRES()`, `Direct()`, ...; None for `automatic`.
-        null_space: `null_space(z, *args) -> Gauge`, the known null space of ∂F/∂z; the derivative has no component there.
+        null_space: `null_space(z, *args) -> NullSpace`, the known null space of ∂F/∂z; the derivative has no component there.
         precondition: `precondition(z, *args) -> (r ↦ M r)` on z raveled, M near (∂F/∂z)⁻¹, symmetric positive for CG.
         root_tol: refuse an answer where ‖F‖ exceeds this share of the terms that F is made of, ‖A z‖ + ‖B θ‖ (unless
             a change of z by 1e-6 makes as much); None to look away.
@@ -413,7 +415,7 @@ def custom_root(
             _WithoutWitness(optimality),
             symmetric=symmetric,
             linear_solver=linear_solver,
-            gauge=None if null_space is None else _WithoutWitness(null_space),
+            null_space=None if null_space is None else _WithoutWitness(null_space),
             precondition=None if precondition is None else _WithoutWitness(precondition),
             root_tol=root_tol,
             probe=True,

@@ -6,21 +6,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mdsens.mechanics.unknown import CellFreedom, Frame, Unknown, as_unknown
+from mdsens.mechanics.unknown import CellFreedom, Reference, Unknown, as_unknown
 from mdsens.potentials.base import total_energy
 
 
 def lagrangian(z: Any, data: Any) -> Float[Array, ""]:
     """U + pV of the system at z, plus multipliers times constraints; a stress beyond the pressure as a dead load. Pure JAX."""
-    frame, potential = data
-    system = frame.place(z)
+    reference, potential = data
+    system = reference.place(z)
     value = total_energy(potential, system)
-    if frame.freedom is not None:
-        value = value + frame.freedom.pressure * system.volume
-        if frame.freedom.tension is not None:
-            value = value - frame.system.volume * _work(frame.freedom, frame.freedom.tension) @ z.strain
-    if frame.constraints is not None and frame.constraints.count:
-        value = value + z.multipliers @ frame.constraints.values(system)
+    if reference.freedom is not None:
+        value = value + reference.freedom.pressure * system.volume
+        if reference.freedom.tension is not None:
+            value = value - reference.system.volume * _work(reference.freedom, reference.freedom.tension) @ z.strain
+    if reference.constraints is not None and reference.constraints.count:
+        value = value + z.multipliers @ reference.constraints.values(system)
     return value
 
 
@@ -29,25 +29,25 @@ def _work(freedom: CellFreedom, tensor: Array) -> Array:
     return jnp.einsum("ab,kba->k", tensor, freedom.directions) / freedom.length
 
 
-def held_still(slope: Any, frame: Frame) -> Any:
+def held_still(slope: Any, reference: Reference) -> Any:
     """No condition for what does not move."""
-    positions = jnp.where(frame.held, 0.0, as_unknown(slope).positions)
+    positions = jnp.where(reference.held, 0.0, as_unknown(slope).positions)
     return slope._replace(positions=positions) if isinstance(slope, Unknown) else positions
 
 
 def gradient(z: Any, data: Any) -> Any:
-    """F(z) = ∂L/∂z at `data = (frame, potential)`, zero where frozen: the condition of an equilibrium. Pure JAX.
+    """F(z) = ∂L/∂z at `data = (reference, potential)`, zero where frozen: the condition of an equilibrium. Pure JAX.
 
     A stress beyond the pressure acts as a true (Cauchy) stress, which is no gradient: V F⁻¹τ in place of V₀τ.
     """
-    frame, _ = data
+    reference, _ = data
     slope = jax.grad(lagrangian)(z, data)
-    if not frame.symmetric:
-        freedom = frame.freedom
-        volume, deformation = frame.place(z).volume, freedom.deformation(z.strain)
+    if not reference.symmetric:
+        freedom = reference.freedom
+        volume, deformation = reference.place(z).volume, freedom.deformation(z.strain)
         true = volume * jnp.linalg.solve(deformation, freedom.tension)
-        slope = slope._replace(strain=slope.strain + _work(freedom, frame.system.volume * freedom.tension - true))
-    return held_still(slope, frame)
+        slope = slope._replace(strain=slope.strain + _work(freedom, reference.system.volume * freedom.tension - true))
+    return held_still(slope, reference)
 
 
 def slopes_of_work(z: Any, data: Any, displacement: Any) -> Any:
@@ -55,6 +55,6 @@ def slopes_of_work(z: Any, data: Any, displacement: Any) -> Any:
 
     The parameters' derivative of the energy's change along v; for one v that costs less than ∂F/∂θ transposed.
     """
-    frame, potential = data
-    v = held_still(displacement, frame)
-    return jax.grad(lambda theta: jax.jvp(lambda x: lagrangian(x, (frame, theta)), (z,), (v,))[1])(potential)
+    reference, potential = data
+    v = held_still(displacement, reference)
+    return jax.grad(lambda theta: jax.jvp(lambda x: lagrangian(x, (reference, theta)), (z,), (v,))[1])(potential)

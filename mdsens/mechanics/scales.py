@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mdsens.mechanics.unknown import Frame, as_unknown
+from mdsens.mechanics.unknown import Reference, as_unknown
 from mdsens.potentials.base import Potential
 from mdsens.solvers import Problem, evaluated
 from mdsens.structures.neighbors.neighbor_list import Neighbors
@@ -88,9 +88,9 @@ def _numbers(*values: Any) -> Any:
 
 def scales_of(problem: Problem, z: Any, data: Any) -> Scales:
     """The scales at a state, by two evaluations of its forces [host]."""
-    frame, potential, *_ = data
-    length = typical_distance(frame.place(z), potential)
-    here, there = (jax.tree.map(np.asarray, evaluated(problem, at, data)[0]) for at in (z, _probed(z, frame, length)))
+    reference, potential, *_ = data
+    length = typical_distance(reference.place(z), potential)
+    here, there = (jax.tree.map(np.asarray, evaluated(problem, at, data)[0]) for at in (z, _probed(z, reference, length)))
     return _scales(z, length, here, there, np)
 
 
@@ -104,18 +104,18 @@ def traced_scales(problem: Problem, z: Any, data: Any, length: Any) -> Scales:
 
 def share_of_force(eq: Any, share: float) -> float:
     """A force in an equilibrium's own units: a share of its largest curvature times the distance of neighbours [eV/Å]."""
-    found = eq.curvature
-    if found is None or not 0.0 < found.highest < np.inf:
+    spectrum = eq.spectrum
+    if spectrum is None or not 0.0 < spectrum.highest < np.inf:
         return UNKNOWN
     largest = float(np.abs(np.asarray(eq.system.positions)).max())
     rounding = ROUNDING * float(np.finfo(eq.system.positions.dtype).eps) * largest
-    return max(share * typical_distance(eq.system, eq.potential), rounding) * found.highest
+    return max(share * typical_distance(eq.system, eq.potential), rounding) * spectrum.highest
 
 
-def _probed(z: Any, frame: Frame, length: Any) -> Any:
+def _probed(z: Any, reference: Reference, length: Any) -> Any:
     """z displaced at random, not as a whole; the same at every state, since what looks there is compiled, and this is not."""
     random, unknown = np.random.default_rng(0), as_unknown(z)
-    noise, held = random.normal(size=unknown.positions.shape), frame.held
+    noise, held = random.normal(size=unknown.positions.shape), reference.held
     xp = _numbers(held, unknown.positions)
     noise = xp.where(xp.asarray(held), 0.0, noise - noise.mean(axis=0))
     moved = jnp.asarray(xp.asarray(unknown.positions) + PROBE * length * noise, unknown.positions.dtype)
@@ -187,3 +187,12 @@ def _without_neighbors(system: System, potential: Potential) -> float:
     reach = potential._host_range()
     candidates = [value for value in candidates if value > 0.0] or ([reach] if 0.0 < reach < np.inf else [1.0])
     return min(candidates)
+
+
+def spacing(system: System) -> float:
+    """A mean distance between atoms [Å] [host]."""
+    n, dim = system.positions.shape
+    if system.cell is not None and all(system.pbc):
+        return float(abs(np.linalg.det(system.cell)) / n) ** (1.0 / dim)
+    arms = np.asarray(system.positions) - np.mean(system.positions, axis=0)
+    return 2.0 * float(np.sqrt(np.mean(np.sum(arms**2, axis=1)))) / n ** (1.0 / dim)

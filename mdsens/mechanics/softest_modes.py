@@ -1,6 +1,5 @@
 """The ends of a Hessian's spectrum: the whole of it, or a search by Lanczos' method and LOBPCG."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from mdsens.implicit.linear_system import COLUMNS, Gauge
+from mdsens.implicit.linear_system import COLUMNS, NullSpace
 from mdsens.mechanics.forces import lagrangian
 from mdsens.mechanics.hessian_operator import (
     hessian_operator,
@@ -37,31 +36,6 @@ BLOCK_NUMBERS = 10**7
 
 TINY = 1e-12
 """Share of a vector that counts as nothing left of it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Curvature:
-    """The spectrum's ends outside the known null space, and along constraints [eV/Å²].
-
-    Attributes:
-        lowest: lowest eigenvalue of the Hessian; from `exact = False` (large systems) an upper bound by LOBPCG.
-        highest: largest eigenvalue, or its estimate from below.
-        floppy: how many eigenvalues vanish beyond the known ones (as far as they were computed).
-        rattlers: atoms without contact, which were left out.
-        exact: whether they come from the whole spectrum.
-        few: the lowest eigenvalues, in order.
-        index: how many are negative (as far as they were computed): 0 at a minimum, 1 at a first-order saddle point.
-        nearest_zero: the smallest magnitude of an eigenvalue of ∂F/∂z, which multipliers are part of.
-    """
-
-    lowest: float
-    highest: float
-    floppy: int
-    rattlers: tuple[int, ...]
-    exact: bool
-    few: tuple[float, ...]
-    index: int
-    nearest_zero: float
 
 
 @eqx.filter_jit
@@ -146,7 +120,7 @@ def search_ends(columns: "Columns", null: Any) -> tuple[np.ndarray, float]:
     for k in range(SOUGHT):
         start, outside = (
             jnp.asarray(random_vectors(active.size, k + 1)[:, k], columns.dtype),
-            Gauge(null.active, jnp.asarray(basis)),
+            NullSpace(null.active, jnp.asarray(basis)),
         )
         softest = softest_vector(columns.function, columns.preconditioner, outside, start, steps)
         value, vector = _polished(columns.function, columns.preconditioner, outside, softest, POLISHING_STEPS["lowest"])

@@ -1,4 +1,4 @@
-"""What an equilibrium is sought in: the unknown z, and the `Frame` that turns it into a system."""
+"""What an equilibrium is sought in: the unknown z, and the `Reference` that turns it into a system."""
 
 from typing import Any, NamedTuple
 
@@ -54,7 +54,7 @@ class CellFreedom(eqx.Module):
         return unity + jnp.tensordot(strain, self.directions, 1) / self.length
 
 
-class Frame(eqx.Module):
+class Reference(eqx.Module):
     """What stays fixed while the unknown and parameters vary: the reference system with its neighbour list, and its freedom.
 
     Attributes:
@@ -132,17 +132,17 @@ class Frame(eqx.Module):
         return (room < 0.0) | (jnp.max(moved) > room**2)
 
 
-def gridded(frame: Frame, grid: Any = None) -> Frame:
-    """The frame with a preconditioner's grid: its own, the one given, or one made for its reference [host]."""
-    if frame.grid is not None:
-        return frame
-    grid = coarse_grid(frame.system) if grid is None else grid
-    return eqx.tree_at(lambda f: f.grid, frame, grid, is_leaf=lambda leaf: leaf is None)
+def gridded(reference: Reference, grid: Any = None) -> Reference:
+    """The reference with a preconditioner's grid: its own, the one given, or one made for its system [host]."""
+    if reference.grid is not None:
+        return reference
+    grid = coarse_grid(reference.system) if grid is None else grid
+    return eqx.tree_at(lambda f: f.grid, reference, grid, is_leaf=lambda leaf: leaf is None)
 
 
-def frame_of(system: System, freedom: CellFreedom | None = None, constraints: Any = None) -> Frame:
-    """The frame whose reference is `system` itself [host]."""
-    return Frame(system, rigid_motions(system, constraints), freedom, constraints)
+def reference_at(system: System, freedom: CellFreedom | None = None, constraints: Any = None) -> Reference:
+    """The reference that `system` itself is [host]."""
+    return Reference(system, rigid_motions(system, constraints), freedom, constraints)
 
 
 def cell_freedom(system: System, cell: Any, pressure: Any) -> CellFreedom | None:

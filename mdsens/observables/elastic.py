@@ -28,10 +28,10 @@ from mdsens.common.suggestions import spelled
 from mdsens.common.units import NEWTON_PER_METRE, stress_unit
 from mdsens.common.voigt import unit_strains
 from mdsens.derivatives.nonfinite import UNRESTED, check_free, check_rest
-from mdsens.implicit import CG, Gauge, linear_solve
+from mdsens.implicit import CG, NullSpace, linear_solve
 from mdsens.mechanics import hessian_operator
 from mdsens.mechanics.rigid_motions import coupled_atoms
-from mdsens.mechanics.unknown import Frame
+from mdsens.mechanics.unknown import Reference
 from mdsens.observables import moduli
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.potentials.wrapped.jaxmd_energy import JaxMDEnergy
@@ -286,24 +286,24 @@ def _displacements(system: System, potential: Potential, relaxed: bool) -> Float
     u, strain = _undeformed(system)
     force = jax.grad(_deformed_energy(system, potential))
     change = jax.lax.map(lambda unit: jax.jvp(lambda s: force(u, s), (strain,), (unit,))[1], jnp.eye(count, dtype=strain.dtype))
-    frame = Frame(system, None)  # type: ignore[arg-type]  # motions are found below
-    product = hessian_operator.hessian_operator(system.positions, (frame, potential))
+    reference = Reference(system, None)  # type: ignore[arg-type]  # motions are found below
+    product = hessian_operator.hessian_operator(system.positions, (reference, potential))
     null = jax.lax.stop_gradient(_null_space(system, product))
 
     def solve(b: Array) -> Array:
-        return linear_solve(product, -b.ravel(), solver=SOLVER, symmetric=True, gauge=null, throw=False)[0]
+        return linear_solve(product, -b.ravel(), solver=SOLVER, symmetric=True, null_space=null, throw=False)[0]
 
     # One after the other: the working set of one product fills the cache.
     return jax.lax.map(solve, change).reshape(count, *shape)
 
 
-def _null_space(system: System, product: Callable[..., Any]) -> Gauge:
+def _null_space(system: System, product: Callable[..., Any]) -> NullSpace:
     """Frozen atoms and rattlers, and translations of the others where none is frozen."""
     forces = lambda v: product(v).reshape(system.positions.shape)  # noqa: E731
     active = ~system.frozen & coupled_atoms(forces, system.positions.ravel())
     free = jnp.where(jnp.any(system.frozen), 0.0, 1.0) / jnp.sqrt(jnp.maximum(jnp.sum(active), 1))
     translations = jnp.where(active[:, None, None], free * jnp.eye(system.dim, dtype=system.positions.dtype), 0.0)
-    return Gauge(jnp.repeat(active, system.dim), translations.reshape(-1, system.dim))
+    return NullSpace(jnp.repeat(active, system.dim), translations.reshape(-1, system.dim))
 
 
 def _form(system: System, potential: Potential, displacements: Array) -> Float[Array, "voigt voigt"]:

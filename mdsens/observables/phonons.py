@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from mdsens.common.errors import InputError
 from mdsens.derivatives.nonfinite import UNRESTED, check_rest
-from mdsens.implicit import Direct, Gauge, linear_solve
+from mdsens.implicit import Direct, NullSpace, linear_solve
 from mdsens.observables.lattice_dynamics import ForceConstants, crystal, force_constants, in_terahertz, vanishing
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.structures.system import System, as_float_array, is_concrete
@@ -293,9 +293,9 @@ def _response_to_expansion(system: System, potential: Potential, constants: Forc
         slope = jax.jvp(condition, (unity,), (unity,))[1]
         hessian = hessian + sum(waves.at_gamma() for waves in constants.charges)
     hessian = jnp.swapaxes(hessian, 1, 2).reshape(n * dim, n * dim)
-    translations = Gauge(None, jnp.tile(jnp.eye(dim, dtype=slope.dtype), (n, 1)) / np.sqrt(n))
+    translations = NullSpace(None, jnp.tile(jnp.eye(dim, dtype=slope.dtype), (n, 1)) / np.sqrt(n))
     b = -slope.ravel()
-    found, _ = linear_solve(lambda u: hessian @ u, b, solver=Direct(), symmetric=True, gauge=translations, throw=False)
+    found, _ = linear_solve(lambda u: hessian @ u, b, solver=Direct(), symmetric=True, null_space=translations, throw=False)
     return found.reshape(n, dim)
 
 

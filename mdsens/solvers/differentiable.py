@@ -17,7 +17,7 @@ from jaxtyping import Array
 from mdsens.common.errors import ConvergenceError, InputError
 from mdsens.implicit.checks import check_condition
 from mdsens.implicit.krylov import MINRES
-from mdsens.implicit.linear_system import Gauge, LinearSolver, assembled
+from mdsens.implicit.linear_system import LinearSolver, NullSpace, assembled
 from mdsens.implicit.optimality import stationary
 from mdsens.implicit.probes import finite_or, withheld
 from mdsens.implicit.root import custom_root, fixed_point_condition, linearised
@@ -148,7 +148,7 @@ def _solution(
     null_space = options.get("null_space")
     problem = driver.Problem(
         _WithData(condition),
-        gauge=_no_gauge if null_space is None else _WithData(null_space),
+        null_space=_no_null_space if null_space is None else _WithData(null_space),
         symmetric=options.get("symmetric", False),
         kind=kind,
     )
@@ -281,8 +281,8 @@ def _matrix(problem: Problem, z: PyTree, args: Any) -> Array:
     return assembled(linearised(problem.residual, z, (args,))[0], flat.size, flat.dtype)
 
 
-def _no_gauge(z: PyTree, args: Any) -> Gauge:
-    return Gauge()
+def _no_null_space(z: PyTree, args: Any) -> NullSpace:
+    return NullSpace()
 
 
 def _unknown(z0: PyTree) -> PyTree:

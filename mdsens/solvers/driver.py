@@ -23,7 +23,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from mdsens.common.errors import CoincidingAtoms
-from mdsens.implicit.linear_system import Gauge
+from mdsens.implicit.linear_system import NullSpace
 from mdsens.implicit.trees import PyTree
 from mdsens.solvers.status import Status
 
@@ -44,7 +44,7 @@ class Problem:
         residual: F(z, data), of the structure of z; for a minimisation the gradient.
         norm: size of a residual, the number that is held against the tolerance.
         is_stale: whether `data` is no longer right at z.
-        gauge: known null space of ∂F/∂z, for solvers that solve linear systems.
+        null_space: known null space of ∂F/∂z, for solvers that solve linear systems.
         symmetric: whether ∂F/∂z is.
         focus: `focus(z, data) -> data` on the host: data made for z alone. A solver of few, long steps is given it at each
             point (one with `whole_steps`, and `move(problem, z, residual, data, aim)` for the step).
@@ -56,7 +56,7 @@ class Problem:
     residual: Callable[..., Any]
     norm: Callable[..., Any] = lambda residual: jnp.max(jnp.stack([jnp.max(jnp.abs(r)) for r in jax.tree.leaves(residual)]))
     is_stale: Callable[..., Any] = lambda z, data: jnp.asarray(False)
-    gauge: Callable[..., Any] = lambda z, data: Gauge()
+    null_space: Callable[..., Any] = lambda z, data: NullSpace()
     symmetric: bool = False
     operator: Callable[..., Any] | None = None
     focus: Focus | None = None

@@ -12,7 +12,7 @@ from jaxtyping import Array
 from mdsens.common.errors import InputError
 from mdsens.common.suggestions import Spelled
 from mdsens.implicit.krylov import CG
-from mdsens.implicit.linear_system import Gauge, Matvec, linear_system
+from mdsens.implicit.linear_system import Matvec, NullSpace, linear_system
 from mdsens.implicit.root import linearised
 from mdsens.implicit.trees import PyTree
 from mdsens.solvers.driver import Problem
@@ -94,16 +94,16 @@ class MinimumMode(Spelled, eqx.Module):
     def init(self, problem: Problem, z: PyTree, data: Any) -> MinimumModeState:
         flat, _ = ravel_pytree(z)
         product, unravel = linearised(problem.residual, z, (data,), problem.operator)
-        gauge = problem.gauge(z, data)
-        noise = _unit(gauge.project(jax.random.normal(jax.random.key(self.seed), flat.shape, flat.dtype)))
-        given = jnp.zeros_like(flat) if self.mode is None else _unit(gauge.project(self._raveled(z)))
+        null_space = problem.null_space(z, data)
+        noise = _unit(null_space.project(jax.random.normal(jax.random.key(self.seed), flat.shape, flat.dtype)))
+        given = jnp.zeros_like(flat) if self.mode is None else _unit(null_space.project(self._raveled(z)))
         known = jnp.any(given != 0.0)
         # What is given may by symmetry be blind to the lowest mode.
         mode = jnp.where(known, _unit(given + 0.1 * noise), noise)
         mode, values = jax.lax.fori_loop(
             0,
             FIRST_ROUNDS,
-            lambda _, found: self._lowest(product, gauge, found[0]),
+            lambda _, found: self._lowest(product, null_space, found[0]),
             (mode, jnp.zeros(self._size(flat), flat.dtype)),
         )
         gradient = problem.residual(z, data)
@@ -114,8 +114,8 @@ class MinimumMode(Spelled, eqx.Module):
     def step(self, problem: Problem, state: MinimumModeState, data: Any) -> MinimumModeState:
         flat, _ = ravel_pytree(state.z)
         product, unravel = linearised(problem.residual, state.z, (data,), problem.operator)
-        gauge = problem.gauge(state.z, data)
-        move = self._move(problem, state, product, gauge)
+        null_space = problem.null_space(state.z, data)
+        move = self._move(problem, state, product, null_space)
         z = unravel(flat + move)
         gradient = problem.residual(z, data)
         expected, before, after = product(move), *(ravel_pytree(g)[0] for g in (state.gradient, gradient))
@@ -130,13 +130,15 @@ class MinimumMode(Spelled, eqx.Module):
 
         z, gradient = jax.tree.map(lambda new, old: jnp.where(good, new, old), (z, gradient), (state.z, state.gradient))
         product, _ = linearised(problem.residual, z, (data,), problem.operator)
-        gauge = problem.gauge(z, data)
+        null_space = problem.null_space(z, data)
         # In a convex region what will be the lowest mode may have begun as the direction.
-        mode, values = self._lowest(product, gauge, gauge.project(state.direction + _uphill(state.mode, state.direction)))
-        return self._state(unravel, z, gradient, mode, values, _unit(gauge.project(state.direction)), radius, failed)
+        mode, values = self._lowest(
+            product, null_space, null_space.project(state.direction + _uphill(state.mode, state.direction))
+        )
+        return self._state(unravel, z, gradient, mode, values, _unit(null_space.project(state.direction)), radius, failed)
 
-    def _move(self, problem: Problem, state: MinimumModeState, product: Matvec, gauge: Gauge) -> Array:
-        gradient = gauge.project(ravel_pytree(state.gradient)[0])
+    def _move(self, problem: Problem, state: MinimumModeState, product: Matvec, null_space: NullSpace) -> Array:
+        gradient = null_space.project(ravel_pytree(state.gradient)[0])
         up = state.direction
         farthest = state.radius / jnp.max(jnp.abs(up))
         convex = state.index == 0
@@ -146,13 +148,13 @@ class MinimumMode(Spelled, eqx.Module):
         def across(vector: Array) -> Array:
             return vector - up * jnp.vdot(up, vector)
 
-        downhill = -across(gradient + gauge.project(product(along)))
+        downhill = -across(gradient + null_space.project(product(along)))
         # The forcing term of superlinear convergence, forces being held against that at a step's distance; nothing is asked for
         # in a convex region, where what is perpendicular would lead back down the valley's side.
         far = jnp.abs(state.curvature) * self.max_step
         left = problem.norm(state.gradient) / jnp.where(far > 0.0, far, 1.0)
         goal = jnp.minimum(0.5, jnp.sqrt(left)) * jnp.linalg.norm(downhill)
-        folded = linear_system(lambda u: across(product(u)), lambda u: across(product(u)), None, gauge, gradient)
+        folded = linear_system(lambda u: across(product(u)), lambda u: across(product(u)), None, null_space, gradient)
         rest, indefinite = CG().prepare(folded)(downhill, jnp.where(convex, jnp.inf, goal))
         # At a further negative curvature: as far as a step may go.
         steep = jnp.where(jnp.any(rest != 0.0), rest, downhill)
@@ -163,7 +165,7 @@ class MinimumMode(Spelled, eqx.Module):
     def _size(self, flat: Array) -> int:
         return min(self.lanczos_steps, flat.size)
 
-    def _lowest(self, product: Matvec, gauge: Gauge, start: Array) -> tuple[Array, Array]:
+    def _lowest(self, product: Matvec, null_space: NullSpace, start: Array) -> tuple[Array, Array]:
         """`(mode, curvatures)` of the Krylov space that starts with a vector, with full reorthogonalisation."""
         steps = self._size(start)
         fresh = jax.random.normal(jax.random.key(self.seed + 1), (steps, start.size), start.dtype)
@@ -175,13 +177,13 @@ class MinimumMode(Spelled, eqx.Module):
 
         def step(k: Array, carry: Any) -> tuple[Any, ...]:
             vectors, diagonal, off = carry
-            w = gauge.project(product(vectors[k]))
+            w = null_space.project(product(vectors[k]))
             diagonal = diagonal.at[k].set(jnp.vdot(vectors[k], w))
             size, w = jnp.linalg.norm(w), rest(vectors, w)
             length = jnp.linalg.norm(w)
             # An invariant space: the search goes on outside it, as long as anything is there.
             closed = length <= 1e3 * jnp.finfo(w.dtype).eps * size
-            other = rest(vectors, gauge.project(fresh[k]))
+            other = rest(vectors, null_space.project(fresh[k]))
             other = jnp.where(jnp.linalg.norm(other) > 1e-6 * jnp.linalg.norm(fresh[k]), _unit(other), 0.0)
             vectors = vectors.at[k + 1].set(jnp.where(closed, other, _unit(w)))
             return vectors, diagonal, off.at[k].set(jnp.where(closed, 0.0, length))

@@ -69,13 +69,13 @@ class Newton:
                 hundredth of the right-hand side.
         """
         product, _ = linearised(problem.residual, z, (data,), problem.operator)
-        gauge = problem.gauge(z, data)
-        b = gauge.project_equations(-ravel_pytree(residual)[0])
+        null_space = problem.null_space(z, data)
+        b = null_space.project_equations(-ravel_pytree(residual)[0])
         transpose = product if problem.symmetric else lambda v: jax.linear_transpose(product, b)(v)[0]
         solver = self.linear_solver
         if solver is None:
             solver = CG() if problem.symmetric else automatic(b.size, symmetric=False)
-        system = linear_system(product, transpose, getattr(product, "precondition", None), gauge, b)
+        system = linear_system(product, transpose, getattr(product, "precondition", None), null_space, b)
         size = jnp.linalg.norm(b)
         move, failed = solver.prepare(system)(b, jnp.clip(aim, self.rtol * size, 0.01 * size))
         near = self.max_step is None or jnp.max(jnp.abs(move)) <= self.max_step
@@ -145,13 +145,13 @@ class TruncatedNewton:
     def step(self, problem: Problem, state: TruncatedNewtonState, data: Any) -> TruncatedNewtonState:
         flat, _ = ravel_pytree(state.z)
         product, _ = linearised(problem.residual, state.z, (data,), problem.operator)
-        gauge, downhill = problem.gauge(state.z, data), -ravel_pytree(state.residual)[0]
-        downhill = gauge.project(downhill)
+        null_space, downhill = problem.null_space(state.z, data), -ravel_pytree(state.residual)[0]
+        downhill = null_space.project(downhill)
         size = jnp.linalg.norm(downhill)
         # The forcing term of superlinear convergence.
         left = problem.norm(state.residual) / jnp.where(state.first > 0.0, state.first, 1.0)
         goal = jnp.minimum(0.5, jnp.sqrt(left)) * size
-        move, _ = CG().prepare(linear_system(product, product, None, gauge, flat))(downhill, goal)
+        move, _ = CG().prepare(linear_system(product, product, None, null_space, flat))(downhill, goal)
         direction = jnp.where(jnp.any(move != 0.0), move, downhill)
         new = descend(problem, state.z, state.residual, direction, data, max_step=self.max_step, tries=20)
         return TruncatedNewtonState(new.z, new.residual, ~new.accepted, state.first)

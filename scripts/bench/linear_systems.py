@@ -18,8 +18,7 @@ import scipy.sparse.linalg
 from ase.build import bulk
 
 import mdsens as ms
-from mdsens.derivatives.linear_response import usable
-from mdsens.implicit import CG, linear_solve
+from mdsens.implicit import CG
 
 
 def timed(call):
@@ -42,12 +41,8 @@ def main():
     b = np.random.default_rng(0).normal(size=3 * n)
     b -= translations @ (translations.T @ b) / n
 
-    _, state = usable(eq, None)
-    solve = jax.jit(
-        lambda b: linear_solve(
-            state.own_operator(state.z, eq.potential), b, solver=CG(rtol=options.rtol), throw=False, **state.options
-        )[0]
-    )
+    hessian = eq.hessian.solved_by(CG(rtol=options.rtol))
+    solve = jax.jit(lambda b: hessian.solve(b)[0])
     solve(b)
     blocks = matrix.tobsr((3, 3))
     settings = {"B": translations, "symmetry": "symmetric", "max_coarse": 300}

@@ -61,7 +61,7 @@ def main():
         system = vacancy(cells)
         n = len(system)
         first, again, eq = timed(lambda system=system: ms.relax(system, potential, fmax=1e-10))
-        print(f"{n} atoms: relaxed in {eq.steps} steps to {eq.fmax:.0e} eV/Å, lowest curvature {eq.curvature.lowest:.2f} eV/Å²")
+        print(f"{n} atoms: relaxed in {eq.steps} steps to {eq.fmax:.0e} eV/Å, lowest curvature {eq.spectrum.lowest:.2f} eV/Å²")
         line(n, "relaxation", first, again, None, None)
         first, again, S = timed(lambda eq=eq: ms.sensitivity(eq, wrt=["SNAP.coefficients"]))
         assert S.certificate.trusted and S.certificate.residual < 1e-10, S.certificate

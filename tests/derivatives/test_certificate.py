@@ -49,7 +49,7 @@ def test_an_atom_that_nothing_holds_across_is_at_no_isolated_minimum():
     """Between two springs at their natural length the curvature across them is φ'(r)/r = 0, exactly."""
     line = ms.System([[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0]], frozen=[True, False, True])
     eq = ms.relax(line, Spring(2.0, 1.0), fmax=1e-12)
-    assert eq.curvature.lowest == 0.0
+    assert eq.spectrum.lowest == 0.0
     assert said(reasons(eq), "no isolated minimum") and said(reasons(eq), "loose")
 
 

@@ -1,5 +1,7 @@
 """Hundreds of parameters together: the same derivatives as one after the other, from few products and one factor."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,8 +9,8 @@ import numpy as np
 import pytest
 
 import mdsens as ms
-from mdsens.derivatives.linear_response import usable
 from mdsens.derivatives.many_parameters import Together
+from mdsens.derivatives.selection import Selection
 from mdsens.implicit import CG, Cholesky
 from mdsens.structures.packing import random_packing
 
@@ -63,9 +65,9 @@ def test_slopes_from_few_products_are_those_of_the_forces(polydisperse, reach):
         crowd = Crowd(size=np.random.default_rng(1).uniform(0.9, 1.1, N), stiffness=0.1)
         system = eq.system.with_neighbors(crowd, skin=0.0)
         eq = eqx.tree_at(lambda e: (e.system, e.potential), eq, (system, crowd))
-    state = eqx.tree_at(lambda s: s.frame, usable(polydisperse, None)[1], eq.frame)
-    together = Together(state, eq.potential, jax.tree.map(lambda _: None, eq.potential))
-    b = together.slopes(state.z)[:-1]
+    hessian = dataclasses.replace(polydisperse.hessian, reference=eq.reference, potential=eq.potential)
+    together = Together(hessian, Selection(eq.potential, jax.tree.map(lambda _: None, eq.potential)))
+    b = together.slopes(hessian.z)[:-1]
     slopes = jax.jacfwd(lambda p: jax.grad(lambda x: p.energy(eq.system.with_positions(x)))(eq.system.positions))(eq.potential)
     known = np.concatenate([np.asarray(leaf).reshape(2 * N, -1).T for leaf in jax.tree.leaves(slopes)])
     known[:, 6:8] = 0.0
@@ -87,8 +89,8 @@ def test_a_field_with_as_many_numbers_as_atoms_need_not_be_of_atoms(polydisperse
     weighted = Weighted(weights=np.ones(N))
     system = polydisperse.system.with_neighbors(weighted, skin=0.0)
     eq = eqx.tree_at(lambda e: (e.system, e.potential), polydisperse, (system, weighted))
-    state = eqx.tree_at(lambda s: s.frame, usable(polydisperse, None)[1], eq.frame)
-    together = Together(state, weighted, jax.tree.map(lambda _: None, weighted))
+    hessian = dataclasses.replace(polydisperse.hessian, reference=eq.reference, potential=weighted)
+    together = Together(hessian, Selection(weighted, jax.tree.map(lambda _: None, weighted)))
     assert (together.atoms < 0).all()
-    b = together.slopes(state.z)[:-1]
+    b = together.slopes(hessian.z)[:-1]
     np.testing.assert_allclose(b[1], 0.5 * b[0], rtol=0.0, atol=1e-12 * np.abs(b).max())

@@ -8,7 +8,7 @@ import pytest
 from differences import GLASS_STEP, STEP, richardson, scaled_errors
 
 import mdsens as ms
-from mdsens.mechanics import curvature, forces, hessian_operator, softest_modes
+from mdsens.mechanics import forces, hessian_operator, softest_modes
 from mdsens.potentials.base import parameter_paths
 
 # The floor of the project: |θ Δ| <= 1e-6 max |θ dX/dθ|.
@@ -94,7 +94,7 @@ def test_clusters_do_not_translate_or_rotate():
     assert len(S.certificate.zero_modes) == 6
     x, dx = np.asarray(eq.system.positions), np.asarray(S.positions.sigma)
     arm = x - x.mean(axis=0)
-    # Without a cutoff in the way lengths scale with σ; the gauge then leaves exactly the scaled cluster. 1e-9: residual.
+    # Without a cutoff in the way lengths scale with σ; the null space then leaves exactly the scaled cluster. 1e-9: residual.
     np.testing.assert_allclose(dx.mean(axis=0), 0.0, atol=1e-9)
     np.testing.assert_allclose(np.cross(arm, dx).sum(axis=0), 0.0, atol=1e-9)
     np.testing.assert_allclose(dx, arm, atol=1e-9)
@@ -295,8 +295,8 @@ def test_lowest_curvature_matches_a_dense_spectrum(soft_packing):
     n = eq.system.positions.size
     flat = jax.hessian(lambda x: eq.potential.energy(eq.system.with_positions(x.reshape(-1, 2))))(eq.system.positions.ravel())
     values = np.linalg.eigvalsh(np.asarray(flat).reshape(n, n))
-    silent = 2 + 2 * len(eq.curvature.rattlers)
-    np.testing.assert_allclose(eq.curvature.lowest, values[silent], rtol=1e-9)
+    silent = 2 + 2 * len(eq.spectrum.rattlers)
+    np.testing.assert_allclose(eq.spectrum.lowest, values[silent], rtol=1e-9)
 
 
 @pytest.mark.slow
@@ -306,10 +306,10 @@ def test_stored_stiffness_is_the_linearised_gradient_to_all_orders(state, reques
     x, v = eq.system.positions, jax.random.normal(jax.random.key(0), (eq.system.positions.size,))
 
     def stored(x, potential):
-        return hessian_operator.hessian_operator(x, (eq.frame, potential))(v)
+        return hessian_operator.hessian_operator(x, (eq.reference, potential))(v)
 
     def linearised(x, potential):
-        slope = lambda x: forces.gradient(x, (eq.frame, potential))  # noqa: E731
+        slope = lambda x: forces.gradient(x, (eq.reference, potential))  # noqa: E731
         return jax.jvp(slope, (x,), (v.reshape(x.shape),))[1].ravel()
 
     expected = linearised(x, eq.potential)
@@ -342,11 +342,11 @@ def test_a_search_sees_a_negative_curvature(silicon, monkeypatch):
 
     atoms = bulk("Si", "fcc", a=4.1, cubic=True) * 2  # fcc silicon is unstable
     system = ms.System.from_ase(atoms)
-    exact = ms.relax(system, silicon, throw=False).curvature
+    exact = ms.relax(system, silicon, throw=False).spectrum
     monkeypatch.setattr(softest_modes, "DENSE_LIMIT", 0)
     sketched = ms.relax(system, silicon, throw=False)
-    assert sketched.status is ms.Status.SADDLE and not sketched.curvature.exact
-    np.testing.assert_allclose(sketched.curvature.lowest, exact.lowest, rtol=1e-2)
+    assert sketched.status is ms.Status.SADDLE and not sketched.spectrum.exact
+    np.testing.assert_allclose(sketched.spectrum.lowest, exact.lowest, rtol=1e-2)
 
 
 @pytest.mark.slow
@@ -362,8 +362,8 @@ def test_a_few_atoms_that_move_among_many_have_their_whole_spectrum(argon_vacanc
     eq = ms.relax(system, argon_vacancy.potential, fmax=1e-10)
     rows = np.flatnonzero(np.repeat(~frozen[keep], 3))
     block = ms.hessian(eq.system, eq.potential).tocsr()[rows][:, rows].toarray()
-    assert eq.curvature.exact and eq.system.positions.size > curvature.DENSE_LIMIT
-    np.testing.assert_allclose(eq.curvature.few, np.linalg.eigvalsh(block)[:4], rtol=1e-9)
+    assert eq.spectrum.exact and eq.system.positions.size > softest_modes.DENSE_LIMIT
+    np.testing.assert_allclose(eq.spectrum.few, np.linalg.eigvalsh(block)[:4], rtol=1e-9)
     assert ms.sensitivity(eq, wrt=["sigma"]).certificate.trusted
 
 
@@ -442,7 +442,7 @@ def test_loose_groups_of_atoms_are_said_to_be_loose():
     potential = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=2.5, onset=2.0)
     system = ms.System([[0.0, 0, 0], [1.1, 0, 0], [0, 9.0, 0], [0.3, 9.9, 0.4]])
     eq = ms.relax(system, potential, fmax=1e-12)
-    assert eq.curvature.floppy == 4
+    assert eq.spectrum.floppy == 4
     certificate = ms.sensitivity(eq, throw=False).certificate
     assert not certificate.trusted
     assert any("loose" in reason for reason in certificate.reasons)

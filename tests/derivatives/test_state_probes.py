@@ -161,7 +161,7 @@ def test_a_state_whose_potential_was_replaced_knows_nothing_of_the_old_one(clust
         dataclasses.replace(cluster, potential=twice),
     ):
         S = ms.sensitivity(changed)
-        np.testing.assert_allclose(S.certificate.lowest_curvature, 2.0 * cluster.curvature.lowest, rtol=1e-6)
+        np.testing.assert_allclose(S.certificate.lowest_curvature, 2.0 * cluster.spectrum.lowest, rtol=1e-6)
         np.testing.assert_allclose(S.positions.sigma, ms.sensitivity(cluster).positions.sigma, atol=1e-8)
         np.testing.assert_allclose(ms.jvp(changed, {"sigma": 1.0}), S.positions.sigma, atol=1e-8)
     # All pairs are nearer than where the switch begins.

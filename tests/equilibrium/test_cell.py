@@ -14,7 +14,7 @@ from helpers import refused
 
 import mdsens as ms
 from mdsens.derivatives.verification import check_sensitivity
-from mdsens.mechanics.unknown import cell_freedom, frame_of
+from mdsens.mechanics.unknown import cell_freedom, reference_at
 from mdsens.potentials.base import parameter_paths
 
 FLOOR = 1e-6
@@ -49,7 +49,7 @@ def worst(eq, sensitivity, **options):
 @pytest.mark.slow
 def test_silicon_relaxes_to_its_lattice_constant(diamond):
     np.testing.assert_allclose(diamond.system.cell, 5.430949777 * np.eye(3), atol=2e-8)
-    assert diamond.stress_error < 1e-9 and diamond.curvature.index == 0
+    assert diamond.stress_error < 1e-9 and diamond.spectrum.index == 0
 
 
 @pytest.mark.slow
@@ -76,13 +76,13 @@ def test_a_list_of_a_cell_that_strains_lasts_for_half_of_its_skin(argon):
     """And not at all where the cell shrinks by more than the skin, since images come nearer with it."""
     skin = 0.4
     system = ms.System.from_ase(bulk("Ar", "fcc", a=1.6, cubic=True)).with_neighbors(argon, skin=skin)
-    frame = frame_of(system, cell_freedom(system, "free", 0.0))
-    start = frame.start
+    reference = reference_at(system, cell_freedom(system, "free", 0.0))
+    start = reference.start
 
     def stale(share, squeeze=0.0):
         moved = start.positions.at[2, 0].add(share * 0.5 * skin)
-        strain = jnp.einsum("kab,ab->k", frame.freedom.directions, -squeeze * jnp.eye(3)) * frame.freedom.length
-        return bool(frame.is_stale(start._replace(positions=moved, strain=strain), argon.ranges))
+        strain = jnp.einsum("kab,ab->k", reference.freedom.directions, -squeeze * jnp.eye(3)) * reference.freedom.length
+        return bool(reference.is_stale(start._replace(positions=moved, strain=strain), argon.ranges))
 
     assert not stale(0.98) and stale(1.02)
     # At 0.9 of all lengths a pair at the list's 2.9 comes to 2.61, with 0.11 to spare, at 0.86 it is inside the range of 2.5.
@@ -90,10 +90,10 @@ def test_a_list_of_a_cell_that_strains_lasts_for_half_of_its_skin(argon):
 
 
 def test_the_unknown_of_a_strained_state_leads_back_to_it(diamond):
-    frame = diamond.frame
+    reference = diamond.reference
     z = diamond.unknown._replace(strain=jnp.linspace(-0.1, 0.2, 6))
-    there = frame.place(z)
-    again = frame.unknown_of(there)
+    there = reference.place(z)
+    again = reference.unknown_of(there)
     np.testing.assert_allclose(again.strain, z.strain, atol=1e-12)
     np.testing.assert_allclose(again.positions, z.positions, atol=1e-12)
 

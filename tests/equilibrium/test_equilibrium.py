@@ -130,7 +130,7 @@ def test_a_saddle_point_is_not_a_minimum():
     with pytest.raises(ms.ConvergenceError, match="saddle"):
         ms.relax(row, potential)
     state = ms.relax(row, potential, throw=False)
-    assert state.status is Status.SADDLE and not state.converged and state.curvature.lowest < 0
+    assert state.status is Status.SADDLE and not state.converged and state.spectrum.lowest < 0
     with pytest.raises(ms.ConvergenceError, match="saddle"):
         ms.sensitivity(state)
 
@@ -323,7 +323,7 @@ def test_a_bad_member_of_a_batch_leaves_the_others_alone(small):
 @pytest.mark.slow
 def test_second_derivatives_of_a_cluster_keep_the_turning_null_vectors():
     # A bent trimer: the curvature of a bond length in σ is known (it is proportional to σ), so its second derivative is 0,
-    # while the rotational null vectors turn with the atoms. A coordinate-dependent mistake in the gauge would show.
+    # while the rotational null vectors turn with the atoms. A coordinate-dependent mistake in the null space would show.
     potential = ms.LennardJones(epsilon=1.0, sigma=1.0, cutoff=8.0, onset=7.0)
     trimer = ms.relax(ms.System([[0.0, 0, 0], [1.1, 0.1, 0], [0.5, 1.0, 0.2], [0.4, 0.3, 0.9]]), potential, fmax=1e-12).system
 

@@ -132,7 +132,7 @@ def barrier_states(vacancy_jump):
 @pytest.mark.slow
 def test_the_vacancys_saddle_point_from_the_top_of_a_chain(vacancy_jump, barrier_states):
     saddle, chain = barrier_states["saddle"], vacancy_jump.chain
-    assert saddle.index == saddle.curvature.index == 1 and saddle.fmax < 1e-12 and saddle.steps <= 12
+    assert saddle.index == saddle.spectrum.index == 1 and saddle.fmax < 1e-12 and saddle.steps <= 12
     # The climbing image of ASE's chain arrives at the same place, which it misses by the square of its forces.
     barrier = ms.nudged_chain(vacancy_jump.initial, vacancy_jump.final, fmax=0.01).barrier
     np.testing.assert_allclose(saddle.energy - vacancy_jump.initial.energy, barrier, atol=1e-5)
@@ -190,7 +190,7 @@ def test_a_minimum_is_no_saddle_and_a_saddle_no_minimum(barrier_states):
     with pytest.raises(ms.ConvergenceError, match=r"structure after .* steps"):
         ms.find_saddle(minimum.system, minimum.potential, max_steps=2)
     claimed = eqx.tree_at(lambda eq: eq.system, saddle, minimum.system)
-    claimed = dataclasses.replace(claimed, curvature=minimum.curvature)
+    claimed = dataclasses.replace(claimed, spectrum=minimum.spectrum)
     with pytest.raises(ms.ConvergenceError, match="exactly one negative curvature"):
         ms.sensitivity(claimed)
 
@@ -240,7 +240,9 @@ def test_settings_that_make_no_sense_are_refused(call):
 
 
 def test_a_direction_along_the_null_space_leads_nowhere():
-    held = Problem(BROWN.residual, symmetric=True, kind="gradient", gauge=lambda z, data: implicit.Gauge(basis=jnp.eye(2)[:, :1]))
+    held = Problem(
+        BROWN.residual, symmetric=True, kind="gradient", null_space=lambda z, data: implicit.NullSpace(basis=jnp.eye(2)[:, :1])
+    )
     found = search(held, MinimumMode(mode=jnp.array([1.0, 0.0])), jnp.array(MINIMA["B"]))
     assert found.status is Status.STALLED
 
@@ -261,6 +263,6 @@ def test_a_large_saddle_point_has_its_one_negative_curvature_found():
     hessian = ms.hessian(saddle.system, potential)
     # Inverse iteration about a guess below.
     lowest = scipy.sparse.linalg.eigsh(hessian.tocsc(), k=1, sigma=-100.0, return_eigenvectors=False)[0]
-    found = saddle.curvature
+    found = saddle.spectrum
     assert not found.exact and found.index == 1 and found.few[1] > 0.0
     np.testing.assert_allclose(found.lowest, lowest, rtol=1e-3)

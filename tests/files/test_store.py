@@ -49,14 +49,14 @@ def test_what_is_longer_than_an_attribute_survives(dimer, tmp_path, monkeypatch)
     """HDF5 has 64 kB for an attribute: a list of 4,096 texts, 8,192 numbers. Of rattlers a large packing has more."""
     eq, S = dimer
     rattlers, words = tuple(range(20_000)), "x" * 100_000
-    eq = dataclasses.replace(eq, curvature=dataclasses.replace(eq.curvature, rattlers=rattlers), solver=words)
+    eq = dataclasses.replace(eq, spectrum=dataclasses.replace(eq.spectrum, rattlers=rattlers), solver=words)
     modes = tuple(f"rattler {atom}" for atom in rattlers)
     certificate = dataclasses.replace(S.certificate, rattlers=rattlers, zero_modes=modes, reasons=(words, "short"))
     S = ms.Sensitivity(S.positions, S.cell, certificate, S.potential)
     monkeypatch.setattr("sys.argv", ["run", *(f"structure_{k}.cif" for k in range(10_000))])
     ms.save(tmp_path / "a.h5", eq, S)
     eq2, S2 = ms.load(tmp_path / "a.h5")
-    assert eq2.curvature.rattlers == rattlers and eq2.solver == words and S2.certificate == certificate
+    assert eq2.spectrum.rattlers == rattlers and eq2.solver == words and S2.certificate == certificate
     assert state_files.provenance_of(tmp_path / "a.h5")["command"].endswith("structure_9999.cif")
 
 

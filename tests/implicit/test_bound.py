@@ -159,10 +159,10 @@ def test_an_ill_conditioned_family_is_bounded_or_not_trusted(exponent):
 def test_the_known_null_space_is_left_out():
     basis, _ = np.linalg.qr(rng.normal(size=(6, 6)))
     A = jnp.asarray(basis @ np.diag([0.0, 0.5, 1.0, 2.0, 5.0, 9.0]) @ basis.T)
-    gauge, b = implicit.Gauge(basis=jnp.asarray(basis[:, :1])), A @ jnp.asarray(rng.normal(size=6))
+    null_space, b = implicit.NullSpace(basis=jnp.asarray(basis[:, :1])), A @ jnp.asarray(rng.normal(size=6))
     condition = lambda z, theta: A @ z - theta * b  # noqa: E731
     z, theta = jnp.linalg.pinv(A, rtol=1e-10) @ b, (jnp.array(1.0),)
-    options = {"symmetric": True, "gauge": gauge}
+    options = {"symmetric": True, "null_space": null_space}
     dz, _ = implicit.root_jvp(condition, z, theta, ONE, **options)
     found = implicit.jacobian_bound(condition, z, theta, ONE, dz, **options)
     np.testing.assert_allclose([found.lowest, found.highest], [0.5, 9.0], rtol=1e-12)

@@ -108,7 +108,7 @@ def test_every_decorator_with_every_linear_solver(decorator, name, symmetric):
 def singular_jacobian(name, known):
     options = {"linear_solver": SOLVERS[name], "symmetric": True}
     if known:
-        options["null_space"] = lambda z, A, theta, basis: implicit.Gauge(basis=basis)
+        options["null_space"] = lambda z, A, theta, basis: implicit.NullSpace(basis=basis)
     solve = implicit.custom_root(lambda z, A, theta, basis: A @ (z - theta), root_tol=None, **options)(
         lambda z0, A, theta, basis: theta
     )

@@ -125,7 +125,9 @@ def singular(n=6):
 def test_a_known_null_space_gives_the_minimum_norm_answer(solver):
     A, null = singular()
     b = jnp.asarray(rng.normal(size=6))
-    u, residual = implicit.linear_solve(lambda v: A @ v, b, solver=solver, symmetric=True, gauge=implicit.Gauge(basis=null))
+    u, residual = implicit.linear_solve(
+        lambda v: A @ v, b, solver=solver, symmetric=True, null_space=implicit.NullSpace(basis=null)
+    )
     np.testing.assert_allclose(u, jnp.linalg.pinv(A, rtol=1e-10) @ b, atol=1e-11)
     assert residual < 1e-11
 
@@ -135,11 +137,11 @@ def test_second_derivatives_keep_the_null_space_out():
     # The minimum-norm answer of A(t) u = b, where the null vector is the same for every t.
     A, null = singular()
     b = jnp.asarray(rng.normal(size=6))
-    gauge = implicit.Gauge(basis=null)
+    null_space = implicit.NullSpace(basis=null)
 
     def answer(t):
         matrix = A + t * (A @ A)
-        return implicit.linear_solve(lambda v: matrix @ v, b, symmetric=True, gauge=gauge)[0]
+        return implicit.linear_solve(lambda v: matrix @ v, b, symmetric=True, null_space=null_space)[0]
 
     def exact(t):
         shifted = A + t * (A @ A) + null @ null.T
@@ -154,7 +156,7 @@ def test_components_held_at_zero_stay_exactly_zero():
     A = A + jnp.eye(6)
     active = jnp.array([True, True, False, True, True, False])
     b = jnp.asarray(rng.normal(size=6))
-    u, _ = implicit.linear_solve(lambda v: A @ v, b, symmetric=True, gauge=implicit.Gauge(active=active))
+    u, _ = implicit.linear_solve(lambda v: A @ v, b, symmetric=True, null_space=implicit.NullSpace(active=active))
     assert (u[~active] == 0.0).all()
     np.testing.assert_allclose(u[active], jnp.linalg.solve(A[active][:, active], b[active]), atol=1e-12)
 
@@ -450,10 +452,10 @@ def test_a_singular_jacobian_is_an_error_with_its_residual():
         jax.jvp(lambda b: solve(b, b), (b,), (A @ b,))
     with pytest.raises(ms.LinearSolveError, match="relative residual of"):
         implicit.root_jvp(condition, solve(b, b), (b,), (null[:, 0],), symmetric=True)
-    gauge = implicit.Gauge(basis=null)
+    null_space = implicit.NullSpace(basis=null)
     with pytest.raises(ms.LinearSolveError, match="relative residual of"):
-        implicit.root_jvp(condition, solve(b, b), (b,), (null[:, 0],), symmetric=True, gauge=gauge)
-    known = implicit.custom_root(condition, symmetric=True, null_space=lambda z, b: gauge)(lambda z0, b: solve(z0, b))
+        implicit.root_jvp(condition, solve(b, b), (b,), (null[:, 0],), symmetric=True, null_space=null_space)
+    known = implicit.custom_root(condition, symmetric=True, null_space=lambda z, b: null_space)(lambda z0, b: solve(z0, b))
     with pytest.raises(ms.LinearSolveError, match="relative residual of"):
         jax.jvp(lambda b: known(b, b), (b,), (null[:, 0],))
     assert jnp.isnan(jax.jit(lambda v: jax.jvp(lambda b: known(b, b), (b,), (v,))[1])(null[:, 0])).all()

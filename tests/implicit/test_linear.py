@@ -42,9 +42,9 @@ UNSYMMETRIC = jnp.asarray(rng.normal(size=(N, N)) + 5.0 * np.eye(N))
 
 
 @functools.partial(jax.jit, static_argnames=("solver", "symmetric", "project"))
-def solve(A, b, gauge, solver, symmetric=True, project=True):
+def solve(A, b, null_space, solver, symmetric=True, project=True):
     return implicit.linear_solve(
-        lambda v: A @ v, b, solver=solver, symmetric=symmetric, gauge=gauge, project=project, throw=False
+        lambda v: A @ v, b, solver=solver, symmetric=symmetric, null_space=null_space, project=project, throw=False
     )
 
 
@@ -79,14 +79,14 @@ def test_an_operator_without_symmetry_and_its_transpose(solver):
 def test_null_spaces_of_the_two_sides_may_differ(solver):
     U, S, Vt = np.linalg.svd(UNSYMMETRIC)
     singular = jnp.asarray(U @ np.diag(np.r_[S[:-2], 0.0, 0.0]) @ Vt)
-    gauge = implicit.Gauge(basis=jnp.asarray(Vt[-2:].T), left=jnp.asarray(U[:, -2:]))
+    null_space = implicit.NullSpace(basis=jnp.asarray(Vt[-2:].T), left=jnp.asarray(U[:, -2:]))
     pseudo = np.linalg.pinv(singular, rtol=1e-10)
-    u, _ = solve(singular, B, gauge, solver, symmetric=False)
+    u, _ = solve(singular, B, null_space, solver, symmetric=False)
     np.testing.assert_allclose(u, pseudo @ B, atol=1e-10)
     # The adjoint of the projected solve is that of the pseudo-inverse, whatever the cotangent.
-    slope = jax.grad(lambda b: jnp.vdot(B, solve(singular, b, gauge, solver, symmetric=False)[0]))(B)
+    slope = jax.grad(lambda b: jnp.vdot(B, solve(singular, b, null_space, solver, symmetric=False)[0]))(B)
     np.testing.assert_allclose(slope, pseudo.T @ B, atol=1e-10)
-    assert solve(singular, B, gauge, solver, symmetric=False, project=False)[1] > 1e-2
+    assert solve(singular, B, null_space, solver, symmetric=False, project=False)[1] > 1e-2
 
 
 @pytest.mark.parametrize("solver", LEAST_NORM.values(), ids=LEAST_NORM)
@@ -181,10 +181,10 @@ def test_large_symmetric_systems_are_solved_without_being_assembled():
         ({"solver": implicit.CG()}, ["CG is for symmetric operators"]),
         ({"solver": "cg"}, ["such as CG()"]),
         ({"start": jnp.zeros(3)}, ["start has shape (3,)"]),
-        ({"gauge": implicit.Gauge(basis=jnp.zeros((4, 1)))}, ["basis has shape (4, 1)"]),
+        ({"null_space": implicit.NullSpace(basis=jnp.zeros((4, 1)))}, ["basis has shape (4, 1)"]),
         (
-            {"symmetric": True, "gauge": implicit.Gauge(basis=jnp.zeros((N, 1)), left=jnp.zeros((N, 1)))},
-            ["leave the gauge's left"],
+            {"symmetric": True, "null_space": implicit.NullSpace(basis=jnp.zeros((N, 1)), left=jnp.zeros((N, 1)))},
+            ["leave left= out"],
         ),
     ],
 )
@@ -215,8 +215,11 @@ def test_broken_promises_are_found_out():
     singular = POSITIVE - POSITIVE @ Q @ Q.T - Q @ (Q.T @ POSITIVE) + Q @ (Q.T @ POSITIVE @ Q) @ Q.T
     refused(lambda: implicit.linear_solve(lambda v: UNSYMMETRIC @ v, B, symmetric=True), "not symmetric")
     for basis, words in ((3.0 * Q, "orthonormal"), (jnp.eye(N, 1), "no null space")):
-        gauge = implicit.Gauge(basis=basis)
-        refused(lambda gauge=gauge: implicit.linear_solve(lambda v: singular @ v, B, symmetric=True, gauge=gauge), words)
+        null_space = implicit.NullSpace(basis=basis)
+        refused(
+            lambda null_space=null_space: implicit.linear_solve(lambda v: singular @ v, B, symmetric=True, null_space=null_space),
+            words,
+        )
     refused(lambda: implicit.linear_solve(lambda v: v[:3], B), "into")
     refused(lambda: implicit.linear_solve(POSITIVE, B), "lambda")
 
@@ -230,5 +233,5 @@ def test_small_numbers_are_solved_for_like_any_others(solver):
     assert 0.0 < residual < 1e-4
 
 
-def test_gauges_of_two_sizes_are_refused():
-    refused(lambda: implicit.Gauge(basis=jnp.zeros((4, 2)), left=jnp.zeros((4, 1))), "as many columns")
+def test_null_spaces_of_two_sizes_are_refused():
+    refused(lambda: implicit.NullSpace(basis=jnp.zeros((4, 2)), left=jnp.zeros((4, 1))), "as many columns")

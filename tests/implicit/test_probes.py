@@ -41,8 +41,8 @@ AXIS = jnp.eye(4)[:, :1]
     ("options", "words"),
     [
         ({"symmetric": True}, "not symmetric"),
-        ({"null_space": lambda z, theta: implicit.Gauge(basis=AXIS)}, "no null space"),
-        ({"null_space": lambda z, theta: implicit.Gauge(basis=2.0 * AXIS)}, "orthonormal"),
+        ({"null_space": lambda z, theta: implicit.NullSpace(basis=AXIS)}, "no null space"),
+        ({"null_space": lambda z, theta: implicit.NullSpace(basis=2.0 * AXIS)}, "orthonormal"),
     ],
 )
 def test_promises_that_are_not_true_are_seen(options, words):
@@ -62,7 +62,7 @@ def test_a_left_null_space_that_is_not_one_is_seen():
     along, across = jnp.array([[1.0], [1.0]]) / np.sqrt(2.0), jnp.array([[1.0], [-1.0]]) / np.sqrt(2.0)
 
     def solve(left):
-        null = lambda z, t: implicit.Gauge(basis=along, left=left)  # noqa: E731
+        null = lambda z, t: implicit.NullSpace(basis=along, left=left)  # noqa: E731
         found = implicit.custom_root(lambda z, t: A @ z - t * jnp.ones(2), null_space=null)(
             lambda z0, t: 0.5 * t * jnp.array([1.0, -1.0])
         )
@@ -158,7 +158,7 @@ def test_a_minimiser_that_is_not_unique_has_no_derivative():
     # The value is one of the minimisers all the same, and with the flat direction said it moves least: by half for each.
     np.testing.assert_allclose(jnp.sum(flat(jnp.zeros(2), 1.0)), 1.0)
     along = jnp.array([[1.0], [-1.0]]) / np.sqrt(2.0)
-    known = solvers.minimum(lambda x, t: (x[0] + x[1] - t) ** 2, null_space=lambda x, t: implicit.Gauge(basis=along))
+    known = solvers.minimum(lambda x, t: (x[0] + x[1] - t) ** 2, null_space=lambda x, t: implicit.NullSpace(basis=along))
     for mode in (jax.jacfwd, jax.jacrev):
         np.testing.assert_allclose(mode(lambda theta: known(jnp.zeros(2), theta))(1.0), [0.5, 0.5], atol=1e-12)
 

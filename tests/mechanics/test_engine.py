@@ -11,9 +11,9 @@ from jax.flatten_util import ravel_pytree
 import mdsens as ms
 from mdsens.equilibrium import descent
 from mdsens.implicit import CG, linear_solve
-from mdsens.mechanics import forces, hessian_operator
+from mdsens.mechanics import forces, hessian_operator, null_space
 from mdsens.mechanics.preconditioner import coarse_grid
-from mdsens.mechanics.unknown import cell_freedom, frame_of
+from mdsens.mechanics.unknown import cell_freedom, reference_at
 from mdsens.potentials.base import total_energy
 from mdsens.potentials.forms.atoms_last import along_last
 from mdsens.potentials.forms.site import in_blocks
@@ -171,18 +171,18 @@ def linearised(z, data):
 @pytest.mark.parametrize("cell", ["fixed", "free"])
 def test_the_stored_hessian_is_the_linearised_gradient(case, cell):
     system, potential = case
-    frame = frame_of(system, cell_freedom(system, cell, 0.0 if cell == "fixed" else 3.0))
-    z = frame.start
+    reference = reference_at(system, cell_freedom(system, cell, 0.0 if cell == "fixed" else 3.0))
+    z = reference.start
     if cell == "free":
         z = z._replace(strain=0.05 * jnp.arange(1.0, 7.0))
-    data = (frame, potential)
+    data = (reference, potential)
     flat = ravel_pytree(z)[0]
     v = jax.random.normal(jax.random.key(0), flat.shape)
-    assert hessian_operator.is_stored(frame, potential)
-    reference = linearised(z, data)(v)
-    for data in ((frame, potential), descent.PROBLEM.focus(z, (frame, potential))):
+    assert hessian_operator.is_stored(reference, potential)
+    image = linearised(z, data)(v)
+    for data in ((reference, potential), descent.PROBLEM.focus(z, (reference, potential))):
         np.testing.assert_allclose(
-            hessian_operator.hessian_operator(z, data)(v), reference, rtol=1e-12, atol=1e-12 * jnp.abs(reference).max()
+            hessian_operator.hessian_operator(z, data)(v), image, rtol=1e-12, atol=1e-12 * jnp.abs(image).max()
         )
 
 
@@ -221,7 +221,7 @@ def test_whoever_writes_atom_energies_anew_is_asked_for_them():
     system = ms.System([[0, 0, 0], [1.2, 0, 0]])
     np.testing.assert_allclose(Doubled(**settings).energy(system), 2.0 * ms.LennardJones(**settings).energy(system), rtol=1e-14)
     listed = system.with_neighbors(Doubled(**settings))
-    assert not hessian_operator.is_stored(frame_of(listed), Doubled(**settings))
+    assert not hessian_operator.is_stored(reference_at(listed), Doubled(**settings))
 
 
 @pytest.fixture(scope="module")
@@ -230,15 +230,15 @@ def defect():
     del atoms[100]
     potential = ms.StillingerWeber.silicon()
     system = ms.System.from_ase(atoms).with_neighbors(potential, skin=0.0)
-    frame = eqx.tree_at(lambda f: f.grid, frame_of(system), coarse_grid(system), is_leaf=lambda leaf: leaf is None)
-    return hessian_operator.hessian_operator(frame.start, (frame, potential)), hessian_operator.rigid_gauge(
-        frame.start, (frame, potential)
+    reference = eqx.tree_at(lambda f: f.grid, reference_at(system), coarse_grid(system), is_leaf=lambda leaf: leaf is None)
+    return hessian_operator.hessian_operator(reference.start, (reference, potential)), null_space.rigid_null_space(
+        reference.start, (reference, potential)
     )
 
 
 @pytest.mark.slow
 def test_the_coarse_grid_interpolates_linear_fields_and_is_its_own_transpose(defect):
-    grid = defect[0].frame.grid
+    grid = defect[0].reference.grid
     np.testing.assert_allclose(jnp.sum(grid.weight, axis=0), 1.0, rtol=1e-12)
     rng = np.random.default_rng(3)
     field, vectors = rng.normal(size=(3, np.prod(grid.shape))), rng.normal(size=(3, grid.node.shape[1]))
@@ -247,15 +247,15 @@ def test_the_coarse_grid_interpolates_linear_fields_and_is_its_own_transpose(def
 
 @pytest.mark.slow
 def test_the_preconditioner_is_symmetric_positive_and_saves_iterations(defect):
-    operator, gauge = defect
-    v, w = (gauge.project(jax.random.normal(jax.random.key(k), (operator.z.size,))) for k in (3, 4))
+    operator, null_space = defect
+    v, w = (null_space.project(jax.random.normal(jax.random.key(k), (operator.z.size,))) for k in (3, 4))
     smoothed = operator.precondition
     np.testing.assert_allclose(v @ smoothed(w), w @ smoothed(v), rtol=1e-10)
     assert v @ smoothed(v) > 0.0
     # In as many iterations it comes much farther than without.
     plain = CG(max_steps=20, rtol=1e-10, fail_rtol=1.0)
-    _, slow = linear_solve(lambda u: operator(u), v, solver=plain, symmetric=True, gauge=gauge)
-    _, fast = linear_solve(operator, v, solver=plain, symmetric=True, gauge=gauge)
+    _, slow = linear_solve(lambda u: operator(u), v, solver=plain, symmetric=True, null_space=null_space)
+    _, fast = linear_solve(operator, v, solver=plain, symmetric=True, null_space=null_space)
     assert fast < 1e-2 * slow
 
 

@@ -1,5 +1,6 @@
-"""Factorised Hessians that are kept with an equilibrium: nearly exact inverses, and never more than preconditioners."""
+"""Factors of Hessians, which are kept with an equilibrium: nearly exact inverses, and never more than preconditioners."""
 
+import dataclasses
 import gc
 
 import jax
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 
 import mdsens as ms
-from mdsens.derivatives.linear_response import pulled_back, pulled_back_each, solutions, usable
+from mdsens.derivatives.linear_response import pulled_back, pulled_back_each, solutions
 from mdsens.implicit import CG, MINRES
-from mdsens.mechanics import factorised_hessian, hessian_operator, softest_modes
+from mdsens.mechanics import factors, hessian_operator, softest_modes
 from mdsens.mechanics.hessian_operator import StoredOperator
 
 
@@ -23,16 +24,16 @@ def with_sparse_factor(eq, monkeypatch):
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
 def test_a_factor_inverts_the_hessian_outside_its_null_space(soft_packing, monkeypatch, kind):
     eq = soft_packing if kind == "dense" else with_sparse_factor(soft_packing, monkeypatch)
-    assert isinstance(eq.kept.factor, factorised_hessian.DenseFactor if kind == "dense" else factorised_hessian.SparseFactor)
-    _, state = usable(eq, None)
-    operator = state.operator(state.z, eq.potential)
-    v = state.null.project(jax.random.normal(jax.random.key(0), (state.size,)))
-    np.testing.assert_allclose(state.null.project(operator.precondition(operator(v))), v, atol=1e-9)
+    assert isinstance(eq.hessian.factor, factors.DenseFactor if kind == "dense" else factors.SparseFactor)
+    hessian = eq.hessian
+    operator = hessian.product_at(hessian.z, eq.potential)
+    v = hessian.null_space.project(jax.random.normal(jax.random.key(0), (hessian.size,)))
+    np.testing.assert_allclose(hessian.null_space.project(operator.precondition(operator(v))), v, atol=1e-9)
     # Several right-hand sides at once, and symmetric between any two vectors.
-    w = jax.vmap(state.null.project)(jax.random.normal(jax.random.key(1), (3, state.size)))
-    images = jax.vmap(lambda r: state.null.project(operator.precondition(r)))(w)
+    w = jax.vmap(hessian.null_space.project)(jax.random.normal(jax.random.key(1), (3, hessian.size)))
+    images = jax.vmap(lambda r: hessian.null_space.project(operator.precondition(r)))(w)
     np.testing.assert_allclose(w @ images.T, (w @ images.T).T, rtol=1e-9)
-    assert str(eq.kept.factor) in ms.sensitivity(eq).certificate.linear_solver
+    assert eq.hessian.factor.words in ms.sensitivity(eq).certificate.linear_solver
 
 
 @pytest.mark.slow
@@ -53,7 +54,7 @@ def test_derivatives_are_those_without_a_factor(soft_packing, monkeypatch, kind)
 
 @pytest.mark.slow
 def test_a_free_cell_and_frozen_atoms_have_factors_too(squeezed_salt, argon_vacancy):
-    assert isinstance(squeezed_salt.kept.factor, factorised_hessian.DenseFactor)
+    assert isinstance(squeezed_salt.hessian.factor, factors.DenseFactor)
     assert ms.sensitivity(squeezed_salt).certificate.residual < 1e-11
     frozen = np.zeros(len(argon_vacancy.system), dtype=bool)
     frozen[:20] = True
@@ -66,12 +67,15 @@ def test_a_free_cell_and_frozen_atoms_have_factors_too(squeezed_salt, argon_vaca
 
 def test_a_factor_that_is_gone_costs_iterations_only(soft_packing, monkeypatch):
     eq = with_sparse_factor(soft_packing, monkeypatch)
-    _, state = usable(eq, None)
-    del eq
+    factor, hessian = eq.hessian.factor, eq.hessian
+    number = int(factor.handle)
+    gone = factors.SparseFactor(jnp.asarray(number), factor.free)
+    del eq, factor
+    hessian = dataclasses.replace(hessian, factor=None)
     gc.collect()
-    assert int(state.inverse.handle) not in factorised_hessian._factors
-    v = state.null.project(jax.random.normal(jax.random.key(0), (state.size,)))
-    np.testing.assert_array_equal(state.inverse(v)[state.inverse.free], v[state.inverse.free])
+    assert number not in factors._factors
+    v = hessian.null_space.project(jax.random.normal(jax.random.key(0), (hessian.size,)))
+    np.testing.assert_array_equal(gone(v)[gone.free], v[gone.free])
 
 
 def test_other_solvers_and_saddle_points_go_without(soft_packing):
@@ -81,14 +85,14 @@ def test_other_solvers_and_saddle_points_go_without(soft_packing):
 
 def test_right_hand_sides_that_share_directions_are_answered_like_each_alone(soft_packing):
     """Parallel ones, graded ones, and one that is what is left of the forces, which matters to three digits only."""
-    _, state = usable(soft_packing, CG())
+    hessian = soft_packing.hessian.solved_by(CG())
     rng = np.random.default_rng(1)
-    apart, rest = rng.normal(size=(2, state.size)), 1e-11 * rng.normal(size=state.size)
+    apart, rest = rng.normal(size=(2, hessian.size)), 1e-11 * rng.normal(size=hessian.size)
     b = np.stack([apart[0], -3.0 * apart[0], 1e-3 * apart[0] + 1e-7 * apart[1], 2.0 * rest])
     weights = np.array([1.0, 5.0, 1.0, 1.0])
-    answers, step, residuals, left = solutions(state, soft_packing.potential, jnp.asarray(b), jnp.asarray(rest), weights, 0.0)
-    matrix = np.asarray(jax.vmap(state.operator(state.z, soft_packing.potential))(jnp.eye(state.size)))
-    outside = np.asarray(jax.vmap(state.null.project)(jnp.eye(state.size)))
+    answers, step, residuals, left = solutions(hessian, jnp.asarray(b), jnp.asarray(rest), weights)
+    matrix = np.asarray(jax.vmap(hessian.product_at(hessian.z, soft_packing.potential))(jnp.eye(hessian.size)))
+    outside = np.asarray(jax.vmap(hessian.null_space.project)(jnp.eye(hessian.size)))
     inverse = -np.linalg.pinv(outside @ matrix @ outside, rcond=1e-10, hermitian=True)
     exact = b @ inverse
     sizes = np.linalg.norm(exact, axis=1)
@@ -104,12 +108,12 @@ def test_the_operator_that_is_kept_is_the_hessian(argon_vacancy, monkeypatch, ki
     if kind == "stored":
         monkeypatch.setattr(softest_modes, "DENSE_LIMIT", 0)
     eq = ms.relax(argon_vacancy.system, argon_vacancy.potential, fmax=1e-12)
-    assert isinstance(eq.kept.operator, factorised_hessian.DenseMatrix if kind == "dense" else StoredOperator)
-    assert (eq.kept.factor is None) == (kind == "stored")
-    _, state = usable(eq, None)
-    v = jax.random.normal(jax.random.key(0), (state.size,))
-    anew = state.operator(state.z, eq.potential)(v)
-    np.testing.assert_allclose(state.own_operator(state.z, eq.potential)(v), anew, atol=1e-12 * float(jnp.abs(anew).max()))
+    assert isinstance(eq.hessian.operator, factors.DenseMatrix if kind == "dense" else StoredOperator)
+    assert (eq.hessian.factor is None) == (kind == "stored")
+    hessian = eq.hessian
+    v = jax.random.normal(jax.random.key(0), (hessian.size,))
+    anew = hessian.product_at(hessian.z, eq.potential)(v)
+    np.testing.assert_allclose(hessian.product()(v), anew, atol=1e-12 * float(jnp.abs(anew).max()))
 
 
 @pytest.mark.slow
@@ -128,10 +132,10 @@ def test_first_derivatives_do_not_assemble_what_was_kept(argon_vacancy, monkeypa
 
 def test_one_slope_is_pulled_back_as_several_are(argon_vacancy):
     """By the derivative of a work, and by ∂F/∂θ transposed."""
-    _, state = usable(argon_vacancy, None)
-    slope = jax.random.normal(jax.random.key(1), state.z.shape)
-    alone, _ = pulled_back(state, argon_vacancy.potential, slope)
-    together, _ = pulled_back_each(state, argon_vacancy.potential, slope)
+    hessian = argon_vacancy.hessian
+    slope = jax.random.normal(jax.random.key(1), hessian.z.shape)
+    alone, _ = pulled_back(hessian, slope)
+    together, _ = pulled_back_each(hessian, slope)
     scale = max(abs(float(leaf)) for leaf in jax.tree.leaves(together))
     for a, b in zip(*map(jax.tree.leaves, (alone, together)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13 * scale)  # ε only scales all forces, which are zero

@@ -15,7 +15,7 @@ from lammps_reference import evaluate, shipped
 
 import mdsens as ms
 from mdsens.mechanics import forces, hessian_operator
-from mdsens.mechanics.unknown import frame_of
+from mdsens.mechanics.unknown import reference_at
 from mdsens.potentials.forms.neighbor_vectors import neighbor_vectors
 
 FILES = {
@@ -97,12 +97,12 @@ def cases():
 def test_pairs_and_ranks_of_one_are_the_hessian(make):
     system, potential = make()
     system = system.with_neighbors(potential)
-    frame = frame_of(system)
+    reference = reference_at(system)
     v = jax.random.normal(jax.random.key(0), (system.positions.size,))
-    assert hessian_operator.is_stored(frame, potential)
-    condition = lambda x: forces.gradient(x.reshape(system.positions.shape), (frame, potential)).ravel()  # noqa: E731
+    assert hessian_operator.is_stored(reference, potential)
+    condition = lambda x: forces.gradient(x.reshape(system.positions.shape), (reference, potential)).ravel()  # noqa: E731
     reference = jax.jvp(condition, (system.positions.ravel(),), (v,))[1]
-    image = hessian_operator.hessian_operator(system.positions, (frame, potential))(v)
+    image = hessian_operator.hessian_operator(system.positions, (reference, potential))(v)
     np.testing.assert_allclose(image, reference, rtol=1e-12, atol=1e-12 * jnp.abs(reference).max())
 
 

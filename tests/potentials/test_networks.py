@@ -15,7 +15,7 @@ from helpers import refused
 
 import mdsens as ms
 from mdsens.mechanics.hessian_operator import hessian_operator
-from mdsens.mechanics.unknown import frame_of
+from mdsens.mechanics.unknown import reference_at
 from mdsens.potentials.base import parameter_paths
 from mdsens.potentials.learned.symmetry_functions import CUTOFFS
 from mdsens.structures.neighbors.neighbor_list import widened
@@ -189,15 +189,15 @@ NAMES = ("Behler-Parrinello", "deep sets", "Equinox module", "dict", "message pa
 
 
 @eqx.filter_jit
-def everything(potential, frame, v):
+def everything(potential, reference, v):
     """Energy, its slope, a product with the Hessian as the slope's derivative and as it is kept, dF/dθ from both sides."""
-    system, x = frame.system, frame.system.positions
+    system, x = reference.system, reference.system.positions
 
     def slope(x, p):
         return jax.grad(lambda x: p.total(system.with_positions(x)))(x)
 
     product = jax.jvp(lambda x: slope(x, potential), (x,), (v,))[1]
-    kept = hessian_operator(x, (frame, potential))(v.ravel()).reshape(v.shape)
+    kept = hessian_operator(x, (reference, potential))(v.ravel()).reshape(v.shape)
     direction = jax.tree.map(jnp.cos, potential)
     forward = jnp.sum(v * jax.jvp(lambda p: slope(x, p), (potential,), (direction,))[1])
     leaves = jax.grad(lambda p: jnp.sum(v * slope(x, p)))(potential)
@@ -205,10 +205,10 @@ def everything(potential, frame, v):
     return potential.total(system), slope(x, potential), product, kept, forward, adjoint, leaves
 
 
-def framed(system, potential):
+def reference_of(system, potential):
     listed = system.with_neighbors(potential, skin=0.5)
     # All structures have eight atoms and one number of places, so that one compiled function serves them.
-    return frame_of(eqx.tree_at(lambda s: s.neighbors, listed, widened(listed.neighbors, PLACES)))
+    return reference_at(eqx.tree_at(lambda s: s.neighbors, listed, widened(listed.neighbors, PLACES)))
 
 
 @pytest.mark.slow
@@ -217,7 +217,7 @@ def test_a_network_is_a_potential(name):
     potential, system = networks()[name], carbide()
     rng = np.random.default_rng(5)
     v = jnp.asarray(rng.normal(size=system.positions.shape))
-    energy, slope, product, kept, forward, adjoint, leaves = everything(potential, framed(system, potential), v)
+    energy, slope, product, kept, forward, adjoint, leaves = everything(potential, reference_of(system, potential), v)
 
     # Rotated, shifted, with atoms in another order.
     turn, order = np.linalg.qr(rng.normal(size=(3, 3)))[0], rng.permutation(8)
@@ -227,14 +227,14 @@ def test_a_network_is_a_potential(name):
         pbc=True,
         species=[system.symbols[k] for k in order],
     )
-    again = everything(potential, framed(moved, potential), (v @ turn)[order])
+    again = everything(potential, reference_of(moved, potential), (v @ turn)[order])
     np.testing.assert_allclose(again[0], energy, rtol=1e-11)
     np.testing.assert_allclose(again[1], (slope @ turn)[order], atol=1e-11 * jnp.abs(slope).max())
     np.testing.assert_allclose(again[2], (product @ turn)[order], atol=1e-11 * jnp.abs(product).max())
 
     # Forces are the energy's slope, and the Hessian is that of the sites.
     h = 1e-4
-    ends = {k: float(everything(potential, framed(displaced(system, k * h * v), potential), v)[0]) for k in (-2, -1, 1, 2)}
+    ends = {k: float(everything(potential, reference_of(displaced(system, k * h * v), potential), v)[0]) for k in (-2, -1, 1, 2)}
     np.testing.assert_allclose((8 * (ends[1] - ends[-1]) - (ends[2] - ends[-2])) / (12 * h), jnp.sum(slope * v), rtol=1e-8)
     np.testing.assert_allclose(kept, product, atol=1e-11 * jnp.abs(product).max())
     np.testing.assert_allclose(forward, adjoint, rtol=1e-10)
@@ -260,7 +260,7 @@ def test_an_atom_alone_and_one_at_the_cutoff_have_finite_derivatives(name):
         [0, 2.0, CUTOFF],
     ]
     system = ms.System(positions, cell=30.0 * np.eye(3), pbc=True, species=carbide().symbols)
-    for value in jax.tree.leaves(everything(potential, framed(system, potential), jnp.ones((8, 3)))):
+    for value in jax.tree.leaves(everything(potential, reference_of(system, potential), jnp.ones((8, 3)))):
         assert np.isfinite(value).all()
 
 

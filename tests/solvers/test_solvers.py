@@ -236,7 +236,7 @@ def test_five_solvers_one_equilibrium_one_jacobian(small_packing):
     start = eq.system.positions + 1e-4 * jnp.sin(jnp.arange(64.0)).reshape(-1, 2)
     energy = functools.partial(_energy, system=system)
     force = jax.grad(energy)
-    translations = implicit.Gauge(basis=jnp.tile(jnp.eye(2), (32, 1)) / jnp.sqrt(32.0))
+    translations = implicit.NullSpace(basis=jnp.tile(jnp.eye(2), (32, 1)) / jnp.sqrt(32.0))
     names = {
         "fire": solvers.FIRE(),
         "jax-md": solvers.JaxMD(jax_md.minimize.fire_descent),

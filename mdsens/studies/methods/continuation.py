@@ -152,7 +152,7 @@ class _Node:
 
     @property
     def lowest(self) -> float:
-        return math.nan if self.eq.curvature is None else self.eq.curvature.lowest
+        return math.nan if self.eq.spectrum is None else self.eq.spectrum.lowest
 
 
 def _node(eq: Equilibrium, t: float, direction: Any, observed: Together | None) -> _Node:

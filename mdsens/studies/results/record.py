@@ -186,7 +186,7 @@ def with_structures(record: Record, states: Mapping[str, Equilibrium]) -> Record
             "energy": eq.energy,
             "fmax": eq.fmax,
             "steps": eq.steps,
-            "lowest_curvature": None if eq.curvature is None else eq.curvature.lowest,
+            "lowest_curvature": None if eq.spectrum is None else eq.spectrum.lowest,
             "labels": list(eq.system.labels),
             "pbc": list(eq.system.pbc),
         }

@@ -1,0 +1,86 @@
+"""In which parameters a derivative is asked for: some of them by name, or one direction in their space."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from mdsens.common.errors import InputError
+from mdsens.potentials.base import Potential
+from mdsens.potentials.parameter_names import named_leaves
+
+Direction = Potential | Mapping[str, Any]
+
+
+class Selection(NamedTuple):
+    """A potential split into the parameters of a derivative and the rest, each None where the other has them."""
+
+    parameters: Potential
+    rest: Potential
+
+    @property
+    def potential(self) -> Potential:
+        """The whole potential."""
+        return eqx.combine(self.parameters, self.rest)
+
+
+def select(potential: Potential, wrt: Sequence[str] | str | None) -> Selection:
+    """Return the parameters that are asked for by name or path; all of them for None.
+
+    Raises:
+        InputError: a name that no parameter has, or none at all.
+    """
+    leaves, structure = jax.tree.flatten(potential)
+    names: Any = list(wrt) if isinstance(wrt, list | tuple | set | dict) else [wrt]
+    chosen = [True] * len(leaves) if wrt is None else named_leaves(potential, names)
+    if not any(chosen):
+        raise InputError("No parameter was asked for: leave wrt= out for all of them.")
+    return Selection(
+        jax.tree.unflatten(structure, [leaf if keep else None for leaf, keep in zip(leaves, chosen, strict=True)]),
+        jax.tree.unflatten(structure, [None if keep else leaf for leaf, keep in zip(leaves, chosen, strict=True)]),
+    )
+
+
+def check_direction(potential: Potential, direction: Direction) -> Potential:
+    """A direction in parameter space, potential-shaped, with zeros for what does not move.
+
+    Args:
+        direction: potential-shaped, None where nothing moves; or steps by name or path, `{"sigma": 1.0, "epsilon.A-B": 0.1}`.
+
+    Raises:
+        InputError: it is not of the potential's shape, or names what is no parameter.
+    """
+    try:
+        if isinstance(direction, Mapping):
+            direction = _steps_by_name(potential, direction)
+        steps = jax.tree.structure(potential).flatten_up_to(direction)  # type: ignore[attr-defined]  # of jax's stubs
+        shaped = jax.tree.unflatten(
+            jax.tree.structure(potential),
+            [
+                jnp.zeros_like(theta) if step is None else jnp.asarray(step, theta.dtype).reshape(theta.shape)
+                for theta, step in zip(jax.tree.leaves(potential), steps, strict=True)
+            ],
+        )
+    except InputError:
+        raise
+    except (ValueError, TypeError):
+        raise InputError(
+            "The direction must have the potential's shape, or name its parameters' steps: {'sigma': 1.0}."
+        ) from None
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(shaped)):
+        raise InputError("The direction is not finite.")
+    return shaped
+
+
+def _steps_by_name(potential: Potential, steps: Mapping[str, Any]) -> Potential:
+    leaves, structure = jax.tree.flatten(potential)
+    moved: list[Array | None] = [None] * len(leaves)
+    for name, step in steps.items():
+        for k, chosen in enumerate(named_leaves(potential, [name])):
+            if chosen and step is not None:
+                moved[k] = jnp.broadcast_to(jnp.asarray(step, leaves[k].dtype), leaves[k].shape)
+    return jax.tree.unflatten(structure, moved)

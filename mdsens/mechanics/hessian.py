@@ -1,0 +1,239 @@
+"""`Hessian`: the derivative A = ∂F/∂z of an equilibrium's condition at one state, which all its derivatives ask.
+
+It is made once, and with it all is decided that depends on the state: how a product is made, what is known of the null space and
+the spectrum, whether there are factors, and which solver its linear systems get. Motions that cost no energy are projected out
+(`mdsens.mechanics.rigid_motions`).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from mdsens.common.aside import Aside
+from mdsens.implicit import CG, GMRES, MINRES, Direct, linear_solve
+from mdsens.implicit.bound import ROUNDING
+from mdsens.implicit.linear import DIRECT_LIMIT
+from mdsens.implicit.linear_system import LinearSolver, NullSpace
+from mdsens.mechanics import hessian_operator
+from mdsens.mechanics.factors import DenseFactor, DenseMatrix, SparseFactor, dense_factor, sparse_factor
+from mdsens.mechanics.forces import gradient
+from mdsens.mechanics.hessian_matrix import hessian
+from mdsens.mechanics.hessian_operator import Preconditioned, StoredOperator, is_stored, stored_size
+from mdsens.mechanics.null_space import known_null_space
+from mdsens.mechanics.scales import spacing
+from mdsens.mechanics.softest_modes import Columns, operator_at
+from mdsens.mechanics.spectrum import Spectrum, examined
+from mdsens.mechanics.unknown import Reference
+from mdsens.potentials.base import Approximation, Potential
+
+WELL_POSED = 1e4
+"""Lowest eigenvalue, in roundings of the highest, above which a matrix is worth factorising."""
+
+KEPT_NUMBERS = 2 * 10**7
+"""Numbers in an operator that is kept with its state, at most."""
+
+LOOSEST = 1e-4
+"""Relative residual that is asked for, at least, where the operator is approximate."""
+
+KRYLOV = 300
+"""Size of GMRES's space, for stresses that are not hydrostatic."""
+
+
+class Hessian(eqx.Module):
+    """The derivative A = ∂F/∂z of the condition F(z, θ) = 0 of an equilibrium, at one state.
+
+    Attributes:
+        reference: what the unknown lives in.
+        z: the unknown.
+        potential: θ.
+        null_space: motions that cost no energy.
+        operator: v ↦ A v on flat vectors, where it is kept; None where products are made of the potential each time.
+        factor: r ↦ A⁻¹ r, nearly; None without.
+        solver: of the linear systems.
+        aside: its spectrum.
+    """
+
+    reference: Reference
+    z: Any
+    potential: Potential
+    null_space: NullSpace
+    operator: StoredOperator | Preconditioned | DenseMatrix | None
+    factor: DenseFactor | SparseFactor | None
+    solver: LinearSolver = eqx.field(static=True)
+    aside: Aside[Spectrum] = eqx.field(static=True)
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """The ends of its spectrum."""
+        return self.aside.value
+
+    @property
+    def size(self) -> int:
+        """How many numbers the unknown has."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.z))
+
+    @property
+    def dtype(self) -> Any:
+        return self.reference.system.positions.dtype
+
+    def condition(self, z: Any, potential: Potential) -> Any:
+        """Return F(z, θ); pure JAX."""
+        return gradient(z, (self.reference, potential))
+
+    def product_at(self, z: Any, potential: Potential) -> Callable[..., Any]:
+        """Return v ↦ ∂F/∂z v at any z and θ, made of the potential; pure JAX, differentiable in both."""
+        return self._preconditioned(hessian_operator.hessian_operator(z, (self.reference, potential)))
+
+    def product(self, z: Any = None, potential: Potential | None = None) -> Callable[..., Any]:
+        """Return v ↦ A v; an operator that is kept has no derivative in z and θ.
+
+        Args:
+            z, potential: its own, where an outer program differentiates in them.
+        """
+        if self.operator is not None:
+            return self._preconditioned(self.operator)
+        return self.product_at(self.z if z is None else z, self.potential if potential is None else potential)
+
+    def _preconditioned(self, operator: Any) -> Callable[..., Any]:
+        return operator if self.factor is None else Preconditioned(operator, jax.lax.stop_gradient(self.factor))
+
+    def solve(
+        self, b: Float[Array, " n"], goal: Any = None, *, product: Callable[..., Any] | None = None
+    ) -> tuple[Float[Array, " n"], Array]:
+        """Return `(A⁻¹ b, its relative residual)` outside the null space; pure JAX.
+
+        Args:
+            goal: ‖b - A u‖ that is good enough; None for the solver's own.
+            product: what `product()` or `product_at` returned, for several right-hand sides or another state.
+        """
+        product = self.product() if product is None else product
+        return linear_solve(product, b, solver=self.solver, atol=goal, throw=False, **self.options)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `mdsens.implicit` is told of A."""
+        return {"symmetric": self.reference.symmetric, "null_space": self.null_space}
+
+    @property
+    def fail_rtol(self) -> float:
+        """Relative residual beyond which a solve has failed."""
+        return self.solver.tolerances(self.dtype)[1]
+
+    def solved_by(self, solver: LinearSolver) -> "Hessian":
+        """Return the same Hessian with another solver, without a factor's help."""
+        return dataclasses.replace(self, solver=solver, factor=None)
+
+    @property
+    def method(self) -> str:
+        """How its linear systems are solved, in words."""
+        helped = ""
+        if self.factor is not None:
+            helped = self.factor.words
+        elif self.reference.grid is not None and self.solver.iterative and is_stored(self.reference, self.potential):
+            helped = "a coarse grid"
+        return f"{self.solver!r}, preconditioned by {helped}" if helped else repr(self.solver)
+
+    @property
+    def rounding(self) -> float:
+        """What rounding leaves of θ ∂F/∂θ where it should be zero, by symmetry or because nothing depends on θ [eV/Å]."""
+        return float(ROUNDING * jnp.finfo(self.dtype).eps) * self.spectrum.highest * spacing(self.reference.system)
+
+    @property
+    def is_definite(self) -> bool:
+        """Whether it is positive outside its null space, clearly enough to be factorised."""
+        return _is_definite(self.spectrum, self.reference)
+
+
+def hessian_at(z: Any, reference: Reference, potential: Potential) -> Hessian:
+    """Return the Hessian at a state, examined [host].
+
+    Raises:
+        InputError: as `mdsens.mechanics.spectrum.examined`.
+    """
+    found = examined(z, reference, potential)
+    return _made(z, reference, potential, found.spectrum, found.columns, found.matrix)
+
+
+def known_hessian(z: Any, reference: Reference, potential: Potential, spectrum: Spectrum) -> Hessian:
+    """Return the Hessian at a state whose spectrum is known already [host]."""
+    stored = is_stored(reference, potential) and stored_size(reference.system, potential) <= KEPT_NUMBERS
+    if not (stored or _has_factor(spectrum, reference, potential)):
+        return _made(z, reference, potential, spectrum, None, None)
+    columns = Columns(operator_at(z, (reference, potential)), ravel_pytree(z)[0].size, reference.system.positions.dtype)
+    return _made(z, reference, potential, spectrum, columns, None)
+
+
+def _made(
+    z: Any,
+    reference: Reference,
+    potential: Potential,
+    spectrum: Spectrum,
+    columns: Columns | None,
+    matrix: np.ndarray | None,
+) -> Hessian:
+    null_space = known_null_space(z, reference, spectrum.rattlers)
+    operator: StoredOperator | Preconditioned | DenseMatrix | None = None if columns is None else _light(columns)
+    factor: DenseFactor | SparseFactor | None = None
+    if columns is not None and _has_factor(spectrum, reference, potential):
+        free = np.flatnonzero(np.asarray(null_space.active))
+        null, dtype = np.asarray(null_space.basis)[free], reference.system.positions.dtype
+        try:
+            if not spectrum.exact:
+                factor = sparse_factor(hessian(reference.system, potential).tocsr(), null, free)
+            else:
+                whole = columns.between(free) if matrix is None else matrix
+                whole = 0.5 * (whole + whole.T)
+                factor = dense_factor(whole, null, free, dtype)
+                operator = DenseMatrix(jnp.asarray(whole, dtype), jnp.asarray(free))
+        except (np.linalg.LinAlgError, RuntimeError):  # not positive, or singular, to working precision
+            factor = None
+    solver = _default_solver(reference, spectrum, ravel_pytree(z)[0].size)
+    approximation = potential.approximation(reference.system)
+    if approximation is not None:
+        solver = _within(approximation, spectrum, solver, reference.system.positions.dtype)
+    return Hessian(reference, z, potential, null_space, operator, factor, solver, Aside(spectrum))
+
+
+def _is_definite(spectrum: Spectrum, reference: Reference) -> bool:
+    rounding = np.finfo(reference.system.positions.dtype).eps * spectrum.highest
+    return bool(reference.symmetric and reference.constraints is None and WELL_POSED * rounding < spectrum.lowest < np.inf)
+
+
+def _has_factor(spectrum: Spectrum, reference: Reference, potential: Potential) -> bool:
+    """Whether the matrix is definite, and small or, in the plane, sparse."""
+    if not _is_definite(spectrum, reference):
+        return False
+    return spectrum.exact or (reference.freedom is None and reference.system.dim == 2 and is_stored(reference, potential))
+
+
+def _light(columns: Columns) -> StoredOperator | Preconditioned | None:
+    """An operator whose numbers are few enough to be kept; None for others."""
+    operator = columns.function
+    if not isinstance(operator, StoredOperator) or sum(np.size(leaf) for leaf in jax.tree.leaves(operator)) > KEPT_NUMBERS:
+        return None
+    return operator if columns.preconditioner is None else Preconditioned(operator, columns.preconditioner)
+
+
+def _default_solver(reference: Reference, spectrum: Spectrum, size: int) -> LinearSolver:
+    if not reference.symmetric:
+        return Direct() if size <= DIRECT_LIMIT else GMRES(restart=KRYLOV)
+    multiplied = reference.constraints is not None and reference.constraints.count
+    return MINRES() if spectrum.index or multiplied else CG()
+
+
+def _within(approximation: Approximation, spectrum: Spectrum, solver: LinearSolver, dtype: Any) -> LinearSolver:
+    """A solver that asks for no smaller a residual than the error of the operator leaves."""
+    rtol, fail_rtol = solver.tolerances(dtype)
+    reachable = min(approximation.hessian / spectrum.nearest_zero, LOOSEST)
+    if not reachable > rtol:
+        return solver
+    # In whole powers, so that compiled code is found again.
+    reachable = float(10.0 ** np.ceil(np.log10(reachable)))
+    return dataclasses.replace(solver, rtol=reachable, fail_rtol=max(fail_rtol, 10.0 * reachable))
