@@ -27,6 +27,7 @@ import numpy as np
 
 import mdsens as ms
 from mdsens.equilibrium.descent import PROBLEM
+from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.rigid_motions import rigid_motions
 from mdsens.mechanics.unknown import Reference
 from mdsens.structures.packing import random_packing
@@ -80,10 +81,10 @@ def descend(reference, potential):
     """Positions and largest force after each step of FIRE."""
 
     def step(state, _):
-        state = fire.step(PROBLEM, state, (reference, potential))
+        state = fire.step(PROBLEM, state, Landscape(reference, potential))
         return state, (state.z, PROBLEM.norm(state.residual))
 
-    return jax.lax.scan(step, fire.init(PROBLEM, reference.system.positions, (reference, potential)), length=1200)[1]
+    return jax.lax.scan(step, fire.init(PROBLEM, reference.system.positions, Landscape(reference, potential)), length=1200)[1]
 
 
 def unrolled(seed):

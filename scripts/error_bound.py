@@ -23,6 +23,7 @@ from mdsens.equilibrium.descent import PROBLEM
 from mdsens.files.atomic_write import check_writable, save_picture
 from mdsens.implicit import jacobian_bound, root_jvp
 from mdsens.mechanics.forces import gradient
+from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.null_space import known_null_space
 from mdsens.plot import COLOURS
 from mdsens.structures.packing import random_packing
@@ -67,7 +68,7 @@ def packing():
     start = eq.system.positions + DISPLACEMENT * jax.random.normal(jax.random.key(0), (128, 2))
 
     def data(theta):
-        return reference, eqx.tree_at(lambda p: p.diameter["B"], potential, theta)
+        return Landscape(reference, eqx.tree_at(lambda p: p.diameter["B"], potential, theta))
 
     def descend(theta):
         def step(state, _):

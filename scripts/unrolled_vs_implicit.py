@@ -25,6 +25,7 @@ from mdsens.equilibrium.descent import PROBLEM
 from mdsens.files.atomic_write import check_writable, save_picture, write_whole
 from mdsens.implicit import CG, root_jvp
 from mdsens.mechanics.forces import gradient
+from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.null_space import null_space
 from mdsens.mechanics.unknown import Reference, reference_at
 from mdsens.plot import COLOURS
@@ -69,12 +70,12 @@ def implicit(positions, reference: Reference, potential, direction):
     """The implicit derivative at each of some states; NaN where the Hessian is not positive, so that there is none."""
 
     def condition(x, potential):
-        return gradient(x, (reference, potential))
+        return gradient(x, Landscape(reference, potential))
 
     def one(x):
         options = {
             "symmetric": True,
-            "null_space": null_space(x, (reference, potential)),
+            "null_space": null_space(x, Landscape(reference, potential)),
             "linear_solver": CG(rtol=1e-10, max_steps=1000),
         }
         return root_jvp(condition, x, (potential,), (direction,), **options)[0]

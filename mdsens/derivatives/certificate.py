@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from mdsens.implicit.bound import TRUSTED_SHARE
 from mdsens.mechanics.hessian_operator import hessian_operator
+from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.scales import typical_distance
 from mdsens.mechanics.unknown import Reference, reference_at
 from mdsens.potentials.forms.neighbor_vectors import bond_vectors, handles, of_pairs
@@ -274,7 +275,7 @@ def _slopes_of_slacks(constraints: "Constraints", system: "System") -> Array:
 @eqx.filter_jit
 def _stiffness_along(reference: Reference, potential: "Potential", directions: Array) -> Array:
     """∂²E/∂x² v of each of some displacements, `(k, N dim)`."""
-    return jax.lax.map(hessian_operator(reference.system.positions, (reference, potential)), directions)
+    return jax.lax.map(hessian_operator(reference.system.positions, Landscape(reference, potential)), directions)
 
 
 def _kind(eq: "Equilibrium") -> str:

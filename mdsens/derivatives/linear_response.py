@@ -95,7 +95,7 @@ def _looked_at_again(eq: Equilibrium) -> Equilibrium:
     listed = listed_tightly(eq.system, eq.potential)
     eq = dataclasses.replace(eq, system=listed, spectrum=None).as_made()
     hessian = eq.hessian
-    norm = float(unbalanced(hessian.z, (hessian.reference, eq.potential))[1])
+    norm = float(unbalanced(hessian.z, hessian.landscape)[1])
     if not norm <= max(NEAR * spacing(listed) * hessian.spectrum.nearest_zero, STILL * max(eq.fmax, hessian.rounding)):
         raise ConvergenceError(
             "The potential, structure or conditions of this equilibrium were replaced after it was relaxed, and it is none of "
@@ -207,7 +207,7 @@ def along(hessian: Hessian, direction: Any) -> tuple[Any, Array]:
 def pulled_back(hessian: Hessian, slope: Any) -> tuple[Any, Array]:
     """`(the gradient in θ of a function of z whose gradient in z is `slope`, residual)`, by one adjoint solve."""
     w, residual = adjoint_solution(hessian.condition, hessian.z, (hessian.potential,), slope, **_own_options(hessian))
-    return slopes_of_work(hessian.z, (hessian.reference, hessian.potential), jax.tree.map(jnp.negative, w)), residual
+    return slopes_of_work(hessian.z, hessian.landscape, jax.tree.map(jnp.negative, w)), residual
 
 
 def pulled_back_each(hessian: Hessian, slope: Any) -> tuple[Any, Array]:

@@ -11,6 +11,7 @@ from mdsens.common.errors import InputError
 from mdsens.common.progress import residual_bar
 from mdsens.equilibrium.descent import NEWTON_STEPS, PROBLEM, Arrival, based, refresher
 from mdsens.implicit import MINRES
+from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.null_space import null_space
 from mdsens.mechanics.unknown import Reference, reference_at
 from mdsens.potentials.base import Potential
@@ -46,7 +47,7 @@ def climb(
     solver = MinimumMode(mode=mode, max_step=max_step)
     polish = dataclasses.replace(POLISH, max_step=0.1 * length)
     with residual_bar(fmax, progress) as show:
-        data = (reference, potential)
+        data = Landscape(reference, potential)
         options: dict[str, Any] = {"tolerance": fmax, "refresh": refresher()}
         result = solve(CLIMB, solver, reference.start, data, max_steps=max_steps, progress=show.after(0), **options)
         steps = result.steps
@@ -54,7 +55,7 @@ def climb(
             # Its steps are judged by how well forces are predicted, which rounding hides at the end.
             result = solve(PROBLEM, polish, result.z, result.data, max_steps=NEWTON_STEPS, progress=show.after(steps), **options)
             steps += result.steps
-    reference = result.data[0]
+    reference = result.data.reference
     if result.status is Status.NOT_FINITE:
         reference = reference_at(reference.place(result.z))
         return Arrival(reference, reference.start, result.norm, steps, result.status)

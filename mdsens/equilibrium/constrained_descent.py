@@ -6,7 +6,7 @@ and section 18.1.
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -26,6 +26,7 @@ from mdsens.equilibrium.descent import (
     approach,
     based,
     force_norm,
+    is_stale,
     listed_here,
     newton_in,
     reference_volume,
@@ -35,6 +36,7 @@ from mdsens.equilibrium.descent import (
 from mdsens.implicit import MINRES, Direct
 from mdsens.implicit.linear import SMALL
 from mdsens.mechanics.forces import gradient, held_still, lagrangian
+from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.null_space import rigid_null_space
 from mdsens.mechanics.unknown import Reference, reference_at
 from mdsens.potentials.base import Potential
@@ -87,19 +89,21 @@ class Penalty(eqx.Module):
         return Penalty(self.constraints, multipliers, pushes, self.stiffness), jnp.max(jnp.abs(violation), initial=0.0)
 
 
-def _penalised(z: Any, data: Any) -> Any:
+class Penalised(NamedTuple):
+    """An energy landscape with a penalty for constraints that are not met."""
+
+    reference: Reference
+    potential: Potential
+    penalty: Penalty
+
+
+def _penalised_gradient(z: Any, data: Penalised) -> Any:
     reference, potential, penalty = data
-    slope = jax.grad(lambda z: lagrangian(z, (reference, potential)) + penalty.energy(reference.place(z)))(z)
+    slope = jax.grad(lambda z: lagrangian(z, Landscape(reference, potential)) + penalty.energy(reference.place(z)))(z)
     return held_still(slope, reference)
 
 
-def _is_stale(z: Any, data: Any) -> Array:
-    return data[0].is_stale(z, data[1].ranges)
-
-
-PENALISED = Problem(
-    _penalised, force_norm, _is_stale, null_space=lambda z, data: rigid_null_space(z, data[:2]), symmetric=True, kind="gradient"
-)
+PENALISED = Problem(_penalised_gradient, force_norm, is_stale, null_space=rigid_null_space, symmetric=True, kind="gradient")
 
 
 def settle(reference: Reference, potential: Potential, settings: Settings) -> Arrival:
@@ -135,10 +139,10 @@ def settle(reference: Reference, potential: Potential, settings: Settings) -> Ar
             if arrival.status is Status.CONVERGED:
                 return arrival
         for _ in range(ROUNDS):
-            data = (reference, potential, penalty)
+            data = Penalised(reference, potential, penalty)
             rough = max(settings.tolerance, ROUGH * units.force * min(1.0, goal / settled))
             z, data, norm, steps, status, _ = approach(PENALISED, z, data, settings, volume, steps, show, tolerance=rough)
-            reference = data[0]
+            reference = data.reference
             if status is not Status.CONVERGED:
                 break
             penalty, largest = penalty.updated(reference.place(z))
@@ -193,7 +197,7 @@ def _mean_stiffness(reference: Reference, potential: Potential) -> Array:
     """Of the system itself, seen by a random displacement [eV/Å²]."""
     flat, unravel = ravel_pytree(reference.start)
     probe = jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
-    _, change = jax.jvp(lambda z: gradient(z, (reference, potential)), (reference.start,), (unravel(probe),))
+    _, change = jax.jvp(lambda z: gradient(z, Landscape(reference, potential)), (reference.start,), (unravel(probe),))
     return jnp.linalg.norm(ravel_pytree(change)[0]) / jnp.linalg.norm(probe)
 
 
@@ -201,7 +205,7 @@ def _guess(constraints: Any, reference: Reference, potential: Potential, near: f
     """Multipliers that leave the smallest forces at the start, and the inequalities that hold with equality and press."""
     system = reference.system
     touching = np.flatnonzero(np.abs(np.asarray(constraints.lengths(system)[1])) < near)
-    forces = np.asarray(ravel_pytree(unbalanced(reference.start, (reference, potential))[0])[0])
+    forces = np.asarray(ravel_pytree(unbalanced(reference.start, Landscape(reference, potential))[0])[0])
 
     def fitted(active: Any) -> np.ndarray:
         normals = _normals(constraints.with_active(active, system), reference)
@@ -246,11 +250,11 @@ def _newton(
     run = functools.partial(solve, PROBLEM, method, refresh=refresher(volume))
     options = {"tolerance": settings.tolerance, "max_steps": NEWTON_STEPS}
     for _ in range(2):
-        result = run(_unknown(reference, multipliers), (reference, potential), progress=show.after(steps), **options)
+        result = run(_unknown(reference, multipliers), Landscape(reference, potential), progress=show.after(steps), **options)
         steps = steps + result.steps
         multipliers = chosen.factors * result.z.multipliers if len(multipliers) else multipliers
-        reference = based(result.data[0], result.z, potential)
-        norm = float(unbalanced(_unknown(reference, multipliers), (reference, potential))[1])
+        reference = based(result.data.reference, result.z, potential)
+        norm = float(unbalanced(_unknown(reference, multipliers), Landscape(reference, potential))[1])
         if result.status is not Status.CONVERGED or norm <= settings.tolerance:
             break
         reference = listed_here(reference)

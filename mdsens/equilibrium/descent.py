@@ -16,6 +16,7 @@ from mdsens.common.progress import residual_bar
 from mdsens.equilibrium.falling import Watch
 from mdsens.mechanics.forces import gradient
 from mdsens.mechanics.hessian_operator import hessian_operator, is_stored
+from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.null_space import rigid_null_space
 from mdsens.mechanics.scales import ORDINARY_UNITS, Units, scales_of
 from mdsens.mechanics.unknown import Reference, Unknown, as_unknown, gridded, periodic_volume, reference_at
@@ -61,34 +62,34 @@ def force_norm(slope: Any) -> Array:
     return norm
 
 
-def _is_stale(z: Any, data: Any) -> Array:
-    reference, potential = data
-    return reference.is_stale(z, potential.ranges)
+def is_stale(z: Any, data: Any) -> Array:
+    """Return whether a pair within the range could be missing from the list at z; `data` is a `Landscape` or has its fields."""
+    return data.reference.is_stale(z, data.potential.ranges)
 
 
 def _focused(z: Any, data: Any) -> Any:
     """A list of little more than the range at z, so that little is evaluated and stored; a preconditioner's grid [host]."""
-    reference, potential, *more = data
+    reference, potential = data.reference, data.potential
     listed = reference.system.neighbors
     if not isinstance(listed, Neighbors):
         # Of several kinds of lists none is made shorter.
         if isinstance(listed, TermLists) and _is_stale_now(z, data):
             reference = relisted(reference, z, potential, None)
-        return reference, potential, *more
+        return data._replace(reference=reference)
     if not is_tight(listed) or _is_stale_now(z, data):
         reference = relisted(reference, z, potential, TIGHT_SKIN * float(np.asarray(potential.range)))
         if len(reference.system) < RECOMPILED:
             reference = eqx.tree_at(lambda f: f.system.neighbors, reference, widened_like(reference.system.neighbors, listed))
     # Interpolation on the grid forgives that atoms move on.
-    return gridded(reference) if is_stored(reference, potential) else reference, potential, *more
+    return data._replace(reference=gridded(reference) if is_stored(reference, potential) else reference)
 
 
-_is_stale_now = eqx.filter_jit(_is_stale)
+_is_stale_now = eqx.filter_jit(is_stale)
 
 PROBLEM = Problem(
     gradient,
     force_norm,
-    _is_stale,
+    is_stale,
     null_space=rigid_null_space,
     symmetric=True,
     operator=hessian_operator,
@@ -102,8 +103,8 @@ LOADED_PROBLEM = dataclasses.replace(PROBLEM, symmetric=False)
 
 
 def unbalanced(z: Any, data: Any) -> Any:
-    """`(F(z), its norm)` of `data = (reference, potential)`, compiled [host]."""
-    return evaluated(PROBLEM if data[0].symmetric else LOADED_PROBLEM, z, data)
+    """`(F(z), its norm)` on an energy landscape, compiled [host]."""
+    return evaluated(PROBLEM if data.reference.symmetric else LOADED_PROBLEM, z, data)
 
 
 class UnstableCell(MdsensError):
@@ -155,7 +156,7 @@ def descend(reference: Reference, potential: Potential, settings: Settings) -> A
     with residual_bar(settings.tolerance, settings.progress) as show:
         for _ in range(REBASES):
             reference = listed_here(reference)
-            start = (reference.start, (reference, potential))
+            start = (reference.start, Landscape(reference, potential))
             z, (reference, _), norm, steps, status, tolerance = approach(problem, *start, settings, volume, steps, show)
             if status is Status.NOT_FINITE:
                 reference = reference_at(reference.place(z), reference.freedom, reference.constraints)
@@ -164,7 +165,7 @@ def descend(reference: Reference, potential: Potential, settings: Settings) -> A
             if reference.freedom is None:
                 break
             check_volume(reference.start, reference, volume)
-            norm = float(unbalanced(reference.start, (reference, potential))[1])
+            norm = float(unbalanced(reference.start, Landscape(reference, potential))[1])
             if status is not Status.CONVERGED or norm <= tolerance:
                 break
             # Seen from the relaxed cell the strains are others, if only a little.
@@ -206,7 +207,7 @@ def approach(
     where it refuses, L-BFGS comes first, and FIRE should that stall.
 
     Args:
-        data: `(reference, potential, ...)`.
+        data: a `Landscape`, or what has its fields.
         volume: of the cell that the relaxation started from.
         steps: taken before.
 
@@ -302,7 +303,7 @@ def _is_near(problem: Problem, z: Any, data: Any, unit: float) -> bool:
 
 
 def refresher(volume: float | None = None) -> Callable[..., Any]:
-    """`refresh(z, data, wider)` for the driver, data being `(reference, potential, ...)`: a new list, and a look at the cell.
+    """Return `refresh(z, data, wider)` for the driver, which makes a new list and looks at the cell; `data` as for `is_stale`.
 
     Args:
         volume: of the cell that the relaxation started from.
@@ -312,11 +313,10 @@ def refresher(volume: float | None = None) -> Callable[..., Any]:
     def refresh(z: Any, data: Any, wider: bool) -> Any:
         nonlocal widening
         widening = 2.0 * widening if wider else widening
-        reference, potential, *more = data
-        check_volume(z, reference, volume)
-        reach = np.asarray(potential.range)
+        check_volume(z, data.reference, volume)
+        reach = np.asarray(data.potential.range)
         skin = SKIN * widening * float(reach) if np.isfinite(reach) else None
-        return relisted(reference, z, potential, skin), potential, *more
+        return data._replace(reference=relisted(data.reference, z, data.potential, skin))
 
     return refresh
 

@@ -27,10 +27,10 @@ class Watch:
     """
 
     def __init__(self, z: Any, data: Any) -> None:
-        self.start = _nearest(data[0].place(z))
+        self.start = _nearest(data.reference.place(z))
 
     def __call__(self, z: Any, data: Any) -> None:
-        system, potential = data[0].place(z), data[1]
+        system, potential = data.reference.place(z), data.potential
         if self.start is None or (found := _nearest(system)) is None or not found[0] < NEARER * self.start[0]:
             return
         if _falls(system, potential, found):

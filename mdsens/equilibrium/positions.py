@@ -26,6 +26,7 @@ from mdsens.implicit.probes import finite_or, withheld
 from mdsens.implicit.trees import is_traced
 from mdsens.mechanics.forces import gradient
 from mdsens.mechanics.hessian_operator import hessian_operator
+from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.null_space import null_space
 from mdsens.mechanics.scales import Units, traced_distance, traced_scales
 from mdsens.mechanics.spectrum import is_saddle
@@ -115,16 +116,16 @@ def _implicit(find: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
-def _condition(positions: Array, witness: Any, potential: Potential) -> Any:
-    return gradient(positions, (witness.reference, potential))
+def _condition(positions: Array, witness: _Witness, potential: Potential) -> Any:
+    return gradient(positions, Landscape(witness.reference, potential))
 
 
-def _condition_null_space(positions: Array, witness: Any, potential: Potential) -> NullSpace:
-    return null_space(positions, (witness.reference, potential))
+def _condition_null_space(positions: Array, witness: _Witness, potential: Potential) -> NullSpace:
+    return null_space(positions, Landscape(witness.reference, potential))
 
 
-def _condition_operator(positions: Array, witness: Any, potential: Potential) -> Callable[..., Any]:
-    return hessian_operator(positions, (witness.reference, potential))
+def _condition_operator(positions: Array, witness: _Witness, potential: Potential) -> Callable[..., Any]:
+    return hessian_operator(positions, Landscape(witness.reference, potential))
 
 
 def _find(system: Any, potential: Potential, settings: Any) -> tuple[Array, _Witness]:
@@ -167,7 +168,7 @@ def _relaxed_group(frames: Any, potential: Potential, settings: Any) -> tuple[Ar
 
 
 def _descend_traced(reference: Reference, potential: Potential, settings: Any) -> tuple[Array, _Witness]:
-    data = (reference, potential)
+    data = Landscape(reference, potential)
     steps, length = settings.max_steps, traced_distance(reference.system, potential)
     units = traced_scales(PROBLEM, reference.system.positions, data, length).units
     # Settings of our own choice of solvers are counted in the system's units: those of one that was asked for are not.

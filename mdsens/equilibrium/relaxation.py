@@ -29,6 +29,7 @@ from mdsens.equilibrium.descent import (
     unbalanced,
 )
 from mdsens.mechanics.hessian import Hessian, hessian_at, known_hessian
+from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.preconditioner import CoarseGrid
 from mdsens.mechanics.scales import scales_of
 from mdsens.mechanics.spectrum import Spectrum
@@ -244,7 +245,7 @@ def relax(
         if reference.freedom is None and smax is not None:
             raise InputError('smax is for a cell that may change: leave it out, or ask for cell="free".')
         reference, own = listed_here(reference), fmax is None
-        scales = scales_of(PROBLEM if reference.symmetric else LOADED_PROBLEM, reference.start, (reference, potential))
+        scales = scales_of(PROBLEM if reference.symmetric else LOADED_PROBLEM, reference.start, Landscape(reference, potential))
         fmax = float(scales.fmax) if fmax is None else fmax
         tolerance = _tolerance(reference, fmax, smax)
         settings = Settings(solver, tolerance, max_steps, polish, progress, own=own and smax is None, units=scales.units)
@@ -304,7 +305,7 @@ def saddle_from(
     try:
         reference = reference_at(potential.prepared(system))
         check_movable(reference)
-        scales = scales_of(PROBLEM, reference.start, (reference, potential))
+        scales = scales_of(PROBLEM, reference.start, Landscape(reference, potential))
         fmax = float(scales.fmax) if fmax is None else fmax
         length = scales.units.length
         arrival = climb(
@@ -362,7 +363,7 @@ def finish(arrival: Any, potential: Potential, asked: Any, check_minimum: bool, 
 
 def _left(z: Any, reference: Reference, potential: Potential) -> tuple[float, float]:
     """The largest force on an atom [eV/Å], and the largest component of the stress that is not balanced."""
-    slope = as_unknown(unbalanced(z, (reference, potential))[0])
+    slope = as_unknown(unbalanced(z, Landscape(reference, potential))[0])
     fmax = float(np.linalg.norm(slope.positions, axis=-1).max())
     freedom = reference.freedom
     assert freedom is not None and slope.strain is not None

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.unknown import CellFreedom, Reference, Unknown, as_unknown
 from mdsens.potentials.base import total_energy
 
 
-def lagrangian(z: Any, data: Any) -> Float[Array, ""]:
+def lagrangian(z: Any, landscape: Landscape) -> Float[Array, ""]:
     """U + pV of the system at z, plus multipliers times constraints; a stress beyond the pressure as a dead load. Pure JAX."""
-    reference, potential = data
+    reference, potential = landscape
     system = reference.place(z)
     value = total_energy(potential, system)
     if reference.freedom is not None:
@@ -35,26 +36,27 @@ def held_still(slope: Any, reference: Reference) -> Any:
     return slope._replace(positions=positions) if isinstance(slope, Unknown) else positions
 
 
-def gradient(z: Any, data: Any) -> Any:
-    """F(z) = ∂L/∂z at `data = (reference, potential)`, zero where frozen: the condition of an equilibrium. Pure JAX.
+def gradient(z: Any, landscape: Landscape) -> Any:
+    """F(z) = ∂L/∂z on an energy landscape, zero where frozen: the condition of an equilibrium. Pure JAX.
 
     A stress beyond the pressure acts as a true (Cauchy) stress, which is no gradient: V F⁻¹τ in place of V₀τ.
     """
-    reference, _ = data
-    slope = jax.grad(lagrangian)(z, data)
+    reference = landscape.reference
+    slope = jax.grad(lagrangian)(z, landscape)
     if not reference.symmetric:
         freedom = reference.freedom
+        assert freedom is not None and freedom.tension is not None
         volume, deformation = reference.place(z).volume, freedom.deformation(z.strain)
         true = volume * jnp.linalg.solve(deformation, freedom.tension)
         slope = slope._replace(strain=slope.strain + _work(freedom, reference.system.volume * freedom.tension - true))
     return held_still(slope, reference)
 
 
-def slopes_of_work(z: Any, data: Any, displacement: Any) -> Any:
+def slopes_of_work(z: Any, landscape: Landscape, displacement: Any) -> Any:
     """∂⟨F, v⟩/∂θ for one displacement v, potential-shaped. Pure JAX.
 
     The parameters' derivative of the energy's change along v; for one v that costs less than ∂F/∂θ transposed.
     """
-    reference, potential = data
+    reference, potential = landscape
     v = held_still(displacement, reference)
-    return jax.grad(lambda theta: jax.jvp(lambda x: lagrangian(x, (reference, theta)), (z,), (v,))[1])(potential)
+    return jax.grad(lambda theta: jax.jvp(lambda x: lagrangian(x, Landscape(reference, theta)), (z,), (v,))[1])(potential)

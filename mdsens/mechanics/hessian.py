@@ -26,6 +26,7 @@ from mdsens.mechanics.factors import DenseFactor, DenseMatrix, SparseFactor, den
 from mdsens.mechanics.forces import gradient
 from mdsens.mechanics.hessian_matrix import hessian
 from mdsens.mechanics.hessian_operator import Preconditioned, StoredOperator, is_stored, stored_size
+from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.null_space import known_null_space
 from mdsens.mechanics.scales import spacing
 from mdsens.mechanics.softest_modes import Columns, operator_at
@@ -83,13 +84,18 @@ class Hessian(eqx.Module):
     def dtype(self) -> Any:
         return self.reference.system.positions.dtype
 
+    @property
+    def landscape(self) -> Landscape:
+        """The energy landscape that it belongs to."""
+        return Landscape(self.reference, self.potential)
+
     def condition(self, z: Any, potential: Potential) -> Any:
         """Return F(z, θ); pure JAX."""
-        return gradient(z, (self.reference, potential))
+        return gradient(z, Landscape(self.reference, potential))
 
     def product_at(self, z: Any, potential: Potential) -> Callable[..., Any]:
         """Return v ↦ ∂F/∂z v at any z and θ, made of the potential; pure JAX, differentiable in both."""
-        return self._preconditioned(hessian_operator.hessian_operator(z, (self.reference, potential)))
+        return self._preconditioned(hessian_operator.hessian_operator(z, Landscape(self.reference, potential)))
 
     def product(self, z: Any = None, potential: Potential | None = None) -> Callable[..., Any]:
         """Return v ↦ A v; an operator that is kept has no derivative in z and θ.
@@ -166,7 +172,7 @@ def known_hessian(z: Any, reference: Reference, potential: Potential, spectrum: 
     stored = is_stored(reference, potential) and stored_size(reference.system, potential) <= KEPT_NUMBERS
     if not (stored or _has_factor(spectrum, reference, potential)):
         return _made(z, reference, potential, spectrum, None, None)
-    columns = Columns(operator_at(z, (reference, potential)), ravel_pytree(z)[0].size, reference.system.positions.dtype)
+    columns = Columns(operator_at(z, Landscape(reference, potential)), ravel_pytree(z)[0].size, reference.system.positions.dtype)
     return _made(z, reference, potential, spectrum, columns, None)
 
 

@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from mdsens.mechanics.forces import gradient
+from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.preconditioner import TwoLevel, two_level
 from mdsens.mechanics.unknown import Reference, Unknown, as_unknown
 from mdsens.potentials.base import Potential, gives_stiffness, sound_stiffness
@@ -21,23 +22,23 @@ STORED_LIMIT = 4 * 10**8
 """Numbers in stored second derivatives, at most (3.2 GB); beyond, the gradient is linearised."""
 
 
-def hessian_operator(z: Any, data: Any) -> Callable[..., Any]:
-    """v ↦ ∂F/∂z v on flat vectors, made once and applied many times; pure JAX, differentiable in z and data.
+def hessian_operator(z: Any, landscape: Landscape) -> Callable[..., Any]:
+    """v ↦ ∂F/∂z v on flat vectors, made once and applied many times; pure JAX, differentiable in z and the landscape.
 
     Second derivatives of the atoms' energies are stored, where the potential gives them and they fit, and a preconditioner
     comes with them if the reference has a grid for it; otherwise F is linearised.
     """
-    reference, potential = data
+    reference, potential = landscape
     flat, unravel = ravel_pytree(z)
     if not is_stored(reference, potential):
-        return jax.linearize(lambda x: ravel_pytree(gradient(unravel(x), data))[0], flat)[1]
+        return jax.linearize(lambda x: ravel_pytree(gradient(unravel(x), landscape))[0], flat)[1]
     system = reference.place(z)
     stiffness = sound_stiffness(potential, system)
     by_strain = None
     if isinstance(z, Unknown) and z.strain is not None:
         directions = jnp.eye(z.strain.size, dtype=z.strain.dtype)
         rest = jax.tree.map(jnp.zeros_like, z)
-        along = lambda e: jax.jvp(lambda x: gradient(x, data), (z,), (rest._replace(strain=e),))[1]  # noqa: E731
+        along = lambda e: jax.jvp(lambda x: gradient(x, landscape), (z,), (rest._replace(strain=e),))[1]  # noqa: E731
         by_strain = jax.lax.map(along, directions)
     return StoredOperator(z, reference, system.neighbors, stiffness, by_strain)
 

@@ -11,20 +11,21 @@ from jaxtyping import Array
 
 from mdsens.implicit.linear_system import NullSpace
 from mdsens.mechanics.hessian_operator import hessian_operator
+from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.rigid_motions import coupled_atoms
 from mdsens.mechanics.unknown import Reference, as_unknown
 
 
-def rigid_null_space(z: Any, data: Any) -> NullSpace:
+def rigid_null_space(z: Any, landscape: Landscape) -> NullSpace:
     """The null space that forces respect by themselves: frozen atoms and free rigid motions."""
-    reference, _ = data
+    reference = landscape.reference
     return null_space_of(z, reference, ~reference.held)
 
 
-def null_space(z: Any, data: Any) -> NullSpace:
+def null_space(z: Any, landscape: Landscape) -> NullSpace:
     """The known null space of the Hessian at a state: rattlers too, on which a general right-hand side may act."""
-    reference, _ = data
-    return null_space_of(z, reference, coupled(hessian_operator(z, data), z, reference))
+    reference = landscape.reference
+    return null_space_of(z, reference, coupled(hessian_operator(z, landscape), z, reference))
 
 
 @eqx.filter_jit

@@ -88,7 +88,7 @@ def _numbers(*values: Any) -> Any:
 
 def scales_of(problem: Problem, z: Any, data: Any) -> Scales:
     """The scales at a state, by two evaluations of its forces [host]."""
-    reference, potential, *_ = data
+    reference, potential = data.reference, data.potential
     length = typical_distance(reference.place(z), potential)
     here, there = (jax.tree.map(np.asarray, evaluated(problem, at, data)[0]) for at in (z, _probed(z, reference, length)))
     return _scales(z, length, here, there, np)
@@ -96,7 +96,7 @@ def scales_of(problem: Problem, z: Any, data: Any) -> Scales:
 
 def traced_scales(problem: Problem, z: Any, data: Any, length: Any) -> Scales:
     """The same inside a traced function, where the length is known."""
-    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), z, _probed(z, data[0], length))
+    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), z, _probed(z, data.reference, length))
     residuals = jax.lax.map(lambda at: problem.residual(at, data), both)
     here, there = (jax.tree.map(lambda leaf, k=k: leaf[k], residuals) for k in (0, 1))
     return _scales(z, length, here, there, jnp)

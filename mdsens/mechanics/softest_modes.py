@@ -12,9 +12,8 @@ from jaxtyping import Array
 
 from mdsens.implicit.linear_system import COLUMNS, NullSpace
 from mdsens.mechanics.forces import lagrangian
-from mdsens.mechanics.hessian_operator import (
-    hessian_operator,
-)
+from mdsens.mechanics.hessian_operator import hessian_operator
+from mdsens.mechanics.landscape import Landscape
 
 DENSE_LIMIT = 1500
 """Unknowns that can move up to which all curvatures are computed from the assembled matrix."""
@@ -39,13 +38,13 @@ TINY = 1e-12
 
 
 @eqx.filter_jit
-def operator_at(z: Any, data: Any) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
+def operator_at(z: Any, landscape: Landscape) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
     """`(the Hessian of the Lagrangian, its preconditioner or None)`; `hessian_operator` is the same where F is its gradient."""
-    if data[0].symmetric:
-        operator = hessian_operator(z, data)
+    if landscape.reference.symmetric:
+        operator = hessian_operator(z, landscape)
         return operator, getattr(operator, "precondition", None)
     flat, unravel = ravel_pytree(z)
-    return jax.linearize(lambda x: ravel_pytree(jax.grad(lagrangian)(unravel(x), data))[0], flat)[1], None
+    return jax.linearize(lambda x: ravel_pytree(jax.grad(lagrangian)(unravel(x), landscape))[0], flat)[1], None
 
 
 class Columns:

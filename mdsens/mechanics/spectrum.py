@@ -15,6 +15,7 @@ from mdsens.implicit.linear_system import NullSpace
 from mdsens.mechanics import softest_modes
 from mdsens.mechanics.forces import gradient
 from mdsens.mechanics.hessian_operator import StoredOperator, hessian_operator
+from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.null_space import known_null_space, null_space, null_space_of
 from mdsens.mechanics.softest_modes import Columns, exact_ends, operator_at, random_vectors, search_ends, softest_vector
 from mdsens.mechanics.unknown import Reference, as_unknown
@@ -98,7 +99,7 @@ def examined(z: Any, reference: Reference, potential: Potential) -> Examination:
             nothing and does not, so that the energy has a geometry of its own.
     """
     flat = ravel_pytree(z)[0]
-    columns = Columns(operator_at(z, (reference, potential)), flat.size, flat.dtype)
+    columns = Columns(operator_at(z, Landscape(reference, potential)), flat.size, flat.dtype)
     image = as_unknown(ravel_pytree(z)[1](columns(random_vectors(flat.size, 1))[:, 0])).positions
     moving = ~np.asarray(reference.held) & np.any(np.asarray(image) != 0.0, axis=1)[:, None]
     loose = ~moving.any(axis=1) & ~np.asarray(reference.held).all(axis=1)
@@ -131,14 +132,15 @@ def examined(z: Any, reference: Reference, potential: Potential) -> Examination:
 
 
 @eqx.filter_jit
-def _force(z: Any, data: Any) -> Array:
-    return jnp.linalg.norm(ravel_pytree(gradient(z, data))[0])
+def _force(z: Any, landscape: Landscape) -> Array:
+    return jnp.linalg.norm(ravel_pytree(gradient(z, landscape))[0])
 
 
 def is_saddle(positions: Array, reference: Reference, potential: Potential) -> Array:
     """Whether a few steps of Lanczos' method meet a negative eigenvalue at a state of positions alone; pure JAX."""
-    product = hessian_operator(positions, (reference, potential))
-    null = null_space(positions, (reference, potential))
+    landscape = Landscape(reference, potential)
+    product = hessian_operator(positions, landscape)
+    null = null_space(positions, landscape)
     start = jnp.asarray(random_vectors(positions.size, 1)[:, 0], positions.dtype)
     vector = softest_vector(product, None, null, start, min(positions.size, FEW_STEPS))
     highest = jnp.linalg.norm(product(null.project(start))) / jnp.linalg.norm(null.project(start))
@@ -216,7 +218,7 @@ def _check_rigid(images: Any, highest: float, z: Any, reference: Reference, pote
     angle = float(np.abs(np.asarray(reference.motions.combinations)[dim:]).max(initial=0.0))
     rounding = 10.0 * np.sqrt(np.finfo(as_unknown(z).positions.dtype).eps) * highest
     for name, size in zip(reference.motions.names, np.linalg.norm(images, axis=0), strict=True):
-        if size > rounding and size > rounding + 10.0 * angle * _force(z, (reference, potential)):
+        if size > rounding and size > rounding + 10.0 * angle * _force(z, Landscape(reference, potential)):
             raise InputError(
                 f"The energy changes under a rigid motion of all atoms ({name}, by {size:.1e} eV/Å²): "
                 "give the system the cell and pbc that the energy itself uses, or freeze an atom."

@@ -30,6 +30,7 @@ from mdsens.common.voigt import unit_strains
 from mdsens.derivatives.nonfinite import UNRESTED, check_free, check_rest
 from mdsens.implicit import CG, NullSpace, linear_solve
 from mdsens.mechanics import hessian_operator
+from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.rigid_motions import coupled_atoms
 from mdsens.mechanics.unknown import Reference
 from mdsens.observables import moduli
@@ -287,7 +288,7 @@ def _displacements(system: System, potential: Potential, relaxed: bool) -> Float
     force = jax.grad(_deformed_energy(system, potential))
     change = jax.lax.map(lambda unit: jax.jvp(lambda s: force(u, s), (strain,), (unit,))[1], jnp.eye(count, dtype=strain.dtype))
     reference = Reference(system, None)  # type: ignore[arg-type]  # motions are found below
-    product = hessian_operator.hessian_operator(system.positions, (reference, potential))
+    product = hessian_operator.hessian_operator(system.positions, Landscape(reference, potential))
     null = jax.lax.stop_gradient(_null_space(system, product))
 
     def solve(b: Array) -> Array:

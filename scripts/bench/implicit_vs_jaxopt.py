@@ -33,6 +33,7 @@ from mdsens.implicit import CG, root_jvp
 from mdsens.mechanics.forces import gradient
 from mdsens.mechanics.hessian import hessian_at
 from mdsens.mechanics.hessian_operator import hessian_operator
+from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.null_space import known_null_space
 from mdsens.structures.packing import random_packing
 
@@ -55,7 +56,7 @@ PUBLIC = "mdsens ms.jvp(eq, direction)"
 def condition(eq, function=gradient):
     """F(x, θ), the gradient of the energy, with θ the diameter of the small spheres; or another function of the same."""
     reference = eq.reference
-    return lambda x, theta: function(x, (reference, eqx.tree_at(lambda p: p.diameter["B"], eq.potential, theta)))
+    return lambda x, theta: function(x, Landscape(reference, eqx.tree_at(lambda p: p.diameter["B"], eq.potential, theta)))
 
 
 def factorised(eq):

@@ -9,6 +9,7 @@ from differences import GLASS_STEP, STEP, richardson, scaled_errors
 
 import mdsens as ms
 from mdsens.mechanics import forces, hessian_operator, softest_modes
+from mdsens.mechanics.landscape import Landscape
 from mdsens.potentials.base import parameter_paths
 
 # The floor of the project: |θ Δ| <= 1e-6 max |θ dX/dθ|.
@@ -306,10 +307,10 @@ def test_stored_stiffness_is_the_linearised_gradient_to_all_orders(state, reques
     x, v = eq.system.positions, jax.random.normal(jax.random.key(0), (eq.system.positions.size,))
 
     def stored(x, potential):
-        return hessian_operator.hessian_operator(x, (eq.reference, potential))(v)
+        return hessian_operator.hessian_operator(x, Landscape(eq.reference, potential))(v)
 
     def linearised(x, potential):
-        slope = lambda x: forces.gradient(x, (eq.reference, potential))  # noqa: E731
+        slope = lambda x: forces.gradient(x, Landscape(eq.reference, potential))  # noqa: E731
         return jax.jvp(slope, (x,), (v.reshape(x.shape),))[1].ravel()
 
     expected = linearised(x, eq.potential)

@@ -12,6 +12,7 @@ import mdsens as ms
 from mdsens.equilibrium import descent
 from mdsens.implicit import CG, linear_solve
 from mdsens.mechanics import forces, hessian_operator, null_space
+from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.preconditioner import coarse_grid
 from mdsens.mechanics.unknown import cell_freedom, reference_at
 from mdsens.potentials.base import total_energy
@@ -175,12 +176,12 @@ def test_the_stored_hessian_is_the_linearised_gradient(case, cell):
     z = reference.start
     if cell == "free":
         z = z._replace(strain=0.05 * jnp.arange(1.0, 7.0))
-    data = (reference, potential)
+    data = Landscape(reference, potential)
     flat = ravel_pytree(z)[0]
     v = jax.random.normal(jax.random.key(0), flat.shape)
     assert hessian_operator.is_stored(reference, potential)
     image = linearised(z, data)(v)
-    for data in ((reference, potential), descent.PROBLEM.focus(z, (reference, potential))):
+    for data in (Landscape(reference, potential), descent.PROBLEM.focus(z, Landscape(reference, potential))):
         np.testing.assert_allclose(
             hessian_operator.hessian_operator(z, data)(v), image, rtol=1e-12, atol=1e-12 * jnp.abs(image).max()
         )
@@ -231,8 +232,8 @@ def defect():
     potential = ms.StillingerWeber.silicon()
     system = ms.System.from_ase(atoms).with_neighbors(potential, skin=0.0)
     reference = eqx.tree_at(lambda f: f.grid, reference_at(system), coarse_grid(system), is_leaf=lambda leaf: leaf is None)
-    return hessian_operator.hessian_operator(reference.start, (reference, potential)), null_space.rigid_null_space(
-        reference.start, (reference, potential)
+    return hessian_operator.hessian_operator(reference.start, Landscape(reference, potential)), null_space.rigid_null_space(
+        reference.start, Landscape(reference, potential)
     )
 
 

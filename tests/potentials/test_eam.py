@@ -15,6 +15,7 @@ from lammps_reference import evaluate, shipped
 
 import mdsens as ms
 from mdsens.mechanics import forces, hessian_operator
+from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.unknown import reference_at
 from mdsens.potentials.forms.neighbor_vectors import neighbor_vectors
 
@@ -100,9 +101,9 @@ def test_pairs_and_ranks_of_one_are_the_hessian(make):
     reference = reference_at(system)
     v = jax.random.normal(jax.random.key(0), (system.positions.size,))
     assert hessian_operator.is_stored(reference, potential)
-    condition = lambda x: forces.gradient(x.reshape(system.positions.shape), (reference, potential)).ravel()  # noqa: E731
+    condition = lambda x: forces.gradient(x.reshape(system.positions.shape), Landscape(reference, potential)).ravel()  # noqa: E731
     reference = jax.jvp(condition, (system.positions.ravel(),), (v,))[1]
-    image = hessian_operator.hessian_operator(system.positions, (reference, potential))(v)
+    image = hessian_operator.hessian_operator(system.positions, Landscape(reference, potential))(v)
     np.testing.assert_allclose(image, reference, rtol=1e-12, atol=1e-12 * jnp.abs(reference).max())
 
 

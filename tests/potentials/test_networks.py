@@ -15,6 +15,7 @@ from helpers import refused
 
 import mdsens as ms
 from mdsens.mechanics.hessian_operator import hessian_operator
+from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.unknown import reference_at
 from mdsens.potentials.base import parameter_paths
 from mdsens.potentials.learned.symmetry_functions import CUTOFFS
@@ -197,7 +198,7 @@ def everything(potential, reference, v):
         return jax.grad(lambda x: p.total(system.with_positions(x)))(x)
 
     product = jax.jvp(lambda x: slope(x, potential), (x,), (v,))[1]
-    kept = hessian_operator(x, (reference, potential))(v.ravel()).reshape(v.shape)
+    kept = hessian_operator(x, Landscape(reference, potential))(v.ravel()).reshape(v.shape)
     direction = jax.tree.map(jnp.cos, potential)
     forward = jnp.sum(v * jax.jvp(lambda p: slope(x, p), (potential,), (direction,))[1])
     leaves = jax.grad(lambda p: jnp.sum(v * slope(x, p)))(potential)
