@@ -35,7 +35,7 @@ KINK = 1e-2
 """Share of a slope that its two sides differ by at a kink, at least."""
 
 SHORTER = 4.0
-"""By what the second of two steps is shorter: of smooth functions the two sides then differ by as much less, at a kink not."""
+"""By what each of three steps is shorter than the last: the two sides of a smooth function then differ by as much less."""
 
 FAULTS = (
     *PROMISES,
@@ -74,24 +74,23 @@ def _has_kink(optimality: Callable[..., Any], z: PyTree, values: tuple[Any, ...]
     # A leaf of zeros says nothing of its own scale: the smallest of the others is taken.
     smallest = jnp.min(jnp.where(size > 0.0, size, jnp.inf))
     size = jnp.where(size > 0.0, size, jnp.where(jnp.isfinite(smallest), smallest, 1.0))
-    # A fourth of the digits for the step's curvature, the rest for the difference.
-    step = jnp.finfo(ravel_pytree(z)[0].dtype).eps ** 0.375
+    # Half of the digits for the step, half for the difference.
+    step = jnp.finfo(ravel_pytree(z)[0].dtype).eps ** 0.5
     direction = step * size * jax.random.normal(jax.random.key(3), point.shape, point.dtype)
 
     def at(t: Array) -> Array:
         unknown, moved = unravel(point + t * direction)
         return ravel_pytree(optimality(unknown, *eqx.combine(moved, resting)))[0]
 
-    far, here, near = (0, 1), 2, (3, 4)
-    steps = jnp.asarray([1.0, -1.0, 0.0, 1.0 / SHORTER, -1.0 / SHORTER], point.dtype)
+    lengths = jnp.asarray([SHORTER**-k for k in range(3)], point.dtype)
+    steps = jnp.concatenate([jnp.zeros(1, point.dtype), lengths, -lengths])
     # Evaluated one by one a condition needs no program of its own.
     values_at = jax.lax.map(at, steps) if is_traced(z, values, args) else jnp.stack([at(t) for t in steps])
-    sides = values_at - values_at[here]
-    (apart, slope), (apart_near, _) = (
-        (jnp.abs(sides[a] + sides[b]), jnp.maximum(jnp.abs(sides[a]), jnp.abs(sides[b]))) for a, b in (far, near)
-    )
-    ratio = SHORTER * apart_near / jnp.where(apart > 0.0, apart, 1.0)
-    return jnp.any((apart > KINK * slope) & (ratio > 0.6) & (ratio < 1.6))
+    there, back = (side - values_at[0] for side in jnp.split(values_at[1:], 2))
+    apart, slope = jnp.abs(there + back), jnp.maximum(jnp.abs(there[0]), jnp.abs(back[0]))
+    # Of a kink beside the answer, not at it, little or nothing is left in the shortest step.
+    ratios = SHORTER * apart[1:] / jnp.where(apart[:-1] > 0.0, apart[:-1], 1.0)
+    return jnp.any((apart[0] > KINK * slope) & jnp.all((ratios > 0.6) & (ratios < 1.6), axis=0))
 
 
 def refused_faults(found: Bool[Array, " faults"], z: PyTree, tree: PyTree) -> PyTree:

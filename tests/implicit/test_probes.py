@@ -182,6 +182,18 @@ def test_a_fixed_point_on_a_kink_has_no_derivative(scale):
             np.testing.assert_allclose(mode(there)(theta), [slope], atol=1e-12)
 
 
+@pytest.mark.parametrize("nearest", [2e-6, 0.0])
+def test_kinks_near_an_answer_of_thousands_are_none_at_it(nearest):
+    """As contacts of a large packing, one of which is always about to open: the derivative holds up to it."""
+    n = 4096
+    gaps = jnp.asarray(np.sort(rng.uniform(0.0, 0.1, n))).at[0].set(nearest)
+    condition = lambda z, theta: z - theta + jax.nn.relu(z - theta - gaps)  # noqa: E731
+    solve = implicit.custom_root(condition, symmetric=True)(lambda z0, theta: theta)
+    theta = jnp.asarray(rng.uniform(0.0, 60.0, n))
+    slope = jax.jvp(lambda theta: jax.jit(solve)(theta, theta), (theta,), (jnp.ones(n),))[1]
+    np.testing.assert_allclose(slope, 1.0 if nearest else np.nan, rtol=1e-9)
+
+
 def test_projections_on_what_shrank_to_a_point_have_no_derivative_in_its_size():
     y = jnp.array([1.0, 2.0])
     for project in (projections.simplex, projections.l1_ball):
