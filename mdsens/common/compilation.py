@@ -11,16 +11,16 @@ import jaxlib.version
 import platformdirs
 from jax.experimental.compilation_cache import compilation_cache
 
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 
 CPU = Path("/proc/cpuinfo")
 """Where Linux says what a processor can do; elsewhere its name has to do."""
 
-MANY_MAPS = 20_000
+MAX_MAPS = 20_000
 """Pieces of memory that a process may have mapped before compiled programs are dropped; Linux allows 65,530."""
 
 
-@spelled
+@suggest_names
 def keep_compiled(directory: str | Path | None = None) -> Path:
     """Keep what JAX compiles from now on in a folder, and look there before compiling: JAX's persistent compilation cache.
 
@@ -49,13 +49,13 @@ def keep_compiled(directory: str | Path | None = None) -> Path:
     return folder
 
 
-def drop_many() -> None:
+def drop_programs() -> None:
     """Drop all compiled programs where there are so many, of hundreds of shapes, that Linux would soon refuse memory for more."""
     try:
         count = Path("/proc/self/maps").read_bytes().count(b"\n")
     except OSError:  # elsewhere
         return
-    if count > MANY_MAPS:
+    if count > MAX_MAPS:
         jax.clear_caches()
 
 

@@ -43,7 +43,7 @@ def reason(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def traceable(what: str, form: str) -> Iterator[None]:
+def explain_untraceable(what: str, form: str) -> Iterator[None]:
     """Around a function of the user's, which fails in its own ways: raises InputError that says how to write it."""
     try:
         yield
@@ -61,10 +61,10 @@ def traceable(what: str, form: str) -> Iterator[None]:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`" Did you mean 'sigma'?"`, or the list of what exists when nothing is near."""
     known = list(known)
-    return nearest(name, known) or f" There are: {', '.join(known)}."
+    return nearest_name(name, known) or f" There are: {', '.join(known)}."
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest_name(name: str, known: Iterable[str]) -> str:
     """`" Did you mean 'sigma'?"`, or nothing when nothing is near."""
     near = difflib.get_close_matches(name, known, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""

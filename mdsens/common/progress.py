@@ -20,7 +20,7 @@ PERIOD = 0.25
 """Seconds between two looks at a call."""
 
 COMPILATION = "/jax/core/compile/"
-COMPILED = "backend_compile"
+LAST_STAGE = "backend_compile"
 """What JAX's events of a compilation begin with, and what the last of them has in its name."""
 
 
@@ -94,7 +94,7 @@ class _Watch:
     def heard(self, event: str, *_: Any, **__: Any) -> None:
         """JAX tells how long each stage of a compilation took, at its end."""
         if event.startswith(COMPILATION):
-            self.compiling, self.last = COMPILED not in event, time.monotonic()
+            self.compiling, self.last = LAST_STAGE not in event, time.monotonic()
 
     @property
     def compiles(self) -> bool:
@@ -106,7 +106,7 @@ _watch = _Watch()
 
 
 @contextlib.contextmanager
-def watched(name: str, arguments: Iterable[Any], wanted: bool | None) -> Iterator[None]:
+def watch_call(name: str, arguments: Iterable[Any], wanted: bool | None) -> Iterator[None]:
     """Show a line for a public call that takes long; of calls inside another one nothing is shown."""
     if _watch.depth or threading.current_thread() is not threading.main_thread() or not is_shown(wanted or None):
         yield

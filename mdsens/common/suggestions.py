@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import FrozenInstanceError
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
-from mdsens.common.errors import did_you_mean, nearest
-from mdsens.common.progress import watched
+from mdsens.common.errors import did_you_mean, nearest_name
+from mdsens.common.progress import watch_call
 
 Named = TypeVar("Named", bound=Callable[..., Any])
 
 
-def spelled(function: Named) -> Named:
+def suggest_names(function: Named) -> Named:
     """A public function, or class, that says which keyword argument was meant; and what it does, if that takes long."""
     if isinstance(function, type):
         function.__init__ = _checked(function.__init__)  # type: ignore[misc]
@@ -21,7 +21,7 @@ def spelled(function: Named) -> Named:
 
     @functools.wraps(function)
     def called(*args: Any, **options: Any) -> Any:
-        with watched(function.__name__, args, options.get("progress")):
+        with watch_call(function.__name__, args, options.get("progress")):
             return checked(*args, **options)
 
     return cast(Named, called)
@@ -61,7 +61,7 @@ def unknown_attribute(owner: str, name: str, known: Iterable[str], meant: str | 
     if name.startswith("_"):
         near = ""
     else:
-        near = f" Did you mean {meant!r}?" if meant else nearest(name, [one for one in known if not one.startswith("_")])
+        near = f" Did you mean {meant!r}?" if meant else nearest_name(name, [one for one in known if not one.startswith("_")])
     # With `name` and no `obj` the interpreter does not add a guess of its own.
     return AttributeError(f"{owner} has no attribute {name!r}.{near}", name=name)
 
@@ -75,12 +75,12 @@ def unknown_names(module: str, known: Iterable[str]) -> Callable[[str], Any]:
     return missing
 
 
-def given(module: Any, name: str, default: Any = None) -> Any:
+def get_attribute(module: Any, name: str, default: Any = None) -> Any:
     """`getattr` with a default, at once: nothing is spelled out for an attribute that is missing."""
     return getattr(module, name) if name in vars(module) or hasattr(type(module), name) else default
 
 
-class Spelled:
+class NameSuggester:
     """Base class of modules of Equinox that say which keyword argument or attribute was meant, and how a copy is made."""
 
     copying: ClassVar[str] = "make another one"
@@ -108,5 +108,5 @@ class Spelled:
             if hasattr(type(self), name):
                 return object.__getattribute__(self, name)  # a property that raised: its own error
             # `eq.positions` is `eq.system.positions`, which is nearer than anything spelled alike.
-            parts = [part for part, value in vars(self).items() if isinstance(value, Spelled) and name in dir(value)]
+            parts = [part for part, value in vars(self).items() if isinstance(value, NameSuggester) and name in dir(value)]
             raise unknown_attribute(type(self).__name__, name, dir(self), f"{parts[0]}.{name}" if parts else None)

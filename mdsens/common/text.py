@@ -12,17 +12,17 @@ import numpy as np
 WIDTH = 110
 """Characters of a line."""
 
-FEW = 6
+MAX_ENTRIES = 6
 """Entries of a list that are written out."""
 
 
-def first_few(parts: Iterable[str]) -> str:
-    """Return the first `FEW` parts with commas between them, and how many there are beyond."""
+def short_list(parts: Iterable[str]) -> str:
+    """Return the first `MAX_ENTRIES` parts with commas between them, and how many there are beyond."""
     parts = list(parts)
-    return ", ".join(parts if len(parts) <= FEW else [*parts[:FEW], f"{len(parts) - FEW} more"])
+    return ", ".join(parts if len(parts) <= MAX_ENTRIES else [*parts[:MAX_ENTRIES], f"{len(parts) - MAX_ENTRIES} more"])
 
 
-def counted(count: int, noun: str) -> str:
+def count_text(count: int, noun: str) -> str:
     """ "1 unit", "2 units"."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
@@ -44,9 +44,9 @@ def _line(module: eqx.Module) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + first_few(f"{key}: {_value(one)}" for key, one in value.items()) + "}"
+        return "{" + short_list(f"{key}: {_value(one)}" for key, one in value.items()) + "}"
     if isinstance(value, tuple):
-        return "(" + first_few(map(_value, value)) + (",)" if len(value) == 1 else ")")
+        return "(" + short_list(map(_value, value)) + (",)" if len(value) == 1 else ")")
     if isinstance(value, jax.Array | np.ndarray) and value.ndim == 0 and not isinstance(value, jax.core.Tracer):
         return f"{value.item():.6g}"
     if isinstance(value, eqx.Module):

@@ -22,7 +22,7 @@ _RAISED = str.maketrans("0123456789.", "⁰¹²³⁴⁵⁶⁷⁸⁹·")
 _FACTOR = re.compile(r"\(([^)]*)\)(-?\d+)|([^\W\d]+)(-?\d+)?")
 
 
-def readable(unit: str | None) -> str:
+def unit_text(unit: str | None) -> str:
     """A unit of a file, `"GPa (eV Angstrom)-1"`, as a person writes it: `"GPa/(eV Å)"`; empty for pure and unknown numbers."""
     above: list[str] = []
     below: list[str] = []
@@ -37,10 +37,10 @@ def readable(unit: str | None) -> str:
 
 def with_unit(name: str, unit: str | None) -> str:
     """`"energy [eV]"`."""
-    return f"{name} [{told}]" if (told := readable(unit)) else name
+    return f"{name} [{told}]" if (told := unit_text(unit)) else name
 
 
-def per(unit: str | None, of: str | None) -> str | None:
+def derivative_unit(unit: str | None, of: str | None) -> str | None:
     """The unit of a derivative of what has a unit in what has another, as files have it; None where one is unknown."""
     if unit is None or of is None:
         return None

@@ -11,13 +11,13 @@ import h5py
 
 from mdsens.common.errors import MdsensError, StoreError, reason
 
-NUMBERS = "biuf"
+NUMBER_KINDS = "biuf"
 """Kinds of NumPy's types that mdsens keeps, beside texts."""
 
 SIGNATURE, HEAP = b"\x89HDF\r\n\x1a\n", b"GCOL\x01\0\0\0"
 """How HDF5 files, and in them the heaps that hold texts, begin (HDF5 File Format Specification, II.A and III.E)."""
 
-LOCKED = ("unable to lock file", "already open for")
+LOCK_MESSAGES = ("unable to lock file", "already open for")
 """What h5py says of files that another program writes."""
 
 HEADER = 16
@@ -25,7 +25,7 @@ HEADER = 16
 
 
 @contextlib.contextmanager
-def readable(path: Path, what: str, remedy: str = "") -> Iterator[None]:
+def explain_damage(path: Path, what: str, remedy: str = "") -> Iterator[None]:
     """What goes wrong while a file is read is the file's fault.
 
     Raises:
@@ -38,7 +38,7 @@ def readable(path: Path, what: str, remedy: str = "") -> Iterator[None]:
     except PermissionError:
         raise StoreError(f"{str(path)!r} may not be read by you: change its permissions.") from None
     except Exception as error:  # h5py's errors for damaged files are of all kinds
-        if isinstance(error, OSError) and any(word in str(error) for word in LOCKED):
+        if isinstance(error, OSError) and any(word in str(error) for word in LOCK_MESSAGES):
             raise StoreError(
                 f"{str(path)!r} is in use by another program, which locks it: close it there, and try again."
             ) from error
@@ -46,9 +46,9 @@ def readable(path: Path, what: str, remedy: str = "") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def opened(path: Path, what: str, remedy: str = "") -> Iterator[h5py.File]:
-    """An HDF5 file of a stranger, to be read; raises as `readable`."""
-    with readable(path, what, remedy):
+def open_untrusted(path: Path, what: str, remedy: str = "") -> Iterator[h5py.File]:
+    """An HDF5 file of a stranger, to be read; raises as `explain_damage`."""
+    with explain_damage(path, what, remedy):
         with path.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
             _check_heaps(content)
         with h5py.File(path, "r") as file:
@@ -108,7 +108,7 @@ def check_harmless(file: h5py.File, path: Path) -> None:
                 raise StoreError(f"{str(path)!r} has something without data at {where}.")
             if item.is_virtual or item.external or (left := left - item.nbytes) < 0:
                 raise StoreError(f"{str(path)!r} has data from elsewhere, or more than it can hold, at {where}.")
-            if item.dtype.kind not in NUMBERS and not _is_opaque(item.dtype):
+            if item.dtype.kind not in NUMBER_KINDS and not _is_opaque(item.dtype):
                 left = _after_texts(item, left)
                 if left < 0:
                     raise StoreError(f"{str(path)!r} has data at {where} that are neither numbers nor texts of its size.")

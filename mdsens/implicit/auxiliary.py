@@ -20,7 +20,7 @@ _REFUSED = Primitive("mdsens_refused_tangent")
 """scalar ↦ NaN of a shape; linear, so that it can be transposed, and its transpose raises."""
 
 
-def refused_tangent(leaf: jax.Array, tangents: Any) -> jax.Array | np.ndarray:
+def refuse_tangent(leaf: jax.Array, tangents: Any) -> jax.Array | np.ndarray:
     """A tangent for an output without a derivative, tied to the tangents of the inputs.
 
     Leaves that are no floating-point numbers get JAX's own zero tangent.

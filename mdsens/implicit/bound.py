@@ -28,14 +28,14 @@ from jaxtyping import Array
 
 from mdsens.common.errors import InputError
 from mdsens.implicit.linear import linear_solve
-from mdsens.implicit.linear_system import LinearSolver, LinearSystem, NullSpace, assembled, linear_system
-from mdsens.implicit.root import linearised, moving_and_resting, root_jvp
+from mdsens.implicit.linear_system import LinearSolver, LinearSystem, NullSpace, assemble, linear_system
+from mdsens.implicit.root import linearise, root_jvp, split_arguments
 from mdsens.implicit.trees import PyTree, is_traced
 
 DENSE_LIMIT = 1500
 """Unknowns up to which the singular values are those of the assembled matrix."""
 
-SEEN = 1e3
+MIN_PROBE = 1e3
 """Roundings of z over which, at least, it is seen how A and B change."""
 
 CONTRACTION = 0.3
@@ -44,7 +44,7 @@ CONTRACTION = 0.3
 ROUNDING = 10.0
 """Rounding error of A J in units of ε ‖A‖ ‖J‖."""
 
-TRUSTED_SHARE = 1e-2
+TRUST_SHARE = 1e-2
 """Bound, as a share of the derivative, up to which a derivative is trusted."""
 
 
@@ -80,7 +80,7 @@ class JacobianBound:
             )
         if not np.isfinite(self.error):
             return f"the iterate is about {self.distance:.1e} from the root, too far for a bound: let the solver converge"
-        if self.error > TRUSTED_SHARE * self.size + np.finfo(float).tiny:
+        if self.error > TRUST_SHARE * self.size + np.finfo(float).tiny:
             return f"the derivative, of size {self.size:.1e}, may be off by {self.error:.1e}"
         return ""
 
@@ -190,7 +190,7 @@ def other_point(flat: Array, step: Array, distance: float, null_space: NullSpace
     z⁺, along the step (at random where there is none).
     """
     size = float(jnp.linalg.norm(step))
-    length = max(distance, SEEN * float(jnp.finfo(flat.dtype).eps * jnp.max(jnp.abs(flat), initial=0.0)))
+    length = max(distance, MIN_PROBE * float(jnp.finfo(flat.dtype).eps * jnp.max(jnp.abs(flat), initial=0.0)))
     if size >= length > 0.0 or not length < np.inf:
         return flat, size
     length = length if length > 0.0 else 1.0
@@ -237,7 +237,7 @@ def _defect(
 ) -> Array:
     """‖A dz + B dθ‖ outside the null space."""
     _, unravel = ravel_pytree(z)
-    moving, resting = moving_and_resting(args, tangents)
+    moving, resting = split_arguments(args, tangents)
     both = lambda unknown, m: optimality(unknown, *eqx.combine(m, resting))  # noqa: E731
     _, change = jax.jvp(both, (z, moving), (unravel(direction), tangents))
     return jnp.linalg.norm(null_space.project_equations(ravel_pytree(change)[0]))
@@ -276,7 +276,7 @@ def singular_values(
 
 def _system(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], null_space: NullSpace) -> LinearSystem:
     flat, _ = ravel_pytree(z)
-    product, _ = linearised(optimality, z, args)
+    product, _ = linearise(optimality, z, args)
     transpose = jax.linear_transpose(product, flat)
     return linear_system(product, lambda v: transpose(v)[0], None, null_space, flat)
 
@@ -284,7 +284,7 @@ def _system(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], nu
 @eqx.filter_jit
 def _matrix(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], null_space: NullSpace) -> Array:
     system = _system(optimality, z, args, null_space)
-    return assembled(lambda v: system.matvec(null_space.project(v)), system.size, system.dtype)
+    return assemble(lambda v: system.matvec(null_space.project(v)), system.size, system.dtype)
 
 
 def _lanczos(

@@ -124,7 +124,9 @@ def check_answer(answer: Any, has_aux: bool) -> "tuple[PyTree, Any]":
     """
     if has_aux:
         if not (isinstance(answer, tuple) and len(answer) == 2):
-            raise InputError(f"With has_aux=True the solver must return a pair (answer, auxiliary output), not {_named(answer)}.")
+            raise InputError(
+                f"With has_aux=True the solver must return a pair (answer, auxiliary output), not {_kind_text(answer)}."
+            )
         z, aux = answer
     else:
         z, aux = answer, ()
@@ -136,14 +138,14 @@ def check_answer(answer: Any, has_aux: bool) -> "tuple[PyTree, Any]":
     for leaf in leaves:
         if not _is_array(leaf) or not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise InputError(
-                f"The solver's answer holds {_named(leaf)}: every leaf of the unknown must be a real floating-point array "
+                f"The solver's answer holds {_kind_text(leaf)}: every leaf of the unknown must be a real floating-point array "
                 "(has_aux=True is for what is returned beside it)."
             )
         if jnp.result_type(leaf).itemsize < 4:
             raise InputError(f"The solver's answer is {jnp.result_type(leaf)}: linear solves need float32 or float64.")
     for leaf in jax.tree.leaves(aux):
         if not _is_array(leaf):
-            raise InputError(f"The solver's auxiliary output holds {_named(leaf)}: only arrays and numbers can leave it.")
+            raise InputError(f"The solver's auxiliary output holds {_kind_text(leaf)}: only arrays and numbers can leave it.")
     return jax.tree.map(jnp.asarray, z), jax.tree.map(jnp.asarray, aux)
 
 
@@ -151,7 +153,7 @@ def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float)
 
 
-def _named(value: Any) -> str:
+def _kind_text(value: Any) -> str:
     if hasattr(value, "dtype"):
         return f"an array of {value.dtype}"
     return f"a tuple of {len(value)}" if isinstance(value, tuple) else f"a {type(value).__name__}"

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from mdsens.implicit.krylov import NormalCG
-from mdsens.implicit.linear_system import LinearSolver, LinearSystem, assembled
+from mdsens.implicit.linear_system import LinearSolver, LinearSystem, assemble
 
 PIVOT_ROUNDING = 100.0
 """Pivots below so many n ε of the largest count as zero."""
@@ -24,10 +24,10 @@ PIVOT_ROUNDING = 100.0
 def _matrix(system: LinearSystem) -> Array:
     """A + `pair`, the pair scaled to A so that it does not spoil the condition number."""
     if system.null_space.active is None and system.null_space.basis is None:
-        return assembled(system.matvec, system.size, system.dtype)
-    matrix = assembled(lambda v: system.matvec(system.null_space.project(v)), system.size, system.dtype)
+        return assemble(system.matvec, system.size, system.dtype)
+    matrix = assemble(lambda v: system.matvec(system.null_space.project(v)), system.size, system.dtype)
     scale = jnp.max(jnp.abs(matrix))
-    return matrix + jnp.where(scale > 0.0, scale, 1.0) * assembled(system.pair, system.size, system.dtype)
+    return matrix + jnp.where(scale > 0.0, scale, 1.0) * assemble(system.pair, system.size, system.dtype)
 
 
 def _is_singular(pivots: Any, xp: Any = jnp) -> Any:

@@ -24,7 +24,7 @@ from mdsens.implicit.krylov import GMRES, MINRES
 from mdsens.implicit.linear_system import LinearSolver, Matvec, NullSpace, linear_system
 from mdsens.implicit.trees import PyTree, is_traced
 
-SMALL = 100
+SYMMETRIC_DIRECT_LIMIT = 100
 """Unknowns up to which a symmetric operator is assembled and factorised without being asked."""
 
 DIRECT_LIMIT = 1000
@@ -40,7 +40,7 @@ def automatic(n: int, symmetric: bool) -> LinearSolver:
     Small systems are factorised (`Direct`). Beyond, `MINRES` where the operator is symmetric, since it needs no positive
     curvature, and `GMRES` where it is not; never normal equations, which square the condition number.
     """
-    if n <= (SMALL if symmetric else DIRECT_LIMIT):
+    if n <= (SYMMETRIC_DIRECT_LIMIT if symmetric else DIRECT_LIMIT):
         return Direct()
     return MINRES() if symmetric else GMRES()
 
@@ -164,7 +164,7 @@ def _solve_one(
             if start is not None:
                 u = u + null_space.project(start) / size
             goal = jnp.maximum(rtol * whole, atol)
-            refined = lambda one: _refined(ask, solver, image, null_space, *one)  # noqa: E731
+            refined = lambda one: _refine(ask, solver, image, null_space, *one)  # noqa: E731
             if unique and (n <= DIRECT_LIMIT or type(solver) in (Direct, Cholesky)):
                 # One program for three questions: two have answers that are known. A single one may by chance be across
                 # what A does not see.
@@ -173,7 +173,7 @@ def _solve_one(
                 goals = rtol * jnp.linalg.norm(tests, axis=1)
                 several = ((b_u, tests), (u, jnp.zeros_like(known)), (goal, goals))
                 answers, rests, lost = jax.lax.map(refined, tuple(jnp.concatenate([a[None], b]) for a, b in several))
-                u, rest, failed = answers[0], rests[0], jnp.any(lost) | ~_are_found(answers[1:], known, solver)
+                u, rest, failed = answers[0], rests[0], jnp.any(lost) | ~_reproduces(answers[1:], known, solver)
             else:
                 u, rest, failed = refined((b_u, u, goal))
             error = jnp.linalg.norm(null_space.project_equations(rest))
@@ -205,7 +205,7 @@ def _solve_one(
     return solution[:n], jax.lax.stop_gradient(residual)
 
 
-def _refined(
+def _refine(
     ask: Callable[..., Any], solver: LinearSolver, image: Matvec, null_space: NullSpace, b: Array, u: Array, goal: Array
 ) -> tuple[Array, Array, Array]:
     """`(u, b - A u, failed)` by a few rounds of asking for what is left."""
@@ -227,7 +227,7 @@ def _refined(
     return u, b - image(u), failed
 
 
-def _are_found(found: Array, known: Array, solver: LinearSolver) -> Array:
+def _reproduces(found: Array, known: Array, solver: LinearSolver) -> Array:
     """Whether a solver found the known answers; it cannot where answers differ by what A does not see."""
     error, size = jnp.max(jnp.abs(found - known), axis=1), jnp.max(jnp.abs(known), axis=1)
     return jnp.all(error <= KNOWN_ANSWER.get((solver.iterative, str(known.dtype)), 0.1) * size)

@@ -113,7 +113,7 @@ def linear_system(
     )
 
 
-def assembled(matvec: Matvec, n: int, dtype: Any) -> Float[Array, "n n"]:
+def assemble(matvec: Matvec, n: int, dtype: Any) -> Float[Array, "n n"]:
     """The matrix of u ↦ A u, by n products."""
     # Filled up to whole batches: a remainder would compile everything twice.
     batch = min(COLUMNS, n)

@@ -339,7 +339,7 @@ def _block_proximal_gradient(
         prox(jax.tree.map(lambda leaf, slope, eta=eta: leaf - eta * slope, block, slope), eta, *args)
         for prox, eta, block, slope in zip(proxes, stepsizes, x, slopes, strict=True)
     ]
-    return _rebuilt(x, blocks)
+    return _rebuild(x, blocks)
 
 
 def _mirror_descent(
@@ -396,7 +396,7 @@ def _kkt(
         return f(x, *args) + nu_h + lam_g, (h, g)
 
     slope, (h, g) = jax.grad(lagrangian, has_aux=True)(x)
-    return _rebuilt(z, [slope, h, jax.tree.map(complementarity, lam, g)])
+    return _rebuild(z, [slope, h, jax.tree.map(complementarity, lam, g)])
 
 
 def _conic_parts(z: PyTree) -> ConicPoint:
@@ -423,7 +423,7 @@ def _conic_null_space(projection: Callable[..., Any], z: PyTree, Q: Array) -> Nu
     return NullSpace(basis=(right / jnp.linalg.norm(right))[:, None], left=(left / jnp.linalg.norm(left))[:, None])
 
 
-def _rebuilt(container: PyTree, parts: Sequence[PyTree]) -> PyTree:
+def _rebuild(container: PyTree, parts: Sequence[PyTree]) -> PyTree:
     """The parts in a tuple, named tuple or list like the container."""
     return jax.tree.unflatten(jax.tree.structure(container, is_leaf=lambda part: part is not container), parts)
 

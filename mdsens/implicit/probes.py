@@ -31,10 +31,10 @@ ROOT_STEP = 1e-6
 NULL_TOLERANCE = {"float64": 1e-5}
 """What A may leave of a null space that it was said to have, relative to what it makes of any vector."""
 
-KINK = 1e-2
+KINK_SHARE = 1e-2
 """Share of a slope that its two sides differ by at a kink, at least."""
 
-SHORTER = 4.0
+STEP_RATIO = 4.0
 """By what the second of two steps is shorter: of smooth functions the two sides then differ by as much less, at a kink not."""
 
 FAULTS = (
@@ -83,18 +83,18 @@ def _has_kink(optimality: Callable[..., Any], z: PyTree, values: tuple[Any, ...]
         return ravel_pytree(optimality(unknown, *eqx.combine(moved, resting)))[0]
 
     far, here, near = (0, 1), 2, (3, 4)
-    steps = jnp.asarray([1.0, -1.0, 0.0, 1.0 / SHORTER, -1.0 / SHORTER], point.dtype)
+    steps = jnp.asarray([1.0, -1.0, 0.0, 1.0 / STEP_RATIO, -1.0 / STEP_RATIO], point.dtype)
     # Evaluated one by one a condition needs no program of its own.
     values_at = jax.lax.map(at, steps) if is_traced(z, values, args) else jnp.stack([at(t) for t in steps])
     sides = values_at - values_at[here]
     (apart, slope), (apart_near, _) = (
         (jnp.abs(sides[a] + sides[b]), jnp.maximum(jnp.abs(sides[a]), jnp.abs(sides[b]))) for a, b in (far, near)
     )
-    ratio = SHORTER * apart_near / jnp.where(apart > 0.0, apart, 1.0)
-    return jnp.any((apart > KINK * slope) & (ratio > 0.6) & (ratio < 1.6))
+    ratio = STEP_RATIO * apart_near / jnp.where(apart > 0.0, apart, 1.0)
+    return jnp.any((apart > KINK_SHARE * slope) & (ratio > 0.6) & (ratio < 1.6))
 
 
-def refused_faults(found: Bool[Array, " faults"], z: PyTree, tree: PyTree) -> PyTree:
+def refuse_faults(found: Bool[Array, " faults"], z: PyTree, tree: PyTree) -> PyTree:
     """The tree if the answer z is finite and has no faults; an error, or NaN where the values are traced, if it has.
 
     Raises:
@@ -102,57 +102,57 @@ def refused_faults(found: Bool[Array, " faults"], z: PyTree, tree: PyTree) -> Py
     """
     if is_traced(found):
         bad = jnp.any(found) | ~jnp.isfinite(ravel_pytree(jax.lax.stop_gradient(z))[0]).all()
-        return jax.tree.map(functools.partial(poisoned, bad), tree)
+        return jax.tree.map(functools.partial(poison, bad), tree)
     for fault, sentence in zip(found, FAULTS, strict=True):
         if fault:
             raise InputError(sentence)
     return tree
 
 
-def poisoned(bad: Array, tangent: Array) -> Array:
+def poison(bad: Array, tangent: Array) -> Array:
     """NaN where bad, in reverse mode too: a `where` would send a zero back."""
     tangent = jnp.asarray(tangent)
     return jnp.where(bad, jnp.nan, 1.0).astype(tangent.dtype) * tangent
 
 
-def withheld(bad: Array, answer: PyTree) -> PyTree:
+def withhold(bad: Array, answer: PyTree) -> PyTree:
     """NaN in the place of an answer that is none, and of whatever is derived from it; what doesn't depend on it stays as it is.
 
-    Unlike `poisoned` it sends a zero back for a zero, so that one bad member of a sum changes no derivative of the others.
+    Unlike `poison` it sends a zero back for a zero, so that one bad member of a sum changes no derivative of the others.
     The answer itself is finite: at NaN a condition may drop the terms that would pass the NaN on (a pair out of reach).
     """
 
     flat, unravel = ravel_pytree(answer)
-    return unravel(_shown(bad, flat))
+    return unravel(_show(bad, flat))
 
 
 @jax.custom_jvp
-def _shown(bad: Array, answer: Array) -> Array:
+def _show(bad: Array, answer: Array) -> Array:
     return jnp.where(bad, jnp.nan, answer)
 
 
-@_shown.defjvp
+@_show.defjvp
 def _shown_change(primals: tuple[Array, Array], tangents: tuple[Any, Array]) -> tuple[Array, Array]:
     def kept(_: Matvec, change: Array) -> Array:
         return jnp.where(primals[0] & jnp.any(change != 0.0), jnp.nan, change)
 
     # What solves a linear equation may look at its right-hand side, forward and transposed.
-    return _shown(*primals), jax.lax.custom_linear_solve(lambda v: v, tangents[1], kept, kept, symmetric=True)
+    return _show(*primals), jax.lax.custom_linear_solve(lambda v: v, tangents[1], kept, kept, symmetric=True)
 
 
-def finite_or(answer: PyTree, otherwise: PyTree) -> PyTree:
+def replace_nonfinite(answer: PyTree, otherwise: PyTree) -> PyTree:
     """The answer where all of it is finite, else something of the same shapes."""
     finite = jnp.isfinite(ravel_pytree(answer)[0]).all()
     return jax.tree.map(lambda a, b: jnp.where(finite, a, b), answer, otherwise)
 
 
-def only_root(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], tolerance: float) -> PyTree:
+def require_root(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], tolerance: float) -> PyTree:
     """The answer z if it is a root; an error, or NaN where the values are traced, if it is none."""
     error, scale = _root_error(optimality, z, args)
     if not is_traced(error, scale):
         check_root(float(error), float(scale), tolerance)
         return z
-    return jax.tree.map(functools.partial(poisoned, ~is_root(error, scale, tolerance)), z)
+    return jax.tree.map(functools.partial(poison, ~is_root(error, scale, tolerance)), z)
 
 
 @eqx.filter_jit

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from mdsens.common.errors import InputError
-from mdsens.implicit.trees import dot, floating, is_traced, require_callable, require_not_negative, spread
+from mdsens.implicit.trees import as_floating, broadcast_like, dot, is_traced, require_callable, require_not_negative
 
 PyTree = Any
 
@@ -34,8 +34,8 @@ def box(y: PyTree, lower: PyTree, upper: PyTree) -> PyTree:
     Raises:
         InputError: a lower bound above its upper bound, bounds that do not fit y.
     """
-    y = floating(y)
-    lower, upper = spread(lower, y, "lower bound"), spread(upper, y, "upper bound")
+    y = as_floating(y)
+    lower, upper = broadcast_like(lower, y, "lower bound"), broadcast_like(upper, y, "upper bound")
     if not is_traced(lower, upper) and not all(jax.tree.leaves(jax.tree.map(lambda l, u: bool((l <= u).all()), lower, upper))):
         raise InputError("A lower bound is above its upper bound: the box is empty.")
     return jax.tree.map(jnp.clip, y, lower, upper)
@@ -43,17 +43,17 @@ def box(y: PyTree, lower: PyTree, upper: PyTree) -> PyTree:
 
 def non_negative(y: PyTree, *_: Any) -> PyTree:
     """max(y, 0), on the orthant x >= 0, a cone that is its own dual; any tree."""
-    return jax.tree.map(jax.nn.relu, floating(y))
+    return jax.tree.map(jax.nn.relu, as_floating(y))
 
 
 def zero(y: PyTree, *_: Any) -> PyTree:
     """0, on the cone {0}, whose dual is the whole space: the slack of an equality; any tree."""
-    return jax.tree.map(jnp.zeros_like, floating(y))
+    return jax.tree.map(jnp.zeros_like, as_floating(y))
 
 
 def free(y: PyTree, *_: Any) -> PyTree:
     """y, on the whole space, whose dual cone is {0}; any tree."""
-    return floating(y)
+    return as_floating(y)
 
 
 def linf_ball(y: PyTree, radius: ArrayLike = 1.0) -> PyTree:
@@ -62,7 +62,7 @@ def linf_ball(y: PyTree, radius: ArrayLike = 1.0) -> PyTree:
     Raises:
         InputError: a radius that is negative or no single number.
     """
-    y = floating(y)
+    y = as_floating(y)
     radius = _radius(radius, y)
     return jax.tree.map(lambda leaf: jnp.clip(leaf, -radius.astype(leaf.dtype), radius.astype(leaf.dtype)), y)
 
@@ -73,7 +73,7 @@ def l2_ball(y: PyTree, radius: ArrayLike = 1.0) -> PyTree:
     Raises:
         InputError: a radius that is negative or no single number.
     """
-    y = floating(y)
+    y = as_floating(y)
     radius = _radius(radius, y)
     square = dot(y, y)
     outside = square > radius**2
@@ -233,7 +233,7 @@ def dual(y: PyTree, projection: Callable[..., Any]) -> PyTree:
 
     J. J. Moreau's decomposition y = P_K(y) - P_K*(-y) (C. R. Acad. Sci. 255, 238, 1962); any tree that `projection` takes.
     """
-    y = floating(y)
+    y = as_floating(y)
     return jax.tree.map(jnp.add, y, projection(jax.tree.map(jnp.negative, y)))
 
 
@@ -251,12 +251,12 @@ def _vector(y: PyTree, name: str) -> Array:
     shape = jax.tree.map(jnp.shape, y)
     if not jax.tree_util.treedef_is_leaf(jax.tree.structure(y)) or len(shape) != 1 or shape[0] == 0:
         raise InputError(f"{name} projects one vector (n,), not what has the shape {shape}; jax.vmap projects several.")
-    return floating(y)
+    return as_floating(y)
 
 
 def _along_normal(y: PyTree, a: PyTree, b: ArrayLike, excess: Callable[..., Any]) -> PyTree:
-    y = floating(y)
-    a = spread(a, y, "normal")
+    y = as_floating(y)
+    a = broadcast_like(a, y, "normal")
     square = dot(a, a)
     if not is_traced(square) and not square > 0.0:
         raise InputError("The normal of a plane must not be zero.")

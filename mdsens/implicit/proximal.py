@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from mdsens.implicit.trees import floating, require_not_negative, spread
+from mdsens.implicit.trees import as_floating, broadcast_like, require_not_negative
 
 PyTree = Any
 
 
 def identity(y: PyTree, stepsize: Any = 1.0, *_: Any) -> PyTree:
     """y, for g = 0: no penalty; any tree."""
-    return floating(y)
+    return as_floating(y)
 
 
 def l1(y: PyTree, stepsize: Any = 1.0, strength: PyTree = 1.0) -> PyTree:
@@ -34,19 +34,19 @@ def l1(y: PyTree, stepsize: Any = 1.0, strength: PyTree = 1.0) -> PyTree:
     Raises:
         InputError: a strength or stepsize that is negative or does not fit y.
     """
-    y = floating(y)
+    y = as_floating(y)
     return jax.tree.map(_soft, y, _threshold(strength, stepsize, y, "strength"))
 
 
 def non_negative_l1(y: PyTree, stepsize: Any = 1.0, strength: PyTree = 1.0) -> PyTree:
     """max(y - ηs, 0), for g = Σ s_i x_i on x >= 0; arguments and errors as for `l1`."""
-    y = floating(y)
+    y = as_floating(y)
     return jax.tree.map(lambda leaf, t: jax.nn.relu(leaf - t), y, _threshold(strength, stepsize, y, "strength"))
 
 
 def l2_squared(y: PyTree, stepsize: Any = 1.0, strength: PyTree = 1.0) -> PyTree:
     """y/(1 + ηs), for g = ½ Σ s_i x_i²: the ridge; arguments and errors as for `l1`."""
-    y = floating(y)
+    y = as_floating(y)
     return jax.tree.map(lambda leaf, t: leaf / (1.0 + t), y, _threshold(strength, stepsize, y, "strength"))
 
 
@@ -55,7 +55,7 @@ def elastic_net(y: PyTree, stepsize: Any = 1.0, l1_strength: PyTree = 1.0, l2_st
 
     H. Zou, T. Hastie, J. R. Stat. Soc. B 67, 301 (2005).
     """
-    y = floating(y)
+    y = as_floating(y)
     thresholds = _threshold(l1_strength, stepsize, y, "l1_strength")
     return l2_squared(jax.tree.map(_soft, y, thresholds), stepsize, l2_strength)
 
@@ -75,7 +75,7 @@ def group_lasso(y: PyTree, stepsize: Any = 1.0, strength: PyTree = 1.0, *, axis:
 
     M. Yuan, Y. Lin, J. R. Stat. Soc. B 68, 49 (2006).
     """
-    y = floating(y)
+    y = as_floating(y)
     squares = jax.tree.map(lambda leaf: jnp.sum(leaf * leaf, axis=axis, keepdims=True), y)
 
     def shrink(leaf: Array, square: Array, t: Array) -> Array:
@@ -90,7 +90,7 @@ def group_lasso(y: PyTree, stepsize: Any = 1.0, strength: PyTree = 1.0, *, axis:
 def _threshold(strength: Any, stepsize: Any, y: PyTree, name: str) -> PyTree:
     require_not_negative(strength, name)
     require_not_negative(stepsize, "stepsize")
-    return jax.tree.map(lambda s, eta: eta * s, spread(strength, y, name), spread(stepsize, y, "stepsize"))
+    return jax.tree.map(lambda s, eta: eta * s, broadcast_like(strength, y, name), broadcast_like(stepsize, y, "stepsize"))
 
 
 def _soft(y: PyTree, t: Array) -> Array:

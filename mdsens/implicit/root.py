@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from mdsens.common.errors import InputError, LinearSolveError
-from mdsens.implicit.auxiliary import refused_tangent
+from mdsens.implicit.auxiliary import refuse_tangent
 from mdsens.implicit.checks import (
     check_answer,
     check_args,
@@ -28,13 +28,13 @@ from mdsens.implicit.checks import (
 from mdsens.implicit.linear import linear_solve
 from mdsens.implicit.linear_system import LinearSolver, Matvec, NullSpace
 from mdsens.implicit.optimality import FixedPointCondition
-from mdsens.implicit.probes import ROOT_TOL, faults, only_root, poisoned, refused_faults
+from mdsens.implicit.probes import ROOT_TOL, faults, poison, refuse_faults, require_root
 from mdsens.implicit.trees import is_traced
 
 PyTree = Any
 
 
-def linearised(
+def linearise(
     optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], operator: Callable[..., Any] | None = None
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """`(A, unravel)`: u ↦ ∂F/∂z u on flat vectors, and the way back to z's structure.
@@ -118,12 +118,12 @@ def _probed_jvp(
 ) -> tuple[PyTree, Array, Array | None]:
     """`(dz, residual, faults)` of `root_jvp`; without a probe the faults are None."""
     check_args(args)
-    moving, resting = moving_and_resting(args, tangents)
-    product, unravel = linearised(optimality, z, args, operator)
+    moving, resting = split_arguments(args, tangents)
+    product, unravel = linearise(optimality, z, args, operator)
     found = faults(optimality, z, args, product, symmetric, null_space) if probe else None
     if found is not None:
         # At both ends: on the way from either a slope that is exactly zero, a `where`, loses what is no number.
-        tangents = refused_faults(found, z, tangents)
+        tangents = refuse_faults(found, z, tangents)
     _, change = jax.jvp(lambda m: optimality(z, *eqx.combine(m, resting)), (moving,), (tangents,))
     b = -ravel_pytree(change)[0]
     flat, residual = linear_solve(
@@ -140,10 +140,10 @@ def _probed_jvp(
         throw=throw,
     )
     dz = unravel(flat)
-    return (dz if found is None else refused_faults(found, z, dz)), residual, found
+    return (dz if found is None else refuse_faults(found, z, dz)), residual, found
 
 
-def moving_and_resting(args: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+def split_arguments(args: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The leaves of `args` that have a tangent, and those that have None, each None where the other has them.
 
     Raises:
@@ -208,7 +208,7 @@ def root_vjp(
     _, pullback = jax.vjp(lambda m: optimality(z, *eqx.combine(m, resting)), moving)
     slopes = pullback(jax.tree.map(jnp.negative, w))[0]
     if probe:
-        slopes = jax.tree.map(functools.partial(poisoned, ~jnp.isfinite(ravel_pytree(w)[0]).all()), slopes)
+        slopes = jax.tree.map(functools.partial(poison, ~jnp.isfinite(ravel_pytree(w)[0]).all()), slopes)
     if argnums is None:
         return slopes, residual
     return (slopes[chosen[0]] if np.ndim(argnums) == 0 else tuple(slopes[k] for k in chosen)), residual
@@ -231,13 +231,13 @@ def adjoint_solution(
     """`(w, residual)` with Aᵀw = the cotangent, all as for `root_vjp`: the gradient in the arguments is that of -⟨w, F⟩."""
     if outline(cotangent) != outline(z):
         raise InputError(f"The cotangent must look like the unknown, {outline(z)}, not {outline(cotangent)}.")
-    product, unravel = linearised(optimality, z, args, operator)
+    product, unravel = linearise(optimality, z, args, operator)
     flat = ravel_pytree(cotangent)[0]
     helper, null = precondition, null_space
     transposed = product
     if not symmetric:
-        transposed = _transposed(product, flat)
-        helper = None if precondition is None else _transposed(precondition, flat)
+        transposed = _transpose(product, flat)
+        helper = None if precondition is None else _transpose(precondition, flat)
         null = None if null_space is None else null_space.transposed
     w, residual = linear_solve(
         transposed,
@@ -250,10 +250,10 @@ def adjoint_solution(
         throw=throw,
     )
     w = unravel(w)
-    return (refused_faults(faults(optimality, z, args, product, symmetric, null_space), z, w) if probe else w), residual
+    return (refuse_faults(faults(optimality, z, args, product, symmetric, null_space), z, w) if probe else w), residual
 
 
-def _transposed(product: Matvec, like: PyTree) -> Matvec:
+def _transpose(product: Matvec, like: PyTree) -> Matvec:
     transpose = jax.linear_transpose(product, like)
     return lambda v: transpose(v)[0]
 
@@ -297,7 +297,7 @@ def differentiable_solution(
 
     def solution(z0: PyTree, *args: Any) -> tuple[Any, Any]:
         check_closures(solver=solve, condition=optimality, null_space=null_space, preconditioner=precondition)
-        arrays, static = eqx.partition(jax.tree.map(_plain, (z0, args)), eqx.is_array)
+        arrays, static = eqx.partition(jax.tree.map(_as_python, (z0, args)), eqx.is_array)
         check_static(static)
 
         @jax.custom_jvp
@@ -305,7 +305,7 @@ def differentiable_solution(
             # A Python number that is differentiated arrives as one.
             start, values = eqx.combine(jax.tree.map(jnp.asarray, arrays), static)
             z, witness = solve(start, *values)
-            return (z if root_tol is None else only_root(optimality, z, (witness, *values), root_tol)), witness
+            return (z if root_tol is None else require_root(optimality, z, (witness, *values), root_tol)), witness
 
         @answer.defjvp
         def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
@@ -326,7 +326,7 @@ def differentiable_solution(
             z_dot, residual, found = _tangent(
                 optimality, null_space, precondition, z, (witness, *values), (None, *moving), options
             )
-            z_dot = z_dot if found is None else refused_faults(found, z, z_dot)
+            z_dot = z_dot if found is None else refuse_faults(found, z, z_dot)
             if not is_traced(z_dot, residual) and not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(z_dot)):
                 raise LinearSolveError(
                     f"The linear system of the derivative (relative residual of {float(residual):.1e}) has no single answer that "
@@ -335,7 +335,7 @@ def differentiable_solution(
                 )
             # The start moves no answer, but who knows what it does to a report.
             sources = [t for t in jax.tree.leaves(tangents[0]) if jnp.issubdtype(getattr(t, "dtype", float), jnp.inexact)]
-            resting = functools.partial(refused_tangent, tangents=sources) if report else _no_tangent
+            resting = functools.partial(refuse_tangent, tangents=sources) if report else _no_tangent
             return (z, witness), (z_dot, jax.tree.map(resting, witness))
 
         return answer(arrays)
@@ -411,7 +411,7 @@ def custom_root(
         if not callable(solve):
             raise InputError(f"The solver must be a function solve(z0, *args), not {solve!r:.80}.")
         solution = differentiable_solution(
-            _Answering(solve, has_aux),
+            _CheckedSolver(solve, has_aux),
             _WithoutWitness(optimality),
             symmetric=symmetric,
             linear_solver=linear_solver,
@@ -464,7 +464,7 @@ class _WithoutWitness:
         return hash(self.function)
 
 
-class _Answering:
+class _CheckedSolver:
     """A solver whose answer is looked at before anyone relies on it."""
 
     def __init__(self, solve: Callable[..., Any], has_aux: bool) -> None:
@@ -483,10 +483,10 @@ class _Answering:
         return check_answer(answer, self.has_aux)
 
 
-def _plain(leaf: Any) -> Any:
+def _as_python(leaf: Any) -> Any:
     """NumPy's booleans and integers as Python's: settings, not numbers to trace."""
     return leaf.item() if isinstance(leaf, np.bool_ | np.integer) else leaf
 
 
 def _no_tangent(leaf: Any) -> Any:
-    return refused_tangent(leaf, ())
+    return refuse_tangent(leaf, ())

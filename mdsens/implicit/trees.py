@@ -12,7 +12,7 @@ from mdsens.common.errors import InputError
 PyTree = Any
 
 
-def floating(y: PyTree) -> PyTree:
+def as_floating(y: PyTree) -> PyTree:
     """The tree with floating-point arrays for leaves, in the precision they have."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf) * 1.0, y)
 
@@ -22,7 +22,7 @@ def dot(a: PyTree, b: PyTree) -> Any:
     return sum(jax.tree.leaves(jax.tree.map(lambda p, q: jnp.sum(p * q), a, b)))
 
 
-def spread(value: PyTree, y: PyTree, name: str) -> PyTree:
+def broadcast_like(value: PyTree, y: PyTree, name: str) -> PyTree:
     """A parameter in the shape and precision of y: it is one number for all components, or a tree like y.
 
     Raises:

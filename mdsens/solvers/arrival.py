@@ -11,16 +11,16 @@ from jaxtyping import Array
 from mdsens.implicit.trees import PyTree
 from mdsens.solvers.driver import Problem
 
-RELATIVE = {"float64": 1e-11, "float32": 1e-5}
+RELATIVE_TOLERANCE = {"float64": 1e-11, "float32": 1e-5}
 """What may be left of a component of F, as a share of what the size of z makes of it, by the precision of the unknown."""
 
-PROBE = 10.0
+PROBE_SHARE = 10.0
 """Share of z, in roots of the precision, over which it is seen what F is made of."""
 
-COARSEST = 1e-6
+MAX_ROUNDING_SHARE = 1e-6
 """The same share where z = T(z) holds to the last digit."""
 
-RESOLVED = 1e-3
+ROUNDING_SHARE = 1e-3
 """Share of the change at the start up to which a change T(z) - z may be rounding."""
 
 
@@ -37,7 +37,7 @@ class Judgement(NamedTuple):
     lost: Array
 
 
-def judged(problem: Problem, z: PyTree, start: PyTree, args: Any, is_change: bool) -> Judgement:
+def judge(problem: Problem, z: PyTree, start: PyTree, args: Any, is_change: bool) -> Judgement:
     """Look at a point that was reached from `start`. Pure JAX.
 
     A component counts as zero beside |∂F/∂z| L, where L is the size of the part of z that it depends on, here or at the start:
@@ -46,7 +46,7 @@ def judged(problem: Problem, z: PyTree, start: PyTree, args: Any, is_change: boo
     flat, unravel = ravel_pytree(z)
     eps = jnp.finfo(flat.dtype).eps
     length, sign = _lengths(z, start), jnp.where(flat < 0.0, -1.0, 1.0).astype(flat.dtype)
-    share = PROBE * eps**0.5
+    share = PROBE_SHARE * eps**0.5
     value = ravel_pytree(problem.residual(z, args))[0]
 
     def made_of(k: int, towards: float) -> Array:
@@ -56,20 +56,20 @@ def judged(problem: Problem, z: PyTree, start: PyTree, args: Any, is_change: boo
         return jnp.nan_to_num(jnp.abs(ravel_pytree(there)[0] - value), nan=0.0, posinf=0.0) / share
 
     whole = jnp.maximum(made_of(0, 1.0), made_of(1, -1.0))
-    size = RELATIVE.get(str(flat.dtype), 1e-2) * whole
+    size = RELATIVE_TOLERANCE.get(str(flat.dtype), 1e-2) * whole
     if is_change:
         # No change is known better than z; that will do where it would be larger anywhere else near z.
         seen = whole - 4.0 * eps * length / share
-        size = jnp.maximum(size, jnp.minimum(4.0 * eps * jnp.abs(flat), COARSEST * seen))
+        size = jnp.maximum(size, jnp.minimum(4.0 * eps * jnp.abs(flat), MAX_ROUNDING_SHARE * seen))
     good = jnp.abs(value) <= size
     first = jnp.max(jnp.abs(ravel_pytree(problem.residual(start, args))[0]))
     rounding = eps * jnp.max(jnp.abs(flat))
     before = eps * jnp.max(jnp.abs(ravel_pytree(start)[0]))
-    lost = jnp.asarray(is_change) & (rounding > jnp.maximum(RESOLVED * first, 10.0 * before)) & (first > 0.0)
+    lost = jnp.asarray(is_change) & (rounding > jnp.maximum(ROUNDING_SHARE * first, 10.0 * before)) & (first > 0.0)
     return Judgement(jnp.all(good), jnp.min(jnp.where(good, jnp.inf, size)), lost)
 
 
-judged_on_host = eqx.filter_jit(judged)
+judge_on_host = eqx.filter_jit(judge)
 
 
 def _lengths(z: PyTree, start: PyTree) -> Array:

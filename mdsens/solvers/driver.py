@@ -111,7 +111,7 @@ class _Run(NamedTuple):
     stale: Any
 
 
-def _failed(state: Any) -> Array:
+def _has_failed(state: Any) -> Array:
     return getattr(state, "failed", jnp.asarray(False))
 
 
@@ -119,7 +119,7 @@ def _run(problem: Problem, solver: Any, state: Any, data: Any, tolerance: Any, l
     """Step until converged, not finite, failed, stale or at the limit. A step that made `data` stale is taken back."""
 
     def go_on(run: _Run) -> Array:
-        return (run.steps < limit) & (run.norm > tolerance) & ~run.stale & ~_failed(run.state)
+        return (run.steps < limit) & (run.norm > tolerance) & ~run.stale & ~_has_failed(run.state)
 
     def step(run: _Run) -> _Run:
         new = solver.step(problem, run.state, data)
@@ -133,7 +133,7 @@ def _run(problem: Problem, solver: Any, state: Any, data: Any, tolerance: Any, l
 
 def _reason(run: _Run, tolerance: Array) -> Array:
     return jnp.select(
-        [run.stale, run.norm <= tolerance, ~jnp.isfinite(run.norm), _failed(run.state)],
+        [run.stale, run.norm <= tolerance, ~jnp.isfinite(run.norm), _has_failed(run.state)],
         [_Stop.STALE, _Stop.CONVERGED, _Stop.NOT_FINITE, _Stop.FAILED],
         _Stop.LIMIT,
     )
@@ -173,7 +173,7 @@ def solve(
     """
     problem = problem.seen_by(solver)
     if problem.focus is not None and getattr(solver, "whole_steps", False):
-        return _solve_afresh(problem, problem.focus, solver, z, data, tolerance, max_steps, progress)
+        return _solve_by_whole_steps(problem, problem.focus, solver, z, data, tolerance, max_steps, progress)
     state, first = _init(problem, solver, z, data)
     if first <= tolerance:
         return Result(state.z, data, float(first), 0, Status.CONVERGED)
@@ -212,13 +212,13 @@ def evaluated(problem: Problem, z: PyTree, data: Any) -> tuple[PyTree, Array]:
 
 
 @eqx.filter_jit
-def _stepped(problem: Problem, solver: Any, z: PyTree, residual: Any, data: Any, tolerance: Array) -> tuple[PyTree, Array]:
+def _take_step(problem: Problem, solver: Any, z: PyTree, residual: Any, data: Any, tolerance: Array) -> tuple[PyTree, Array]:
     flat, unravel = ravel_pytree(z)
     move, sound = solver.move(problem, z, residual, data, LINEAR_SHARE * tolerance * flat.size**0.5)
     return unravel(flat + move), sound
 
 
-def _solve_afresh(
+def _solve_by_whole_steps(
     problem: Problem, focus: Focus, solver: Any, z: PyTree, data: Any, tolerance: float, max_steps: int, progress: Any
 ) -> Result:
     """By whole steps, each point with data of its own. A step that does not lower the norm is taken back, and ends the solve."""
@@ -233,7 +233,7 @@ def _solve_afresh(
             return Result(z, data, float(norm), steps, Status.NOT_FINITE)
         if steps == max_steps:
             return Result(z, data, float(norm), steps, Status.MAX_STEPS)
-        there, sound = _stepped(problem, solver, z, residual, data, jnp.asarray(tolerance))
+        there, sound = _take_step(problem, solver, z, residual, data, jnp.asarray(tolerance))
         if not sound:
             break
         try:

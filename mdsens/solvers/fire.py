@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mdsens.common.errors import InputError
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.implicit.trees import PyTree, dot
 from mdsens.solvers.driver import Problem
 
@@ -21,7 +21,7 @@ class FireState(NamedTuple):
     n_positive: Any
 
 
-@spelled
+@suggest_names
 @dataclasses.dataclass(frozen=True)
 class FIRE:
     """Damped dynamics of unit masses that is stopped whenever it runs uphill. Robust from a rough start.

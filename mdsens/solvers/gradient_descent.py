@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 
 from mdsens.common.errors import InputError
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.implicit.trees import PyTree
 from mdsens.solvers.driver import Problem
 
@@ -16,7 +16,7 @@ class DescentState(NamedTuple):
     residual: Any
 
 
-@spelled
+@suggest_names
 @dataclasses.dataclass(frozen=True)
 class GradientDescent:
     """z ← z - η F(z): converges where η is below two over the largest curvature, slowly where curvatures differ.

@@ -9,12 +9,12 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from mdsens.common.errors import InputError
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.implicit.trees import PyTree
 from mdsens.solvers.driver import Problem
 from mdsens.solvers.line_search import descend
 
-SHORTEST = 1e-6
+MIN_STEP_SHARE = 1e-6
 """Share of `first_step` that a step without memory goes at least."""
 
 
@@ -28,7 +28,7 @@ class LBFGSState(NamedTuple):
     failed: Any
 
 
-@spelled
+@suggest_names
 @dataclasses.dataclass(frozen=True)
 class LBFGS:
     """Minimisation with the inverse Hessian as the last few steps show it.
@@ -67,7 +67,7 @@ class LBFGS:
         farthest = jnp.max(jnp.abs(gradient))
         longest = self.first_step / jnp.where(farthest > 0.0, farthest, 1.0)
         # Units in which curvatures are far from 1 must not make it too short to be seen.
-        rough = -gradient * jnp.clip(1.0, SHORTEST * longest, longest)
+        rough = -gradient * jnp.clip(1.0, MIN_STEP_SHARE * longest, longest)
         quasi = -_two_loops(gradient, state)
         remembers = jnp.any(state.changes != 0.0)
         known = remembers & (jnp.vdot(quasi, gradient) < 0.0)

@@ -10,23 +10,23 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from mdsens.common.errors import InputError
-from mdsens.common.suggestions import Spelled
+from mdsens.common.suggestions import NameSuggester
 from mdsens.implicit.krylov import CG
 from mdsens.implicit.linear_system import Matvec, NullSpace, linear_system
-from mdsens.implicit.root import linearised
+from mdsens.implicit.root import linearise
 from mdsens.implicit.trees import PyTree
 from mdsens.solvers.driver import Problem
 
-NEGATIVE = 1e-6
+NEGATIVE_SHARE = 1e-6
 """Share of the largest curvature below minus which a curvature is negative."""
 
 FIRST_ROUNDS = 10
 """Restarts of Lanczos at the start, where nothing is known of the mode."""
 
-GOOD, POOR = 0.2, 0.6
+GROW_ERROR, SHRINK_ERROR = 0.2, 0.6
 """Error of the predicted force, as a share of it, below which steps grow and above which they shrink."""
 
-SMALLEST = 1e-8
+MIN_RADIUS_SHARE = 1e-8
 """Share of `max_step` below which steps are given up."""
 
 
@@ -51,7 +51,7 @@ class MinimumModeState(NamedTuple):
     failed: Any
 
 
-class MinimumMode(Spelled, eqx.Module):
+class MinimumMode(NameSuggester, eqx.Module):
     """Minimum-mode following: a saddle point with one negative curvature of the function whose gradient F is.
 
     Where the lowest curvature is negative a step goes up along its mode and down along all others, each as far as Newton's
@@ -93,7 +93,7 @@ class MinimumMode(Spelled, eqx.Module):
 
     def init(self, problem: Problem, z: PyTree, data: Any) -> MinimumModeState:
         flat, _ = ravel_pytree(z)
-        product, unravel = linearised(problem.residual, z, (data,), problem.operator)
+        product, unravel = linearise(problem.residual, z, (data,), problem.operator)
         null_space = problem.null_space(z, data)
         noise = _unit(null_space.project(jax.random.normal(jax.random.key(self.seed), flat.shape, flat.dtype)))
         given = jnp.zeros_like(flat) if self.mode is None else _unit(null_space.project(self._raveled(z)))
@@ -113,7 +113,7 @@ class MinimumMode(Spelled, eqx.Module):
 
     def step(self, problem: Problem, state: MinimumModeState, data: Any) -> MinimumModeState:
         flat, _ = ravel_pytree(state.z)
-        product, unravel = linearised(problem.residual, state.z, (data,), problem.operator)
+        product, unravel = linearise(problem.residual, state.z, (data,), problem.operator)
         null_space = problem.null_space(state.z, data)
         move = self._move(problem, state, product, null_space)
         z = unravel(flat + move)
@@ -124,12 +124,12 @@ class MinimumMode(Spelled, eqx.Module):
         # Written so that NaN is no good step.
         good = error < 1.0
         length = jnp.max(jnp.abs(move))
-        radius = jnp.where(error < POOR, state.radius, 0.5 * jnp.minimum(state.radius, length))
-        radius = jnp.where(error < GOOD, jnp.minimum(2.0 * radius, self.max_step), radius)
-        failed = state.failed | ~(radius > SMALLEST * self.max_step) | ~(length > 0.0)
+        radius = jnp.where(error < SHRINK_ERROR, state.radius, 0.5 * jnp.minimum(state.radius, length))
+        radius = jnp.where(error < GROW_ERROR, jnp.minimum(2.0 * radius, self.max_step), radius)
+        failed = state.failed | ~(radius > MIN_RADIUS_SHARE * self.max_step) | ~(length > 0.0)
 
         z, gradient = jax.tree.map(lambda new, old: jnp.where(good, new, old), (z, gradient), (state.z, state.gradient))
-        product, _ = linearised(problem.residual, z, (data,), problem.operator)
+        product, _ = linearise(problem.residual, z, (data,), problem.operator)
         null_space = problem.null_space(z, data)
         # In a convex region what will be the lowest mode may have begun as the direction.
         mode, values = self._lowest(
@@ -210,7 +210,7 @@ class MinimumMode(Spelled, eqx.Module):
         failed: Array,
     ) -> MinimumModeState:
         stiffest = jnp.max(jnp.abs(values))
-        index = jnp.sum(values < -NEGATIVE * stiffest)
+        index = jnp.sum(values < -NEGATIVE_SHARE * stiffest)
         slope = ravel_pytree(gradient)[0]
         direction = jnp.where(index == 0, direction, _uphill(mode, slope))
         # A residual that vanishes elsewhere than at a saddle point of first order: the driver sees one that does not, of the

@@ -9,11 +9,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from mdsens.common.errors import InputError
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.implicit.krylov import CG
 from mdsens.implicit.linear import automatic
 from mdsens.implicit.linear_system import LinearSolver, linear_system
-from mdsens.implicit.root import linearised
+from mdsens.implicit.root import linearise
 from mdsens.solvers.driver import Problem
 from mdsens.solvers.line_search import descend
 
@@ -24,7 +24,7 @@ class NewtonState(NamedTuple):
     failed: Any
 
 
-@spelled
+@suggest_names
 @dataclasses.dataclass(frozen=True)
 class Newton:
     """z ← z - A⁻¹F(z), outside the known null space, for any condition F.
@@ -68,7 +68,7 @@ class Newton:
             aim: size that the residual of the linear system may have, if that is more than `rtol` asks for and still a
                 hundredth of the right-hand side.
         """
-        product, _ = linearised(problem.residual, z, (data,), problem.operator)
+        product, _ = linearise(problem.residual, z, (data,), problem.operator)
         null_space = problem.null_space(z, data)
         b = null_space.project_equations(-ravel_pytree(residual)[0])
         transpose = product if problem.symmetric else lambda v: jax.linear_transpose(product, b)(v)[0]
@@ -117,7 +117,7 @@ class TruncatedNewtonState(NamedTuple):
     first: Any
 
 
-@spelled
+@suggest_names
 @dataclasses.dataclass(frozen=True)
 class TruncatedNewton:
     """Minimisation by Newton steps whose conjugate gradients stop early: at a curvature that is not positive, or as soon
@@ -144,7 +144,7 @@ class TruncatedNewton:
 
     def step(self, problem: Problem, state: TruncatedNewtonState, data: Any) -> TruncatedNewtonState:
         flat, _ = ravel_pytree(state.z)
-        product, _ = linearised(problem.residual, state.z, (data,), problem.operator)
+        product, _ = linearise(problem.residual, state.z, (data,), problem.operator)
         null_space, downhill = problem.null_space(state.z, data), -ravel_pytree(state.residual)[0]
         downhill = null_space.project(downhill)
         size = jnp.linalg.norm(downhill)

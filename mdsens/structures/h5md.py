@@ -8,9 +8,9 @@ import h5py
 import numpy as np
 
 from mdsens.common.errors import InputError
-from mdsens.common.untrusted_hdf5 import opened
-from mdsens.structures.announced import LARGEST_RATIO, SMALL
+from mdsens.common.untrusted_hdf5 import open_untrusted
 from mdsens.structures.masses import contradiction
+from mdsens.structures.size_checks import MAX_RATIO, MAX_UNPACKED
 from mdsens.structures.system import System
 
 LENGTHS = (
@@ -25,7 +25,7 @@ MASSES = dict.fromkeys(("", "u", "amu", "da", "g/mol", "g mol-1"), 1.0) | {"g": 
 
 def creator_of(path: Path) -> str | None:
     """Who wrote an HDF5 file that has particles; None where it has none."""
-    with opened(path, "readable HDF5 file") as file:
+    with open_untrusted(path, "readable HDF5 file") as file:
         if "h5md/creator" in file:
             return str(file["h5md/creator"].attrs.get("name", "an unknown program"))
         return "an unknown program" if "particles" in file else None
@@ -41,7 +41,7 @@ def read_h5md(path: Path, species: Sequence[str] | None = None, index: Any = -1,
     Raises:
         InputError: no positions, species without names, units that are not known.
     """
-    with opened(path, "readable HDF5 file") as file:
+    with open_untrusted(path, "readable HDF5 file") as file:
         groups = list(file["particles"]) if "particles" in file else []
         if group is None and len(groups) != 1:
             raise InputError(f"{str(path)!r} has the particles {', '.join(groups) or '(none)'}: say which, group=....")
@@ -71,7 +71,7 @@ def _value(path: Path, atoms: Any, name: str, frame: int, units: dict[str, float
     data = _data(path, element)
     through_time = isinstance(element, h5py.Group)
     size = data.nbytes // max(1, data.shape[0] if through_time else 1)
-    if size > max(SMALL, LARGEST_RATIO * path.stat().st_size):
+    if size > max(MAX_UNPACKED, MAX_RATIO * path.stat().st_size):
         raise InputError(f"{str(path)!r} announces {size} bytes at {element.name}, more than it can hold.")
     if through_time and data.shape[0] > 1 and frame >= data.shape[0]:
         raise InputError(f"{str(path)!r} has fewer values at {element.name} than positions: it may be cut off.")

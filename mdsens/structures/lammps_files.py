@@ -47,9 +47,9 @@ STYLES = (
     | {"full": Layout(2, 4, 7), "dipole": Layout(1, 3, 9), "dielectric": Layout(1, 3, 13)}
     | {"smd": Layout(1, 10, 13), "wavepacket": Layout(1, 8, 11)}
 )
-GUESSED = {5: ("atomic",), 6: ("charge", "molecular"), 7: ("full", "ellipsoid"), 9: ("spin",)}
+STYLES_BY_COLUMNS = {5: ("atomic",), 6: ("charge", "molecular"), 7: ("full", "ellipsoid"), 9: ("spin",)}
 """Styles that a file without their name may have, by the number of columns."""
-MOLECULAR = ("molecular", "full")
+MOLECULAR_STYLES = ("molecular", "full")
 _SECTION = re.compile(r"[A-Z][A-Za-z/]*\d*(?: [A-Z][A-Za-z]*\d*)*")
 _BOX = re.compile(r"([^A-Za-z]*(?:[eE][^A-Za-z]+)*)\s*(xlo xhi|ylo yhi|zlo zhi|xy xz yz|avec|bvec|cvec|abc origin)")
 
@@ -91,7 +91,7 @@ def read_data(
     }
     chosen = _layout(path, rows, atom_style or style, hint, counts, numbers)
     kinds = Types([row[chosen.kind] for row in rows], labels, masses, counts["atom types"])
-    named, weights = _named(path, kinds, species, check=told != "lj")
+    named, weights = _label_atoms(path, kinds, species, check=told != "lj")
     ids = _ids(path, [row[0] for row in rows])
     cell = length * _box(path, header)
     positions = length * np.array([row[chosen.x : chosen.x + 3] for row in rows], dtype=float)
@@ -147,7 +147,7 @@ def _layout(path: Path, rows: Any, asked: str | None, hint: str, counts: Any, la
     candidates = [STYLES[name]] if name else list(dict.fromkeys(STYLES[one] for one in _guesses(widths)))
     fitting = [one for one in candidates if _fits(one, rows, widths, counts, labels)]
     if name is None and len(fitting) > 1 and (counts.get("bonds") or counts.get("ellipsoids") or counts.get("bodies")):
-        fitting = [one for one in fitting if (one in [STYLES[one] for one in MOLECULAR]) == bool(counts.get("bonds"))]
+        fitting = [one for one in fitting if (one in [STYLES[one] for one in MOLECULAR_STYLES]) == bool(counts.get("bonds"))]
     if len(fitting) == 1:
         return fitting[0]
     if name is not None:
@@ -159,7 +159,7 @@ def _layout(path: Path, rows: Any, asked: str | None, hint: str, counts: Any, la
 def _guesses(widths: set[int]) -> Iterator[str]:
     for columns in widths if len(widths) == 1 else ():
         for count in (columns, columns - 3):
-            yield from GUESSED.get(count, ())
+            yield from STYLES_BY_COLUMNS.get(count, ())
 
 
 def _fits(layout: Layout, rows: Any, widths: set[int], counts: Any, labels: Any) -> bool:
@@ -168,7 +168,7 @@ def _fits(layout: Layout, rows: Any, widths: set[int], counts: Any, labels: Any)
     width, columns = min(widths), layout.columns or layout.x + 3
     if width < columns or (layout.columns is not None and width not in (columns, columns + 3)):
         return False
-    if layout.columns is not None and width == columns + 3 and not _whole(rows, -3):
+    if layout.columns is not None and width == columns + 3 and not _are_integers(rows, -3):
         return False
     kinds = {row[layout.kind] for row in rows}
     if not all(kind in labels or (kind.isdigit() and 1 <= int(kind) <= counts["atom types"]) for kind in kinds):
@@ -183,7 +183,7 @@ def _fits(layout: Layout, rows: Any, widths: set[int], counts: Any, labels: Any)
     return True
 
 
-def _whole(rows: Any, start: int) -> bool:
+def _are_integers(rows: Any, start: int) -> bool:
     return all(re.fullmatch(r"[+-]?\d+", word) for row in rows for word in row[start:])
 
 
@@ -194,7 +194,7 @@ def _number(word: str, default: float) -> float:
         return default
 
 
-def _named(path: Path, kinds: Types, species: Any, *, check: bool) -> tuple[list[str], np.ndarray | None]:
+def _label_atoms(path: Path, kinds: Types, species: Any, *, check: bool) -> tuple[list[str], np.ndarray | None]:
     """Labels and masses of atoms, by the names of their types."""
     numbers = {label: kind for kind, label in kinds.labels.items()}
     of_atoms = [numbers[kind] if kind in numbers else int(kind) for kind in kinds.of_atoms]
@@ -320,12 +320,12 @@ def _read_frame(path: Path, file: Any, frame: _Frame, species: Any, units: str |
             positions = length * (origin + found @ cell if scaled else found)
     if positions is None:
         raise InputError(f"{str(path)!r} has no columns x, y and z: write them, as `dump ... custom ... x y z`.")
-    labels, masses = _dumped(path, column, species, mass, check=(frame.units or units) != "lj")
+    labels, masses = _dump_labels(path, column, species, mass, check=(frame.units or units) != "lj")
     ids = _ids(path, column["id"]) if "id" in column else np.arange(len(rows))
     return _system(positions, length * cell, pbc, labels, masses, np.argsort(ids, kind="stable"))
 
 
-def _dumped(path: Path, column: Any, species: Any, unit: float, *, check: bool) -> tuple[list[str], np.ndarray | None]:
+def _dump_labels(path: Path, column: Any, species: Any, unit: float, *, check: bool) -> tuple[list[str], np.ndarray | None]:
     """Labels and masses of a dump's atoms."""
     masses = unit * np.array(column["mass"], dtype=float) if "mass" in column else None
     labels: list[str] | None = column.get("element", column.get("typelabel"))
@@ -340,7 +340,7 @@ def _dumped(path: Path, column: Any, species: Any, unit: float, *, check: bool) 
         if not all(kind.isdigit() for kind in types):
             raise InputError(f"{str(path)!r} has types with names, {types[0]!r}, and no elements: write them too.")
         by_type = {} if masses is None else {int(kind): float(one) for kind, one in zip(types, masses, strict=True)}
-        said, (labels, _) = labels, _named(path, Types(types, {}, by_type, 0), species, check=check)
+        said, (labels, _) = labels, _label_atoms(path, Types(types, {}, by_type, 0), species, check=check)
         if said is not None and set(said) != {"C"} and said != labels:
             raise InputError(f"{str(path)!r} names elements itself, and species= contradicts them: leave it out.")
     elif masses is not None and check and (wrong := contradiction(zip(labels, masses.tolist(), strict=True))):

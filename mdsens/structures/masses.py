@@ -7,9 +7,9 @@ import numpy as np
 ISOTOPES = {"D": ("H", 2.01410177812), "T": ("H", 3.01604928)}
 """Symbols of isotopes: their element and mass [amu] (M. Wang et al., Chin. Phys. C 45, 030003 (2021))."""
 
-NEAR = 0.6
+MASS_TOLERANCE = 0.6
 """Difference [amu] up to which a mass is an element's: files round to whole numbers."""
-EXACT, OFF = 0.005, 0.05
+OTHER_MASS_TOLERANCE, OWN_MASS_DIFFERENCE = 0.005, 0.05
 """A mass that is so near to another element's, and so far from its own, is the other's [amu]."""
 
 
@@ -63,6 +63,6 @@ def _is_of_another(label: str, mass: float) -> bool:
     own, nearest = mass_of(label), nearest_element(mass)
     near = mass_of(nearest)
     assert own is not None and near is not None
-    if abs(near - mass) < EXACT and abs(own - mass) > OFF:
+    if abs(near - mass) < OTHER_MASS_TOLERANCE and abs(own - mass) > OWN_MASS_DIFFERENCE:
         return True
-    return abs(own - mass) > NEAR and nearest != element_of(label)
+    return abs(own - mass) > MASS_TOLERANCE and nearest != element_of(label)

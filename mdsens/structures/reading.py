@@ -14,12 +14,12 @@ from mdsens.common.paths import is_file
 from mdsens.common.suggestions import check_keywords
 from mdsens.common.untrusted_hdf5 import SIGNATURE
 from mdsens.structures import h5md
-from mdsens.structures.announced import check_announced
 from mdsens.structures.lammps_files import read_data, read_dump
 from mdsens.structures.masses import contradiction, element_of, is_element
+from mdsens.structures.size_checks import check_size
 from mdsens.structures.system import LABELS, System, holds_atoms
 
-WHOLE = 1e-3
+OCCUPANCY_TOLERANCE = 1e-3
 """How near to 1 an occupancy is that of a whole atom."""
 XYZ = ("extxyz", "xyz")
 
@@ -55,7 +55,7 @@ def read(
         raise InputError(f"There is no file {str(path)!r}.")
     if path.stat().st_size == 0:
         raise InputError(f"The file {str(path)!r} is empty.")
-    wanted = _wanted(index)
+    wanted = _parse_index(index)
     systems = _systems(path, species, wanted, options)
     if not systems:
         which = "" if index is None else f" at index={index!r}"
@@ -70,7 +70,7 @@ def read(
     return systems[0]
 
 
-def _wanted(index: Any) -> Any:
+def _parse_index(index: Any) -> Any:
     """The index as a number, a slice, or the selection of a database."""
     from ase.utils import string2index
 
@@ -91,16 +91,16 @@ def _systems(path: Path, species: Any, index: Any, options: Any) -> list[System]
         if head.startswith(SIGNATURE) and (creator := h5md.creator_of(path)) is not None:
             if creator == "mdsens":
                 raise InputError(f"{str(path)!r} is a result of mdsens: eq, S = ms.load({str(path)!r}) reads it.")
-            return h5md.read_h5md(path, species, index, **_known(h5md.read_h5md, options))
+            return h5md.read_h5md(path, species, index, **_check_options(h5md.read_h5md, options))
         kind = options.pop("format", None) or _lammps_kind(head)
         # ASE takes some names for addresses of databases.
         kind = kind or filetype(str(path.absolute()))
-        check_announced(path, kind)
+        check_size(path, kind)
         if kind == "lammps-data":
-            systems = [read_data(path, species, **_known(read_data, options))]
+            systems = [read_data(path, species, **_check_options(read_data, options))]
             return systems[index] if isinstance(index, slice) else [systems[index]]
         if kind == "lammps-dump-text":
-            return read_dump(path, species, index, **_known(read_dump, options))
+            return read_dump(path, species, index, **_check_options(read_dump, options))
         images = _images(path, kind, species, index, options)
     except MdsensError:
         raise
@@ -117,7 +117,7 @@ def _systems(path: Path, species: Any, index: Any, options: Any) -> list[System]
     return [_of_image(path, atoms) for atoms in images]
 
 
-def _known(function: Any, options: Any) -> Any:
+def _check_options(function: Any, options: Any) -> Any:
     """The options, which the reader of a format has."""
     try:
         check_keywords(function, options)
@@ -210,7 +210,7 @@ def _check_whole(path: Path, atoms: Any) -> None:
         for site in sites:
             of = site if isinstance(site, dict) else {"an atom": site}
             numbers = [_share(value) for value in of.values()]
-            if len(of) > 1 or any(abs(value - 1.0) > WHOLE for value in numbers):
+            if len(of) > 1 or any(abs(value - 1.0) > OCCUPANCY_TOLERANCE for value in numbers):
                 what = ", ".join(f"{100 * value:.4g} % {label}" for label, value in zip(of, numbers, strict=True))
                 raise InputError(
                     f"{str(path)!r} has a site that is occupied in part or by several species ({what}): mdsens has whole atoms, "

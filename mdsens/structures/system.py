@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from mdsens.common.errors import InputError, level_of_user
-from mdsens.common.suggestions import Spelled
-from mdsens.common.text import FEW
+from mdsens.common.suggestions import NameSuggester
+from mdsens.common.text import MAX_ENTRIES
 from mdsens.implicit.trees import is_traced
 from mdsens.structures import masses as known_masses
 
@@ -67,7 +67,7 @@ def as_float_array(value: Any, what: str, dtype: Any = None) -> Float[Array, "..
         raise InputError(f"{what} must be numbers, not {value!r:.80}.") from None
 
 
-class System(Spelled, eqx.Module):
+class System(NameSuggester, eqx.Module):
     """Atoms: where they are, of which species, in which cell. A pytree.
 
     Attributes:
@@ -337,8 +337,8 @@ def has_values(system: System) -> bool:
 def atoms_text(system: System) -> str:
     """`"63 atoms in 3-D (63 Si)"`."""
     counts = Counter(system.symbols)
-    shown = [f"{count} {label}" for label, count in list(counts.items())[:FEW]]
-    more = [f"{len(counts) - FEW} more species"] if len(counts) > FEW else []
+    shown = [f"{count} {label}" for label, count in list(counts.items())[:MAX_ENTRIES]]
+    more = [f"{len(counts) - MAX_ENTRIES} more species"] if len(counts) > MAX_ENTRIES else []
     return f"{len(system)} atom{'' if len(system) == 1 else 's'} in {system.dim}-D ({', '.join(shown + more)})"
 
 

@@ -71,10 +71,10 @@ class Neighbors(eqx.Module):
         return self.used.T
 
     @property
-    def none(self) -> "Neighbors":
+    def without_pairs(self) -> "Neighbors":
         """The same list with all places unused."""
         emptied = eqx.tree_at(lambda n: n.opposite, self, jnp.full_like(self.opposite, -1))
-        return emptied.with_shorter(tuple(one and one.none for one in self.shorter))
+        return emptied.with_shorter(tuple(one and one.without_pairs for one in self.shorter))
 
     def with_shorter(self, shorter: "tuple[Neighbors | None, ...]") -> "Neighbors":
         """The same list with others for the terms of a sum."""
@@ -103,17 +103,17 @@ class Neighbors(eqx.Module):
         return self.slack(interaction_range, 1.0 + 1e-6) >= 0.0
 
 
-def widened_like(neighbors: Neighbors, other: Neighbors) -> Neighbors:
+def widen_like(neighbors: Neighbors, other: Neighbors) -> Neighbors:
     """The same list with at least as many places an atom as another, so that code compiled for it is found again [host]."""
     both = zip(neighbors.shorter, other.shorter, strict=True)
-    shorter = tuple(one if one is None or like is None else widened_like(one, like) for one, like in both)
-    same = widened(neighbors.with_shorter(shorter) if shorter else neighbors, other.atom.shape[0])
+    shorter = tuple(one if one is None or like is None else widen_like(one, like) for one, like in both)
+    same = widen(neighbors.with_shorter(shorter) if shorter else neighbors, other.atom.shape[0])
     if (more := other.images.shape[1] - same.images.shape[1]) > 0:
         same = eqx.tree_at(lambda n: n.images, same, jnp.pad(same.images, ((0, 0), (0, more))))
     return same
 
 
-def widened(neighbors: Neighbors, capacity: int) -> Neighbors:
+def widen(neighbors: Neighbors, capacity: int) -> Neighbors:
     """The same list with at least so many places an atom [host]."""
     more = capacity - neighbors.atom.shape[0]
     if more <= 0:
@@ -126,7 +126,7 @@ def widened(neighbors: Neighbors, capacity: int) -> Neighbors:
     return eqx.tree_at(lambda n: (n.atom, n.kind, n.opposite), neighbors, parts)
 
 
-def padded(neighbors: Neighbors, positions: Any) -> Neighbors:
+def pad(neighbors: Neighbors, positions: Any) -> Neighbors:
     """The same list for more atoms, all of them at `positions`, the added ones without neighbours [host]."""
     n, more = neighbors.atom.shape[1], len(positions) - neighbors.atom.shape[1]
     added = np.broadcast_to(np.arange(n, n + more, dtype=np.int32), (neighbors.atom.shape[0], more))
@@ -141,10 +141,10 @@ def padded(neighbors: Neighbors, positions: Any) -> Neighbors:
     )
     where = lambda n: (n.atom, n.kind, n.opposite, n.reference)  # noqa: E731
     longer = eqx.tree_at(where, neighbors, tuple(map(jnp.asarray, parts)))
-    return longer.with_shorter(tuple(one and padded(one, positions) for one in neighbors.shorter))
+    return longer.with_shorter(tuple(one and pad(one, positions) for one in neighbors.shorter))
 
 
-def places(most: int) -> int:
+def rounded_capacity(most: int) -> int:
     """Places for so many atoms: one of a few numbers, an eighth to a quarter apart, so that compiled code is found again."""
     step = 4 if most <= 16 else 2 ** max(3, math.ceil(math.log2(most)) - 3)
     return max(4, step * math.ceil(most / step))

@@ -18,18 +18,18 @@ CELLS = 1e5
 MARGIN = 3.0
 """Cells that are left along each axis at least: with two roundings of their ratios, one."""
 
-FARTHEST = 1e8
+MAX_DISTANCE = 1e8
 """Ranges, or cells, from the origin: there positions have half of their digits."""
 
-MOST_PAIRS = 2e10
+MAX_PAIRS = 2e10
 
-OF_A_CELL = 100.0
+CELL_COST = 100.0
 """Pairs of atoms in the time that one pair of cells takes."""
 
-TINY = 1e-9
+MIN_WIDTH = 1e-9
 """Of a cell's size, the least width that counts."""
 
-COARSER = 1.2
+CELL_GROWTH = 1.2
 """Factor between two sizes of cells that are tried."""
 
 
@@ -50,7 +50,7 @@ def pairs_within(
     inverse = np.linalg.inv(axes)
     shares = points @ inverse
     distant = np.abs(np.concatenate([points / reach, shares * pbc], axis=1)).max(axis=1)
-    if distant.max() > FARTHEST:
+    if distant.max() > MAX_DISTANCE:
         atom = int(distant.argmax())
         raise InputError(
             f"Atom {atom} is too far away to tell distances, at {points[atom]} Å: check the structure and its units."
@@ -58,7 +58,7 @@ def pairs_within(
     # Between the cell's faces along each axis, between the outermost atoms where it is open.
     widths = np.where(pbc, 1.0, np.ptp(shares, axis=0)) / np.linalg.norm(inverse, axis=0)
     longer, search, looked_at = _grid(len(points), widths, pbc, reach)
-    if looked_at > MOST_PAIRS:
+    if looked_at > MAX_PAIRS:
         raise InputError(
             f"About {looked_at:.0e} pairs would have to be looked at for those within {reach:g} Å, which is too many: check the "
             "cell, its units, and the range of the potential."
@@ -99,10 +99,12 @@ def _grid(n: int, widths: np.ndarray, pbc: np.ndarray, reach: float) -> tuple[np
         left = cells * min(1.0, np.cbrt(CELLS / cells.prod()))
         thin = left < np.minimum(cells, MARGIN)
         if not thin.any():
-            beside = np.where(pbc | (cells > 1.0), 2.0 * np.ceil(search * left / np.maximum(widths, search * TINY)) + 1.0, 1.0)
-            return longer, search, max(n**2 / left.prod(), OF_A_CELL * left.prod()) * beside.prod()
+            beside = np.where(
+                pbc | (cells > 1.0), 2.0 * np.ceil(search * left / np.maximum(widths, search * MIN_WIDTH)) + 1.0, 1.0
+            )
+            return longer, search, max(n**2 / left.prod(), CELL_COST * left.prod()) * beside.prod()
         if (thin & pbc).any():
-            search *= COARSER
+            search *= CELL_GROWTH
         else:
             widths[thin] = 2.0 * np.maximum(widths[thin], search)
             longer[thin] = widths[thin]

@@ -6,14 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdsens.common.errors import CoincidingAtoms, InputError
-from mdsens.structures.neighbors.neighbor_list import IMAGES, Neighbors, places
+from mdsens.structures.neighbors.neighbor_list import IMAGES, Neighbors, rounded_capacity
 from mdsens.structures.neighbors.pair_search import pairs_within
 
 MANY_IMAGES = 1e6
 """In the box around those of a list, which is larger where atoms went far from their cell."""
 
 
-COINCIDENT = 1e-6
+COINCIDENCE = 1e-6
 """Atoms nearer than this share of the interaction range count as coinciding."""
 
 
@@ -39,7 +39,7 @@ def find_neighbors(positions: Any, cell: Any, pbc: Any, *, radius: float, skin: 
         box[:dim, :dim] = np.asarray(cell)
     reach = float(radius) + float(skin)
     i, j, shift, distance = pairs_within(points, box, np.array([*pbc, *[False] * (3 - dim)]), reach)
-    if distance.size and (nearest := int(distance.argmin())) >= 0 and distance[nearest] < COINCIDENT * radius:
+    if distance.size and (nearest := int(distance.argmin())) >= 0 and distance[nearest] < COINCIDENCE * radius:
         raise CoincidingAtoms(
             positions,
             f"Atoms {i[nearest]} and {j[nearest]} coincide (distance {distance[nearest]:.1e}): "
@@ -55,7 +55,7 @@ def neighbors_of(positions: Any, i: Any, j: Any, shift: Any, *, radius: float, s
     order = np.argsort(_key(i, j, shift, n), kind="stable")
     i, j, shift = i[order].astype(np.int64), j[order].astype(np.int32), shift[order]
     counts = np.bincount(i, minlength=n)
-    capacity = places(int(counts.max(initial=0)))
+    capacity = rounded_capacity(int(counts.max(initial=0)))
     place = (np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts)) * n + i
     images, kinds = _kinds(shift)
     atom = np.tile(np.arange(n, dtype=np.int32), capacity)

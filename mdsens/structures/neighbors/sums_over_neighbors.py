@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 IN_BOUNDS: dict[str, Any] = {"mode": "promise_in_bounds", "wrap_negative_indices": False}
 """What is true of indices in a list."""
 
-UNROLLED = 12
+MAX_UNROLLED_ROWS = 12
 """Rows up to which each has its own instructions; more share them, lest compilation take longer than what is compiled."""
 
 
@@ -129,7 +129,7 @@ def _summed_images(values: Array, kind: Array, images: Array, alive: Array) -> A
 def _by_rows(function: Callable[..., Any], values: Array, lead: tuple[int, ...]) -> Array:
     """One row at a time: one gather of all rows together is many times slower on the CPU."""
     rows = values.reshape(-1, *values.shape[len(lead) :])
-    images = jnp.stack([function(row) for row in rows]) if len(rows) <= UNROLLED else jax.lax.map(function, rows)
+    images = jnp.stack([function(row) for row in rows]) if len(rows) <= MAX_UNROLLED_ROWS else jax.lax.map(function, rows)
     return images.reshape(*lead, *images.shape[1:])
 
 

@@ -12,14 +12,14 @@ from jaxtyping import Array, Float, Shaped
 from mdsens.structures.neighbors.neighbor_list import Neighbors
 from mdsens.structures.neighbors.sums_over_neighbors import at_neighbors, differences, lattice_vectors
 
-CACHED = 2**18
+CACHE_SIZE = 2**18
 """Numbers of an array up to which all places are treated together; beyond, some at a time, to stay in the cache."""
 
 
 def over_places(function: Callable[..., Any], *arrays: Shaped[Array, "*lead capacity atoms"]) -> Any:
     """`function` of some places of all atoms at a time, so that they stay in the cache; results along a new first axis."""
     capacity, n = arrays[0].shape[-2:]
-    if capacity * n <= CACHED:
+    if capacity * n <= CACHE_SIZE:
         return jax.tree.map(lambda leaf: leaf[None], function(*arrays))
     places = 8 if capacity % 8 == 0 else 4
 
@@ -37,7 +37,7 @@ def over_places(function: Callable[..., Any], *arrays: Shaped[Array, "*lead capa
     return jax.lax.map(jax.checkpoint(of_chunk), (jnp.arange(capacity // places), rows))
 
 
-def joined(chunks: Shaped[Array, "chunks *lead places atoms"]) -> Shaped[Array, "*lead capacity atoms"]:
+def join_places(chunks: Shaped[Array, "chunks *lead places atoms"]) -> Shaped[Array, "*lead capacity atoms"]:
     """What `over_places` made of each place, places along one axis again."""
     count, *lead, places, n = chunks.shape
     return jnp.moveaxis(chunks, 0, -3).reshape(*lead, count * places, n)

@@ -1,4 +1,4 @@
-"""`Aside`: a value beside what is compiled."""
+"""`HiddenValue`: a value beside what is compiled."""
 
 import dataclasses
 from typing import Generic, TypeVar
@@ -7,7 +7,7 @@ T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Aside(Generic[T]):
+class HiddenValue(Generic[T]):
     """A value that a pytree carries past compiled programs, which never see it.
 
     All are equal: as a static field it never makes JAX compile again.
@@ -16,7 +16,7 @@ class Aside(Generic[T]):
     value: T
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Aside)
+        return isinstance(other, HiddenValue)
 
     def __hash__(self) -> int:
-        return hash(Aside)
+        return hash(HiddenValue)

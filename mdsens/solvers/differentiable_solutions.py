@@ -17,13 +17,13 @@ from jaxtyping import Array
 from mdsens.common.errors import ConvergenceError, InputError
 from mdsens.implicit.checks import check_condition
 from mdsens.implicit.krylov import MINRES
-from mdsens.implicit.linear_system import LinearSolver, NullSpace, assembled
+from mdsens.implicit.linear_system import LinearSolver, NullSpace, assemble
 from mdsens.implicit.optimality import stationary
-from mdsens.implicit.probes import finite_or, withheld
-from mdsens.implicit.root import custom_root, fixed_point_condition, linearised
+from mdsens.implicit.probes import replace_nonfinite, withhold
+from mdsens.implicit.root import custom_root, fixed_point_condition, linearise
 from mdsens.implicit.trees import PyTree, is_traced
 from mdsens.solvers import driver
-from mdsens.solvers.arrival import Judgement, judged, judged_on_host
+from mdsens.solvers.arrival import Judgement, judge, judge_on_host
 from mdsens.solvers.driver import Problem
 from mdsens.solvers.mixing import Anderson
 from mdsens.solvers.newton import Newton, TruncatedNewton
@@ -32,7 +32,7 @@ from mdsens.solvers.status import Status
 CURVATURE_LIMIT = 500
 """Unknowns up to which a minimum on concrete values is told from a saddle point."""
 
-NEGATIVE = 1e-6
+NEGATIVE_SHARE = 1e-6
 """Share of the largest curvature below minus which a curvature is negative."""
 
 FIRST_SHARE = 1e-3
@@ -170,7 +170,7 @@ def _solution(
             if status is not Status.CONVERGED and not return_status:
                 raise ConvergenceError(f"{solver} after {found.steps} steps (residual {found.norm:.1e}): {status.value}.")
             code = jnp.asarray(status.code)
-        return finite_or(z, z0), code
+        return replace_nonfinite(z, z0), code
 
     # The driver has seen to it that the answer is a root.
     solution = custom_root(condition, has_aux=True, root_tol=None, **options)(find)
@@ -178,7 +178,7 @@ def _solution(
     def solve(z0: PyTree, *args: Any) -> Any:
         """The solution near z0 for some arguments, or `(solution, status code)`; derivatives are those in the arguments."""
         z, code = solution(z0, *args)
-        z = withheld(code != Status.CONVERGED.code, z)
+        z = withhold(code != Status.CONVERGED.code, z)
         return (z, code) if return_status else z
 
     return solve
@@ -196,7 +196,7 @@ class _Look:
 
     def on_host(self, z0: PyTree, args: Any, progress: Any) -> driver.Result:
         """From a start, on concrete values."""
-        z, steps, seen = z0, 0, judged_on_host(self.problem, z0, z0, args, self.is_change)
+        z, steps, seen = z0, 0, judge_on_host(self.problem, z0, z0, args, self.is_change)
         norm = float(driver.evaluated(self.problem, z0, args)[1])
         if self.tolerance is None and seen.arrived:
             return driver.Result(z0, args, norm, 0, Status.CONVERGED)
@@ -205,7 +205,7 @@ class _Look:
             options: dict[str, Any] = {"tolerance": aim, "max_steps": max(1, self.max_steps - steps)}
             found = driver.solve(self.problem, self.solver, z, args, progress=progress, **options)
             z, steps = found.z, steps + found.steps
-            seen = judged_on_host(self.problem, z, z0, args, self.is_change)
+            seen = judge_on_host(self.problem, z, z0, args, self.is_change)
             ended = found.status is not Status.CONVERGED or steps >= self.max_steps
             if seen.arrived or ended or self.tolerance is not None:
                 break
@@ -227,7 +227,7 @@ class _Look:
             return z, code
 
         def look(z: PyTree) -> Judgement:
-            return judged(self.problem, z, z0, args, self.is_change)
+            return judge(self.problem, z, z0, args, self.is_change)
 
         if self.tolerance is None:
             seen, first = look(z0), FIRST_SHARE * self.problem.norm(self.problem.residual(z0, args))
@@ -272,13 +272,13 @@ def _lowest_curvature(problem: Problem, z: PyTree, args: Any) -> float:
     if ravel_pytree(z)[0].size > CURVATURE_LIMIT:
         return 0.0
     values = jnp.linalg.eigvalsh(_matrix(problem, z, args))
-    return float(jnp.where(values[0] < -NEGATIVE * jnp.max(jnp.abs(values)), values[0], 0.0))
+    return float(jnp.where(values[0] < -NEGATIVE_SHARE * jnp.max(jnp.abs(values)), values[0], 0.0))
 
 
 @eqx.filter_jit
 def _matrix(problem: Problem, z: PyTree, args: Any) -> Array:
     flat, _ = ravel_pytree(z)
-    return assembled(linearised(problem.residual, z, (args,))[0], flat.size, flat.dtype)
+    return assemble(linearise(problem.residual, z, (args,))[0], flat.size, flat.dtype)
 
 
 def _no_null_space(z: PyTree, args: Any) -> NullSpace:

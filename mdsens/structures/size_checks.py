@@ -9,12 +9,12 @@ from typing import Any
 from mdsens.common.errors import InputError
 
 CHUNK = 2**20
-LONGEST = 18
+MAX_DIGITS = 18
 """Digits of a count."""
-LONGEST_OF_SHELX = 1000
+MAX_SHELX_LINE = 1000
 """Letters of a line; ASE searches each in a time that grows as their square."""
-LARGEST_RATIO, SMALL = 100, 100 * 2**20
-"""A compressed file that is larger than `SMALL` bytes, and so many times larger than it was, is no structure."""
+MAX_RATIO, MAX_UNPACKED = 100, 100 * 2**20
+"""A compressed file that is larger than `MAX_UNPACKED` bytes, and so many times larger than it was, is no structure."""
 
 _COUNTS = {
     "extxyz": rb":[A-Z]:(\d+)",
@@ -27,7 +27,7 @@ _COUNTS = {
 """Where they are in ASE's formats that trust them."""
 
 
-def check_announced(path: Path, kind: str) -> None:
+def check_size(path: Path, kind: str) -> None:
     """Of a file in one of ASE's formats.
 
     Raises:
@@ -37,7 +37,7 @@ def check_announced(path: Path, kind: str) -> None:
 
     size = path.stat().st_size
     if get_compression(path.name)[1] is not None:
-        limit, size = max(SMALL, LARGEST_RATIO * size), 0
+        limit, size = max(MAX_UNPACKED, MAX_RATIO * size), 0
         with open_with_compression(str(path), "rb") as file:
             while chunk := file.read(CHUNK):
                 if (size := size + len(chunk)) > limit:
@@ -47,8 +47,8 @@ def check_announced(path: Path, kind: str) -> None:
     if kind not in (*_COUNTS, "xyz", "res"):
         return
     with open_with_compression(str(path), "rb") as file:
-        if kind == "res" and any(len(line) > LONGEST_OF_SHELX for line in file):
-            raise InputError(f"{str(path)!r} has lines of more than {LONGEST_OF_SHELX} letters, which no file of SHELX has.")
+        if kind == "res" and any(len(line) > MAX_SHELX_LINE for line in file):
+            raise InputError(f"{str(path)!r} has lines of more than {MAX_SHELX_LINE} letters, which no file of SHELX has.")
         if kind in ("xyz", "extxyz"):
             _check(path, _of_frames(file), size)
             file.seek(0)
@@ -67,5 +67,5 @@ def _of_frames(file: Any) -> Iterator[bytes]:
 
 def _check(path: Any, announced: Any, size: Any) -> None:
     for words in announced:
-        if any(len(word) > LONGEST for word in words.split()) or sum(map(int, words.split())) > size:
+        if any(len(word) > MAX_DIGITS for word in words.split()) or sum(map(int, words.split())) > size:
             raise InputError(f"{str(path)!r} announces {words.decode()[:40]} of something, more than its {size} bytes can hold.")
