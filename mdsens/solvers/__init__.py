@@ -1,4 +1,4 @@
-"""Solvers: how to reach F(z, θ) = 0. Frozen settings; one driver owns the loop. Nothing here knows about atoms.
+"""Solvers of F(z, θ) = 0: frozen settings, and one driver that owns the loop. Nothing here knows about atoms.
 
     you have                          call
     F(z, θ) = 0                       root(F)

@@ -1,4 +1,4 @@
-"""Whether a point solves a condition, judged in the units of the condition itself."""
+"""The judgement whether a point solves a condition, in the units of the condition itself."""
 
 from typing import Any, NamedTuple
 
@@ -12,23 +12,24 @@ from mdsens.implicit.trees import PyTree
 from mdsens.solvers.driver import Problem
 
 RELATIVE_TOLERANCE = {"float64": 1e-11, "float32": 1e-5}
-"""What may be left of a component of F, as a share of what the size of z makes of it, by the precision of the unknown."""
+"""Residual of a component of F that counts as zero, relative to |∂F/∂z| times the size of z, by precision."""
 
 PROBE_SHARE = 10.0
-"""Share of z, in roots of the precision, over which it is seen what F is made of."""
+"""Share of z, in roots of the precision, over which |∂F/∂z| is measured."""
 
 MAX_ROUNDING_SHARE = 1e-6
-"""The same share where z = T(z) holds to the last digit."""
+"""Largest such residual, relative to the same, where z = T(z) holds to the last digit."""
 
 ROUNDING_SHARE = 1e-3
 """Share of the change at the start up to which a change T(z) - z may be rounding."""
 
 
 class Judgement(NamedTuple):
-    """
+    """The judgement of a point.
+
     Attributes:
-        arrived: whether each component of F is small beside what it is made of.
-        aim: largest component that is small enough for those that are not.
+        arrived: whether each component of F counts as zero.
+        aim: size at which those that do not would.
         lost: whether a change T(z) - z is lost in the rounding of z.
     """
 
@@ -38,10 +39,10 @@ class Judgement(NamedTuple):
 
 
 def judge(problem: Problem, z: PyTree, start: PyTree, args: Any, is_change: bool) -> Judgement:
-    """Look at a point that was reached from `start`. Pure JAX.
+    """Judge a point that was reached from `start`. Pure JAX.
 
-    A component counts as zero beside |∂F/∂z| L, where L is the size of the part of z that it depends on, here or at the start:
-    so F may be multiplied by anything, component by component, and z be measured in any unit.
+    A component counts as zero beside |∂F/∂z| L, with L the size, here or at the start, of the part of z that it depends on: so
+    each component of F may have any factor, and z any unit.
     """
     flat, unravel = ravel_pytree(z)
     eps = jnp.finfo(flat.dtype).eps
@@ -49,13 +50,13 @@ def judge(problem: Problem, z: PyTree, start: PyTree, args: Any, is_change: bool
     share = PROBE_SHARE * eps**0.5
     value = ravel_pytree(problem.residual(z, args))[0]
 
-    def made_of(k: int, towards: float) -> Array:
+    def change(k: int, towards: float) -> Array:
         random = jax.random.uniform(jax.random.key(k), flat.shape, flat.dtype, 0.1, 1.0)
         there = problem.residual(unravel(flat + towards * share * sign * random * length), args)
         # A probe may leave the domain of F.
         return jnp.nan_to_num(jnp.abs(ravel_pytree(there)[0] - value), nan=0.0, posinf=0.0) / share
 
-    whole = jnp.maximum(made_of(0, 1.0), made_of(1, -1.0))
+    whole = jnp.maximum(change(0, 1.0), change(1, -1.0))
     size = RELATIVE_TOLERANCE.get(str(flat.dtype), 1e-2) * whole
     if is_change:
         # No change is known better than z; that will do where it would be larger anywhere else near z.
@@ -73,7 +74,7 @@ judge_on_host = eqx.filter_jit(judge)
 
 
 def _lengths(z: PyTree, start: PyTree) -> Array:
-    """The size of the leaf that each component belongs to, flat."""
+    """Return, for each component, the size of the leaf that it belongs to."""
     largest = lambda leaf: jnp.max(jnp.abs(leaf), initial=0.0)  # noqa: E731
     spread = lambda a, b: jnp.full_like(a, jnp.maximum(largest(a), largest(b)))  # noqa: E731
     return ravel_pytree(jax.tree.map(spread, z, start))[0]

@@ -1,20 +1,21 @@
-"""Whether a file is there and can hold what it announces: ASE's readers make room for as many atoms as a header says."""
+"""Checks that a file can hold as many atoms as it announces: ASE's readers make room for all of them beforehand."""
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from mdsens.common.errors import InputError
 
 CHUNK = 2**20
+"""Bytes that are read together."""
 MAX_DIGITS = 18
-"""Digits of a count."""
+"""Digits of a count, at most."""
 MAX_SHELX_LINE = 1000
-"""Letters of a line; ASE searches each in a time that grows as their square."""
+"""Letters of a line, at most; ASE searches each in a time that grows as their square."""
 MAX_RATIO, MAX_UNPACKED = 100, 100 * 2**20
-"""A compressed file that is larger than `MAX_UNPACKED` bytes, and so many times larger than it was, is no structure."""
+"""A file that unpacks to more than `MAX_UNPACKED` bytes, and to more than `MAX_RATIO` times its size, is no structure."""
 
 _COUNTS = {
     "extxyz": rb":[A-Z]:(\d+)",
@@ -24,14 +25,15 @@ _COUNTS = {
     "vasp": rb"\A(?:.*\n){5,6}?\s*([\d \t]+?)\s*\n",
     "vasp-xdatcar": rb"\A(?:.*\n){5,6}?\s*([\d \t]+?)\s*\n",
 }
-"""Where they are in ASE's formats that trust them."""
+"""Patterns of the counts in those of ASE's formats whose readers trust them."""
 
 
 def check_size(path: Path, kind: str) -> None:
-    """Of a file in one of ASE's formats.
+    """Check the counts and the size of a file in one of ASE's formats.
 
     Raises:
-        InputError: it announces more than it has bytes, is small only because it is compressed, or would be read without end.
+        InputError: it announces more atoms than it has bytes, is small only because it is compressed, or would be read without
+            end.
     """
     from ase.io.formats import get_compression, open_with_compression
 
@@ -50,22 +52,22 @@ def check_size(path: Path, kind: str) -> None:
         if kind == "res" and any(len(line) > MAX_SHELX_LINE for line in file):
             raise InputError(f"{str(path)!r} has lines of more than {MAX_SHELX_LINE} letters, which no file of SHELX has.")
         if kind in ("xyz", "extxyz"):
-            _check(path, _of_frames(file), size)
+            _check(path, _frame_counts(file), size)
             file.seek(0)
         if kind in _COUNTS:
-            # Of many structures all of the file, of one its head.
+            # A file of many structures has counts everywhere, one of a single structure at its head.
             head = file.read() if kind == "lammps-dump-text" else file.read(CHUNK)
             _check(path, (one[1] for one in re.finditer(_COUNTS[kind], head, re.MULTILINE)), size)
 
 
-def _of_frames(file: Any) -> Iterator[bytes]:
-    """An xyz file's structures are a count, a comment, and as many lines."""
+def _frame_counts(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield the counts of an xyz file, whose structures are a count, a comment, and as many lines."""
     while (line := file.readline().strip()).isdigit():
         yield line
         next(itertools.islice(file, int(line) + 1, int(line) + 1), None)
 
 
-def _check(path: Any, announced: Any, size: Any) -> None:
-    for words in announced:
+def _check(path: Path, counts: Iterable[bytes], size: int) -> None:
+    for words in counts:
         if any(len(word) > MAX_DIGITS for word in words.split()) or sum(map(int, words.split())) > size:
             raise InputError(f"{str(path)!r} announces {words.decode()[:40]} of something, more than its {size} bytes can hold.")
