@@ -1,4 +1,4 @@
-"""`HiddenValue`: a value beside what is compiled."""
+"""A value that compiled programs never see."""
 
 import dataclasses
 from typing import Generic, TypeVar
@@ -8,10 +8,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HiddenValue(Generic[T]):
-    """A value that a pytree carries past compiled programs, which never see it.
-
-    All are equal: as a static field it never makes JAX compile again.
-    """
+    """A value that a pytree carries past compiled programs. All are equal: as a static field it never makes JAX compile again."""
 
     value: T
 

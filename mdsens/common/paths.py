@@ -6,11 +6,7 @@ from mdsens.common.errors import InputError
 
 
 def data_file(name: str) -> Path:
-    """Return the path of a file shipped with mdsens.
-
-    Raises:
-        InputError: it is missing, so the installation is broken.
-    """
+    """Return the path of a file shipped with mdsens; raise InputError where it is missing from the installation."""
     here = Path(__file__).parents[1]
     for folder in (here / "_data", here.parent / "data"):
         if (folder / name).is_file():

@@ -35,9 +35,8 @@ class _Iterative(LinearSolver):
     def _limit(self, system: LinearSystem) -> int:
         return 10 * system.size + 100 if self.max_steps is None else self.max_steps
 
-
-def _identity(vector: Array) -> Array:
-    return vector
+    def _smoother(self, system: LinearSystem) -> Matvec:
+        return system.precondition or (lambda vector: vector)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +52,7 @@ class CG(_Iterative):
     symmetric: ClassVar[bool] = True
 
     def prepare(self, system: LinearSystem) -> Callable[..., Any]:
-        limit, smoothed = self._limit(system), system.precondition or _identity
+        limit, smoothed = self._limit(system), self._smoother(system)
 
         def go_on(carry: Any) -> Array:
             _, r, _, _, step, goal, indefinite = carry
@@ -92,7 +91,7 @@ class MINRES(_Iterative):
     symmetric: ClassVar[bool] = True
 
     def prepare(self, system: LinearSystem) -> Callable[..., Any]:
-        limit, smoothed = self._limit(system), system.precondition or _identity
+        limit, smoothed = self._limit(system), self._smoother(system)
 
         def go_on(carry: Any) -> Array:
             return (carry["phibar"] > carry["goal"]) & (carry["step"] < limit) & ~carry["done"]
@@ -149,7 +148,7 @@ class NormalCG(_Iterative):
     """
 
     def prepare(self, system: LinearSystem) -> Callable[..., Any]:
-        limit, smoothed = self._limit(system), system.precondition or _identity
+        limit, smoothed = self._limit(system), self._smoother(system)
 
         def go_on(carry: Any) -> Array:
             _, r, _, gamma, first, step, goal = carry
@@ -192,19 +191,8 @@ class GMRES(_Iterative):
     restart: int = 50
 
     def prepare(self, system: LinearSystem) -> Callable[..., Any]:
-        def solve(b: Array, goal: Array) -> tuple[Array, Array]:
-            u, _ = jax.scipy.sparse.linalg.gmres(
-                system.complete,
-                b,
-                tol=0.0,
-                atol=goal,
-                restart=min(self.restart, system.size),
-                maxiter=self.max_steps,
-                M=system.precondition,
-            )
-            return u, jnp.asarray(False)
-
-        return solve
+        restart = min(self.restart, system.size)
+        return _by_jax(jax.scipy.sparse.linalg.gmres, system, restart=restart, maxiter=self.max_steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,13 +200,15 @@ class BiCGSTAB(_Iterative):
     """Stabilised bi-conjugate gradients for any invertible operator (`jax.scipy.sparse.linalg.bicgstab`)."""
 
     def prepare(self, system: LinearSystem) -> Callable[..., Any]:
-        def solve(b: Array, goal: Array) -> tuple[Array, Array]:
-            u, _ = jax.scipy.sparse.linalg.bicgstab(
-                system.complete, b, tol=0.0, atol=goal, maxiter=self._limit(system), M=system.precondition
-            )
-            return u, jnp.asarray(False)
+        return _by_jax(jax.scipy.sparse.linalg.bicgstab, system, maxiter=self._limit(system))
 
-        return solve
+
+def _by_jax(routine: Callable[..., Any], system: LinearSystem, **settings: Any) -> Callable[..., Any]:
+    def solve(b: Array, goal: Array) -> tuple[Array, Array]:
+        u, _ = routine(system.complete, b, tol=0.0, atol=goal, M=system.precondition, **settings)
+        return u, jnp.asarray(False)
+
+    return solve
 
 
 @dataclasses.dataclass(frozen=True, init=False)

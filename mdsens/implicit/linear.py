@@ -22,7 +22,7 @@ from mdsens.common.errors import InputError, LinearSolveError
 from mdsens.implicit.checks import outline
 from mdsens.implicit.direct import Cholesky, Direct
 from mdsens.implicit.krylov import GMRES, MINRES
-from mdsens.implicit.linear_system import LinearSolver, Matvec, NullSpace, linear_system
+from mdsens.implicit.linear_system import LinearSolver, Matvec, NullSpace, bases, linear_system
 from mdsens.implicit.trees import PyTree, is_traced
 
 SYMMETRIC_DIRECT_LIMIT = 100
@@ -138,7 +138,7 @@ def _solve_one(
     n, dtype = b.size, b.dtype
     rtol, fail_rtol = solver.tolerances(dtype)
     active = None if null_space.active is None else null_space.active.astype(dtype)
-    right, left = null_space.bases(n, dtype)
+    right, left = bases(null_space, n, dtype)
 
     def bordered(unknown: PyTree) -> Array:
         u, multiplier = unknown[:n], unknown[n:]
@@ -147,7 +147,7 @@ def _solve_one(
 
     def solve_with(null_space: NullSpace, precondition: Matvec | None, start: Array | None, project: bool) -> Callable[..., Any]:
         # Seen from the transposed operator left and right change places.
-        right, left = null_space.bases(n, dtype)
+        right, left = bases(null_space, n, dtype)
 
         def solve(operator: Matvec, right_hand_side: Array) -> tuple[Array, Array]:
             def image(u: Array) -> Array:
@@ -243,7 +243,7 @@ def _reproduces(found: Array, known: Array, solver: LinearSolver) -> Array:
 PROMISES = (
     "The operator is not symmetric, though symmetric=True says so: leave it out, for GMRES or Direct.",
     "A null space must be given by orthonormal columns: take them from jnp.linalg.qr.",
-    "The null space given is none of the operator's: A Q must vanish, and Aᵀ L where a left one is given or A not symmetric.",
+    "That is no null space of the operator: A Q must vanish, and Aᵀ L where there is a left one or A is not symmetric.",
 )
 """Messages for the broken promises about an operator, in the order of `broken_promises`."""
 
@@ -271,7 +271,7 @@ def broken_promises(
             unlike = jnp.abs(basis.T @ basis - jnp.diag(jnp.any(basis != 0.0, axis=0)))
             broken[1] = broken[1] | (jnp.max(unlike, initial=0.0) > jnp.sqrt(rounding))
     if null_space.basis is not None:
-        left = null_space.bases(n, dtype)[1]
+        left = bases(null_space, n, dtype)[1]
         transposed = lambda r: jax.linear_transpose(matvec, w)(r)[0]  # noqa: E731
         for product, basis in [(matvec, null_space.basis)] if symmetric else [(matvec, null_space.basis), (transposed, left)]:
             # With components that are held at zero, only what the others see counts.

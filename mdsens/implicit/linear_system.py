@@ -48,15 +48,16 @@ class NullSpace(eqx.Module):
         """Return the part of a right-hand side outside the left null space: the part that A u can reach."""
         return _outside(vector, self.active, self.basis if self.left is None else self.left)
 
-    def bases(self, n: int, dtype: jnp.dtype) -> tuple[Array, Array]:
-        """Return `(basis, left)` for vectors of n components, without columns where there are none."""
-        basis = jnp.zeros((n, 0), dtype) if self.basis is None else self.basis
-        return basis, basis if self.left is None else self.left
-
     @property
     def transposed(self) -> "NullSpace":
         """The null space of Aᵀ."""
         return self if self.left is None else NullSpace(self.active, self.left, self.basis)
+
+
+def bases(null_space: NullSpace, n: int, dtype: jnp.dtype) -> tuple[Array, Array]:
+    """Return `(basis, left)` of a null space for vectors of n components, without columns where there are none."""
+    basis = jnp.zeros((n, 0), dtype) if null_space.basis is None else null_space.basis
+    return basis, basis if null_space.left is None else null_space.left
 
 
 def _outside(vector: Array, active: Array | None, basis: Array | None, passes: int = 2) -> Array:

@@ -93,11 +93,7 @@ def _has_kink(optimality: Callable[..., Any], z: PyTree, values: tuple[Any, ...]
 
 
 def refuse_faults(found: Bool[Array, " faults"], z: PyTree, tree: PyTree) -> PyTree:
-    """Return the tree if the answer z is finite and has no faults; else raise, or give NaN where the values are traced.
-
-    Raises:
-        InputError: with the first fault.
-    """
+    """Return the tree if the answer z is finite and without faults; else raise InputError, or give NaN for traced values."""
     if is_traced(found):
         bad = jnp.any(found) | ~jnp.isfinite(ravel_pytree(jax.lax.stop_gradient(z))[0]).all()
         return jax.tree.map(functools.partial(poison, bad), tree)

@@ -144,11 +144,7 @@ def _probed_jvp(
 
 
 def split_arguments(args: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Split `args` into the leaves that have a tangent and those that have None, each None where the other has them.
-
-    Raises:
-        InputError: tangents that are not like args.
-    """
+    """Return the leaves of `args` that have a tangent, and the others; raise InputError for tangents that are not like args."""
     try:
         if len(tangents) != len(args):
             raise ValueError(f"{len(tangents)} for {len(args)}")

@@ -23,7 +23,7 @@ from mdsens.implicit.probes import replace_nonfinite, withhold
 from mdsens.implicit.root import custom_root, fixed_point_condition, linearise
 from mdsens.implicit.trees import PyTree, is_traced
 from mdsens.solvers.arrival import Judgement, judge, judge_on_host
-from mdsens.solvers.driver import Problem, Result, Solver, evaluated, solve_traced
+from mdsens.solvers.driver import Problem, Progress, Result, Solver, evaluated, solve_traced
 from mdsens.solvers.driver import solve as drive
 from mdsens.solvers.mixing import Anderson
 from mdsens.solvers.newton import Newton, TruncatedNewton
@@ -53,7 +53,7 @@ def root(
     precondition: Callable[..., Any] | None = None,
     linear_solver: LinearSolver | None = None,
     return_status: bool = False,
-    progress: Callable[[int, float], None] | None = None,
+    progress: Progress = None,
 ) -> Callable[..., Any]:
     """Return `solve(z0, *args)`: the root of `condition(z, *args)` near z0, differentiable in `args` to any order.
 
@@ -90,7 +90,7 @@ def fixed_point(
     tolerance: float | None = None,
     max_steps: int = 10_000,
     return_status: bool = False,
-    progress: Callable[[int, float], None] | None = None,
+    progress: Progress = None,
     **options: Any,
 ) -> Callable[..., Any]:
     """Return `solve(z0, *args)`: the z = T(z, *args) near z0, differentiable in `args`.
@@ -115,7 +115,7 @@ def minimum(
     tolerance: float | None = None,
     max_steps: int = 10_000,
     return_status: bool = False,
-    progress: Callable[[int, float], None] | None = None,
+    progress: Progress = None,
     **options: Any,
 ) -> Callable[..., Any]:
     """Return `solve(z0, *args)`: the minimum of `objective(z, *args)` near z0, differentiable in `args`.
@@ -143,7 +143,7 @@ class _Driving(NamedTuple):
     tolerance: float | None
     max_steps: int
     return_status: bool
-    progress: Callable[[int, float], None] | None
+    progress: Progress
 
 
 def _solution(
@@ -205,7 +205,7 @@ class _JudgedSolver:
     tolerance: float | None
     max_steps: int
 
-    def on_host(self, z0: PyTree, args: Any, progress: Callable[[int, float], None] | None) -> Result:
+    def on_host(self, z0: PyTree, args: Any, progress: Progress) -> Result:
         """Solve from a start, on concrete values."""
         z, steps, seen = z0, 0, judge_on_host(self.problem, z0, z0, args, self.is_change)
         norm = float(evaluated(self.problem, z0, args)[1])

@@ -51,6 +51,10 @@ class State(NamedTuple):
     residual: PyTree
 
 
+Progress = Callable[[int, float], None] | None
+"""A function that is called with the steps taken and the norm of the residual."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """The condition that is solved. Its functions are compared by identity, so module-level ones find compiled code again.
@@ -165,7 +169,7 @@ def solve(
     tolerance: float,
     max_steps: int,
     refresh: Callable[..., Any] | None = None,
-    progress: Callable[[int, float], None] | None = None,
+    progress: Progress = None,
     watch: Callable[[PyTree, Any], None] | None = None,
 ) -> Result:
     """Drive a solver on the host.
@@ -174,7 +178,7 @@ def solve(
         refresh: `refresh(z, data, wider) -> data`, called when `data` went stale at z; `wider` says that it must reach
             farther than before, since not even one step fitted.
         progress: called with the steps taken and the norm of the residual, about twice a second.
-        watch: called as often with z and its data; what it raises ends the solve.
+        watch: called as often with z and its data; an exception from it ends the solve.
     """
     problem = problem.seen_by(solver)
     if problem.focus is not None and getattr(solver, "whole_steps", False):
@@ -220,16 +224,9 @@ def _take_step(
 
 
 def _solve_by_whole_steps(
-    problem: Problem,
-    solver: Solver,
-    z: PyTree,
-    data: Any,
-    *,
-    tolerance: float,
-    max_steps: int,
-    progress: Callable[[int, float], None] | None,
+    problem: Problem, solver: Solver, z: PyTree, data: Any, *, tolerance: float, max_steps: int, progress: Progress
 ) -> Result:
-    """Solve by whole steps, each point with data of its own. A step that does not lower the norm is taken back, and the last."""
+    """Solve by whole steps, each point with data of its own. A step that does not lower the norm is taken back and ends it."""
     focus = problem.focus
     assert focus is not None
     data = focus(z, data)
@@ -237,9 +234,10 @@ def _solve_by_whole_steps(
     for steps in range(max_steps + 1):
         if progress is not None and steps:
             progress(steps, float(norm))
-        if norm <= tolerance or not jnp.isfinite(norm) or steps == max_steps:
-            ended = Status.NOT_FINITE if not jnp.isfinite(norm) else Status.MAX_STEPS
-            return Result(z, data, float(norm), steps, Status.CONVERGED if norm <= tolerance else ended)
+        if norm <= tolerance:
+            return Result(z, data, float(norm), steps, Status.CONVERGED)
+        if not jnp.isfinite(norm) or steps == max_steps:
+            return Result(z, data, float(norm), steps, Status.MAX_STEPS if jnp.isfinite(norm) else Status.NOT_FINITE)
         there, sound = _take_step(problem, solver, z, residual, data, tolerance=jnp.asarray(tolerance))
         if not sound:
             break

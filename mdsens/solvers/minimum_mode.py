@@ -1,6 +1,5 @@
 """Saddle points of first order: up along the lowest mode, down along all others."""
 
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -94,7 +93,7 @@ class MinimumMode(NameSuggester, eqx.Module):
 
     def init(self, problem: Problem, z: PyTree, data: Any) -> MinimumModeState:
         flat, _ = ravel_pytree(z)
-        product, unravel = linearise(problem.residual, z, (data,), problem.operator)
+        product, _ = linearise(problem.residual, z, (data,), problem.operator)
         null_space = problem.null_space(z, data)
         noise = _unit(null_space.project(jax.random.normal(jax.random.key(self.seed), flat.shape, flat.dtype)))
         first = jnp.zeros_like(flat) if self.mode is None else _unit(null_space.project(self._raveled(z)))
@@ -107,7 +106,7 @@ class MinimumMode(NameSuggester, eqx.Module):
         up = jnp.where(known, first, _uphill(modes[0], ravel_pytree(gradient)[0]))
         lost = jnp.asarray(False) if self.mode is None else ~known
         radius = jnp.asarray(self.max_step, flat.dtype)
-        return self._state(unravel, z, gradient, modes=modes, direction=up, radius=radius, failed=lost)
+        return self._state(z, gradient, modes=modes, direction=up, radius=radius, failed=lost)
 
     def step(self, problem: Problem, state: MinimumModeState, data: Any) -> MinimumModeState:
         flat, _ = ravel_pytree(state.z)
@@ -132,7 +131,7 @@ class MinimumMode(NameSuggester, eqx.Module):
         # In a convex region what will be the lowest mode may have begun as the direction.
         start = null_space.project(state.direction + _uphill(state.mode, state.direction))
         modes, direction = self._lowest(product, null_space, start), _unit(null_space.project(state.direction))
-        return self._state(unravel, z, gradient, modes=modes, direction=direction, radius=radius, failed=failed)
+        return self._state(z, gradient, modes=modes, direction=direction, radius=radius, failed=failed)
 
     def _move(self, problem: Problem, state: MinimumModeState, product: Matvec, null_space: NullSpace) -> Array:
         gradient = null_space.project(ravel_pytree(state.gradient)[0])
@@ -196,20 +195,12 @@ class MinimumMode(NameSuggester, eqx.Module):
         return _unit(jnp.where(jnp.vdot(mode, start) < 0.0, -mode, mode)), values
 
     def _state(
-        self,
-        unravel: Callable[[Array], PyTree],
-        z: PyTree,
-        gradient: PyTree,
-        *,
-        modes: tuple[Array, Array],
-        direction: Array,
-        radius: Array,
-        failed: Array,
+        self, z: PyTree, gradient: PyTree, *, modes: tuple[Array, Array], direction: Array, radius: Array, failed: Array
     ) -> MinimumModeState:
         mode, values = modes
         stiffest = jnp.max(jnp.abs(values))
         index = jnp.sum(values < -NEGATIVE_SHARE * stiffest)
-        slope = ravel_pytree(gradient)[0]
+        slope, unravel = ravel_pytree(gradient)
         direction = jnp.where(index == 0, direction, _uphill(mode, slope))
         # A residual that vanishes elsewhere than at a saddle point of first order: the driver sees one that does not, of the
         # size of a force at a step's distance.

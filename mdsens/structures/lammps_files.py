@@ -90,7 +90,7 @@ def read_data(
     masses = {
         numbers[row[0]] if row[0] in numbers else int(row[0]): mass * float(row[1]) for row in sections.get("Masses", ([], ""))[0]
     }
-    layout = _layout(path, rows, atom_style or style, hint, Names(numbers, counts))
+    layout = _layout(path, rows, atom_style or style, hint, counts=counts, types=numbers)
     types = Types([row[layout.kind] for row in rows], labels, masses, counts["atom types"])
     atom_labels, weights = _label_atoms(path, types, species, check=file_units != "lj")
     ids = _ids(path, [row[0] for row in rows])
@@ -135,26 +135,17 @@ def _units(path: Path, chosen: str | None, file_units: str | None) -> tuple[floa
     return UNITS[units]
 
 
-class Names(NamedTuple):
-    """The numbers of types by their labels, and the counts of a header by what they count."""
-
-    types: dict[str, int]
-    counts: dict[str, int]
-
-    def have(self, kind: str) -> bool:
-        """Return whether there is such a type."""
-        return kind in self.types or (kind.isdigit() and 1 <= int(kind) <= self.counts["atom types"])
-
-
-def _layout(path: Path, rows: list[list[str]], chosen: str | None, hint: str, names: Names) -> Layout:
+def _layout(
+    path: Path, rows: list[list[str]], chosen: str | None, hint: str, *, counts: dict[str, int], types: dict[str, int]
+) -> Layout:
     """Return the columns of a style that is chosen or named in the file, or that alone fits the lines."""
-    widths, counts = {len(row) for row in rows}, names.counts
+    widths = {len(row) for row in rows}
     hinted = (hint.split() or [""])[0]
     style = (chosen or "").split()[0] if chosen else hinted if hinted in STYLES else None
     if style is not None and style not in STYLES:
         raise InputError(f"atom_style= wants one of LAMMPS's, {', '.join(STYLES)}, not {style!r}.")
     candidates = [STYLES[style]] if style else list(dict.fromkeys(STYLES[guess] for guess in _guesses(widths)))
-    fitting = [layout for layout in candidates if _fits(layout, rows, widths, names)]
+    fitting = [layout for layout in candidates if _fits(layout, rows, widths, counts, types)]
     if style is None and len(fitting) > 1 and (counts.get("bonds") or counts.get("ellipsoids") or counts.get("bodies")):
         molecular = [STYLES[name] for name in MOLECULAR_STYLES]
         fitting = [layout for layout in fitting if (layout in molecular) == bool(counts.get("bonds"))]
@@ -172,7 +163,7 @@ def _guesses(widths: set[int]) -> Iterator[str]:
             yield from STYLES_BY_COLUMNS.get(count, ())
 
 
-def _fits(layout: Layout, rows: list[list[str]], widths: set[int], names: Names) -> bool:
+def _fits(layout: Layout, rows: list[list[str]], widths: set[int], counts: dict[str, int], types: dict[str, int]) -> bool:
     if len(widths) > 1 and layout.columns is not None:
         return False
     width, columns = min(widths), layout.columns or layout.x + 3
@@ -181,7 +172,8 @@ def _fits(layout: Layout, rows: list[list[str]], widths: set[int], names: Names)
     flags = [word for row in rows for word in row[-3:]] if layout.columns is not None and width == columns + 3 else []
     if not all(re.fullmatch(r"[+-]?\d+", word) for word in flags):
         return False
-    if not all(map(names.have, {row[layout.kind] for row in rows})):
+    kinds = {row[layout.kind] for row in rows}
+    if not all(kind in types or (kind.isdigit() and 1 <= int(kind) <= counts["atom types"]) for kind in kinds):
         return False
     if layout == STYLES["spin"]:
         spins = np.array([[_number(word, np.nan) for word in row[5:8]] for row in rows])
@@ -285,11 +277,7 @@ class _Frame(NamedTuple):
 def read_dump(
     path: Path, species: Sequence[str] | None = None, index: int | slice = -1, *, units: str | None = None
 ) -> list[System]:
-    """Return structures of a text dump; `index` is a number or a slice.
-
-    Raises:
-        InputError: types without names, or with names that contradict their masses; bounds, units or ids that are not clear.
-    """
+    """Return structures of a text dump; `index` is a number or a slice. Errors are those of `read_data`."""
     from ase.io.formats import open_with_compression
 
     with open_with_compression(str(path), "rb") as file:

@@ -29,12 +29,7 @@ _COUNTS = {
 
 
 def check_size(path: Path, kind: str) -> None:
-    """Check the counts and the size of a file in one of ASE's formats.
-
-    Raises:
-        InputError: it announces more atoms than it has bytes, is small only because it is compressed, or would be read without
-            end.
-    """
+    """Raise InputError for a file of ASE's that announces more atoms than it has bytes, unpacks to too much, or never ends."""
     from ase.io.formats import get_compression, open_with_compression
 
     size = path.stat().st_size

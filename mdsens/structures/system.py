@@ -35,11 +35,7 @@ def is_concrete(*values: Any) -> bool:
 
 
 def as_float_array(value: Any, what: str, dtype: Any = None) -> Float[Array, "..."]:
-    """Return `value` in 64 bits, or in `dtype`; 32-bit input must be asked for by name.
-
-    Raises:
-        InputError: no numbers, or 32-bit floats without `dtype`.
-    """
+    """Return `value` in 64 bits, or in `dtype`; raise InputError for no numbers, and for 32-bit floats without `dtype`."""
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
         raise InputError(f"dtype must be float64 or float32, not {dtype!r}.")
     if dtype is None:
