@@ -15,25 +15,25 @@ Named = TypeVar("Named", bound=Callable[..., Any])
 def suggest_names(function: Named) -> Named:
     """Make a public function or class suggest keyword arguments that were misspelled, and show its progress if it takes long."""
     if isinstance(function, type):
-        function.__init__ = _checked(function.__init__)  # type: ignore[misc]
+        function.__init__ = _with_check(function.__init__)  # type: ignore[misc]
         return function
-    checked = _checked(function)
+    function_with_check = _with_check(function)
 
     @functools.wraps(function)
-    def called(*args: Any, **options: Any) -> Any:
+    def wrapper(*args: Any, **options: Any) -> Any:
         with watch_call(function.__name__, args, options.get("progress")):
-            return checked(*args, **options)
+            return function_with_check(*args, **options)
 
-    return cast(Named, called)
+    return cast(Named, wrapper)
 
 
-def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
+def _with_check(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
-    def called(*args: Any, **options: Any) -> Any:
+    def wrapper(*args: Any, **options: Any) -> Any:
         check_keywords(function, options)
         return function(*args, **options)
 
-    return called
+    return wrapper
 
 
 def check_keywords(function: Callable[..., Any], options: Iterable[str]) -> None:
@@ -68,10 +68,10 @@ def unknown_attribute(owner: str, name: str, known: Iterable[str], meant: str | 
 def unknown_names(module: str, known: Iterable[str]) -> Callable[[str], Any]:
     """Return the `__getattr__` of a module with these public names."""
 
-    def missing(name: str) -> Any:
+    def raise_unknown(name: str) -> Any:
         raise unknown_attribute(module, name, known)
 
-    return missing
+    return raise_unknown
 
 
 def get_attribute(module: Any, name: str, default: Any = None) -> Any:

@@ -55,17 +55,17 @@ def _traced_variable(value: Any, seen: set[int], name: str = "", depth: int = 0)
 
 def _parts(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     """Yield the parts of a value, with the names that its user knows."""
-    held = {}
+    contents = {}
     if isinstance(value, types.FunctionType):
         yield from _variables(value)
         defaults = value.__defaults__ or ()
         names = value.__code__.co_varnames[: value.__code__.co_argcount]
-        held = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True)) | (value.__kwdefaults__ or {})
+        contents = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True)) | (value.__kwdefaults__ or {})
     elif isinstance(value, types.MethodType):
         yield from ((name, part) for part in (value.__self__, value.__func__))
     elif isinstance(value, functools.partial):
         yield from ((name, part) for part in (value.func, *value.args))
-        held = value.keywords
+        contents = value.keywords
     elif isinstance(value, dict):
         yield from ((key if isinstance(key, str) else name, part) for key, part in value.items())
     elif isinstance(value, list | tuple | set | frozenset):
@@ -76,12 +76,12 @@ def _parts(value: Any, name: str) -> Iterator[tuple[str, Any]]:
             slot: getattr(value, slot, None) for kind in type(value).__mro__ for slot in getattr(kind, "__slots__", ())
         }
         if isinstance(value, type) or not _is_of_a_library(type(value)):
-            held = attributes
+            contents = attributes
             yield name, type(value)
         else:  # the wrapper of a function has no name that its user knows
             yield from ((name, part) for part in attributes.values())
         yield name, getattr(value, "__wrapped__", None)
-    yield from held.items()
+    yield from contents.items()
 
 
 def _variables(function: types.FunctionType) -> Iterator[tuple[str, Any]]:

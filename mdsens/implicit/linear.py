@@ -217,14 +217,14 @@ def _refine(
     """Return `(u, b - A u, failed)` for `(b, u, goal)`, by a few rounds of asking for what is left."""
     b, u, goal = question
 
-    def round_(u: Array, aim: Array | float) -> tuple[Array, Array, Array]:
+    def ask_once(u: Array, aim: Array | float) -> tuple[Array, Array, Array]:
         rest = b - image(u)
         correction, failed = ask(null_space.project_equations(rest), aim)
         return u + correction, rest, failed
 
     def body(k: Array, carry: Any) -> tuple[Array, Array, Array]:
         # The last round of an iteration only recomputes the residual: an aim that is met at once.
-        u, rest, failed = round_(carry[0], jnp.where(k < solver.rounds, goal, jnp.inf))
+        u, rest, failed = ask_once(carry[0], jnp.where(k < solver.rounds, goal, jnp.inf))
         return u, rest, failed | carry[2]
 
     start = (u, b, jnp.asarray(False))
@@ -234,9 +234,9 @@ def _refine(
     return u, b - image(u), failed
 
 
-def _reproduces(found: Array, known: Array, solver: LinearSolver) -> Array:
+def _reproduces(answers: Array, known: Array, solver: LinearSolver) -> Array:
     """Return whether a solver found the known answers, which it cannot where A is singular beyond its known null space."""
-    error, size = jnp.max(jnp.abs(found - known), axis=1), jnp.max(jnp.abs(known), axis=1)
+    error, size = jnp.max(jnp.abs(answers - known), axis=1), jnp.max(jnp.abs(known), axis=1)
     return jnp.all(error <= KNOWN_ANSWER.get((solver.iterative, str(known.dtype)), 0.1) * size)
 
 

@@ -92,12 +92,12 @@ def _has_kink(optimality: Callable[..., Any], z: PyTree, values: tuple[Any, ...]
     return jnp.any((apart > KINK_SHARE * slope) & (ratio > 0.6) & (ratio < 1.6))
 
 
-def refuse_faults(found: Bool[Array, " faults"], z: PyTree, tree: PyTree) -> PyTree:
+def refuse_faults(flags: Bool[Array, " faults"], z: PyTree, tree: PyTree) -> PyTree:
     """Return the tree if the answer z is finite and without faults; else raise InputError, or give NaN for traced values."""
-    if is_traced(found):
-        bad = jnp.any(found) | ~jnp.isfinite(ravel_pytree(jax.lax.stop_gradient(z))[0]).all()
+    if is_traced(flags):
+        bad = jnp.any(flags) | ~jnp.isfinite(ravel_pytree(jax.lax.stop_gradient(z))[0]).all()
         return jax.tree.map(functools.partial(poison, bad), tree)
-    for fault, sentence in zip(found, FAULTS, strict=True):
+    for fault, sentence in zip(flags, FAULTS, strict=True):
         if fault:
             raise InputError(sentence)
     return tree
@@ -125,12 +125,12 @@ def _show(bad: Array, answer: Array) -> Array:
 
 
 @_show.defjvp
-def _shown_change(primals: tuple[Array, Array], tangents: tuple[Any, Array]) -> tuple[Array, Array]:
-    def kept(_: Matvec, change: Array) -> Array:
+def _show_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Array]) -> tuple[Array, Array]:
+    def change_or_nan(_: Matvec, change: Array) -> Array:
         return jnp.where(primals[0] & jnp.any(change != 0.0), jnp.nan, change)
 
     # What solves a linear equation may look at its right-hand side, forward and transposed.
-    return _show(*primals), jax.lax.custom_linear_solve(lambda v: v, tangents[1], kept, kept, symmetric=True)
+    return _show(*primals), jax.lax.custom_linear_solve(lambda v: v, tangents[1], change_or_nan, change_or_nan, symmetric=True)
 
 
 def replace_nonfinite(answer: PyTree, substitute: PyTree) -> PyTree:

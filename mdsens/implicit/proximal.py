@@ -78,10 +78,10 @@ def group_lasso(y: PyTree, stepsize: ArrayLike = 1.0, strength: PyTree = 1.0, *,
     squares = jax.tree.map(lambda leaf: jnp.sum(leaf * leaf, axis=axis, keepdims=True), y)
 
     def shrink(leaf: Array, square: Array, t: Array) -> Array:
-        kept = (square > t * t) | (t == 0.0)
+        remains = (square > t * t) | (t == 0.0)
         # The square root's slope is infinite at zero, and a derivative looks into both branches of a `where`.
-        norm = jnp.sqrt(jnp.where(kept & (square > 0.0), square, 1.0))
-        return jnp.where(kept, (1.0 - t / norm) * leaf, 0.0)
+        norm = jnp.sqrt(jnp.where(remains & (square > 0.0), square, 1.0))
+        return jnp.where(remains, (1.0 - t / norm) * leaf, 0.0)
 
     return jax.tree.map(shrink, y, squares, _threshold(strength, stepsize, squares, "strength"))
 

@@ -1,4 +1,4 @@
-"""Derivatives of a solution z of F(z, θ) = 0, whatever found it: dz/dθ = -A⁻¹B with A = ∂F/∂z, B = ∂F/∂θ.
+"""Derivatives of a solution z of F(z, θ) = 0, by any method: dz/dθ = -A⁻¹B with A = ∂F/∂z, B = ∂F/∂θ.
 
 Blondel et al. 2021, section 2.1: eq. (2) for the Jacobian; "root_jvp" and "root_vjp" for its products.
 """
@@ -129,18 +129,18 @@ def _probed_jvp(
     moving, resting = split_arguments(args, tangents)
     product, unravel = linearise(optimality, z, args, options.operator)
     null_space = options.null_space
-    found = None
+    flags = None
     if options.probe:
-        found = faults(optimality, z, args, product, symmetric=options.symmetric, null_space=null_space)
-        # At both ends: on the way from either a slope that is exactly zero, a `where`, loses what is no number.
-        tangents = refuse_faults(found, z, tangents)
+        flags = faults(optimality, z, args, product, symmetric=options.symmetric, null_space=null_space)
+        # At both ends, of the tangents and of dz: a slope that is exactly zero on the way, a `where`, would drop a NaN.
+        tangents = refuse_faults(flags, z, tangents)
     _, change = jax.jvp(lambda m: optimality(z, *eqx.combine(m, resting)), (moving,), (tangents,))
     projects = null_space is None or options.project
     # b is made of such terms as F is, and has their rounding.
     negligible = 0.0 if projects else _rounding(product, z)
     flat, residual = options.solve(product, -ravel_pytree(change)[0], project=projects, negligible=negligible)
     dz = unravel(flat)
-    return (dz if found is None else refuse_faults(found, z, dz)), residual, found
+    return (dz if flags is None else refuse_faults(flags, z, dz)), residual, flags
 
 
 def split_arguments(args: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -286,7 +286,7 @@ def differentiable_solution(
 
         @answer.defjvp
         def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-            # The answer itself is asked for again rather than solved: nested derivatives peel off one level at a time,
+            # The answer is called again rather than solved: nested derivatives peel off one level at a time,
             # and at the innermost the solver sees concrete values.
             primal = jax.tree.map(jnp.asarray, primals[0])
             z, witness = answer(primal)
@@ -295,15 +295,15 @@ def differentiable_solution(
             moving = jax.tree.map(lambda a, t: t if eqx.is_inexact_array(a) else None, primal[1], tangents[0][1])
             options = DerivativeOptions(symmetric, linear_solver, operator=operator, project=project, probe=probe)
             helpers = (null_space, precondition)
-            z_dot, residual, found = _tangent(optimality, z, (witness, *values), (None, *moving), helpers, options=options)
-            z_dot = z_dot if found is None else refuse_faults(found, z, z_dot)
+            z_dot, residual, flags = _tangent(optimality, z, (witness, *values), (None, *moving), helpers, options=options)
+            z_dot = z_dot if flags is None else refuse_faults(flags, z, z_dot)
             if not is_traced(z_dot, residual) and not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(z_dot)):
                 raise LinearSolveError(
                     f"The linear system of the derivative (relative residual of {float(residual):.1e}) has no single answer that "
                     "can be relied on: the condition is singular at this root beyond its known null space, or nearly so, or its "
                     "derivatives are not finite there."
                 )
-            # The start moves no answer, but who knows what it does to a report.
+            # The start moves no answer, but it may change a report.
             sources = [t for t in jax.tree.leaves(tangents[0]) if jnp.issubdtype(getattr(t, "dtype", float), jnp.inexact)]
             resting = functools.partial(refuse_tangent, tangents=sources if report else ())
             return (z, witness), (z_dot, jax.tree.map(resting, witness))
@@ -324,7 +324,7 @@ def _tangent(
     options: DerivativeOptions,
 ) -> tuple[PyTree, Array, Array | None]:
     """Return the tangent as `_probed_jvp` does, with the null space and the preconditioner by two functions of the answer."""
-    # What only helps the solve is held fixed: second derivatives are those of the linear system alone.
+    # The helpers of the solve are constants: second derivatives are those of the linear system alone.
     fixed_z, fixed_args = jax.lax.stop_gradient((z, eqx.filter(args, eqx.is_array)))
     fixed_args = eqx.combine(fixed_args, args)
     null = None if helpers[0] is None else helpers[0](fixed_z, *fixed_args)

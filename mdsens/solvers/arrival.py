@@ -52,9 +52,9 @@ def judge(problem: Problem, z: PyTree, start: PyTree, args: Any, is_change: bool
 
     def change(k: int, towards: float) -> Array:
         random = jax.random.uniform(jax.random.key(k), flat.shape, flat.dtype, 0.1, 1.0)
-        there = problem.residual(unravel(flat + towards * share * sign * random * length), args)
+        probe = problem.residual(unravel(flat + towards * share * sign * random * length), args)
         # A probe may leave the domain of F.
-        return jnp.nan_to_num(jnp.abs(ravel_pytree(there)[0] - value), nan=0.0, posinf=0.0) / share
+        return jnp.nan_to_num(jnp.abs(ravel_pytree(probe)[0] - value), nan=0.0, posinf=0.0) / share
 
     whole = jnp.maximum(change(0, 1.0), change(1, -1.0))
     size = RELATIVE_TOLERANCE.get(str(flat.dtype), 1e-2) * whole

@@ -134,8 +134,8 @@ def _run(problem: Problem, solver: Solver, state: Any, data: Any, *, tolerance: 
     def step(run: _Run) -> _Run:
         new = solver.step(problem, run.state, data)
         stale = problem.is_stale(new.z, data)
-        kept = jax.tree.map(lambda old, fresh: jnp.where(stale, old, fresh), run.state, new)
-        return _Run(kept, problem.norm(kept.residual), run.steps + jnp.where(stale, 0, 1), stale)
+        state = jax.tree.map(lambda old, fresh: jnp.where(stale, old, fresh), run.state, new)
+        return _Run(state, problem.norm(state.residual), run.steps + jnp.where(stale, 0, 1), stale)
 
     start = _Run(state, problem.norm(state.residual), jnp.asarray(0), problem.is_stale(state.z, data))
     return jax.lax.while_loop(go_on, step, start)
@@ -238,17 +238,17 @@ def _solve_by_whole_steps(
             return Result(z, data, float(norm), steps, Status.CONVERGED)
         if not jnp.isfinite(norm) or steps == max_steps:
             return Result(z, data, float(norm), steps, Status.MAX_STEPS if jnp.isfinite(norm) else Status.NOT_FINITE)
-        there, sound = _take_step(problem, solver, z, residual, data, tolerance=jnp.asarray(tolerance))
+        target, sound = _take_step(problem, solver, z, residual, data, tolerance=jnp.asarray(tolerance))
         if not sound:
             break
         try:
-            data_there = focus(there, data)
+            target_data = focus(target, data)
         except CoincidingAtoms:
             break
-        residual, new = evaluated(problem, there, data_there)
+        residual, new = evaluated(problem, target, target_data)
         if not new < norm:
             break
-        z, data, norm = there, data_there, new
+        z, data, norm = target, target_data, new
     return Result(z, data, float(norm), steps, Status.STALLED)
 
 

@@ -59,6 +59,6 @@ class DampedDynamics:
         return DynamicsState(z, problem.residual(z, data), velocity)
 
     def _advance(self, z: PyTree, velocity: PyTree, residual: Any) -> tuple[PyTree, PyTree]:
-        kept = 1.0 - self.friction * self.dt
-        velocity = jax.tree.map(lambda v, f: kept * v - self.dt * f, velocity, residual)
+        damping = 1.0 - self.friction * self.dt
+        velocity = jax.tree.map(lambda v, f: damping * v - self.dt * f, velocity, residual)
         return jax.tree.map(lambda x, v: x + self.dt * v, z, velocity), velocity

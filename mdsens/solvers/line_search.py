@@ -40,9 +40,9 @@ def descend(
     slope = jnp.vdot(direction, ravel_pytree(residual)[0])
 
     def at(share: Array) -> tuple[Any, Array, Array]:
-        there = unravel(flat + share * direction)
-        gradient = problem.residual(there, data)
-        return there, gradient, jnp.vdot(direction, ravel_pytree(gradient)[0])
+        target = unravel(flat + share * direction)
+        gradient = problem.residual(target, data)
+        return target, gradient, jnp.vdot(direction, ravel_pytree(gradient)[0])
 
     def go_on(carry: Any) -> Array:
         _, _, _, new, k = carry
@@ -55,8 +55,8 @@ def descend(
         return share, *at(share), k + 1
 
     one = jnp.ones((), flat.dtype)
-    _, there, gradient, new, _ = jax.lax.while_loop(go_on, shorten, (one, *at(one), jnp.asarray(1)))
-    moved = jnp.any(ravel_pytree(there)[0] != flat)
+    _, target, gradient, new, _ = jax.lax.while_loop(go_on, shorten, (one, *at(one), jnp.asarray(1)))
+    moved = jnp.any(ravel_pytree(target)[0] != flat)
     accepted = moved & (slope < 0.0) & (new <= STEEPNESS * jnp.abs(slope))
-    z, residual = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), (there, gradient), (z, residual))
+    z, residual = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), (target, gradient), (z, residual))
     return Step(z, residual, accepted)

@@ -55,8 +55,8 @@ def read_h5md(
         frames = range(_data(path, atoms["position"]).shape[0] if isinstance(atoms["position"], h5py.Group) else 1)
         if isinstance(index, int) and index not in range(-len(frames), len(frames)):
             raise InputError(f"{str(path)!r} holds no structure at index={index}, but {len(frames)}.")
-        wanted = frames[index] if isinstance(index, slice) else [frames[index]]
-        return [_read_frame(path, atoms, int(k), species) for k in wanted]
+        chosen = frames[index] if isinstance(index, slice) else [frames[index]]
+        return [_read_frame(path, atoms, int(k), species) for k in chosen]
 
 
 def _data(path: Path, element: h5py.Dataset | h5py.Group) -> h5py.Dataset:

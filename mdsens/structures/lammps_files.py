@@ -282,8 +282,8 @@ def read_dump(
 
     with open_with_compression(str(path), "rb") as file:
         frames = list(_frames(path, file))
-        wanted = frames[index] if isinstance(index, slice) else [frames[index]]
-        return [_read_frame(path, file, frame, species, units) for frame in wanted]
+        chosen = frames[index] if isinstance(index, slice) else [frames[index]]
+        return [_read_frame(path, file, frame, species, units) for frame in chosen]
 
 
 def _frames(path: Path, file: IO[bytes]) -> Iterator[_Frame]:

@@ -59,12 +59,12 @@ def read(
         raise InputError(f"There is no file {str(path)!r}.")
     if path.stat().st_size == 0:
         raise InputError(f"The file {str(path)!r} is empty.")
-    wanted = _parse_index(index)
-    systems = _systems(path, species, wanted, options)
+    selection = _parse_index(index)
+    systems = _systems(path, species, selection, options)
     if not systems:
         which = "" if index is None else f" at index={index!r}"
         raise InputError(f"{str(path)!r} holds no structure{which}; it may be cut off.")
-    if index is not None and not isinstance(wanted, int):
+    if index is not None and not isinstance(selection, int):
         return systems
     if len(systems) > 1:
         raise InputError(

@@ -52,7 +52,7 @@ def check_size(path: Path, kind: str) -> None:
         if kind in _COUNTS:
             # A file of many structures has counts everywhere, one of a single structure at its head.
             head = file.read() if kind == "lammps-dump-text" else file.read(CHUNK)
-            _check(path, (one[1] for one in re.finditer(_COUNTS[kind], head, re.MULTILINE)), size)
+            _check(path, (match[1] for match in re.finditer(_COUNTS[kind], head, re.MULTILINE)), size)
 
 
 def _frame_counts(file: IO[bytes]) -> Iterator[bytes]:

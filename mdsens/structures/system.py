@@ -4,7 +4,7 @@ import dataclasses
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import equinox as eqx
 import jax
@@ -18,6 +18,9 @@ from mdsens.common.suggestions import NameSuggester
 from mdsens.common.text import MAX_ENTRIES
 from mdsens.implicit.trees import is_traced
 from mdsens.structures import masses as known_masses
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 LABELS = "mdsens_label"
 """The array in which ASE's atoms keep labels that are no elements."""
@@ -77,7 +80,7 @@ class System(NameSuggester, eqx.Module):
         masses: `(N,)` [amu]; by default those of the elements and of D and T, if all labels are such, else 1.
         masses_known: whether masses were given or are the labels' own; phonons ask for them otherwise.
         frozen: `(N,)`, True for atoms that never move.
-        neighbors: the padded list of the last relaxation, or None.
+        neighbors: the list that the potential of the last relaxation made, `Neighbors` for most; or None.
         held: whether constraints beside frozen atoms hold it, as `relax` was asked to.
 
     Raises:
@@ -197,7 +200,7 @@ class System(NameSuggester, eqx.Module):
         return System(self.positions, masses=self.given_masses, dtype=dtype, **options)
 
     @classmethod
-    def from_ase(cls, atoms: Any) -> "System":
+    def from_ase(cls, atoms: "Atoms") -> "System":
         """Make a system from `ase.Atoms`: positions, cell, pbc, species, masses; `FixAtoms` becomes `frozen`.
 
         Raises:
@@ -232,7 +235,7 @@ class System(NameSuggester, eqx.Module):
             frozen=frozen,
         )
 
-    def to_ase(self) -> Any:
+    def to_ase(self) -> "Atoms":
         """Return `ase.Atoms`. Labels that are no elements become "X", or H, with their name in the array `mdsens_label`.
 
         A 2-D system lies in the plane z = 0, and stays 3-D when it comes back.

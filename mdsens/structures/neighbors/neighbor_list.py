@@ -74,7 +74,7 @@ class Neighbors(eqx.Module):
     def without_pairs(self) -> "Neighbors":
         """The list with all places unused."""
         emptied = eqx.tree_at(lambda n: n.opposite, self, jnp.full_like(self.opposite, -1))
-        return emptied.with_shorter(tuple(one and one.without_pairs for one in self.shorter))
+        return emptied.with_shorter(tuple(other and other.without_pairs for other in self.shorter))
 
     def with_shorter(self, shorter: "tuple[Neighbors | None, ...]") -> "Neighbors":
         """Return the list with others for the terms of a sum."""
@@ -84,7 +84,7 @@ class Neighbors(eqx.Module):
         """Return the reach beyond the range, with lengths stretched; the least one where each term of a sum has a range."""
         radii = self.radius
         if jnp.ndim(interaction_range):
-            radii = jnp.stack([self.radius if one is None else one.radius for one in self.shorter])
+            radii = jnp.stack([self.radius if other is None else other.radius for other in self.shorter])
         # A list of fixed bonds reaches everywhere.
         return jnp.min(jnp.where(jnp.isinf(radii), jnp.inf, radii * stretch - interaction_range))
 
@@ -106,7 +106,7 @@ class Neighbors(eqx.Module):
 def widen_like(neighbors: Neighbors, other: Neighbors) -> Neighbors:
     """Return the list with at least the shape of another, so that code compiled for it is found again [host]."""
     pairs = zip(neighbors.shorter, other.shorter, strict=True)
-    shorter = tuple(one if one is None or like is None else widen_like(one, like) for one, like in pairs)
+    shorter = tuple(own if own is None or like is None else widen_like(own, like) for own, like in pairs)
     same = widen(neighbors.with_shorter(shorter) if shorter else neighbors, other.atom.shape[0])
     if (more := other.images.shape[1] - same.images.shape[1]) > 0:
         same = eqx.tree_at(lambda n: n.images, same, jnp.pad(same.images, ((0, 0), (0, more))))
@@ -141,7 +141,7 @@ def pad(neighbors: Neighbors, positions: Float[Array, "atoms dim"]) -> Neighbors
     )
     where = lambda n: (n.atom, n.kind, n.opposite, n.reference)  # noqa: E731
     longer = eqx.tree_at(where, neighbors, tuple(map(jnp.asarray, parts)))
-    return longer.with_shorter(tuple(one and pad(one, positions) for one in neighbors.shorter))
+    return longer.with_shorter(tuple(other and pad(other, positions) for other in neighbors.shorter))
 
 
 def rounded_capacity(least: int) -> int:

@@ -10,7 +10,7 @@ from mdsens.common.errors import CoincidingAtoms, InputError
 from mdsens.structures.neighbors.neighbor_list import IMAGES, Neighbors, rounded_capacity
 from mdsens.structures.neighbors.pair_search import pairs_within
 
-MANY_IMAGES = 1e6
+MAX_BOXED_IMAGES = 1e6
 """Images in the box around those of a list up to which they are counted in it; atoms far from their cell make it large."""
 
 COINCIDENCE = 1e-6
@@ -92,7 +92,7 @@ def _kinds(shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     bound = np.abs(shift).max(axis=0, initial=0).astype(np.int64)
     sides = tuple(2 * bound + 1)
-    if np.prod(sides, dtype=float) <= MANY_IMAGES:
+    if np.prod(sides, dtype=float) <= MAX_BOXED_IMAGES:
         # Counted in the box that holds them all, since sorting so many is slow.
         number, zero = np.ravel_multi_index(tuple((shift + bound).T), sides), np.ravel_multi_index(tuple(bound), sides)
         counts = np.bincount(number, minlength=zero + 1)

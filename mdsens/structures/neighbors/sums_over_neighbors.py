@@ -129,8 +129,8 @@ def _lattice_values(columns: Array, kind: Array, images: Array, alive: Array) ->
 
 
 def _summed_images(values: Array, kind: Array, images: Array, alive: Array) -> Array:
-    image = [row.astype(values.dtype).at[kind].get(**IN_BOUNDS) for row in images]
-    return jnp.stack([jnp.sum(values * one, axis=(-2, -1)) for one in image], axis=-1)
+    columns = [row.astype(values.dtype).at[kind].get(**IN_BOUNDS) for row in images]
+    return jnp.stack([jnp.sum(values * image, axis=(-2, -1)) for image in columns], axis=-1)
 
 
 def _by_rows(function: Callable[..., Any], values: Array, lead: tuple[int, ...]) -> Array:
