@@ -22,7 +22,7 @@ from jax.flatten_util import ravel_pytree
 
 import mdsens as ms
 from mdsens.potentials.learned.perceptron import depth, evaluated
-from mdsens.structures.neighbors.neighbor_list import widened
+from mdsens.structures.neighbors.neighbor_list import widen
 from mdsens.structures.neighbors.sums_over_neighbors import from_neighbors
 
 FORCE_WEIGHT = 0.05
@@ -90,7 +90,7 @@ def measured(potential, systems, truth):
 
     columns, first = [], 0
     for k, system in enumerate(listed):
-        neighbors = widened(system.neighbors, capacity)
+        neighbors = widen(system.neighbors, capacity)
         values, slopes = functions(eqx.tree_at(lambda s: s.neighbors, system, neighbors))
         # In the list of all structures each place has the same row and a later column.
         row, column = np.divmod(np.asarray(neighbors.opposite), len(system))

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mdsens.common.errors import InputError, MdsensError, StoreError, did_you_mean, nearest
+from mdsens.common.errors import InputError, MdsensError, StoreError, did_you_mean, nearest_name
 from mdsens.common.version import VERSION
 
 app = typer.Typer(
@@ -43,7 +43,7 @@ def _there(path: Path) -> Path:
         raise StoreError(f"{str(path)!r} is what a study is to do, and no result: 'mdsens run {path}' does it.")
     if is_there:
         return path
-    raise StoreError(f"There is no {'file' if path.suffix else 'file or folder'} {str(path)!r}.{nearest(path.name, beside)}")
+    raise StoreError(f"There is no {'file' if path.suffix else 'file or folder'} {str(path)!r}.{nearest_name(path.name, beside)}")
 
 
 def _file(path: Path) -> Path:
@@ -105,12 +105,12 @@ def demo(
 def show(file: ResultFile) -> None:
     """A stored result, or a collected study, as a table."""
     from mdsens.cli.show import describe
-    from mdsens.common.untrusted_hdf5 import readable
+    from mdsens.common.untrusted_hdf5 import explain_damage
     from mdsens.files.state_files import load_one
     from mdsens.studies.results.text_tables import describe_study
     from mdsens.studies.storage.collected_file import is_collected, read_collected
 
-    with readable(file, "file that mdsens can show"):
+    with explain_damage(file, "file that mdsens can show"):
         lines = [*(describe_study(read_collected(file)) if is_collected(file) else describe(*load_one(file)))]
     for line in lines:
         typer.echo(line)
@@ -180,12 +180,14 @@ def collect(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
 ) -> None:
     """Merge the units of a finished study into one file."""
-    from mdsens.common.text import counted
+    from mdsens.common.text import count_text
     from mdsens.studies.storage import collected_file
 
     output = _beside(folder, ".h5") if output is None else output
     units, failed = collected_file.collect(folder, output, overwrite=overwrite)
-    typer.echo(f"{output}: {counted(units, 'unit')}{f', {failed} of them failed' if failed else ''}; see 'mdsens show {output}'.")
+    typer.echo(
+        f"{output}: {count_text(units, 'unit')}{f', {failed} of them failed' if failed else ''}; see 'mdsens show {output}'."
+    )
 
 
 @app.command()
@@ -262,14 +264,14 @@ def plot(
 ) -> None:
     """Pictures of a stored result, or of a collected study."""
     from mdsens.cli.show import pictures
-    from mdsens.common.untrusted_hdf5 import readable
+    from mdsens.common.untrusted_hdf5 import explain_damage
     from mdsens.files.atomic_write import check_writable, save_picture
     from mdsens.files.state_files import load_one
     from mdsens.studies.pictures import study_pictures
     from mdsens.studies.storage.collected_file import is_collected, read_collected
 
     if is_collected(file):
-        with readable(file, "study that can be drawn"):
+        with explain_damage(file, "study that can be drawn"):
             drawn = study_pictures(read_collected(file))
     else:
         eq, sensitivity = load_one(file)

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from mdsens import observables, plot
 from mdsens.common.paths import data_file
-from mdsens.common.units import readable
+from mdsens.common.units import unit_text
 from mdsens.derivatives.first_order import Sensitivity, jacobian, sensitivity
 from mdsens.equilibrium.relaxation import Equilibrium, relax
 from mdsens.files.atomic_write import check_writable, save_picture
@@ -186,7 +186,7 @@ def _about_vacancy(result: Vacancy, largest: dict[str, float]) -> Iterator[Any]:
     for name, theta in zip(result.scaled, jax.tree.leaves(eq.potential), strict=True):
         d, p, e = (_zeroed(value, scale) for value, scale in zip(result.scaled[name], _scales(result), strict=True))
         x = _zeroed(largest[name], max(largest.values()))
-        unit = readable(eq.potential.unit_of(name))
+        unit = unit_text(eq.potential.unit_of(name))
         yield f"  {name:<10} {float(theta):>10.4f} {unit:<2} {x:>14.4g} {d:>14.4g} {p:>12.4g} {e:>12.4g}"
     yield ""
     yield f"  σ + {CHANGE:.0%}: predicted to first order against relaxed again"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mdsens.common.errors import InputError, did_you_mean
-from mdsens.common.units import readable
+from mdsens.common.units import unit_text
 from mdsens.potentials import SHIPPED, EmbeddedPotential, PairPotential, Potential, SitePotential
 
 KINDS = {PairPotential: "pairs", SitePotential: "sites", EmbeddedPotential: "embedded"}
@@ -61,7 +61,7 @@ def _kind(cls: type[Potential]) -> str:
 def _role(cls: type[Potential], field: Any) -> str:
     if not field.metadata.get("static", False):
         by_species = ", or a dict by species" if "dict" in str(field.type) else ""
-        unit = {None: "", "": "number"}.get(cls.units.get(field.name), f"[{readable(cls.units.get(field.name))}]")
+        unit = {None: "", "": "number"}.get(cls.units.get(field.name), f"[{unit_text(cls.units.get(field.name))}]")
         return f"parameter {unit}{by_species}".rstrip()
     if field.default is dataclasses.MISSING:
         return "static"

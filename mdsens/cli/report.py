@@ -16,7 +16,7 @@ from typing import Any
 from mdsens.cli.show import describe, pictures
 from mdsens.common.errors import InputError
 from mdsens.common.paths import is_file
-from mdsens.common.text import counted
+from mdsens.common.text import count_text
 from mdsens.files.state_files import load_one, provenance_of
 from mdsens.studies.pictures import study_pictures
 from mdsens.studies.results.record import Collected, Outcome
@@ -92,7 +92,7 @@ def _page(title: str, parts: Iterable[str]) -> str:
 def _study(study: Collected, missing: Sequence[str]) -> Iterator[str]:
     outcomes = study.outcomes
     done, failed = [o for o in outcomes if not o.failed], [o for o in outcomes if o.failed]
-    count = counted(len(outcomes) + len(missing), "unit")
+    count = count_text(len(outcomes) + len(missing), "unit")
     left = f", {len(missing)} still to be done" if missing else ""
     yield _tag("p", f"A study of the kind {study.kind}, {count}: {len(done)} done, {len(failed)} failed{left}.", "lead")
     if done:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from mdsens.common.errors import InputError, StoreError
-from mdsens.common.text import counted
+from mdsens.common.text import count_text
 from mdsens.derivatives.first_order import sensitivity as differentiate
 from mdsens.derivatives.verification import displaced
 from mdsens.files.atomic_write import write_whole
@@ -233,7 +233,7 @@ def told(path: Path, folder: Path | None, *, tolerance: float = TOLERANCE, worke
         folder = path.with_name(f"{path.stem}-rerun") if folder is None else folder
         study, rows = rerun_study(path, folder, workers=workers)
         versions = list(dict.fromkeys(one for o in study.outcomes for one in changed_versions(o.provenance.get("versions", {}))))
-        lines = [f"{folder}: {counted(len(study.outcomes), 'unit')} done again."]
+        lines = [f"{folder}: {count_text(len(study.outcomes), 'unit')} done again."]
     else:
         if folder is not None:
             raise InputError("A stored result is done again without a folder: leave -o out.")

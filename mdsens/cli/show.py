@@ -8,7 +8,7 @@ import numpy as np
 
 from mdsens import plot
 from mdsens.common.errors import InputError, did_you_mean
-from mdsens.common.units import per, readable
+from mdsens.common.units import derivative_unit, unit_text
 from mdsens.derivatives.first_order import Sensitivity
 from mdsens.equilibrium.relaxation import Equilibrium, equilibrium_lines
 from mdsens.potentials.base import parameter_paths
@@ -48,7 +48,7 @@ def pictures(eq: Equilibrium, sensitivity: Sensitivity, parameter: str | None) -
         flat = derivative.reshape(*derivative.shape[:2], -1)
         entry = int(np.abs(flat).max(axis=(0, 1)).argmax())
         derivative, parameter = flat[..., entry], f"{parameter}[{entry}]"
-    unit = readable(per("Angstrom", eq.potential.unit_of(parameter.partition("[")[0]))) or "Å per its unit"
+    unit = unit_text(derivative_unit("Angstrom", eq.potential.unit_of(parameter.partition("[")[0]))) or "Å per its unit"
     draw = plot.packing if eq.system.dim == 2 else plot.crystal
     name = parameter if draw is plot.packing else f"dX/d{parameter}"
     return {
@@ -79,10 +79,10 @@ def _rows(eq: Equilibrium, sensitivity: Any) -> Iterator[Any]:
     for name, theta in zip(parameter_paths(eq.potential), jax.tree.leaves(eq.potential), strict=True):
         value = f"{float(theta):>14.6g}" if theta.ndim == 0 else f"{f'array {theta.shape}':>14}"
         unit = eq.potential.unit_of(name)
-        row = f"  {name:<22} {value} {readable(unit):<6}"
+        row = f"  {name:<22} {value} {unit_text(unit):<6}"
         if name in derivatives:
             plain = np.linalg.norm(np.asarray(derivatives[name]).reshape(*derivatives[name].shape[:2], -1), axis=1)
-            row += f" {plain.max():>14.4e} {readable(per('Angstrom', unit)):<9} {sizes[name].max():>19.4e}"
+            row += f" {plain.max():>14.4e} {unit_text(derivative_unit('Angstrom', unit)):<9} {sizes[name].max():>19.4e}"
             if name in cells:
                 row += f" {np.abs(theta * cells[name]).max(initial=0.0):>19.4e}"
         yield row.rstrip()

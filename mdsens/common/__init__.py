@@ -1,1 +1,1 @@
-"""What all rooms use: errors, units, texts, progress, compiled code."""
+"""Errors, units, texts, progress and compiled code, for all packages."""

@@ -11,16 +11,16 @@ import jaxlib.version
 import platformdirs
 from jax.experimental.compilation_cache import compilation_cache
 
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 
 CPU = Path("/proc/cpuinfo")
-"""Where Linux says what a processor can do; elsewhere its name has to do."""
+"""Linux's list of a processor's features; elsewhere its name has to do."""
 
-MANY_MAPS = 20_000
-"""Pieces of memory that a process may have mapped before compiled programs are dropped; Linux allows 65,530."""
+MAX_MAPS = 20_000
+"""Memory maps of a process up to which compiled programs are kept; Linux allows 65,530."""
 
 
-@spelled
+@suggest_names
 def keep_compiled(directory: str | Path | None = None) -> Path:
     """Keep what JAX compiles from now on in a folder, and look there before compiling: JAX's persistent compilation cache.
 
@@ -29,13 +29,13 @@ def keep_compiled(directory: str | Path | None = None) -> Path:
     processor: machines may share a directory. Nothing in it ever makes an answer stale, and it may be deleted at any time.
 
     Args:
-        directory: made where it is missing; by default `mdsens/compiled` in the user's cache directory.
+        directory: where to keep them, made where it is missing; by default `mdsens/compiled` in the user's cache directory.
 
     Returns:
         the folder in it for this machine.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be made.
     """
     folder = Path(platformdirs.user_cache_dir("mdsens", appauthor=False)) / "compiled" if directory is None else Path(directory)
     folder = folder.expanduser().absolute() / _kind()
@@ -49,20 +49,20 @@ def keep_compiled(directory: str | Path | None = None) -> Path:
     return folder
 
 
-def drop_many() -> None:
-    """Drop all compiled programs where there are so many, of hundreds of shapes, that Linux would soon refuse memory for more."""
+def drop_programs() -> None:
+    """Drop all compiled programs where there are so many that Linux would soon refuse memory for more."""
     try:
         count = Path("/proc/self/maps").read_bytes().count(b"\n")
     except OSError:  # elsewhere
         return
-    if count > MANY_MAPS:
+    if count > MAX_MAPS:
         jax.clear_caches()
 
 
 def _kind() -> str:
-    """A name for the versions and the processor's features that compiled code is for: elsewhere it may not run."""
+    """Return a name for the versions and the processor's features: compiled code may not run with others."""
     features = platform.processor()
     with contextlib.suppress(OSError):
         features += "".join(re.findall(r"^(?:flags|Features|model name)\s*:.*$", CPU.read_text(), re.MULTILINE)[:2])
-    said = "|".join([jax.__version__, jaxlib.version.__version__, platform.system(), platform.machine(), features])
-    return f"{platform.machine()}-jax{jax.__version__}-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
+    key = "|".join([jax.__version__, jaxlib.version.__version__, platform.system(), platform.machine(), features])
+    return f"{platform.machine()}-jax{jax.__version__}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"

@@ -1,11 +1,14 @@
-"""What mdsens raises. Every message is a sentence for the user: what was wrong, and what to do."""
+"""Errors. Every message is a sentence for the user: what was wrong, and what to do."""
 
 import contextlib
 import difflib
 import inspect
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
 class MdsensError(Exception):
@@ -13,19 +16,19 @@ class MdsensError(Exception):
 
 
 class InputError(MdsensError, ValueError):
-    """What was given cannot be used as it is."""
+    """An argument, file or structure cannot be used as it is."""
 
 
 class CoincidingAtoms(InputError):
-    """Two atoms are at the same place; `positions` are those in which they are."""
+    """Two atoms are at the same place; `positions` are those of all atoms."""
 
-    def __init__(self, positions: Any, message: str) -> None:
+    def __init__(self, positions: "ArrayLike", message: str) -> None:
         super().__init__(message)
         self.positions = positions
 
 
 class ConvergenceError(MdsensError, RuntimeError):
-    """An equilibrium was not reached, or the state reached is not what was asked for."""
+    """An equilibrium was not reached, or the state reached is not of the kind that was asked for."""
 
 
 class LinearSolveError(MdsensError, RuntimeError):
@@ -37,14 +40,14 @@ class StoreError(MdsensError, OSError):
 
 
 def reason(error: Exception) -> str:
-    """What another's exception says, in one line."""
+    """Return the kind and the first line of an exception."""
     text = str(error).splitlines()
     return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__
 
 
 @contextlib.contextmanager
-def traceable(what: str, form: str) -> Iterator[None]:
-    """Around a function of the user's, which fails in its own ways: raises InputError that says how to write it."""
+def explain_untraceable(what: str, form: str) -> Iterator[None]:
+    """Turn errors of a user's function that is being traced into an InputError that says how to write it."""
     try:
         yield
     except (MdsensError, NotImplementedError):
@@ -59,19 +62,19 @@ def traceable(what: str, form: str) -> Iterator[None]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`" Did you mean 'sigma'?"`, or the list of what exists when nothing is near."""
+    """Return `" Did you mean 'sigma'?"`, or the list of known names where none is near."""
     known = list(known)
-    return nearest(name, known) or f" There are: {', '.join(known)}."
+    return nearest_name(name, known) or f" There are: {', '.join(known)}."
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`" Did you mean 'sigma'?"`, or nothing when nothing is near."""
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """Return `" Did you mean 'sigma'?"`, or an empty text where no known name is near."""
     near = difflib.get_close_matches(name, known, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def level_of_user() -> int:
-    """The `stacklevel`, in who warns, of the line of the user's that led here."""
+    """Return the `stacklevel` with which a warning of the caller points to the user's line."""
     frames = [frame.frame.f_globals.get("__name__", "") for frame in inspect.stack(context=0)[1:]]
     ours = itertools.takewhile(lambda name: name.partition(".")[0] in ("mdsens", "equinox", "jax"), frames)
     return len(list(ours)) + 1

@@ -1,7 +1,7 @@
-"""Progress bars, and a line for what takes longer than a moment: at a terminal and in Jupyter.
+"""Progress bars, and a line for calls that take long: at a terminal and in Jupyter.
 
-A thread looks at the outermost public call: after `DELAY` seconds without a bar it shows what is being done and for how long,
-and whether JAX is compiling for it.
+A thread watches the outermost public call: after `DELAY` seconds without a bar it shows the call's name and time, and whether
+JAX is compiling for it.
 """
 
 import contextlib
@@ -17,15 +17,15 @@ DELAY = 1.0
 """Seconds before a bar appears."""
 
 PERIOD = 0.25
-"""Seconds between two looks at a call."""
+"""Seconds between two updates of a call's line."""
 
 COMPILATION = "/jax/core/compile/"
-COMPILED = "backend_compile"
-"""What JAX's events of a compilation begin with, and what the last of them has in its name."""
+LAST_STAGE = "backend_compile"
+"""Beginning of the names of JAX's events of a compilation, and a part of the name of the last one."""
 
 
 def is_shown(wanted: bool | None) -> bool:
-    """Whether bars are shown: as asked, otherwise at a terminal and in Jupyter."""
+    """Return whether bars are shown: as wanted, by default at a terminal and in Jupyter."""
     return bool(sys.stderr.isatty() or _in_jupyter()) if wanted is None else wanted
 
 
@@ -35,7 +35,7 @@ def _in_jupyter() -> bool:
 
 
 def bar(things: Iterable[Any] | None, wanted: bool | None, *, delay: float = DELAY, leave: bool = False, **options: Any) -> Any:
-    """tqdm's bar over some things; none before `delay` seconds."""
+    """Return tqdm's bar over some things, which appears after `delay` seconds."""
     from tqdm import tqdm
 
     shown = tqdm(things, disable=not is_shown(wanted), delay=delay, leave=leave, file=sys.stderr, **options)
@@ -47,18 +47,18 @@ def bar(things: Iterable[Any] | None, wanted: bool | None, *, delay: float = DEL
 class _Residual:
     """A residual that has to fall to `goal`, shown on a logarithmic scale."""
 
-    def __init__(self, shown: Any, goal: Any) -> None:
-        self._bar, self._goal, self._first, self._begun = shown, goal, None, math.inf
+    def __init__(self, shown: Any, goal: float) -> None:
+        self._bar, self._goal, self._first, self._begun = shown, goal, 0.0, math.inf
 
     def after(self, steps_before: int) -> Callable[..., Any]:
-        """`show(steps, residual)` for a solver that starts when others have taken `steps_before` steps."""
+        """Return `show(steps, residual)` for a solver that starts when others have taken `steps_before` steps."""
         return lambda steps, residual: self._show(steps_before + steps, residual)
 
-    def _show(self, steps: Any, residual: Any) -> None:
+    def _show(self, steps: int, residual: float) -> None:
         if self._bar is None or not (residual > 0.0 and math.isfinite(residual)):
             return
         self._first = max(residual, self._first or self._goal)
-        # What was compiled before the first step does not count: a bar that goes at once would only flash.
+        # Compilation before the first step does not count: a bar that goes at once would only flash.
         self._begun = min(self._begun, time.monotonic())
         decades = math.log(self._first / self._goal)
         if decades > 0.0:
@@ -71,7 +71,7 @@ class _Residual:
 
 @contextlib.contextmanager
 def residual_bar(goal: float, wanted: bool | None) -> Iterator[Any]:
-    """A bar for a residual; by default only at a terminal and in Jupyter."""
+    """Show a bar for a residual; by default only at a terminal and in Jupyter."""
     if not is_shown(wanted):
         yield _Residual(None, goal)
         return
@@ -83,7 +83,7 @@ def residual_bar(goal: float, wanted: bool | None) -> Iterator[Any]:
 
 
 class _Watch:
-    """What is known of the public call that runs in the main thread."""
+    """The state of the public call that runs in the main thread, and of JAX's compilation for it."""
 
     def __init__(self) -> None:
         self.bars: Any = weakref.WeakSet()
@@ -91,14 +91,14 @@ class _Watch:
         self.listens = False
         self.compiling, self.last = False, -math.inf
 
-    def heard(self, event: str, *_: Any, **__: Any) -> None:
-        """JAX tells how long each stage of a compilation took, at its end."""
+    def record(self, event: str, *_: Any, **__: Any) -> None:
+        """Record an event of JAX's, which comes at the end of each stage of a compilation."""
         if event.startswith(COMPILATION):
-            self.compiling, self.last = COMPILED not in event, time.monotonic()
+            self.compiling, self.last = LAST_STAGE not in event, time.monotonic()
 
     @property
     def compiles(self) -> bool:
-        """Whether JAX is compiling, or was a moment ago: tracing is not told of before it ends."""
+        """Whether JAX is compiling, or was a moment ago: there is no event before tracing ends."""
         return self.compiling or time.monotonic() - self.last < DELAY
 
 
@@ -106,18 +106,18 @@ _watch = _Watch()
 
 
 @contextlib.contextmanager
-def watched(name: str, arguments: Iterable[Any], wanted: bool | None) -> Iterator[None]:
-    """Show a line for a public call that takes long; of calls inside another one nothing is shown."""
+def watch_call(name: str, arguments: Iterable[Any], wanted: bool | None) -> Iterator[None]:
+    """Show a line for a public call that takes long; calls inside another one have none."""
     if _watch.depth or threading.current_thread() is not threading.main_thread() or not is_shown(wanted or None):
         yield
         return
     if not _watch.listens:
         import jax.monitoring
 
-        jax.monitoring.register_event_duration_secs_listener(_watch.heard)
+        jax.monitoring.register_event_duration_secs_listener(_watch.record)
         _watch.listens = True
     ended = threading.Event()
-    thread = threading.Thread(target=_look, args=(ended, name, _atoms(arguments), wanted), daemon=True)
+    thread = threading.Thread(target=_show_line, args=(ended, name, _atoms(arguments), wanted), daemon=True)
     _watch.depth += 1
     thread.start()
     try:
@@ -129,9 +129,9 @@ def watched(name: str, arguments: Iterable[Any], wanted: bool | None) -> Iterato
 
 
 def _atoms(arguments: Iterable[Any]) -> str:
-    """For how many atoms: of the first structure or equilibrium among the arguments."""
-    for one in arguments:
-        system: Any = getattr(one, "__dict__", {}).get("system", one)
+    """Return `" for 64 atoms"`, of the first structure or equilibrium among the arguments."""
+    for argument in arguments:
+        system: Any = getattr(argument, "__dict__", {}).get("system", argument)
         if type(system).__name__ == "System":  # which stands above this file
             return f" for {len(system)} atoms"
     return ""
@@ -141,7 +141,7 @@ def _is_seen(shown: Any) -> bool:
     return not shown.disable and (shown.delay <= 0.0 or shown.last_print_t >= shown.start_t + shown.delay)
 
 
-def _look(ended: threading.Event, name: str, atoms: str, wanted: bool | None) -> None:
+def _show_line(ended: threading.Event, name: str, atoms: str, wanted: bool | None) -> None:
     from tqdm import tqdm
 
     begun, line = time.monotonic(), None
@@ -149,18 +149,17 @@ def _look(ended: threading.Event, name: str, atoms: str, wanted: bool | None) ->
         return
     try:
         while True:
-            told = f"compiling{atoms}, once" if _watch.compiles else ""
-            bars = [one for one in list(_watch.bars) if _is_seen(one)]
+            compiling = f"compiling{atoms}, once" if _watch.compiles else ""
+            bars = [shown for shown in list(_watch.bars) if _is_seen(shown)]
             if bars:
                 if line is not None:
                     line.close()
                     line = None
                 if not isinstance(getattr(bars[0], "bar_format", None), str):
-                    bars[0].set_postfix_str(told)
+                    bars[0].set_postfix_str(compiling)
             elif wanted is not False:
                 line = tqdm(bar_format="{desc}", leave=False, file=sys.stderr) if line is None else line
-                what = told or f"working{atoms}"
-                line.set_description_str(f"{name}: {what}, {time.monotonic() - begun:.0f} s")
+                line.set_description_str(f"{name}: {compiling or f'working{atoms}'}, {time.monotonic() - begun:.0f} s")
             if ended.wait(PERIOD):
                 return
     finally:

@@ -1,4 +1,4 @@
-"""Names that were misspelled are answered with the one that was meant, which Python does at a terminal at best."""
+"""Suggestions for misspelled names, which Python itself makes at a terminal at best."""
 
 import functools
 import inspect
@@ -6,38 +6,38 @@ from collections.abc import Callable, Iterable
 from dataclasses import FrozenInstanceError
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
-from mdsens.common.errors import did_you_mean, nearest
-from mdsens.common.progress import watched
+from mdsens.common.errors import did_you_mean, nearest_name
+from mdsens.common.progress import watch_call
 
 Named = TypeVar("Named", bound=Callable[..., Any])
 
 
-def spelled(function: Named) -> Named:
-    """A public function, or class, that says which keyword argument was meant; and what it does, if that takes long."""
+def suggest_names(function: Named) -> Named:
+    """Make a public function or class suggest keyword arguments that were misspelled, and show its progress if it takes long."""
     if isinstance(function, type):
-        function.__init__ = _checked(function.__init__)  # type: ignore[misc]
+        function.__init__ = _with_check(function.__init__)  # type: ignore[misc]
         return function
-    checked = _checked(function)
+    function_with_check = _with_check(function)
 
     @functools.wraps(function)
-    def called(*args: Any, **options: Any) -> Any:
-        with watched(function.__name__, args, options.get("progress")):
-            return checked(*args, **options)
+    def wrapper(*args: Any, **options: Any) -> Any:
+        with watch_call(function.__name__, args, options.get("progress")):
+            return function_with_check(*args, **options)
 
-    return cast(Named, called)
+    return cast(Named, wrapper)
 
 
-def _checked(function: Any) -> Any:
+def _with_check(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
-    def called(*args: Any, **options: Any) -> Any:
+    def wrapper(*args: Any, **options: Any) -> Any:
         check_keywords(function, options)
         return function(*args, **options)
 
-    return called
+    return wrapper
 
 
 def check_keywords(function: Callable[..., Any], options: Iterable[str]) -> None:
-    """Raises TypeError, as Python would, where a function does not take one of the options."""
+    """Raise TypeError, as Python would, where a function does not take one of the options."""
     known = _keywords(function)
     if known is not None and (unknown := set(options) - known):
         name = min(unknown)
@@ -49,42 +49,41 @@ def check_keywords(function: Callable[..., Any], options: Iterable[str]) -> None
 
 @functools.cache
 def _keywords(function: Callable[..., Any]) -> frozenset[str] | None:
-    """None where it takes any."""
+    """Return the keywords of a function, None where it takes any."""
     parameters = inspect.signature(function).parameters.values()
-    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None
-    return frozenset(one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)) - {"self"}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return frozenset(parameter.name for parameter in parameters if parameter.kind in named) - {"self"}
 
 
 def unknown_attribute(owner: str, name: str, known: Iterable[str], meant: str | None = None) -> AttributeError:
-    """For what is no attribute of an owner. Names with an underscore are asked for by programs, which read no sentences."""
-    if name.startswith("_"):
-        near = ""
-    else:
-        near = f" Did you mean {meant!r}?" if meant else nearest(name, [one for one in known if not one.startswith("_")])
+    """Return the error for a missing attribute, with a suggestion but for names with an underscore, which programs look up."""
+    near = f" Did you mean {meant!r}?" if meant else nearest_name(name, [other for other in known if not other.startswith("_")])
+    near = "" if name.startswith("_") else near
     # With `name` and no `obj` the interpreter does not add a guess of its own.
     return AttributeError(f"{owner} has no attribute {name!r}.{near}", name=name)
 
 
 def unknown_names(module: str, known: Iterable[str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a module with these public names."""
+    """Return the `__getattr__` of a module with these public names."""
 
-    def missing(name: str) -> Any:
+    def raise_unknown(name: str) -> Any:
         raise unknown_attribute(module, name, known)
 
-    return missing
+    return raise_unknown
 
 
-def given(module: Any, name: str, default: Any = None) -> Any:
-    """`getattr` with a default, at once: nothing is spelled out for an attribute that is missing."""
+def get_attribute(module: Any, name: str, default: Any = None) -> Any:
+    """Return an attribute or a default, as `getattr` does, without the time for a suggestion."""
     return getattr(module, name) if name in vars(module) or hasattr(type(module), name) else default
 
 
-class Spelled:
-    """Base class of modules of Equinox that say which keyword argument or attribute was meant, and how a copy is made."""
+class NameSuggester:
+    """Base class of modules of Equinox that suggest misspelled keyword arguments and attributes, and say how to make a copy."""
 
     copying: ClassVar[str] = "make another one"
-    """What to do in the place of an assignment to `{name}`."""
+    """Advice in place of an assignment to `{name}`."""
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         check_keywords(cls.__init__, options)
@@ -108,5 +107,5 @@ class Spelled:
             if hasattr(type(self), name):
                 return object.__getattribute__(self, name)  # a property that raised: its own error
             # `eq.positions` is `eq.system.positions`, which is nearer than anything spelled alike.
-            parts = [part for part, value in vars(self).items() if isinstance(value, Spelled) and name in dir(value)]
+            parts = [part for part, value in vars(self).items() if isinstance(value, NameSuggester) and name in dir(value)]
             raise unknown_attribute(type(self).__name__, name, dir(self), f"{parts[0]}.{name}" if parts else None)

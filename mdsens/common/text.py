@@ -1,4 +1,4 @@
-"""What is printed: the width of a line, and lists that are cut."""
+"""Texts of lists, counts and modules."""
 
 import dataclasses
 import textwrap
@@ -10,43 +10,44 @@ import jax
 import numpy as np
 
 WIDTH = 110
-"""Characters of a line."""
+"""Characters of a printed line."""
 
-FEW = 6
+MAX_ENTRIES = 6
 """Entries of a list that are written out."""
 
 
-def first_few(parts: Iterable[str]) -> str:
-    """Return the first `FEW` parts with commas between them, and how many there are beyond."""
+def short_list(parts: Iterable[str]) -> str:
+    """Return the first `MAX_ENTRIES` parts with commas between them, and how many there are beyond."""
     parts = list(parts)
-    return ", ".join(parts if len(parts) <= FEW else [*parts[:FEW], f"{len(parts) - FEW} more"])
+    return ", ".join(parts if len(parts) <= MAX_ENTRIES else [*parts[:MAX_ENTRIES], f"{len(parts) - MAX_ENTRIES} more"])
 
 
-def counted(count: int, noun: str) -> str:
-    """ "1 unit", "2 units"."""
+def count_text(count: int, noun: str) -> str:
+    """Return `"1 unit"`, `"2 units"`."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def module_text(module: eqx.Module) -> str:
-    """Print a module, a potential say, with its numbers; longer arrays by their shape."""
+    """Return the text of a module, a potential say, with its numbers; longer arrays by their shape."""
     if len(line := _line(module)) <= WIDTH:
         return line
-    name, _, told = line.removesuffix(")").partition("(")
-    lines = textwrap.wrap(told, WIDTH, break_long_words=False, break_on_hyphens=False)
+    name, _, fields = line.removesuffix(")").partition("(")
+    lines = textwrap.wrap(fields, WIDTH, break_long_words=False, break_on_hyphens=False)
     return "\n".join([f"{name}(", *(f"  {line}" for line in lines), ")"])
 
 
 def _line(module: eqx.Module) -> str:
-    fields = [one for one in dataclasses.fields(module) if one.repr and hasattr(module, one.name)]
-    fields = [one for one in fields if not (isinstance(value := getattr(module, one.name), tuple) and value == ())]
-    return f"{type(module).__name__}({', '.join(f'{one.name}={_value(getattr(module, one.name))}' for one in fields)})"
+    names = [field.name for field in dataclasses.fields(module) if field.repr and hasattr(module, field.name)]
+    values = {name: getattr(module, name) for name in names}
+    shown = [f"{name}={_value(value)}" for name, value in values.items() if not (isinstance(value, tuple) and value == ())]
+    return f"{type(module).__name__}({', '.join(shown)})"
 
 
 def _value(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + first_few(f"{key}: {_value(one)}" for key, one in value.items()) + "}"
+        return "{" + short_list(f"{key}: {_value(part)}" for key, part in value.items()) + "}"
     if isinstance(value, tuple):
-        return "(" + first_few(map(_value, value)) + (",)" if len(value) == 1 else ")")
+        return "(" + short_list(map(_value, value)) + (",)" if len(value) == 1 else ")")
     if isinstance(value, jax.Array | np.ndarray) and value.ndim == 0 and not isinstance(value, jax.core.Tracer):
         return f"{value.item():.6g}"
     if isinstance(value, eqx.Module):

@@ -13,7 +13,7 @@ COULOMB = 14.399645468667815
 
 
 def stress_unit(dim: int) -> float:
-    """1 eV/Å^dim in the unit in which stresses are given: GPa in 3-D, eV/Å² in 2-D."""
+    """Return 1 eV/Å^dim in the unit of stresses: GPa in 3-D, eV/Å² in 2-D."""
     return EV_PER_CUBIC_ANGSTROM if dim == 3 else 1.0
 
 
@@ -22,12 +22,12 @@ _RAISED = str.maketrans("0123456789.", "⁰¹²³⁴⁵⁶⁷⁸⁹·")
 _FACTOR = re.compile(r"\(([^)]*)\)(-?\d+)|([^\W\d]+)(-?\d+)?")
 
 
-def readable(unit: str | None) -> str:
-    """A unit of a file, `"GPa (eV Angstrom)-1"`, as a person writes it: `"GPa/(eV Å)"`; empty for pure and unknown numbers."""
+def unit_text(unit: str | None) -> str:
+    """Return a unit of a file, `"GPa (eV Angstrom)-1"`, as a person writes it, `"GPa/(eV Å)"`; empty for pure numbers."""
     above: list[str] = []
     below: list[str] = []
     for inner, power, name, exponent in _FACTOR.findall(unit or ""):
-        for part, own in [(name, exponent)] if name else [(one, two) for _, _, one, two in _FACTOR.findall(inner)]:
+        for part, own in [(name, exponent)] if name else [factor[2:] for factor in _FACTOR.findall(inner)]:
             raised = int(own or 1) * int(power or 1)
             size = str(abs(raised)).translate(_RAISED) if abs(raised) > 1 else ""
             (above if raised > 0 else below).append(_SIGNS.get(part, part) + size)
@@ -36,12 +36,12 @@ def readable(unit: str | None) -> str:
 
 
 def with_unit(name: str, unit: str | None) -> str:
-    """`"energy [eV]"`."""
-    return f"{name} [{told}]" if (told := readable(unit)) else name
+    """Return `"energy [eV]"`."""
+    return f"{name} [{text}]" if (text := unit_text(unit)) else name
 
 
-def per(unit: str | None, of: str | None) -> str | None:
-    """The unit of a derivative of what has a unit in what has another, as files have it; None where one is unknown."""
+def derivative_unit(unit: str | None, of: str | None) -> str | None:
+    """Return the unit of a derivative, from those of function and variable, as files have it; None where one is unknown."""
     if unit is None or of is None:
         return None
     return f"{unit} ({of})-1".strip() if of else unit

@@ -1,36 +1,32 @@
-"""HDF5 files of strangers: what is refused in them before anything is read, and damage told in a sentence."""
+"""HDF5 files of strangers: checks before anything is read, and a sentence about damage."""
 
 import contextlib
 import mmap
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import h5py
+import numpy as np
 
 from mdsens.common.errors import MdsensError, StoreError, reason
 
-NUMBERS = "biuf"
-"""Kinds of NumPy's types that mdsens keeps, beside texts."""
+NUMBER_KINDS = "biuf"
+"""Kinds of NumPy's numbers that mdsens stores, beside texts."""
 
 SIGNATURE, HEAP = b"\x89HDF\r\n\x1a\n", b"GCOL\x01\0\0\0"
-"""How HDF5 files, and in them the heaps that hold texts, begin (HDF5 File Format Specification, II.A and III.E)."""
+"""The first bytes of HDF5 files, and of the heaps in them that hold texts (HDF5 File Format Specification, II.A, III.E)."""
 
-LOCKED = ("unable to lock file", "already open for")
-"""What h5py says of files that another program writes."""
+LOCK_MESSAGES = ("unable to lock file", "already open for")
+"""Parts of h5py's messages about files that another program writes."""
 
 HEADER = 16
 """Bytes before a heap's objects, and before each one's content."""
 
 
 @contextlib.contextmanager
-def readable(path: Path, what: str, remedy: str = "") -> Iterator[None]:
-    """What goes wrong while a file is read is the file's fault.
-
-    Raises:
-        StoreError: it is no `what`, or it is damaged; with what to do.
-    """
+def explain_damage(path: Path, what: str, remedy: str = "") -> Iterator[None]:
+    """Turn errors while a file is read into a StoreError: it is no `what`, or damaged; with the remedy."""
     try:
         yield
     except MdsensError:
@@ -38,7 +34,7 @@ def readable(path: Path, what: str, remedy: str = "") -> Iterator[None]:
     except PermissionError:
         raise StoreError(f"{str(path)!r} may not be read by you: change its permissions.") from None
     except Exception as error:  # h5py's errors for damaged files are of all kinds
-        if isinstance(error, OSError) and any(word in str(error) for word in LOCKED):
+        if isinstance(error, OSError) and any(word in str(error) for word in LOCK_MESSAGES):
             raise StoreError(
                 f"{str(path)!r} is in use by another program, which locks it: close it there, and try again."
             ) from error
@@ -46,9 +42,9 @@ def readable(path: Path, what: str, remedy: str = "") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def opened(path: Path, what: str, remedy: str = "") -> Iterator[h5py.File]:
-    """An HDF5 file of a stranger, to be read; raises as `readable`."""
-    with readable(path, what, remedy):
+def open_untrusted(path: Path, what: str, remedy: str = "") -> Iterator[h5py.File]:
+    """Open an HDF5 file of a stranger to read it; raise errors as `explain_damage` does."""
+    with explain_damage(path, what, remedy):
         with path.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
             _check_heaps(content)
         with h5py.File(path, "r") as file:
@@ -57,11 +53,10 @@ def opened(path: Path, what: str, remedy: str = "") -> Iterator[h5py.File]:
             yield file
 
 
-def _check_heaps(content: Any) -> None:
-    """HDF5's library never comes back from a heap of texts in which an object ends where it begins (seen with 2.0.0).
+def _check_heaps(content: mmap.mmap) -> None:
+    """Raise ValueError for heaps of texts in which an object ends where it begins, and for heaps that lie in each other.
 
-    Raises:
-        ValueError: there is one; heaps that lie in each other; a file whose lengths do not have eight bytes, which mdsens's have.
+    HDF5's library (2.0.0) never returns from them. Lengths must have eight bytes, as in mdsens's files.
     """
     if content[: len(SIGNATURE)] != SIGNATURE:
         return  # no HDF5 file, which h5py says
@@ -82,7 +77,7 @@ def _check_heaps(content: Any) -> None:
 
 
 def check_harmless(file: h5py.File, path: Path) -> None:
-    """Plain data in groups, all of it together no larger than the file.
+    """Check that a file has plain data in groups, all of it together no larger than the file.
 
     Raises:
         StoreError: links to elsewhere, data from elsewhere (external, virtual), data that a filter, the fill value or many
@@ -90,7 +85,7 @@ def check_harmless(file: h5py.File, path: Path) -> None:
     """
     left, groups = path.stat().st_size, set()
 
-    def check(group: Any) -> None:
+    def check(group: h5py.Group) -> None:
         nonlocal left
         for name in group:
             where = f"{group.name.rstrip('/')}/{name}"
@@ -108,7 +103,7 @@ def check_harmless(file: h5py.File, path: Path) -> None:
                 raise StoreError(f"{str(path)!r} has something without data at {where}.")
             if item.is_virtual or item.external or (left := left - item.nbytes) < 0:
                 raise StoreError(f"{str(path)!r} has data from elsewhere, or more than it can hold, at {where}.")
-            if item.dtype.kind not in NUMBERS and not _is_opaque(item.dtype):
+            if item.dtype.kind not in NUMBER_KINDS and not _is_opaque(item.dtype):
                 left = _after_texts(item, left)
                 if left < 0:
                     raise StoreError(f"{str(path)!r} has data at {where} that are neither numbers nor texts of its size.")
@@ -117,13 +112,13 @@ def check_harmless(file: h5py.File, path: Path) -> None:
     check(file)
 
 
-def _is_opaque(dtype: Any) -> bool:
-    """Bytes that HDF5 knows nothing of, such as a kept file."""
+def _is_opaque(dtype: np.dtype) -> bool:
+    """Return whether a type is bytes without a meaning to HDF5, such as a stored file."""
     return dtype.kind == "V" and dtype.names is None and dtype.subdtype is None
 
 
-def _after_texts(item: Any, left: Any) -> int:
-    """What is left of a file's size after the texts of a dataset, one by one: all of them may be one and the same."""
+def _after_texts(item: h5py.Dataset, left: int) -> int:
+    """Return the rest of a file's size after the texts of a dataset, one by one: all of them may be one and the same."""
     if h5py.check_string_dtype(item.dtype) is None or item.ndim > 1:
         return -1
     for k in range(item.size):

@@ -1,3 +1,3 @@
-"""The version of mdsens, which files are marked with."""
+"""The version of mdsens, with which files are marked."""
 
 VERSION = "0.1.0"

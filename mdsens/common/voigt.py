@@ -1,7 +1,5 @@
 """Voigt's order of the components of a symmetric tensor: xx, yy, zz, yz, xz, xy; in 2-D xx, yy, xy."""
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Array
 
@@ -10,7 +8,7 @@ VOIGT = {2: ((0, 0), (1, 1), (0, 1)), 3: ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2)
 
 
 def unit_strains(dim: int) -> np.ndarray:
-    """The symmetric strain tensors of which Voigt's strains are the coefficients, shears being γ = 2ε: `(6 or 3, dim, dim)`."""
+    """Return the strain tensors of which Voigt's strains are the coefficients, with shears γ = 2ε: `(6 or 3, dim, dim)`."""
     units = np.zeros((len(VOIGT[dim]), dim, dim))
     for k, (i, j) in enumerate(VOIGT[dim]):
         units[k, i, j] += 0.5
@@ -19,11 +17,11 @@ def unit_strains(dim: int) -> np.ndarray:
 
 
 def to_voigt(tensor: Array) -> Array:
-    """`(..., dim, dim)` → `(..., 6 or 3)`, for stress-like tensors (shears are not doubled)."""
+    """Return stress-like tensors `(..., dim, dim)` as vectors `(..., 6 or 3)`; shears are not doubled."""
     rows, columns = zip(*VOIGT[tensor.shape[-1]], strict=True)
     return tensor[..., rows, columns]
 
 
-def from_voigt(vector: Any) -> Array:
-    """The symmetric tensor of a stress-like vector of 6 or 3 components."""
+def from_voigt(vector: Array | np.ndarray) -> Array:
+    """Return the symmetric tensor of a stress-like vector of 6 or 3 components."""
     return vector[np.array(((0, 5, 4), (5, 1, 3), (4, 3, 2)) if len(vector) == 6 else ((0, 2), (2, 1)))]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from mdsens.common.errors import InputError
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.common.units import stress_unit
 from mdsens.common.voigt import unit_strains
 from mdsens.derivatives.first_order import Observable, check_finite, observable_shape, observed
@@ -21,7 +21,7 @@ from mdsens.potentials.base import total_energy
 from mdsens.structures.system import System
 
 
-@spelled
+@suggest_names
 def pressure_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = None) -> Array:
     """dg/dp of an observable where the cell is free: positions and cell follow the pressure, by one solve.
 
@@ -67,7 +67,7 @@ def _by_pressure(g: Observable, hessian: Hessian) -> tuple[Array, Array]:
     return jax.jvp(lambda z: observed(g, hessian)(z, potential), (hessian.z,), (dz,))[1], residual
 
 
-@spelled
+@suggest_names
 def strain_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = None) -> Array:
     """dg/dε_k of an observable under homogeneous strain of a fixed cell, the atoms relaxed in it: one solve a strain.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mdsens.implicit.bound import TRUSTED_SHARE
+from mdsens.implicit.bound import TRUST_SHARE
 from mdsens.mechanics.hessian_operator import hessian_operator
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.scales import typical_distance
@@ -242,7 +242,7 @@ def doubtful(names: "Sequence[str]", sizes: np.ndarray, bounds: np.ndarray, leng
         bounds: `(k,)`, on their errors.
         length: distance of neighbours [Å].
     """
-    allowed = TRUSTED_SHARE * sizes + BESIDE_OTHERS * sizes.max(initial=0.0) + BESIDE_LENGTH * length
+    allowed = TRUST_SHARE * sizes + BESIDE_OTHERS * sizes.max(initial=0.0) + BESIDE_LENGTH * length
     worst = int(np.argmax(bounds / allowed)) if sizes.size else 0
     if not sizes.size or bounds[worst] <= allowed[worst]:
         return ""

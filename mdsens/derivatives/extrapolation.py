@@ -20,7 +20,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from mdsens.common.errors import InputError, MdsensError
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.derivatives.certificate import distance_to_kinks, kink_gaps
 from mdsens.derivatives.first_order import Observable
 from mdsens.derivatives.second_order import Taylor, derivatives_along, direction_to, taylor
@@ -113,7 +113,7 @@ class Validity:
         return all(check.error <= self.share for check in self.checks if check.t <= self.range)
 
 
-@spelled
+@suggest_names
 def validity(
     eq: Equilibrium,
     direction: Potential | Mapping[str, Any],
@@ -409,7 +409,7 @@ class Extrapolation:
         return warm(self.start, self.system).again(self.potential, **options)
 
 
-@spelled
+@suggest_names
 def extrapolate(
     eq: Equilibrium, potential: Potential, *, order: int = 2, share: float = SHARE, linear_solver: Any = None
 ) -> Extrapolation:

@@ -14,9 +14,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from mdsens.common.errors import InputError, traceable
-from mdsens.common.suggestions import Spelled, spelled
-from mdsens.common.text import first_few
+from mdsens.common.errors import InputError, explain_untraceable
+from mdsens.common.suggestions import NameSuggester, suggest_names
+from mdsens.common.text import short_list
 from mdsens.derivatives.certificate import Certificate, Measurement, certify, doubtful
 from mdsens.derivatives.linear_response import (
     BATCH,
@@ -53,7 +53,7 @@ States = Equilibrium | Mapping[str, Equilibrium]
 Hessians = Hessian | dict[str, Hessian]
 
 
-class Sensitivity(Spelled, eqx.Module):
+class Sensitivity(NameSuggester, eqx.Module):
     """dX/dθ and dh/dθ for the parameters θ of a potential.
 
     Attributes:
@@ -84,7 +84,7 @@ class Sensitivity(Spelled, eqx.Module):
         return Sensitivity(times(self.positions), self.cell and times(self.cell), self.certificate, self.potential)
 
 
-@spelled
+@suggest_names
 def sensitivity(
     eq: Equilibrium,
     *,
@@ -193,7 +193,7 @@ def _placed(reference: Reference, z: Any) -> tuple[Array, Array | None]:
     return system.positions, None if reference.freedom is None else system.cell
 
 
-@spelled
+@suggest_names
 def value_and_gradient(g: Observable, eq: States, *, linear_solver: Any = None) -> tuple[Array, Potential]:
     """An observable and its total derivative with respect to every parameter, by one adjoint solve for each state.
 
@@ -219,19 +219,19 @@ def value_and_gradient(g: Observable, eq: States, *, linear_solver: Any = None) 
     return value, total
 
 
-@spelled
+@suggest_names
 def gradient(g: Observable, eq: States, *, linear_solver: Any = None) -> Potential:
     """Total derivative of a scalar observable with respect to every parameter; see `value_and_gradient`."""
     return value_and_gradient(g, eq, linear_solver=linear_solver)[1]
 
 
-@spelled
+@suggest_names
 def jacobian(g: Observable, eq: States, *, linear_solver: Any = None) -> Potential:
     """Total derivative of an array-valued observable; see `value_and_jacobian`."""
     return value_and_jacobian(g, eq, linear_solver=linear_solver)[1]
 
 
-@spelled
+@suggest_names
 def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) -> tuple[Array, Potential]:
     """An array-valued observable and its total derivative, whose leaves have shape `(*g.shape, *θ.shape)`.
 
@@ -270,7 +270,7 @@ def jvp(
 ) -> Float[Array, "atoms dim"]: ...
 @overload
 def jvp(eq: Equilibrium, direction: Direction, *, linear_solver: Any = None, return_cell: Literal[True]) -> Displacement: ...
-@spelled
+@suggest_names
 def jvp(
     eq: Equilibrium, direction: Direction, *, linear_solver: Any = None, return_cell: bool = False
 ) -> Float[Array, "atoms dim"] | Displacement:
@@ -422,7 +422,7 @@ def observable_shape(g: Observable, hessians: Hessians, potential: Potential) ->
         raise InputError(f"An observable is a function g(system, potential), such as ms.observables.volume, not {g!r:.80}.")
     if isinstance(g, type):
         raise InputError(f"{g.__name__} makes an observable: give what {g.__name__}(...) returns.")
-    with traceable("The observable", "g(system, potential) -> array"):
+    with explain_untraceable("The observable", "g(system, potential) -> array"):
         shape = jax.eval_shape(observed(g, hessians), _unknowns(hessians), potential)
     if not jnp.issubdtype(shape.dtype, jnp.floating):
         raise InputError(f"The observable is {shape.dtype}: it must be real floating-point numbers to be differentiated.")
@@ -443,7 +443,7 @@ def _check(g: Observable, hessians: Hessians, potential: Potential, residuals: A
 def sensitivity_lines(sensitivity: Sensitivity, names: list[str]) -> Iterator[str]:
     """Say what was differentiated in what, and whether it can be trusted; `names` are the parameters'."""
     what = "positions and cell" if sensitivity.cell is not None else "positions"
-    yield f"Sensitivity  of {what} to {first_few(names)} of {type(sensitivity.potential).__name__}"
+    yield f"Sensitivity  of {what} to {short_list(names)} of {type(sensitivity.potential).__name__}"
     first, *_ = str(sensitivity.certificate).splitlines()
     yield f"Certificate  {first}"
     yield from (f"             but: {reason}" for reason in sensitivity.certificate.reasons)

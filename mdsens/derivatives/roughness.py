@@ -7,7 +7,7 @@ from jax.flatten_util import ravel_pytree
 from mdsens.derivatives.certificate import distance_to_kinks
 from mdsens.derivatives.linear_response import BATCH, changes
 from mdsens.derivatives.selection import Selection
-from mdsens.implicit.bound import SEEN
+from mdsens.implicit.bound import MIN_PROBE
 from mdsens.mechanics.hessian import Hessian
 from mdsens.mechanics.scales import spacing
 from mdsens.potentials import SHIPPED
@@ -44,7 +44,7 @@ def jumps_at(hessian: Hessian, selection: Selection) -> bool:
     way, columns = random[0] / np.abs(random).max(), random[1:]
     still = np.zeros((len(columns), count), flat.dtype)
     distance = spacing(hessian.reference.system)
-    step = max(STEP * distance, 10.0 * SEEN * eps * float(np.abs(flat).max(initial=0.0)))
+    step = max(STEP * distance, 10.0 * MIN_PROBE * eps * float(np.abs(flat).max(initial=0.0)))
 
     def at(k: int) -> list[np.ndarray]:
         return [np.asarray(part) for part in changes(hessian, unravel(flat + k * step * way), selection, still, columns)]

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from mdsens.common.errors import InputError, LinearSolveError
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.derivatives.first_order import (
     Hessians,
     Observable,
@@ -37,7 +37,7 @@ NO_SECOND = (
 )
 
 
-@spelled
+@suggest_names
 def hessian_vector(g: Observable, eq: States, direction: Direction, *, linear_solver: Any = None) -> Potential:
     """(d²g/dθ²) v, the change of an observable's total gradient along a direction v in parameter space.
 
@@ -138,7 +138,7 @@ class Taylor:
         return moved(self.potential, self.direction, t)
 
 
-@spelled
+@suggest_names
 def taylor(eq: Equilibrium, direction: Direction, *, linear_solver: Any = None) -> Taylor:
     """dX/dt and d²X/dt² along one direction in parameter space, by a few linear solves.
 

@@ -34,7 +34,7 @@ from mdsens.equilibrium.descent import (
     unbalanced,
 )
 from mdsens.implicit import MINRES, Direct
-from mdsens.implicit.linear import SMALL
+from mdsens.implicit.linear import SYMMETRIC_DIRECT_LIMIT
 from mdsens.mechanics.forces import gradient, held_still, lagrangian
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.null_space import rigid_null_space
@@ -246,7 +246,7 @@ def _newton(
     chosen = constraints.with_active(active, system)
     reference = listed_here(reference_at(system.with_neighbors(potential), reference.freedom, chosen))
     size = ravel_pytree(z)[0].size + len(multipliers)
-    method = dataclasses.replace(method, rtol=1e-7, linear_solver=Direct() if size <= SMALL else MINRES())
+    method = dataclasses.replace(method, rtol=1e-7, linear_solver=Direct() if size <= SYMMETRIC_DIRECT_LIMIT else MINRES())
     run = functools.partial(solve, PROBLEM, method, refresh=refresher(volume))
     options = {"tolerance": settings.tolerance, "max_steps": NEWTON_STEPS}
     for _ in range(2):

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from mdsens.common.errors import InputError, traceable
+from mdsens.common.errors import InputError, explain_untraceable
 from mdsens.equilibrium.bound_constraints import Constraint, Constraints, bound_constraints
 from mdsens.structures.system import System, holds_atoms
 
@@ -320,7 +320,7 @@ class Wall(Constraint):
 def _check_function(function: Callable[..., Any], system: System, name: str) -> None:
     if not callable(function):
         raise InputError(f"{name} wants a function of the system, not {function!r:.80}.")
-    with traceable(f"The function of an {name}", "function(system) -> array"):
+    with explain_untraceable(f"The function of an {name}", "function(system) -> array"):
         shape = jax.eval_shape(lambda s: jnp.asarray(function(s)), system)
     if not jnp.issubdtype(shape.dtype, jnp.floating):
         raise InputError(f"The function of an {name} gives {shape.dtype}, not real floating-point numbers.")

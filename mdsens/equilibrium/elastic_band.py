@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from mdsens.common.errors import CoincidingAtoms, ConvergenceError, InputError
 from mdsens.common.progress import residual_bar
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.potentials.ase_calculator import Calculator
 from mdsens.potentials.base import Potential
@@ -62,7 +62,7 @@ class Chain:
         return float(self.energies[self.highest] - self.energies[0])
 
 
-@spelled
+@suggest_names
 def nudged_chain(
     initial: Equilibrium | System,
     final: Equilibrium | System,

@@ -14,7 +14,7 @@ from jaxtyping import Array
 from mdsens.common.errors import InputError
 from mdsens.mechanics.unknown import Reference, reference_at
 from mdsens.potentials.base import Potential
-from mdsens.structures.neighbors.neighbor_list import Neighbors, padded, places, widened_like
+from mdsens.structures.neighbors.neighbor_list import Neighbors, pad, rounded_capacity, widen_like
 from mdsens.structures.system import System
 
 
@@ -45,7 +45,7 @@ def listed(system: System, potential: Potential, skin: float | None) -> System:
 
 def grouped(systems: Sequence[System]) -> list[tuple[list[int], Reference]]:
     """Members that share a shape, each with their stacked frames [host]."""
-    frames = [_padded(reference_at(system), places(len(system))) for system in systems]
+    frames = [_padded(reference_at(system), rounded_capacity(len(system))) for system in systems]
     groups: dict[Any, Any] = {}
     for k, reference in enumerate(frames):
         # Capacities are made equal within a group.
@@ -72,7 +72,7 @@ def _padded(reference: Reference, n: int) -> Reference:
             filled(system.species, 0),
             filled(system.masses, 1.0),
             filled(system.frozen, True),
-            padded(system.neighbors, positions),
+            pad(system.neighbors, positions),
         ),
     )
     return eqx.tree_at(lambda f: f.system, reference, whole)
@@ -81,9 +81,9 @@ def _padded(reference: Reference, n: int) -> Reference:
 def _stacked(frames: list[Reference]) -> Reference:
     widest = frames[0].system.neighbors
     for reference in frames:
-        widest = widened_like(widest, reference.system.neighbors)
+        widest = widen_like(widest, reference.system.neighbors)
     frames = [
-        eqx.tree_at(lambda f: f.system.neighbors, reference, widened_like(reference.system.neighbors, widest))
+        eqx.tree_at(lambda f: f.system.neighbors, reference, widen_like(reference.system.neighbors, widest))
         for reference in frames
     ]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *frames)

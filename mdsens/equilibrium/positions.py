@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.equilibrium import padded_batches
 from mdsens.equilibrium.descent import (
     HANDOVER,
@@ -22,7 +22,7 @@ from mdsens.equilibrium.descent import (
 from mdsens.equilibrium.relaxation import check_movable, check_settings, relax
 from mdsens.implicit import CG, differentiable_solution
 from mdsens.implicit.linear_system import NullSpace
-from mdsens.implicit.probes import finite_or, withheld
+from mdsens.implicit.probes import replace_nonfinite, withhold
 from mdsens.implicit.trees import is_traced
 from mdsens.mechanics.forces import gradient
 from mdsens.mechanics.hessian_operator import hessian_operator
@@ -53,7 +53,7 @@ class _Witness(eqx.Module):
     status: Array
 
 
-@spelled
+@suggest_names
 def equilibrium_positions(
     system: System | Sequence[System],
     potential: Potential,
@@ -93,7 +93,7 @@ def equilibrium_positions(
         positions, witness = found((), potential)
         codes = witness.status
         if is_traced(codes):
-            positions = withheld(codes != Status.CONVERGED.code, positions)
+            positions = withhold(codes != Status.CONVERGED.code, positions)
     return (positions, codes) if return_status else positions
 
 
@@ -161,7 +161,7 @@ def _relaxed_group(frames: Any, potential: Potential, settings: Any) -> tuple[Ar
         positions, witness = found(reference, potential)
         saddle = (witness.status == Status.CONVERGED.code) & is_saddle(*jax.lax.stop_gradient((positions, reference, potential)))
         status = jnp.where(saddle, Status.SADDLE.code, witness.status)
-        return withheld(status != Status.CONVERGED.code, positions), status
+        return withhold(status != Status.CONVERGED.code, positions), status
 
     # One after the other: each takes the steps that it needs, and no more.
     return jax.lax.map(relaxed, frames)
@@ -193,7 +193,7 @@ def _descend_traced(reference: Reference, potential: Potential, settings: Any) -
     if settings.solver is None:
         handovers = [np.inf, *handovers]
     (z, status), _ = jax.lax.scan(descend, start, jnp.asarray(handovers))
-    return finite_or(z * unit.length, reference.system.positions), _Witness(reference, status)
+    return replace_nonfinite(z * unit.length, reference.system.positions), _Witness(reference, status)
 
 
 def _traced_skin(system: System, potential: Potential) -> float | None:

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from mdsens.common.aside import Aside
 from mdsens.common.errors import CoincidingAtoms, ConvergenceError, InputError
-from mdsens.common.suggestions import Spelled, spelled
+from mdsens.common.hidden_value import HiddenValue
+from mdsens.common.suggestions import NameSuggester, suggest_names
 from mdsens.common.units import stress_unit
 from mdsens.equilibrium.bound_constraints import Constraint, Constraints, bound_constraints
 from mdsens.equilibrium.climb import checked_mode, climb
@@ -65,7 +65,7 @@ class Memory:
         )
 
 
-class Equilibrium(Spelled, eqx.Module):
+class Equilibrium(NameSuggester, eqx.Module):
     """A relaxed structure, with what its derivatives need.
 
     Attributes:
@@ -104,7 +104,7 @@ class Equilibrium(Spelled, eqx.Module):
     index: int = eqx.field(static=True, default=0)
     constraints: Constraints | None = None
     multipliers: Array | None = None
-    kept: Aside[Memory | None] = eqx.field(static=True, default=Aside(None))
+    kept: HiddenValue[Memory | None] = eqx.field(static=True, default=HiddenValue(None))
 
     def __repr__(self) -> str:
         plain = isinstance(self.potential, Potential) and has_values(self.system)
@@ -132,7 +132,7 @@ class Equilibrium(Spelled, eqx.Module):
 
     def as_made(self, hessian: Hessian | None = None, grid: CoarseGrid | None = None) -> "Equilibrium":
         """Return the equilibrium, which remembers what it was made of [host]."""
-        return dataclasses.replace(self, kept=Aside(Memory(self._ingredients, grid, hessian)))
+        return dataclasses.replace(self, kept=HiddenValue(Memory(self._ingredients, grid, hessian)))
 
     @property
     def hessian(self) -> Hessian:
@@ -181,7 +181,7 @@ class Equilibrium(Spelled, eqx.Module):
         return relax(self.system, potential, **conditions)
 
 
-@spelled
+@suggest_names
 def relax(
     system: System,
     potential: Potential,

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.equilibrium.elastic_band import Chain
 from mdsens.equilibrium.relaxation import Equilibrium, saddle_from
 from mdsens.potentials.base import Potential
 from mdsens.structures.system import System
 
 
-@spelled
+@suggest_names
 def find_saddle(
     start: System | Chain,
     potential: Potential,

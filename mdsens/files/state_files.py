@@ -29,9 +29,9 @@ import numpy as np
 
 from mdsens.common.errors import InputError, StoreError
 from mdsens.common.paths import is_file
-from mdsens.common.suggestions import spelled
-from mdsens.common.units import per
-from mdsens.common.untrusted_hdf5 import check_harmless, opened
+from mdsens.common.suggestions import suggest_names
+from mdsens.common.units import derivative_unit
+from mdsens.common.untrusted_hdf5 import check_harmless, open_untrusted
 from mdsens.common.version import VERSION
 from mdsens.derivatives.certificate import Certificate
 from mdsens.derivatives.first_order import Sensitivity
@@ -57,7 +57,7 @@ FORMAT = 1
 States = Equilibrium | Mapping[str, Equilibrium] | Sequence[Equilibrium]
 
 
-@spelled
+@suggest_names
 def save(path: str | Path, eq: States, sensitivity: Any = None, *, overwrite: bool = False) -> Path:
     """Write an equilibrium, and its sensitivity if there is one, to an HDF5 file; or several.
 
@@ -115,7 +115,7 @@ def _states(eq: Any, sensitivity: Any) -> dict[str, tuple[Equilibrium, Sensitivi
     return {name: (one, given.get(name)) for name, one in eq.items()}
 
 
-@spelled
+@suggest_names
 def load(path: str | Path, *, potential: Potential | None = None, constraints: Sequence[Constraint] = ()) -> Any:
     """Read what `save` wrote, bit for bit.
 
@@ -152,7 +152,7 @@ def _load(path: Path, potential: Any, constraints: Any) -> tuple[dict[str, tuple
         raise InputError(f"load wants a potential with any values, of the class that was saved, and not {potential!r:.80}.")
     if not is_file(path):
         raise StoreError(f"There is no file {str(path)!r}.")
-    with opened(path, "readable HDF5 file of mdsens") as file:
+    with open_untrusted(path, "readable HDF5 file of mdsens") as file:
         _check_ours(file, path)
         if "study" in file:
             raise StoreError(
@@ -178,7 +178,7 @@ def provenance_of(path: Path) -> dict[str, Any]:
     Raises:
         StoreError: it is not one of mdsens's files.
     """
-    with opened(path, "result of mdsens that says what it was made with") as file:
+    with open_untrusted(path, "result of mdsens that says what it was made with") as file:
         _check_ours(file, path)
         found = {key: str(value) for key, value in file["provenance"].attrs.items()}
         return {**found, "versions": json.loads(found["versions"])}
@@ -259,7 +259,7 @@ def _write_tree(group: Any, tree: Any, of: str | None = None) -> None:
         dataset = group.create_dataset(path.replace(".", "/"), data=np.asarray(leaf))
         unit = tree.unit_of(path)
         if unit is not None:
-            name_unit(dataset, unit if of is None else per(of, unit))
+            name_unit(dataset, unit if of is None else derivative_unit(of, unit))
 
 
 def _name_derivatives(group: Any, part: Any, first: Any, sensitivity: Any) -> None:

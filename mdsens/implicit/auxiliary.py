@@ -1,8 +1,8 @@
-"""Outputs of a solver that have no derivative, kept from having a wrong one.
+"""A tangent for outputs of a solver that have no derivative.
 
-What a solver reports beside its answer (a status, a number of steps, an error estimate) comes from iterations that are not
-differentiated. A zero derivative would be a silent lie; so a floating-point report gets a tangent that refuses: reverse
-mode raises as soon as a gradient asks for it, forward mode, which cannot know who will look, carries NaN.
+The report beside a solver's answer (a status, a number of steps, an error estimate) comes from iterations that are not
+differentiated, and a zero derivative would be wrong. So a floating-point report gets a tangent that refuses: reverse mode
+raises as soon as a gradient asks for it; forward mode, which cannot know who will use it, carries NaN.
 """
 
 from typing import Any
@@ -20,11 +20,8 @@ _REFUSED = Primitive("mdsens_refused_tangent")
 """scalar ↦ NaN of a shape; linear, so that it can be transposed, and its transpose raises."""
 
 
-def refused_tangent(leaf: jax.Array, tangents: Any) -> jax.Array | np.ndarray:
-    """A tangent for an output without a derivative, tied to the tangents of the inputs.
-
-    Leaves that are no floating-point numbers get JAX's own zero tangent.
-    """
+def refuse_tangent(leaf: jax.Array, tangents: Any) -> jax.Array | np.ndarray:
+    """Return a refusing tangent, tied to those of the inputs; leaves that are no floating-point numbers get JAX's own zero."""
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return np.zeros(leaf.shape, jax.dtypes.float0)
     moving = [t for t in jax.tree.leaves(tangents) if jnp.issubdtype(jnp.result_type(t), jnp.inexact)]

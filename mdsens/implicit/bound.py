@@ -1,11 +1,11 @@
-"""How far a derivative of a root can be off, from what can be computed at the iterate itself.
+"""A bound on the error of a root's derivative, from what can be computed at the iterate itself.
 
 Theorem 1 of Blondel et al. 2021: at an iterate ẑ near the root z*, the derivative J = -A⁻¹B taken there obeys
 
     ‖J(ẑ) - J(z*)‖ <= C ‖ẑ - z*‖,    C = β/α + γR/α²,
 
 with α the lowest singular value of A, β and γ the Lipschitz constants of B and A, and R >= ‖B‖. Its constants are worst
-cases over a ball. Here the same two steps are taken with what is known at ẑ (a posteriori): a Newton step δ gives z⁺ = ẑ + δ,
+cases over a ball. Here the same two steps are taken a posteriori, with what is known at ẑ: a Newton step δ gives z⁺ = ẑ + δ,
 so near to z* that
 
     ‖J - J(z⁺)‖ <= ‖A(z⁺) J + B(z⁺)‖ / α        holds for any J whatever: an inexact iterate, an inexact linear solve,
@@ -28,15 +28,15 @@ from jaxtyping import Array
 
 from mdsens.common.errors import InputError
 from mdsens.implicit.linear import linear_solve
-from mdsens.implicit.linear_system import LinearSolver, LinearSystem, NullSpace, assembled, linear_system
-from mdsens.implicit.root import linearised, moving_and_resting, root_jvp
+from mdsens.implicit.linear_system import LinearSolver, LinearSystem, NullSpace, assemble, linear_system
+from mdsens.implicit.root import linearise, root_jvp, split_arguments
 from mdsens.implicit.trees import PyTree, is_traced
 
 DENSE_LIMIT = 1500
 """Unknowns up to which the singular values are those of the assembled matrix."""
 
-SEEN = 1e3
-"""Roundings of z over which, at least, it is seen how A and B change."""
+MIN_PROBE = 1e3
+"""Least distance over which the change of A and B is measured, in roundings of z."""
 
 CONTRACTION = 0.3
 """What a Newton step may leave of the distance to the root, and A lose of α on the rest of the way; beyond, ẑ is too far off."""
@@ -44,13 +44,13 @@ CONTRACTION = 0.3
 ROUNDING = 10.0
 """Rounding error of A J in units of ε ‖A‖ ‖J‖."""
 
-TRUSTED_SHARE = 1e-2
+TRUST_SHARE = 1e-2
 """Bound, as a share of the derivative, up to which a derivative is trusted."""
 
 
 @dataclasses.dataclass(frozen=True)
 class JacobianBound:
-    """What is known about the error of dz, the tangent of a root.
+    """A bound on the error of dz, the tangent of a root.
 
     Attributes:
         error: bound on ‖dz - dz*‖ in the 2-norm; inf where none can be given.
@@ -58,7 +58,7 @@ class JacobianBound:
         lowest, highest: singular values of A outside the null spaces (the lowest is α).
         size: ‖dz‖.
         trusted: whether the bound is below a hundredth of the size.
-        reason: why not, in a sentence; empty where trusted.
+        reason: why the derivative is not trusted, in a sentence; empty where it is.
     """
 
     error: float
@@ -80,7 +80,7 @@ class JacobianBound:
             )
         if not np.isfinite(self.error):
             return f"the iterate is about {self.distance:.1e} from the root, too far for a bound: let the solver converge"
-        if self.error > TRUSTED_SHARE * self.size + np.finfo(float).tiny:
+        if self.error > TRUST_SHARE * self.size + np.finfo(float).tiny:
             return f"the derivative, of size {self.size:.1e}, may be off by {self.error:.1e}"
         return ""
 
@@ -100,7 +100,7 @@ def jacobian_bound(
 
     Args:
         tangents, symmetric, linear_solver, null_space: as for `root_jvp`.
-        dz: what `root_jvp` gave, or anything else that claims to be the tangent (an unrolled derivative, say).
+        dz: the tangent by `root_jvp`, or by any other method (an unrolled derivative, say).
 
     Raises:
         InputError: traced values, since the singular values are found on the host.
@@ -108,22 +108,21 @@ def jacobian_bound(
     """
     if is_traced(z, args, dz):
         raise InputError("jacobian_bound works on concrete values: call it outside jit, vmap and grad.")
-    null_space = NullSpace() if null_space is None else null_space
+    condition = RootCondition(optimality, args, symmetric, linear_solver, NullSpace() if null_space is None else null_space)
     flat, unravel = ravel_pytree(z)
     direction = ravel_pytree(dz)[0]
-    step, residual = _newton_step(optimality, z, args, symmetric, linear_solver, null_space)
+    step, residual = condition.newton_step(z)
     if not np.isfinite(residual):
         step = jnp.full_like(flat, jnp.nan)
-    options: dict[str, Any] = {"symmetric": symmetric, "linear_solver": linear_solver, "null_space": null_space}
-    lowest, highest = singular_values(optimality, unravel(flat + step), args, **options)
-    left = float(_size_of_condition(optimality, unravel(flat + step), args, null_space))
-    other, length = other_point(flat, step, left / lowest if lowest > 0.0 else np.inf, null_space)
+    lowest, highest = condition.singular_values(unravel(flat + step))
+    left = float(condition.norm(unravel(flat + step)))
+    other, length = other_point(flat, step, left / lowest if lowest > 0.0 else np.inf, condition.null_space)
 
     def defect(point: Array) -> float:
-        return float(_defect(optimality, unravel(point), args, tangents, direction, null_space))
+        return float(condition.defect(unravel(point), tangents, direction))
 
     def softening() -> float:
-        return abs(singular_values(optimality, unravel(other), args, **options)[0] - lowest) / length
+        return abs(condition.singular_values(unravel(other))[0] - lowest) / length
 
     eps, size = float(jnp.finfo(flat.dtype).eps), float(jnp.linalg.norm(direction))
     error = error_bound(
@@ -154,7 +153,7 @@ def error_bound(
     eps: float,
     noise: float,
 ) -> Any:
-    """The bound from its ingredients [host]; `defect`, `slope()` and `size` may be arrays over several derivatives.
+    """Return the bound from its ingredients [host]; `defect`, `slope()` and `size` may be arrays over several derivatives.
 
     Args:
         defect: ‖A J + B‖ at z⁺.
@@ -184,13 +183,13 @@ def error_bound(
 
 
 def other_point(flat: Array, step: Array, distance: float, null_space: NullSpace) -> tuple[Array, float]:
-    """Another point than z⁺, to see how A and B change, and how far it is from there.
+    """Return a second point, at which the change of A and B is measured, and its distance from z⁺.
 
-    That is ẑ itself, but for a step that is shorter than the rest of the way or lost in the rounding of z: then it lies beyond
-    z⁺, along the step (at random where there is none).
+    It is ẑ itself. Where the step is shorter than the rest of the way, or lost in the rounding of z, it lies beyond z⁺ along
+    the step, or in a random direction where there is no step.
     """
     size = float(jnp.linalg.norm(step))
-    length = max(distance, SEEN * float(jnp.finfo(flat.dtype).eps * jnp.max(jnp.abs(flat), initial=0.0)))
+    length = max(distance, MIN_PROBE * float(jnp.finfo(flat.dtype).eps * jnp.max(jnp.abs(flat), initial=0.0)))
     if size >= length > 0.0 or not length < np.inf:
         return flat, size
     length = length if length > 0.0 else 1.0
@@ -199,124 +198,97 @@ def other_point(flat: Array, step: Array, distance: float, null_space: NullSpace
     return flat + step + length * along / jnp.linalg.norm(along), length
 
 
-@eqx.filter_jit
-def _newton_step(
-    optimality: Callable[..., Any],
-    z: PyTree,
-    args: tuple[Any, ...],
-    symmetric: bool,
-    linear_solver: LinearSolver | None,
-    null_space: NullSpace,
-) -> tuple[Array, Array]:
-    """-A⁻¹F, as the tangent of the root of F(z) + s F(ẑ) in s."""
-    value = optimality(z, *args)
+class RootCondition(eqx.Module):
+    """F(·, *args), and how linear systems with A = ∂F/∂z are solved.
 
-    def shifted(unknown: PyTree, s: Array) -> PyTree:
-        return jax.tree.map(lambda f, constant: f + s * constant, optimality(unknown, *args), value)
-
-    options: dict[str, Any] = {
-        "symmetric": symmetric,
-        "linear_solver": linear_solver,
-        "null_space": null_space,
-        "project": True,
-        "probe": False,
-    }
-    zero = jnp.zeros((), ravel_pytree(z)[0].dtype)
-    step, residual = root_jvp(shifted, z, (zero,), (jnp.ones_like(zero),), **options)
-    return ravel_pytree(step)[0], residual
-
-
-@eqx.filter_jit
-def _defect(
-    optimality: Callable[..., Any],
-    z: PyTree,
-    args: tuple[Any, ...],
-    tangents: tuple[Any, ...],
-    direction: Array,
-    null_space: NullSpace,
-) -> Array:
-    """‖A dz + B dθ‖ outside the null space."""
-    _, unravel = ravel_pytree(z)
-    moving, resting = moving_and_resting(args, tangents)
-    both = lambda unknown, m: optimality(unknown, *eqx.combine(m, resting))  # noqa: E731
-    _, change = jax.jvp(both, (z, moving), (unravel(direction), tangents))
-    return jnp.linalg.norm(null_space.project_equations(ravel_pytree(change)[0]))
-
-
-@eqx.filter_jit
-def _size_of_condition(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], null_space: NullSpace) -> Array:
-    return jnp.linalg.norm(null_space.project_equations(ravel_pytree(optimality(z, *args))[0]))
-
-
-def singular_values(
-    optimality: Callable[..., Any],
-    z: Any,
-    args: tuple[Any, ...],
-    *,
-    symmetric: bool = False,
-    linear_solver: LinearSolver | None = None,
-    null_space: NullSpace | None = None,
-) -> tuple[float, float]:
-    """`(lowest, highest)` singular value of ∂F/∂z outside its known null spaces [host].
-
-    From the assembled matrix up to `DENSE_LIMIT` unknowns, else by Lanczos iterations on the inverse and on the operator
-    (then the lowest is an upper bound, good to about a hundredth).
+    Attributes:
+        optimality: F(z, *args).
+        symmetric, linear_solver, null_space: as for `root_jvp`.
     """
-    null_space = NullSpace() if null_space is None else null_space
-    size = ravel_pytree(z)[0].size
-    held = 0 if null_space.active is None else int(np.sum(~np.asarray(null_space.active)))
-    known = held + (0 if null_space.basis is None else null_space.basis.shape[1])
-    if size <= known:
-        return np.inf, 0.0
-    if size <= DENSE_LIMIT:
-        values = np.linalg.svd(np.asarray(_matrix(optimality, z, args, null_space)), compute_uv=False)
-        return float(values[size - known - 1]), float(values[0])
-    return _lanczos(optimality, z, args, symmetric, linear_solver, null_space)
 
-
-def _system(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], null_space: NullSpace) -> LinearSystem:
-    flat, _ = ravel_pytree(z)
-    product, _ = linearised(optimality, z, args)
-    transpose = jax.linear_transpose(product, flat)
-    return linear_system(product, lambda v: transpose(v)[0], None, null_space, flat)
-
-
-@eqx.filter_jit
-def _matrix(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], null_space: NullSpace) -> Array:
-    system = _system(optimality, z, args, null_space)
-    return assembled(lambda v: system.matvec(null_space.project(v)), system.size, system.dtype)
-
-
-def _lanczos(
-    optimality: Callable[..., Any],
-    z: PyTree,
-    args: tuple[Any, ...],
-    symmetric: bool,
-    linear_solver: LinearSolver | None,
-    null_space: NullSpace,
-) -> tuple[float, float]:
-    from scipy.sparse.linalg import LinearOperator, eigsh
+    optimality: Callable[..., Any]
+    args: tuple[Any, ...]
+    symmetric: bool = False
+    linear_solver: LinearSolver | None = None
+    null_space: NullSpace = NullSpace()
 
     @eqx.filter_jit
-    def normal(v: Array, optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...]) -> Array:
-        system = _system(optimality, z, args, null_space)
+    def newton_step(self, z: PyTree) -> tuple[Array, Array]:
+        """`(-A⁻¹F, residual)`, as the tangent of the root of F(z) + s F(ẑ) in s."""
+        value = self.optimality(z, *self.args)
+
+        def shifted(unknown: PyTree, s: Array) -> PyTree:
+            return jax.tree.map(lambda f, constant: f + s * constant, self.optimality(unknown, *self.args), value)
+
+        zero = jnp.zeros((), ravel_pytree(z)[0].dtype)
+        step, residual = root_jvp(shifted, z, (zero,), (jnp.ones_like(zero),), project=True, probe=False, **self._options())
+        return ravel_pytree(step)[0], residual
+
+    @eqx.filter_jit
+    def norm(self, z: PyTree) -> Array:
+        """‖F‖ outside the null space."""
+        return jnp.linalg.norm(self.null_space.project_equations(ravel_pytree(self.optimality(z, *self.args))[0]))
+
+    @eqx.filter_jit
+    def defect(self, z: PyTree, tangents: tuple[Any, ...], direction: Array) -> Array:
+        """‖A dz + B dθ‖ outside the null space."""
+        _, unravel = ravel_pytree(z)
+        moving, resting = split_arguments(self.args, tangents)
+        value = lambda unknown, m: self.optimality(unknown, *eqx.combine(m, resting))  # noqa: E731
+        _, change = jax.jvp(value, (z, moving), (unravel(direction), tangents))
+        return jnp.linalg.norm(self.null_space.project_equations(ravel_pytree(change)[0]))
+
+    def singular_values(self, z: PyTree) -> tuple[float, float]:
+        """`(lowest, highest)` singular value of A outside its known null spaces [host].
+
+        From the assembled matrix up to `DENSE_LIMIT` unknowns, else by Lanczos iterations on the inverse and on the operator
+        (then the lowest is an upper bound, good to about a hundredth).
+        """
+        active, basis = self.null_space.active, self.null_space.basis
+        size = ravel_pytree(z)[0].size
+        known = (0 if active is None else int(np.sum(~np.asarray(active)))) + (0 if basis is None else basis.shape[1])
+        if size <= known:
+            return np.inf, 0.0
+        if size <= DENSE_LIMIT:
+            values = np.linalg.svd(np.asarray(self._matrix(z)), compute_uv=False)
+            return float(values[size - known - 1]), float(values[0])
+        return self._lanczos(z)
+
+    def _lanczos(self, z: PyTree) -> tuple[float, float]:
+        from scipy.sparse.linalg import LinearOperator, eigsh
+
+        flat, _ = ravel_pytree(z)
+        start = np.asarray(self.null_space.project(jax.random.normal(jax.random.key(1), flat.shape, flat.dtype)))
+        ends = []
+        for product in (self._inverse, self._normal):
+            operator = LinearOperator(
+                (flat.size, flat.size), matvec=lambda v, p=product: np.asarray(p(jnp.asarray(v), z)), dtype=flat.dtype
+            )
+            ends.append(float(eigsh(operator, k=1, which="LA", v0=start, tol=1e-2, return_eigenvectors=False)[0]))
+        return float(1.0 / np.sqrt(ends[0])), float(np.sqrt(ends[1]))
+
+    def _options(self) -> dict[str, Any]:
+        return {"symmetric": self.symmetric, "linear_solver": self.linear_solver, "null_space": self.null_space}
+
+    def _system(self, z: PyTree) -> LinearSystem:
+        flat, _ = ravel_pytree(z)
+        product, _ = linearise(self.optimality, z, self.args)
+        transpose = jax.linear_transpose(product, flat)
+        return linear_system(product, lambda v: transpose(v)[0], None, self.null_space, flat)
+
+    @eqx.filter_jit
+    def _matrix(self, z: PyTree) -> Array:
+        system = self._system(z)
+        return assemble(lambda v: system.matvec(self.null_space.project(v)), system.size, system.dtype)
+
+    @eqx.filter_jit
+    def _normal(self, v: Array, z: PyTree) -> Array:
+        system = self._system(z)
         return system.transpose(system.matvec(v))
 
     @eqx.filter_jit
-    def inverse(v: Array, optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...]) -> Array:
-        system = _system(optimality, z, args, null_space)
-        options: dict[str, Any] = {"solver": linear_solver, "symmetric": symmetric}
-        w, _ = linear_solve(system.transpose, v, null_space=null_space.transposed, **options)
-        return linear_solve(system.matvec, w, null_space=null_space, **options)[0]
-
-    flat, _ = ravel_pytree(z)
-    ends = []
-    start = np.asarray(null_space.project(jax.random.normal(jax.random.key(1), flat.shape, flat.dtype)))
-    for product in (inverse, normal):
-        operator = LinearOperator(
-            (flat.size, flat.size),
-            matvec=lambda v, p=product: np.asarray(p(jnp.asarray(v), optimality, z, args)),
-            dtype=flat.dtype,
-        )
-        ends.append(float(eigsh(operator, k=1, which="LA", v0=start, tol=1e-2, return_eigenvectors=False)[0]))
-    return float(1.0 / np.sqrt(ends[0])), float(np.sqrt(ends[1]))
+    def _inverse(self, v: Array, z: PyTree) -> Array:
+        system = self._system(z)
+        options: dict[str, Any] = {"solver": self.linear_solver, "symmetric": self.symmetric}
+        w, _ = linear_solve(system.transpose, v, null_space=self.null_space.transposed, **options)
+        return linear_solve(system.matvec, w, null_space=self.null_space, **options)[0]

@@ -1,11 +1,11 @@
-"""What is refused before a derivative is computed: closures over traced values, answers that are no answers."""
+"""Checks before a derivative is computed: of closures over traced values, of a solver's answer, of arguments."""
 
 import contextlib
 import functools
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from operator import index as operator_index
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,39 +13,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdsens.common.errors import ConvergenceError, InputError
-
-if TYPE_CHECKING:
-    from mdsens.implicit.trees import PyTree
+from mdsens.implicit.trees import PyTree
 
 DEPTH = 12
-"""How deep closures and what they hold are looked through."""
+"""Levels to which closures and their parts are searched."""
 
-_LIBRARIES = (
-    "builtins",
-    "jax",
-    "jaxlib",
-    "equinox",
-    "mdsens",
-    "jax_md",
-    "optax",
-    "lineax",
-    "numpy",
-    "scipy",
-    "functools",
-    "typing",
+_LIBRARIES = frozenset(
+    ["builtins", "jax", "jaxlib", "equinox", "mdsens", "jax_md", "optax", "lineax", "numpy", "scipy", "functools", "typing"]
 )
+"""Packages whose functions hold no traced values of a user's."""
 
 _OPAQUE = (types.ModuleType, types.BuiltinFunctionType, str, bytes, int, float, np.ndarray, np.generic, jax.Array)
 
 
 def check_closures(**functions: Any) -> None:
-    """Refuse functions that reach for traced values behind the back of their arguments.
+    """Raise InputError, with the variable, for a function that uses traced values that are not among its arguments.
 
-    The rule of differentiation knows arguments only: a value that JAX traces would leak out of its transformation, or
-    have its derivative left out.
-
-    Raises:
-        InputError: naming the variable.
+    The rule of differentiation knows arguments only: such a value would leak out of its transformation, or have its
+    derivative left out.
     """
     for role, function in functions.items():
         if function is not None and (name := _traced_variable(function, set())):
@@ -55,32 +40,32 @@ def check_closures(**functions: Any) -> None:
             )
 
 
-def _traced_variable(value: Any, seen: Any, name: str = "", depth: int = 0) -> str | None:
-    """The name under which a tracer is reached from a function's closure, defaults, bound arguments or attributes."""
+def _traced_variable(value: Any, seen: set[int], name: str = "", depth: int = 0) -> str | None:
+    """Return the name under which a tracer is reached from a closure, defaults, bound arguments or attributes."""
     if isinstance(value, jax.core.Tracer):
         return name or "<unnamed>"
     if depth > DEPTH or id(value) in seen or isinstance(value, _OPAQUE) or (isinstance(value, type) and _is_of_a_library(value)):
         return None
     seen.add(id(value))
     for inner, part in _parts(value, name):
-        if found := _traced_variable(part, seen, inner, depth + 1):
-            return found
+        if variable := _traced_variable(part, seen, inner, depth + 1):
+            return variable
     return None
 
 
-def _parts(value: Any, name: str) -> Iterator[Any]:
-    """What a value holds, with the names that its user knows."""
-    held = {}
+def _parts(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield the parts of a value, with the names that its user knows."""
+    contents = {}
     if isinstance(value, types.FunctionType):
         yield from _variables(value)
         defaults = value.__defaults__ or ()
         names = value.__code__.co_varnames[: value.__code__.co_argcount]
-        held = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True)) | (value.__kwdefaults__ or {})
+        contents = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True)) | (value.__kwdefaults__ or {})
     elif isinstance(value, types.MethodType):
         yield from ((name, part) for part in (value.__self__, value.__func__))
     elif isinstance(value, functools.partial):
         yield from ((name, part) for part in (value.func, *value.args))
-        held = value.keywords
+        contents = value.keywords
     elif isinstance(value, dict):
         yield from ((key if isinstance(key, str) else name, part) for key, part in value.items())
     elif isinstance(value, list | tuple | set | frozenset):
@@ -91,16 +76,16 @@ def _parts(value: Any, name: str) -> Iterator[Any]:
             slot: getattr(value, slot, None) for kind in type(value).__mro__ for slot in getattr(kind, "__slots__", ())
         }
         if isinstance(value, type) or not _is_of_a_library(type(value)):
-            held = attributes
+            contents = attributes
             yield name, type(value)
-        else:  # what only wraps a function has no name that its user knows
+        else:  # the wrapper of a function has no name that its user knows
             yield from ((name, part) for part in attributes.values())
         yield name, getattr(value, "__wrapped__", None)
-    yield from held.items()
+    yield from contents.items()
 
 
-def _variables(function: Any) -> Iterator[Any]:
-    """The variables of a function that are not its own: from its closure, and globals of its user's modules."""
+def _variables(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """Yield the variables of a function that are not its own: from its closure, and globals of its user's modules."""
     code = function.__code__
     for variable, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         with contextlib.suppress(ValueError):  # a variable that is not bound yet
@@ -112,19 +97,17 @@ def _variables(function: Any) -> Iterator[Any]:
 
 
 def _is_of_a_library(thing: Any) -> bool:
-    """Libraries keep no tracers in their globals, and they are large."""
+    """Return whether a thing is a library's: these keep no tracers in their globals, and they are large."""
     return (getattr(thing, "__module__", None) or "").split(".")[0] in _LIBRARIES
 
 
-def check_answer(answer: Any, has_aux: bool) -> "tuple[PyTree, Any]":
-    """`(z, aux)` as arrays, from what a solver returned.
-
-    Raises:
-        InputError: no pair where one was promised, leaves that are no arrays, an unknown that is not floating-point.
-    """
+def check_answer(answer: Any, has_aux: bool) -> tuple[PyTree, PyTree]:
+    """Return `(z, aux)` as arrays; raise InputError for an answer that is no pair of trees of arrays, z floating-point."""
     if has_aux:
         if not (isinstance(answer, tuple) and len(answer) == 2):
-            raise InputError(f"With has_aux=True the solver must return a pair (answer, auxiliary output), not {_named(answer)}.")
+            raise InputError(
+                f"With has_aux=True the solver must return a pair (answer, auxiliary output), not {_kind_text(answer)}."
+            )
         z, aux = answer
     else:
         z, aux = answer, ()
@@ -136,14 +119,14 @@ def check_answer(answer: Any, has_aux: bool) -> "tuple[PyTree, Any]":
     for leaf in leaves:
         if not _is_array(leaf) or not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise InputError(
-                f"The solver's answer holds {_named(leaf)}: every leaf of the unknown must be a real floating-point array "
+                f"The solver's answer holds {_kind_text(leaf)}: every leaf of the unknown must be a real floating-point array "
                 "(has_aux=True is for what is returned beside it)."
             )
         if jnp.result_type(leaf).itemsize < 4:
             raise InputError(f"The solver's answer is {jnp.result_type(leaf)}: linear solves need float32 or float64.")
     for leaf in jax.tree.leaves(aux):
         if not _is_array(leaf):
-            raise InputError(f"The solver's auxiliary output holds {_named(leaf)}: only arrays and numbers can leave it.")
+            raise InputError(f"The solver's auxiliary output holds {_kind_text(leaf)}: only arrays and numbers can leave it.")
     return jax.tree.map(jnp.asarray, z), jax.tree.map(jnp.asarray, aux)
 
 
@@ -151,36 +134,28 @@ def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float)
 
 
-def _named(value: Any) -> str:
+def _kind_text(value: Any) -> str:
     if hasattr(value, "dtype"):
         return f"an array of {value.dtype}"
     return f"a tuple of {len(value)}" if isinstance(value, tuple) else f"a {type(value).__name__}"
 
 
-def outline(tree: "PyTree") -> "PyTree":
-    """Precision and shape of each leaf, in words."""
+def outline(tree: PyTree) -> PyTree:
+    """Return precision and shape of each leaf, in words."""
     return jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", tree)
 
 
-def check_condition(condition: "PyTree", z: "PyTree") -> None:
-    """Refuse a condition (its value, or its shapes by `jax.eval_shape`) that does not look like the unknown.
-
-    Raises:
-        InputError: with both shapes.
-    """
-    expected, found = outline(z), outline(condition)
-    if jax.tree.structure(condition) != jax.tree.structure(z) or found != expected:  # type: ignore[operator]  # of jax's stubs
+def check_condition(condition: PyTree, z: PyTree) -> None:
+    """Raise InputError for a condition (its value, or its shapes by `jax.eval_shape`) that is not shaped like the unknown."""
+    unknown, value = outline(z), outline(condition)
+    if jax.tree.structure(condition) != jax.tree.structure(z) or value != unknown:  # type: ignore[operator]  # of jax's stubs
         raise InputError(
-            f"The optimality condition must return what the unknown looks like: the unknown is {expected}, the condition {found}."
+            f"The optimality condition must return what the unknown looks like: the unknown is {unknown}, the condition {value}."
         )
 
 
-def check_static(tree: "PyTree") -> None:
-    """Refuse arguments that are no arrays and cannot be told apart by their hash.
-
-    Raises:
-        InputError: naming the kind.
-    """
+def check_static(tree: PyTree) -> None:
+    """Raise InputError for arguments that are no arrays and have no hash by which to tell them apart."""
     for leaf in jax.tree.leaves(tree):
         try:
             hash(leaf)
@@ -193,14 +168,7 @@ def check_static(tree: "PyTree") -> None:
 
 
 def check_root(error: float, scale: float, tolerance: float) -> None:
-    """Refuse to differentiate where there is no root.
-
-    Args:
-        error, scale, tolerance: as for `is_root`.
-
-    Raises:
-        ConvergenceError: with the size of the condition.
-    """
+    """Raise ConvergenceError, with the size of the condition, for what is no root; arguments as for `is_root`."""
     if not np.isfinite(error):
         raise ConvergenceError(
             "The optimality condition is not finite at the solver's answer, so there is nothing to differentiate: "
@@ -214,7 +182,7 @@ def check_root(error: float, scale: float, tolerance: float) -> None:
 
 
 def is_root(error: Any, scale: Any, tolerance: float) -> Any:
-    """Whether a condition of norm `error` counts as zero beside terms of size `scale`."""
+    """Return whether a condition of norm `error` counts as zero beside terms of size `scale`."""
     return error <= tolerance * scale
 
 
@@ -224,8 +192,8 @@ def check_args(args: object) -> None:
         raise InputError(f"args must be the tuple of the condition's arguments behind the unknown, not a {type(args).__name__}.")
 
 
-def chosen_arguments(argnums: Any, args: tuple[Any, ...]) -> list[int]:
-    """The positions that argnums asks for, counted from 0; raises InputError for one that is not there or has no derivative."""
+def chosen_arguments(argnums: int | Sequence[int] | None, args: tuple[Any, ...]) -> list[int]:
+    """Return the positions in argnums, counted from 0; raise InputError for one that is not there or has no derivative."""
     count = len(args)
     try:
         numbers = range(count) if argnums is None else [operator_index(n) for n in np.atleast_1d(argnums).tolist()]

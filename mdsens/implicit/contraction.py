@@ -1,4 +1,4 @@
-"""Does a map z ↦ T(z, θ) contract? The spectral radius of ∂T/∂z decides whether, and how fast, z ← T(z) arrives."""
+"""The spectral radius of ∂T/∂z, which decides whether and how fast z ← T(z, θ) converges."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from mdsens.common.errors import ConvergenceError, InputError
 from mdsens.implicit.linear_system import Matvec
-from mdsens.implicit.trees import PyTree
+from mdsens.implicit.trees import PyTree, is_traced
 
 DENSE_LIMIT = 300
 """Unknowns up to which all eigenvalues are computed from the assembled derivative."""
@@ -21,13 +21,15 @@ ARNOLDI_VECTORS = 40
 """Size of ARPACK's Krylov space."""
 
 ARNOLDI_RTOL = 1e-10
-"""Relative accuracy asked of ARPACK."""
+"""Relative accuracy of ARPACK's eigenvalue."""
 
 REMEDY = "damp the map, z ← (1 - m) z + m T(z) with 0 < m < 1, or solve T(z) - z = 0 by Newton's method"
 
 
 def spectral_radius(fixed_point: Callable[..., Any], z: Any, *args: Any) -> float:
-    """ρ = max |eigenvalue of ∂T/∂z| of `fixed_point(z, *args)` at z [host].
+    """Return ρ = max |eigenvalue of ∂T/∂z| of `fixed_point(z, *args)` at z [host].
+
+        spectral_radius(lambda z, a: a * z, jnp.ones(2), 0.5)     # 0.5
 
     Near a fixed point, where ρ < 1, the distance to it falls by this factor with every z ← T(z) in the long run. All
     eigenvalues up to `DENSE_LIMIT` unknowns, beyond that the largest by ARPACK, matrix-free.
@@ -42,7 +44,7 @@ def spectral_radius(fixed_point: Callable[..., Any], z: Any, *args: Any) -> floa
 
     R. B. Lehoucq, D. C. Sorensen, C. Yang, ARPACK Users' Guide, SIAM (1998).
     """
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((z, args))):
+    if is_traced(z, args):
         raise InputError("A spectral radius is computed on the host from concrete values: ask for it outside jit, vmap and grad.")
     flat, image = ravel_pytree(z)[0], jax.eval_shape(lambda unknown: ravel_pytree(fixed_point(unknown, *args))[0], z)
     if image.shape != flat.shape:
@@ -57,7 +59,7 @@ def spectral_radius(fixed_point: Callable[..., Any], z: Any, *args: Any) -> floa
 def check_contraction(
     fixed_point: Callable[..., Any], z: Any, *args: Any, what: str = "The map T", remedy: str = REMEDY
 ) -> float:
-    """The spectral radius of ∂T/∂z at z, refused unless it is below 1 [host].
+    """Return the spectral radius of ∂T/∂z at z, if it is below 1 [host].
 
     Args:
         what: the map's name, for the message.
@@ -115,6 +117,6 @@ def _arnoldi(fixed_point: Callable[..., Any], z: PyTree, args: tuple[Any, ...], 
     return float(np.abs(values).max())
 
 
-def _check_finite(derivative: Any) -> None:
+def _check_finite(derivative: np.ndarray) -> None:
     if not np.isfinite(derivative).all():
         raise InputError("The derivative of the map is not finite at the point given: choose another point.")

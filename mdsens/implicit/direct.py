@@ -1,10 +1,11 @@
 """Direct linear solvers: the operator is assembled by n products and factorised once for all right-hand sides.
 
-A matrix that turns out singular to working precision is no reason for a random answer: then the answer of least norm is
-found (`NormalCG`), if there is one.
+Where the matrix is singular to working precision the factors are of no use; the answer of least norm is computed instead by
+`NormalCG`, if there is one.
 """
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -15,19 +16,19 @@ import numpy as np
 from jaxtyping import Array
 
 from mdsens.implicit.krylov import NormalCG
-from mdsens.implicit.linear_system import LinearSolver, LinearSystem, assembled
+from mdsens.implicit.linear_system import LinearSolver, LinearSystem, assemble
 
 PIVOT_ROUNDING = 100.0
 """Pivots below so many n ε of the largest count as zero."""
 
 
 def _matrix(system: LinearSystem) -> Array:
-    """A + `pair`, the pair scaled to A so that it does not spoil the condition number."""
+    """Return the matrix of A + `pair`, the pair scaled to A so that it does not spoil the condition number."""
     if system.null_space.active is None and system.null_space.basis is None:
-        return assembled(system.matvec, system.size, system.dtype)
-    matrix = assembled(lambda v: system.matvec(system.null_space.project(v)), system.size, system.dtype)
+        return assemble(system.matvec, system.size, system.dtype)
+    matrix = assemble(lambda v: system.matvec(system.null_space.project(v)), system.size, system.dtype)
     scale = jnp.max(jnp.abs(matrix))
-    return matrix + jnp.where(scale > 0.0, scale, 1.0) * assembled(system.pair, system.size, system.dtype)
+    return matrix + jnp.where(scale > 0.0, scale, 1.0) * assemble(system.pair, system.size, system.dtype)
 
 
 def _is_singular(pivots: Any, xp: Any = jnp) -> Any:
@@ -36,11 +37,17 @@ def _is_singular(pivots: Any, xp: Any = jnp) -> Any:
     return ~(smallest > PIVOT_ROUNDING * sizes.shape[-1] * xp.finfo(sizes.dtype).eps * largest)
 
 
-def _least_norm(system: LinearSystem, matrix: Array, singular: Array, u: Array, b: Array, goal: Array) -> Array:
-    """u, or the answer of least norm where the factorisation was of no use; costs nothing elsewhere, under vmap too."""
+def _answer(
+    system: LinearSystem, matrix: Array, solve: Callable[[Array], tuple[Array, Array]], b: Array, goal: Array
+) -> tuple[Array, Array]:
+    """Return `(u, False)` by `solve(b) -> (u, singular)`, or u of least norm where the factors were singular.
+
+    The latter costs nothing elsewhere, under vmap too.
+    """
+    u, singular = solve(b)
     dense = system._replace(matvec=lambda v: matrix @ v, transpose=lambda v: matrix.T @ v, precondition=None)
-    found, _ = NormalCG().prepare(dense)(b, jnp.where(singular, goal, jnp.inf))
-    return jnp.where(singular, found, u)
+    shortest, _ = NormalCG().prepare(dense)(b, jnp.where(singular, goal, jnp.inf))
+    return jnp.where(singular, shortest, u), jnp.asarray(False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +58,7 @@ class Direct(LinearSolver):
         matrix = _matrix(system)
         factors = jax.scipy.linalg.lu_factor(matrix)
         singular = _is_singular(jnp.diagonal(factors[0]))
-
-        def solve(b: Array, goal: Array) -> tuple[Array, Array]:
-            u = jax.scipy.linalg.lu_solve(factors, b)
-            return _least_norm(system, matrix, singular, u, b, goal), jnp.asarray(False)
-
-        return solve
+        return functools.partial(_answer, system, matrix, lambda b: (jax.scipy.linalg.lu_solve(factors, b), singular))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +71,7 @@ class Cholesky(LinearSolver):
         matrix = _matrix(system)
         factor = jnp.linalg.cholesky(0.5 * (matrix + matrix.T))
         singular = _is_singular(jnp.diagonal(factor) ** 2)
-
-        def solve(b: Array, goal: Array) -> tuple[Array, Array]:
-            u = jax.scipy.linalg.cho_solve((factor, True), b)
-            return _least_norm(system, matrix, singular, u, b, goal), jnp.asarray(False)
-
-        return solve
+        return functools.partial(_answer, system, matrix, lambda b: (jax.scipy.linalg.cho_solve((factor, True), b), singular))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,17 +86,17 @@ class SparseDirect(LinearSolver):
     def prepare(self, system: LinearSystem) -> Callable[..., Any]:
         matrix = _matrix(system)
 
-        def solve(b: Array, goal: Array) -> tuple[Array, Array]:
+        def solve(b: Array) -> tuple[Array, Array]:
             shapes = (jax.ShapeDtypeStruct(b.shape, b.dtype), jax.ShapeDtypeStruct((), bool))
             # Matrices that are the same for the whole batch come with a leading 1 and are factorised once.
             u, singular = jax.pure_callback(_solve_on_host, shapes, matrix, b, vmap_method="expand_dims")
-            return _least_norm(system, matrix, singular, u, b, goal), jnp.asarray(False)
+            return u, singular
 
-        return solve
+        return functools.partial(_answer, system, matrix, solve)
 
 
 def _solve_on_host(matrices: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """NumPy and SciPy only: JAX inside a callback dead-locks on the CPU."""
+    """Solve with NumPy and SciPy only: JAX inside a callback dead-locks on the CPU."""
     matrices, vectors = np.asarray(matrices), np.asarray(vectors)
     batch = np.broadcast_shapes(matrices.shape[:-2], vectors.shape[:-1])
     n = vectors.shape[-1]

@@ -1,4 +1,4 @@
-"""Iterative linear solvers: products with A only.
+"""Iterative linear solvers, which need products with A only.
 
 GMRES and BiCGSTAB are JAX's own, which report nothing: `linear_solve` recomputes every residual.
 """
@@ -17,8 +17,10 @@ from mdsens.implicit.linear_system import LinearSolver, LinearSystem, Matvec
 
 @dataclasses.dataclass(frozen=True)
 class _Iterative(LinearSolver):
-    """Attributes:
-    max_steps: iterations, at most; None for 10 n + 100.
+    """A solver by products with A.
+
+    Attributes:
+        max_steps: iterations, at most; None for 10 n + 100.
     """
 
     max_steps: int | None = None
@@ -33,9 +35,8 @@ class _Iterative(LinearSolver):
     def _limit(self, system: LinearSystem) -> int:
         return 10 * system.size + 100 if self.max_steps is None else self.max_steps
 
-
-def _identity(vector: Array) -> Array:
-    return vector
+    def _smoother(self, system: LinearSystem) -> Matvec:
+        return system.precondition or (lambda vector: vector)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ class CG(_Iterative):
     symmetric: ClassVar[bool] = True
 
     def prepare(self, system: LinearSystem) -> Callable[..., Any]:
-        limit, smoothed = self._limit(system), system.precondition or _identity
+        limit, smoothed = self._limit(system), self._smoother(system)
 
         def go_on(carry: Any) -> Array:
             _, r, _, _, step, goal, indefinite = carry
@@ -90,7 +91,7 @@ class MINRES(_Iterative):
     symmetric: ClassVar[bool] = True
 
     def prepare(self, system: LinearSystem) -> Callable[..., Any]:
-        limit, smoothed = self._limit(system), system.precondition or _identity
+        limit, smoothed = self._limit(system), self._smoother(system)
 
         def go_on(carry: Any) -> Array:
             return (carry["phibar"] > carry["goal"]) & (carry["step"] < limit) & ~carry["done"]
@@ -117,25 +118,10 @@ class MINRES(_Iterative):
             rounding = 10.0 * jnp.finfo(y.dtype).eps * size
             exhausted = jnp.hypot(gbar, c["cs"] * beta) <= rounding
             takes = gamma > rounding
-            return {
-                "u": jnp.where(takes, c["u"] + phi * w, c["u"]),
-                "r1": r1,
-                "r2": r2,
-                "y": y,
-                "w1": c["w2"],
-                "w2": w,
-                "oldb": c["beta"],
-                "beta": jnp.where(beta > 0.0, beta, 1.0),
-                "dbar": -c["cs"] * beta,
-                "epsln": c["sn"] * beta,
-                "cs": cs,
-                "sn": sn,
-                "phibar": phibar,
-                "size": size,
-                "goal": c["goal"],
-                "step": c["step"] + 1,
-                "done": exhausted | (beta <= rounding),
-            }
+            c = c | {"dbar": -c["cs"] * beta, "epsln": c["sn"] * beta, "w1": c["w2"], "w2": w, "oldb": c["beta"]}
+            c |= {"r1": r1, "r2": r2, "y": y, "cs": cs, "sn": sn, "phibar": phibar, "size": size, "step": c["step"] + 1}
+            c["u"] = jnp.where(takes, c["u"] + phi * w, c["u"])
+            return c | {"beta": jnp.where(beta > 0.0, beta, 1.0), "done": exhausted | (beta <= rounding)}
 
         def solve(b: Array, goal: Array) -> tuple[Array, Array]:
             zeros, one = jnp.zeros_like(b), jnp.ones((), b.dtype)
@@ -144,25 +130,9 @@ class MINRES(_Iterative):
             size = jnp.linalg.norm(b)
             # Preconditioned, the iteration knows its residual in the preconditioner's norm.
             goal = jnp.asarray(goal * jnp.where(size > 0.0, beta / jnp.where(size > 0.0, size, 1.0), 1.0), b.dtype)
-            start: dict[str, Any] = {
-                "u": zeros,
-                "r1": zeros,
-                "r2": b,
-                "y": y,
-                "w1": zeros,
-                "w2": zeros,
-                "oldb": one,
-                "beta": jnp.where(beta > 0.0, beta, 1.0),
-                "dbar": 0.0 * one,
-                "epsln": 0.0 * one,
-                "cs": -one,
-                "sn": 0.0 * one,
-                "phibar": beta,
-                "size": 0.0 * one,
-                "goal": goal,
-                "step": 0,
-                "done": jnp.asarray(False),
-            }
+            start: dict[str, Any] = dict.fromkeys(("u", "r1", "w1", "w2"), zeros) | {"r2": b, "y": y, "phibar": beta, "oldb": one}
+            start |= dict.fromkeys(("dbar", "epsln", "sn", "size"), 0.0 * one) | {"cs": -one, "goal": goal, "step": 0}
+            start |= {"beta": jnp.where(beta > 0.0, beta, 1.0), "done": jnp.asarray(False)}
             return jax.lax.while_loop(go_on, iterate, start)["u"], jnp.asarray(False)
 
         return solve
@@ -170,14 +140,15 @@ class MINRES(_Iterative):
 
 @dataclasses.dataclass(frozen=True)
 class NormalCG(_Iterative):
-    """Conjugate gradients on AᵀA u = Aᵀb, in the form that keeps b - A u (CGLS). For any operator, but it squares the
-    condition number: the last resort, and what finds the answer of least norm of a singular compatible system.
+    """Conjugate gradients on AᵀA u = Aᵀb, in the form that keeps b - A u (CGLS), for any operator.
+
+    It squares the condition number: the last resort, which also finds the answer of least norm of a singular compatible system.
 
     A. Björck, "Numerical Methods for Least Squares Problems", SIAM 1996, algorithm 7.4.1.
     """
 
     def prepare(self, system: LinearSystem) -> Callable[..., Any]:
-        limit, smoothed = self._limit(system), system.precondition or _identity
+        limit, smoothed = self._limit(system), self._smoother(system)
 
         def go_on(carry: Any) -> Array:
             _, r, _, gamma, first, step, goal = carry
@@ -220,19 +191,8 @@ class GMRES(_Iterative):
     restart: int = 50
 
     def prepare(self, system: LinearSystem) -> Callable[..., Any]:
-        def solve(b: Array, goal: Array) -> tuple[Array, Array]:
-            u, _ = jax.scipy.sparse.linalg.gmres(
-                system.complete,
-                b,
-                tol=0.0,
-                atol=goal,
-                restart=min(self.restart, system.size),
-                maxiter=self.max_steps,
-                M=system.precondition,
-            )
-            return u, jnp.asarray(False)
-
-        return solve
+        restart = min(self.restart, system.size)
+        return _by_jax(jax.scipy.sparse.linalg.gmres, system, restart=restart, maxiter=self.max_steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,18 +200,20 @@ class BiCGSTAB(_Iterative):
     """Stabilised bi-conjugate gradients for any invertible operator (`jax.scipy.sparse.linalg.bicgstab`)."""
 
     def prepare(self, system: LinearSystem) -> Callable[..., Any]:
-        def solve(b: Array, goal: Array) -> tuple[Array, Array]:
-            u, _ = jax.scipy.sparse.linalg.bicgstab(
-                system.complete, b, tol=0.0, atol=goal, maxiter=self._limit(system), M=system.precondition
-            )
-            return u, jnp.asarray(False)
+        return _by_jax(jax.scipy.sparse.linalg.bicgstab, system, maxiter=self._limit(system))
 
-        return solve
+
+def _by_jax(routine: Callable[..., Any], system: LinearSystem, **settings: Any) -> Callable[..., Any]:
+    def solve(b: Array, goal: Array) -> tuple[Array, Array]:
+        u, _ = routine(system.complete, b, tol=0.0, atol=goal, M=system.precondition, **settings)
+        return u, jnp.asarray(False)
+
+    return solve
 
 
 @dataclasses.dataclass(frozen=True, init=False)
 class Lineax(LinearSolver):
-    """Any solver of lineax, on the same terms: `implicit.Lineax(lineax.GMRES(rtol=1e-12, atol=0.0))`.
+    """A solver of lineax with the interface of the others: `implicit.Lineax(lineax.GMRES(rtol=1e-12, atol=0.0))`.
 
     lineax is not what `linear_solve` stands on, since in it (0.1) a known null space has no place and singular operators
     give wrong gradients or NaN (issues 18, 122), MINRES is missing, and a transposed solve loses its preconditioner
@@ -278,7 +240,7 @@ class Lineax(LinearSolver):
     def prepare(self, system: LinearSystem) -> Callable[..., Any]:
         import lineax
 
-        # lineax wants to be told what `linear_solve` was told.
+        # lineax wants the declaration that `linear_solve` has.
         tags = lineax.positive_semidefinite_tag if isinstance(self.method, lineax.CG) else ()
 
         def solve(b: Array, goal: Array) -> tuple[Array, Array]:

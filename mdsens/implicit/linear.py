@@ -10,6 +10,7 @@ diagonal would change u (by half its size for a soft solid). `lax.custom_linear_
 system, so that derivatives do not go through the iterations.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,26 +22,26 @@ from mdsens.common.errors import InputError, LinearSolveError
 from mdsens.implicit.checks import outline
 from mdsens.implicit.direct import Cholesky, Direct
 from mdsens.implicit.krylov import GMRES, MINRES
-from mdsens.implicit.linear_system import LinearSolver, Matvec, NullSpace, linear_system
+from mdsens.implicit.linear_system import LinearSolver, Matvec, NullSpace, bases, linear_system
 from mdsens.implicit.trees import PyTree, is_traced
 
-SMALL = 100
-"""Unknowns up to which a symmetric operator is assembled and factorised without being asked."""
+SYMMETRIC_DIRECT_LIMIT = 100
+"""Unknowns up to which a symmetric operator is assembled and factorised by default."""
 
 DIRECT_LIMIT = 1000
-"""The same for an operator without symmetry, for which iterations are less sure."""
+"""Unknowns up to which an operator without symmetry is, for which iterations are less sure."""
 
 KNOWN_ANSWER = {(False, "float64"): 1e-5, (False, "float32"): 1e-2, (True, "float64"): 1e-3, (True, "float32"): 1e-1}
 """Relative error of a known answer up to which a system counts as regular; an iterative solver (True) leaves more."""
 
 
 def automatic(n: int, symmetric: bool) -> LinearSolver:
-    """The solver taken where none was asked for.
+    """Return the solver that is used where none is asked for.
 
     Small systems are factorised (`Direct`). Beyond, `MINRES` where the operator is symmetric, since it needs no positive
     curvature, and `GMRES` where it is not; never normal equations, which square the condition number.
     """
-    if n <= (SMALL if symmetric else DIRECT_LIMIT):
+    if n <= (SYMMETRIC_DIRECT_LIMIT if symmetric else DIRECT_LIMIT):
         return Direct()
     return MINRES() if symmetric else GMRES()
 
@@ -62,6 +63,8 @@ def linear_solve(
 ) -> tuple[Float[Array, "*b"], Float[Array, "*k"]]:
     """Solve A u = b outside the known null space of A.
 
+        u, residual = linear_solve(lambda u: A @ u, b)
+
     Args:
         matvec: u ↦ A u, linear, on vectors `(n,)`.
         b: one right-hand side, or k of them as columns, for which a direct solver factorises once.
@@ -71,12 +74,12 @@ def linear_solve(
         precondition: r ↦ M r with M near A⁻¹, linear; by default `matvec.precondition` where the operator brings one.
             Symmetric positive for `CG` and `MINRES`; a transposed solve uses Mᵀ.
         start: a guess of u. It changes the road only.
-        project: False if a part of b along the left null space should count as residual, since no u balances it.
-        negligible: size up to which such a part is dropped as rounding all the same.
+        project: False to count a part of b along the left null space as residual, since no u balances it.
+        negligible: size up to which such a part is dropped as rounding even then.
         atol: residual that is good enough whatever the right-hand side, one for all or for each; by default the solver's.
-        unique: fail where A is singular beyond its known null space, or so nearly that its answers are rounding: where a known
-            answer is not found again. Iterative solvers and `SparseDirect` look at this up to 1000 unknowns.
-        throw: raise where the solver failed and the values are concrete; u is NaN there otherwise.
+        unique: fail where A is singular beyond its known null space, or so nearly that its answers are rounding. The test is
+            that known answers are found again; with iterative solvers and `SparseDirect` up to 1000 unknowns only.
+        throw: raise where the solver failed and the values are concrete (u is NaN otherwise).
 
     Returns:
         `(u, residual)`: the residual ‖A u - b‖/‖b‖ is recomputed from u (for b = 0 it is 0, for b below the solver's
@@ -90,20 +93,24 @@ def linear_solve(
     null_space = NullSpace() if null_space is None else null_space
     precondition = getattr(matvec, "precondition", None) if precondition is None else precondition
     b = jnp.asarray(b)
-    _check(matvec, b, start, symmetric, solver, null_space)
+    _check(matvec, b, start, solver, symmetric=symmetric, null_space=null_space)
     solver = automatic(b.shape[0], symmetric) if solver is None else solver
     start = None if start is None else jax.lax.stop_gradient(jnp.asarray(start, b.dtype))
-
+    options: dict[str, Any] = {"symmetric": symmetric, "null_space": null_space, "precondition": precondition}
+    options |= {"project": project, "negligible": negligible, "unique": unique}
     atol = jnp.broadcast_to(jnp.asarray(solver.atol if atol is None else atol, b.dtype), b.shape[1:])
 
     def column(b: Array, start: Array | None, atol: Array) -> tuple[Array, Array]:
-        return _solve_one(matvec, b, start, atol, solver, symmetric, null_space, precondition, project, negligible, unique)
+        return _solve_one(matvec, b, start, atol, solver, **options)
 
     if b.ndim == 2:
         column = jax.vmap(column, in_axes=(1, None if start is None else 1, 0), out_axes=(1, 0))
     u, residual = column(b, start, atol)
     if throw and not is_traced(residual):
-        _check_promises(matvec, b, symmetric, null_space)
+        broken = broken_promises(matvec, b.shape[0], b.dtype, symmetric=symmetric, null_space=null_space)
+        for is_broken, sentence in zip(broken, PROMISES, strict=True):
+            if is_broken:
+                raise InputError(sentence)
         worst, limit = float(jnp.max(residual)), solver.tolerances(b.dtype)[1]
         if not (worst <= limit and jnp.isfinite(u).all()):
             raise LinearSolveError(
@@ -118,20 +125,20 @@ def _solve_one(
     matvec: Matvec,
     b: Array,
     start: Array | None,
-    good_enough: Any,
+    good_enough: Array,
     solver: LinearSolver,
+    *,
     symmetric: bool,
     null_space: NullSpace,
     precondition: Matvec | None,
     project: bool,
-    negligible: Any,
+    negligible: float | Array,
     unique: bool,
 ) -> tuple[Array, Array]:
     n, dtype = b.size, b.dtype
     rtol, fail_rtol = solver.tolerances(dtype)
     active = None if null_space.active is None else null_space.active.astype(dtype)
-    right = jnp.zeros((n, 0), dtype) if null_space.basis is None else null_space.basis
-    left = right if null_space.left is None else null_space.left
+    right, left = bases(null_space, n, dtype)
 
     def bordered(unknown: PyTree) -> Array:
         u, multiplier = unknown[:n], unknown[n:]
@@ -140,8 +147,7 @@ def _solve_one(
 
     def solve_with(null_space: NullSpace, precondition: Matvec | None, start: Array | None, project: bool) -> Callable[..., Any]:
         # Seen from the transposed operator left and right change places.
-        right = jnp.zeros((n, 0), dtype) if null_space.basis is None else null_space.basis
-        left = right if null_space.left is None else null_space.left
+        right, left = bases(null_space, n, dtype)
 
         def solve(operator: Matvec, right_hand_side: Array) -> tuple[Array, Array]:
             def image(u: Array) -> Array:
@@ -164,7 +170,7 @@ def _solve_one(
             if start is not None:
                 u = u + null_space.project(start) / size
             goal = jnp.maximum(rtol * whole, atol)
-            refined = lambda one: _refined(ask, solver, image, null_space, *one)  # noqa: E731
+            refined = functools.partial(_refine, ask, solver, image, null_space)
             if unique and (n <= DIRECT_LIMIT or type(solver) in (Direct, Cholesky)):
                 # One program for three questions: two have answers that are known. A single one may by chance be across
                 # what A does not see.
@@ -173,7 +179,7 @@ def _solve_one(
                 goals = rtol * jnp.linalg.norm(tests, axis=1)
                 several = ((b_u, tests), (u, jnp.zeros_like(known)), (goal, goals))
                 answers, rests, lost = jax.lax.map(refined, tuple(jnp.concatenate([a[None], b]) for a, b in several))
-                u, rest, failed = answers[0], rests[0], jnp.any(lost) | ~_are_found(answers[1:], known, solver)
+                u, rest, failed = answers[0], rests[0], jnp.any(lost) | ~_reproduces(answers[1:], known, solver)
             else:
                 u, rest, failed = refined((b_u, u, goal))
             error = jnp.linalg.norm(null_space.project_equations(rest))
@@ -205,19 +211,20 @@ def _solve_one(
     return solution[:n], jax.lax.stop_gradient(residual)
 
 
-def _refined(
-    ask: Callable[..., Any], solver: LinearSolver, image: Matvec, null_space: NullSpace, b: Array, u: Array, goal: Array
+def _refine(
+    ask: Callable[..., Any], solver: LinearSolver, image: Matvec, null_space: NullSpace, question: tuple[Array, Array, Array]
 ) -> tuple[Array, Array, Array]:
-    """`(u, b - A u, failed)` by a few rounds of asking for what is left."""
+    """Return `(u, b - A u, failed)` for `(b, u, goal)`, by a few rounds of asking for what is left."""
+    b, u, goal = question
 
-    def round_(u: Array, aim: Array | float) -> tuple[Array, Array, Array]:
+    def ask_once(u: Array, aim: Array | float) -> tuple[Array, Array, Array]:
         rest = b - image(u)
         correction, failed = ask(null_space.project_equations(rest), aim)
         return u + correction, rest, failed
 
     def body(k: Array, carry: Any) -> tuple[Array, Array, Array]:
         # The last round of an iteration only recomputes the residual: an aim that is met at once.
-        u, rest, failed = round_(carry[0], jnp.where(k < solver.rounds, goal, jnp.inf))
+        u, rest, failed = ask_once(carry[0], jnp.where(k < solver.rounds, goal, jnp.inf))
         return u, rest, failed | carry[2]
 
     start = (u, b, jnp.asarray(False))
@@ -227,27 +234,27 @@ def _refined(
     return u, b - image(u), failed
 
 
-def _are_found(found: Array, known: Array, solver: LinearSolver) -> Array:
-    """Whether a solver found the known answers; it cannot where answers differ by what A does not see."""
-    error, size = jnp.max(jnp.abs(found - known), axis=1), jnp.max(jnp.abs(known), axis=1)
+def _reproduces(answers: Array, known: Array, solver: LinearSolver) -> Array:
+    """Return whether a solver found the known answers, which it cannot where A is singular beyond its known null space."""
+    error, size = jnp.max(jnp.abs(answers - known), axis=1), jnp.max(jnp.abs(known), axis=1)
     return jnp.all(error <= KNOWN_ANSWER.get((solver.iterative, str(known.dtype)), 0.1) * size)
 
 
 PROMISES = (
     "The operator is not symmetric, though symmetric=True says so: leave it out, for GMRES or Direct.",
     "A null space must be given by orthonormal columns: take them from jnp.linalg.qr.",
-    "What was given is no null space of the operator: A Q must vanish, and Aᵀ L where a left one is given or A not symmetric.",
+    "That is no null space of the operator: A Q must vanish, and Aᵀ L where there is a left one or A is not symmetric.",
 )
-"""What is wrong where a promise about an operator is broken, in the order of `broken_promises`."""
+"""Messages for the broken promises about an operator, in the order of `broken_promises`."""
 
 
 def broken_promises(
-    matvec: Matvec, n: int, dtype: Any, symmetric: bool, null_space: NullSpace, null_tolerance: float = 1e-3
+    matvec: Matvec, n: int, dtype: jnp.dtype, *, symmetric: bool, null_space: NullSpace, null_tolerance: float = 1e-3
 ) -> Bool[Array, " 3"]:
-    """Whether an operator is not what it was said to be: symmetric, with these null spaces. A few products; pure JAX.
+    """Return which of `PROMISES` an operator breaks: its symmetry, its null spaces. A few products; pure JAX.
 
     Args:
-        null_tolerance: what may be left of A Q, relative to what A makes of any vector.
+        null_tolerance: size that A Q may have, relative to A times a vector of the same size.
     """
     if not symmetric and null_space.basis is None:
         return jnp.zeros(len(PROMISES), bool)
@@ -264,7 +271,7 @@ def broken_promises(
             unlike = jnp.abs(basis.T @ basis - jnp.diag(jnp.any(basis != 0.0, axis=0)))
             broken[1] = broken[1] | (jnp.max(unlike, initial=0.0) > jnp.sqrt(rounding))
     if null_space.basis is not None:
-        left = null_space.basis if null_space.left is None else null_space.left
+        left = bases(null_space, n, dtype)[1]
         transposed = lambda r: jax.linear_transpose(matvec, w)(r)[0]  # noqa: E731
         for product, basis in [(matvec, null_space.basis)] if symmetric else [(matvec, null_space.basis), (transposed, left)]:
             # With components that are held at zero, only what the others see counts.
@@ -273,14 +280,8 @@ def broken_promises(
     return jnp.stack(broken)
 
 
-def _check_promises(matvec: Matvec, b: Array, symmetric: bool, null_space: NullSpace) -> None:
-    for broken, sentence in zip(broken_promises(matvec, b.shape[0], b.dtype, symmetric, null_space), PROMISES, strict=True):
-        if broken:
-            raise InputError(sentence)
-
-
 def _check(
-    matvec: Matvec, b: Array, start: Array | None, symmetric: bool, solver: LinearSolver | None, null_space: NullSpace
+    matvec: Matvec, b: Array, start: Array | None, solver: LinearSolver | None, *, symmetric: bool, null_space: NullSpace
 ) -> None:
     if b.ndim not in (1, 2) or b.shape[0] == 0:
         raise InputError(f"linear_solve wants a right-hand side of shape (n,) or (n, k), not {b.shape}.")

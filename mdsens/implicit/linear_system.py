@@ -1,4 +1,4 @@
-"""What a linear solver is given and what it is: the operator between the complements of its null spaces; settings."""
+"""The parts of a linear solve: the null spaces, the operator between their complements, the settings of a solver."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from mdsens.common.errors import InputError
@@ -21,7 +22,7 @@ Matvec = Callable[[Float[Array, " n"]], Float[Array, " n"]]
 
 
 class NullSpace(eqx.Module):
-    """What is known of an operator's null space.
+    """The known null space of an operator.
 
     Attributes:
         active: `(n,)`, False for components that are held at zero; None if there are none.
@@ -40,11 +41,11 @@ class NullSpace(eqx.Module):
             )
 
     def project(self, vector: Float[Array, " n"]) -> Float[Array, " n"]:
-        """The part of an unknown outside the null space."""
+        """Return the part of an unknown outside the null space."""
         return _outside(vector, self.active, self.basis)
 
     def project_equations(self, vector: Float[Array, " n"]) -> Float[Array, " n"]:
-        """The part of a right-hand side outside the left null space: the part that A u can reach."""
+        """Return the part of a right-hand side outside the left null space: the part that A u can reach."""
         return _outside(vector, self.active, self.basis if self.left is None else self.left)
 
     @property
@@ -53,8 +54,14 @@ class NullSpace(eqx.Module):
         return self if self.left is None else NullSpace(self.active, self.left, self.basis)
 
 
+def bases(null_space: NullSpace, n: int, dtype: jnp.dtype) -> tuple[Array, Array]:
+    """Return `(basis, left)` of a null space for vectors of n components, without columns where there are none."""
+    basis = jnp.zeros((n, 0), dtype) if null_space.basis is None else null_space.basis
+    return basis, basis if null_space.left is None else null_space.left
+
+
 def _outside(vector: Array, active: Array | None, basis: Array | None, passes: int = 2) -> Array:
-    """Twice is enough (Kahan, Parlett): once leaves rounding of the size of what was taken away."""
+    """Project twice, which is enough (Kahan, Parlett): once leaves rounding of the size of what was taken away."""
     if active is not None:
         vector = jnp.where(active, vector, 0.0)
     if basis is not None:
@@ -64,7 +71,7 @@ def _outside(vector: Array, active: Array | None, basis: Array | None, passes: i
 
 
 class LinearSystem(NamedTuple):
-    """A between the complement of its null space and that of its left null space, where it is invertible.
+    """The operator A from the complement of its null space to that of its left null space, where it is invertible.
 
     Attributes:
         matvec, transpose: u ↦ A u and v ↦ Aᵀ v for vectors outside the null spaces, where the images are kept too.
@@ -81,7 +88,7 @@ class LinearSystem(NamedTuple):
     dtype: jnp.dtype
 
     def pair(self, vector: Array) -> Array:
-        """The null space carried onto the left one. Added to A it makes A invertible and changes no answer."""
+        """Map the null space onto the left one. Added to A this makes A invertible and changes no answer."""
         null_space, rest = self.null_space, vector - self.null_space.project(vector)
         if null_space.left is None or null_space.basis is None:
             return rest
@@ -89,23 +96,23 @@ class LinearSystem(NamedTuple):
         return moved if null_space.active is None else jnp.where(null_space.active, moved, rest)
 
     def complete(self, vector: Array) -> Array:
-        """A + `pair`: one invertible operator on all vectors, for solvers that know of no null space."""
+        """Apply A + `pair`, an invertible operator on all vectors, for solvers that know of no null space."""
         return self.matvec(self.null_space.project(vector)) + self.pair(vector)
 
 
 def linear_system(
     matvec: Matvec, transpose: Matvec, precondition: Matvec | None, null_space: NullSpace, b: Array
 ) -> LinearSystem:
-    """Keep an operator and its preconditioner outside the null spaces."""
+    """Restrict an operator and its preconditioner to the complements of the null spaces."""
     right, left = null_space.basis, null_space.basis if null_space.left is None else null_space.left
 
-    def kept(function: Matvec, basis: Array | None) -> Matvec:
+    def outside(function: Matvec, basis: Array | None) -> Matvec:
         # What is to be taken away is rounding: A has no part along its left null space.
         return lambda vector: _outside(function(vector), null_space.active, basis, passes=1)
 
     return LinearSystem(
-        kept(matvec, left),
-        kept(transpose, right),
+        outside(matvec, left),
+        outside(transpose, right),
         None if precondition is None else (lambda r: null_space.project(precondition(r))),
         null_space,
         b.size,
@@ -113,8 +120,8 @@ def linear_system(
     )
 
 
-def assembled(matvec: Matvec, n: int, dtype: Any) -> Float[Array, "n n"]:
-    """The matrix of u ↦ A u, by n products."""
+def assemble(matvec: Matvec, n: int, dtype: jnp.dtype) -> Float[Array, "n n"]:
+    """Assemble the matrix of u ↦ A u by n products."""
     # Filled up to whole batches: a remainder would compile everything twice.
     batch = min(COLUMNS, n)
     padded = -(-n // batch) * batch
@@ -137,13 +144,13 @@ class LinearSolver:
     fail_rtol: float | None = None
 
     symmetric: ClassVar[bool] = False
-    """Whether it is for symmetric operators only."""
+    """Whether the method is for symmetric operators only."""
 
     iterative: ClassVar[bool] = False
-    """Whether it comes as near as it is asked to, rather than as near as it can."""
+    """Whether the method comes as near as it is asked to, rather than as near as it can."""
 
     rounds: ClassVar[int] = 2
-    """How often it is asked: rounding lets the true residual drift from the one that an iteration carries along."""
+    """How often the method is asked: rounding lets the true residual drift from the one that an iteration carries along."""
 
     def __post_init__(self) -> None:
         for name in ("rtol", "atol", "fail_rtol"):
@@ -152,11 +159,11 @@ class LinearSolver:
                 raise InputError(f"{type(self).__name__}'s {name} must not be negative, not {value!r}.")
 
     def prepare(self, system: LinearSystem) -> Callable[..., Any]:
-        """`solve(b, goal) -> (u, failed)`: ‖b - A u‖ <= goal, or a sign that the method does not apply. Pure JAX."""
+        """Return `solve(b, goal) -> (u, failed)`: ‖b - A u‖ <= goal, or a sign that the method does not apply. Pure JAX."""
         raise NotImplementedError
 
-    def tolerances(self, dtype: Any) -> tuple[float, float]:
-        """`(rtol, fail_rtol)` in a precision."""
+    def tolerances(self, dtype: DTypeLike) -> tuple[float, float]:
+        """Return `(rtol, fail_rtol)` in a precision."""
         name = str(jnp.dtype(dtype))
         return (
             DEFAULT_RTOL.get(name, 1e-3) if self.rtol is None else self.rtol,

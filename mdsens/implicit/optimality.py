@@ -27,14 +27,12 @@ from mdsens.implicit.checks import check_condition, outline
 from mdsens.implicit.linear import linear_solve
 from mdsens.implicit.linear_system import NullSpace
 from mdsens.implicit.projections import dual, free
-from mdsens.implicit.trees import dot, is_traced, require_callable
-
-PyTree = Any
+from mdsens.implicit.trees import PyTree, dot, is_traced, require_callable
 
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """F(z, *args) = rule(*settings, z, *args).
+    """The condition F(z, *args) = rule(*settings, z, *args).
 
     Two with the same rule and settings are equal, so that code compiled for one is found again for the other.
     """
@@ -48,11 +46,11 @@ class Condition:
 
 @dataclasses.dataclass(frozen=True)
 class FixedPointCondition(Condition):
-    """F(z, *args) = T(z, *args) - z, with T = `map`: `rule(*settings, z, *args)`."""
+    """The condition F(z, *args) = T(z, *args) - z, with T = `map`: `rule(*settings, z, *args)`."""
 
     def map(self, z: PyTree, *args: Any) -> PyTree:
-        """T(z, *args)."""
-        return self.rule(*self.settings, z, *args)
+        """Return T(z, *args)."""
+        return super().__call__(z, *args)
 
     def __call__(self, z: PyTree, *args: Any) -> PyTree:
         image = self.map(z, *args)
@@ -61,17 +59,16 @@ class FixedPointCondition(Condition):
 
 
 def stationary(f: Callable[..., Any]) -> Condition:
-    """F = ∇₁f(x, θ), for a minimum, maximum or saddle point of f. ∂F/∂x is symmetric: say so to `custom_root`.
+    """Return F = ∇₁f(x, θ), for a minimum, maximum or saddle point of f; InputError for an f that is no function.
 
-    Raises:
-        InputError: an f that is no function.
+    ∂F/∂x is symmetric: declare `custom_root(..., symmetric=True)`.
     """
     require_callable(f, "objective")
     return Condition(_gradient, (f,))
 
 
 def newton(F: Callable[..., Any], stepsize: float = 1.0) -> FixedPointCondition:
-    """T = z - η [∂₁F(z, θ)]⁻¹ F(z, θ), for a root of F; the linear system is solved by `linear_solve` on z raveled.
+    """Return T = z - η [∂₁F(z, θ)]⁻¹ F(z, θ), for a root of F; the linear system is solved by `linear_solve` on z raveled.
 
     Raises:
         InputError: an F that is no function, a stepsize that is no positive number.
@@ -81,7 +78,7 @@ def newton(F: Callable[..., Any], stepsize: float = 1.0) -> FixedPointCondition:
 
 
 def proximal_gradient(f: Callable[..., Any], prox: Callable[..., Any], stepsize: float = 1.0) -> FixedPointCondition:
-    """T = prox(x - η ∇₁f(x, θ), η, θ), for the minimum of f(x, θ) + g(x, θ).
+    """Return T = prox(x - η ∇₁f(x, θ), η, θ), for the minimum of f(x, θ) + g(x, θ).
 
     Args:
         f: the smooth part, `f(x, *args)`.
@@ -100,7 +97,7 @@ def proximal_gradient(f: Callable[..., Any], prox: Callable[..., Any], stepsize:
 def block_proximal_gradient(
     f: Callable[..., Any], proxes: Sequence[Callable[..., Any]], stepsizes: float | Sequence[float] = 1.0
 ) -> FixedPointCondition:
-    """T_j = prox_j(x_j - η_j [∇₁f(x, θ)]_j, η_j, θ), for the minimum of f(x, θ) + Σ_j g_j(x_j, θ).
+    """Return T_j = prox_j(x_j - η_j [∇₁f(x, θ)]_j, η_j, θ), for the minimum of f(x, θ) + Σ_j g_j(x_j, θ).
 
     Args:
         f: the smooth part, `f(x, *args)` with x a tuple or list of blocks, each any tree.
@@ -122,7 +119,7 @@ def block_proximal_gradient(
 
 
 def projected_gradient(f: Callable[..., Any], projection: Callable[..., Any], stepsize: float = 1.0) -> FixedPointCondition:
-    """T = P(x - η ∇₁f(x, θ), θ), for the minimum of f(x, θ) on a convex set C(θ).
+    """Return T = P(x - η ∇₁f(x, θ), θ), for the minimum of f(x, θ) on a convex set C(θ).
 
     Args:
         f: `f(x, *args)`.
@@ -145,7 +142,7 @@ def mirror_descent(
     mirror_map: str | Callable[..., Any] = "entropy",
     stepsize: float = 1.0,
 ) -> FixedPointCondition:
-    """T = P(∇φ(x) - η ∇₁f(x, θ), θ), for the minimum of f(x, θ) on a convex set C(θ), in the geometry of φ.
+    """Return T = P(∇φ(x) - η ∇₁f(x, θ), θ), for the minimum of f(x, θ) on a convex set C(θ), in the geometry of φ.
 
     Args:
         f: `f(x, *args)`.
@@ -181,13 +178,12 @@ def kkt(
     inequality: Callable[..., Any] | None = None,
     complementarity: str = "product",
 ) -> Condition:
-    """The conditions of Karush, Kuhn and Tucker for min f(x, θ) subject to H(x, θ) = 0 and G(x, θ) <= 0:
+    """Return the conditions of Karush, Kuhn and Tucker for min f(x, θ) subject to H(x, θ) = 0 and G(x, θ) <= 0:
 
     F(x, ν, λ) = (∇f + (∂H)ᵀν + (∂G)ᵀλ, H, λ∘G).
 
-    The condition is for a solution that was found as such: a root of it may also be an x with G > 0 or a λ < 0. To find
-    one with `solvers.root`, ask for complementarity="fischer-burmeister", λ - G - √(λ² + G²), in place of λ∘G: its roots
-    have G <= 0 <= λ.
+    The condition is for a known solution: a root of it may also be an x with G > 0 or a λ < 0. To solve for one with
+    `solvers.root`, take complementarity="fischer-burmeister", λ - G - √(λ² + G²), in place of λ∘G: its roots have G <= 0 <= λ.
 
     The unknown is a `KKTPoint`, or a plain tuple of its three parts. ∂F/∂z is regular where the active constraints have
     independent gradients, the multipliers of active inequalities are positive, and the minimum is one of second order.
@@ -227,7 +223,7 @@ class ConicPoint(NamedTuple):
 
 
 def conic_residual(projection: Callable[..., Any]) -> Condition:
-    """F(z, Q) = ((Q - 1) Π + 1) z, for min c·x subject to A x + s = b, s in a cone K, and its dual.
+    """Return F(z, Q) = ((Q - 1) Π + 1) z, for min c·x subject to A x + s = b, s in a cone K, and its dual.
 
     Π projects on R^n × K* × R₊. With Q of `conic_embedding` a root z = (u, v, w), w > 0, holds the solution
     (`conic_solution`). Because F(z) is homogeneous and (Πz)·F(z) = 0, ∂F/∂z is singular: give `custom_root` the
@@ -250,7 +246,7 @@ def conic_residual(projection: Callable[..., Any]) -> Condition:
 
 
 def conic_null_space(projection: Callable[..., Any]) -> Condition:
-    """`null_space(z, Q) -> NullSpace` for the condition `conic_residual(projection)`: ∂F/∂z z = 0 and (∂F/∂z)ᵀ Πz = 0.
+    """Return `null_space(z, Q) -> NullSpace` for the condition `conic_residual(projection)`: ∂F/∂z z = 0 and (∂F/∂z)ᵀ Πz = 0.
 
     Raises:
         InputError: a projection that is no function; when called, an unknown that is no `ConicPoint`.
@@ -260,7 +256,7 @@ def conic_null_space(projection: Callable[..., Any]) -> Condition:
 
 
 def conic_embedding(A: Float[Array, "m n"], b: Float[Array, " m"], c: Float[Array, " n"]) -> Float[Array, "k k"]:
-    """The skew matrix Q of the problem min c·x subject to A x + s = b, s in K, with k = n + m + 1:
+    """Return the skew matrix Q of the problem min c·x subject to A x + s = b, s in K, with k = n + m + 1:
 
         [  0   Aᵀ  c ]
         [ -A   0   b ]
@@ -279,13 +275,13 @@ def conic_embedding(A: Float[Array, "m n"], b: Float[Array, " m"], c: Float[Arra
 
 
 def conic_point(x: Float[Array, " n"], y: Float[Array, " m"], s: Float[Array, " m"]) -> ConicPoint:
-    """z = (x, y - s, 1) of a solution x with the dual variable y in K* and the slack s in K."""
+    """Return z = (x, y - s, 1) of a solution x with the dual variable y in K* and the slack s in K."""
     x, y, s = map(jnp.asarray, (x, y, s))
     return ConicPoint(x, y - s, jnp.ones((), x.dtype))
 
 
 def conic_solution(z: ConicPoint, projection: Callable[..., Any]) -> tuple[Array, Array, Array]:
-    """`(x, y, s)` = (u, P_K*(v), P_K*(v) - v)/w, with `projection` that on K.
+    """Return `(x, y, s)` = (u, P_K*(v), P_K*(v) - v)/w, with `projection` that on K.
 
     Raises:
         InputError: a w that is not positive, as where the problem or its dual has no feasible point.
@@ -339,7 +335,7 @@ def _block_proximal_gradient(
         prox(jax.tree.map(lambda leaf, slope, eta=eta: leaf - eta * slope, block, slope), eta, *args)
         for prox, eta, block, slope in zip(proxes, stepsizes, x, slopes, strict=True)
     ]
-    return _rebuilt(x, blocks)
+    return _rebuild(x, blocks)
 
 
 def _mirror_descent(
@@ -396,7 +392,7 @@ def _kkt(
         return f(x, *args) + nu_h + lam_g, (h, g)
 
     slope, (h, g) = jax.grad(lagrangian, has_aux=True)(x)
-    return _rebuilt(z, [slope, h, jax.tree.map(complementarity, lam, g)])
+    return _rebuild(z, [slope, h, jax.tree.map(complementarity, lam, g)])
 
 
 def _conic_parts(z: PyTree) -> ConicPoint:
@@ -423,8 +419,8 @@ def _conic_null_space(projection: Callable[..., Any], z: PyTree, Q: Array) -> Nu
     return NullSpace(basis=(right / jnp.linalg.norm(right))[:, None], left=(left / jnp.linalg.norm(left))[:, None])
 
 
-def _rebuilt(container: PyTree, parts: Sequence[PyTree]) -> PyTree:
-    """The parts in a tuple, named tuple or list like the container."""
+def _rebuild(container: PyTree, parts: Sequence[PyTree]) -> PyTree:
+    """Return the parts in a tuple, named tuple or list like the container."""
     return jax.tree.unflatten(jax.tree.structure(container, is_leaf=lambda part: part is not container), parts)
 
 
@@ -441,6 +437,6 @@ def _stepsize(value: Any) -> float:
 
 
 def _check_multiplier(multiplier: PyTree, value: PyTree, name: str) -> None:
-    found, expected = jax.tree.map(jnp.shape, multiplier), jax.tree.map(jnp.shape, value)
-    if jax.tree.structure(multiplier) != jax.tree.structure(value) or found != expected:  # type: ignore[operator]
-        raise InputError(f"The {name} multiplier must look like its constraint, {expected}, not {found}.")
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (multiplier, value)]
+    if jax.tree.structure(multiplier) != jax.tree.structure(value) or shapes[0] != shapes[1]:  # type: ignore[operator]
+        raise InputError(f"The {name} multiplier must look like its constraint, {shapes[1]}, not {shapes[0]}.")

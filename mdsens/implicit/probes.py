@@ -1,4 +1,4 @@
-"""What an answer and its condition are looked at for before a derivative counts: a few products each, in jit too.
+"""Checks of an answer and its condition before a derivative counts: a few products each, in jit too.
 
 Where values are concrete a fault is an error with its reason; where JAX traces them the result is NaN, in forward and in
 reverse mode alike.
@@ -18,9 +18,7 @@ from mdsens.common.errors import InputError
 from mdsens.implicit.checks import check_condition, check_root, is_root
 from mdsens.implicit.linear import PROMISES, broken_promises
 from mdsens.implicit.linear_system import Matvec, NullSpace
-from mdsens.implicit.trees import is_traced
-
-PyTree = Any
+from mdsens.implicit.trees import PyTree, is_traced
 
 ROOT_TOL = 1e-3
 """‖F‖ relative to the terms it is made of, above which an answer is no root at all: a net for gross errors."""
@@ -31,11 +29,12 @@ ROOT_STEP = 1e-6
 NULL_TOLERANCE = {"float64": 1e-5}
 """What A may leave of a null space that it was said to have, relative to what it makes of any vector."""
 
-KINK = 1e-2
+KINK_SHARE = 1e-2
 """Share of a slope that its two sides differ by at a kink, at least."""
 
-SHORTER = 4.0
-"""By what each of three steps is shorter than the last: the two sides of a smooth function then differ by as much less."""
+STEP_RATIO = 4.0
+"""Ratio of three steps, each to the next: the difference of the two sides falls by its square for a smooth function, by itself at a
+kink."""
 
 FAULTS = (
     *PROMISES,
@@ -48,23 +47,23 @@ def faults(
     z: PyTree,
     args: tuple[Any, ...],
     product: Matvec,
+    *,
     symmetric: bool,
     null_space: NullSpace | None,
 ) -> Bool[Array, " faults"]:
-    """Which of `FAULTS` a condition has at an answer. Pure JAX."""
+    """Return which of `FAULTS` a condition has at an answer. Pure JAX."""
     flat = ravel_pytree(z)[0]
+    options: dict[str, Any] = {"symmetric": symmetric, "null_space": NullSpace() if null_space is None else null_space}
     tolerance = NULL_TOLERANCE.get(str(flat.dtype), 1e-3)
-    broken = broken_promises(
-        product, flat.size, flat.dtype, symmetric, NullSpace() if null_space is None else null_space, tolerance
-    )
+    broken = broken_promises(product, flat.size, flat.dtype, null_tolerance=tolerance, **options)
     return jnp.append(broken, _has_kink(optimality, *jax.lax.stop_gradient((z, eqx.filter(args, eqx.is_array))), args))
 
 
 def _has_kink(optimality: Callable[..., Any], z: PyTree, values: tuple[Any, ...], args: tuple[Any, ...]) -> Bool[Array, ""]:
-    """Whether the slopes of F on two sides of the answer differ, however near to it they are taken.
+    """Return whether the slopes of F on two sides of the answer differ, however near to it they are taken.
 
-    F at p ± h d, d a random direction of unknown and arguments: what its two differences differ by is of the order h² where
-    F is smooth, h at a kink, and 1 at a jump, which has a derivative on its side.
+    F is evaluated at p ± h d, with d a random direction of unknown and arguments. The two differences from F(p) differ by
+    O(h²) where F is smooth, by O(h) at a kink, and by O(1) at a jump, which has a derivative on its side.
     """
     moving, resting = eqx.partition(eqx.combine(values, args), eqx.is_inexact_array)
     point, unravel = ravel_pytree((z, moving))
@@ -82,83 +81,78 @@ def _has_kink(optimality: Callable[..., Any], z: PyTree, values: tuple[Any, ...]
         unknown, moved = unravel(point + t * direction)
         return ravel_pytree(optimality(unknown, *eqx.combine(moved, resting)))[0]
 
-    lengths = jnp.asarray([SHORTER**-k for k in range(3)], point.dtype)
+    lengths = jnp.asarray([STEP_RATIO**-k for k in range(3)], point.dtype)
     steps = jnp.concatenate([jnp.zeros(1, point.dtype), lengths, -lengths])
     # Evaluated one by one a condition needs no program of its own.
     values_at = jax.lax.map(at, steps) if is_traced(z, values, args) else jnp.stack([at(t) for t in steps])
     there, back = (side - values_at[0] for side in jnp.split(values_at[1:], 2))
     apart, slope = jnp.abs(there + back), jnp.maximum(jnp.abs(there[0]), jnp.abs(back[0]))
     # Of a kink beside the answer, not at it, little or nothing is left in the shortest step.
-    ratios = SHORTER * apart[1:] / jnp.where(apart[:-1] > 0.0, apart[:-1], 1.0)
-    return jnp.any((apart[0] > KINK * slope) & jnp.all((ratios > 0.6) & (ratios < 1.6), axis=0))
+    ratios = STEP_RATIO * apart[1:] / jnp.where(apart[:-1] > 0.0, apart[:-1], 1.0)
+    return jnp.any((apart[0] > KINK_SHARE * slope) & jnp.all((ratios > 0.6) & (ratios < 1.6), axis=0))
 
 
-def refused_faults(found: Bool[Array, " faults"], z: PyTree, tree: PyTree) -> PyTree:
-    """The tree if the answer z is finite and has no faults; an error, or NaN where the values are traced, if it has.
-
-    Raises:
-        InputError: with the first fault.
-    """
-    if is_traced(found):
-        bad = jnp.any(found) | ~jnp.isfinite(ravel_pytree(jax.lax.stop_gradient(z))[0]).all()
-        return jax.tree.map(functools.partial(poisoned, bad), tree)
-    for fault, sentence in zip(found, FAULTS, strict=True):
+def refuse_faults(flags: Bool[Array, " faults"], z: PyTree, tree: PyTree) -> PyTree:
+    """Return the tree if the answer z is finite and without faults; else raise InputError, or give NaN for traced values."""
+    if is_traced(flags):
+        bad = jnp.any(flags) | ~jnp.isfinite(ravel_pytree(jax.lax.stop_gradient(z))[0]).all()
+        return jax.tree.map(functools.partial(poison, bad), tree)
+    for fault, sentence in zip(flags, FAULTS, strict=True):
         if fault:
             raise InputError(sentence)
     return tree
 
 
-def poisoned(bad: Array, tangent: Array) -> Array:
-    """NaN where bad, in reverse mode too: a `where` would send a zero back."""
+def poison(bad: Array, tangent: Array) -> Array:
+    """Return the tangent, NaN where it is bad, in reverse mode too: a `where` would send a zero back."""
     tangent = jnp.asarray(tangent)
     return jnp.where(bad, jnp.nan, 1.0).astype(tangent.dtype) * tangent
 
 
-def withheld(bad: Array, answer: PyTree) -> PyTree:
-    """NaN in the place of an answer that is none, and of whatever is derived from it; what doesn't depend on it stays as it is.
+def withhold(bad: Array, answer: PyTree) -> PyTree:
+    """Replace a bad answer by NaN, and with it whatever is derived from it; what doesn't depend on it stays as it is.
 
-    Unlike `poisoned` it sends a zero back for a zero, so that one bad member of a sum changes no derivative of the others.
+    Unlike `poison` it sends a zero back for a zero, so that one bad member of a sum changes no derivative of the others.
     The answer itself is finite: at NaN a condition may drop the terms that would pass the NaN on (a pair out of reach).
     """
-
     flat, unravel = ravel_pytree(answer)
-    return unravel(_shown(bad, flat))
+    return unravel(_show(bad, flat))
 
 
 @jax.custom_jvp
-def _shown(bad: Array, answer: Array) -> Array:
+def _show(bad: Array, answer: Array) -> Array:
     return jnp.where(bad, jnp.nan, answer)
 
 
-@_shown.defjvp
-def _shown_change(primals: tuple[Array, Array], tangents: tuple[Any, Array]) -> tuple[Array, Array]:
-    def kept(_: Matvec, change: Array) -> Array:
+@_show.defjvp
+def _show_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Array]) -> tuple[Array, Array]:
+    def change_or_nan(_: Matvec, change: Array) -> Array:
         return jnp.where(primals[0] & jnp.any(change != 0.0), jnp.nan, change)
 
     # What solves a linear equation may look at its right-hand side, forward and transposed.
-    return _shown(*primals), jax.lax.custom_linear_solve(lambda v: v, tangents[1], kept, kept, symmetric=True)
+    return _show(*primals), jax.lax.custom_linear_solve(lambda v: v, tangents[1], change_or_nan, change_or_nan, symmetric=True)
 
 
-def finite_or(answer: PyTree, otherwise: PyTree) -> PyTree:
-    """The answer where all of it is finite, else something of the same shapes."""
+def replace_nonfinite(answer: PyTree, substitute: PyTree) -> PyTree:
+    """Return the answer where all of it is finite, else a substitute of the same shapes."""
     finite = jnp.isfinite(ravel_pytree(answer)[0]).all()
-    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), answer, otherwise)
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), answer, substitute)
 
 
-def only_root(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], tolerance: float) -> PyTree:
-    """The answer z if it is a root; an error, or NaN where the values are traced, if it is none."""
+def require_root(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], tolerance: float) -> PyTree:
+    """Return the answer z if it is a root; else raise, or give NaN where the values are traced."""
     error, scale = _root_error(optimality, z, args)
     if not is_traced(error, scale):
         check_root(float(error), float(scale), tolerance)
         return z
-    return jax.tree.map(functools.partial(poisoned, ~is_root(error, scale, tolerance)), z)
+    return jax.tree.map(functools.partial(poison, ~is_root(error, scale, tolerance)), z)
 
 
 @eqx.filter_jit
 def _root_error(optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...]) -> tuple[Array, Array]:
-    """`(‖F‖, ‖A z‖ + ‖B θ‖ + floor)`: the condition beside the terms that have to cancel in it.
+    """Return `(‖F‖, ‖A z‖ + ‖B θ‖ + floor)`: the condition beside the terms that have to cancel in it.
 
-    The floor is what a change of all components of z by `ROOT_STEP` makes: beside terms that vanish with z no residual is small.
+    The floor is the change of F with all components of z by `ROOT_STEP`: beside terms that vanish with z no residual is small.
     """
     moving, resting = eqx.partition(args, eqx.is_inexact_array)
     value, along_z = jax.jvp(lambda unknown: optimality(unknown, *args), (z,), (z,))

@@ -2,7 +2,7 @@
 
 A projection in an optimality condition is called with the arguments of the objective, `projection(y, *args)`: bind what
 it needs, say `lambda y, theta: projections.box(y, 0.0, theta)`. Sets and cones without a parameter ignore the arguments.
-What is said of trees holds for one array too; the result has the structure, shapes and precision of y.
+A tree may be one array; the result has the structure, shapes and precision of y.
 
 N. Parikh, S. Boyd, "Proximal Algorithms", Found. Trends Optim. 1, 127 (2014), chapter 6, unless a docstring says otherwise.
 """
@@ -19,13 +19,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from mdsens.common.errors import InputError
-from mdsens.implicit.trees import dot, floating, is_traced, require_callable, require_not_negative, spread
-
-PyTree = Any
+from mdsens.implicit.trees import PyTree, as_floating, broadcast_like, dot, is_traced, require_callable, require_not_negative
 
 
 def box(y: PyTree, lower: PyTree, upper: PyTree) -> PyTree:
-    """min(max(y, l), u), on the box l <= x <= u.
+    """Project on the box l <= x <= u: min(max(y, l), u).
 
     Args:
         y: any tree.
@@ -34,46 +32,46 @@ def box(y: PyTree, lower: PyTree, upper: PyTree) -> PyTree:
     Raises:
         InputError: a lower bound above its upper bound, bounds that do not fit y.
     """
-    y = floating(y)
-    lower, upper = spread(lower, y, "lower bound"), spread(upper, y, "upper bound")
+    y = as_floating(y)
+    lower, upper = broadcast_like(lower, y, "lower bound"), broadcast_like(upper, y, "upper bound")
     if not is_traced(lower, upper) and not all(jax.tree.leaves(jax.tree.map(lambda l, u: bool((l <= u).all()), lower, upper))):
         raise InputError("A lower bound is above its upper bound: the box is empty.")
     return jax.tree.map(jnp.clip, y, lower, upper)
 
 
 def non_negative(y: PyTree, *_: Any) -> PyTree:
-    """max(y, 0), on the orthant x >= 0, a cone that is its own dual; any tree."""
-    return jax.tree.map(jax.nn.relu, floating(y))
+    """Project any tree on the orthant x >= 0, a cone that is its own dual: max(y, 0)."""
+    return jax.tree.map(jax.nn.relu, as_floating(y))
 
 
 def zero(y: PyTree, *_: Any) -> PyTree:
-    """0, on the cone {0}, whose dual is the whole space: the slack of an equality; any tree."""
-    return jax.tree.map(jnp.zeros_like, floating(y))
+    """Project any tree on the cone {0}, whose dual is the whole space: the slack of an equality is 0."""
+    return jax.tree.map(jnp.zeros_like, as_floating(y))
 
 
 def free(y: PyTree, *_: Any) -> PyTree:
-    """y, on the whole space, whose dual cone is {0}; any tree."""
-    return floating(y)
+    """Project any tree on the whole space, whose dual cone is {0}: y."""
+    return as_floating(y)
 
 
 def linf_ball(y: PyTree, radius: ArrayLike = 1.0) -> PyTree:
-    """min(max(y, -r), r), on max_i |x_i| <= r; any tree.
+    """Project any tree on max_i |x_i| <= r: min(max(y, -r), r).
 
     Raises:
         InputError: a radius that is negative or no single number.
     """
-    y = floating(y)
+    y = as_floating(y)
     radius = _radius(radius, y)
     return jax.tree.map(lambda leaf: jnp.clip(leaf, -radius.astype(leaf.dtype), radius.astype(leaf.dtype)), y)
 
 
 def l2_ball(y: PyTree, radius: ArrayLike = 1.0) -> PyTree:
-    """y min(1, r/‖y‖), on ‖x‖ <= r, the norm being that of the whole tree.
+    """Project on ‖x‖ <= r, with the norm of the whole tree: y min(1, r/‖y‖).
 
     Raises:
         InputError: a radius that is negative or no single number.
     """
-    y = floating(y)
+    y = as_floating(y)
     radius = _radius(radius, y)
     square = dot(y, y)
     outside = square > radius**2
@@ -83,7 +81,7 @@ def l2_ball(y: PyTree, radius: ArrayLike = 1.0) -> PyTree:
 
 
 def l1_ball(y: Float[Array, " n"], radius: ArrayLike = 1.0) -> Float[Array, " n"]:
-    """y inside, else sign(y) P(|y|) with P the projection on the simplex of that radius, on Σ|x_i| <= r.
+    """Project on Σ|x_i| <= r: y inside, else sign(y) P(|y|) with P the projection on the simplex of that radius.
 
     Raises:
         InputError: a radius that is negative or no single number, a y that is no vector.
@@ -96,7 +94,7 @@ def l1_ball(y: Float[Array, " n"], radius: ArrayLike = 1.0) -> Float[Array, " n"
 
 
 def simplex(y: Float[Array, " n"], radius: ArrayLike = 1.0) -> Float[Array, " n"]:
-    """max(y - τ, 0) with the τ for which it adds up to r, on x >= 0, Σ x_i = r.
+    """Project on x >= 0, Σ x_i = r: max(y - τ, 0) with the τ for which it adds up to r.
 
     On the support S = {y_i > τ} the threshold is τ = (Σ_S y_i - r)/|S|, and so are its derivatives. At r = 0 the derivative in r
     is NaN: there is no smaller radius.
@@ -121,7 +119,7 @@ def simplex(y: Float[Array, " n"], radius: ArrayLike = 1.0) -> Float[Array, " n"
 
 
 def hyperplane(y: PyTree, a: PyTree, b: ArrayLike) -> PyTree:
-    """y - (a·y - b)/‖a‖² a, on a·x = b.
+    """Project on a·x = b: y - (a·y - b)/‖a‖² a.
 
     Args:
         y: any tree.
@@ -135,12 +133,12 @@ def hyperplane(y: PyTree, a: PyTree, b: ArrayLike) -> PyTree:
 
 
 def half_space(y: PyTree, a: PyTree, b: ArrayLike) -> PyTree:
-    """y - max(a·y - b, 0)/‖a‖² a, on a·x <= b; arguments and errors as for `hyperplane`."""
+    """Project on a·x <= b: y - max(a·y - b, 0)/‖a‖² a; arguments and errors as for `hyperplane`."""
     return _along_normal(y, a, b, jax.nn.relu)
 
 
 def affine(y: Float[Array, " n"], A: Float[Array, "m n"], b: Float[Array, " m"]) -> Float[Array, " n"]:
-    """y - Aᵀ(A Aᵀ)⁻¹(A y - b), on A x = b, the rows of A being independent.
+    """Project on A x = b, the rows of A being independent: y - Aᵀ(A Aᵀ)⁻¹(A y - b).
 
     By the QR factors of Aᵀ: A Aᵀ has the square of A's condition number.
 
@@ -158,7 +156,7 @@ def affine(y: Float[Array, " n"], A: Float[Array, "m n"], b: Float[Array, " m"])
 
 
 def second_order_cone(y: Float[Array, " n"], *_: Any) -> Float[Array, " n"]:
-    """On ‖x‖ <= t for vectors (t, x), a cone that is its own dual:
+    """Project on ‖x‖ <= t for vectors (t, x), a cone that is its own dual:
 
     (t, x) inside it, 0 where ‖x‖ <= -t, else (1 + t/‖x‖)/2 (‖x‖, x).
 
@@ -175,7 +173,7 @@ def second_order_cone(y: Float[Array, " n"], *_: Any) -> Float[Array, " n"]:
 
 
 def kl_simplex(y: Float[Array, " n"], radius: ArrayLike = 1.0) -> Float[Array, " n"]:
-    """r exp(y_i)/Σ_j exp(y_j), the point of the simplex nearest to exp(y) in the Kullback-Leibler divergence.
+    """Return r exp(y_i)/Σ_j exp(y_j), the point of the simplex nearest to exp(y) in the Kullback-Leibler divergence.
 
     The Bregman projection of mirror descent with `mirror_map="entropy"`; y is in the dual space, a logarithm.
 
@@ -189,7 +187,7 @@ def kl_simplex(y: Float[Array, " n"], radius: ArrayLike = 1.0) -> Float[Array, "
 
 
 def product(projections: Sequence[Callable[..., Any]], sizes: Sequence[int]) -> Callable[..., Any]:
-    """The projection on C₁ × C₂ × ..., each on its slice of a flat vector, in this order.
+    """Return the projection on C₁ × C₂ × ..., each on its slice of a flat vector, in this order.
 
     Args:
         projections: one for each set.
@@ -229,15 +227,12 @@ class _Product:
 
 
 def dual(y: PyTree, projection: Callable[..., Any]) -> PyTree:
-    """y + P_K(-y), the projection on the dual cone K* = {v : v·x >= 0 for all x in K}, from that on the cone K.
+    """Project on the dual cone K* = {v : v·x >= 0 for all x in K} by the projection on the cone K: y + P_K(-y).
 
     J. J. Moreau's decomposition y = P_K(y) - P_K*(-y) (C. R. Acad. Sci. 255, 238, 1962); any tree that `projection` takes.
     """
-    y = floating(y)
+    y = as_floating(y)
     return jax.tree.map(jnp.add, y, projection(jax.tree.map(jnp.negative, y)))
-
-
-# What the projections, the proximal operators and the conditions share.
 
 
 def _radius(radius: ArrayLike, y: PyTree) -> Array:
@@ -251,12 +246,12 @@ def _vector(y: PyTree, name: str) -> Array:
     shape = jax.tree.map(jnp.shape, y)
     if not jax.tree_util.treedef_is_leaf(jax.tree.structure(y)) or len(shape) != 1 or shape[0] == 0:
         raise InputError(f"{name} projects one vector (n,), not what has the shape {shape}; jax.vmap projects several.")
-    return floating(y)
+    return as_floating(y)
 
 
 def _along_normal(y: PyTree, a: PyTree, b: ArrayLike, excess: Callable[..., Any]) -> PyTree:
-    y = floating(y)
-    a = spread(a, y, "normal")
+    y = as_floating(y)
+    a = broadcast_like(a, y, "normal")
     square = dot(a, a)
     if not is_traced(square) and not square > 0.0:
         raise InputError("The normal of a plane must not be zero.")

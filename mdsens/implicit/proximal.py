@@ -2,7 +2,7 @@
 
 All are called `prox(y, stepsize, strength)`, and a proximal operator in an optimality condition with the arguments of the
 objective, `prox(y, stepsize, *args)`: bind what it needs, say `lambda y, eta, theta: proximal.l1(y, eta, theta[0])`.
-What is said of trees holds for one array too; the result has the structure, shapes and precision of y.
+A tree may be one array; the result has the structure, shapes and precision of y.
 
 N. Parikh, S. Boyd, "Proximal Algorithms", Found. Trends Optim. 1, 127 (2014), chapter 6.
 """
@@ -11,20 +11,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from mdsens.implicit.trees import floating, require_not_negative, spread
-
-PyTree = Any
+from mdsens.implicit.trees import PyTree, as_floating, broadcast_like, require_not_negative
 
 
-def identity(y: PyTree, stepsize: Any = 1.0, *_: Any) -> PyTree:
-    """y, for g = 0: no penalty; any tree."""
-    return floating(y)
+def identity(y: PyTree, stepsize: ArrayLike = 1.0, *_: Any) -> PyTree:
+    """Return y, for no penalty, g = 0; any tree."""
+    return as_floating(y)
 
 
-def l1(y: PyTree, stepsize: Any = 1.0, strength: PyTree = 1.0) -> PyTree:
-    """sign(y) max(|y| - ηs, 0), for g = Σ s_i |x_i|: the soft threshold of the lasso.
+def l1(y: PyTree, stepsize: ArrayLike = 1.0, strength: PyTree = 1.0) -> PyTree:
+    """Return sign(y) max(|y| - ηs, 0), for g = Σ s_i |x_i|: the soft threshold of the lasso.
 
     Args:
         y: any tree.
@@ -34,34 +33,34 @@ def l1(y: PyTree, stepsize: Any = 1.0, strength: PyTree = 1.0) -> PyTree:
     Raises:
         InputError: a strength or stepsize that is negative or does not fit y.
     """
-    y = floating(y)
+    y = as_floating(y)
     return jax.tree.map(_soft, y, _threshold(strength, stepsize, y, "strength"))
 
 
-def non_negative_l1(y: PyTree, stepsize: Any = 1.0, strength: PyTree = 1.0) -> PyTree:
-    """max(y - ηs, 0), for g = Σ s_i x_i on x >= 0; arguments and errors as for `l1`."""
-    y = floating(y)
+def non_negative_l1(y: PyTree, stepsize: ArrayLike = 1.0, strength: PyTree = 1.0) -> PyTree:
+    """Return max(y - ηs, 0), for g = Σ s_i x_i on x >= 0; arguments and errors as for `l1`."""
+    y = as_floating(y)
     return jax.tree.map(lambda leaf, t: jax.nn.relu(leaf - t), y, _threshold(strength, stepsize, y, "strength"))
 
 
-def l2_squared(y: PyTree, stepsize: Any = 1.0, strength: PyTree = 1.0) -> PyTree:
-    """y/(1 + ηs), for g = ½ Σ s_i x_i²: the ridge; arguments and errors as for `l1`."""
-    y = floating(y)
+def l2_squared(y: PyTree, stepsize: ArrayLike = 1.0, strength: PyTree = 1.0) -> PyTree:
+    """Return y/(1 + ηs), for g = ½ Σ s_i x_i²: the ridge; arguments and errors as for `l1`."""
+    y = as_floating(y)
     return jax.tree.map(lambda leaf, t: leaf / (1.0 + t), y, _threshold(strength, stepsize, y, "strength"))
 
 
-def elastic_net(y: PyTree, stepsize: Any = 1.0, l1_strength: PyTree = 1.0, l2_strength: PyTree = 1.0) -> PyTree:
-    """sign(y) max(|y| - ηs, 0)/(1 + ηr), for g = Σ s_i |x_i| + ½ Σ r_i x_i²; arguments and errors as for `l1`.
+def elastic_net(y: PyTree, stepsize: ArrayLike = 1.0, l1_strength: PyTree = 1.0, l2_strength: PyTree = 1.0) -> PyTree:
+    """Return sign(y) max(|y| - ηs, 0)/(1 + ηr), for g = Σ s_i |x_i| + ½ Σ r_i x_i²; arguments and errors as for `l1`.
 
     H. Zou, T. Hastie, J. R. Stat. Soc. B 67, 301 (2005).
     """
-    y = floating(y)
+    y = as_floating(y)
     thresholds = _threshold(l1_strength, stepsize, y, "l1_strength")
     return l2_squared(jax.tree.map(_soft, y, thresholds), stepsize, l2_strength)
 
 
-def group_lasso(y: PyTree, stepsize: Any = 1.0, strength: PyTree = 1.0, *, axis: int | None = None) -> PyTree:
-    """y max(1 - ηs/‖y‖, 0) in each block, for g = s Σ_blocks ‖x_block‖: whole blocks become zero together.
+def group_lasso(y: PyTree, stepsize: ArrayLike = 1.0, strength: PyTree = 1.0, *, axis: int | None = None) -> PyTree:
+    """Return y max(1 - ηs/‖y‖, 0) in each block, for g = s Σ_blocks ‖x_block‖: whole blocks become zero together.
 
     Args:
         y: any tree.
@@ -75,22 +74,22 @@ def group_lasso(y: PyTree, stepsize: Any = 1.0, strength: PyTree = 1.0, *, axis:
 
     M. Yuan, Y. Lin, J. R. Stat. Soc. B 68, 49 (2006).
     """
-    y = floating(y)
+    y = as_floating(y)
     squares = jax.tree.map(lambda leaf: jnp.sum(leaf * leaf, axis=axis, keepdims=True), y)
 
     def shrink(leaf: Array, square: Array, t: Array) -> Array:
-        kept = (square > t * t) | (t == 0.0)
+        remains = (square > t * t) | (t == 0.0)
         # The square root's slope is infinite at zero, and a derivative looks into both branches of a `where`.
-        norm = jnp.sqrt(jnp.where(kept & (square > 0.0), square, 1.0))
-        return jnp.where(kept, (1.0 - t / norm) * leaf, 0.0)
+        norm = jnp.sqrt(jnp.where(remains & (square > 0.0), square, 1.0))
+        return jnp.where(remains, (1.0 - t / norm) * leaf, 0.0)
 
     return jax.tree.map(shrink, y, squares, _threshold(strength, stepsize, squares, "strength"))
 
 
-def _threshold(strength: Any, stepsize: Any, y: PyTree, name: str) -> PyTree:
+def _threshold(strength: PyTree, stepsize: ArrayLike, y: PyTree, name: str) -> PyTree:
     require_not_negative(strength, name)
     require_not_negative(stepsize, "stepsize")
-    return jax.tree.map(lambda s, eta: eta * s, spread(strength, y, name), spread(stepsize, y, "stepsize"))
+    return jax.tree.map(lambda s, eta: eta * s, broadcast_like(strength, y, name), broadcast_like(stepsize, y, "stepsize"))
 
 
 def _soft(y: PyTree, t: Array) -> Array:

@@ -1,11 +1,12 @@
-"""Derivatives of a solution z of F(z, θ) = 0, whatever found it: dz/dθ = -A⁻¹B with A = ∂F/∂z, B = ∂F/∂θ.
+"""Derivatives of a solution z of F(z, θ) = 0, by any method: dz/dθ = -A⁻¹B with A = ∂F/∂z, B = ∂F/∂θ.
 
 Blondel et al. 2021, section 2.1: eq. (2) for the Jacobian; "root_jvp" and "root_vjp" for its products.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from mdsens.common.errors import InputError, LinearSolveError
-from mdsens.implicit.auxiliary import refused_tangent
+from mdsens.implicit.auxiliary import refuse_tangent
 from mdsens.implicit.checks import (
     check_answer,
     check_args,
@@ -28,16 +29,14 @@ from mdsens.implicit.checks import (
 from mdsens.implicit.linear import linear_solve
 from mdsens.implicit.linear_system import LinearSolver, Matvec, NullSpace
 from mdsens.implicit.optimality import FixedPointCondition
-from mdsens.implicit.probes import ROOT_TOL, faults, only_root, poisoned, refused_faults
-from mdsens.implicit.trees import is_traced
-
-PyTree = Any
+from mdsens.implicit.probes import ROOT_TOL, faults, poison, refuse_faults, require_root
+from mdsens.implicit.trees import PyTree, is_traced
 
 
-def linearised(
-    optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], operator: Callable[..., Any] | None = None
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """`(A, unravel)`: u ↦ ∂F/∂z u on flat vectors, and the way back to z's structure.
+def linearise(
+    optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], operator: Callable[..., Matvec] | None = None
+) -> tuple[Matvec, Callable[[Array], PyTree]]:
+    """Return `(A, unravel)`: u ↦ ∂F/∂z u on flat vectors, and the way back to z's structure.
 
     Args:
         operator: as for `root_jvp`.
@@ -68,7 +67,9 @@ def root_jvp(
     probe: bool = True,
     throw: bool = True,
 ) -> tuple[PyTree, jax.Array]:
-    """`(dz, residual)`: how the root z of `optimality(z, *args) == 0` moves when `args` moves along `tangents`.
+    """Return `(dz, residual)`: how the root z of `optimality(z, *args) == 0` moves when `args` moves along `tangents`.
+
+        dz, _ = root_jvp(lambda z, a: z**2 - a, jnp.array(2.0), (jnp.array(4.0),), (jnp.array(1.0),))  # dz/da = 1/4
 
     Args:
         optimality: F(z, *args), of the structure of z.
@@ -77,83 +78,79 @@ def root_jvp(
         linear_solver, null_space, precondition, throw: as for `linear_solve`, on z raveled.
         operator: `operator(z, *args) -> (u ↦ ∂F/∂z u)` on z raveled, where there is a faster way than to linearise F; pure
             JAX, since higher derivatives go through it.
-        project: drop what of B lies along the left null space. Otherwise, where it is more than rounding, no motion of z
-            keeps F = 0, and that is an error.
-        probe: see that ∂F/∂z is as symmetric and has the null space that it is said to, that it is regular beyond it, and that
-            F has no kink at z: otherwise no derivative exists.
+        project: drop the part of B along the left null space. Otherwise such a part, where it is more than rounding, is an
+            error: no motion of z keeps F = 0.
+        probe: check that ∂F/∂z is as symmetric as declared, has the declared null space, is regular beyond it, and that F has
+            no kink at z: otherwise no derivative exists.
 
     Returns:
         the tangent of z, and the relative residual of the linear system.
 
     Raises:
-        InputError: structures that do not fit; what a probe finds on concrete values, dz is NaN there otherwise.
-        LinearSolveError: a failed solve, if `throw` and the values are concrete; dz is NaN there otherwise.
+        InputError: structures that do not fit; a fault that the probe finds on concrete values (dz is NaN on traced ones).
+        LinearSolveError: a failed solve, if `throw` and the values are concrete (dz is NaN otherwise).
     """
-    options: dict[str, Any] = {
-        "symmetric": symmetric,
-        "linear_solver": linear_solver,
-        "null_space": null_space,
-        "precondition": precondition,
-    }
-    dz, residual, _ = _probed_jvp(
-        optimality, z, args, tangents, operator=operator, project=project, probe=probe, throw=throw, **options
-    )
-    return dz, residual
+    options = DerivativeOptions(symmetric, linear_solver, null_space, precondition, operator, project, probe, throw)
+    return _probed_jvp(optimality, z, args, tangents, options)[:2]
+
+
+class DerivativeOptions(NamedTuple):
+    """How the derivative of a root is computed; each field as for `root_jvp`."""
+
+    symmetric: bool = False
+    linear_solver: LinearSolver | None = None
+    null_space: NullSpace | None = None
+    precondition: Matvec | None = None
+    operator: Callable[..., Matvec] | None = None
+    project: bool = False
+    probe: bool = False
+    throw: bool = True
+
+    def solve(self, product: Matvec, b: Array, **others: Any) -> tuple[Array, Array]:
+        """Solve A u = b by `linear_solve`."""
+        return linear_solve(
+            product,
+            b,
+            solver=self.linear_solver,
+            symmetric=self.symmetric,
+            null_space=self.null_space,
+            precondition=self.precondition,
+            unique=self.probe,
+            throw=self.throw,
+            **others,
+        )
 
 
 def _probed_jvp(
-    optimality: Callable[..., Any],
-    z: PyTree,
-    args: tuple[Any, ...],
-    tangents: tuple[Any, ...],
-    *,
-    symmetric: bool,
-    linear_solver: LinearSolver | None,
-    null_space: NullSpace | None,
-    precondition: Callable[..., Any] | None,
-    operator: Callable[..., Any] | None,
-    project: bool,
-    probe: bool,
-    throw: bool,
+    optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], tangents: tuple[Any, ...], options: DerivativeOptions
 ) -> tuple[PyTree, Array, Array | None]:
-    """`(dz, residual, faults)` of `root_jvp`; without a probe the faults are None."""
+    """Return `(dz, residual, faults)` of `root_jvp`; without a probe the faults are None."""
     check_args(args)
-    moving, resting = moving_and_resting(args, tangents)
-    product, unravel = linearised(optimality, z, args, operator)
-    found = faults(optimality, z, args, product, symmetric, null_space) if probe else None
-    if found is not None:
-        # At both ends: on the way from either a slope that is exactly zero, a `where`, loses what is no number.
-        tangents = refused_faults(found, z, tangents)
+    moving, resting = split_arguments(args, tangents)
+    product, unravel = linearise(optimality, z, args, options.operator)
+    null_space = options.null_space
+    flags = None
+    if options.probe:
+        flags = faults(optimality, z, args, product, symmetric=options.symmetric, null_space=null_space)
+        # At both ends, of the tangents and of dz: a slope that is exactly zero on the way, a `where`, would drop a NaN.
+        tangents = refuse_faults(flags, z, tangents)
     _, change = jax.jvp(lambda m: optimality(z, *eqx.combine(m, resting)), (moving,), (tangents,))
-    b = -ravel_pytree(change)[0]
-    flat, residual = linear_solve(
-        product,
-        b,
-        solver=linear_solver,
-        symmetric=symmetric,
-        null_space=null_space,
-        precondition=precondition,
-        project=null_space is None or project,
-        # b is made of such terms as F is, and has their rounding.
-        negligible=0.0 if null_space is None or project else _rounding(product, z),
-        unique=probe,
-        throw=throw,
-    )
+    projects = null_space is None or options.project
+    # b is made of such terms as F is, and has their rounding.
+    negligible = 0.0 if projects else _rounding(product, z)
+    flat, residual = options.solve(product, -ravel_pytree(change)[0], project=projects, negligible=negligible)
     dz = unravel(flat)
-    return (dz if found is None else refused_faults(found, z, dz)), residual, found
+    return (dz if flags is None else refuse_faults(flags, z, dz)), residual, flags
 
 
-def moving_and_resting(args: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """The leaves of `args` that have a tangent, and those that have None, each None where the other has them.
-
-    Raises:
-        InputError: tangents that are not like args.
-    """
+def split_arguments(args: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return the leaves of `args` that have a tangent, and the others; raise InputError for tangents that are not like args."""
     try:
         if len(tangents) != len(args):
             raise ValueError(f"{len(tangents)} for {len(args)}")
-        moving = jax.tree.map(lambda t, a: None if t is None else a, tangents, args, is_leaf=_is_none)
-        resting = jax.tree.map(lambda t, a: a if t is None else None, tangents, args, is_leaf=_is_none)
+        is_none = lambda leaf: leaf is None  # noqa: E731
+        moving = jax.tree.map(lambda t, a: None if t is None else a, tangents, args, is_leaf=is_none)
+        resting = jax.tree.map(lambda t, a: a if t is None else None, tangents, args, is_leaf=is_none)
         if outline(moving) != outline(tangents):
             raise ValueError(f"{outline(tangents)} for {outline(moving)}")
     except (ValueError, TypeError) as error:
@@ -182,7 +179,9 @@ def root_vjp(
     probe: bool = True,
     throw: bool = True,
 ) -> tuple[tuple[Any, ...], jax.Array]:
-    """`(dargs, residual)`: the gradient in `args` of a function of the root z whose gradient in z is `cotangent`.
+    """Return `(dargs, residual)`: the gradient in `args` of a function of the root z whose gradient in z is `cotangent`.
+
+        (da,), _ = root_vjp(lambda z, a: z**2 - a, jnp.array(2.0), (jnp.array(4.0),), jnp.array(1.0))  # dz/da = 1/4
 
     One solve with Aᵀ serves all arguments. Leaves of `args` that are no floating-point arrays give None.
 
@@ -197,69 +196,47 @@ def root_vjp(
     check_args(args)
     args = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, args)
     chosen = chosen_arguments(argnums, args)
-    options: dict[str, Any] = {
-        "symmetric": symmetric,
-        "linear_solver": linear_solver,
-        "null_space": null_space,
-        "precondition": precondition,
-    }
-    w, residual = adjoint_solution(optimality, z, args, cotangent, operator=operator, probe=probe, throw=throw, **options)
+    options = DerivativeOptions(symmetric, linear_solver, null_space, precondition, operator, probe=probe, throw=throw)
+    w, residual = adjoint_solution(optimality, z, args, cotangent, **options._asdict())
     moving, resting = eqx.partition(args, tuple(eqx.is_inexact_array if k in chosen else False for k in range(len(args))))
     _, pullback = jax.vjp(lambda m: optimality(z, *eqx.combine(m, resting)), moving)
     slopes = pullback(jax.tree.map(jnp.negative, w))[0]
     if probe:
-        slopes = jax.tree.map(functools.partial(poisoned, ~jnp.isfinite(ravel_pytree(w)[0]).all()), slopes)
+        slopes = jax.tree.map(functools.partial(poison, ~jnp.isfinite(ravel_pytree(w)[0]).all()), slopes)
     if argnums is None:
         return slopes, residual
     return (slopes[chosen[0]] if np.ndim(argnums) == 0 else tuple(slopes[k] for k in chosen)), residual
 
 
 def adjoint_solution(
-    optimality: Callable[..., Any],
-    z: PyTree,
-    args: tuple[Any, ...],
-    cotangent: PyTree,
-    *,
-    symmetric: bool = False,
-    linear_solver: LinearSolver | None = None,
-    null_space: NullSpace | None = None,
-    precondition: Callable[..., Any] | None = None,
-    operator: Callable[..., Any] | None = None,
-    probe: bool = False,
-    throw: bool = True,
+    optimality: Callable[..., Any], z: PyTree, args: tuple[Any, ...], cotangent: PyTree, **settings: Any
 ) -> tuple[PyTree, jax.Array]:
-    """`(w, residual)` with Aᵀw = the cotangent, all as for `root_vjp`: the gradient in the arguments is that of -⟨w, F⟩."""
+    """Return `(w, residual)` with Aᵀw = the cotangent: the gradient in the arguments of `root_vjp` is that of -⟨w, F⟩.
+
+    Args:
+        settings: those of `DerivativeOptions`.
+    """
     if outline(cotangent) != outline(z):
         raise InputError(f"The cotangent must look like the unknown, {outline(z)}, not {outline(cotangent)}.")
-    product, unravel = linearised(optimality, z, args, operator)
+    options = DerivativeOptions(**settings)
+    null_space, precondition = options.null_space, options.precondition
+    product, unravel = linearise(optimality, z, args, options.operator)
     flat = ravel_pytree(cotangent)[0]
-    helper, null = precondition, null_space
-    transposed = product
-    if not symmetric:
-        transposed = _transposed(product, flat)
-        helper = None if precondition is None else _transposed(precondition, flat)
+    if options.symmetric:
+        flat, residual = options.solve(product, flat)
+    else:
+        helper = None if precondition is None else _transpose(precondition, flat)
         null = None if null_space is None else null_space.transposed
-    w, residual = linear_solve(
-        transposed,
-        flat,
-        solver=linear_solver,
-        symmetric=symmetric,
-        null_space=null,
-        precondition=helper,
-        unique=probe,
-        throw=throw,
-    )
-    w = unravel(w)
-    return (refused_faults(faults(optimality, z, args, product, symmetric, null_space), z, w) if probe else w), residual
+        flat, residual = options._replace(null_space=null, precondition=helper).solve(_transpose(product, flat), flat)
+    w = unravel(flat)
+    if options.probe:
+        w = refuse_faults(faults(optimality, z, args, product, symmetric=options.symmetric, null_space=null_space), z, w)
+    return w, residual
 
 
-def _transposed(product: Matvec, like: PyTree) -> Matvec:
+def _transpose(product: Matvec, like: PyTree) -> Matvec:
     transpose = jax.linear_transpose(product, like)
     return lambda v: transpose(v)[0]
-
-
-def _is_none(leaf: Any) -> bool:
-    return leaf is None
 
 
 def differentiable_solution(
@@ -285,7 +262,7 @@ def differentiable_solution(
         null_space: `null_space(z, witness, *args) -> NullSpace`, the null space of ∂F/∂z at the answer.
         precondition: `precondition(z, witness, *args) -> (r ↦ M r)` on z raveled, M near (∂F/∂z)⁻¹.
         operator: `operator(z, witness, *args)`, and project: as for `root_jvp`.
-        root_tol: as for `custom_root`; None for solvers that see to their convergence themselves.
+        root_tol: as for `custom_root`; None for solvers that check their convergence themselves.
         probe: as for `root_jvp`.
         report: the witness is for the user: its floating-point leaves refuse to be differentiated, where those of a witness
             that only serves the condition count as constants.
@@ -297,7 +274,7 @@ def differentiable_solution(
 
     def solution(z0: PyTree, *args: Any) -> tuple[Any, Any]:
         check_closures(solver=solve, condition=optimality, null_space=null_space, preconditioner=precondition)
-        arrays, static = eqx.partition(jax.tree.map(_plain, (z0, args)), eqx.is_array)
+        arrays, static = eqx.partition(jax.tree.map(_as_python, (z0, args)), eqx.is_array)
         check_static(static)
 
         @jax.custom_jvp
@@ -305,37 +282,30 @@ def differentiable_solution(
             # A Python number that is differentiated arrives as one.
             start, values = eqx.combine(jax.tree.map(jnp.asarray, arrays), static)
             z, witness = solve(start, *values)
-            return (z if root_tol is None else only_root(optimality, z, (witness, *values), root_tol)), witness
+            return (z if root_tol is None else require_root(optimality, z, (witness, *values), root_tol)), witness
 
         @answer.defjvp
         def rule(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-            # The answer itself is asked for again rather than solved: nested derivatives peel off one level at a time,
+            # The answer is called again rather than solved: nested derivatives peel off one level at a time,
             # and at the innermost the solver sees concrete values.
             primal = jax.tree.map(jnp.asarray, primals[0])
             z, witness = answer(primal)
             witness = jax.lax.stop_gradient(witness)
             _, values = eqx.combine(primal, static)
             moving = jax.tree.map(lambda a, t: t if eqx.is_inexact_array(a) else None, primal[1], tangents[0][1])
-            options = {
-                "symmetric": symmetric,
-                "linear_solver": linear_solver,
-                "project": project,
-                "operator": operator,
-                "probe": probe,
-            }
-            z_dot, residual, found = _tangent(
-                optimality, null_space, precondition, z, (witness, *values), (None, *moving), options
-            )
-            z_dot = z_dot if found is None else refused_faults(found, z, z_dot)
+            options = DerivativeOptions(symmetric, linear_solver, operator=operator, project=project, probe=probe)
+            helpers = (null_space, precondition)
+            z_dot, residual, flags = _tangent(optimality, z, (witness, *values), (None, *moving), helpers, options=options)
+            z_dot = z_dot if flags is None else refuse_faults(flags, z, z_dot)
             if not is_traced(z_dot, residual) and not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(z_dot)):
                 raise LinearSolveError(
                     f"The linear system of the derivative (relative residual of {float(residual):.1e}) has no single answer that "
                     "can be relied on: the condition is singular at this root beyond its known null space, or nearly so, or its "
                     "derivatives are not finite there."
                 )
-            # The start moves no answer, but who knows what it does to a report.
+            # The start moves no answer, but it may change a report.
             sources = [t for t in jax.tree.leaves(tangents[0]) if jnp.issubdtype(getattr(t, "dtype", float), jnp.inexact)]
-            resting = functools.partial(refused_tangent, tangents=sources) if report else _no_tangent
+            resting = functools.partial(refuse_tangent, tangents=sources if report else ())
             return (z, witness), (z_dot, jax.tree.map(resting, witness))
 
         return answer(arrays)
@@ -346,19 +316,21 @@ def differentiable_solution(
 @eqx.filter_jit
 def _tangent(
     optimality: Callable[..., Any],
-    null_space: Callable[..., NullSpace] | None,
-    precondition: Callable[..., Matvec] | None,
     z: PyTree,
     args: tuple[Any, ...],
     tangents: tuple[Any, ...],
-    options: dict[str, Any],
+    helpers: tuple[Callable[..., NullSpace] | None, Callable[..., Matvec] | None],
+    *,
+    options: DerivativeOptions,
 ) -> tuple[PyTree, Array, Array | None]:
-    # What only helps the solve is held fixed: second derivatives are those of the linear system alone.
+    """Return the tangent as `_probed_jvp` does, with the null space and the preconditioner by two functions of the answer."""
+    # The helpers of the solve are constants: second derivatives are those of the linear system alone.
     fixed_z, fixed_args = jax.lax.stop_gradient((z, eqx.filter(args, eqx.is_array)))
     fixed_args = eqx.combine(fixed_args, args)
-    null = None if null_space is None else null_space(fixed_z, *fixed_args)
-    helper = None if precondition is None else precondition(fixed_z, *fixed_args)
-    return _probed_jvp(optimality, z, args, tangents, null_space=null, precondition=helper, throw=True, **options)
+    null = None if helpers[0] is None else helpers[0](fixed_z, *fixed_args)
+    helper = None if helpers[1] is None else helpers[1](fixed_z, *fixed_args)
+    options = options._replace(null_space=null, precondition=helper)
+    return _probed_jvp(optimality, z, args, tangents, options)
 
 
 def custom_root(
@@ -373,20 +345,23 @@ def custom_root(
 ) -> Callable[..., Any]:
     """Decorate a solver `solve(z0, *args)` of `optimality(z, *args) == 0`, so that its answer is differentiable in `args`.
 
+        @custom_root(lambda z, a: z**2 - a)
+        def solve(z0, a): ...                            # any solver; jax.grad(solve, 1)(1.0, 4.0) is 1/4
+
     Unknown and arguments may be any pytrees; leaves that are no floating-point arrays have no derivative. Works in
     forward and reverse mode, to any order, whatever the solver does inside.
 
     Args:
         optimality: F(z, *args), of the structure of z, zero at the answer.
         has_aux: the solver returns `(z, aux)`, and so does the decorated one. What it reports (a status, an error) has no
-            derivative: asking for that of a floating-point one is refused in reverse mode, and NaN in forward mode. What
-            should be differentiated is computed from z, outside.
+            derivative: that of a floating-point one is refused in reverse mode, and NaN in forward mode. Compute from z,
+            outside, what should be differentiated.
         symmetric: whether ∂F/∂z is, as for the minimum of an energy.
         linear_solver: `CG()`, `MINRES()`, `GMRES()`, `Direct()`, ...; None for `automatic`.
         null_space: `null_space(z, *args) -> NullSpace`, the known null space of ∂F/∂z; the derivative has no component there.
         precondition: `precondition(z, *args) -> (r ↦ M r)` on z raveled, M near (∂F/∂z)⁻¹, symmetric positive for CG.
         root_tol: refuse an answer where ‖F‖ exceeds this share of the terms that F is made of, ‖A z‖ + ‖B θ‖ (unless
-            a change of z by 1e-6 makes as much); None to look away.
+            a change of z by 1e-6 makes as much); None for no check.
 
     Raises, when called:
         InputError: an answer that is no pytree of floating-point arrays (or no pair), a function that closes over a value
@@ -400,7 +375,6 @@ def custom_root(
 
     Blondel et al. 2021, section 2.1 (`@custom_root`).
     """
-
     for name, function in (("condition", optimality), ("null_space", null_space), ("precondition", precondition)):
         if not callable(function) and (function is not None or name == "condition"):
             raise InputError(f"The {name} must be a function, not {function!r:.80}.")
@@ -411,7 +385,7 @@ def custom_root(
         if not callable(solve):
             raise InputError(f"The solver must be a function solve(z0, *args), not {solve!r:.80}.")
         solution = differentiable_solution(
-            _Answering(solve, has_aux),
+            _CheckedSolver(solve, has_aux),
             _WithoutWitness(optimality),
             symmetric=symmetric,
             linear_solver=linear_solver,
@@ -444,31 +418,26 @@ def custom_fixed_point(fixed_point: Callable[..., Any], **options: Any) -> Calla
 
 
 def fixed_point_condition(fixed_point: Callable[..., Any]) -> Callable[..., Any]:
-    """F(z, *args) = T(z, *args) - z; equal for the same T, so that compiled code is found again."""
+    """Return F(z, *args) = T(z, *args) - z; two of the same T are equal, so that compiled code is found again."""
     return fixed_point if isinstance(fixed_point, FixedPointCondition) else FixedPointCondition(fixed_point, ())
 
 
+@dataclasses.dataclass(frozen=True)
 class _WithoutWitness:
     """`f(z, *args)` as `f(z, witness, *args)`; equal for the same function, so that compiled code is found again."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    function: Callable[..., Any]
 
     def __call__(self, z: PyTree, witness: Any, *args: Any) -> Any:
         return self.function(z, *args)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _WithoutWitness) and self.function == other.function
 
-    def __hash__(self) -> int:
-        return hash(self.function)
+@dataclasses.dataclass(frozen=True)
+class _CheckedSolver:
+    """A solver whose answer is checked before anything is made of it."""
 
-
-class _Answering:
-    """A solver whose answer is looked at before anyone relies on it."""
-
-    def __init__(self, solve: Callable[..., Any], has_aux: bool) -> None:
-        self.solve, self.has_aux = solve, has_aux
+    solve: Callable[..., Any]
+    has_aux: bool
 
     def __call__(self, z0: PyTree, *args: Any) -> tuple[PyTree, Any]:
         try:
@@ -483,10 +452,6 @@ class _Answering:
         return check_answer(answer, self.has_aux)
 
 
-def _plain(leaf: Any) -> Any:
-    """NumPy's booleans and integers as Python's: settings, not numbers to trace."""
+def _as_python(leaf: Any) -> Any:
+    """Return NumPy's booleans and integers as Python's: they are settings, not numbers to trace."""
     return leaf.item() if isinstance(leaf, np.bool_ | np.integer) else leaf
-
-
-def _no_tangent(leaf: Any) -> Any:
-    return refused_tangent(leaf, ())

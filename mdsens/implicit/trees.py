@@ -1,4 +1,4 @@
-"""Small operations on trees of arrays, and what is asked of arguments in one sentence."""
+"""Small operations on trees of arrays, and checks of arguments."""
 
 from typing import Any
 
@@ -12,22 +12,18 @@ from mdsens.common.errors import InputError
 PyTree = Any
 
 
-def floating(y: PyTree) -> PyTree:
-    """The tree with floating-point arrays for leaves, in the precision they have."""
+def as_floating(y: PyTree) -> PyTree:
+    """Return the tree with floating-point arrays for leaves, in the precision they have."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf) * 1.0, y)
 
 
 def dot(a: PyTree, b: PyTree) -> Any:
-    """Σ a_i b_i over all leaves of two trees."""
+    """Return Σ a_i b_i over all leaves of two trees."""
     return sum(jax.tree.leaves(jax.tree.map(lambda p, q: jnp.sum(p * q), a, b)))
 
 
-def spread(value: PyTree, y: PyTree, name: str) -> PyTree:
-    """A parameter in the shape and precision of y: it is one number for all components, or a tree like y.
-
-    Raises:
-        InputError: one that does not fit y.
-    """
+def broadcast_like(value: PyTree, y: PyTree, name: str) -> PyTree:
+    """Return a parameter, a number or a tree like y, in the shape and precision of y; raise InputError where it does not fit."""
     if jax.tree_util.treedef_is_leaf(jax.tree.structure(value)):
         value = jax.tree.map(lambda _: value, y)
     if jax.tree.structure(value) != jax.tree.structure(y):  # type: ignore[operator]  # of jax's stubs
@@ -54,5 +50,6 @@ def require_callable(function: object, name: str) -> None:
         raise InputError(f"The {name} must be a function, not {function!r:.80}.")
 
 
-def is_traced(*trees: Any) -> bool:
+def is_traced(*trees: PyTree) -> bool:
+    """Return whether any leaf is being traced by JAX."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))

@@ -16,7 +16,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from mdsens.common.aside import Aside
+from mdsens.common.hidden_value import HiddenValue
 from mdsens.implicit import CG, GMRES, MINRES, Direct, linear_solve
 from mdsens.implicit.bound import ROUNDING
 from mdsens.implicit.linear import DIRECT_LIMIT
@@ -68,7 +68,7 @@ class Hessian(eqx.Module):
     operator: StoredOperator | Preconditioned | DenseMatrix | None
     factor: DenseFactor | SparseFactor | None
     solver: LinearSolver = eqx.field(static=True)
-    aside: Aside[Spectrum] = eqx.field(static=True)
+    aside: HiddenValue[Spectrum] = eqx.field(static=True)
 
     @property
     def spectrum(self) -> Spectrum:
@@ -204,7 +204,7 @@ def _made(
     approximation = potential.approximation(reference.system)
     if approximation is not None:
         solver = _within(approximation, spectrum, solver, reference.system.positions.dtype)
-    return Hessian(reference, z, potential, null_space, operator, factor, solver, Aside(spectrum))
+    return Hessian(reference, z, potential, null_space, operator, factor, solver, HiddenValue(spectrum))
 
 
 def _is_definite(spectrum: Spectrum, reference: Reference) -> bool:

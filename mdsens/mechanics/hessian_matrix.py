@@ -11,7 +11,7 @@ import scipy.sparse.linalg
 from jaxtyping import Array
 
 from mdsens.common.errors import InputError, did_you_mean
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.mechanics.force_constants import coupling_numbers, couplings
 from mdsens.mechanics.hessian_operator import STORED_LIMIT, stored_size
 from mdsens.potentials.base import Potential, gives_stiffness, is_local, sound_stiffness, total_energy
@@ -32,7 +32,7 @@ class State(Protocol):
     potential: Potential
 
 
-@spelled
+@suggest_names
 def hessian(system: System | State, potential: Potential | None = None, format: str = "sparse") -> Any:
     """∂²U/∂x∂x at a state, relaxed or not, in the order x_0, y_0, z_0, x_1, ... and at the given cell [eV/Å²].
 

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from mdsens.common.errors import InputError, LinearSolveError, did_you_mean
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.common.units import NEWTON_PER_METRE, stress_unit
 from mdsens.common.voigt import unit_strains
 from mdsens.derivatives.nonfinite import UNRESTED, check_free, check_rest
@@ -50,7 +50,7 @@ SOLVER = CG(rtol=1e-11)
 """The constants are off by the square of what is left of λ, their derivatives by itself."""
 
 
-@spelled
+@suggest_names
 def elastic_constants(
     system: System,
     potential: Potential,

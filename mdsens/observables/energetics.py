@@ -106,7 +106,7 @@ class cohesive_energy(eqx.Module):
                 f"A {type(potential).__name__} says nothing of atoms without neighbours: give their energies, "
                 "cohesive_energy(isolated={...})."
             )
-        alone = eqx.tree_at(lambda s: s.neighbors, listed, listed.neighbors.none)
+        alone = eqx.tree_at(lambda s: s.neighbors, listed, listed.neighbors.without_pairs)
         return jnp.sum(listed_energies(potential, alone))
 
 

@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from mdsens.common.errors import InputError
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.plot.drawing import COLOURS, axes_or_new, opened
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ WIDEST = 9.0
 """Of a band, in points: where the sensitivity is largest."""
 
 
-@spelled
+@suggest_names
 def phonons(
     path: "PhononPath",
     frequencies: Float[ArrayLike, "points bands"],

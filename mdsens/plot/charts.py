@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from mdsens.common.errors import InputError
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.plot.drawing import COLOURS, axes_or_new, opened, patch
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ NUMBERS = 150
 """Of a heat map: up to so many are written into it."""
 
 
-@spelled
+@suggest_names
 def influence(values: dict[str, float], *, label: str, ax: Any = None) -> Any:
     """A bar for each parameter's influence: from zero, or on a logarithmic scale where they differ by orders of magnitude.
 
@@ -69,7 +69,7 @@ def influence(values: dict[str, float], *, label: str, ax: Any = None) -> Any:
     return opened(ax)
 
 
-@spelled
+@suggest_names
 def bars(values: dict[str, float], errors: dict[str, float] | None = None, *, label: str, ax: Any = None) -> Any:
     """A bar for each parameter on a linear scale, the largest on top, with error bars where they are finite.
 
@@ -91,7 +91,7 @@ def bars(values: dict[str, float], errors: dict[str, float] | None = None, *, la
     return opened(ax)
 
 
-@spelled
+@suggest_names
 def heat_map(
     values: Float[ArrayLike, "rows columns"], rows: Sequence[str], columns: Sequence[str], *, label: str, ax: Any = None
 ) -> Any:
@@ -120,7 +120,7 @@ def heat_map(
     return ax
 
 
-@spelled
+@suggest_names
 def elastic_sensitivity(
     derivatives: dict[str, Float[ArrayLike, "voigt voigt"]], *, label: str = "θ dC/dθ [GPa]", ax: Any = None
 ) -> Any:
@@ -142,7 +142,7 @@ def elastic_sensitivity(
     return heat_map(np.stack([*columns.values()], axis=1), list(derivatives), list(columns), label=label, ax=ax)
 
 
-@spelled
+@suggest_names
 def prediction(
     predicted: Float[ArrayLike, "..."], relaxed: Float[ArrayLike, "..."], *, label: str = "displacement [Å]", ax: Any = None
 ) -> Any:
@@ -171,7 +171,7 @@ def prediction(
     return opened(ax)
 
 
-@spelled
+@suggest_names
 def validity(found: "Validity", *, ax: Any = None) -> Any:
     """Predicted displacements against those of structures relaxed again, with the range in which they should agree.
 
@@ -199,7 +199,7 @@ def validity(found: "Validity", *, ax: Any = None) -> Any:
     return opened(ax)
 
 
-@spelled
+@suggest_names
 def convergence(values: Float[ArrayLike, " steps"], *, label: str, ax: Any = None) -> Any:
     """What goes to zero step by step, on a logarithmic scale; zeros are left out.
 
@@ -217,7 +217,7 @@ def convergence(values: Float[ArrayLike, " steps"], *, label: str, ax: Any = Non
     return opened(ax)
 
 
-@spelled
+@suggest_names
 def cost(measured: dict[str, tuple[Sequence[float], Sequence[float]]], *, label: str = "seconds", ax: Any = None) -> Any:
     """Cost against the number of atoms, both on logarithmic scales, with the exponent of each line between its ends.
 
@@ -236,7 +236,7 @@ def cost(measured: dict[str, tuple[Sequence[float], Sequence[float]]], *, label:
     return opened(ax)
 
 
-@spelled
+@suggest_names
 def chain(path: "Chain", *, ax: Any = None) -> Any:
     """The energy along a chain of images against the length of the path, with the highest image marked.
 

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from mdsens.common.errors import InputError
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.plot.drawing import COLOURS, axes_or_new, patch
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ MARKS = "os^Dv"
 """Of species in a slice."""
 
 
-@spelled
+@suggest_names
 def packing(
     eq: "Equilibrium",
     derivative: Float[ArrayLike, "atoms 2"] | None = None,
@@ -95,7 +95,7 @@ def packing(
     return ax
 
 
-@spelled
+@suggest_names
 def crystal(
     eq: "Equilibrium",
     derivative: Float[ArrayLike, "atoms 3"],
@@ -150,7 +150,7 @@ def crystal(
     return ax
 
 
-@spelled
+@suggest_names
 def slab(
     eq: "Equilibrium",
     derivative: Float[ArrayLike, "atoms 3"],

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mdsens.common.errors import InputError
-from mdsens.common.suggestions import Spelled, given
+from mdsens.common.suggestions import NameSuggester, get_attribute
 from mdsens.common.text import module_text
 from mdsens.common.units import stress_unit
 from mdsens.common.voigt import to_voigt
@@ -63,7 +63,7 @@ class Approximation(NamedTuple):
     mixed: "Potential"
 
 
-class Potential(Spelled, eqx.Module):
+class Potential(NameSuggester, eqx.Module):
     """Base class. Array fields are parameters; fields declared with `mdsens.static` are not.
 
     Numbers become float64 arrays. A parameter that depends on the species is a dict keyed by the label (`"A"`), the
@@ -121,7 +121,7 @@ class Potential(Spelled, eqx.Module):
                 kept = as_parameter if self.keyed else as_tree
                 value = kept(getattr(self, field.name), f"{type(self).__name__}.{field.name}")
                 object.__setattr__(self, field.name, value)
-            elif isinstance(value := given(self, field.name), np.generic):
+            elif isinstance(value := get_attribute(self, field.name), np.generic):
                 object.__setattr__(self, field.name, value.item())
         object.__setattr__(self, "built_range", _BuiltRange(None))
         if is_concrete(self):
@@ -170,7 +170,9 @@ class Potential(Spelled, eqx.Module):
         """
         if not isinstance(system, System):
             raise InputError(f"A mdsens.System is wanted, not {type(system).__name__}: System.from_ase(atoms) makes one.")
-        pairs = {canonical_key(f"{a}-{b}") for a in system.labels for b in system.labels} - {*given(self, "no_interaction", ())}
+        pairs = {canonical_key(f"{a}-{b}") for a in system.labels for b in system.labels} - {
+            *get_attribute(self, "no_interaction", ())
+        }
         for name, parameter in self.parameters().items():
             if not self.keyed or not isinstance(parameter, dict):
                 continue

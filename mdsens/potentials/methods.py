@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from mdsens.common.errors import InputError, traceable
+from mdsens.common.errors import InputError, explain_untraceable
 from mdsens.potentials.parameters import Parametric
 
 PAIR_ENERGY, SITE_ENERGY = "pair_energy(r, i, j)", "site_energy(d, i, j, mask)"
@@ -26,7 +26,7 @@ def number(potential: Parametric, method: str) -> Callable[..., Array]:
         form += ", which looks up dicts by self.one, self.pair or self.triplet"
 
     def called(*arguments: Any) -> Array:
-        with traceable(where, form):
+        with explain_untraceable(where, form):
             value = given(*arguments)
         if value is None:
             raise InputError(f"{where} returns nothing: it must end with `return` and one number.")

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mdsens.common.errors import InputError
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.potentials.base import Approximation, Potential, built, parameter_paths
 from mdsens.potentials.parameter_names import named_leaves
 from mdsens.structures.system import System, is_concrete
@@ -171,7 +171,7 @@ class Reparameterised(Potential):
         return jax.tree.unflatten(jax.tree.structure(again), leaves)
 
 
-@spelled
+@suggest_names
 def reparameterised(potential: Potential, rules: Mapping[str, Rule]) -> Reparameterised:
     """The same potential in other variables, which is what all derivatives are then in.
 
@@ -208,7 +208,7 @@ def reparameterised(potential: Potential, rules: Mapping[str, Rule]) -> Reparame
     return Reparameterised(built(free, jax.tree.unflatten(structure, [values[path] for path in paths])), ordered, Constants(held))
 
 
-@spelled
+@suggest_names
 def fixed(potential: Potential, *names: str) -> Reparameterised:
     """The same potential with some parameters that are none any more: `fixed(potential, "a", "epsilon.A-B")`.
 
@@ -218,7 +218,7 @@ def fixed(potential: Potential, *names: str) -> Reparameterised:
     return reparameterised(potential, dict.fromkeys(names, "fixed"))
 
 
-@spelled
+@suggest_names
 def tied(potential: Potential, ties: Mapping[str, str]) -> Reparameterised:
     """The same potential with parameters that take the value of another one: `tied(potential, {"sigma.B-B": "sigma.A-A"})`.
 

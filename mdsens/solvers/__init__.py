@@ -1,4 +1,4 @@
-"""Solvers: how to reach F(z, θ) = 0. Frozen settings; one driver owns the loop. Nothing here knows about atoms.
+"""Solvers of F(z, θ) = 0: frozen settings, and one driver that owns the loop. Nothing here knows about atoms.
 
     you have                          call
     F(z, θ) = 0                       root(F)
@@ -21,11 +21,11 @@ the root of its gradient that `MinimumMode` finds: root(jax.grad(f), solver=Mini
     [solvers.Status.from_code(code) for code in codes]       # converged, and not: z is NaN there
 """
 
-from mdsens.solvers.by_method import FixedPoint
-from mdsens.solvers.differentiable import fixed_point, minimum, root
+from mdsens.solvers.differentiable_solutions import fixed_point, minimum, root
 from mdsens.solvers.driver import Problem, Result, evaluated, solve, solve_traced
 from mdsens.solvers.dynamics import DampedDynamics
 from mdsens.solvers.fire import FIRE
+from mdsens.solvers.fixed_point_methods import FixedPoint
 from mdsens.solvers.gradient_descent import GradientDescent
 from mdsens.solvers.jaxmd import JaxMD
 from mdsens.solvers.lbfgs import LBFGS

@@ -1,4 +1,4 @@
-"""Damped dynamics: Newton's equations with friction come to rest where the residual vanishes."""
+"""Newton's equations with friction, which come to rest where the residual vanishes."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,14 +13,16 @@ from mdsens.solvers.driver import Problem
 
 
 class DynamicsState(NamedTuple):
-    z: Any
-    residual: Any
-    velocity: Any
+    """The point and its velocity."""
+
+    z: PyTree
+    residual: PyTree
+    velocity: PyTree
 
 
 @dataclasses.dataclass(frozen=True)
 class DampedDynamics:
-    """v ← (1 - γ dt) v - dt F(z), z ← z + dt v (semi-implicit Euler, unit masses).
+    """Damped dynamics of unit masses, v ← (1 - γ dt) v - dt F(z), z ← z + dt v (semi-implicit Euler).
 
     One step is a map T of the pair (z, v), whose fixed point is (z*, 0); `map` gives it, for `implicit.custom_fixed_point`.
 
@@ -41,7 +43,7 @@ class DampedDynamics:
             )
 
     def map(self, residual: Callable[..., Any]) -> Callable[..., Any]:
-        """`T((z, v), *args)` for `residual(z, *args)`."""
+        """Return `T((z, v), *args)` for `residual(z, *args)`."""
 
         def step(state: Any, *args: Any) -> tuple[PyTree, PyTree]:
             z, velocity = state
@@ -57,6 +59,6 @@ class DampedDynamics:
         return DynamicsState(z, problem.residual(z, data), velocity)
 
     def _advance(self, z: PyTree, velocity: PyTree, residual: Any) -> tuple[PyTree, PyTree]:
-        kept = 1.0 - self.friction * self.dt
-        velocity = jax.tree.map(lambda v, f: kept * v - self.dt * f, velocity, residual)
+        damping = 1.0 - self.friction * self.dt
+        velocity = jax.tree.map(lambda v, f: damping * v - self.dt * f, velocity, residual)
         return jax.tree.map(lambda x, v: x + self.dt * v, z, velocity), velocity

@@ -1,30 +1,35 @@
-"""FIRE, the fast inertial relaxation engine."""
+"""FIRE, a minimiser by dynamics."""
 
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from mdsens.common.errors import InputError
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.implicit.trees import PyTree, dot
 from mdsens.solvers.driver import Problem
 
 
 class FireState(NamedTuple):
-    z: Any
-    residual: Any
-    momentum: Any
-    dt: Any
-    alpha: Any
-    n_positive: Any
+    """Point, momentum, time step, mixing parameter, and how many steps the power has been positive."""
+
+    z: PyTree
+    residual: PyTree
+    momentum: PyTree
+    dt: Array
+    alpha: Array
+    n_positive: Array
 
 
-@spelled
+@suggest_names
 @dataclasses.dataclass(frozen=True)
 class FIRE:
-    """Damped dynamics of unit masses that is stopped whenever it runs uphill. Robust from a rough start.
+    """The fast inertial relaxation engine: damped dynamics of unit masses, stopped whenever it runs uphill.
+
+    It is robust from a rough start.
 
     E. Bitzek, P. Koskinen, F. Gähler, M. Moseler, P. Gumbsch, Phys. Rev. Lett. 97, 170201 (2006). The algorithm and its
     settings are those of `jax_md.minimize.fire_descent` (velocity Verlet, the force's norm softened by
@@ -57,14 +62,8 @@ class FIRE:
     def init(self, problem: Problem, z: PyTree, data: Any) -> FireState:
         rest = jax.tree.map(jnp.zeros_like, z)
         dtype = jnp.result_type(*jax.tree.leaves(z))
-        return FireState(
-            z,
-            problem.residual(z, data),
-            rest,
-            jnp.asarray(self.dt_start, dtype),
-            jnp.asarray(self.alpha_start, dtype),
-            jnp.asarray(0),
-        )
+        dt, alpha = jnp.asarray(self.dt_start, dtype), jnp.asarray(self.alpha_start, dtype)
+        return FireState(z, problem.residual(z, data), rest, dt, alpha, jnp.asarray(0))
 
     def step(self, problem: Problem, state: FireState, data: Any) -> FireState:
         z, residual, momentum, dt, alpha, n_positive = state

@@ -1,25 +1,20 @@
-"""Gradient descent, the plainest minimiser."""
+"""The plainest minimiser."""
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 
 from mdsens.common.errors import InputError
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.implicit.trees import PyTree
-from mdsens.solvers.driver import Problem
+from mdsens.solvers.driver import Problem, State
 
 
-class DescentState(NamedTuple):
-    z: Any
-    residual: Any
-
-
-@spelled
+@suggest_names
 @dataclasses.dataclass(frozen=True)
 class GradientDescent:
-    """z ← z - η F(z): converges where η is below two over the largest curvature, slowly where curvatures differ.
+    """Gradient descent, z ← z - η F(z): converges where η is below 2 / (the largest curvature), slowly where curvatures differ.
 
     Attributes:
         step_size: η.
@@ -33,9 +28,9 @@ class GradientDescent:
         if not self.step_size > 0.0:
             raise InputError(f"GradientDescent's step_size must be positive, not {self.step_size}.")
 
-    def init(self, problem: Problem, z: PyTree, data: Any) -> DescentState:
-        return DescentState(z, problem.residual(z, data))
+    def init(self, problem: Problem, z: PyTree, data: Any) -> State:
+        return State(z, problem.residual(z, data))
 
-    def step(self, problem: Problem, state: DescentState, data: Any) -> DescentState:
+    def step(self, problem: Problem, state: State, data: Any) -> State:
         z = jax.tree.map(lambda x, slope: x - self.step_size * slope, state.z, state.residual)
-        return DescentState(z, problem.residual(z, data))
+        return State(z, problem.residual(z, data))

@@ -13,14 +13,16 @@ from mdsens.solvers.driver import Problem
 
 
 class JaxMDState(NamedTuple):
-    z: Any
-    residual: Any
+    """The point and the state of the method itself."""
+
+    z: PyTree
+    residual: PyTree
     inner: Any
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
 class JaxMD:
-    """Any routine of the form of `jax_md.minimize`: `minimizer(force, shift, **settings) -> (init, apply)`.
+    """A solver by a routine of the form of `jax_md.minimize`: `minimizer(force, shift, **settings) -> (init, apply)`.
 
         ms.relax(system, potential, solver=ms.solvers.JaxMD(jax_md.minimize.fire_descent, dt_start=0.1))
 

@@ -9,36 +9,38 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from mdsens.common.errors import InputError
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.implicit.trees import PyTree
 from mdsens.solvers.driver import Problem
 from mdsens.solvers.line_search import descend
 
-SHORTEST = 1e-6
+MIN_STEP_SHARE = 1e-6
 """Share of `first_step` that a step without memory goes at least."""
 
 
 class LBFGSState(NamedTuple):
-    z: Any
-    residual: Any
-    moves: Any
-    changes: Any
-    scale: Any
-    step: Any
-    failed: Any
+    """The point, a ring of the last moves and changes of the gradient `(memory, n)`, and the scale of the newest pair."""
+
+    z: PyTree
+    residual: PyTree
+    moves: Array
+    changes: Array
+    scale: Array
+    step: Array
+    failed: Array
 
 
-@spelled
+@suggest_names
 @dataclasses.dataclass(frozen=True)
 class LBFGS:
-    """Minimisation with the inverse Hessian as the last few steps show it.
+    """Minimisation by the inverse Hessian that the last few steps imply.
 
     J. Nocedal, Math. Comput. 35, 773 (1980); Nocedal, Wright, "Numerical Optimization", algorithm 7.4. The line search
     knows slopes only (`line_search.descend`), and pairs of no positive curvature are left out. If a direction doesn't lead
     downhill the memory is forgotten.
 
     Attributes:
-        memory: pairs kept.
+        memory: number of pairs.
         max_step: largest change of a component in one step; None for no limit.
         first_step: largest change of a component in the first step.
     """
@@ -67,7 +69,7 @@ class LBFGS:
         farthest = jnp.max(jnp.abs(gradient))
         longest = self.first_step / jnp.where(farthest > 0.0, farthest, 1.0)
         # Units in which curvatures are far from 1 must not make it too short to be seen.
-        rough = -gradient * jnp.clip(1.0, SHORTEST * longest, longest)
+        rough = -gradient * jnp.clip(1.0, MIN_STEP_SHARE * longest, longest)
         quasi = -_two_loops(gradient, state)
         remembers = jnp.any(state.changes != 0.0)
         known = remembers & (jnp.vdot(quasi, gradient) < 0.0)
@@ -95,7 +97,7 @@ class LBFGS:
 
 
 def _two_loops(gradient: Array, state: LBFGSState) -> Array:
-    """H g by the two-loop recursion over a ring of pairs, H₀ being the scale of the newest; empty pairs count as none."""
+    """Return H g by the two-loop recursion over a ring of pairs, H₀ being the scale of the newest; empty pairs count as none."""
     moves, changes, step = state.moves, state.changes, state.step
     memory = len(moves)
     products = jnp.sum(moves * changes, axis=1)

@@ -16,13 +16,15 @@ condition of Wolfe on the far side; a point that still lies downhill is always a
 
 
 class Step(NamedTuple):
-    z: Any
-    residual: Any
-    accepted: Any
+    """The point after a step, and whether it is another one."""
+
+    z: PyTree
+    residual: PyTree
+    accepted: Array
 
 
 def descend(
-    problem: Problem, z: PyTree, residual: Any, direction: Array, data: Any, *, max_step: float | None, tries: int
+    problem: Problem, z: PyTree, residual: PyTree, direction: Array, data: Any, *, max_step: float | None, tries: int
 ) -> Step:
     """Go from z along a direction of descent (flat), and shorten the step by the secant rule while it overshoots.
 
@@ -38,9 +40,9 @@ def descend(
     slope = jnp.vdot(direction, ravel_pytree(residual)[0])
 
     def at(share: Array) -> tuple[Any, Array, Array]:
-        there = unravel(flat + share * direction)
-        found = problem.residual(there, data)
-        return there, found, jnp.vdot(direction, ravel_pytree(found)[0])
+        target = unravel(flat + share * direction)
+        gradient = problem.residual(target, data)
+        return target, gradient, jnp.vdot(direction, ravel_pytree(gradient)[0])
 
     def go_on(carry: Any) -> Array:
         _, _, _, new, k = carry
@@ -53,8 +55,8 @@ def descend(
         return share, *at(share), k + 1
 
     one = jnp.ones((), flat.dtype)
-    _, there, found, new, _ = jax.lax.while_loop(go_on, shorten, (one, *at(one), jnp.asarray(1)))
-    moved = jnp.any(ravel_pytree(there)[0] != flat)
+    _, target, gradient, new, _ = jax.lax.while_loop(go_on, shorten, (one, *at(one), jnp.asarray(1)))
+    moved = jnp.any(ravel_pytree(target)[0] != flat)
     accepted = moved & (slope < 0.0) & (new <= STEEPNESS * jnp.abs(slope))
-    z, residual = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), (there, found), (z, residual))
+    z, residual = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), (target, gradient), (z, residual))
     return Step(z, residual, accepted)

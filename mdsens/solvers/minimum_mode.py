@@ -1,6 +1,5 @@
 """Saddle points of first order: up along the lowest mode, down along all others."""
 
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -10,28 +9,29 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from mdsens.common.errors import InputError
-from mdsens.common.suggestions import Spelled
+from mdsens.common.suggestions import NameSuggester
 from mdsens.implicit.krylov import CG
 from mdsens.implicit.linear_system import Matvec, NullSpace, linear_system
-from mdsens.implicit.root import linearised
+from mdsens.implicit.root import linearise
 from mdsens.implicit.trees import PyTree
 from mdsens.solvers.driver import Problem
 
-NEGATIVE = 1e-6
+NEGATIVE_SHARE = 1e-6
 """Share of the largest curvature below minus which a curvature is negative."""
 
 FIRST_ROUNDS = 10
-"""Restarts of Lanczos at the start, where nothing is known of the mode."""
+"""Restarts of Lanczos at the start, where the mode is unknown."""
 
-GOOD, POOR = 0.2, 0.6
+GROW_ERROR, SHRINK_ERROR = 0.2, 0.6
 """Error of the predicted force, as a share of it, below which steps grow and above which they shrink."""
 
-SMALLEST = 1e-8
+MIN_RADIUS_SHARE = 1e-8
 """Share of `max_step` below which steps are given up."""
 
 
 class MinimumModeState(NamedTuple):
-    """
+    """The state of `MinimumMode`.
+
     Attributes:
         residual: the gradient where the curvatures are those of a saddle point, else one that is too large to be accepted.
         mode, curvature: the lowest mode outside the known null space, raveled, of unit length; its curvature.
@@ -40,24 +40,24 @@ class MinimumModeState(NamedTuple):
         radius: largest change of a component in the next step.
     """
 
-    z: Any
-    residual: Any
-    gradient: Any
-    mode: Any
-    curvature: Any
-    direction: Any
-    index: Any
-    radius: Any
-    failed: Any
+    z: PyTree
+    residual: PyTree
+    gradient: PyTree
+    mode: Array
+    curvature: Array
+    direction: Array
+    index: Array  # type: ignore[assignment]  # hides the tuple's method
+    radius: Array
+    failed: Array
 
 
-class MinimumMode(Spelled, eqx.Module):
+class MinimumMode(NameSuggester, eqx.Module):
     """Minimum-mode following: a saddle point with one negative curvature of the function whose gradient F is.
 
     Where the lowest curvature is negative a step goes up along its mode and down along all others, each as far as Newton's
     method would, so that the end is superlinear. Elsewhere it goes straight up along the direction that led there, at first
-    `mode`. The mode comes from a few Lanczos steps that start from the last one. Steps shrink
-    where the force does not change as the curvature predicts.
+    `mode`. The mode comes from a few Lanczos steps that start from the last one. Steps shrink where the force does not change
+    as the curvature predicts.
 
     G. Henkelman, H. Jónsson, J. Chem. Phys. 111, 7010 (1999), the force reversed along the mode; R. Malek, N. Mousseau,
     Phys. Rev. E 62, 7723 (2000), the mode by Lanczos and the way out of a basin along a direction kept.
@@ -93,27 +93,24 @@ class MinimumMode(Spelled, eqx.Module):
 
     def init(self, problem: Problem, z: PyTree, data: Any) -> MinimumModeState:
         flat, _ = ravel_pytree(z)
-        product, unravel = linearised(problem.residual, z, (data,), problem.operator)
+        product, _ = linearise(problem.residual, z, (data,), problem.operator)
         null_space = problem.null_space(z, data)
         noise = _unit(null_space.project(jax.random.normal(jax.random.key(self.seed), flat.shape, flat.dtype)))
-        given = jnp.zeros_like(flat) if self.mode is None else _unit(null_space.project(self._raveled(z)))
-        known = jnp.any(given != 0.0)
-        # What is given may by symmetry be blind to the lowest mode.
-        mode = jnp.where(known, _unit(given + 0.1 * noise), noise)
-        mode, values = jax.lax.fori_loop(
-            0,
-            FIRST_ROUNDS,
-            lambda _, found: self._lowest(product, null_space, found[0]),
-            (mode, jnp.zeros(self._size(flat), flat.dtype)),
-        )
+        first = jnp.zeros_like(flat) if self.mode is None else _unit(null_space.project(self._raveled(z)))
+        known = jnp.any(first != 0.0)
+        # The first direction may by symmetry be blind to the lowest mode.
+        mode = jnp.where(known, _unit(first + 0.1 * noise), noise)
+        start = (mode, jnp.zeros(self._size(flat), flat.dtype))
+        modes = jax.lax.fori_loop(0, FIRST_ROUNDS, lambda _, modes: self._lowest(product, null_space, modes[0]), start)
         gradient = problem.residual(z, data)
-        up = jnp.where(known, given, _uphill(mode, ravel_pytree(gradient)[0]))
+        up = jnp.where(known, first, _uphill(modes[0], ravel_pytree(gradient)[0]))
         lost = jnp.asarray(False) if self.mode is None else ~known
-        return self._state(unravel, z, gradient, mode, values, up, jnp.asarray(self.max_step, flat.dtype), lost)
+        radius = jnp.asarray(self.max_step, flat.dtype)
+        return self._state(z, gradient, modes=modes, direction=up, radius=radius, failed=lost)
 
     def step(self, problem: Problem, state: MinimumModeState, data: Any) -> MinimumModeState:
         flat, _ = ravel_pytree(state.z)
-        product, unravel = linearised(problem.residual, state.z, (data,), problem.operator)
+        product, unravel = linearise(problem.residual, state.z, (data,), problem.operator)
         null_space = problem.null_space(state.z, data)
         move = self._move(problem, state, product, null_space)
         z = unravel(flat + move)
@@ -124,18 +121,17 @@ class MinimumMode(Spelled, eqx.Module):
         # Written so that NaN is no good step.
         good = error < 1.0
         length = jnp.max(jnp.abs(move))
-        radius = jnp.where(error < POOR, state.radius, 0.5 * jnp.minimum(state.radius, length))
-        radius = jnp.where(error < GOOD, jnp.minimum(2.0 * radius, self.max_step), radius)
-        failed = state.failed | ~(radius > SMALLEST * self.max_step) | ~(length > 0.0)
+        radius = jnp.where(error < SHRINK_ERROR, state.radius, 0.5 * jnp.minimum(state.radius, length))
+        radius = jnp.where(error < GROW_ERROR, jnp.minimum(2.0 * radius, self.max_step), radius)
+        failed = state.failed | ~(radius > MIN_RADIUS_SHARE * self.max_step) | ~(length > 0.0)
 
         z, gradient = jax.tree.map(lambda new, old: jnp.where(good, new, old), (z, gradient), (state.z, state.gradient))
-        product, _ = linearised(problem.residual, z, (data,), problem.operator)
+        product, _ = linearise(problem.residual, z, (data,), problem.operator)
         null_space = problem.null_space(z, data)
         # In a convex region what will be the lowest mode may have begun as the direction.
-        mode, values = self._lowest(
-            product, null_space, null_space.project(state.direction + _uphill(state.mode, state.direction))
-        )
-        return self._state(unravel, z, gradient, mode, values, _unit(null_space.project(state.direction)), radius, failed)
+        start = null_space.project(state.direction + _uphill(state.mode, state.direction))
+        modes, direction = self._lowest(product, null_space, start), _unit(null_space.project(state.direction))
+        return self._state(z, gradient, modes=modes, direction=direction, radius=radius, failed=failed)
 
     def _move(self, problem: Problem, state: MinimumModeState, product: Matvec, null_space: NullSpace) -> Array:
         gradient = null_space.project(ravel_pytree(state.gradient)[0])
@@ -166,7 +162,7 @@ class MinimumMode(Spelled, eqx.Module):
         return min(self.lanczos_steps, flat.size)
 
     def _lowest(self, product: Matvec, null_space: NullSpace, start: Array) -> tuple[Array, Array]:
-        """`(mode, curvatures)` of the Krylov space that starts with a vector, with full reorthogonalisation."""
+        """Return `(mode, curvatures)` of the Krylov space of a start, by Lanczos steps with full reorthogonalisation."""
         steps = self._size(start)
         fresh = jax.random.normal(jax.random.key(self.seed + 1), (steps, start.size), start.dtype)
 
@@ -199,19 +195,12 @@ class MinimumMode(Spelled, eqx.Module):
         return _unit(jnp.where(jnp.vdot(mode, start) < 0.0, -mode, mode)), values
 
     def _state(
-        self,
-        unravel: Callable[..., Any],
-        z: PyTree,
-        gradient: Array,
-        mode: Array,
-        values: Array,
-        direction: Array,
-        radius: Array,
-        failed: Array,
+        self, z: PyTree, gradient: PyTree, *, modes: tuple[Array, Array], direction: Array, radius: Array, failed: Array
     ) -> MinimumModeState:
+        mode, values = modes
         stiffest = jnp.max(jnp.abs(values))
-        index = jnp.sum(values < -NEGATIVE * stiffest)
-        slope = ravel_pytree(gradient)[0]
+        index = jnp.sum(values < -NEGATIVE_SHARE * stiffest)
+        slope, unravel = ravel_pytree(gradient)
         direction = jnp.where(index == 0, direction, _uphill(mode, slope))
         # A residual that vanishes elsewhere than at a saddle point of first order: the driver sees one that does not, of the
         # size of a force at a step's distance.
@@ -228,6 +217,7 @@ class MinimumMode(Spelled, eqx.Module):
 
 
 def _uphill(mode: Array, gradient: Array) -> Array:
+    """Return the mode with the sign that goes up."""
     return jnp.where(jnp.vdot(mode, gradient) < 0.0, -mode, mode)
 
 
@@ -237,5 +227,5 @@ def _unit(vector: Array) -> Array:
 
 
 def _within(move: Array, radius: Array | float) -> Array:
-    """The move, shortened so that no component is larger than the radius."""
+    """Return the move, shortened so that no component is larger than the radius."""
     return move * jnp.minimum(1.0, radius / jnp.maximum(jnp.max(jnp.abs(move)), radius))

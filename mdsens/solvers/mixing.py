@@ -6,25 +6,21 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
 
 from mdsens.common.errors import InputError
 from mdsens.implicit.trees import PyTree
-from mdsens.solvers.driver import Problem
+from mdsens.solvers.driver import Problem, State
 
 
-def _check_damping(solver: Any) -> None:
+def _check_damping(solver: "Picard | Anderson") -> None:
     if not 0.0 < solver.damping <= 1.0:
         raise InputError(f"{type(solver).__name__}'s damping must lie above 0 and not above 1, not {solver.damping}.")
 
 
-class PicardState(NamedTuple):
-    z: Any
-    residual: Any
-
-
 @dataclasses.dataclass(frozen=True)
 class Picard:
-    """z ← z + β (T(z) - z): converges where T contracts, at the rate of its spectral radius.
+    """The plain fixed-point iteration, z ← z + β (T(z) - z): converges where T contracts, at the rate of its spectral radius.
 
     Attributes:
         damping: β, 1 for the plain iteration; smaller values tame a map whose eigenvalues lie below -1.
@@ -37,25 +33,27 @@ class Picard:
     def __post_init__(self) -> None:
         _check_damping(self)
 
-    def init(self, problem: Problem, z: PyTree, data: Any) -> PicardState:
-        return PicardState(z, problem.residual(z, data))
+    def init(self, problem: Problem, z: PyTree, data: Any) -> State:
+        return State(z, problem.residual(z, data))
 
-    def step(self, problem: Problem, state: PicardState, data: Any) -> PicardState:
+    def step(self, problem: Problem, state: State, data: Any) -> State:
         z = jax.tree.map(lambda x, change: x + self.damping * change, state.z, state.residual)
-        return PicardState(z, problem.residual(z, data))
+        return State(z, problem.residual(z, data))
 
 
 class AndersonState(NamedTuple):
-    z: Any
-    residual: Any
-    moves: Any
-    changes: Any
-    step: Any
+    """The point, and the last moves and changes of the residual in a ring `(memory, n)`."""
+
+    z: PyTree
+    residual: PyTree
+    moves: Array
+    changes: Array
+    step: Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Anderson:
-    """Anderson mixing: the combination of the last few iterates whose residuals cancel best, then a damped step.
+    """Anderson mixing: a step from the combination of the last few iterates whose residuals cancel best.
 
     D. G. Anderson, J. ACM 12, 547 (1965), in the form of H. F. Walker, P. Ni, SIAM J. Numer. Anal. 49, 1715 (2011), with
     the least-squares problem in differences, by singular values. It converges for many maps that do not contract.

@@ -9,30 +9,33 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from mdsens.common.errors import InputError
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.implicit.krylov import CG
 from mdsens.implicit.linear import automatic
 from mdsens.implicit.linear_system import LinearSolver, linear_system
-from mdsens.implicit.root import linearised
+from mdsens.implicit.root import linearise
+from mdsens.implicit.trees import PyTree
 from mdsens.solvers.driver import Problem
 from mdsens.solvers.line_search import descend
 
 
 class NewtonState(NamedTuple):
-    z: Any
-    residual: Any
-    failed: Any
+    """The point, and whether the last step was given back."""
+
+    z: PyTree
+    residual: PyTree
+    failed: Array
 
 
-@spelled
+@suggest_names
 @dataclasses.dataclass(frozen=True)
 class Newton:
-    """z ← z - A⁻¹F(z), outside the known null space, for any condition F.
+    """Newton's method, z ← z - A⁻¹F(z) outside the known null space, for any condition F.
 
-    A step is halved up to `backtracks` times, and then given back, which fails the solve, if it moves a component by more
-    than `max_step`, meets a negative curvature (of a symmetric problem), or does not lower the norm of the residual. With
-    the defaults it is for the last stretch to an equilibrium, from forces of 1e-3 to 1e-12 in a few steps; from farther off
-    take `Newton(max_step=None, backtracks=40)`.
+    A step is refused if it moves a component by more than `max_step`, meets a negative curvature (of a symmetric problem), or
+    does not lower the norm of the residual. It is then halved up to `backtracks` times; if none of these steps is accepted, the
+    solve has failed. The defaults are for the last stretch to an equilibrium, from forces of 1e-3 to 1e-12 in a few steps; from
+    farther off take `Newton(max_step=None, backtracks=40)`.
 
     Attributes:
         rtol: tolerance of a step's linear system; the residual falls by about this factor each step.
@@ -53,7 +56,7 @@ class Newton:
                 f"{self.max_step} and {self.backtracks}."
             )
 
-    def init(self, problem: Problem, z: Any, data: Any) -> NewtonState:
+    def init(self, problem: Problem, z: PyTree, data: Any) -> NewtonState:
         return NewtonState(z, problem.residual(z, data), jnp.asarray(False))
 
     @property
@@ -61,14 +64,14 @@ class Newton:
         """Whether a step goes the whole way or not at all."""
         return self.max_step is not None and not self.backtracks
 
-    def move(self, problem: Problem, z: Any, residual: Any, data: Any, aim: Array | float = 0.0) -> tuple[Array, Array]:
-        """`(-A⁻¹F, flat; whether it is a step to take)`.
+    def move(self, problem: Problem, z: PyTree, residual: PyTree, data: Any, aim: Array | float = 0.0) -> tuple[Array, Array]:
+        """Return `(-A⁻¹F, flat; whether it is a step to take)`.
 
         Args:
             aim: size that the residual of the linear system may have, if that is more than `rtol` asks for and still a
                 hundredth of the right-hand side.
         """
-        product, _ = linearised(problem.residual, z, (data,), problem.operator)
+        product, _ = linearise(problem.residual, z, (data,), problem.operator)
         null_space = problem.null_space(z, data)
         b = null_space.project_equations(-ravel_pytree(residual)[0])
         transpose = product if problem.symmetric else lambda v: jax.linear_transpose(product, b)(v)[0]
@@ -101,23 +104,20 @@ class Newton:
                 lambda c: ~c[3] & (c[4] < self.backtracks), lambda c: (0.5 * c[0], *at(0.5 * c[0]), c[4] + 1), trial
             )
         _, z, residual, good, _ = trial
-        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), (z, residual), (state.z, state.residual))
-        return NewtonState(kept[0], kept[1], ~good)
+        z, residual = jax.tree.map(lambda new, old: jnp.where(good, new, old), (z, residual), (state.z, state.residual))
+        return NewtonState(z, residual, ~good)
 
 
 class TruncatedNewtonState(NamedTuple):
-    """
-    Attributes:
-        first: norm of the residual at the start, beside which those that follow are small or not.
-    """
+    """The point, whether the last step failed, and the norm of the residual at the start."""
 
-    z: Any
-    residual: Any
-    failed: Any
-    first: Any
+    z: PyTree
+    residual: PyTree
+    failed: Array
+    first: Array
 
 
-@spelled
+@suggest_names
 @dataclasses.dataclass(frozen=True)
 class TruncatedNewton:
     """Minimisation by Newton steps whose conjugate gradients stop early: at a curvature that is not positive, or as soon
@@ -138,13 +138,13 @@ class TruncatedNewton:
         if self.max_step is not None and not self.max_step > 0.0:
             raise InputError(f"TruncatedNewton's max_step must be positive, or None for no limit, not {self.max_step}.")
 
-    def init(self, problem: Problem, z: Any, data: Any) -> TruncatedNewtonState:
+    def init(self, problem: Problem, z: PyTree, data: Any) -> TruncatedNewtonState:
         residual = problem.residual(z, data)
         return TruncatedNewtonState(z, residual, jnp.asarray(False), problem.norm(residual))
 
     def step(self, problem: Problem, state: TruncatedNewtonState, data: Any) -> TruncatedNewtonState:
         flat, _ = ravel_pytree(state.z)
-        product, _ = linearised(problem.residual, state.z, (data,), problem.operator)
+        product, _ = linearise(problem.residual, state.z, (data,), problem.operator)
         null_space, downhill = problem.null_space(state.z, data), -ravel_pytree(state.residual)[0]
         downhill = null_space.project(downhill)
         size = jnp.linalg.norm(downhill)

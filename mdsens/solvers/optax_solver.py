@@ -11,14 +11,16 @@ from mdsens.solvers.driver import Problem
 
 
 class OptaxState(NamedTuple):
-    z: Any
-    residual: Any
+    """The point and the state of the method itself."""
+
+    z: PyTree
+    residual: PyTree
     inner: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Optax:
-    """Any gradient transformation of optax, fed with the residual as the gradient: `Optax(optax.adam(1e-2))`.
+    """A solver by a gradient transformation of optax, with the residual for the gradient: `Optax(optax.adam(1e-2))`.
 
     Attributes:
         transformation: an `optax.GradientTransformation` that needs nothing but gradients (and parameters).

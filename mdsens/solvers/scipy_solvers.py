@@ -19,7 +19,7 @@ from mdsens.implicit.trees import PyTree, is_traced
 
 
 def scipy_root(condition: Callable[..., Any], *, method: str = "hybr", **options: Any) -> Callable[..., Any]:
-    """`solve(z0, *args)` by `scipy.optimize.root`, with the exact Jacobian.
+    """Return `solve(z0, *args)` by `scipy.optimize.root`, with the exact Jacobian.
 
     Args:
         condition: F(z, *args), on pytrees.
@@ -31,14 +31,11 @@ def scipy_root(condition: Callable[..., Any], *, method: str = "hybr", **options
     """
     from scipy.optimize import root
 
-    def solve(z0: PyTree, *args: Any) -> PyTree:
-        return _solved(root, method, options, z0, args, _values, _jacobian, condition)
-
-    return solve
+    return _solver(root, condition, (_values, _jacobian), {"method": method, **options})
 
 
 def scipy_minimize(objective: Callable[..., Any], *, method: str = "BFGS", **options: Any) -> Callable[..., Any]:
-    """`solve(z0, *args)` by `scipy.optimize.minimize`, with the exact gradient.
+    """Return `solve(z0, *args)` by `scipy.optimize.minimize`, with the exact gradient.
 
     Args:
         objective: f(z, *args), a scalar, z being any pytree.
@@ -49,36 +46,32 @@ def scipy_minimize(objective: Callable[..., Any], *, method: str = "BFGS", **opt
     """
     from scipy.optimize import minimize
 
+    return _solver(minimize, objective, (_objective, _gradient), {"method": method, **options})
+
+
+def _solver(
+    routine: Callable[..., Any],
+    function: Callable[..., Any],
+    compiled: tuple[Callable[..., Array], Callable[..., Array]],
+    options: dict[str, Any],
+) -> Callable[..., Any]:
+    """Return `solve(z0, *args)` by a routine of SciPy's, of a function whose value and derivative are compiled."""
+
     def solve(z0: PyTree, *args: Any) -> PyTree:
-        return _solved(minimize, method, options, z0, args, _objective, _gradient, objective)
+        if is_traced(z0, args):
+            raise InputError(
+                "SciPy's solvers run on the host and cannot be traced: call this one outside jit and vmap, or take one of "
+                "mdsens.solvers, such as solvers.root(F)."
+            )
+        flat, unravel = ravel_pytree(z0)
+        value, slope = (lambda x, f=f: np.asarray(f(function, x, z0, args)) for f in compiled)
+        answer = routine(value, np.asarray(flat), jac=slope, **options)
+        if not answer.success:
+            name = f"scipy.optimize.{routine.__name__} with {options['method']}"
+            raise ConvergenceError(f"{name} did not arrive: {answer.message}")
+        return unravel(answer.x)
 
     return solve
-
-
-def _solved(
-    routine: Callable[..., Any],
-    method: str,
-    options: dict[str, Any],
-    z0: PyTree,
-    args: tuple[Any, ...],
-    function: Callable[..., Any],
-    derivative: Callable[..., Any],
-    user_function: Callable[..., Any],
-) -> PyTree:
-    if is_traced(z0, args):
-        raise InputError(
-            "SciPy's solvers run on the host and cannot be traced: call this one outside jit and vmap, or take one of "
-            "mdsens.solvers, such as solvers.root(F)."
-        )
-    flat, unravel = ravel_pytree(z0)
-
-    def on_host(f: Callable[..., Any]) -> Callable[..., np.ndarray]:
-        return lambda x: np.asarray(f(user_function, x, z0, args))
-
-    found = routine(on_host(function), np.asarray(flat), jac=on_host(derivative), method=method, **options)
-    if not found.success:
-        raise ConvergenceError(f"scipy.optimize.{routine.__name__} with {method} did not arrive: {found.message}")
-    return unravel(found.x)
 
 
 @eqx.filter_jit

@@ -1,10 +1,10 @@
-"""`Status`: how a solve ended, in the words that the user reads."""
+"""The status with which a solve ended, in the words that the user reads."""
 
 import enum
 
 
 class Status(enum.Enum):
-    """The value of a member is its message and the remedy."""
+    """How a solve ended. The value of a member is its message, with the remedy."""
 
     CONVERGED = "converged"
     MAX_STEPS = (
@@ -50,4 +50,5 @@ class Status(enum.Enum):
 
     @classmethod
     def from_code(cls, code: int) -> "Status":
+        """Return the status of a code."""
         return list(cls)[int(code)]

@@ -5,16 +5,17 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
 from mdsens.common.errors import InputError
-from mdsens.structures.masses import contradiction, is_element, nearest_element
-from mdsens.structures.system import System
+from mdsens.common.paths import read_text
+from mdsens.structures.masses import check_masses, is_element, nearest_element
+from mdsens.structures.system import System, list_labels
 
 GRAM = 6.02214076e23
-"""A gram [amu]."""
+"""One gram in amu."""
 UNITS = {
     "metal": (1.0, 1.0),
     "real": (1.0, 1.0),
@@ -25,12 +26,12 @@ UNITS = {
     "nano": (10.0, 1e-18 * GRAM),
     "lj": (1.0, 1.0),
 }
-"""Length [Å] and mass [amu] of LAMMPS's units; those called lj are no units at all."""
+"""Length [Å] and mass [amu] of LAMMPS's units; lj has none."""
 _UNITS = re.compile(rf"\bunits?\b[\s=:\"'{{]*({'|'.join(UNITS)})\b", re.IGNORECASE)
 
 
 class Layout(NamedTuple):
-    """Where the type and the first coordinate stand in a line of `Atoms`, and how many columns it has without image flags."""
+    """The columns of the type and of the first coordinate in a line of `Atoms`, and their number without image flags."""
 
     kind: int
     x: int
@@ -47,15 +48,15 @@ STYLES = (
     | {"full": Layout(2, 4, 7), "dipole": Layout(1, 3, 9), "dielectric": Layout(1, 3, 13)}
     | {"smd": Layout(1, 10, 13), "wavepacket": Layout(1, 8, 11)}
 )
-GUESSED = {5: ("atomic",), 6: ("charge", "molecular"), 7: ("full", "ellipsoid"), 9: ("spin",)}
+STYLES_BY_COLUMNS = {5: ("atomic",), 6: ("charge", "molecular"), 7: ("full", "ellipsoid"), 9: ("spin",)}
 """Styles that a file without their name may have, by the number of columns."""
-MOLECULAR = ("molecular", "full")
+MOLECULAR_STYLES = ("molecular", "full")
 _SECTION = re.compile(r"[A-Z][A-Za-z/]*\d*(?: [A-Z][A-Za-z]*\d*)*")
 _BOX = re.compile(r"([^A-Za-z]*(?:[eE][^A-Za-z]+)*)\s*(xlo xhi|ylo yhi|zlo zhi|xy xz yz|avec|bvec|cvec|abc origin)")
 
 
 class Types(NamedTuple):
-    """The types of atoms, and what a file knows of them."""
+    """The types of all atoms; labels and masses that a file gives to types; the number of types."""
 
     of_atoms: list[str]
     labels: dict[int, str]
@@ -73,13 +74,13 @@ def read_data(
     sort_by_id: bool = True,
     read_image_flags: bool = True,
 ) -> System:
-    """The structure of a data file.
+    """Return the structure of a data file.
 
     Raises:
         InputError: types without names, or with names that contradict their masses; a layout, units or ids that are not clear.
     """
-    header, sections, told = _sections(path)
-    length, mass = _units(path, units, told)
+    header, sections, file_units = _sections(path)
+    length, mass = _units(path, units, file_units)
     counts = {what: int(number) for number, what in re.findall(r"^\s*(\d+)\s+([a-z ]+?)\s*$", header, re.MULTILINE)}
     rows, hint = sections.get("Atoms", ([], ""))
     if len(rows) != counts["atoms"] or not rows:
@@ -89,33 +90,30 @@ def read_data(
     masses = {
         numbers[row[0]] if row[0] in numbers else int(row[0]): mass * float(row[1]) for row in sections.get("Masses", ([], ""))[0]
     }
-    chosen = _layout(path, rows, atom_style or style, hint, counts, numbers)
-    kinds = Types([row[chosen.kind] for row in rows], labels, masses, counts["atom types"])
-    named, weights = _named(path, kinds, species, check=told != "lj")
+    layout = _layout(path, rows, atom_style or style, hint, counts=counts, types=numbers)
+    types = Types([row[layout.kind] for row in rows], labels, masses, counts["atom types"])
+    atom_labels, weights = _label_atoms(path, types, species, check=file_units != "lj")
     ids = _ids(path, [row[0] for row in rows])
     cell = length * _box(path, header)
-    positions = length * np.array([row[chosen.x : chosen.x + 3] for row in rows], dtype=float)
-    if read_image_flags and chosen.columns is not None and len(rows[0]) == chosen.columns + 3:
+    positions = length * np.array([row[layout.x : layout.x + 3] for row in rows], dtype=float)
+    if read_image_flags and layout.columns is not None and len(rows[0]) == layout.columns + 3:
         positions = positions + np.array([row[-3:] for row in rows], dtype=float) @ cell
     order = np.argsort(ids, kind="stable") if sort_by_id else np.arange(len(ids))
-    return _system(positions, cell, (True,) * 3, named, weights, order)
+    return _system(positions, cell, atom_labels, weights, order=order)
 
 
 def _sections(path: Path) -> tuple[str, dict[str, tuple[list[list[str]], str]], str | None]:
-    """The header; lines of words and the comment behind its name, by section; the units that the header names."""
-    from ase.io.formats import open_with_compression
-
-    with open_with_compression(str(path), "rb") as file:
-        lines = file.read().decode("utf-8", errors="replace").splitlines()
+    """Return the header; lines of words and the comment behind its name, by section; the units that the header names."""
+    lines = read_text(path).splitlines()
     header: list[str] = []
     sections: dict[str, tuple[list[list[str]], str]] = {}
     rows: list[list[str]] | None = None
-    told = _UNITS.search(lines[0])
+    units = _UNITS.search(lines[0])
     for line in lines[1:]:
         body, _, comment = line.partition("#")
         body = body.strip()
         if rows is None:
-            told = told or _UNITS.search(comment)
+            units = units or _UNITS.search(comment)
         if _SECTION.fullmatch(body):
             rows = []
             if body in sections:
@@ -125,53 +123,57 @@ def _sections(path: Path) -> tuple[str, dict[str, tuple[list[list[str]], str]], 
             header.append(body)
         elif body and rows is not None:
             rows.append(body.split())
-    return "\n".join(header), sections, told[1].lower() if told else None
+    return "\n".join(header), sections, units[1].lower() if units else None
 
 
-def _units(path: Path, asked: str | None, told: str | None) -> tuple[float, float]:
-    """Length [Å] and mass [amu] of a file's units; what is asked for goes before what the file says."""
-    if asked is None and told == "lj":
+def _units(path: Path, chosen: str | None, file_units: str | None) -> tuple[float, float]:
+    """Return the length [Å] and mass [amu] of a file's units; chosen ones go before those that the file names."""
+    if chosen is None and file_units == "lj":
         raise InputError(f'{str(path)!r} is in LAMMPS\'s reduced units lj: say units="lj" to take its numbers as they are.')
-    if (units := asked or told or "metal") not in UNITS:
+    if (units := chosen or file_units or "metal") not in UNITS:
         raise InputError(f"units= wants one of LAMMPS's, {', '.join(UNITS)}, not {units!r}.")
     return UNITS[units]
 
 
-def _layout(path: Path, rows: Any, asked: str | None, hint: str, counts: Any, labels: Any) -> Layout:
-    """The columns of a style that is asked for or named in the file, or that alone fits the lines."""
+def _layout(
+    path: Path, rows: list[list[str]], chosen: str | None, hint: str, *, counts: dict[str, int], types: dict[str, int]
+) -> Layout:
+    """Return the columns of a style that is chosen or named in the file, or that alone fits the lines."""
     widths = {len(row) for row in rows}
     hinted = (hint.split() or [""])[0]
-    name = (asked or "").split()[0] if asked else hinted if hinted in STYLES else None
-    if name is not None and name not in STYLES:
-        raise InputError(f"atom_style= wants one of LAMMPS's, {', '.join(STYLES)}, not {name!r}.")
-    candidates = [STYLES[name]] if name else list(dict.fromkeys(STYLES[one] for one in _guesses(widths)))
-    fitting = [one for one in candidates if _fits(one, rows, widths, counts, labels)]
-    if name is None and len(fitting) > 1 and (counts.get("bonds") or counts.get("ellipsoids") or counts.get("bodies")):
-        fitting = [one for one in fitting if (one in [STYLES[one] for one in MOLECULAR]) == bool(counts.get("bonds"))]
+    style = (chosen or "").split()[0] if chosen else hinted if hinted in STYLES else None
+    if style is not None and style not in STYLES:
+        raise InputError(f"atom_style= wants one of LAMMPS's, {', '.join(STYLES)}, not {style!r}.")
+    candidates = [STYLES[style]] if style else list(dict.fromkeys(STYLES[guess] for guess in _guesses(widths)))
+    fitting = [layout for layout in candidates if _fits(layout, rows, widths, counts, types)]
+    if style is None and len(fitting) > 1 and (counts.get("bonds") or counts.get("ellipsoids") or counts.get("bodies")):
+        molecular = [STYLES[name] for name in MOLECULAR_STYLES]
+        fitting = [layout for layout in fitting if (layout in molecular) == bool(counts.get("bonds"))]
     if len(fitting) == 1:
         return fitting[0]
-    if name is not None:
-        raise InputError(f"{str(path)!r} does not have the columns of the atom style {name}, unlike what it or atom_style= says.")
-    which = "could be of several atom styles" if fitting else "is of an atom style that its columns do not tell"
+    if style is not None:
+        raise InputError(f"{str(path)!r} does not have the columns of the atom style {style}, which it or atom_style= names.")
+    which = "could be of several atom styles" if fitting else "is of an atom style that its columns do not show"
     raise InputError(f'{str(path)!r} {which}: say which, atom_style="charge", or write "Atoms # charge" in the file.')
 
 
 def _guesses(widths: set[int]) -> Iterator[str]:
     for columns in widths if len(widths) == 1 else ():
         for count in (columns, columns - 3):
-            yield from GUESSED.get(count, ())
+            yield from STYLES_BY_COLUMNS.get(count, ())
 
 
-def _fits(layout: Layout, rows: Any, widths: set[int], counts: Any, labels: Any) -> bool:
+def _fits(layout: Layout, rows: list[list[str]], widths: set[int], counts: dict[str, int], types: dict[str, int]) -> bool:
     if len(widths) > 1 and layout.columns is not None:
         return False
     width, columns = min(widths), layout.columns or layout.x + 3
     if width < columns or (layout.columns is not None and width not in (columns, columns + 3)):
         return False
-    if layout.columns is not None and width == columns + 3 and not _whole(rows, -3):
+    flags = [word for row in rows for word in row[-3:]] if layout.columns is not None and width == columns + 3 else []
+    if not all(re.fullmatch(r"[+-]?\d+", word) for word in flags):
         return False
     kinds = {row[layout.kind] for row in rows}
-    if not all(kind in labels or (kind.isdigit() and 1 <= int(kind) <= counts["atom types"]) for kind in kinds):
+    if not all(kind in types or (kind.isdigit() and 1 <= int(kind) <= counts["atom types"]) for kind in kinds):
         return False
     if layout == STYLES["spin"]:
         spins = np.array([[_number(word, np.nan) for word in row[5:8]] for row in rows])
@@ -183,10 +185,6 @@ def _fits(layout: Layout, rows: Any, widths: set[int], counts: Any, labels: Any)
     return True
 
 
-def _whole(rows: Any, start: int) -> bool:
-    return all(re.fullmatch(r"[+-]?\d+", word) for row in rows for word in row[start:])
-
-
 def _number(word: str, default: float) -> float:
     try:
         return float(word)
@@ -194,76 +192,80 @@ def _number(word: str, default: float) -> float:
         return default
 
 
-def _named(path: Path, kinds: Types, species: Any, *, check: bool) -> tuple[list[str], np.ndarray | None]:
-    """Labels and masses of atoms, by the names of their types."""
-    numbers = {label: kind for kind, label in kinds.labels.items()}
-    of_atoms = [numbers[kind] if kind in numbers else int(kind) for kind in kinds.of_atoms]
-    if species is None and not kinds.labels:
-        guess = [nearest_element(kinds.masses[k]) for k in sorted(kinds.masses)] if check and kinds.masses else ["Si", "C"]
-        example = ", ".join(f'"{one}"' for one in guess[:8])
-        raise InputError(
-            f"{str(path)!r} is of LAMMPS's atom types, which are numbers: name them, for instance "
-            f"ms.read(path, species=[{example}])."
-        )
-    names = dict(kinds.labels)
+def _label_atoms(path: Path, types: Types, species: Sequence[str] | None, *, check: bool) -> tuple[list[str], np.ndarray | None]:
+    """Return labels and masses of atoms, by the names of their types."""
+    numbers = {label: kind for kind, label in types.labels.items()}
+    of_atoms = [numbers[kind] if kind in numbers else int(kind) for kind in types.of_atoms]
+    names = dict(types.labels)
     if species is not None:
-        given = [species] if isinstance(species, str) else [str(label) for label in species]
-        if len(given) < max(kinds.number, *of_atoms):
+        chosen = list_labels(species)
+        if len(chosen) < max(types.number, *of_atoms):
             raise InputError(
-                f"{str(path)!r} has {max(kinds.number, *of_atoms)} atom types and species= names {len(given)}: name each one."
+                f"{str(path)!r} has {max(types.number, *of_atoms)} atom types and species= names {len(chosen)}: name each one."
             )
-        names = dict(enumerate(given, start=1))
-        for kind, label in kinds.labels.items():
+        names = dict(enumerate(chosen, start=1))
+        for kind, label in types.labels.items():
             if is_element(label) and is_element(names[kind]) and label != names[kind]:
                 raise InputError(
                     f"{str(path)!r} calls type {kind} {label!r}, and species= says {names[kind]!r}: leave species= out."
                 )
+    elif not names:
+        known = check and types.masses
+        guess = [nearest_element(types.masses[kind]) for kind in sorted(types.masses)] if known else ["Si", "C"]
+        example = ", ".join(f'"{label}"' for label in guess[:8])
+        raise InputError(
+            f"{str(path)!r} is of LAMMPS's atom types, which are numbers: name them, for instance "
+            f"ms.read(path, species=[{example}])."
+        )
     if missing := sorted(set(of_atoms) - set(names)):
         raise InputError(f"{str(path)!r} names no type {missing[0]}, which atoms have: name all of them, species=[...].")
-    if check and (wrong := contradiction((names[kind], mass) for kind, mass in kinds.masses.items() if kind in names)):
-        raise InputError(f"{str(path)!r} gives {wrong}: correct species=, or the mass in the file.")
-    weights = None
-    if kinds.masses:
-        if missing := sorted(set(of_atoms) - set(kinds.masses)):
-            raise InputError(f"{str(path)!r} has no mass of type {missing[0]}, which atoms have: it may be cut off.")
-        weights = np.array([kinds.masses[kind] for kind in of_atoms])
+    if check:
+        masses = ((names[kind], mass) for kind, mass in types.masses.items() if kind in names)
+        check_masses(path, masses, "correct species=, or the mass in the file")
+    if types.masses and (missing := sorted(set(of_atoms) - set(types.masses))):
+        raise InputError(f"{str(path)!r} has no mass of type {missing[0]}, which atoms have: it may be cut off.")
+    weights = np.array([types.masses[kind] for kind in of_atoms]) if types.masses else None
     return [names[kind] for kind in of_atoms], weights
 
 
 def _ids(path: Path, words: Sequence[str]) -> np.ndarray:
     ids = np.array([int(word) for word in words])
-    if len(set(ids.tolist())) < len(ids):
-        double = next(one for one, count in Counter(ids.tolist()).items() if count > 1)
-        raise InputError(f"{str(path)!r} has the atom {double} twice: it may be several files in one, or damaged.")
+    atom, count = Counter(ids.tolist()).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{str(path)!r} has the atom {atom} twice: it may be several files in one, or damaged.")
     return ids
 
 
 def _box(path: Path, header: str) -> np.ndarray:
-    """Rows are the cell vectors, in the file's units."""
-    found = {}
-    for line in header.splitlines():
-        if match := _BOX.fullmatch(line):
-            found[match[2]] = [float(word) for word in match[1].split()]
-    if "avec" in found:
-        return np.array([found[name] for name in ("avec", "bvec", "cvec")])
-    if missing := [name for name in ("xlo xhi", "ylo yhi", "zlo zhi") if len(found.get(name, ())) != 2]:
+    """Return the cell, its rows being the cell vectors, in the file's units."""
+    lines = filter(None, map(_BOX.fullmatch, header.splitlines()))
+    bounds = {line[2]: [float(word) for word in line[1].split()] for line in lines}
+    if "avec" in bounds:
+        return np.array([bounds[name] for name in ("avec", "bvec", "cvec")])
+    sides = ("xlo xhi", "ylo yhi", "zlo zhi")
+    if missing := [name for name in sides if len(bounds.get(name, ())) != 2]:
         raise InputError(f"{str(path)!r} has no line {missing[0]!r}, the box's bounds: add it.")
-    cell = np.diag([found[name][1] - found[name][0] for name in ("xlo xhi", "ylo yhi", "zlo zhi")])
-    cell[1, 0], cell[2, 0], cell[2, 1] = found.get("xy xz yz", (0.0, 0.0, 0.0))
+    cell = np.diag([bounds[name][1] - bounds[name][0] for name in sides])
+    cell[1, 0], cell[2, 0], cell[2, 1] = bounds.get("xy xz yz", (0.0, 0.0, 0.0))
     return cell
 
 
-def _system(positions: Any, cell: Any, pbc: Any, labels: Any, masses: Any, order: np.ndarray) -> System:
-    return System(
-        positions[order],
-        cell=cell,
-        pbc=pbc,
-        species=[labels[k] for k in order],
-        masses=None if masses is None else masses[order],
-    )
+def _system(
+    positions: np.ndarray,
+    cell: np.ndarray,
+    labels: Sequence[str],
+    masses: np.ndarray | None,
+    pbc: Sequence[bool] = (True,) * 3,
+    *,
+    order: np.ndarray,
+) -> System:
+    masses = None if masses is None else masses[order]
+    return System(positions[order], cell=cell, pbc=pbc, species=[labels[k] for k in order], masses=masses)
 
 
 class _Frame(NamedTuple):
+    """The head of a structure in a dump, and the place in the file where its atoms start."""
+
     units: str | None
     bounds: list[str]
     flags: list[str]
@@ -272,22 +274,20 @@ class _Frame(NamedTuple):
     atoms: int
 
 
-def read_dump(path: Path, species: Sequence[str] | None = None, index: Any = -1, *, units: str | None = None) -> list[System]:
-    """Structures of a text dump; `index` is a number or a slice.
-
-    Raises:
-        InputError: types without names, or with names that contradict their masses; bounds, units or ids that are not clear.
-    """
+def read_dump(
+    path: Path, species: Sequence[str] | None = None, index: int | slice = -1, *, units: str | None = None
+) -> list[System]:
+    """Return structures of a text dump; `index` is a number or a slice. Errors are those of `read_data`."""
     from ase.io.formats import open_with_compression
 
     with open_with_compression(str(path), "rb") as file:
         frames = list(_frames(path, file))
-        wanted = frames[index] if isinstance(index, slice) else [frames[index]]
-        return [_read_frame(path, file, frame, species, units) for frame in wanted]
+        chosen = frames[index] if isinstance(index, slice) else [frames[index]]
+        return [_read_frame(path, file, frame, species, units) for frame in chosen]
 
 
-def _frames(path: Path, file: Any) -> Iterator[_Frame]:
-    """Where the structures of a dump stand; the units are said once, at the beginning."""
+def _frames(path: Path, file: IO[bytes]) -> Iterator[_Frame]:
+    """Yield the heads of a dump's structures; the units stand once, at the beginning."""
     units: str | None = None
     count, bounds, flags = 0, [], []
     while line := file.readline():
@@ -305,7 +305,7 @@ def _frames(path: Path, file: Any) -> Iterator[_Frame]:
             yield _Frame(units, bounds, flags, words, start, count)
 
 
-def _read_frame(path: Path, file: Any, frame: _Frame, species: Any, units: str | None) -> System:
+def _read_frame(path: Path, file: IO[bytes], frame: _Frame, species: Sequence[str] | None, units: str | None) -> System:
     length, mass = _units(path, units, frame.units)
     file.seek(frame.start)
     rows = [line.decode("utf-8", errors="replace").split() for line in itertools.islice(file, frame.atoms)]
@@ -316,17 +316,19 @@ def _read_frame(path: Path, file: Any, frame: _Frame, species: Any, units: str |
     positions = None
     for names, scaled in (("x y z", False), ("xu yu zu", False), ("xs ys zs", True), ("xsu ysu zsu", True)):
         if positions is None and all(name in column for name in names.split()):
-            found = np.array([column[name] for name in names.split()], dtype=float).T
-            positions = length * (origin + found @ cell if scaled else found)
+            coordinates = np.array([column[name] for name in names.split()], dtype=float).T
+            positions = length * (origin + coordinates @ cell if scaled else coordinates)
     if positions is None:
         raise InputError(f"{str(path)!r} has no columns x, y and z: write them, as `dump ... custom ... x y z`.")
-    labels, masses = _dumped(path, column, species, mass, check=(frame.units or units) != "lj")
+    labels, masses = _dump_labels(path, column, species, mass, check=(frame.units or units) != "lj")
     ids = _ids(path, column["id"]) if "id" in column else np.arange(len(rows))
-    return _system(positions, length * cell, pbc, labels, masses, np.argsort(ids, kind="stable"))
+    return _system(positions, length * cell, labels, masses, pbc, order=np.argsort(ids, kind="stable"))
 
 
-def _dumped(path: Path, column: Any, species: Any, unit: float, *, check: bool) -> tuple[list[str], np.ndarray | None]:
-    """Labels and masses of a dump's atoms."""
+def _dump_labels(
+    path: Path, column: dict[str, list[str]], species: Sequence[str] | None, unit: float, *, check: bool
+) -> tuple[list[str], np.ndarray | None]:
+    """Return labels and masses of a dump's atoms."""
     masses = unit * np.array(column["mass"], dtype=float) if "mass" in column else None
     labels: list[str] | None = column.get("element", column.get("typelabel"))
     types = column.get("type")
@@ -339,17 +341,18 @@ def _dumped(path: Path, column: Any, species: Any, unit: float, *, check: bool) 
             raise InputError(f"{str(path)!r} has neither elements nor types: write them, as `dump ... custom ... element`.")
         if not all(kind.isdigit() for kind in types):
             raise InputError(f"{str(path)!r} has types with names, {types[0]!r}, and no elements: write them too.")
-        by_type = {} if masses is None else {int(kind): float(one) for kind, one in zip(types, masses, strict=True)}
-        said, (labels, _) = labels, _named(path, Types(types, {}, by_type, 0), species, check=check)
-        if said is not None and set(said) != {"C"} and said != labels:
+        by_type = {} if masses is None else {int(kind): float(mass) for kind, mass in zip(types, masses, strict=True)}
+        elements, (labels, _) = labels, _label_atoms(path, Types(types, {}, by_type, 0), species, check=check)
+        if elements is not None and set(elements) != {"C"} and elements != labels:
             raise InputError(f"{str(path)!r} names elements itself, and species= contradicts them: leave it out.")
-    elif masses is not None and check and (wrong := contradiction(zip(labels, masses.tolist(), strict=True))):
-        raise InputError(f"{str(path)!r} gives {wrong}: name the types, species=[...], or correct the file.")
+    elif masses is not None and check:
+        remedy = "name the types, species=[...], or correct the file"
+        check_masses(path, zip(labels, masses.tolist(), strict=True), remedy)
     return labels, masses
 
 
 def _bounds(path: Path, frame: _Frame) -> tuple[np.ndarray, np.ndarray, list[bool]]:
-    """Origin, cell and periodicity, in the file's units; bounds are those of the box that holds a tilted one."""
+    """Return origin, cell and periodicity, in the file's units; bounds are those of the straight box around a tilted one."""
     rows = np.array([line.split() for line in frame.bounds], dtype=float)
     flags = [word for word in frame.flags if re.fullmatch("[pfsm]{2}", word)]
     if len(flags) != 3:

@@ -1,4 +1,4 @@
-"""Structures that are made rather than read."""
+"""Random packings of particles."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from mdsens.structures.system import System
 def random_packing(
     n: int, diameters: Mapping[str, float], *, packing_fraction: float = 1.0, dim: int = 2, seed: int = 0
 ) -> System:
-    """Particles at random places of a periodic square or cubic box, in equal shares of each label.
+    """Place particles at random in a periodic square or cubic box, in equal shares of each label.
 
     With 128 particles, `{"A": 1.0, "B": 0.6}` and packing fraction 1.0 in 2-D this is where the experiment of Blondel et
     al. 2021 (section 4.4) starts.

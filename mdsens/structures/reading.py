@@ -1,27 +1,29 @@
-"""Structures from files."""
+"""Structures from files of all formats."""
 
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
-from mdsens.common.errors import InputError, MdsensError
-from mdsens.common.paths import is_file
+from mdsens.common.errors import InputError, MdsensError, reason
+from mdsens.common.paths import is_file, read_text
 from mdsens.common.suggestions import check_keywords
 from mdsens.common.untrusted_hdf5 import SIGNATURE
 from mdsens.structures import h5md
-from mdsens.structures.announced import check_announced
 from mdsens.structures.lammps_files import read_data, read_dump
-from mdsens.structures.masses import contradiction, element_of, is_element
-from mdsens.structures.system import LABELS, System, holds_atoms
+from mdsens.structures.masses import check_masses, element_of, is_element
+from mdsens.structures.size_checks import check_size
+from mdsens.structures.system import LABELS, System, holds_atoms, list_labels
 
-WHOLE = 1e-3
-"""How near to 1 an occupancy is that of a whole atom."""
+OCCUPANCY_TOLERANCE = 1e-3
+"""Difference from 1 up to which an occupancy is that of a whole atom."""
+
 XYZ = ("extxyz", "xyz")
+"""ASE's names of the xyz formats."""
 
 
 @overload
@@ -37,12 +39,14 @@ def read(
 ) -> System | list[System]:
     """Read a structure file: LAMMPS's data files and dumps, H5MD, and any format that ASE knows.
 
+        system = read("silicon.cif")
+
     Args:
         path: the file.
         species: names of the atom types 1, 2, ... of a LAMMPS file, of the numbered species of an H5MD or xyz file, or of the
             kinds of atoms of a POSCAR, where the file does not name them itself. Any labels: elements, D and T, "A".
-        index: which structures of a file of several (a trajectory, a database): a number for one, `-1` being the last; a slice,
-            or a text such as `":"` for all and `"::10"` for every tenth, for a list of them.
+        index: which structures of a file of several (a trajectory, a database): a number for one, with `-1` for the last; a
+            slice, or a text such as `":"` for all and `"::10"` for every tenth, for a list of them.
         options: `format=` of ASE's names; of LAMMPS's files `units=` and `atom_style=`, which go before what the file says; of
             H5MD files `group=`; of others those of `ase.io.read`.
 
@@ -55,12 +59,12 @@ def read(
         raise InputError(f"There is no file {str(path)!r}.")
     if path.stat().st_size == 0:
         raise InputError(f"The file {str(path)!r} is empty.")
-    wanted = _wanted(index)
-    systems = _systems(path, species, wanted, options)
+    selection = _parse_index(index)
+    systems = _systems(path, species, selection, options)
     if not systems:
         which = "" if index is None else f" at index={index!r}"
         raise InputError(f"{str(path)!r} holds no structure{which}; it may be cut off.")
-    if index is not None and not isinstance(wanted, int):
+    if index is not None and not isinstance(selection, int):
         return systems
     if len(systems) > 1:
         raise InputError(
@@ -70,8 +74,8 @@ def read(
     return systems[0]
 
 
-def _wanted(index: Any) -> Any:
-    """The index as a number, a slice, or the selection of a database."""
+def _parse_index(index: int | str | slice | None) -> Any:
+    """Return the index as a number, a slice, or the selection of a database."""
     from ase.utils import string2index
 
     if index is None:
@@ -82,8 +86,8 @@ def _wanted(index: Any) -> Any:
         raise InputError(f'index wants a number, or a slice such as ":" or "-10:", not {index!r}.') from None
 
 
-def _systems(path: Path, species: Any, index: Any, options: Any) -> list[System]:
-    """The structures of a file, whatever its reader stumbles over told in a sentence."""
+def _systems(path: Path, species: Sequence[str] | None, index: Any, options: dict[str, Any]) -> list[System]:
+    """Return the structures of a file; raise InputError for whatever its reader raises."""
     from ase.io.formats import UnknownFileTypeError, filetype
 
     try:
@@ -91,16 +95,16 @@ def _systems(path: Path, species: Any, index: Any, options: Any) -> list[System]
         if head.startswith(SIGNATURE) and (creator := h5md.creator_of(path)) is not None:
             if creator == "mdsens":
                 raise InputError(f"{str(path)!r} is a result of mdsens: eq, S = ms.load({str(path)!r}) reads it.")
-            return h5md.read_h5md(path, species, index, **_known(h5md.read_h5md, options))
+            return h5md.read_h5md(path, species, index, **_check_options(h5md.read_h5md, options))
         kind = options.pop("format", None) or _lammps_kind(head)
         # ASE takes some names for addresses of databases.
         kind = kind or filetype(str(path.absolute()))
-        check_announced(path, kind)
+        check_size(path, kind)
         if kind == "lammps-data":
-            systems = [read_data(path, species, **_known(read_data, options))]
+            systems = [read_data(path, species, **_check_options(read_data, options))]
             return systems[index] if isinstance(index, slice) else [systems[index]]
         if kind == "lammps-dump-text":
-            return read_dump(path, species, index, **_known(read_dump, options))
+            return read_dump(path, species, index, **_check_options(read_dump, options))
         images = _images(path, kind, species, index, options)
     except MdsensError:
         raise
@@ -110,15 +114,14 @@ def _systems(path: Path, species: Any, index: Any, options: Any) -> list[System]
         # How ASE's formats say that there are fewer.
         if isinstance(error, IndexError | KeyError | StopIteration) and isinstance(index, int):
             raise InputError(f"{str(path)!r} holds no structure at index={index!r}; it may be cut off.") from error
-        reason = f"{type(error).__name__}: {str(error)[:200]}" if str(error) else type(error).__name__
         raise InputError(
-            f"{str(path)!r} could not be read as a structure; it may be cut off or of another format ({reason})."
+            f"{str(path)!r} could not be read as a structure; it may be cut off or of another format ({reason(error)})."
         ) from error
     return [_of_image(path, atoms) for atoms in images]
 
 
-def _known(function: Any, options: Any) -> Any:
-    """The options, which the reader of a format has."""
+def _check_options(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options; raise InputError for one that the reader of a format does not have."""
     try:
         check_keywords(function, options)
     except TypeError as error:
@@ -134,21 +137,17 @@ def _head(path: Path) -> bytes:
 
 
 def _lammps_kind(head: bytes) -> str | None:
-    """By what it says: ASE goes by names, and takes `.lmp` and `.data` for other programs' files."""
+    """Return the kind of a LAMMPS file by its text: ASE goes by names, and takes `.lmp` and `.data` for other programs' files."""
     if all(re.search(rb"^\s*\d+\s+" + what + rb"\s*(#|$)", head, re.MULTILINE) for what in (b"atoms", b"atom types")):
         return "lammps-data"
     return "lammps-dump-text" if re.match(rb"ITEM: (UNITS|TIME|TIMESTEP)\s*$", head, re.MULTILINE) else None
 
 
-# What ASE reads
-
-
-def _images(path: Path, kind: str, species: Any, index: Any, options: Any) -> list[Any]:
-    """The images of a file in one of ASE's formats, with the labels that ASE does not take."""
+def _images(path: Path, kind: str, species: Sequence[str] | None, index: Any, options: dict[str, Any]) -> list[Any]:
+    """Return the images of a file in one of ASE's formats, with the labels that ASE does not take."""
     import ase.io
 
     place: Any = path.absolute()
-    told: list[str] = []
     if kind == "lammps-dump-binary" and "specorder" not in options:
         raise InputError(f"{str(path)!r} is a LAMMPS dump without elements, whose types are numbers: write it as text.")
     if kind in XYZ:
@@ -164,11 +163,11 @@ def _images(path: Path, kind: str, species: Any, index: Any, options: Any) -> li
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         images = ase.io.read(place, slice(None) if steps else index, format=kind, **options)
-    told = [str(one.message) for one in caught]
-    if any("equivalent" in one and "scaled_positions" in one for one in told):
-        raise InputError(f"{str(path)!r} has two atoms at one place: say which is there, and remove the other.")
-    for one in caught:
-        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    for warning in caught:
+        if "equivalent" in str(warning.message) and "scaled_positions" in str(warning.message):
+            raise InputError(f"{str(path)!r} has two atoms at one place: say which is there, and remove the other.")
+    for warning in caught:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     images = images[index] if steps else images
     images = images if isinstance(images, list) else [images]
     if kind == "proteindatabank":
@@ -186,9 +185,8 @@ def _of_image(path: Path, atoms: Any) -> System:
         atoms.set_masses(atoms.arrays["mass"])
     if atoms.has("masses"):
         labels = map(str, atoms.arrays.get(LABELS, atoms.get_chemical_symbols()))
-        if wrong := contradiction(zip(labels, atoms.get_masses().tolist(), strict=True)):
-            raise InputError(f"{str(path)!r} gives {wrong}: correct the file, with masses in amu.")
-    others = [type(one).__name__ for one in atoms.constraints if not holds_atoms(one)]
+        check_masses(path, zip(labels, atoms.get_masses().tolist(), strict=True), "correct the file, with masses in amu")
+    others = [type(constraint).__name__ for constraint in atoms.constraints if not holds_atoms(constraint)]
     if others:
         raise InputError(
             f"{str(path)!r} has the constraint {others[0]}, and a System has frozen atoms alone: system, constraints = "
@@ -198,7 +196,7 @@ def _of_image(path: Path, atoms: Any) -> System:
 
 
 def _check_whole(path: Path, atoms: Any) -> None:
-    """Raises InputError for sites that are occupied in part, or by several species."""
+    """Raise InputError for sites that are occupied in part, or by several species."""
     shares = [atoms.info.get("occupancy", {})] + [
         atoms.arrays[name] for name in ("occupancy", "occupancies") if name in atoms.arrays
     ]
@@ -208,45 +206,34 @@ def _check_whole(path: Path, atoms: Any) -> None:
         if not any(isinstance(site, dict) for site in sites) and not any(sites):
             continue
         for site in sites:
-            of = site if isinstance(site, dict) else {"an atom": site}
-            numbers = [_share(value) for value in of.values()]
-            if len(of) > 1 or any(abs(value - 1.0) > WHOLE for value in numbers):
-                what = ", ".join(f"{100 * value:.4g} % {label}" for label, value in zip(of, numbers, strict=True))
+            occupants = site if isinstance(site, dict) else {"an atom": site}
+            # CIF's "?" and "." say nothing, which means a whole atom.
+            numbers = [1.0 if str(value).strip() in ("?", ".") else float(value) for value in occupants.values()]
+            if len(occupants) > 1 or any(abs(value - 1.0) > OCCUPANCY_TOLERANCE for value in numbers):
+                what = ", ".join(f"{100 * value:.4g} % {label}" for label, value in zip(occupants, numbers, strict=True))
                 raise InputError(
                     f"{str(path)!r} has a site that is occupied in part or by several species ({what}): mdsens has whole atoms, "
                     "so choose who is where in a large enough cell."
                 )
 
 
-def _share(value: Any) -> float:
-    """An occupancy; CIF's "?" and "." say nothing, which means whole."""
-    return 1.0 if str(value).strip() in ("?", ".") else float(value)
-
-
-def _text(path: Path) -> str:
-    from ase.io.formats import open_with_compression
-
-    with open_with_compression(str(path), "rb") as file:
-        return str(file.read().decode("utf-8-sig", errors="replace"))
-
-
-def _labelled_xyz(path: Path, kind: str, species: Any) -> tuple[Any, str, Any]:
-    """The file, or a copy in which labels that are no elements stand where ASE keeps them; and species, where not used."""
-    lines = _text(path).splitlines()
+def _labelled_xyz(path: Path, kind: str, species: Sequence[str] | None) -> tuple[Any, str, Sequence[str] | None]:
+    """Return the file, or a copy in which labels that are no elements stand where ASE keeps them; its kind; unused species."""
+    lines = read_text(path).splitlines()
     frames = list(_xyz_frames(lines))
     labels = list(dict.fromkeys(lines[k].split()[column] for start, count, column in frames for k in range(start, start + count)))
-    # ASE takes elements in any case, and X for nobody.
+    # ASE takes elements in any case, and X for no element.
     known = {label: label.capitalize() for label in labels}
     if all(name == "X" or is_element(name) for name in known.values()):
         return path.absolute(), kind, species
     known = {label: name for label, name in known.items() if is_element(name)}
     if all(label.isdigit() for label in labels):
         numbers = sorted(map(int, labels))
-        given = [species] if isinstance(species, str) else list(species or ())
-        if len(given) < numbers[-1] or numbers[0] < 1:
-            told = ", ".join(map(str, numbers))
-            raise InputError(f"{str(path)!r} has the numbers {told} for species: name the types 1, 2, ..., species=[...].")
-        known, species = {label: str(given[int(label) - 1]) for label in labels}, None
+        chosen = list_labels(species)
+        if len(chosen) < numbers[-1] or numbers[0] < 1:
+            types = ", ".join(map(str, numbers))
+            raise InputError(f"{str(path)!r} has the numbers {types} for species: name the types 1, 2, ..., species=[...].")
+        known, species = {label: chosen[int(label) - 1] for label in labels}, None
     for start, count, column in frames:
         comment = lines[start - 1]
         if "Properties" in comment:
@@ -261,43 +248,37 @@ def _labelled_xyz(path: Path, kind: str, species: Any) -> tuple[Any, str, Any]:
 
 
 def _xyz_frames(lines: list[str]) -> Iterator[tuple[int, int, int]]:
-    """The first line of atoms, their number, and the column of their species, of each structure in which atoms have names."""
+    """Yield the first line of atoms, their number, and the column of their species, of each structure whose atoms have names."""
     at = 0
     while at < len(lines) and lines[at].strip().isdigit():
         count, comment = int(lines[at]), lines[at + 1] if at + 1 < len(lines) else ""
-        told = re.search(r"Properties\s*=\s*\"?([^\s\"]+)", comment)
-        fields = told[1].split(":") if told else ["species", "S", "1"]
+        properties = re.search(r"Properties\s*=\s*\"?([^\s\"]+)", comment)
+        fields = properties[1].split(":") if properties else ["species", "S", "1"]
         widths = dict(zip(fields[::3], map(int, fields[2::3]), strict=False))
-        name = next((one for one in ("species", "symbols") if one in widths), None)
+        name = next((field for field in ("species", "symbols") if field in widths), None)
         if at + 2 + count > len(lines):
             return  # cut off, which ASE says
         if name is not None and "Z" not in widths and "numbers" not in widths:
-            yield at + 2, count, sum(width for one, width in widths.items() if list(widths).index(one) < list(widths).index(name))
+            yield at + 2, count, sum(list(widths.values())[: list(widths).index(name)])
         at += 2 + count
 
 
-def _named_vasp(path: Path, species: Any) -> tuple[Any, Any]:
-    """The file, or a copy that names its kinds of atoms on a line of its own; and species, where not used.
+def _named_vasp(path: Path, species: Sequence[str] | None) -> tuple[Any, Sequence[str] | None]:
+    """Return the file, or a copy that names its kinds of atoms on a line of its own; and unused species.
 
     Files of VASP 4 have no names, but by a custom of ASE's in the comment, which may be anything.
     """
-    lines = _text(path).splitlines()
+    lines = read_text(path).splitlines()
     counts = lines[5].split("!")[0].split()
     numbered = bool(counts) and all(word.isdigit() for word in counts)
     at = 6 if numbered else 7
     if lines[at].strip()[:1].lower() == "s":
-        flags = {
-            word
-            for line in lines[at + 2 : at + 2 + sum(map(int, lines[at - 1].split("!")[0].split()))]
-            for word in line.split()[3:6]
-        }
-        if flags - {"T", "F"}:
-            raise InputError(
-                f"{str(path)!r} has selective dynamics {min(flags - {'T', 'F'})!r} where T or F is wanted: correct it."
-            )
+        n = sum(map(int, lines[at - 1].split("!")[0].split()))
+        if wrong := {word for line in lines[at + 2 : at + 2 + n] for word in line.split()[3:6]} - {"T", "F"}:
+            raise InputError(f"{str(path)!r} has selective dynamics {min(wrong)!r} where T or F is wanted: correct it.")
     if not numbered:
         return path.absolute(), species
-    names = [species] if isinstance(species, str) else list(species) if species is not None else _kinds(lines[0], len(counts))
+    names = _kinds(lines[0], len(counts)) if species is None else list_labels(species)
     if names is None and any(path.with_name(name).exists() for name in ("POTCAR", "OUTCAR")):
         from ase.io.vasp import atomtypes_outpot
 
@@ -313,29 +294,29 @@ def _named_vasp(path: Path, species: Any) -> tuple[Any, Any]:
 
 
 def _kinds(comment: str, count: int) -> list[str] | None:
-    """The elements that a comment is made of, `"Si C"` or `"Na4 Cl4"`; None where it is anything else."""
+    """Return the elements that a comment is made of, `"Si C"` or `"Na4 Cl4"`; None where it is anything else."""
     elements = []
     for word in comment.split():
         parts = re.findall(r"[A-Z][a-z]?\d*", word)
         if "".join(parts) != word:
             return None
         elements += [part.rstrip("0123456789") for part in parts]
-    return elements if len(elements) == count and all(element_of(one) == one for one in elements) else None
+    return elements if len(elements) == count and all(element_of(name) == name for name in elements) else None
 
 
 def _mend_pdb(path: Path, images: list[Any]) -> None:
-    """A cell of 1 Å stands for none; one that is said once is that of all models; alternative places are refused."""
-    text = _text(path)
-    alternatives = {line[16:17] for line in text.splitlines() if line.startswith(("ATOM", "HETATM"))} - {" ", ""}
+    """Give all models the only cell of a PDB file; one of 1 Å stands for none; alternative places of atoms are refused."""
+    lines = read_text(path).splitlines()
+    alternatives = {line[16:17] for line in lines if line.startswith(("ATOM", "HETATM"))} - {" ", ""}
     if alternatives:
         raise InputError(
             f"{str(path)!r} has alternative places of atoms ({', '.join(sorted(alternatives))}): keep one of each in the file."
         )
-    said = [line for line in text.splitlines() if line.startswith("CRYST1")]
+    cells = [line for line in lines if line.startswith("CRYST1")]
     for atoms in images:
-        if len(said) == 1 and not atoms.cell.rank:
+        if len(cells) == 1 and not atoms.cell.rank:
             columns = ((6, 15), (15, 24), (24, 33), (33, 40), (40, 47), (47, 54))
-            atoms.set_cell([float(said[0][start:end]) for start, end in columns])
+            atoms.set_cell([float(cells[0][start:end]) for start, end in columns])
             atoms.pbc = True
         if np.allclose(atoms.cell.array, np.eye(3)):
             atoms.set_cell(np.zeros((3, 3)))

@@ -1,10 +1,10 @@
-"""`System`: a structure as a pytree, from and to ASE."""
+"""A structure as a pytree, from and to ASE."""
 
 import dataclasses
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import equinox as eqx
 import jax
@@ -14,32 +14,31 @@ from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from mdsens.common.errors import InputError, level_of_user
-from mdsens.common.suggestions import Spelled
-from mdsens.common.text import FEW
+from mdsens.common.suggestions import NameSuggester
+from mdsens.common.text import MAX_ENTRIES
 from mdsens.implicit.trees import is_traced
 from mdsens.structures import masses as known_masses
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 LABELS = "mdsens_label"
 """The array in which ASE's atoms keep labels that are no elements."""
 
 
 class ListsNeighbors(Protocol):
-    """What lists the neighbours that it needs: a potential."""
+    """An object that lists the neighbours it needs: a potential."""
 
     def find_neighbors(self, system: "System", *, skin: float | None = None) -> Any: ...
 
 
 def is_concrete(*values: Any) -> bool:
-    """False if any leaf of the values is being traced by JAX."""
+    """Return whether no leaf of the values is being traced by JAX."""
     return not is_traced(values)
 
 
 def as_float_array(value: Any, what: str, dtype: Any = None) -> Float[Array, "..."]:
-    """`value` in 64 bits, or in `dtype`; 32-bit input must be asked for by name.
-
-    Raises:
-        InputError: no numbers, or 32-bit floats without `dtype`.
-    """
+    """Return `value` in 64 bits, or in `dtype`; raise InputError for no numbers, and for 32-bit floats without `dtype`."""
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
         raise InputError(f"dtype must be float64 or float32, not {dtype!r}.")
     if dtype is None:
@@ -67,8 +66,10 @@ def as_float_array(value: Any, what: str, dtype: Any = None) -> Float[Array, "..
         raise InputError(f"{what} must be numbers, not {value!r:.80}.") from None
 
 
-class System(Spelled, eqx.Module):
-    """Atoms: where they are, of which species, in which cell. A pytree.
+class System(NameSuggester, eqx.Module):
+    """Atoms with their positions, species and cell. A pytree.
+
+        System([[0, 0, 0], [1.5, 0, 0]], species="Ar")     # a dimer, without a cell
 
     Attributes:
         positions: `(N, dim)` [Å], dim 2 or 3; never wrapped into the cell.
@@ -79,7 +80,7 @@ class System(Spelled, eqx.Module):
         masses: `(N,)` [amu]; by default those of the elements and of D and T, if all labels are such, else 1.
         masses_known: whether masses were given or are the labels' own; phonons ask for them otherwise.
         frozen: `(N,)`, True for atoms that never move.
-        neighbors: the padded list of the last relaxation, or None.
+        neighbors: the list that the potential of the last relaxation made, `Neighbors` for most; or None.
         held: whether constraints beside frozen atoms hold it, as `relax` was asked to.
 
     Raises:
@@ -165,7 +166,7 @@ class System(Spelled, eqx.Module):
 
     @property
     def volume(self) -> Float[Array, ""]:
-        """Volume of the cell [Å³] (area in 2-D).
+        """The volume of the cell [Å³] (area in 2-D).
 
         Raises:
             InputError: there is no cell.
@@ -175,11 +176,11 @@ class System(Spelled, eqx.Module):
         return jnp.abs(jnp.linalg.det(self.cell))
 
     def with_positions(self, positions: Float[Array, "atoms dim"]) -> "System":
-        """The same system elsewhere; its neighbour list is kept, and checked where it is used."""
+        """Return the system with other positions; its neighbour list is kept, and checked where it is used."""
         return eqx.tree_at(lambda s: s.positions, self, positions)
 
     def with_neighbors(self, potential: ListsNeighbors, *, skin: float | None = None) -> "System":
-        """The same system with the neighbour list that `potential` needs, complete while atoms move up to `skin / 2`."""
+        """Return the system with the neighbour list that `potential` needs, complete while atoms move up to `skin / 2`."""
         return eqx.tree_at(
             lambda s: s.neighbors, self, potential.find_neighbors(self, skin=skin), is_leaf=lambda leaf: leaf is None
         )
@@ -194,20 +195,13 @@ class System(Spelled, eqx.Module):
         return other
 
     def astype(self, dtype: Any) -> "System":
-        """The same system in another precision, without its neighbour list. The way to ask for float32."""
-        return System(
-            self.positions,
-            cell=self.cell,
-            pbc=self.pbc,
-            species=self.symbols,
-            masses=self.given_masses,
-            frozen=self.frozen,
-            dtype=dtype,
-        )
+        """Return the system in another precision, without its neighbour list. This is the way to ask for float32."""
+        options: dict[str, Any] = {"cell": self.cell, "pbc": self.pbc, "species": self.symbols, "frozen": self.frozen}
+        return System(self.positions, masses=self.given_masses, dtype=dtype, **options)
 
     @classmethod
-    def from_ase(cls, atoms: Any) -> "System":
-        """From `ase.Atoms`: positions, cell, pbc, species, masses; `FixAtoms` becomes `frozen`.
+    def from_ase(cls, atoms: "Atoms") -> "System":
+        """Make a system from `ase.Atoms`: positions, cell, pbc, species, masses; `FixAtoms` becomes `frozen`.
 
         Raises:
             InputError: a constraint other than `FixAtoms`, or a cell mdsens refuses.
@@ -241,8 +235,8 @@ class System(Spelled, eqx.Module):
             frozen=frozen,
         )
 
-    def to_ase(self) -> Any:
-        """To `ase.Atoms`. Labels that are no elements become "X", or H, with their name in the array `mdsens_label`.
+    def to_ase(self) -> "Atoms":
+        """Return `ase.Atoms`. Labels that are no elements become "X", or H, with their name in the array `mdsens_label`.
 
         A 2-D system lies in the plane z = 0, and stays 3-D when it comes back.
         """
@@ -268,12 +262,12 @@ class System(Spelled, eqx.Module):
         return atoms
 
 
-def _check_pbc(pbc: Any, cell: Any, dim: int) -> tuple[bool, ...]:
+def _check_pbc(pbc: ArrayLike | None, cell: ArrayLike | None, dim: int) -> tuple[bool, ...]:
     if pbc is None:
         if cell is not None:
             raise InputError("A cell was given without pbc: say pbc=True, or pbc=False for a cluster in a box.")
         return (False,) * dim
-    flags = (bool(pbc),) * dim if np.ndim(pbc) == 0 else tuple(bool(flag) for flag in pbc)
+    flags = (bool(pbc),) * dim if np.ndim(pbc) == 0 else tuple(map(bool, np.asarray(pbc)))
     if len(flags) != dim:
         raise InputError(f"pbc must be one flag or {dim} of them, not {len(flags)}.")
     if any(flags) and cell is None:
@@ -281,7 +275,7 @@ def _check_pbc(pbc: Any, cell: Any, dim: int) -> tuple[bool, ...]:
     return flags
 
 
-def _check_cell(cell: Any, pbc: Any, dim: int, dtype: Any) -> Any:
+def _check_cell(cell: ArrayLike | None, pbc: tuple[bool, ...], dim: int, dtype: Any) -> Float[Array, "dim dim"] | None:
     if cell is None:
         return None
     cell = as_float_array(cell, "cell", dtype)
@@ -312,12 +306,17 @@ def _check_cell(cell: Any, pbc: Any, dim: int, dtype: Any) -> Any:
 
 
 def holds_atoms(constraint: Any) -> bool:
-    """Whether a constraint of ASE holds atoms still in all directions."""
+    """Return whether a constraint of ASE holds atoms still in all directions."""
     name, mask = type(constraint).__name__, getattr(constraint, "mask", None)
     return name == "FixAtoms" or (name in ("FixCartesian", "FixScaled") and bool(np.all(mask)))
 
 
-def _names(species: Any, n: int) -> list[str]:
+def list_labels(species: str | Sequence[str] | None) -> list[str]:
+    """Return the labels of one species or several as a list, empty for None."""
+    return [species] if isinstance(species, str) else [str(label) for label in (() if species is None else species)]
+
+
+def _names(species: str | Sequence[str], n: int) -> list[str]:
     if species is None:
         raise InputError('species must be a label, or one for each atom; leave it out for "A".')
     names = [species] * n if isinstance(species, str) else [str(label) for label in species]
@@ -329,42 +328,43 @@ def _names(species: Any, n: int) -> list[str]:
 
 
 def has_values(system: System) -> bool:
-    """Whether a structure has values: it has none inside `jit` and `vmap`, and trees of its shape may hold anything."""
+    """Return whether a structure has values: inside `jit` and `vmap` it has none, and trees of its shape may hold anything."""
     arrays = (system.positions, system.species, system.frozen)
-    return all(isinstance(one, jax.Array | np.ndarray) for one in arrays) and not is_traced(system) and system.species.ndim == 1
+    return (
+        all(isinstance(array, jax.Array | np.ndarray) for array in arrays) and not is_traced(system) and system.species.ndim == 1
+    )
 
 
 def atoms_text(system: System) -> str:
-    """`"63 atoms in 3-D (63 Si)"`."""
+    """Return `"63 atoms in 3-D (63 Si)"`."""
     counts = Counter(system.symbols)
-    shown = [f"{count} {label}" for label, count in list(counts.items())[:FEW]]
-    more = [f"{len(counts) - FEW} more species"] if len(counts) > FEW else []
+    shown = [f"{count} {label}" for label, count in list(counts.items())[:MAX_ENTRIES]]
+    more = [f"{len(counts) - MAX_ENTRIES} more species"] if len(counts) > MAX_ENTRIES else []
     return f"{len(system)} atom{'' if len(system) == 1 else 's'} in {system.dim}-D ({', '.join(shown + more)})"
 
 
 def cell_text(system: System) -> str:
-    """`"10.8612 x 10.8612 x 10.8612 Å"`, with the angles where one is not right."""
+    """Return `"10.8612 x 10.8612 x 10.8612 Å"`, with the angles where one is not right."""
     if system.cell is None:
         return "none"
     vectors = np.asarray(system.cell, dtype=float)
     lengths = np.linalg.norm(vectors, axis=1)
-    told = " x ".join(f"{length:.4f}" for length in lengths) + " Å"
+    text = " x ".join(f"{length:.4f}" for length in lengths) + " Å"
     if not (lengths > 0.0).all():
-        return told
+        return text
     cosines = (vectors / lengths[:, None]) @ (vectors / lengths[:, None]).T
     pairs = [(1, 2), (0, 2), (0, 1)] if len(lengths) == 3 else [(0, 1)]
     angles = [np.degrees(np.arccos(np.clip(cosines[pair], -1.0, 1.0))) for pair in pairs]
-    return told if np.allclose(angles, 90.0, atol=1e-3) else f"{told}, {', '.join(f'{angle:.5g}' for angle in angles)}°"
+    return text if np.allclose(angles, 90.0, atol=1e-3) else f"{text}, {', '.join(f'{angle:.5g}' for angle in angles)}°"
 
 
 def periodicity_text(system: System) -> str:
-    """`"periodic along xyz"`."""
+    """Return `"periodic along xyz"`."""
     along = "".join(name for name, flag in zip("xyz", system.pbc, strict=False) if flag)
     return f"periodic along {along}" if along else "periodic along no direction"
 
 
 def _line(system: System) -> str:
-    """A structure in a line."""
-    held = int(system.frozen.sum())
-    told = [atoms_text(system), f"cell {cell_text(system)}", periodicity_text(system), f"{held} frozen" if held else ""]
-    return f"System({', '.join(part for part in told if part)})"
+    frozen = int(system.frozen.sum())
+    parts = [atoms_text(system), f"cell {cell_text(system)}", periodicity_text(system), f"{frozen} frozen" if frozen else ""]
+    return f"System({', '.join(part for part in parts if part)})"

@@ -33,7 +33,7 @@ from mdsens.potentials.base import (
     total_energy,
 )
 from mdsens.solvers import Status
-from mdsens.structures.neighbors.neighbor_list import Neighbors, widened_like
+from mdsens.structures.neighbors.neighbor_list import Neighbors, widen_like
 from mdsens.structures.neighbors.search import find_neighbors
 from mdsens.structures.neighbors.vectors import displacements
 from mdsens.structures.system import System
@@ -140,7 +140,7 @@ class _Case:
         same = hasattr(self, "system") and len(system) == len(self.system) and isinstance(listed.neighbors, Neighbors)
         if not same:
             return listed
-        neighbors = widened_like(listed.neighbors, self.system.neighbors)
+        neighbors = widen_like(listed.neighbors, self.system.neighbors)
         return eqx.tree_at(lambda s: s.neighbors, listed, neighbors, is_leaf=lambda leaf: leaf is None)
 
     def evaluate(self, system: System, potential: Potential | None = None) -> "_Evaluated":

@@ -9,7 +9,7 @@ from helpers import refused
 
 import mdsens as ms
 from mdsens.cli.potential_pages import listing, page
-from mdsens.common.units import readable
+from mdsens.common.units import unit_text
 from mdsens.potentials import SHIPPED
 
 
@@ -24,7 +24,7 @@ def test_each_has_a_page_with_its_parameters(name):
     assert text.startswith(name) and "Traceback" not in text
     for field in dataclasses.fields(cls):
         assert not field.init or f"\n  {field.name} " in text
-    assert all(f"[{readable(unit)}]" in text for unit in cls.units.values() if unit)
+    assert all(f"[{unit_text(unit)}]" in text for unit in cls.units.values() if unit)
 
 
 def test_a_page_shows_formula_units_paper_and_files():

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mdsens.common import progress
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 
 
 class Terminal(io.StringIO):
@@ -25,12 +25,12 @@ def terminal_of(monkeypatch):
     return screen
 
 
-@spelled
+@suggest_names
 def busy(seconds, *, progress=None):
     time.sleep(seconds)
 
 
-@spelled
+@suggest_names
 def compiled():
     def slow(x):
         # What is traced takes its time, as a potential does.
@@ -70,7 +70,7 @@ def test_compilation_is_told(monkeypatch):
 def test_a_bar_takes_the_place_of_the_line(monkeypatch):
     terminal = terminal_of(monkeypatch)
 
-    @spelled
+    @suggest_names
     def counted():
         for _ in progress.bar(range(10), None, desc="things", delay=0.1):
             time.sleep(0.08)

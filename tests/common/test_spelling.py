@@ -9,7 +9,7 @@ import jax
 import pytest
 
 import mdsens as ms
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 
 SILICON = ms.StillingerWeber.silicon()
 PAIR = ms.System([[0.0, 0.0, 0.0], [2.3, 0.0, 0.0]], species="Si")
@@ -115,7 +115,7 @@ def test_modules_stay_what_they_were():
 
 
 def test_errors_inside_a_function_are_its_own():
-    @spelled
+    @suggest_names
     def fails(option=1):
         return dict(option=option, **{"other": 1}) + 1
 

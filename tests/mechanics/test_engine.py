@@ -200,7 +200,7 @@ def test_a_wide_list_is_gone_through_in_chunks(monkeypatch, case):
         return energy(system.positions), forces, theta, potential.local_stiffness(system).product(v, system.neighbors)
 
     whole = values()
-    monkeypatch.setattr("mdsens.structures.neighbors.vectors.CACHED", 0)
+    monkeypatch.setattr("mdsens.structures.neighbors.vectors.CACHE_SIZE", 0)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11), values(), whole)
 
 

@@ -19,7 +19,7 @@ from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.unknown import reference_at
 from mdsens.potentials.base import parameter_paths
 from mdsens.potentials.learned.symmetry_functions import CUTOFFS
-from mdsens.structures.neighbors.neighbor_list import widened
+from mdsens.structures.neighbors.neighbor_list import widen
 
 CUTOFF = 4.2
 SHEAR = np.eye(3) + np.array([[0.02, 0.05, 0.0], [0.0, -0.03, 0.04], [0.0, 0.0, 0.03]])
@@ -209,7 +209,7 @@ def everything(potential, reference, v):
 def reference_of(system, potential):
     listed = system.with_neighbors(potential, skin=0.5)
     # All structures have eight atoms and one number of places, so that one compiled function serves them.
-    return reference_at(eqx.tree_at(lambda s: s.neighbors, listed, widened(listed.neighbors, PLACES)))
+    return reference_at(eqx.tree_at(lambda s: s.neighbors, listed, widen(listed.neighbors, PLACES)))
 
 
 @pytest.mark.slow

@@ -94,10 +94,10 @@ def test_what_is_known_of_a_hessian_is_no_part_of_what_is_compiled():
 def test_compiled_programs_are_dropped_before_memory_maps_run_out(monkeypatch):
     dropped = []
     monkeypatch.setattr(jax, "clear_caches", lambda: dropped.append(True))
-    compilation.drop_many()
+    compilation.drop_programs()
     assert dropped == []
-    monkeypatch.setattr(compilation, "MANY_MAPS", 1)
-    compilation.drop_many()
+    monkeypatch.setattr(compilation, "MAX_MAPS", 1)
+    compilation.drop_programs()
     assert dropped == [True]
 
 

@@ -16,7 +16,7 @@ from helpers import refused
 
 import mdsens as ms
 from mdsens import studies
-from mdsens.common.units import readable
+from mdsens.common.units import unit_text
 from mdsens.potentials.base import parameter_paths
 from mdsens.studies.input.recipes import Components
 from mdsens.studies.methods.observed import evaluate, flat, relax_all, together, units_of
@@ -397,7 +397,7 @@ def test_calibration_recovers_silicon_in_a_tenth_of_the_relaxations_of_finite_di
     ],
 )
 def test_units_of_files_as_a_person_writes_them(unit, told):
-    assert readable(unit) == told
+    assert unit_text(unit) == told
 
 
 def test_units_of_the_catalogue_s_observables_in_whatever_they_are_wrapped():

@@ -13,7 +13,7 @@ from mdsens.potentials.forms.stored_stiffness import EmbeddedStiffness, PairStif
 from mdsens.potentials.methods import DENSITY, EMBEDDING, PAIR_ENERGY, missing, number
 from mdsens.potentials.species import Atom
 from mdsens.structures.neighbors.sums_over_neighbors import fence, from_both_sides, mean_of_sides
-from mdsens.structures.neighbors.vectors import joined, over_places, squared_distances
+from mdsens.structures.neighbors.vectors import join_places, over_places, squared_distances
 from mdsens.structures.system import System
 
 
@@ -67,7 +67,7 @@ class EmbeddedPotential(Potential):
             return self._sums(squares, inside, *handles(system, atom))
 
         squares = over_places(squares_of, neighbors.atom, neighbors.kind, neighbors.used)
-        squares = from_both_sides(joined(squares), neighbors)
+        squares = from_both_sides(join_places(squares), neighbors)
         sums = over_places(sums_of, neighbors.atom, squares)
         return jnp.sum(self._embedded(system, *(jnp.sum(part, axis=0) for part in sums)))
 
@@ -103,7 +103,7 @@ class EmbeddedPotential(Potential):
             )
             return pair_stiffness(d, r, 0.5 * slope + first * f_slope, 0.5 * curvature + first * f_curvature), f_slope
 
-        pairs, slope = jax.tree.map(joined, over_places(pairs_of, *arrays))
+        pairs, slope = jax.tree.map(join_places, over_places(pairs_of, *arrays))
         mean = lambda values: mean_of_sides(values, neighbors)  # noqa: E731
         pairs = PairStiffness(pairs.direction, mean(pairs.along), mean(pairs.across))
         return EmbeddedStiffness(pairs, slope, 2.0 * mean(slope) - slope, second)

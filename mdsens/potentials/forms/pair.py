@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mdsens.common.errors import InputError, did_you_mean
-from mdsens.common.suggestions import given
+from mdsens.common.suggestions import get_attribute
 from mdsens.potentials.base import Potential
 from mdsens.potentials.forms.neighbor_vectors import bond_vectors, finite, handles, marked, of_pairs, within
 from mdsens.potentials.forms.stored_stiffness import PairStiffness, pair_stiffness
@@ -20,7 +20,7 @@ from mdsens.potentials.methods import PAIR_ENERGY, missing, number
 from mdsens.potentials.parameters import canonical_key
 from mdsens.potentials.species import Atom
 from mdsens.structures.neighbors.sums_over_neighbors import fence
-from mdsens.structures.neighbors.vectors import bonds, joined, over_places, squared_distances
+from mdsens.structures.neighbors.vectors import bonds, join_places, over_places, squared_distances
 from mdsens.structures.system import System
 
 
@@ -55,19 +55,19 @@ class PairPotential(Potential):
 
     @property
     def _switch(self) -> str:
-        return given(self, "switch", "truncated" if given(self, "onset", MISSING) is MISSING else "quintic")
+        return get_attribute(self, "switch", "truncated" if get_attribute(self, "onset", MISSING) is MISSING else "quintic")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "no_interaction", _pairs_of(self.no_interaction, type(self).__name__))
-        cutoff = given(self, "cutoff")
-        if self._switch in BETWEEN and given(self, "onset", MISSING) is None and isinstance(cutoff, Real):
+        cutoff = get_attribute(self, "cutoff")
+        if self._switch in BETWEEN and get_attribute(self, "onset", MISSING) is None and isinstance(cutoff, Real):
             object.__setattr__(self, "onset", ONSET * float(cutoff))
         super().__post_init__()
 
     def __check_init__(self) -> None:
         switch, name = self._switch, type(self).__name__
-        onset: float = given(self, "onset")
-        cutoff: float = given(self, "cutoff")
+        onset: float = get_attribute(self, "onset")
+        cutoff: float = get_attribute(self, "cutoff")
         for parameter, value in self.parameters().items():
             if isinstance(value, dict) and (both := [key for key in self.no_interaction if key in value]):
                 raise InputError(
@@ -124,7 +124,7 @@ class PairPotential(Potential):
 
         # Not only sums over all pairs are made of these.
         d = fence(bonds(system.positions, system.cell, neighbors), neighbors)
-        return jax.tree.map(joined, over_places(of_chunk, neighbors.atom, neighbors.used, d))
+        return jax.tree.map(join_places, over_places(of_chunk, neighbors.atom, neighbors.used, d))
 
     def _switched_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         pair_energy = number(self, PAIR_ENERGY)

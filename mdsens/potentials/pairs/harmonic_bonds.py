@@ -12,7 +12,7 @@ from mdsens.common.errors import CoincidingAtoms, InputError
 from mdsens.potentials.checks import check_positive
 from mdsens.potentials.forms.pair import PairPotential
 from mdsens.potentials.species import Atom, static
-from mdsens.structures.neighbors.search import COINCIDENT, find_neighbors, neighbors_of
+from mdsens.structures.neighbors.search import COINCIDENCE, find_neighbors, neighbors_of
 from mdsens.structures.system import System, is_concrete
 
 
@@ -78,7 +78,7 @@ class HarmonicBonds(PairPotential):
             return super().find_neighbors(system, skin=skin)  # says what is missing
         positions, bonds = np.asarray(system.positions), np.asarray(self.bonds)
         image, length = _nearest(system, bonds)
-        if length.min() < COINCIDENT:
+        if length.min() < COINCIDENCE:
             i, j = bonds[length.argmin()]
             raise CoincidingAtoms(positions, f"The bonded atoms {i} and {j} coincide: move them apart.")
         i, j = np.concatenate([bonds, bonds[:, ::-1]]).T

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mdsens.common.errors import InputError
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.potentials.base import Approximation
 from mdsens.potentials.parameters import Entries
 from mdsens.potentials.species import static
@@ -36,7 +36,7 @@ UNTUNED = 1.0 / 64.0
 """Of those the steps where nothing has been measured."""
 
 
-@spelled
+@suggest_names
 def from_ase(calculator: Any, parameters: dict[str, Any] | None = None) -> "ExternalEnergy":
     """A calculator of ASE (energy and forces; stress for cells that change) as a potential.
 

@@ -1,1 +1,1 @@
-"""Lists of neighbours: how they are found, kept, and summed over."""
+"""Lists of neighbours: the search for them, the lists, and sums over them."""

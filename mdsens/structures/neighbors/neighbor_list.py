@@ -1,15 +1,15 @@
-"""`Neighbors`: a list found on the host with vesin, padded with integers for the traced world.
+"""Lists of neighbours, found on the host with vesin and padded with integers for the traced world.
 
 A full list (each pair seen from both sides) with the cell shift of each image, so that triclinic cells, cells smaller
 than the cutoff, mixed periodicity and 2-D need nothing special: `d = x[index] - x + shift @ cell`.
 """
 
 import math
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 SKIN = 0.1
@@ -20,10 +20,10 @@ IMAGES = 32
 
 
 class Neighbors(eqx.Module):
-    """All pairs within `radius` at the positions `reference`, `capacity` places an atom.
+    """The pairs within `radius` at the positions `reference`, with `capacity` places for each atom.
 
-    Complete for interactions of the given range as long as no atom moved more than half of `radius - range`. Atoms run along
-    the last axis, in which order compiled code is fastest; `index`, `shift` and `mask` show the same atom by atom.
+    The list is complete for interactions of the given range as long as no atom moved more than half of `radius - range`.
+    Atoms run along the last axis, in which order compiled code is fastest; `index`, `shift` and `mask` show the same by atoms.
 
     Attributes:
         atom: `(capacity, N)`, the neighbour in each place; the atom itself in unused ones.
@@ -34,8 +34,8 @@ class Neighbors(eqx.Module):
         radius: reach of the list [Å].
         skin: what of it is beyond the interaction's range [Å].
         alive: 0, a number that compilers do not know.
-        offset: `(dim, capacity, N)`, added to the vectors from atoms to their neighbours [Å]; None for nothing. What sites'
-            energies are differentiated in.
+        offset: `(dim, capacity, N)`, added to the vectors from atoms to their neighbours [Å], by which sites' energies are
+            differentiated; None for zero.
         shorter: lists of the terms of a sum, None for those that use this one; empty without a sum.
     """
 
@@ -52,7 +52,7 @@ class Neighbors(eqx.Module):
 
     @property
     def used(self) -> Bool[Array, "capacity atoms"]:
-        """False in unused places."""
+        """The used places: False in unused ones."""
         return self.opposite >= 0
 
     @property
@@ -62,59 +62,59 @@ class Neighbors(eqx.Module):
 
     @property
     def shift(self) -> Int[Array, "atoms capacity dim"]:
-        """Their periodic images, in cell vectors."""
+        """The periodic images of the neighbours, in cell vectors."""
         return self.images.T[self.kind.T]
 
     @property
     def mask(self) -> Bool[Array, "atoms capacity"]:
-        """False in unused places."""
+        """The used places atom by atom: False in unused ones."""
         return self.used.T
 
     @property
-    def none(self) -> "Neighbors":
-        """The same list with all places unused."""
+    def without_pairs(self) -> "Neighbors":
+        """The list with all places unused."""
         emptied = eqx.tree_at(lambda n: n.opposite, self, jnp.full_like(self.opposite, -1))
-        return emptied.with_shorter(tuple(one and one.none for one in self.shorter))
+        return emptied.with_shorter(tuple(other and other.without_pairs for other in self.shorter))
 
     def with_shorter(self, shorter: "tuple[Neighbors | None, ...]") -> "Neighbors":
-        """The same list with others for the terms of a sum."""
+        """Return the list with others for the terms of a sum."""
         return eqx.tree_at(lambda n: n.shorter, self, shorter, is_leaf=lambda leaf: isinstance(leaf, tuple))
 
-    def slack(self, interaction_range: Any, stretch: Any = 1.0) -> Float[Array, ""]:
-        """What a list reaches beyond the range, if lengths were stretched: the least of all where each term has a range."""
+    def slack(self, interaction_range: ArrayLike, stretch: ArrayLike = 1.0) -> Float[Array, ""]:
+        """Return the reach beyond the range, with lengths stretched; the least one where each term of a sum has a range."""
         radii = self.radius
         if jnp.ndim(interaction_range):
-            radii = jnp.stack([self.radius if one is None else one.radius for one in self.shorter])
-        # Given bonds have no end.
+            radii = jnp.stack([self.radius if other is None else other.radius for other in self.shorter])
+        # A list of fixed bonds reaches everywhere.
         return jnp.min(jnp.where(jnp.isinf(radii), jnp.inf, radii * stretch - interaction_range))
 
-    def is_stale(self, positions: Float[Array, "atoms dim"], interaction_range: Any) -> Bool[Array, ""]:
-        """True where an atom moved so far, in the same cell, that a pair within the range could be missing.
+    def is_stale(self, positions: Float[Array, "atoms dim"], interaction_range: ArrayLike) -> Bool[Array, ""]:
+        """Return whether an atom moved so far, in the same cell, that a pair within the range could be missing.
 
-        Works on tracers. Positions that are not finite are not stale but worse, which their energy says.
+        Works on tracers. Positions that are not finite do not count: their energy shows them.
         """
         room = jnp.maximum(0.5 * self.slack(interaction_range), 0.0)
         moved = jnp.sum((positions - self.reference) ** 2, axis=-1)
         return jnp.max(moved) > room**2
 
-    def reaches(self, interaction_range: Any) -> Bool[Array, ""]:
-        """True if the list holds every pair within this range (at its reference positions; works on tracers)."""
+    def reaches(self, interaction_range: ArrayLike) -> Bool[Array, ""]:
+        """Return whether the list holds every pair within this range (at its reference positions; works on tracers)."""
         # A range in 32 bits may be rounded up.
         return self.slack(interaction_range, 1.0 + 1e-6) >= 0.0
 
 
-def widened_like(neighbors: Neighbors, other: Neighbors) -> Neighbors:
-    """The same list with at least as many places an atom as another, so that code compiled for it is found again [host]."""
-    both = zip(neighbors.shorter, other.shorter, strict=True)
-    shorter = tuple(one if one is None or like is None else widened_like(one, like) for one, like in both)
-    same = widened(neighbors.with_shorter(shorter) if shorter else neighbors, other.atom.shape[0])
+def widen_like(neighbors: Neighbors, other: Neighbors) -> Neighbors:
+    """Return the list with at least the shape of another, so that code compiled for it is found again [host]."""
+    pairs = zip(neighbors.shorter, other.shorter, strict=True)
+    shorter = tuple(own if own is None or like is None else widen_like(own, like) for own, like in pairs)
+    same = widen(neighbors.with_shorter(shorter) if shorter else neighbors, other.atom.shape[0])
     if (more := other.images.shape[1] - same.images.shape[1]) > 0:
         same = eqx.tree_at(lambda n: n.images, same, jnp.pad(same.images, ((0, 0), (0, more))))
     return same
 
 
-def widened(neighbors: Neighbors, capacity: int) -> Neighbors:
-    """The same list with at least so many places an atom [host]."""
+def widen(neighbors: Neighbors, capacity: int) -> Neighbors:
+    """Return the list with at least so many places for each atom [host]."""
     more = capacity - neighbors.atom.shape[0]
     if more <= 0:
         return neighbors
@@ -126,12 +126,12 @@ def widened(neighbors: Neighbors, capacity: int) -> Neighbors:
     return eqx.tree_at(lambda n: (n.atom, n.kind, n.opposite), neighbors, parts)
 
 
-def padded(neighbors: Neighbors, positions: Any) -> Neighbors:
-    """The same list for more atoms, all of them at `positions`, the added ones without neighbours [host]."""
+def pad(neighbors: Neighbors, positions: Float[Array, "atoms dim"]) -> Neighbors:
+    """Return the list for more atoms, all of them at `positions`, the added ones without neighbours [host]."""
     n, more = neighbors.atom.shape[1], len(positions) - neighbors.atom.shape[1]
     added = np.broadcast_to(np.arange(n, n + more, dtype=np.int32), (neighbors.atom.shape[0], more))
     opposite = np.asarray(neighbors.opposite)
-    # They count in rows of all atoms.
+    # Opposite places count in rows of all atoms.
     opposite = np.where(opposite >= 0, opposite // n * (n + more) + opposite % n, -1)
     parts = (
         np.concatenate([neighbors.atom, added], axis=1),
@@ -141,10 +141,10 @@ def padded(neighbors: Neighbors, positions: Any) -> Neighbors:
     )
     where = lambda n: (n.atom, n.kind, n.opposite, n.reference)  # noqa: E731
     longer = eqx.tree_at(where, neighbors, tuple(map(jnp.asarray, parts)))
-    return longer.with_shorter(tuple(one and padded(one, positions) for one in neighbors.shorter))
+    return longer.with_shorter(tuple(other and pad(other, positions) for other in neighbors.shorter))
 
 
-def places(most: int) -> int:
-    """Places for so many atoms: one of a few numbers, an eighth to a quarter apart, so that compiled code is found again."""
-    step = 4 if most <= 16 else 2 ** max(3, math.ceil(math.log2(most)) - 3)
-    return max(4, step * math.ceil(most / step))
+def rounded_capacity(least: int) -> int:
+    """Return a number of places that is not less: one of a few, an eighth to a quarter apart, so that code is found again."""
+    step = 4 if least <= 16 else 2 ** max(3, math.ceil(math.log2(least)) - 3)
+    return max(4, step * math.ceil(least / step))

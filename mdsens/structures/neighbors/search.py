@@ -1,28 +1,24 @@
-"""`find_neighbors`: all pairs of atoms and images within a radius, as a `Neighbors`."""
+"""The search for all pairs of atoms and images within a radius."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from mdsens.common.errors import CoincidingAtoms, InputError
-from mdsens.structures.neighbors.neighbor_list import IMAGES, Neighbors, places
+from mdsens.structures.neighbors.neighbor_list import IMAGES, Neighbors, rounded_capacity
 from mdsens.structures.neighbors.pair_search import pairs_within
 
-MANY_IMAGES = 1e6
-"""In the box around those of a list, which is larger where atoms went far from their cell."""
+MAX_BOXED_IMAGES = 1e6
+"""Images in the box around those of a list up to which they are counted in it; atoms far from their cell make it large."""
+
+COINCIDENCE = 1e-6
+"""Share of the interaction range within which atoms count as coinciding."""
 
 
-COINCIDENT = 1e-6
-"""Atoms nearer than this share of the interaction range count as coinciding."""
-
-
-def find_neighbors(positions: Any, cell: Any, pbc: Any, *, radius: float, skin: float) -> Neighbors:
-    """List all pairs within `radius + skin` [Å] of concrete positions.
-
-    Raises:
-        InputError: positions that are not finite, or two atoms at the same place; what `pairs_within` refuses.
-    """
+def find_neighbors(positions: ArrayLike, cell: ArrayLike | None, pbc: Sequence[bool], *, radius: float, skin: float) -> Neighbors:
+    """List all pairs within `radius + skin` [Å] of concrete positions; raise InputError where positions or lengths allow none."""
     if not (np.isfinite(radius) and radius > 0.0):
         raise InputError(f"The range of a potential must be a positive length in Å, not {radius}.")
     if not (np.isfinite(skin) and skin >= 0.0):
@@ -39,7 +35,7 @@ def find_neighbors(positions: Any, cell: Any, pbc: Any, *, radius: float, skin: 
         box[:dim, :dim] = np.asarray(cell)
     reach = float(radius) + float(skin)
     i, j, shift, distance = pairs_within(points, box, np.array([*pbc, *[False] * (3 - dim)]), reach)
-    if distance.size and (nearest := int(distance.argmin())) >= 0 and distance[nearest] < COINCIDENT * radius:
+    if distance.size and (nearest := int(distance.argmin())) >= 0 and distance[nearest] < COINCIDENCE * radius:
         raise CoincidingAtoms(
             positions,
             f"Atoms {i[nearest]} and {j[nearest]} coincide (distance {distance[nearest]:.1e}): "
@@ -48,14 +44,17 @@ def find_neighbors(positions: Any, cell: Any, pbc: Any, *, radius: float, skin: 
     return neighbors_of(positions, i, j, shift[:, :dim], radius=reach, skin=float(skin))
 
 
-def neighbors_of(positions: Any, i: Any, j: Any, shift: Any, *, radius: float, skin: float) -> Neighbors:
-    """The list of given pairs, each from both sides: atoms `i` and the images `shift` `(pairs, dim)` of their neighbours `j`."""
-    n = len(positions)
+def neighbors_of(
+    positions: ArrayLike, i: np.ndarray, j: np.ndarray, shift: np.ndarray, *, radius: float, skin: float
+) -> Neighbors:
+    """Return the list of pairs, each from both sides: atoms `i`, their neighbours `j`, and the images `shift` of these."""
+    reference = jnp.asarray(positions)
+    n = len(reference)
     # A fixed order makes the list, and so every sum over it, reproducible bit for bit.
     order = np.argsort(_key(i, j, shift, n), kind="stable")
     i, j, shift = i[order].astype(np.int64), j[order].astype(np.int32), shift[order]
     counts = np.bincount(i, minlength=n)
-    capacity = places(int(counts.max(initial=0)))
+    capacity = rounded_capacity(int(counts.max(initial=0)))
     place = (np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts)) * n + i
     images, kinds = _kinds(shift)
     atom = np.tile(np.arange(n, dtype=np.int32), capacity)
@@ -70,15 +69,15 @@ def neighbors_of(positions: Any, i: Any, j: Any, shift: Any, *, radius: float, s
         kind=jnp.asarray(kind.reshape(capacity, n)),
         images=jnp.asarray(images),
         opposite=jnp.asarray(opposite.reshape(capacity, n)),
-        reference=jnp.asarray(positions),
+        reference=reference,
         radius=jnp.asarray(radius),
         skin=jnp.asarray(skin),
         alive=jnp.asarray(0),
     )
 
 
-def _key(i: Any, j: Any, shift: Any, n: int) -> np.ndarray:
-    """One number for each pair, in the order of i, then j, then its image."""
+def _key(i: np.ndarray, j: np.ndarray, shift: np.ndarray, n: int) -> np.ndarray:
+    """Return a number for each pair, in the order of i, then j, then its image."""
     key = i.astype(np.int64) * n + j
     bound = np.abs(shift).max(initial=0)
     for component in shift.T:
@@ -87,13 +86,13 @@ def _key(i: Any, j: Any, shift: Any, n: int) -> np.ndarray:
 
 
 def _kinds(shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`(images, kinds)`: the different images `(dim, kinds)`, zero first, and which of them each pair has.
+    """Return the different images `(dim, kinds)`, zero first, and the column of each pair's image.
 
-    As many places as one of a few numbers, and the smallest integers that count them.
+    The number of columns is one of a few, and the integers are the smallest that count them.
     """
     bound = np.abs(shift).max(axis=0, initial=0).astype(np.int64)
     sides = tuple(2 * bound + 1)
-    if np.prod(sides, dtype=float) <= MANY_IMAGES:
+    if np.prod(sides, dtype=float) <= MAX_BOXED_IMAGES:
         # Counted in the box that holds them all, since sorting so many is slow.
         number, zero = np.ravel_multi_index(tuple((shift + bound).T), sides), np.ravel_multi_index(tuple(bound), sides)
         counts = np.bincount(number, minlength=zero + 1)

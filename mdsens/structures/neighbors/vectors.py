@@ -12,14 +12,17 @@ from jaxtyping import Array, Float, Shaped
 from mdsens.structures.neighbors.neighbor_list import Neighbors
 from mdsens.structures.neighbors.sums_over_neighbors import at_neighbors, differences, lattice_vectors
 
-CACHED = 2**18
-"""Numbers of an array up to which all places are treated together; beyond, some at a time, to stay in the cache."""
+Positions = Float[Array, "atoms dim"]
+Cell = Float[Array, "dim dim"] | None
+
+CACHE_SIZE = 2**18
+"""Numbers of an array up to which all places are treated together, beyond which some at a time."""
 
 
 def over_places(function: Callable[..., Any], *arrays: Shaped[Array, "*lead capacity atoms"]) -> Any:
-    """`function` of some places of all atoms at a time, so that they stay in the cache; results along a new first axis."""
+    """Apply a function to some places of all atoms at a time, which stay in the cache; results are along a new first axis."""
     capacity, n = arrays[0].shape[-2:]
-    if capacity * n <= CACHED:
+    if capacity * n <= CACHE_SIZE:
         return jax.tree.map(lambda leaf: leaf[None], function(*arrays))
     places = 8 if capacity % 8 == 0 else 4
 
@@ -37,14 +40,14 @@ def over_places(function: Callable[..., Any], *arrays: Shaped[Array, "*lead capa
     return jax.lax.map(jax.checkpoint(of_chunk), (jnp.arange(capacity // places), rows))
 
 
-def joined(chunks: Shaped[Array, "chunks *lead places atoms"]) -> Shaped[Array, "*lead capacity atoms"]:
-    """What `over_places` made of each place, places along one axis again."""
+def join_places(chunks: Shaped[Array, "chunks *lead places atoms"]) -> Shaped[Array, "*lead capacity atoms"]:
+    """Join results of `over_places` that have a value for each place, along one axis of places again."""
     count, *lead, places, n = chunks.shape
     return jnp.moveaxis(chunks, 0, -3).reshape(*lead, count * places, n)
 
 
-def bonds(positions: Any, cell: Any, neighbors: Neighbors) -> Float[Array, "dim capacity atoms"]:
-    """Vectors from each atom to its listed neighbours [Å]."""
+def bonds(positions: Positions, cell: Cell, neighbors: Neighbors) -> Float[Array, "dim capacity atoms"]:
+    """Return the vectors from each atom to its listed neighbours [Å]."""
     x = positions.T
     d = at_neighbors(x, neighbors) - jnp.where(neighbors.used, x[:, None, :], 0.0)
     d = d if cell is None else d + lattice_vectors(cell.T, neighbors.kind, neighbors)
@@ -52,9 +55,9 @@ def bonds(positions: Any, cell: Any, neighbors: Neighbors) -> Float[Array, "dim 
 
 
 def squared_distances(
-    components: tuple[Array, ...], cell: Any, neighbors: Neighbors, atom: Array, kind: Array
+    components: tuple[Array, ...], cell: Cell, neighbors: Neighbors, atom: Array, kind: Array
 ) -> Float[Array, "places atoms"]:
-    """Squares of distances in some places of a list [Å²], in sums over all pairs only (see `neighbor_sums.differences`).
+    """Return squares of distances in some places of a list [Å²], for sums over all pairs only (see `differences`).
 
     Args:
         components: of the positions, `(N,)` each.
@@ -70,6 +73,6 @@ def squared_distances(
     return functools.reduce(operator.add, map(squared, components, columns))
 
 
-def displacements(positions: Any, cell: Any, neighbors: Neighbors) -> Float[Array, "atoms capacity dim"]:
-    """The same, atom by atom."""
+def displacements(positions: Positions, cell: Cell, neighbors: Neighbors) -> Float[Array, "atoms capacity dim"]:
+    """Return the vectors from each atom to its listed neighbours [Å], atom by atom."""
     return bonds(positions, cell, neighbors).T

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mdsens.common.errors import InputError
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.derivatives.first_order import Sensitivity
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.files.atomic_write import check_writable, write_whole
@@ -37,7 +37,7 @@ Result = str | Path | Collected | results.Result | Equilibrium
 SUFFIXES = (".csv", ".extxyz", ".xyz", ".nc")
 
 
-@spelled
+@suggest_names
 def to_xarray(result: Result, sensitivity: Sensitivity | None = None) -> "xarray.Dataset":
     """A result as a labelled dataset.
 
@@ -54,7 +54,7 @@ def to_xarray(result: Result, sensitivity: Sensitivity | None = None) -> "xarray
     return study_dataset(xarray, found) if isinstance(found, Collected) else state_dataset(xarray, *found)
 
 
-@spelled
+@suggest_names
 def to_dataframe(result: Result, sensitivity: Sensitivity | None = None, *, table: str | None = None) -> "pandas.DataFrame":
     """A result as a data frame; its `attrs["units"]` are the columns' units, where they are known.
 
@@ -78,7 +78,7 @@ def to_dataframe(result: Result, sensitivity: Sensitivity | None = None, *, tabl
     return frame
 
 
-@spelled
+@suggest_names
 def to_atoms(result: Result, sensitivity: Sensitivity | None = None) -> "list[ase.Atoms]":
     """The relaxed structures, for OVITO, ASE and others.
 
@@ -96,7 +96,7 @@ def to_atoms(result: Result, sensitivity: Sensitivity | None = None) -> "list[as
     return [state_atoms(*found)]
 
 
-@spelled
+@suggest_names
 def write(
     result: Result, path: str | Path, sensitivity: Sensitivity | None = None, *, table: str | None = None, overwrite: bool = False
 ) -> Path:

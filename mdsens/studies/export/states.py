@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mdsens.common.units import per, readable
+from mdsens.common.units import derivative_unit, unit_text
 from mdsens.derivatives.first_order import Sensitivity
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.potentials.base import parameter_paths
@@ -68,7 +68,7 @@ def _atom_columns(eq: Equilibrium, sensitivity: Any) -> tuple[dict[str, Any], di
     for name, leaf in _numbers(sensitivity).items():
         derived = {f"d{axis}/d{name}": part for axis, part in zip("xyz", leaf.T, strict=False)}
         columns |= derived
-        units |= dict.fromkeys(derived, readable(per("Angstrom", eq.potential.unit_of(name.partition("[")[0]))))
+        units |= dict.fromkeys(derived, unit_text(derivative_unit("Angstrom", eq.potential.unit_of(name.partition("[")[0]))))
     return columns, units
 
 
@@ -77,7 +77,7 @@ def _parameter_columns(eq: Equilibrium, sensitivity: Any) -> tuple[dict[str, Any
     names = [f"{path}{list(index) if index else ''}" for path, theta in values.items() for index in np.ndindex(theta.shape)]
     thetas = np.concatenate([theta.ravel() for theta in values.values()])
     columns = {"parameter": names, "value": thetas}
-    columns["unit"] = [readable(eq.potential.unit_of(path)) for path, theta in values.items() for _ in range(theta.size)]
+    columns["unit"] = [unit_text(eq.potential.unit_of(path)) for path, theta in values.items() for _ in range(theta.size)]
     units = {}
     for part, what in (("positions", "dX"), ("cell", "dh")):
         if derivatives := _derivatives(sensitivity, part):
@@ -114,7 +114,7 @@ def state_dataset(xarray: Any, eq: Equilibrium, sensitivity: Sensitivity | None)
     for part, what, first in (("positions", "dX", "atom"), ("cell", "dh", "vector")):
         for path, leaf in _derivatives(sensitivity, part).items():
             axes = (first, "space", *(f"{path}_{k}" for k in range(leaf.ndim - 2)))
-            unit = per("Angstrom", eq.potential.unit_of(path))
+            unit = derivative_unit("Angstrom", eq.potential.unit_of(path))
             named = {} if unit is None else {"units": unit}
             # An array taken out of the dataset keeps them.
             dataset[f"{what}_d{path}"] = (axes, leaf, named | {name: verdict[name] for name in _KEPT if name in verdict})

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from mdsens.common.errors import InputError
-from mdsens.common.units import readable
+from mdsens.common.units import unit_text
 from mdsens.studies.export.columns import chosen
 from mdsens.studies.export.states import in_space
 from mdsens.studies.results.record import STATES, Collected
@@ -24,7 +24,7 @@ def study_columns(study: Collected, table: str | None) -> tuple[dict[str, Any], 
     length, verdict = 0, study_verdict(study)
     for one in (one for one in tables if one.name == name):
         rows = {column.meaning or column.name: list(column.values) for column in one.columns}
-        units |= {column.meaning or column.name: told for column in one.columns if (told := readable(column.unit))}
+        units |= {column.meaning or column.name: told for column in one.columns if (told := unit_text(column.unit))}
         if one.unit:
             rows = {"unit": [one.unit] * len(one), **rows, **_verdict_columns(verdict, one)}
         for key in (key for key in rows if key not in columns):

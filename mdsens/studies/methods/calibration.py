@@ -20,7 +20,7 @@ import numpy as np
 import scipy.optimize
 
 from mdsens.common.errors import InputError, MdsensError
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.derivatives.second_order import derivatives_along, direction_to
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.potentials import Potential
@@ -57,7 +57,7 @@ MANY_SECOND = 10_000_000
 """Second derivatives of all targets beyond which they are not kept."""
 
 
-@spelled
+@suggest_names
 def calibrate(
     systems: Systems,
     potential: Potential,
@@ -421,7 +421,7 @@ def _apart(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(stuck, -1e-15, low), np.where(stuck, 1e-15, high)
 
 
-@spelled
+@suggest_names
 def inverse_design(
     systems: Systems,
     potential: Potential,

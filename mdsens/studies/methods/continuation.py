@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from mdsens.common.errors import InputError, MdsensError
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.derivatives.extrapolation import warm
 from mdsens.derivatives.first_order import jvp
 from mdsens.derivatives.second_order import direction_to
@@ -68,7 +68,7 @@ class Continuation(Result):
         return {"structure": self.states[-1]}
 
 
-@spelled
+@suggest_names
 def continuation(
     eq: Equilibrium,
     parameters: Mapping[str, float] | Potential,

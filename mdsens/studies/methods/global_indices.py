@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mdsens.common.errors import InputError, MdsensError
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.studies.methods.observed import (
     Observables,
     States,
@@ -68,7 +68,7 @@ class GlobalIndices(Result):
         return Record(arrays, {"indices": facts})
 
 
-@spelled
+@suggest_names
 def global_indices(
     states: States,
     observables: Observables,

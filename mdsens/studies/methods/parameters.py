@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Float
 
 from mdsens.common.errors import InputError, did_you_mean
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.potentials import Potential
 from mdsens.potentials.base import parameter_paths
 from mdsens.potentials.parameter_names import named_leaves
 
 
-@spelled
+@suggest_names
 def with_values(potential: Potential, values: Mapping[str, Any]) -> Potential:
     """The potential with other values of some parameters, `{"sigma": 2.1, "epsilon.A-B": 1.0}`.
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mdsens.common.errors import InputError, did_you_mean
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.derivatives.first_order import sensitivity
 from mdsens.studies.methods.observed import (
     Observables,
@@ -96,7 +96,7 @@ class SensitivityTable(Result):
         return Record(arrays, {"names": list(self.names), "trusted": self.trusted, "reasons": list(self.reasons)})
 
 
-@spelled
+@suggest_names
 def sensitivity_table(
     states: States, observables: Observables, *, wrt: Sequence[str] | str | None = None, certificate: bool = True
 ) -> SensitivityTable:

@@ -9,7 +9,7 @@ import numpy as np
 
 from mdsens.common.errors import InputError, MdsensError
 from mdsens.common.progress import bar
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.potentials import Potential
 from mdsens.studies.methods.observed import (
     Observables,
@@ -116,7 +116,7 @@ def grid(parameters: Mapping[str, Iterable[float]], mode: str = "grid") -> list[
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
-@spelled
+@suggest_names
 def sweep(
     systems: Systems,
     potential: Potential,

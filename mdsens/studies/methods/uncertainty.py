@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mdsens.common.errors import InputError, MdsensError
-from mdsens.common.suggestions import spelled
+from mdsens.common.suggestions import suggest_names
 from mdsens.potentials import Potential
 from mdsens.studies.methods.observed import (
     Observables,
@@ -122,7 +122,7 @@ class Uncertainty(Result):
         return Record(arrays, facts)
 
 
-@spelled
+@suggest_names
 def uncertainty(
     states: States,
     observables: Observables,

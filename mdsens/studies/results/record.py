@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mdsens.common.units import per
+from mdsens.common.units import derivative_unit
 from mdsens.equilibrium.relaxation import Equilibrium
 
 STATES = "structures"
@@ -120,7 +120,7 @@ class Record:
         group, _, name = path.rpartition("/")
         if group == "derivatives":
             unit = self._of_observable(name, observables)
-            units = [per(unit, one) for one in units] if isinstance(unit, str) else []
+            units = [derivative_unit(unit, one) for one in units] if isinstance(unit, str) else []
         elif path not in ("parameters", "start", "std"):
             return None
         known = [unit for unit in units if unit is not None]

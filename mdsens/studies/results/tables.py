@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mdsens.common.units import readable, with_unit
+from mdsens.common.units import unit_text, with_unit
 from mdsens.studies.results.record import Outcome, entries
 
 ROUNDING = 1e-9
@@ -274,7 +274,7 @@ def unit_of(outcome: Outcome, label: str) -> str | None:
 
 def _own_units(units: Sequence[str | None]) -> Column:
     """The column of what each row's numbers are in; "unit" is a study's in data frames."""
-    known = [readable(unit) for unit in units]
+    known = [unit_text(unit) for unit in units]
     return Column("unit", known, meaning="units", shown=any(known))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mdsens.common.errors import InputError
-from mdsens.common.text import counted
+from mdsens.common.text import count_text
 from mdsens.studies.input.tasks import read_study
 from mdsens.studies.results.tables import OVERVIEWS, overview, study_tables
 from mdsens.studies.results.text_tables import COLUMNS, failure_table, lines_of
@@ -19,7 +19,7 @@ def check(path: Path) -> list[str]:
     """What a study consists of, in words."""
     study = read_study(path)
     repeated = sum(count - 1 for count in Counter(unit.name for unit in study.units).values())
-    many = counted(len(study.units), "unit")
+    many = count_text(len(study.units), "unit")
     lines = [f"{path} is in order. {study.kind}: {many}{f', {repeated} of them twice' if repeated else ''}"]
     lines += [f"  {unit.label}" for unit in study.units[:SHOWN]]
     if len(study.units) > SHOWN:
@@ -36,7 +36,7 @@ def run(
     if folder.is_file():
         raise InputError(f"{str(folder)!r} is a file: name a folder for the results, -o DIR.")
     done = execution.run(study, folder, shard=_shard(shard), workers=workers, scheduler=scheduler, retry=retry)
-    lines = [f"{folder}: {counted(done.total, 'unit')}, {done.done} of them done now, {len(done.failed)} failed."]
+    lines = [f"{folder}: {count_text(done.total, 'unit')}, {done.done} of them done now, {len(done.failed)} failed."]
     if done.failed:
         lines += [*failure_table(list(done.failed)), "Do them again with --retry."]
     lines += [*_found(folder)]

@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from mdsens.common.compilation import drop_many
+from mdsens.common.compilation import drop_programs
 from mdsens.common.errors import InputError, MdsensError, StoreError, reason
 from mdsens.common.progress import bar
 from mdsens.studies.input.tasks import Study, Unit
@@ -216,7 +216,7 @@ def _kept(results: Generator[Attempt], folder: Path) -> Generator[tuple[str, str
 def _serially(units: Sequence[Unit]) -> Generator[Attempt]:
     for k, unit in enumerate(units):
         if k % SOME == 0:
-            drop_many()
+            drop_programs()
         yield unit, *attempt(unit)
 
 
@@ -228,7 +228,7 @@ def _on_cluster(units: Sequence[Unit], address: str) -> Generator[Attempt]:
 def share(units: Sequence[Unit], folder: Path) -> tuple[list[tuple[str, str]], float]:
     """Do units and write their files until it has taken long enough: `(name and why it failed, of each, seconds)`."""
     begun = time.perf_counter()
-    drop_many()
+    drop_programs()
 
     def in_time() -> Generator[Attempt]:
         for k, unit in enumerate(units):

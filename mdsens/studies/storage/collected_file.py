@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 
 from mdsens.common.errors import MdsensError, StoreError
-from mdsens.common.untrusted_hdf5 import check_harmless, opened
+from mdsens.common.untrusted_hdf5 import check_harmless, open_untrusted
 from mdsens.files.atomic_write import check_writable, write_whole
 from mdsens.files.hdf5_labels import name_axes, name_unit, name_units
 from mdsens.files.state_files import write_h5md
@@ -203,7 +203,7 @@ def read_collected(path: Path) -> Collected:
     Raises:
         StoreError: not such a file.
     """
-    with opened(path, "collected study") as file:
+    with open_untrusted(path, "collected study") as file:
         check_harmless(file, path)
         group = file["study"]
         units = group["units"]

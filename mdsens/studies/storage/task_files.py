@@ -17,7 +17,7 @@ import numpy as np
 from h5py import h5a, h5d, h5f, h5o, h5p, h5s, h5t
 
 from mdsens.common.errors import StoreError
-from mdsens.common.untrusted_hdf5 import NUMBERS, check_harmless, opened
+from mdsens.common.untrusted_hdf5 import NUMBER_KINDS, check_harmless, open_untrusted
 from mdsens.common.version import VERSION
 from mdsens.files.atomic_write import write_all
 from mdsens.files.provenance import made_with
@@ -127,7 +127,7 @@ def read_unit(path: Path) -> Outcome:
     Raises:
         StoreError: no such file, or not one of these.
     """
-    with opened(path, "unit of a study", DELETE) as file:
+    with open_untrusted(path, "unit of a study", DELETE) as file:
         check_harmless(file, path)
         return outcome_of(file)
 
@@ -145,7 +145,7 @@ def outcome_of(group: Any) -> Outcome:
 
     def gather(path: Any, item: Any) -> None:
         if isinstance(item, h5py.Dataset) and not path.startswith("texts/") and not item.is_scale:
-            if item.dtype.kind not in NUMBERS:
+            if item.dtype.kind not in NUMBER_KINDS:
                 raise StoreError(f"{group.file.filename!r} has texts at {item.name}, where numbers should be.")
             arrays[path] = np.asarray(item[()])
 
@@ -178,7 +178,7 @@ def finished(folder: Path) -> dict[str, str]:
     """The units that are there by name: why they failed, or "". Those that are damaged are left out."""
     found = {}
     for path in sorted((folder / UNITS).glob("*.h5")):
-        with contextlib.suppress(StoreError), opened(path, "unit of a study") as file:
+        with contextlib.suppress(StoreError), open_untrusted(path, "unit of a study") as file:
             check_harmless(file, path)
             if text_of(file, "unit") == path.stem:
                 found[path.stem] = text_of(file, "reason")

@@ -1,4 +1,4 @@
-"""`FixedPoint`: the solvers of z = T(z) by the name of their method."""
+"""Solvers of z = T(z) by the name of their method."""
 
 import dataclasses
 from typing import Any
@@ -12,7 +12,7 @@ METHODS: dict[str, Method] = {"picard": Picard, "anderson": Anderson, "damped dy
 
 
 def FixedPoint(method: str = "anderson", **settings: Any) -> Picard | Anderson | DampedDynamics:
-    """Settings of a fixed-point solver: `FixedPoint("picard", damping=0.5)` is `Picard(damping=0.5)`.
+    """Return settings of a fixed-point solver: `FixedPoint("picard", damping=0.5)` is `Picard(damping=0.5)`.
 
     Raises:
         InputError: an unknown method, settings that it does not have or that are out of their range.
