@@ -21,14 +21,14 @@ VOIGT = (3, 6)
 
 
 def study_pictures(study: Collected) -> dict[str, object]:
-    """Axes by name, for the units that did not fail.
+    """Axes by name, for the tasks that did not fail.
 
     Raises:
         InputError: nothing was done that could be drawn.
     """
     done = [outcome for outcome in study.outcomes if not outcome.failed]
     if not done:
-        raise InputError("All units of this study failed: there is nothing to draw.")
+        raise InputError("All tasks of this study failed: there is nothing to draw.")
     return _PICTURES[study.kind](done)
 
 

@@ -41,8 +41,8 @@ SUFFIXES = (".csv", ".extxyz", ".xyz", ".nc")
 def to_xarray(result: Result, sensitivity: Sensitivity | None = None) -> "xarray.Dataset":
     """A result as a labelled dataset.
 
-    Of a study: a dimension `unit`, its swept parameters as coordinates, and what each unit found: observables by name,
-    `std_NAME`, `derivatives_NAME`, `shares_NAME`; NaN where a unit failed or found fewer numbers. Relaxed structures are
+    Of a study: a dimension `task`, its swept parameters as coordinates, and what each task found: observables by name,
+    `std_NAME`, `derivatives_NAME`, `shares_NAME`; NaN where a task failed or found fewer numbers. Relaxed structures are
     left to `to_atoms`. Of an equilibrium: atoms, cell and dX/dθ as `dX_dNAME`, with units.
 
     Raises:
@@ -62,7 +62,7 @@ def to_dataframe(result: Result, sensitivity: Sensitivity | None = None, *, tabl
     why they are not trusted.
 
     Args:
-        table: which one. Of a sweep `"points"`, a row a unit; of a table of sensitivities `"derivatives"`, θ dg/dθ; of an
+        table: which one. Of a sweep `"points"`, a row a task; of a table of sensitivities `"derivatives"`, θ dg/dθ; of an
             uncertainty `"observables"`; of a calibration `"parameters"`, `"targets"` or `"directions"`; of a continuation
             `"path"`; of an equilibrium `"atoms"`, with dX/dθ, or `"parameters"`, with the largest |dX/dθ|. By default the first.
 
@@ -82,7 +82,7 @@ def to_dataframe(result: Result, sensitivity: Sensitivity | None = None, *, tabl
 def to_atoms(result: Result, sensitivity: Sensitivity | None = None) -> "list[ase.Atoms]":
     """The relaxed structures, for OVITO, ASE and others.
 
-    Of a study: one for each structure of each unit that found one, with unit, structure, parameters and scalar observables in
+    Of a study: one for each structure of each task that found one, with task, structure, parameters and scalar observables in
     `info`. Of an equilibrium: dX/dθ as arrays of vectors, `dX_dsigma`, for each scalar parameter; of array-valued ones for
     each number.
 

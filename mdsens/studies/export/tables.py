@@ -17,7 +17,7 @@ def study_columns(study: Collected, table: str | None) -> tuple[dict[str, Any], 
     """A table's columns, and their units, by name."""
     tables = study_tables(study.kind, study.outcomes)
     if not tables:
-        raise InputError("All units of this study failed: there is no table.")
+        raise InputError("All tasks of this study failed: there is no table.")
     name = chosen(table, dict.fromkeys(one.name for one in tables))
     columns: dict[str, list[Any]] = {}
     units: dict[str, str] = {}
@@ -25,8 +25,8 @@ def study_columns(study: Collected, table: str | None) -> tuple[dict[str, Any], 
     for one in (one for one in tables if one.name == name):
         rows = {column.meaning or column.name: list(column.values) for column in one.columns}
         units |= {column.meaning or column.name: told for column in one.columns if (told := readable(column.unit))}
-        if one.unit:
-            rows = {"unit": [one.unit] * len(one), **rows, **_verdict_columns(verdict, one)}
+        if one.task:
+            rows = {"task": [one.task] * len(one), **rows, **_verdict_columns(verdict, one)}
         for key in (key for key in rows if key not in columns):
             columns[key] = [np.nan] * length
         length += len(one)
@@ -36,7 +36,7 @@ def study_columns(study: Collected, table: str | None) -> tuple[dict[str, Any], 
 
 
 def study_verdict(study: Collected) -> dict[str, Any]:
-    """What the certificates of a study's units say, by unit: nothing where none was asked for."""
+    """What the certificates of a study's tasks say, by task: nothing where none was asked for."""
     told = {one.label: one.record.facts for one in study.outcomes if one.record.facts.get("trusted") is not None}
     if not told:
         return {}
@@ -45,17 +45,17 @@ def study_verdict(study: Collected) -> dict[str, Any]:
 
 
 def _verdict_columns(verdict: Any, table: Any) -> dict[str, list[Any]]:
-    if table.unit not in verdict.get("trusted", ()):
+    if table.task not in verdict.get("trusted", ()):
         return {}
-    trusted = {"trusted": [verdict["trusted"][table.unit]] * len(table)}
-    reasons = {"reasons": [verdict["reasons"][table.unit]] * len(table)}
+    trusted = {"trusted": [verdict["trusted"][table.task]] * len(table)}
+    reasons = {"reasons": [verdict["reasons"][table.task]] * len(table)}
     return trusted if all(verdict["trusted"].values()) else trusted | reasons
 
 
 def study_dataset(xarray: Any, study: Collected) -> Any:
-    """Numbers of all units, NaN where there are none; `xarray` is the module."""
+    """Numbers of all tasks, NaN where there are none; `xarray` is the module."""
     outcomes = study.outcomes
-    dataset = xarray.Dataset(coords={"unit": [outcome.label for outcome in outcomes]})
+    dataset = xarray.Dataset(coords={"task": [outcome.label for outcome in outcomes]})
     paths = dict.fromkeys(path for one in outcomes for path in one.record.arrays if not path.startswith(f"{STATES}/"))
     for path in paths:
         records = [one.record for one in outcomes if path in one.record.arrays]
@@ -76,17 +76,17 @@ def study_dataset(xarray: Any, study: Collected) -> Any:
         unit = known.unit(path, outcomes[0].input["observables"])
         several = known.units_by_parameter(path, outcomes[0].input["observables"])
         told = {} if unit is None else {"units": unit}
-        dataset[name] = (("unit", *axes), stacked, told if several is None else {"units_by_parameter": several})
+        dataset[name] = (("task", *axes), stacked, told if several is None else {"units_by_parameter": several})
     for name in dict.fromkeys(name for one in outcomes for name in one.input["parameters"]):
         column = [one.input["parameters"].get(name, np.nan) for one in outcomes]
         unit = next((one.record.units_of_parameters().get(name) for one in outcomes if not one.failed), None)
         told = {} if unit is None else {"units": unit}
-        dataset.coords[f"parameter_{name}" if name in dataset.variables else name] = ("unit", column, told)
+        dataset.coords[f"parameter_{name}" if name in dataset.variables else name] = ("task", column, told)
     if verdict := study_verdict(study):
         trusted = [float(verdict["trusted"].get(one.label, np.nan)) for one in outcomes]
-        dataset["trusted"] = ("unit", trusted, {"meaning": "1 trusted, 0 not, NaN without a certificate"})
-        dataset["reasons"] = ("unit", [verdict["reasons"].get(one.label, "") for one in outcomes])
-    dataset["failed"] = ("unit", [one.reason for one in outcomes])
+        dataset["trusted"] = ("task", trusted, {"meaning": "1 trusted, 0 not, NaN without a certificate"})
+        dataset["reasons"] = ("task", [verdict["reasons"].get(one.label, "") for one in outcomes])
+    dataset["failed"] = ("task", [one.reason for one in outcomes])
     made = outcomes[0].provenance
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     dataset.attrs = {"kind": study.kind, "made with": versions, "created": made["created"], "study": study.toml}
@@ -94,9 +94,9 @@ def study_dataset(xarray: Any, study: Collected) -> Any:
 
 
 def frame_atoms(frame: Frame) -> Any:
-    """A relaxed structure with what its unit found in `info`."""
+    """A relaxed structure with what its task found in `info`."""
     atoms = in_space(frame.system)
-    atoms.info = {"unit": frame.outcome.label, "structure": frame.structure, **frame.outcome.input["parameters"]}
+    atoms.info = {"task": frame.outcome.label, "structure": frame.structure, **frame.outcome.input["parameters"]}
     if frame.outcome.record.facts.get("trusted") is not None:
         atoms.info["trusted"] = bool(frame.outcome.record.facts["trusted"])
     values = {path.removeprefix("values/"): value for path, value in frame.outcome.record.arrays.items()}

@@ -1,6 +1,6 @@
 """From what a TOML file says to structures, potentials and observables. Names come from lists; nothing is evaluated.
 
-A recipe is what a unit's name is made of: plain values, with the digest of each file's content in it, but not its place.
+A recipe is what a task's name is made of: plain values, with the digest of each file's content in it, but not its place.
 """
 
 import functools
@@ -53,7 +53,7 @@ OF_STATES = ("defect_formation_energy", "formation_volume", "dipole_tensor", "ba
 OBSERVABLES = (*PLAIN, *MADE, *OF_STATES)
 
 PATH = "path"
-"""Key of a file's place in a recipe, which is no part of a unit's name."""
+"""Key of a file's place in a recipe, which is no part of a task's name."""
 
 INDEX = "index"
 """Key of a structure's place in a file of several."""
@@ -168,8 +168,8 @@ def _structure(text: str) -> System:
     atoms = system.to_ase()
     if "repeat" in changes:
         times = tuple(np.broadcast_to(changes["repeat"], 3).tolist())
-        if len(atoms) * math.prod(times) > toml_schema.MANY_ATOMS:
-            raise InputError(f"repeat: {times} times {len(atoms)} atoms are more than {toml_schema.MANY_ATOMS}: repeat it less.")
+        if len(atoms) * math.prod(times) > toml_schema.MAX_ATOMS:
+            raise InputError(f"repeat: {times} times {len(atoms)} atoms are more than {toml_schema.MAX_ATOMS}: repeat it less.")
         if missing := [k + 1 for k, length in enumerate(atoms.cell.lengths()) if times[k] > 1 and not length]:
             raise InputError(f"repeat: the structure has no cell vector {missing[0]} to be repeated along: write 1 there.")
         atoms = atoms.repeat(times)

@@ -1,4 +1,4 @@
-"""Units of work: a study as pieces that can be done anywhere, in any order, each named by the hash of its input."""
+"""A study as tasks that can be done anywhere, in any order, each named by the hash of its input."""
 
 import dataclasses
 import functools
@@ -29,11 +29,11 @@ from mdsens.studies.methods.parameters import Selection, root_of, with_values
 from mdsens.studies.methods.sweep import grid
 
 LAYOUT = 2
-"""Raised when a unit of the same input gives something else, so that old units are not taken for new ones."""
+"""Raised when a task of the same input gives something else, so that old tasks are not taken for new ones."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Unit:
+class Task:
     """One piece of a study.
 
     Attributes:
@@ -65,13 +65,13 @@ class Study:
         kind: of study.
         text: the TOML file.
         path: where it was.
-        units: in the study's order.
+        tasks: in the study's order.
     """
 
     kind: str
     text: str
     path: Path
-    units: tuple[Unit, ...]
+    tasks: tuple[Task, ...]
 
 
 def read_study(path: Any) -> Study:
@@ -86,7 +86,7 @@ def read_study(path: Any) -> Study:
     potential = _attempt(problems, "potential", _potential, told.potential, told.folder) if told.potential is not None else None
     if told.study is not None:
         _check_study(told, potential and potential_of(potential), problems)
-    units: list[Unit] = []
+    tasks: list[Task] = []
     if structures and told.observables is not None and told.study is not None:
         groups = _groups(told, structures)
         recipes = {name: observable_recipe(*_named(name, given)) for name, given in told.observables.items()}
@@ -103,11 +103,11 @@ def read_study(path: Any) -> Study:
         if potential is not None and not problems:
             _check_together(structures, potential_of(potential), recipes, next(iter(groups.values())), problems)
         if not problems:
-            units = [*_units(told, groups, structures, each, potential, recipes)]
+            tasks = [*_tasks(told, groups, structures, each, potential, recipes)]
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise InputError("\n  ".join([f"{str(told.path)!r} has {count}:", *problems]))
-    return Study(told.study.kind, told.text, told.path, tuple(units))
+    return Study(told.study.kind, told.text, told.path, tuple(tasks))
 
 
 def _named(name: str, given: Any) -> tuple[str, Any]:
@@ -169,9 +169,9 @@ def _check_study(told: Any, potential: Potential | None, problems: Any) -> None:
     if isinstance(study, toml_schema.Sweep):
         lengths = [given.points if isinstance(given, toml_schema.Range) else len(given) for given in study.parameters.values()]
         many = (math.prod(lengths) if study.mode == "grid" else max(lengths, default=1)) * len(told.structures or {})
-        if many > toml_schema.MANY_UNITS:
+        if many > toml_schema.MAX_TASKS:
             problems.append(
-                f"study.parameters: {many} units are more than {toml_schema.MANY_UNITS}: divide the study into several."
+                f"study.parameters: {many} tasks are more than {toml_schema.MAX_TASKS}: divide the study into several."
             )
         else:
             _attempt(problems, "study.parameters", _points, study)
@@ -239,7 +239,7 @@ def _groups(told: Any, structures: Any) -> dict[str, tuple[str, ...]]:
     return {"": tuple(structures)} if joint else {name: (name,) for name in structures}
 
 
-def _units(told: Any, groups: Any, structures: Any, options: Any, potential: Any, observables: Any) -> Iterator[Unit]:
+def _tasks(told: Any, groups: Any, structures: Any, options: Any, potential: Any, observables: Any) -> Iterator[Task]:
     study = told.study
     points = _points(study) if isinstance(study, toml_schema.Sweep) else [{}]
     # A point of a sweep does not know of the others.
@@ -250,7 +250,7 @@ def _units(told: Any, groups: Any, structures: Any, options: Any, potential: Any
     for label, group in groups.items():
         for point in points:
             words = [label, *(f"{name}={value:g}" for name, value in point.items())]
-            yield Unit(
+            yield Task(
                 " ".join(word for word in words if word) or study.kind,
                 {
                     "layout": LAYOUT,

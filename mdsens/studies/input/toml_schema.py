@@ -14,9 +14,9 @@ from mdsens.common.paths import is_file
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
-MANY_ATOMS = 5_000_000
+MAX_ATOMS = 5_000_000
 """Of a structure that a study makes."""
-MANY_UNITS = 100_000
+MAX_TASKS = 100_000
 """Of a study."""
 
 Number = float
@@ -45,7 +45,7 @@ class Relax(_Table):
 class Packing(_Table):
     """Arguments of `random_packing`."""
 
-    n: Annotated[int, Field(ge=1, le=MANY_ATOMS)]
+    n: Annotated[int, Field(ge=1, le=MAX_ATOMS)]
     diameters: dict[str, Positive]
     packing_fraction: Positive = 1.0
     dim: Literal[2, 3] = 2
@@ -99,7 +99,7 @@ class Range(_Table):
 
     start: Number
     stop: Number
-    points: Annotated[int, Field(ge=1, le=MANY_UNITS)]
+    points: Annotated[int, Field(ge=1, le=MAX_TASKS)]
 
 
 def _listed(value: Any) -> str:

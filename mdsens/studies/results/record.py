@@ -1,4 +1,4 @@
-"""What a unit of work found: numbers by path and plain values; and what the axes and units of the numbers are called."""
+"""What a task found: numbers by path and plain values; and what the axes and units of the numbers are called."""
 
 import dataclasses
 import math
@@ -72,7 +72,7 @@ def unit_of_observable(
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What a unit found.
+    """What a task found.
 
     Attributes:
         arrays: numbers by path, `"values/pressure"`.
@@ -146,7 +146,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A unit that was done, or failed."""
+    """A task that was done, or failed."""
 
     name: str
     label: str

@@ -52,6 +52,6 @@ class Result:
 
 
 def outcome(label: str, parameters: Mapping[str, float], record: Record, reason: str = "") -> Outcome:
-    """A result as if it were a unit of a study."""
+    """A result as if it were a task of a study."""
     given: dict[str, Any] = {"parameters": dict(parameters), "observables": {}, "structures": {}}
     return Outcome(label, label, given, record, reason, made_with())

@@ -54,14 +54,14 @@ class Table:
 
     Attributes:
         name: of this kind of table.
-        unit: of the study, whose it is; empty where there is a row for each.
+        task: of the study, whose it is; empty where there is a row for each.
         columns: of one length.
         title: what stands above it.
         note: what stands below it.
     """
 
     name: str
-    unit: str
+    task: str
     columns: tuple[Column, ...]
     title: str = ""
     note: str = ""
@@ -71,16 +71,16 @@ class Table:
 
 
 def study_tables(kind: str, outcomes: Sequence[Outcome], most: int | None = None) -> list[Table]:
-    """The tables of a study's units; of an observable the first `most` numbers."""
+    """The tables of a study's tasks; of an observable the first `most` numbers."""
     if kind == "sweep":
         return [_points(outcomes, most)]
     done = [outcome for outcome in outcomes if not outcome.failed]
-    tables = [table for outcome in done for table in _OF_A_UNIT[kind](outcome, most)]
+    tables = [table for outcome in done for table in _OF_A_TASK[kind](outcome, most)]
     return [*tables, overview(done, most)] if done and kind in OVERVIEWS else tables
 
 
 def overview(done: Sequence[Outcome], most: int | None) -> Table:
-    """The observables' values, a row for each unit, and whether they can be trusted."""
+    """The observables' values, a row for each task, and whether they can be trusted."""
     columns = _measured(done, most, "values")
     if any(numbers_of(outcome, "std") for outcome in done):
         spread = {column.name: column for column in _measured(done, most, "std")}
@@ -90,7 +90,7 @@ def overview(done: Sequence[Outcome], most: int | None) -> Table:
             for one in (column, dataclasses.replace(spread[column.name], name=f"std of {column.name}", form=".3g"))
         ]
     verdicts = Column("verdict", [_trust(outcome) for outcome in done])
-    return Table("values", "", (Column("unit", [outcome.label for outcome in done]), *columns, verdicts), "Values")
+    return Table("values", "", (Column("task", [outcome.label for outcome in done]), *columns, verdicts), "Values")
 
 
 def numbers_of(outcome: Outcome, group: str) -> dict[str, np.ndarray]:
@@ -129,11 +129,11 @@ def _points(outcomes: Sequence[Outcome], most: int | None) -> Table:
     ]
     observed = _measured(outcomes, most, "values")
     reasons = Column("failed", [outcome.reason for outcome in outcomes], shown=False)
-    return Table("points", "", (Column("unit", [outcome.label for outcome in outcomes]), *parameters, *observed, reasons))
+    return Table("points", "", (Column("task", [outcome.label for outcome in outcomes]), *parameters, *observed, reasons))
 
 
 def _measured(outcomes: Sequence[Outcome], most: int | None, group: str) -> list[Column]:
-    """A column for each number of a group, a row for each unit."""
+    """A column for each number of a group, a row for each task."""
     found = [_flat(numbers_of(outcome, group), most) for outcome in outcomes]
     measured: dict[str, str | None] = {}
     for outcome, values in zip(outcomes, found, strict=True):
@@ -273,7 +273,7 @@ def unit_of(outcome: Outcome, label: str) -> str | None:
 
 
 def _own_units(units: Sequence[str | None]) -> Column:
-    """The column of what each row's numbers are in; "unit" is a study's in data frames."""
+    """The column of what each row's numbers are in; `units` in data frames."""
     known = [readable(unit) for unit in units]
     return Column("unit", known, meaning="units", shown=any(known))
 
@@ -286,9 +286,9 @@ def _trust(outcome: Outcome) -> str:
 
 
 OVERVIEWS = ("sensitivity", "uncertainty")
-"""Kinds of study whose units stand beside each other."""
+"""Kinds of study whose tasks stand beside each other."""
 
-_OF_A_UNIT: dict[str, Callable[[Any, int | None], Iterator[Table]]] = {
+_OF_A_TASK: dict[str, Callable[[Any, int | None], Iterator[Table]]] = {
     "sensitivity": _derivatives,
     "uncertainty": _observables,
     "calibration": _fit,

@@ -17,7 +17,7 @@ ROWS = 60
 def describe_study(study: Collected) -> Iterator[str]:
     """The table, line by line."""
     failed = [outcome for outcome in study.outcomes if outcome.failed]
-    yield f"Study        {study.kind}, {counted(len(study.outcomes), 'unit')}, {len(failed)} of them failed"
+    yield f"Study        {study.kind}, {counted(len(study.outcomes), 'task')}, {len(failed)} of them failed"
     first = next((outcome for outcome in study.outcomes if not outcome.failed), None)
     if first is not None:
         versions = first.provenance.get("versions", {})

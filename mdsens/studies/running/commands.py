@@ -18,12 +18,12 @@ SHOWN = 5
 def check(path: Path) -> list[str]:
     """What a study consists of, in words."""
     study = read_study(path)
-    repeated = sum(count - 1 for count in Counter(unit.name for unit in study.units).values())
-    many = counted(len(study.units), "unit")
+    repeated = sum(count - 1 for count in Counter(task.name for task in study.tasks).values())
+    many = counted(len(study.tasks), "task")
     lines = [f"{path} is in order. {study.kind}: {many}{f', {repeated} of them twice' if repeated else ''}"]
-    lines += [f"  {unit.label}" for unit in study.units[:SHOWN]]
-    if len(study.units) > SHOWN:
-        lines.append(f"  and {len(study.units) - SHOWN} more")
+    lines += [f"  {task.label}" for task in study.tasks[:SHOWN]]
+    if len(study.tasks) > SHOWN:
+        lines.append(f"  and {len(study.tasks) - SHOWN} more")
     return lines
 
 
@@ -36,7 +36,7 @@ def run(
     if folder.is_file():
         raise InputError(f"{str(folder)!r} is a file: name a folder for the results, -o DIR.")
     done = execution.run(study, folder, shard=_shard(shard), workers=workers, scheduler=scheduler, retry=retry)
-    lines = [f"{folder}: {counted(done.total, 'unit')}, {done.done} of them done now, {len(done.failed)} failed."]
+    lines = [f"{folder}: {counted(done.total, 'task')}, {done.done} of them done now, {len(done.failed)} failed."]
     if done.failed:
         lines += [*failure_table(list(done.failed)), "Do them again with --retry."]
     lines += [*_found(folder)]
@@ -45,7 +45,7 @@ def run(
 
 
 def _found(folder: Path) -> Iterator[str]:
-    """The tables of what is there; of many units those with a row for each."""
+    """The tables of what is there; of many tasks those with a row for each."""
     study, _ = read_folder(folder)
     done = [outcome for outcome in study.outcomes if not outcome.failed]
     if study.kind in OVERVIEWS and len(done) > SHOWN:

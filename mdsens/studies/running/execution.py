@@ -1,4 +1,4 @@
-"""A study's units done one after the other, by processes, or on a cluster; what is there already is not done again."""
+"""A study's tasks done one after the other, by processes, or on a cluster; what is there already is not done again."""
 
 import collections
 import contextlib
@@ -18,12 +18,12 @@ from typing import Any
 from mdsens.common.compilation import drop_many
 from mdsens.common.errors import InputError, MdsensError, StoreError, reason
 from mdsens.common.progress import bar
-from mdsens.studies.input.tasks import Study, Unit
+from mdsens.studies.input.tasks import Study, Task
 from mdsens.studies.results.record import Record
 from mdsens.studies.running.dask_cluster import THREADS, spread
 from mdsens.studies.running.tasks_by_kind import work
 from mdsens.studies.storage.collected_file import write_plan
-from mdsens.studies.storage.task_files import UNITS, finished, image_of, write_units
+from mdsens.studies.storage.task_files import TASKS, finished, image_of, write_tasks
 
 LOCK = ".lock"
 PASSING = 2.0
@@ -39,13 +39,13 @@ PERIOD = 0.1
 """Seconds between two times of writing files: several together take less."""
 
 WAITING = 1000
-"""Units that may wait to be written."""
+"""Tasks that may wait to be written."""
 
 SOME = 20
-"""Units between two looks at how many programs are compiled."""
+"""Tasks between two looks at how many programs are compiled."""
 
-Attempt = tuple[Unit, str, bytes]
-"""A unit, why it failed, or "", and its file."""
+Attempt = tuple[Task, str, bytes]
+"""A task, why it failed, or "", and its file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Run:
     """How a run went.
 
     Attributes:
-        total: units of the study (or of its shard).
+        total: tasks of the study (or of its shard).
         done: those done now.
         failed: label and reason of those that failed, now or before.
     """
@@ -76,8 +76,8 @@ def run(
     """Do what is missing of a study.
 
     Args:
-        folder: where its units are; made if it is not there.
-        shard: `(i, n)`: only every n-th unit, beginning with the i-th, for arrays of jobs.
+        folder: where its tasks are; made if it is not there.
+        shard: `(i, n)`: only every n-th task, beginning with the i-th, for arrays of jobs.
         workers: processes.
         scheduler: address of a Dask scheduler, `"tcp://host:8786"`, whose workers do the work instead.
         retry: do those that failed again, too.
@@ -97,12 +97,12 @@ def run(
     with locked(folder, shard):
         write_plan(folder, study)
         if shard == (1, 1):
-            for left in (folder / UNITS).glob(".*.part"):  # by a process that was killed
+            for left in (folder / TASKS).glob(".*.part"):  # by a process that was killed
                 left.unlink(missing_ok=True)
-        units = list({unit.name: unit for unit in study.units[i - 1 :: n]}.values())
+        tasks = list({task.name: task for task in study.tasks[i - 1 :: n]}.values())
         there = {name: why for name, why in finished(folder).items() if not (retry and why)}
-        missing = [unit for unit in units if unit.name not in there]
-        failures = {unit.name: why for unit in units if (why := there.get(unit.name))}
+        missing = [task for task in tasks if task.name not in there]
+        failures = {task.name: why for task in tasks if (why := there.get(task.name))}
         done = 0
         if scheduler is not None and missing:
             results = _kept(_on_cluster(missing, scheduler), folder)
@@ -110,13 +110,13 @@ def run(
             results = _kept(_serially(missing), folder)
         else:
             results = _in_parallel(missing, folder, workers)
-        with contextlib.closing(results) as done_now, _bar(len(units), len(missing), progress) as shown:
+        with contextlib.closing(results) as done_now, _bar(len(tasks), len(missing), progress) as shown:
             for name, why in done_now:
                 done += 1
                 if why:
                     failures[name] = why
                 shown.update()
-    return Run(len(units), done, tuple((unit.label, failures[unit.name]) for unit in units if unit.name in failures))
+    return Run(len(tasks), done, tuple((task.label, failures[task.name]) for task in tasks if task.name in failures))
 
 
 def make_folder(folder: Path) -> None:
@@ -126,11 +126,11 @@ def make_folder(folder: Path) -> None:
         StoreError: it cannot be made or written to.
     """
     try:
-        (folder / UNITS).mkdir(parents=True, exist_ok=True)
+        (folder / TASKS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"The folder {str(folder)!r} cannot be made ({error.strerror}).") from None
-    if not os.access(folder / UNITS, os.W_OK):
-        raise StoreError(f"The folder {str(folder / UNITS)!r} cannot be written to.")
+    if not os.access(folder / TASKS, os.W_OK):
+        raise StoreError(f"The folder {str(folder / TASKS)!r} cannot be written to.")
 
 
 @contextlib.contextmanager
@@ -171,20 +171,20 @@ def locked(folder: Path, shard: tuple[int, int] = (1, 1)) -> Iterator[None]:
         yield
 
 
-def attempt(unit: Unit) -> tuple[str, bytes]:
-    """Do a unit: why it failed, or "", and its file."""
+def attempt(task: Task) -> tuple[str, bytes]:
+    """Do a task: why it failed, or "", and its file."""
     begun, record, failure = time.perf_counter(), Record({}, {}), ""
     try:
-        record = work(unit.input)
+        record = work(task.input)
     except MdsensError as error:
         failure = str(error) or type(error).__name__
-    except Exception as error:  # a study goes on whatever goes wrong in one of its units
+    except Exception as error:  # a study goes on whatever goes wrong in one of its tasks
         failure = f"an unexpected {reason(error)}"
-    return failure, image_of(unit, record, failure, time.perf_counter() - begun)
+    return failure, image_of(task, record, failure, time.perf_counter() - begun)
 
 
 def _kept(results: Generator[Attempt], folder: Path) -> Generator[tuple[str, str]]:
-    """Write units' files while the next ones are at work, for a disk takes its time; their names, and why they failed."""
+    """Write tasks' files while the next ones are at work, for a disk takes its time; their names, and why they failed."""
     waiting: collections.deque[Attempt] = collections.deque()
     writing: collections.deque[Future[list[tuple[str, str]]]] = collections.deque()
     hurry, written = threading.Event(), -math.inf
@@ -196,9 +196,9 @@ def _kept(results: Generator[Attempt], folder: Path) -> Generator[tuple[str, str
             return []
         hurry.wait(written + PERIOD - time.monotonic())
         some = [waiting.popleft() for _ in range(len(waiting))]
-        write_units(folder, {unit.name: image for unit, _, image in some})
+        write_tasks(folder, {task.name: image for task, _, image in some})
         written = time.monotonic()
-        return [(unit.name, failure) for unit, failure, _ in some]
+        return [(task.name, failure) for task, failure, _ in some]
 
     with contextlib.closing(results), ThreadPoolExecutor(1) as pool:
         try:
@@ -213,39 +213,39 @@ def _kept(results: Generator[Attempt], folder: Path) -> Generator[tuple[str, str
             yield from writing.popleft().result()
 
 
-def _serially(units: Sequence[Unit]) -> Generator[Attempt]:
-    for k, unit in enumerate(units):
+def _serially(tasks: Sequence[Task]) -> Generator[Attempt]:
+    for k, task in enumerate(tasks):
         if k % SOME == 0:
             drop_many()
-        yield unit, *attempt(unit)
+        yield task, *attempt(task)
 
 
-def _on_cluster(units: Sequence[Unit], address: str) -> Generator[Attempt]:
-    for unit, result, lost in spread(attempt, units, address):
-        yield unit, *((lost, image_of(unit, Record({}, {}), lost, 0.0)) if result is None else result)
+def _on_cluster(tasks: Sequence[Task], address: str) -> Generator[Attempt]:
+    for task, result, lost in spread(attempt, tasks, address):
+        yield task, *((lost, image_of(task, Record({}, {}), lost, 0.0)) if result is None else result)
 
 
-def share(units: Sequence[Unit], folder: Path) -> tuple[list[tuple[str, str]], float]:
-    """Do units and write their files until it has taken long enough: `(name and why it failed, of each, seconds)`."""
+def share(tasks: Sequence[Task], folder: Path) -> tuple[list[tuple[str, str]], float]:
+    """Do tasks and write their files until it has taken long enough: `(name and why it failed, of each, seconds)`."""
     begun = time.perf_counter()
     drop_many()
 
     def in_time() -> Generator[Attempt]:
-        for k, unit in enumerate(units):
+        for k, task in enumerate(tasks):
             if k and time.perf_counter() - begun > SHARE:
                 break
-            yield unit, *attempt(unit)
+            yield task, *attempt(task)
 
     return list(_kept(in_time(), folder)), time.perf_counter() - begun
 
 
-def _in_parallel(units: Sequence[Unit], folder: Path, workers: int) -> Generator[tuple[str, str]]:
-    """Shares of work done by processes, which write their units themselves; names, and why they failed."""
-    workers = min(workers, len(units))
+def _in_parallel(tasks: Sequence[Task], folder: Path, workers: int) -> Generator[tuple[str, str]]:
+    """Shares of work done by processes, which write their tasks themselves; names, and why they failed."""
+    workers = min(workers, len(tasks))
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
-    left, running, count = collections.deque(units), {}, 1
+    left, running, count = collections.deque(tasks), {}, 1
 
     def submit() -> None:
         # The fewer are left, the smaller the shares, so that all workers end together.
@@ -278,7 +278,7 @@ def _in_parallel(units: Sequence[Unit], folder: Path, workers: int) -> Generator
         pool.shutdown(wait=True)
         for process in processes:
             process.join()
-            for part in (folder / UNITS).glob(f".*.{process.pid}.part"):
+            for part in (folder / TASKS).glob(f".*.{process.pid}.part"):
                 part.unlink(missing_ok=True)
 
 
@@ -327,5 +327,5 @@ def _begin_worker() -> None:
 def _bar(total: int, missing: int, progress: bool | None) -> Any:
     wanted = progress if missing else False
     return bar(
-        None, wanted, delay=0.0, leave=True, total=total, initial=total - missing, desc="units", unit="unit", smoothing=0.05
+        None, wanted, delay=0.0, leave=True, total=total, initial=total - missing, desc="tasks", unit="task", smoothing=0.05
     )

@@ -1,4 +1,4 @@
-"""What each kind of unit does: from its input, plain values, to numbers by name."""
+"""What each kind of task does: from its input, plain values, to numbers by name."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -20,10 +20,10 @@ from mdsens.studies.results.record import Record, merged, with_structures
 
 
 def work(given: Mapping[str, Any]) -> Record:
-    """Do a unit of work.
+    """Do a task.
 
     Raises:
-        MdsensError: and whatever else goes wrong; the unit has failed then.
+        MdsensError: and whatever else goes wrong; the task has failed then.
     """
     systems = {name: recipes.structure_of(recipe) for name, recipe in given["structures"].items()}
     potential = with_values(recipes.potential_of(given["potential"]), given["parameters"])

@@ -1,10 +1,10 @@
-"""A study's units merged into one HDF5 file.
+"""A study's tasks merged into one HDF5 file.
 
 /h5md                   version, creator, as in all files of mdsens
-/study                  attributes: kind, toml (the file's text), units, failed
-/study/units/00000      what the unit's file has, in the study's order
+/study                  attributes: kind, toml (the file's text), tasks, failed
+/study/tasks/00000      what the task's file has, in the study's order
 /study/inputs/<digest>  the structures' and potentials' files, so that the study can be done again elsewhere
-/table/<column>         labels, parameters and observables of all units, one row each, NaN where one failed
+/table/<column>         labels, parameters and observables of all tasks, one row each, NaN where one failed
 /particles/trajectory   the relaxed structures, a frame each (`trajectories`)
 
 Axes and units have names everywhere (`labelling`): `xarray.open_dataset(path, group="/table/values")`.
@@ -31,11 +31,11 @@ from mdsens.studies.input.tasks import Study
 from mdsens.studies.input.toml_schema import KINDS
 from mdsens.studies.results.record import Collected, Outcome
 from mdsens.studies.storage.labels import name_all
-from mdsens.studies.storage.task_files import STUDY_FORMAT, finished, outcome_of, read_unit, set_text, text_of, unit_path
+from mdsens.studies.storage.task_files import STUDY_FORMAT, finished, outcome_of, read_task, set_text, task_paths, text_of
 from mdsens.studies.storage.trajectories import write_particles
 
 TOML, PLAN = "study.toml", "study.json"
-"""The study's text in its folder, and the names and labels of its units."""
+"""The study's text in its folder, and the names and labels of its tasks."""
 
 LARGEST_INPUT = 50_000_000
 """Bytes of a file that is kept with a study's results."""
@@ -57,8 +57,8 @@ def write_plan(folder: Path, study: Study) -> None:
         raise StoreError(
             f"The folder {str(folder)!r} has results of a study of the kind {there}, not {study.kind}: choose another (-o DIR)."
         )
-    units = [[unit.name, unit.label] for unit in study.units]
-    plan = {"format": STUDY_FORMAT, "kind": study.kind, "units": units}
+    tasks = [[task.name, task.label] for task in study.tasks]
+    plan = {"format": STUDY_FORMAT, "kind": study.kind, "tasks": tasks}
     for name, text in ((TOML, study.text), (PLAN, json.dumps(plan))):
         path = folder / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -66,29 +66,29 @@ def write_plan(folder: Path, study: Study) -> None:
 
 
 def collect(folder: Path, path: Path, *, overwrite: bool = False) -> tuple[int, int]:
-    """Merge the units of a study into one file, whole or not at all; `(units, those that failed)`.
+    """Merge the tasks of a study into one file, whole or not at all; `(tasks, those that failed)`.
 
     Raises:
-        StoreError: no study is in the folder, units are missing, or the file cannot be written.
+        StoreError: no study is in the folder, tasks are missing, or the file cannot be written.
     """
     check_writable(path, overwrite=overwrite)
     study, missing = read_folder(folder)
     if missing:
         raise StoreError(
-            f"{len(missing)} of {len(missing) + len(study.outcomes)} units are not there yet ({missing[0]!r}, for one): finish "
+            f"{len(missing)} of {len(missing) + len(study.outcomes)} tasks are not there yet ({missing[0]!r}, for one): finish "
             "the study with 'mdsens run' first; it does only what is missing."
         )
-    outcomes = study.outcomes
+    outcomes, paths = study.outcomes, task_paths(folder)
     failed = sum(outcome.failed for outcome in outcomes)
     with h5py.File(f"study-{id(outcomes)}", "w", driver="core", backing_store=False) as file:
         write_h5md(file)
         group = file.create_group("study")
-        group.attrs.update({"kind": study.kind, "units": len(outcomes), "failed": failed})
+        group.attrs.update({"kind": study.kind, "tasks": len(outcomes), "failed": failed})
         set_text(group, "toml", study.toml)
         for k, outcome in enumerate(outcomes):
-            with h5py.File(unit_path(folder, outcome.name), "r") as unit:
-                unit.copy(unit["/"], group.require_group("units"), f"{k:05d}")
-            name_all(group[f"units/{k:05d}"], outcome.record, outcome.input["observables"])
+            with h5py.File(paths[outcome.name], "r") as task:
+                task.copy(task["/"], group.require_group("tasks"), f"{k:05d}")
+            name_all(group[f"tasks/{k:05d}"], outcome.record, outcome.input["observables"])
         inputs = group.create_group("inputs")
         for digest, place in _files(outcomes).items():
             _keep(inputs, digest, place)
@@ -101,7 +101,7 @@ def collect(folder: Path, path: Path, *, overwrite: bool = False) -> tuple[int, 
 
 
 def _files(outcomes: Sequence[Outcome]) -> dict[str, Path]:
-    """Places of the files that units were made from, by digest."""
+    """Places of the files that tasks were made from, by digest."""
     found: dict[str, Path] = {}
     for outcome in outcomes:
         for recipe in (*outcome.input["structures"].values(), outcome.input["potential"]):
@@ -125,17 +125,17 @@ def _keep(group: Any, digest: str, place: Path) -> None:
 
 def _write_table(table: Any, outcomes: Sequence[Outcome]) -> None:
     labels = [outcome.label for outcome in outcomes]
-    name_axes(table.create_dataset("label", data=labels), ("unit",), table)
+    name_axes(table.create_dataset("label", data=labels), ("task",), table)
     first = next((outcome for outcome in outcomes if not outcome.failed), outcomes[0])
     potential = _potential(first)
     for name, column in _parameters(outcomes).items():
         dataset = table.create_dataset(f"parameters/{name}", data=column)
-        name_axes(dataset, ("unit",), table)
+        name_axes(dataset, ("task",), table)
         name_unit(dataset, None if potential is None else potential.unit_of(name))
     for path, column in _columns(outcomes).items():
         dataset = table.create_dataset(path, data=column)
         known = next(outcome.record for outcome in outcomes if path in outcome.record.arrays)
-        axes = ("unit", *known.axes(path))
+        axes = ("task", *known.axes(path))
         name_axes(dataset, axes, table, {"parameter": known.labels("parameter")})
         name_unit(dataset, known.unit(path, first.input["observables"]))
         name_units(dataset, known.units_by_parameter(path, first.input["observables"]))
@@ -157,7 +157,7 @@ def _parameters(outcomes: Sequence[Outcome]) -> dict[str, np.ndarray]:
 def _columns(outcomes: Sequence[Outcome]) -> dict[str, np.ndarray]:
     columns = {}
     for path in dict.fromkeys(path for outcome in outcomes for path in outcome.record.arrays if path.startswith(IN_TABLE)):
-        # Those of another shape in other units have no column.
+        # Those of another shape in other tasks have no column.
         found = [outcome.record.arrays.get(path) for outcome in outcomes]
         shapes = {value.shape for value in found if value is not None}
         if len(shapes) == 1:
@@ -167,23 +167,23 @@ def _columns(outcomes: Sequence[Outcome]) -> dict[str, np.ndarray]:
 
 
 def read_folder(folder: Path) -> tuple[Collected, list[str]]:
-    """What is in the folder of a study, and the labels of the units that are not there yet.
+    """What is in the folder of a study, and the labels of the tasks that are not there yet.
 
     Raises:
         StoreError: no study is in the folder.
     """
     kind, toml, names = _read_plan(folder)
-    here = finished(folder)
-    outcomes = tuple(read_unit(unit_path(folder, name)) for name, _ in names if name in here)
+    here, paths = finished(folder), task_paths(folder)
+    outcomes = tuple(read_task(paths[name]) for name, _ in names if name in here)
     return Collected(kind, toml, outcomes), [label for name, label in names if name not in here]
 
 
 def _read_plan(folder: Path) -> tuple[str, str, list[tuple[str, str]]]:
-    """What `write_plan` wrote: `(kind, text, names and labels of the units)`."""
+    """What `write_plan` wrote: `(kind, text, names and labels of the tasks)`."""
     try:
         plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         toml = (folder / TOML).read_text(encoding="utf-8")
-        return str(plan["kind"]), toml, [(str(name), str(label)) for name, label in plan["units"]]
+        return str(plan["kind"]), toml, [(str(name), str(label)) for name, label in plan["tasks" if "tasks" in plan else "units"]]
     except (OSError, ValueError, KeyError, TypeError):
         raise StoreError(f"{str(folder)!r} is no folder of a study: give the one that 'mdsens run' wrote into.") from None
 
@@ -206,7 +206,7 @@ def read_collected(path: Path) -> Collected:
     with opened(path, "collected study") as file:
         check_harmless(file, path)
         group = file["study"]
-        units = group["units"]
+        tasks = group["tasks" if "tasks" in group else "units"]
         if (kind := str(group.attrs["kind"])) not in KINDS:
             raise StoreError(f"{str(path)!r} holds a study of a kind {kind!r:.40} that this mdsens does not know.")
-        return Collected(kind, text_of(group, "toml"), tuple(outcome_of(units[key]) for key in sorted(units)))
+        return Collected(kind, text_of(group, "toml"), tuple(outcome_of(tasks[key]) for key in sorted(tasks)))

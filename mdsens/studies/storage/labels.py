@@ -1,4 +1,4 @@
-"""Names of the axes and units of what units of work found."""
+"""Names of the axes and units of what tasks found."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from mdsens.studies.results.record import Record
 
 
 def name_all(group: h5py.Group, record: Record, observables: Mapping[str, Any]) -> None:
-    """Name the axes and units of all that a unit of work found."""
+    """Name the axes and units of all that a task found."""
     for path in record.arrays:
         axes = record.axes(path)
         labels = {axis: found for axis in axes if (found := record.labels(axis)) is not None}

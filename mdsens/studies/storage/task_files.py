@@ -1,6 +1,6 @@
-"""Units as HDF5 files, `DIR/units/NAME.h5`:
+"""Tasks as HDF5 files, `DIR/tasks/NAME.h5`:
 
-/          attributes: unit (its name), label, status ("done" or "failed"), reason; input, facts, provenance as JSON
+/          attributes: task (its name), label, status ("done" or "failed"), reason; input, facts, provenance as JSON
 /texts     those that are too long for an attribute
 /<path>    the numbers that it found
 """
@@ -21,13 +21,13 @@ from mdsens.common.untrusted_hdf5 import NUMBERS, check_harmless, opened
 from mdsens.common.version import VERSION
 from mdsens.files.atomic_write import write_all
 from mdsens.files.provenance import made_with
-from mdsens.studies.input.tasks import Unit
+from mdsens.studies.input.tasks import Task
 from mdsens.studies.results.record import STATES, Outcome, Record
 
-UNITS = "units"
-"""Folder of the units' files."""
+TASKS, TASKS_OF_FORMAT_1 = "tasks", "units"
+"""Folder of the tasks' files. In format 1, that of mdsens 0.1, a task is called a unit everywhere."""
 
-STUDY_FORMAT = 1
+STUDY_FORMAT = 2
 
 LONG = 30_000
 """Letters that an attribute, of 64 kB at most, need not hold."""
@@ -37,33 +37,38 @@ TEXT, PYTHON_TEXT = (h5t.py_create(h5py.string_dtype(), logical=logical) for log
 """Of texts in the file, and in NumPy's arrays."""
 
 PARTS = {"structures", "potential", "parameters", "relax", "observables", "settings"}
-"""Of a unit's input."""
+"""Of a task's input."""
 DELETE = ": delete it, and run again"
 
 
-def unit_path(folder: Path, name: str) -> Path:
-    return folder / UNITS / f"{name}.h5"
+def task_path(folder: Path, name: str) -> Path:
+    return folder / TASKS / f"{name}.h5"
 
 
-def write_units(folder: Path, images: Mapping[str, bytes]) -> None:
-    """Write units' files by name: each whole or not at all."""
-    write_all({unit_path(folder, name): image for name, image in images.items()}, overwrite=True)
+def task_paths(folder: Path) -> dict[str, Path]:
+    """Return the tasks' files that are in a study's folder, by name; a newer one goes before one of format 1."""
+    return {path.stem: path for home in (TASKS_OF_FORMAT_1, TASKS) for path in sorted((folder / home).glob("*.h5"))}
 
 
-def image_of(unit: Unit, record: Record, reason: str, seconds: float) -> bytes:
-    """The file of what a unit found, or why it failed. By HDF5's own calls, which take a third of what h5py's objects take."""
+def write_tasks(folder: Path, images: Mapping[str, bytes]) -> None:
+    """Write tasks' files by name: each whole or not at all."""
+    write_all({task_path(folder, name): image for name, image in images.items()}, overwrite=True)
+
+
+def image_of(task: Task, record: Record, reason: str, seconds: float) -> bytes:
+    """The file of what a task found, or why it failed. By HDF5's own calls, which take a third of what h5py's objects take."""
     texts = {
         "creator": json.dumps({"name": "mdsens", "version": VERSION, "format": STUDY_FORMAT}),
-        "unit": unit.name,
-        "label": unit.label,
+        "task": task.name,
+        "label": task.label,
         "status": "failed" if reason else "done",
         "reason": reason,
-        "input": json.dumps(unit.input),
+        "input": json.dumps(task.input),
         "facts": json.dumps(record.facts),
         "provenance": json.dumps({**made_with(), "seconds": seconds}),
     }
     in_memory, _, _ = _properties()
-    file = h5f.create(f"unit-{unit.name}".encode(), h5f.ACC_TRUNC, fapl=in_memory)
+    file = h5f.create(f"task-{task.name}".encode(), h5f.ACC_TRUNC, fapl=in_memory)
     try:
         for key, text in texts.items():
             if len(text) < LONG:
@@ -121,19 +126,19 @@ def text_of(group: Any, key: str) -> str:
     return str(group.attrs[key]) if key in group.attrs else group[f"texts/{key}"].asstr()[()]
 
 
-def read_unit(path: Path) -> Outcome:
-    """Read what `write_units` wrote.
+def read_task(path: Path) -> Outcome:
+    """Read what `write_tasks` wrote.
 
     Raises:
         StoreError: no such file, or not one of these.
     """
-    with opened(path, "unit of a study", DELETE) as file:
+    with opened(path, "task of a study", DELETE) as file:
         check_harmless(file, path)
         return outcome_of(file)
 
 
 def outcome_of(group: Any) -> Outcome:
-    """A unit's file, or its copy in a collected study.
+    """A task's file, or its copy in a collected study.
 
     Raises:
         StoreError: a newer mdsens wrote it.
@@ -152,10 +157,14 @@ def outcome_of(group: Any) -> Outcome:
     group.visititems(gather)
     given, facts, provenance = (json.loads(text_of(group, key)) for key in ("input", "facts", "provenance"))
     if not all(isinstance(value, dict) for value in (given, facts, provenance)) or not given.keys() >= PARTS:
-        raise StoreError(f"{group.file.filename!r} has a unit at {group.name} that does not say what it was made from.")
+        raise StoreError(f"{group.file.filename!r} has a task at {group.name} that does not say what it was made from.")
     _check_structures(arrays, facts.get("states", {}))
-    unit, label, reason = (text_of(group, key) for key in ("unit", "label", "reason"))
-    return Outcome(unit, label, given, Record(arrays, facts), reason, provenance)
+    label, reason = (text_of(group, key) for key in ("label", "reason"))
+    return Outcome(_name_of(group), label, given, Record(arrays, facts), reason, provenance)
+
+
+def _name_of(group: Any) -> str:
+    return text_of(group, "task" if "task" in group.attrs else "unit")
 
 
 def _check_structures(arrays: Mapping[str, np.ndarray], states: Mapping[str, Any]) -> None:
@@ -175,11 +184,11 @@ def _check_structures(arrays: Mapping[str, np.ndarray], states: Mapping[str, Any
 
 
 def finished(folder: Path) -> dict[str, str]:
-    """The units that are there by name: why they failed, or "". Those that are damaged are left out."""
+    """The tasks that are there by name: why they failed, or "". Those that are damaged are left out."""
     found = {}
-    for path in sorted((folder / UNITS).glob("*.h5")):
-        with contextlib.suppress(StoreError), opened(path, "unit of a study") as file:
+    for name, path in task_paths(folder).items():
+        with contextlib.suppress(StoreError), opened(path, "task of a study") as file:
             check_harmless(file, path)
-            if text_of(file, "unit") == path.stem:
-                found[path.stem] = text_of(file, "reason")
+            if _name_of(file) == name:
+                found[name] = text_of(file, "reason")
     return found

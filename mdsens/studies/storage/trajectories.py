@@ -1,4 +1,4 @@
-"""Relaxed structures of a study as H5MD trajectories: a frame for each structure of each unit.
+"""Relaxed structures of a study as H5MD trajectories: a frame for each structure of each task.
 
 Atoms of one kind and number make one group, `/particles/trajectory`; several are called after their first structures. H5MD's
 readers know three dimensions only: 2-D structures lie in the plane z = 0 of a layer 1 Å thick.
@@ -27,20 +27,20 @@ class Frame:
     """A relaxed structure.
 
     Attributes:
-        unit: number of the unit in its study.
+        task: number of the task in its study.
         structure: its name.
-        outcome: of the unit.
+        outcome: of the task.
         system: atoms and cell.
     """
 
-    unit: int
+    task: int
     structure: str
     outcome: Outcome
     system: System
 
 
 def frames(outcomes: Sequence[Outcome]) -> Iterator[Frame]:
-    """All structures that came to rest, in the order of the units. Those of an older file whose origin is gone are left out."""
+    """All structures that came to rest, in the order of the tasks. Those of an older file whose origin is gone are left out."""
     for k, outcome in enumerate(outcomes):
         arrays = outcome.record.arrays
         for name in outcome.record.facts.get("states", {}):
@@ -92,7 +92,7 @@ def _write_group(group: Any, members: Any) -> None:
     time = group.create_dataset("time", data=np.arange(count, dtype=float))
     name_unit(time, "ps")
     name_axes(time, ("step",), group)
-    for name, values in (("unit", [member.unit for member in members]), ("structure", [m.structure for m in members])):
+    for name, values in (("task", [member.task for member in members]), ("structure", [m.structure for m in members])):
         name_axes(group.create_dataset(name, data=values), ("step",), group)
     species = group.create_dataset("species", data=np.asarray(system.species))
     set_attribute(species, "labels", list(system.labels))
