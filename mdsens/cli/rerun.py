@@ -25,7 +25,7 @@ from mdsens.studies.input.tasks import Study, Task
 from mdsens.studies.results.record import Collected, Outcome
 from mdsens.studies.running import execution
 from mdsens.studies.storage.collected_file import is_collected, read_collected
-from mdsens.studies.storage.task_files import finished, read_task, task_paths
+from mdsens.studies.storage.task_files import read_task, task_failures, task_paths
 
 TOLERANCE = 1e-6
 """Largest difference relative to the largest number of its kind."""
@@ -84,7 +84,7 @@ def rerun_study(path: Path, folder: Path, *, workers: int = 1) -> tuple[Collecte
         raise StoreError(f"{str(path)!r} holds no tasks: there is nothing to do again.")
     known = {outcome.name: outcome for outcome in study.outcomes}
     paths = task_paths(folder)
-    for name in finished(folder).keys() & known.keys():
+    for name in task_failures(folder).keys() & known.keys():
         if read_task(paths[name]).provenance == known[name].provenance:
             raise InputError(f"{str(folder)!r} holds the very tasks of {str(path)!r}: choose another folder (-o).")
     tasks = []

@@ -13,7 +13,7 @@ from mdsens.plot import COLOURS
 from mdsens.studies.results.record import Collected, Outcome, entries
 from mdsens.studies.results.tables import numbers_of, unit_of
 
-MOST = 8
+MAX_NUMBERS = 8
 """Numbers of an observable that a picture has room for."""
 
 VOIGT = (3, 6)
@@ -36,10 +36,10 @@ def _sweep(done: Any) -> dict[str, Any]:
     names = list(done[0].input["parameters"])
     if not names:
         raise InputError("A sweep without parameters has no picture: 'mdsens show' prints its table.")
-    return {name: swept(done, names, name) for name in numbers_of(done[0], "values")}
+    return {name: sweep_curves(done, names, name) for name in numbers_of(done[0], "values")}
 
 
-def swept(done: Sequence[Outcome], names: Sequence[str], observable: str, *, ax: Any = None) -> Any:
+def sweep_curves(done: Sequence[Outcome], names: Sequence[str], observable: str, *, ax: Any = None) -> Any:
     """The first component of an observable over the first of a sweep's parameters, a line for each set of the others."""
     ax = _axes(ax)
     lines: dict[str, list[tuple[float, float]]] = {}
@@ -57,9 +57,9 @@ def swept(done: Sequence[Outcome], names: Sequence[str], observable: str, *, ax:
     label = entries(observable, np.shape(numbers_of(done[0], "values")[observable]))[0]
     ax.set_xlabel(with_unit(names[0], done[0].record.units_of_parameters().get(names[0])))
     ax.set_ylabel(with_unit(label, unit_of(done[0], label)))
-    if 1 < len(lines) <= 2 * MOST:
+    if 1 < len(lines) <= 2 * MAX_NUMBERS:
         ax.legend(frameon=False)
-    return _open(ax)
+    return _hide_frame(ax)
 
 
 def _sensitivity(done: Any) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _sensitivity(done: Any) -> dict[str, Any]:
         names, theta = outcome.record.facts["names"], outcome.record.arrays["parameters"]
         for name, slope in numbers_of(outcome, "derivatives").items():
             scaled, unit = theta * slope, unit_of(outcome, entries(name, slope.shape[:-1])[0])
-            pictures[_named(done, outcome, name)] = influences(name, names, scaled, unit=unit)
+            pictures[_picture_name(done, outcome, name)] = influences(name, names, scaled, unit=unit)
     return pictures
 
 
@@ -82,7 +82,7 @@ def influences(observable: str, names: Sequence[str], scaled: np.ndarray, *, uni
     if scaled.ndim == 3 and scaled.shape[0] == scaled.shape[1] in VOIGT and np.allclose(scaled, np.swapaxes(scaled, 0, 1)):
         return plot.elastic_sensitivity(dict(zip(names, np.moveaxis(scaled, -1, 0), strict=True)), label=label, ax=ax)
     rows, components = scaled.reshape(-1, len(names)), entries(observable, scaled.shape[:-1])
-    if len(rows) <= 3 * MOST:
+    if len(rows) <= 3 * MAX_NUMBERS:
         return plot.heat_map(rows.T, list(names), components, label=label, ax=ax)
     sizes = np.linalg.norm(rows, axis=0)
     return plot.influence(
@@ -91,7 +91,7 @@ def influences(observable: str, names: Sequence[str], scaled: np.ndarray, *, uni
 
 
 def _uncertainty(done: Any) -> dict[str, Any]:
-    return {_named(done, outcome, "uncertainty"): error_bars(outcome) for outcome in done}
+    return {_picture_name(done, outcome, "uncertainty"): error_bars(outcome) for outcome in done}
 
 
 def error_bars(outcome: Outcome, *, ax: Any = None) -> Any:
@@ -103,7 +103,7 @@ def error_bars(outcome: Outcome, *, ax: Any = None) -> Any:
     rows = [
         (label, k, name)
         for name, value in values.items()
-        for k, label in list(enumerate(entries(name, value.shape)))[:MOST]
+        for k, label in list(enumerate(entries(name, value.shape)))[:MAX_NUMBERS]
         if np.ravel(value)[k] != 0.0
     ]
     if not rows:
@@ -124,13 +124,13 @@ def error_bars(outcome: Outcome, *, ax: Any = None) -> Any:
         ax.errorbar(found, labels, xerr=off, fmt="ko", capsize=3, label=f"{outcome.record.facts['sampling']['count']} samples")
     ax.set_xlabel("standard deviation [%], by share of the variance")
     ax.legend(frameon=False)
-    return _open(ax)
+    return _hide_frame(ax)
 
 
 def _calibration(done: Any, *, design: bool = False) -> dict[str, Any]:
     missed, fitted = (functools.partial(draw, design=design) for draw in (missed_targets, fitted_parameters))
     return {
-        _named(done, outcome, name): draw(outcome)
+        _picture_name(done, outcome, name): draw(outcome)
         for outcome in done
         for name, draw in (("targets", missed), ("parameters", fitted), ("convergence", fit_convergence))
     }
@@ -154,7 +154,7 @@ def missed_targets(outcome: Outcome, *, design: bool = False, ax: Any = None) ->
     ax.axvline(0.0, color="0.4", linewidth=0.8)
     ax.set_xlim(min(-1.2, 1.2 * off.min()), max(1.2, 1.2 * off.max()))
     ax.set_xlabel("(found - wanted) / |wanted|" if design else "found - wanted [σ]")
-    return _open(ax)
+    return _hide_frame(ax)
 
 
 def fitted_parameters(outcome: Outcome, *, design: bool = False, ax: Any = None) -> Any:
@@ -174,7 +174,7 @@ def fit_convergence(outcome: Outcome, *, ax: Any = None) -> Any:
 
 
 def _continuation(done: Any) -> dict[str, Any]:
-    return {_named(done, outcome, "curvature"): softening(outcome) for outcome in done}
+    return {_picture_name(done, outcome, "curvature"): softening(outcome) for outcome in done}
 
 
 def softening(outcome: Outcome, *, ax: Any = None) -> Any:
@@ -188,10 +188,10 @@ def softening(outcome: Outcome, *, ax: Any = None) -> Any:
     ax.set_ylim(bottom=min(0.0, *arrays["lowest"]))
     ax.set_xlabel("t, share of the path")
     ax.set_ylabel("lowest curvature [eV/Å²]")
-    return _open(ax)
+    return _hide_frame(ax)
 
 
-def _named(done: Any, outcome: Any, name: str) -> str:
+def _picture_name(done: Any, outcome: Any, name: str) -> str:
     return name if len(done) == 1 else f"{outcome.label.replace(' ', '_')}_{name}"
 
 
@@ -203,7 +203,7 @@ def _axes(ax: Any) -> Any:
     return plt.figure(figsize=(6.4, 4.4), layout="constrained").add_subplot()
 
 
-def _open(ax: Any) -> Any:
+def _hide_frame(ax: Any) -> Any:
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     return ax

@@ -15,8 +15,8 @@ from mdsens.studies.input import recipes, tasks
 from mdsens.studies.methods.observed import evaluate, relax_all
 from mdsens.studies.methods.parameters import with_values
 from mdsens.studies.running import execution
-from mdsens.studies.running.tasks_by_kind import work
-from mdsens.studies.storage.task_files import image_of, write_tasks
+from mdsens.studies.running.tasks_by_kind import do_task
+from mdsens.studies.storage.task_files import task_image, write_tasks
 
 STUDY = """
 [study]
@@ -71,14 +71,14 @@ def main():
         study = tasks.read_study(path)
         reading = 1e3 * (time.perf_counter() - begun) / count
         out = Path(folder) / "out"
-        work(study.tasks[0].input)  # compiles for all of them
+        do_task(study.tasks[0].input)  # compiles for all of them
         execution.make_folder(out)
-        record = work(study.tasks[0].input)
+        record = do_task(study.tasks[0].input)
         alone, whole, written = milliseconds(
             (
                 lambda task: plain(*prepared(task.input)),
                 lambda task: execution.attempt(task),
-                lambda task: write_tasks(out, {task.name: image_of(task, record, "", 0.0)}),
+                lambda task: write_tasks(out, {task.name: task_image(task, record, "", 0.0)}),
             ),
             study.tasks,
         )

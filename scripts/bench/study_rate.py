@@ -42,7 +42,7 @@ class Loops:
         context = multiprocessing.get_context("spawn")
         self.counters = [context.Value("q", 0, lock=False) for _ in range(workers)]
         self.processes = [context.Process(target=_loop, args=(inputs, counter), daemon=True) for counter in self.counters]
-        with execution._bounded_threads(max(1, (os.cpu_count() or 1) // workers)):
+        with execution._thread_limit(max(1, (os.cpu_count() or 1) // workers)):
             for process in self.processes:
                 process.start()
 

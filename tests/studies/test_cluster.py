@@ -57,7 +57,7 @@ def test_a_worker_that_is_killed_loses_nothing_and_changes_nothing(workers, seri
     assert killed and done.done == done.total == len(study.tasks) and not done.failed
     assert same(numbers(tmp_path / "out"), alone)
     with distributed.Client(workers.scheduler_address, set_as_default=False) as client:
-        pids, bounds = client.run(os.getpid), client.run(lambda: [os.environ[name] for name in dask_cluster.THREADS])
+        pids, bounds = client.run(os.getpid), client.run(lambda: [os.environ[name] for name in dask_cluster.THREAD_VARIABLES])
         assert set(pids.values()).isdisjoint(killed) and all(bound == ["1"] * 3 for bound in bounds.values())
 
 
@@ -80,7 +80,7 @@ def test_work_that_takes_every_worker_down_is_given_up(workers):
 
 
 def test_what_is_missing_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(dask_cluster, "ANSWER", 1.0)
+    monkeypatch.setattr(dask_cluster, "CONNECTION_TIMEOUT", 1.0)
     study = tasks.read_study(dimers(tmp_path))
     with pytest.raises(ms.InputError, match=r"No Dask scheduler answers at 'tcp://127.0.0.1:9'.*dask scheduler"):
         execution.run(study, tmp_path / "out", scheduler="tcp://127.0.0.1:9", progress=False)

@@ -14,7 +14,7 @@ from study_files import mdsens
 from mdsens.studies.input.tasks import read_study
 from mdsens.studies.running import execution
 from mdsens.studies.storage.collected_file import collect, read_collected, read_folder
-from mdsens.studies.storage.task_files import finished, read_task
+from mdsens.studies.storage.task_files import read_task, task_failures
 
 GOLDEN = Path(__file__).parent / "golden"
 LENGTH = 2 ** (1 / 6)
@@ -66,7 +66,7 @@ def test_what_is_added_to_a_folder_is_written_by_the_new_names(tmp_path):
     # Where both are there, the newer one counts.
     shutil.copy(new, tmp_path / "old" / "units" / new.name)
     new.write_bytes(b"")
-    assert finished(tmp_path / "old").keys() == {task.name for task in study.tasks[:2]}
+    assert task_failures(tmp_path / "old").keys() == {task.name for task in study.tasks[:2]}
 
 
 def test_a_collected_file_opens_with_its_numbers():

@@ -12,7 +12,7 @@ import mdsens as ms
 from mdsens import studies
 from mdsens.common import compilation
 from mdsens.studies.input import recipes, tasks
-from mdsens.studies.methods.observed import Of, evaluate, nameless, together
+from mdsens.studies.methods.observed import Of, anonymize, evaluate, join_observables
 
 TWO_DEEP = 2.0 ** (1.0 / 6.0)
 
@@ -70,7 +70,7 @@ def test_observables_and_their_numbers_keep_their_places_without_names():
     """Each observable finds its own structures, whatever the order of the names, and comes in the order asked for."""
     states = {"zinc": relaxed(1.1), "argon": relaxed(1.2), "10": relaxed(1.15)}
     stretched = {name: ms.Equilibrium.again(eq) for name, eq in states.items()}
-    observed = together(
+    observed = join_observables(
         {
             "b": Of(ms.observables.energy, "zinc"),
             "a": Of(lambda two, p: two["x"].positions[0] - two["y"].positions[0], {"x": "argon", "y": "zinc"}),
@@ -81,7 +81,7 @@ def test_observables_and_their_numbers_keep_their_places_without_names():
     assert list(values) == ["b", "a"]
     x, y = (np.asarray(stretched[name].system.positions)[0] for name in ("argon", "zinc"))
     np.testing.assert_allclose(values["a"], x - y, atol=1e-14)
-    plain, numbered = nameless(observed, stretched)
+    plain, numbered = anonymize(observed, stretched)
     assert {*plain.parts, *numbered} == {"000000", "000001", "000002"}
 
 

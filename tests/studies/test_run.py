@@ -113,11 +113,11 @@ def test_what_is_unexpected_stops_no_study_either(tmp_path, monkeypatch):
 def test_a_share_of_work_ends_in_time_and_says_what_is_written(swept, tmp_path, monkeypatch):
     study, folder, _ = swept
     execution.make_folder(tmp_path)
-    monkeypatch.setattr(execution, "SHARE", 0.0)
-    first, _ = execution.share(study.tasks, tmp_path)
-    assert first == [(study.tasks[0].name, "")] == [*task_files.finished(tmp_path).items()]
-    monkeypatch.setattr(execution, "SHARE", 60.0)
-    done, seconds = execution.share(study.tasks, tmp_path)
+    monkeypatch.setattr(execution, "SHARE_SECONDS", 0.0)
+    first, _ = execution.do_share(study.tasks, tmp_path)
+    assert first == [(study.tasks[0].name, "")] == [*task_files.task_failures(tmp_path).items()]
+    monkeypatch.setattr(execution, "SHARE_SECONDS", 60.0)
+    done, seconds = execution.do_share(study.tasks, tmp_path)
     assert [name for name, _ in done] == [task.name for task in study.tasks] and seconds > 0.0
     # Others of this file add tasks to the folder.
     expected = {key: value for key, value in numbers(folder).items() if key[0] in {task.name for task in study.tasks}}
@@ -126,9 +126,9 @@ def test_a_share_of_work_ends_in_time_and_says_what_is_written(swept, tmp_path, 
 
 def test_a_second_process_is_refused(swept):
     study, folder, _ = swept
-    with execution.locked(folder), pytest.raises(ms.StoreError, match=r"Another process.*choose another folder"):
+    with execution.lock_folder(folder), pytest.raises(ms.StoreError, match=r"Another process.*choose another folder"):
         execution.run(study, folder, progress=False)
-    with execution.locked(folder, (1, 2)):
+    with execution.lock_folder(folder, (1, 2)):
         execution.run(study, folder, shard=(2, 2), progress=False)
         with pytest.raises(ms.StoreError, match="Another process"):
             execution.run(study, folder, progress=False)

@@ -49,8 +49,8 @@ def to_xarray(result: Result, sensitivity: Sensitivity | None = None) -> "xarray
         InputError: xarray is missing, or it is no result.
         StoreError: a file that cannot be read.
     """
-    xarray = _needed("xarray", "to_xarray")
-    found = _found(result, sensitivity)
+    xarray = _import("xarray", "to_xarray")
+    found = _read(result, sensitivity)
     return study_dataset(xarray, found) if isinstance(found, Collected) else state_dataset(xarray, *found)
 
 
@@ -70,7 +70,7 @@ def to_dataframe(result: Result, sensitivity: Sensitivity | None = None, *, tabl
         InputError: pandas is missing, there is no such table, or it is no result.
         StoreError: a file that cannot be read.
     """
-    pandas = _needed("pandas", "to_dataframe")
+    pandas = _import("pandas", "to_dataframe")
     columns, units, verdict = _columns(result, sensitivity, table)
     frame = pandas.DataFrame(columns)
     frame.attrs["units"] = units
@@ -90,7 +90,7 @@ def to_atoms(result: Result, sensitivity: Sensitivity | None = None) -> "list[as
         InputError: it is no result.
         StoreError: a file that cannot be read.
     """
-    found = _found(result, sensitivity)
+    found = _read(result, sensitivity)
     if isinstance(found, Collected):
         return [frame_atoms(frame) for frame in frames(found.outcomes)]
     return [state_atoms(*found)]
@@ -129,20 +129,20 @@ def write(
 
 def _columns(result: Any, sensitivity: Any, table: Any) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
     """Columns, their units, and what is known of whether they can be trusted."""
-    found = _found(result, sensitivity)
+    found = _read(result, sensitivity)
     if isinstance(found, Collected):
         return *study_columns(found, table), study_verdict(found)
     return *state_columns(*found, table), state_verdict(*found)
 
 
-def _needed(module: str, what: str) -> Any:
+def _import(module: str, what: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
         raise InputError(f"{what} needs {module}: python -m pip install 'mdsens[export]'.") from None
 
 
-def _found(result: Any, sensitivity: Any) -> Collected | tuple[Equilibrium, Sensitivity | None]:
+def _read(result: Any, sensitivity: Any) -> Collected | tuple[Equilibrium, Sensitivity | None]:
     if isinstance(result, str | Path):
         path = Path(result)
         return read_collected(path) if is_collected(path) else load_one(path)
@@ -166,7 +166,7 @@ def _csv(columns: dict[str, Any], units: dict[str, str]) -> bytes:
 
 
 def _netcdf(dataset: Any) -> bytes:
-    _needed("h5netcdf", "A netCDF file")
+    _import("h5netcdf", "A netCDF file")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "data.nc"
         dataset.to_netcdf(place, engine="h5netcdf")

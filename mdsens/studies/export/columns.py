@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from mdsens.common.errors import InputError, did_you_mean
 
 
-def chosen(table: str | None, known: Iterable[str]) -> str:
+def choose_table(table: str | None, known: Iterable[str]) -> str:
     """The table of this name, by default the first.
 
     Raises:

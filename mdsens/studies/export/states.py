@@ -10,22 +10,22 @@ from mdsens.derivatives.first_order import Sensitivity
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.potentials.base import parameter_paths
 from mdsens.structures.system import System
-from mdsens.studies.export.columns import chosen
+from mdsens.studies.export.columns import choose_table
 
 LAYER = 1.0
 """Thickness [Å] of a 2-D structure's cell, for programs that know three dimensions only."""
 
-_KEPT = ("status", "trusted", "reasons")
+_VERDICT_NAMES = ("status", "trusted", "reasons")
 """Names of what a verdict puts beside the numbers."""
 
 
 def state_columns(eq: Equilibrium, sensitivity: Sensitivity | None, table: str | None) -> tuple[dict[str, Any], dict[str, str]]:
     """Columns of the table `"atoms"` or `"parameters"`, and their units, by name."""
     tables = {"atoms": _atom_columns, "parameters": _parameter_columns}
-    columns, units = tables[chosen(table, tables)](eq, sensitivity)
+    columns, units = tables[choose_table(table, tables)](eq, sensitivity)
     rows = len(next(iter(columns.values())))
     verdict = state_verdict(eq, sensitivity)
-    return columns | {name: [verdict[name]] * rows for name in _KEPT if name in verdict}, units
+    return columns | {name: [verdict[name]] * rows for name in _VERDICT_NAMES if name in verdict}, units
 
 
 def state_verdict(eq: Equilibrium, sensitivity: Sensitivity | None) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def state_verdict(eq: Equilibrium, sensitivity: Sensitivity | None) -> dict[str,
     return verdict
 
 
-def in_space(system: System) -> Any:
+def spatial_atoms(system: System) -> Any:
     """As `ase.Atoms`, with a cell that has a volume."""
     atoms = system.to_ase()
     if system.dim == 2 and system.cell is not None:
@@ -117,14 +117,14 @@ def state_dataset(xarray: Any, eq: Equilibrium, sensitivity: Sensitivity | None)
             unit = per("Angstrom", eq.potential.unit_of(path))
             named = {} if unit is None else {"units": unit}
             # An array taken out of the dataset keeps them.
-            dataset[f"{what}_d{path}"] = (axes, leaf, named | {name: verdict[name] for name in _KEPT if name in verdict})
+            dataset[f"{what}_d{path}"] = (axes, leaf, named | {name: verdict[name] for name in _VERDICT_NAMES if name in verdict})
     dataset.attrs = {"potential": type(eq.potential).__name__, **verdict}
     return dataset
 
 
 def state_atoms(eq: Equilibrium, sensitivity: Sensitivity | None) -> Any:
     """Atoms with dX/dθ as arrays of vectors."""
-    atoms = in_space(eq.system)
+    atoms = spatial_atoms(eq.system)
     verdict = state_verdict(eq, sensitivity)
     verdict.pop("certificate", None)
     atoms.info = {"energy": float(eq.energy), "fmax": float(eq.fmax), **verdict}

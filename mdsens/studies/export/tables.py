@@ -6,8 +6,8 @@ import numpy as np
 
 from mdsens.common.errors import InputError
 from mdsens.common.units import readable
-from mdsens.studies.export.columns import chosen
-from mdsens.studies.export.states import in_space
+from mdsens.studies.export.columns import choose_table
+from mdsens.studies.export.states import spatial_atoms
 from mdsens.studies.results.record import STATES, Collected
 from mdsens.studies.results.tables import study_tables
 from mdsens.studies.storage.trajectories import Frame
@@ -18,7 +18,7 @@ def study_columns(study: Collected, table: str | None) -> tuple[dict[str, Any], 
     tables = study_tables(study.kind, study.outcomes)
     if not tables:
         raise InputError("All tasks of this study failed: there is no table.")
-    name = chosen(table, dict.fromkeys(one.name for one in tables))
+    name = choose_table(table, dict.fromkeys(one.name for one in tables))
     columns: dict[str, list[Any]] = {}
     units: dict[str, str] = {}
     length, verdict = 0, study_verdict(study)
@@ -95,7 +95,7 @@ def study_dataset(xarray: Any, study: Collected) -> Any:
 
 def frame_atoms(frame: Frame) -> Any:
     """A relaxed structure with what its task found in `info`."""
-    atoms = in_space(frame.system)
+    atoms = spatial_atoms(frame.system)
     atoms.info = {"task": frame.outcome.label, "structure": frame.structure, **frame.outcome.input["parameters"]}
     if frame.outcome.record.facts.get("trusted") is not None:
         atoms.info["trusted"] = bool(frame.outcome.record.facts["trusted"])

@@ -29,7 +29,7 @@ from mdsens.structures.packing import random_packing
 from mdsens.structures.reading import read
 from mdsens.structures.system import System
 from mdsens.studies.input import toml_schema
-from mdsens.studies.methods.observed import Of, Together
+from mdsens.studies.methods.observed import ObservableVector, Of
 from mdsens.studies.methods.parameters import with_values
 
 BUILDERS = (
@@ -38,19 +38,19 @@ BUILDERS = (
 )
 """Of `ase.build`."""
 
-PLAIN = (
+DIRECT_OBSERVABLES = (
     *("energy", "stress", "pressure", "volume", "lattice_constants", "elastic_constants", "elastic_stability"),
     *("bulk_modulus", "shear_modulus", "young_modulus", "poisson_ratio", "universal_anisotropy", "compliance"),
     "linear_compressibility",
 )
-MADE = (
+OBSERVABLE_FACTORIES = (
     *("enthalpy", "cohesive_energy", "distances", "angles", "dihedrals", "coordination", "radial_distribution"),
     *("phonon_frequencies", "phonon_dos", "gruneisen_parameters", "harmonic_free_energy", "entropy", "heat_capacity"),
 )
-OF_STATES = ("defect_formation_energy", "formation_volume", "dipole_tensor", "barrier")
+COMPARISONS = ("defect_formation_energy", "formation_volume", "dipole_tensor", "barrier")
 """Observables that compare several structures."""
 
-OBSERVABLES = (*PLAIN, *MADE, *OF_STATES)
+OBSERVABLES = (*DIRECT_OBSERVABLES, *OBSERVABLE_FACTORIES, *COMPARISONS)
 
 PATH = "path"
 """Key of a file's place in a recipe, which is no part of a task's name."""
@@ -58,8 +58,8 @@ PATH = "path"
 INDEX = "index"
 """Key of a structure's place in a file of several."""
 
-MANY_FILES = 10_000
-MANY_BLOCKS = 20_000
+MAX_FILES = 10_000
+MAX_BLOCKS = 20_000
 """That ASE's builders put together one by one."""
 
 
@@ -98,7 +98,7 @@ def structure_recipes(name: str, given: toml_schema.Structure, folder: Path) -> 
         steps["packing"] = given.packing.model_dump()
     starts = {name: steps}
     if given.file is not None:
-        found = _matching(given.file, folder)
+        found = _match_files(given.file, folder)
         labels = [name] if len(found) == 1 else [f"{name}.{path.stem}" for path in found]
         if len(set(labels)) < len(labels):
             labels = [f"{name}.{k}" for k in range(len(found))]
@@ -116,16 +116,16 @@ def structure_recipes(name: str, given: toml_schema.Structure, folder: Path) -> 
     return {f"{label}.{seed}" if several else label: {**start, "seed": seed} for label, start in starts.items() for seed in seeds}
 
 
-def _matching(pattern: str, folder: Path) -> list[Path]:
+def _match_files(pattern: str, folder: Path) -> list[Path]:
     parts = Path(pattern).parts
     if "**" in parts and (Path(pattern).is_absolute() or ".." in parts):
         raise InputError(f"file: ** is for folders below that of the study, unlike {pattern!r:.200}.")
     matching = glob.iglob(str(folder / pattern), recursive=True)  # noqa: PTH207  (a pattern may be absolute)
-    found = sorted(itertools.islice((path for path in map(Path, matching) if path.is_file()), MANY_FILES + 1))
+    found = sorted(itertools.islice((path for path in map(Path, matching) if path.is_file()), MAX_FILES + 1))
     if not found:
         raise InputError(f"file: nothing is found at {pattern!r:.200}, seen from the folder of the study.")
-    if len(found) > MANY_FILES:
-        raise InputError(f"file: {pattern!r:.200} means more than {MANY_FILES} files: narrow it.")
+    if len(found) > MAX_FILES:
+        raise InputError(f"file: {pattern!r:.200} means more than {MAX_FILES} files: narrow it.")
     return found
 
 
@@ -157,9 +157,9 @@ def _structure(text: str) -> System:
     if "packing" in recipe:
         system = random_packing(**recipe["packing"], seed=seed)
     elif "builder" in recipe:
-        system = System.from_ase(_built(recipe["builder"], recipe.get("arguments", {})))
+        system = System.from_ase(_build(recipe["builder"], recipe.get("arguments", {})))
     else:
-        system = _frames(_unchanged(recipe[PATH], recipe["file"]), recipe["file"])[recipe.get(INDEX, 0)]
+        system = _frames(_check_unchanged(recipe[PATH], recipe["file"]), recipe["file"])[recipe.get(INDEX, 0)]
     changes = {key: recipe[key] for key in ("repeat", "delete", "rattle", "frozen") if recipe.get(key)}
     if not changes:
         return system
@@ -209,13 +209,13 @@ def _count(path: str, content: str) -> int:
         return 1
 
 
-def _unchanged(path: str, known: str) -> str:
+def _check_unchanged(path: str, known: str) -> str:
     if digest(Path(path)) != known:
         raise InputError(f"{path!r} has changed since the study began: begin a new one, in another folder.")
     return path
 
 
-def _built(name: str, arguments: Mapping[str, Any]) -> Any:
+def _build(name: str, arguments: Mapping[str, Any]) -> Any:
     import ase.build
 
     if name not in BUILDERS:
@@ -224,8 +224,8 @@ def _built(name: str, arguments: Mapping[str, Any]) -> Any:
     check_arguments(builder, arguments, name)
     tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     counts = [k for value in tuples.values() for k in (value if isinstance(value, tuple) else (value,)) if type(k) is int and k]
-    if math.prod(counts) > MANY_BLOCKS:
-        raise InputError(f"{name}: {arguments!r:.120} are more than {MANY_BLOCKS} pieces: build a smaller one, and repeat it.")
+    if math.prod(counts) > MAX_BLOCKS:
+        raise InputError(f"{name}: {arguments!r:.120} are more than {MAX_BLOCKS} pieces: build a smaller one, and repeat it.")
     try:
         return builder(**tuples)
     except Exception as error:  # ASE's are of many kinds
@@ -258,7 +258,7 @@ def potential_recipe(given: toml_schema.Potential, folder: Path) -> dict[Any, An
         raise InputError(f"give one of {' and '.join(origins)} only.")
     files = [given.file] if given.file is not None else given.files
     if files:
-        paths = [found for name in files for found in _matching(name, folder)]
+        paths = [found for name in files for found in _match_files(name, folder)]
         recipe["files"] = [digest(path) for path in paths]
         recipe[PATH] = [str(path) for path in paths]
     return recipe
@@ -281,7 +281,7 @@ def _potential(text: str) -> Potential:
         raise InputError(f"name: there is no potential {name!r}.{did_you_mean(name, SHIPPED)}")
     cls = SHIPPED[name]
     if "files" in recipe:
-        paths = [_unchanged(path, known) for path, known in zip(recipe[PATH], recipe["files"], strict=True)]
+        paths = [_check_unchanged(path, known) for path, known in zip(recipe[PATH], recipe["files"], strict=True)]
         made = next((getattr(cls, way) for way in ("from_file", "from_files") if hasattr(cls, way)), None)
         if made is None:
             raise InputError(f"{name} is not read from files: give parameters or a constructor.")
@@ -322,7 +322,7 @@ def observable_recipe(name: str, given: toml_schema.Observable) -> dict[Any, Any
     return {"name": name, **given.model_dump(exclude_none=True, exclude_defaults=True)}
 
 
-def observables_of(recipes: Mapping[str, Mapping[str, Any]], structures: tuple[str, ...]) -> Together:
+def observables_of(recipes: Mapping[str, Mapping[str, Any]], structures: tuple[str, ...]) -> ObservableVector:
     """The observables that recipes describe, as one function.
 
     Raises:
@@ -332,8 +332,8 @@ def observables_of(recipes: Mapping[str, Mapping[str, Any]], structures: tuple[s
 
 
 @functools.lru_cache(maxsize=1000)
-def _observables(text: str, structures: tuple[str, ...]) -> Together:
-    return Together({name: _observable(recipe, structures) for name, recipe in json.loads(text).items()})
+def _observables(text: str, structures: tuple[str, ...]) -> ObservableVector:
+    return ObservableVector({name: _observable(recipe, structures) for name, recipe in json.loads(text).items()})
 
 
 def _observable(recipe: Any, structures: Any) -> Of:
@@ -341,7 +341,7 @@ def _observable(recipe: Any, structures: Any) -> Of:
     if name not in OBSERVABLES:
         raise InputError(f"there is no observable {name!r}.{did_you_mean(name, OBSERVABLES)}")
     function = getattr(catalogue, name)
-    if name in MADE:
+    if name in OBSERVABLE_FACTORIES:
         check_arguments(function, arguments, name)
         try:
             function = function(**arguments)
@@ -350,21 +350,21 @@ def _observable(recipe: Any, structures: Any) -> Of:
         except (TypeError, ValueError) as error:
             raise InputError(f"{name} does not take {arguments!r:.120} ({reason(error)}).") from None
     else:
-        check_arguments(_own(function), arguments, name, skipped=2)
+        check_arguments(_with_all_options(function), arguments, name, skipped=2)
         if arguments:
             function = jtu.Partial(function, **arguments)
     if "components" in recipe:
         indices = tuple((k,) if isinstance(k, int) else tuple(k) for k in recipe["components"])
         function = Components(function, indices)
-    if name in OF_STATES:
+    if name in COMPARISONS:
         if "states" not in recipe:
             raise InputError(f"{name} compares structures: say which, states = {{...}}.")
-        return _among(Of(function, recipe["states"]), structures)
+        return _check_names(Of(function, recipe["states"]), structures)
     if "states" in recipe:
         raise InputError(f'{name} is of one structure: say structure = "...", not states.')
     if "structure" not in recipe and len(structures) > 1:
         raise InputError(f"several structures are relaxed together: say of which it is, structure = {structures[0]!r}.")
-    return _among(Of(function, recipe.get("structure", structures[0])), structures)
+    return _check_names(Of(function, recipe.get("structure", structures[0])), structures)
 
 
 def check_observable(recipe: Mapping[str, Any], structures: Mapping[str, Mapping[str, Any]], potential: Potential) -> None:
@@ -383,14 +383,14 @@ def check_observable(recipe: Mapping[str, Any], structures: Mapping[str, Mapping
         raise InputError(f"{recipe['name']} cannot be computed ({reason(error)}).") from None
 
 
-def _among(of: Of, structures: Any) -> Of:
+def _check_names(of: Of, structures: Any) -> Of:
     for needed in of.needed:
         if needed not in structures:
             raise InputError(f"there is no structure {needed!r}.{did_you_mean(needed, structures)}")
     return of
 
 
-def _own(function: Callable[..., Any]) -> Any:
+def _with_all_options(function: Callable[..., Any]) -> Any:
     """What `**options` go to: those of moduli are those of elastic constants."""
     signature = inspect.signature(function)
     if not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):

@@ -206,7 +206,7 @@ def _check_names(study: Any, potential: Potential, problems: Any) -> None:
     for name in getattr(study, "wrt", None) or []:
         _attempt(problems, "study.wrt", Selection.of, potential, [name])
     if isinstance(study, toml_schema.Sweep | toml_schema.Continuation) and not problems:
-        for point in _extremes(study.parameters):
+        for point in _extreme_points(study.parameters):
             _attempt(problems, "study.parameters", with_values, potential, point)
     for k, member in enumerate(getattr(study, "ensemble", None) or []):
         _attempt(problems, f"study.ensemble.{k}", with_values, potential, member)
@@ -218,7 +218,7 @@ def _check_names(study: Any, potential: Potential, problems: Any) -> None:
             _attempt(problems, "study.covariance", root_of, study.covariance, names)
 
 
-def _extremes(parameters: Mapping[str, Any]) -> Iterator[dict[str, float]]:
+def _extreme_points(parameters: Mapping[str, Any]) -> Iterator[dict[str, float]]:
     """Points with one parameter at the lowest, or the highest, of its values."""
     for name, given in parameters.items():
         values = [given.start, given.stop] if isinstance(given, toml_schema.Range) else np.atleast_1d(given).tolist()

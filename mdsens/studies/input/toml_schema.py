@@ -102,13 +102,13 @@ class Range(_Table):
     points: Annotated[int, Field(ge=1, le=MAX_TASKS)]
 
 
-def _listed(value: Any) -> str:
+def _tag_values(value: Any) -> str:
     return "range" if isinstance(value, dict | Range) else "list"
 
 
 Values = Annotated[
     Annotated[list[Number], Field(min_length=1), pydantic.Tag("list")] | Annotated[Range, pydantic.Tag("range")],
-    pydantic.Discriminator(_listed),
+    pydantic.Discriminator(_tag_values),
 ]
 
 
@@ -219,11 +219,11 @@ def read_description(path: Any) -> Description:
             problems.append(f"[{name}] is missing: add it ('mdsens new sweep' writes an example).")
     study = _study(content["study"], problems) if "study" in content else None
     several = {
-        name: _named(content[name], model, name, problems) if name in content else ({} if name == "targets" else None)
+        name: _named_tables(content[name], model, name, problems) if name in content else ({} if name == "targets" else None)
         for name, model in (("structures", Structure), ("observables", Observable), ("targets", Target))
     }
     one = {
-        name: _validated(model, content[name], name, problems) if name in content else None
+        name: _validate(model, content[name], name, problems) if name in content else None
         for name, model in (("potential", Potential), ("relax", Relax))
     }
     if "relax" not in content:
@@ -240,10 +240,10 @@ def _study(content: Any, problems: Any) -> Any:
         known = did_you_mean(str(kind), KINDS)
         problems.append(f"study.kind is missing.{known}" if kind is None else f"study.kind cannot be {kind!r:.80}.{known}")
         return None
-    return _validated(KINDS[kind], content, "study", problems)
+    return _validate(KINDS[kind], content, "study", problems)
 
 
-def _named(content: Any, model: Any, section: str, problems: Any) -> Any:
+def _named_tables(content: Any, model: Any, section: str, problems: Any) -> Any:
     """A section of named tables; None if something is wrong in it."""
     if not isinstance(content, dict) or not content:
         problems.append(f"{section} must hold named tables: write [{section}.NAME].")
@@ -253,18 +253,18 @@ def _named(content: Any, model: Any, section: str, problems: Any) -> Any:
         if not NAME.fullmatch(name):
             problems.append(f"{section}.{name!r} is no name: begin with a letter; then letters, digits, '_' and '-'.")
             continue
-        found[name] = _validated(model, table, f"{section}.{name}", problems)
+        found[name] = _validate(model, table, f"{section}.{name}", problems)
     return found if len(found) == len(content) and None not in found.values() else None
 
 
-def _validated(model: Any, content: Any, where: str, problems: Any) -> Any:
+def _validate(model: Any, content: Any, where: str, problems: Any) -> Any:
     """The content as a model, or None; what is wrong is added to `problems`."""
     try:
         return model.model_validate(content)
     except pydantic.ValidationError as error:
         seen = set()
         for one in error.errors(include_url=False):
-            key, told = _told(model, content, one, where)
+            key, told = _explain(model, content, one, where)
             # Of the alternatives of a union each has its own complaint: the first will do.
             if key not in seen:
                 seen.add(key)
@@ -272,7 +272,7 @@ def _validated(model: Any, content: Any, where: str, problems: Any) -> Any:
         return None
 
 
-def _told(model: Any, content: Any, error: Any, where: str) -> tuple[str, str]:
+def _explain(model: Any, content: Any, error: Any, where: str) -> tuple[str, str]:
     """`(key, what is wrong with it)`."""
     kind, given, location, path = error["type"], error.get("input"), error["loc"], [where]
     for k, part in enumerate(location):
@@ -281,7 +281,7 @@ def _told(model: Any, content: Any, error: Any, where: str) -> tuple[str, str]:
         if inside is not None or (kind == "missing" and k == len(location) - 1):
             path.append(str(part))
             if kind != "extra_forbidden" or k < len(location) - 1:
-                model = _inner(model, part)
+                model = _table_of_field(model, part)
             content = inside
     key = ".".join(path)
     if kind == "extra_forbidden":
@@ -299,7 +299,7 @@ def _holds(content: Any, part: Any) -> bool:
     return isinstance(content, list) and isinstance(part, int) and part < len(content)
 
 
-def _inner(model: Any, part: Any) -> Any:
+def _table_of_field(model: Any, part: Any) -> Any:
     """The table that a field of a table holds, if it does; the same for what is no field."""
     field = getattr(model, "model_fields", {}).get(part)
     return model if field is None else _table_in(field.annotation)

@@ -13,8 +13,8 @@ from mdsens.equilibrium.relaxation import Equilibrium
 STATES = "structures"
 """Group of the relaxed structures."""
 
-OWN = ("values", "std", "sampling/mean", "sampling/std", "sampling/std_error")
-BY_PARAMETER = ("derivatives", "shares")
+OBSERVABLE_GROUPS = ("values", "std", "sampling/mean", "sampling/std", "sampling/std_error")
+PARAMETER_GROUPS = ("derivatives", "shares")
 """Groups of numbers by observable, with its own axes; with one more for the parameters."""
 
 AXES = {
@@ -49,7 +49,7 @@ UNITS = {
 }
 """Of the catalogue's observables, in 3-D and in 2-D; others are pure numbers or of several units."""
 
-PER_AREA = {
+SHEET_UNITS = {
     **dict.fromkeys(("elastic_constants", "bulk_modulus", "shear_modulus", "young_modulus", "elastic_stability"), "N m-1"),
     **dict.fromkeys(("compliance", "linear_compressibility"), "m N-1"),
 }
@@ -60,8 +60,8 @@ def unit_of_observable(
     kind: str, dim: int, components: Sequence[Any] | None = None, *, sheet: bool = False
 ) -> str | list[str] | None:
     """Of one of the catalogue's observables, or of some of its components; None where it is unknown, a list of several units."""
-    if sheet and kind in PER_AREA:
-        return PER_AREA[kind]
+    if sheet and kind in SHEET_UNITS:
+        return SHEET_UNITS[kind]
     if kind != "lattice_constants":
         return UNITS.get(kind, (None, None))[dim == 2]
     each = ["Angstrom"] * dim + ["degrees"] * (3 if dim == 3 else 1)
@@ -96,7 +96,7 @@ class Record:
         if group.startswith(f"{STATES}/"):
             return {"positions": ("atom", "space"), "cell": ("vector", "space"), "species": ("atom",)}[name]
         first = ("point",) if group == "values" and "t" in self.arrays else ()
-        last = ("parameter",) if group in BY_PARAMETER else ()
+        last = ("parameter",) if group in PARAMETER_GROUPS else ()
         return (*first, *(f"{name}_{k}" for k in range(rank - len(first) - len(last))), *last)
 
     def labels(self, axis: str) -> Sequence[str] | None:
@@ -109,7 +109,7 @@ class Record:
         group, _, name = path.rpartition("/")
         if group.startswith(f"{STATES}/"):
             return None if name == "species" else "Angstrom"
-        if group in OWN:
+        if group in OBSERVABLE_GROUPS:
             found = self._of_observable(name, observables)
             return found if isinstance(found, str) else None
         return {"lowest": "eV Angstrom-2", "speed": "Angstrom"}.get(path)
@@ -169,7 +169,7 @@ class Collected:
     outcomes: tuple[Outcome, ...]
 
 
-def merged(one: Record, other: Record) -> Record:
+def merge(one: Record, other: Record) -> Record:
     """What both hold."""
     return Record({**one.arrays, **other.arrays}, {**one.facts, **other.facts})
 
@@ -190,10 +190,10 @@ def with_structures(record: Record, states: Mapping[str, Equilibrium]) -> Record
             "labels": list(eq.system.labels),
             "pbc": list(eq.system.pbc),
         }
-    return merged(record, Record(arrays, {"states": facts}))
+    return merge(record, Record(arrays, {"states": facts}))
 
 
-def under(group: str, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def add_prefix(group: str, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Put numbers by name below a group of paths."""
     return {f"{group}/{name}": np.asarray(value) for name, value in values.items()}
 

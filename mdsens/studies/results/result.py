@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from mdsens.common.errors import InputError
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.files.provenance import made_with
-from mdsens.studies.results.record import Collected, Outcome, Record, merged, with_structures
-from mdsens.studies.results.text_tables import tables_of
+from mdsens.studies.results.record import Collected, Outcome, Record, merge, with_structures
+from mdsens.studies.results.text_tables import study_lines
 
 
 @dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
@@ -25,7 +25,7 @@ class Result:
     """The kind of study that finds it; empty where it has no table of its own."""
 
     def __repr__(self) -> str:
-        return "\n".join([type(self).__name__, *tables_of(self.collected())]).rstrip()
+        return "\n".join([type(self).__name__, *study_lines(self.collected())]).rstrip()
 
     def _numbers(self) -> Record:
         """Its numbers and plain values, without structures and units."""
@@ -33,7 +33,7 @@ class Result:
 
     def record(self) -> Record:
         """Its numbers by path and plain values, as files keep them, without the structures."""
-        return merged(self._numbers(), Record({}, {"units": self.units}))
+        return merge(self._numbers(), Record({}, {"units": self.units}))
 
     def _structures(self) -> Mapping[str, Equilibrium]:
         """The equilibria by name that files keep with it."""

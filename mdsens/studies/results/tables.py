@@ -13,7 +13,7 @@ from mdsens.studies.results.record import Outcome, entries
 ROUNDING = 1e-9
 """Share of the largest number of a column below which one is the rounding noise of what is zero by symmetry."""
 
-LEAST = 1e-11
+ROUNDING_OF_VALUE = 1e-11
 """The same, as a share of the observable's value."""
 
 
@@ -75,21 +75,21 @@ def study_tables(kind: str, outcomes: Sequence[Outcome], most: int | None = None
     if kind == "sweep":
         return [_points(outcomes, most)]
     done = [outcome for outcome in outcomes if not outcome.failed]
-    tables = [table for outcome in done for table in _OF_A_TASK[kind](outcome, most)]
+    tables = [table for outcome in done for table in _TABLES_OF_TASK[kind](outcome, most)]
     return [*tables, overview(done, most)] if done and kind in OVERVIEWS else tables
 
 
 def overview(done: Sequence[Outcome], most: int | None) -> Table:
     """The observables' values, a row for each task, and whether they can be trusted."""
-    columns = _measured(done, most, "values")
+    columns = _number_columns(done, most, "values")
     if any(numbers_of(outcome, "std") for outcome in done):
-        spread = {column.name: column for column in _measured(done, most, "std")}
+        spread = {column.name: column for column in _number_columns(done, most, "std")}
         columns = [
             one
             for column in columns
             for one in (column, dataclasses.replace(spread[column.name], name=f"std of {column.name}", form=".3g"))
         ]
-    verdicts = Column("verdict", [_trust(outcome) for outcome in done])
+    verdicts = Column("verdict", [_verdict(outcome) for outcome in done])
     return Table("values", "", (Column("task", [outcome.label for outcome in done]), *columns, verdicts), "Values")
 
 
@@ -99,7 +99,7 @@ def numbers_of(outcome: Outcome, group: str) -> dict[str, np.ndarray]:
     return {path.removeprefix(prefix): value for path, value in outcome.record.arrays.items() if path.startswith(prefix)}
 
 
-def _flat(arrays: dict[str, np.ndarray], most: int | None) -> dict[str, float]:
+def _numbers_by_label(arrays: dict[str, np.ndarray], most: int | None) -> dict[str, float]:
     """The first numbers of each array, by `name[i,j]`."""
     return {
         label: float(number)
@@ -127,14 +127,14 @@ def _points(outcomes: Sequence[Outcome], most: int | None) -> Table:
         Column(name, [outcome.input["parameters"].get(name, np.nan) for outcome in outcomes], shown=False, unit=units.get(name))
         for name in names
     ]
-    observed = _measured(outcomes, most, "values")
+    observed = _number_columns(outcomes, most, "values")
     reasons = Column("failed", [outcome.reason for outcome in outcomes], shown=False)
     return Table("points", "", (Column("task", [outcome.label for outcome in outcomes]), *parameters, *observed, reasons))
 
 
-def _measured(outcomes: Sequence[Outcome], most: int | None, group: str) -> list[Column]:
+def _number_columns(outcomes: Sequence[Outcome], most: int | None, group: str) -> list[Column]:
     """A column for each number of a group, a row for each task."""
-    found = [_flat(numbers_of(outcome, group), most) for outcome in outcomes]
+    found = [_numbers_by_label(numbers_of(outcome, group), most) for outcome in outcomes]
     measured: dict[str, str | None] = {}
     for outcome, values in zip(outcomes, found, strict=True):
         measured |= {label: unit_of(outcome, label) for label in values if label not in measured}
@@ -144,10 +144,10 @@ def _measured(outcomes: Sequence[Outcome], most: int | None, group: str) -> list
 def _derivatives(outcome: Any, most: int | None) -> Iterator[Table]:
     names, theta = outcome.record.facts["names"], outcome.record.arrays["parameters"]
     columns = _rows({name: theta * slope for name, slope in numbers_of(outcome, "derivatives").items()}, most, -1)
-    values = _flat(numbers_of(outcome, "values"), most)
+    values = _numbers_by_label(numbers_of(outcome, "values"), most)
     scales = {label: np.abs(column).max(initial=0.0) for label, column in columns.items()}
     # One that nothing moves has derivatives that are rounding beside its value.
-    scales = {label: scale if scale > LEAST * abs(values[label]) else np.inf for label, scale in scales.items()}
+    scales = {label: scale if scale > ROUNDING_OF_VALUE * abs(values[label]) else np.inf for label, scale in scales.items()}
     sizes = sum(np.abs(column) / (scales[label] or 1.0) for label, column in columns.items())
     order = np.argsort(-sizes, kind="stable")
     units = outcome.record.units_of_parameters()
@@ -158,20 +158,20 @@ def _derivatives(outcome: Any, most: int | None) -> Iterator[Table]:
         (
             Column("parameter", [names[k] for k in order]),
             Column("value", theta[order], ".6g"),
-            _own_units([units.get(names[k]) for k in order]),
+            _unit_column([units.get(names[k]) for k in order]),
             *(
                 Column(label, column, ".4g", f"θ d({label})/dθ", unit=unit_of(outcome, label))
                 for label, column in cleaned.items()
             ),
         ),
-        f"{outcome.label}: θ dg/dθ, {_trust(outcome)}",
+        f"{outcome.label}: θ dg/dθ, {_verdict(outcome)}",
     )
 
 
 def _observables(outcome: Any, most: int | None) -> Iterator[Any]:
     arrays, facts = outcome.record.arrays, outcome.record.facts
-    values, std = (_flat(numbers_of(outcome, group), most) for group in ("values", "std"))
-    sampled = _flat(numbers_of(outcome, "sampling/std"), most)
+    values, std = (_numbers_by_label(numbers_of(outcome, group), most) for group in ("values", "std"))
+    sampled = _numbers_by_label(numbers_of(outcome, "sampling/std"), most)
     shares = _rows(numbers_of(outcome, "shares"), most, -1)
     columns = [
         Column("observable", list(values)),
@@ -181,18 +181,18 @@ def _observables(outcome: Any, most: int | None) -> Iterator[Any]:
     if sampled:
         name = f"std of {facts['sampling']['count']} samples"
         columns.append(Column(name, [sampled[label] for label in values], ".3g"))
-    columns.append(_own_units([unit_of(outcome, label) for label in values]))
-    columns.append(Column("mostly from", [_mostly(facts["names"], shares[label]) for label in values]))
+    columns.append(_unit_column([unit_of(outcome, label) for label in values]))
+    columns.append(Column("mostly from", [_largest_share(facts["names"], shares[label]) for label in values]))
     for k, parameter in enumerate(facts["names"]):
         columns.append(Column(f"share of {parameter}", [shares[label][k] for label in values], ".2f", shown=False))
     more = not sampled and arrays["covariance"].size > 1
     note = "the covariance of all of them is in the file" if more else ""
-    yield Table("observables", outcome.label, tuple(columns), f"{outcome.label}: {_trust(outcome)}", note)
+    yield Table("observables", outcome.label, tuple(columns), f"{outcome.label}: {_verdict(outcome)}", note)
     if whole := facts.get("indices"):
         yield _indices(outcome, whole, most)
 
 
-def _mostly(names: Sequence[str], shares: np.ndarray) -> str:
+def _largest_share(names: Sequence[str], shares: np.ndarray) -> str:
     """The parameter with the largest share of a variance."""
     return names[int(np.argmax(np.abs(shares)))] if np.any(shares) else "-"
 
@@ -209,7 +209,7 @@ def _indices(outcome: Outcome, whole: Any, most: int | None) -> Table:
             Column("observable", [label for label, _, _ in rows]),
             Column("parameter", [name for _, _, name in rows]),
             *(Column(index, [table[label][k] for label, k, _ in rows], form) for index, table in tables.items()),
-            *([] if sobol else [_own_units([unit_of(outcome, label) for label, _, _ in rows])]),
+            *([] if sobol else [_unit_column([unit_of(outcome, label) for label, _, _ in rows])]),
         ),
         f"{whole['method']}, {whole['count']} structures relaxed, {whole['failed']} of them failed",
     )
@@ -223,7 +223,7 @@ def _fit(outcome: Any, most: int | None, *, design: bool = False) -> Iterator[An
         Column("found", arrays["parameters"], ".10g"),
         Column("std", arrays["std"], ".3g", shown=not design),
     ]
-    parameters.append(_own_units([outcome.record.units_of_parameters().get(name) for name in facts["names"]]))
+    parameters.append(_unit_column([outcome.record.units_of_parameters().get(name) for name in facts["names"]]))
     told = f"{facts['message']}; cost {facts['cost']:.4g}, {facts['relaxations']} relaxations"
     yield Table("parameters", outcome.label, (Column("parameter", facts["names"]), *parameters), told)
     targets = (
@@ -231,7 +231,7 @@ def _fit(outcome: Any, most: int | None, *, design: bool = False) -> Iterator[An
         Column("wanted", arrays["wanted"]),
         Column("found", arrays["found"]),
         Column("sigma", arrays["sigma"], shown=False),
-        _own_units([unit_of(outcome, label) for label in facts["labels"]]),
+        _unit_column([unit_of(outcome, label) for label in facts["labels"]]),
         Column("relative error" if design else "off [σ]", (arrays["found"] - arrays["wanted"]) / arrays["sigma"], ".3g"),
     )
     yield Table("targets", outcome.label, targets)
@@ -272,13 +272,13 @@ def unit_of(outcome: Outcome, label: str) -> str | None:
     return outcome.record.unit_of_number(label, outcome.input["observables"])
 
 
-def _own_units(units: Sequence[str | None]) -> Column:
+def _unit_column(units: Sequence[str | None]) -> Column:
     """The column of what each row's numbers are in; `units` in data frames."""
     known = [readable(unit) for unit in units]
     return Column("unit", known, meaning="units", shown=any(known))
 
 
-def _trust(outcome: Outcome) -> str:
+def _verdict(outcome: Outcome) -> str:
     facts = outcome.record.facts
     if facts["trusted"] is None:
         return "not looked at (check = false)" if "nonlinearity" in facts else "no certificate was asked for"
@@ -288,7 +288,7 @@ def _trust(outcome: Outcome) -> str:
 OVERVIEWS = ("sensitivity", "uncertainty")
 """Kinds of study whose tasks stand beside each other."""
 
-_OF_A_TASK: dict[str, Callable[[Any, int | None], Iterator[Table]]] = {
+_TABLES_OF_TASK: dict[str, Callable[[Any, int | None], Iterator[Table]]] = {
     "sensitivity": _derivatives,
     "uncertainty": _observables,
     "calibration": _fit,

@@ -8,10 +8,10 @@ from mdsens.common.text import WIDTH, counted
 from mdsens.studies.results.record import Collected
 from mdsens.studies.results.tables import Table, study_tables
 
-COLUMNS = 6
+MAX_NUMBERS = 6
 """Numbers of an observable that a table has room for; the file has all of them."""
 
-ROWS = 60
+MAX_ROWS = 60
 
 
 def describe_study(study: Collected) -> Iterator[str]:
@@ -24,28 +24,28 @@ def describe_study(study: Collected) -> Iterator[str]:
         yield f"Made with    mdsens {versions.get('mdsens')}, jax {versions.get('jax')}, {first.provenance.get('created')}"
         yield f"Potential    {_potential(first)}"
     yield ""
-    yield from tables_of(study)
+    yield from study_lines(study)
 
 
-def tables_of(study: Collected) -> Iterator[str]:
+def study_lines(study: Collected) -> Iterator[str]:
     """Its tables, line by line."""
     done, failed = ([outcome for outcome in study.outcomes if outcome.failed == failed] for failed in (False, True))
-    for table in study_tables(study.kind, done, COLUMNS):
-        yield from lines_of(table)
+    for table in study_tables(study.kind, done, MAX_NUMBERS):
+        yield from table_lines(table)
     if failed:
-        yield from failure_table([(outcome.label, outcome.reason) for outcome in failed])
+        yield from failure_lines([(outcome.label, outcome.reason) for outcome in failed])
 
 
-def failure_table(failures: list[tuple[str, str]]) -> Iterator[str]:
+def failure_lines(failures: list[tuple[str, str]]) -> Iterator[str]:
     """What failed, and why."""
     yield f"Failed ({len(failures)}):"
     width = min(max(len(label) for label, _ in failures), 40)
-    for label, reason in failures[:ROWS]:
+    for label, reason in failures[:MAX_ROWS]:
         first, *more = textwrap.wrap(reason.splitlines()[0], WIDTH) or [""]
         yield f"  {label:<{width}}  {first}"
         yield from (f"  {'':<{width}}  {line}" for line in more)
-    if len(failures) > ROWS:
-        yield f"  and {len(failures) - ROWS} more"
+    if len(failures) > MAX_ROWS:
+        yield f"  and {len(failures) - MAX_ROWS} more"
 
 
 def _potential(outcome: Any) -> str:
@@ -54,20 +54,20 @@ def _potential(outcome: Any) -> str:
     return f"{recipe['name']} ({made})"
 
 
-def lines_of(table: Table) -> Iterator[str]:
+def table_lines(table: Table) -> Iterator[str]:
     """A table, line by line."""
     if table.title:
         yield table.title
     columns = [column for column in table.columns if column.shown]
-    cells = [[column.head, *column.texts[:ROWS]] for column in columns]
+    cells = [[column.head, *column.texts[:MAX_ROWS]] for column in columns]
     widths = [max(map(len, column)) for column in cells]
     for row in zip(*cells, strict=True):
         padded = [
             f"{cell:<{width}}" if k == 0 else f"{cell:>{width}}" for k, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         yield ("  " + "  ".join(padded)).rstrip()
-    if len(table) > ROWS:
-        yield f"  and {len(table) - ROWS} more rows, in the file's /table"
+    if len(table) > MAX_ROWS:
+        yield f"  and {len(table) - MAX_ROWS} more rows, in the file's /table"
     if table.note:
         yield f"  {table.note}"
     yield ""

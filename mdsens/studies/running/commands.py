@@ -8,11 +8,11 @@ from mdsens.common.errors import InputError
 from mdsens.common.text import counted
 from mdsens.studies.input.tasks import read_study
 from mdsens.studies.results.tables import OVERVIEWS, overview, study_tables
-from mdsens.studies.results.text_tables import COLUMNS, failure_table, lines_of
+from mdsens.studies.results.text_tables import MAX_NUMBERS, failure_lines, table_lines
 from mdsens.studies.running import execution
 from mdsens.studies.storage.collected_file import read_folder
 
-SHOWN = 5
+MAX_TASKS_SHOWN = 5
 
 
 def check(path: Path) -> list[str]:
@@ -21,9 +21,9 @@ def check(path: Path) -> list[str]:
     repeated = sum(count - 1 for count in Counter(task.name for task in study.tasks).values())
     many = counted(len(study.tasks), "task")
     lines = [f"{path} is in order. {study.kind}: {many}{f', {repeated} of them twice' if repeated else ''}"]
-    lines += [f"  {task.label}" for task in study.tasks[:SHOWN]]
-    if len(study.tasks) > SHOWN:
-        lines.append(f"  and {len(study.tasks) - SHOWN} more")
+    lines += [f"  {task.label}" for task in study.tasks[:MAX_TASKS_SHOWN]]
+    if len(study.tasks) > MAX_TASKS_SHOWN:
+        lines.append(f"  and {len(study.tasks) - MAX_TASKS_SHOWN} more")
     return lines
 
 
@@ -38,24 +38,24 @@ def run(
     done = execution.run(study, folder, shard=_shard(shard), workers=workers, scheduler=scheduler, retry=retry)
     lines = [f"{folder}: {counted(done.total, 'task')}, {done.done} of them done now, {len(done.failed)} failed."]
     if done.failed:
-        lines += [*failure_table(list(done.failed)), "Do them again with --retry."]
-    lines += [*_found(folder)]
+        lines += [*failure_lines(list(done.failed)), "Do them again with --retry."]
+    lines += [*_result_lines(folder)]
     lines.append(f"Merge them with 'mdsens collect {folder}', then 'mdsens show {folder}.h5'; or 'mdsens report {folder}'.")
     return lines, not done.failed
 
 
-def _found(folder: Path) -> Iterator[str]:
+def _result_lines(folder: Path) -> Iterator[str]:
     """The tables of what is there; of many tasks those with a row for each."""
     study, _ = read_folder(folder)
     done = [outcome for outcome in study.outcomes if not outcome.failed]
-    if study.kind in OVERVIEWS and len(done) > SHOWN:
-        tables = [overview(done, COLUMNS)]
+    if study.kind in OVERVIEWS and len(done) > MAX_TASKS_SHOWN:
+        tables = [overview(done, MAX_NUMBERS)]
     else:
-        tables = study_tables(study.kind, done if study.kind == "sweep" else done[:SHOWN], COLUMNS) if done else []
+        tables = study_tables(study.kind, done if study.kind == "sweep" else done[:MAX_TASKS_SHOWN], MAX_NUMBERS) if done else []
     if tables:
         yield ""
         for table in tables:
-            yield from lines_of(table)
+            yield from table_lines(table)
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -7,13 +7,13 @@ from typing import Any
 
 from mdsens.common.errors import InputError, StoreError, reason
 
-AHEAD = 4
+QUEUE_PER_THREAD = 4
 """Items handed out in advance to each thread of the workers."""
 
-ANSWER, PATIENCE = 10.0, 60.0
+CONNECTION_TIMEOUT, WORKER_TIMEOUT = 10.0, 60.0
 """Seconds to wait for the scheduler's answer, and for a first worker."""
 
-THREADS = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+THREAD_VARIABLES = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Variables of the environment that bound threads; NPROC is XLA's."""
 
 
@@ -35,7 +35,7 @@ def spread(function: Callable[..., Any], items: Sequence[Any], address: str) -> 
     except ImportError:
         raise InputError("A scheduler wants Dask distributed: pip install 'mdsens[dask]'.") from None
     try:
-        client = Client(address, timeout=ANSWER, set_as_default=False)
+        client = Client(address, timeout=CONNECTION_TIMEOUT, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"No Dask scheduler answers at {address!r} ({reason(error)}): start one with 'dask scheduler', and workers with "
@@ -43,7 +43,7 @@ def spread(function: Callable[..., Any], items: Sequence[Any], address: str) -> 
         ) from None
     with client:
         _wait_for_workers(client, address)
-        client.register_plugin(_bounded_threads())
+        client.register_plugin(_thread_limit())
         left, running = iter(items), {}
 
         def submit(count: int) -> Iterator[Any]:
@@ -52,7 +52,7 @@ def spread(function: Callable[..., Any], items: Sequence[Any], address: str) -> 
                 running[future.key] = item
                 yield future
 
-        done = as_completed(submit(AHEAD * sum(client.nthreads().values())), loop=client.loop)
+        done = as_completed(submit(QUEUE_PER_THREAD * sum(client.nthreads().values())), loop=client.loop)
         for future in done:
             item = running.pop(future.key)
             if future.status == "finished":
@@ -66,14 +66,14 @@ def spread(function: Callable[..., Any], items: Sequence[Any], address: str) -> 
 
 def _wait_for_workers(client: Any, address: Any) -> None:
     try:
-        client.wait_for_workers(1, timeout=PATIENCE)
+        client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
     except TimeoutError:
         raise InputError(
             f"The Dask scheduler at {address!r} has no workers: start some with 'dask worker {address} --nthreads 1'."
         ) from None
 
 
-def _bounded_threads() -> Any:
+def _thread_limit() -> Any:
     """For workers, before they import JAX: those that are there, and those that come."""
     from distributed import WorkerPlugin
 
@@ -81,6 +81,6 @@ def _bounded_threads() -> Any:
         name = "mdsens-bounded-threads"
 
         def setup(self, worker: Any) -> None:
-            os.environ.update(dict.fromkeys(THREADS, str(worker.state.nthreads)))
+            os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(worker.state.nthreads)))
 
     return BoundedThreads()

@@ -20,28 +20,28 @@ from mdsens.common.errors import InputError, MdsensError, StoreError, reason
 from mdsens.common.progress import bar
 from mdsens.studies.input.tasks import Study, Task
 from mdsens.studies.results.record import Record
-from mdsens.studies.running.dask_cluster import THREADS, spread
-from mdsens.studies.running.tasks_by_kind import work
+from mdsens.studies.running.dask_cluster import THREAD_VARIABLES, spread
+from mdsens.studies.running.tasks_by_kind import do_task
 from mdsens.studies.storage.collected_file import write_plan
-from mdsens.studies.storage.task_files import TASKS, finished, image_of, write_tasks
+from mdsens.studies.storage.task_files import TASKS, task_failures, task_image, write_tasks
 
-LOCK = ".lock"
-PASSING = 2.0
+LOCK_NAME = ".lock"
+SHARD_PATIENCE = 2.0
 """Seconds that a shard waits while others begin."""
 
-AHEAD = 2
+QUEUE_PER_WORKER = 2
 """Shares of work handed out in advance to each worker."""
 
-SHARE = 1.0
+SHARE_SECONDS = 1.0
 """Seconds that a share should take: the process that hands them out takes the workers' time."""
 
-PERIOD = 0.1
+WRITING_PERIOD = 0.1
 """Seconds between two times of writing files: several together take less."""
 
-WAITING = 1000
+MAX_UNWRITTEN = 1000
 """Tasks that may wait to be written."""
 
-SOME = 20
+CACHE_PERIOD = 20
 """Tasks between two looks at how many programs are compiled."""
 
 Attempt = tuple[Task, str, bytes]
@@ -94,22 +94,22 @@ def run(
     if scheduler is not None and workers > 1:
         raise InputError("A Dask scheduler has workers of its own: leave workers out, or the scheduler.")
     make_folder(folder)
-    with locked(folder, shard):
+    with lock_folder(folder, shard):
         write_plan(folder, study)
         if shard == (1, 1):
             for left in (folder / TASKS).glob(".*.part"):  # by a process that was killed
                 left.unlink(missing_ok=True)
         tasks = list({task.name: task for task in study.tasks[i - 1 :: n]}.values())
-        there = {name: why for name, why in finished(folder).items() if not (retry and why)}
+        there = {name: why for name, why in task_failures(folder).items() if not (retry and why)}
         missing = [task for task in tasks if task.name not in there]
         failures = {task.name: why for task in tasks if (why := there.get(task.name))}
         done = 0
         if scheduler is not None and missing:
-            results = _kept(_on_cluster(missing, scheduler), folder)
+            results = _write_results(_do_on_cluster(missing, scheduler), folder)
         elif workers == 1 or len(missing) < 2:
-            results = _kept(_serially(missing), folder)
+            results = _write_results(_do_serially(missing), folder)
         else:
-            results = _in_parallel(missing, folder, workers)
+            results = _do_in_parallel(missing, folder, workers)
         with contextlib.closing(results) as done_now, _bar(len(tasks), len(missing), progress) as shown:
             for name, why in done_now:
                 done += 1
@@ -134,7 +134,7 @@ def make_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, shard: tuple[int, int] = (1, 1)) -> Iterator[None]:
+def lock_folder(folder: Path, shard: tuple[int, int] = (1, 1)) -> Iterator[None]:
     """Keep other processes out of a folder; different shards of a study may be in it together. Ends with the process.
 
     Raises:
@@ -160,13 +160,13 @@ def locked(folder: Path, shard: tuple[int, int] = (1, 1)) -> Iterator[None]:
             return lock
 
         if shard == (1, 1):
-            take(LOCK)
-            for other in sorted(folder.glob(f"{LOCK}-*")):
+            take(LOCK_NAME)
+            for other in sorted(folder.glob(f"{LOCK_NAME}-*")):
                 take(other.name)
         else:
             # Shards pass through the lock of the whole one after the other, and keep their own.
-            whole = take(LOCK, PASSING)
-            take(f"{LOCK}-{shard[0]}-of-{shard[1]}")
+            whole = take(LOCK_NAME, SHARD_PATIENCE)
+            take(f"{LOCK_NAME}-{shard[0]}-of-{shard[1]}")
             whole.release()
         yield
 
@@ -175,15 +175,15 @@ def attempt(task: Task) -> tuple[str, bytes]:
     """Do a task: why it failed, or "", and its file."""
     begun, record, failure = time.perf_counter(), Record({}, {}), ""
     try:
-        record = work(task.input)
+        record = do_task(task.input)
     except MdsensError as error:
         failure = str(error) or type(error).__name__
     except Exception as error:  # a study goes on whatever goes wrong in one of its tasks
         failure = f"an unexpected {reason(error)}"
-    return failure, image_of(task, record, failure, time.perf_counter() - begun)
+    return failure, task_image(task, record, failure, time.perf_counter() - begun)
 
 
-def _kept(results: Generator[Attempt], folder: Path) -> Generator[tuple[str, str]]:
+def _write_results(results: Generator[Attempt], folder: Path) -> Generator[tuple[str, str]]:
     """Write tasks' files while the next ones are at work, for a disk takes its time; their names, and why they failed."""
     waiting: collections.deque[Attempt] = collections.deque()
     writing: collections.deque[Future[list[tuple[str, str]]]] = collections.deque()
@@ -194,7 +194,7 @@ def _kept(results: Generator[Attempt], folder: Path) -> Generator[tuple[str, str
         nonlocal written
         if not waiting:
             return []
-        hurry.wait(written + PERIOD - time.monotonic())
+        hurry.wait(written + WRITING_PERIOD - time.monotonic())
         some = [waiting.popleft() for _ in range(len(waiting))]
         write_tasks(folder, {task.name: image for task, _, image in some})
         written = time.monotonic()
@@ -205,7 +205,7 @@ def _kept(results: Generator[Attempt], folder: Path) -> Generator[tuple[str, str
             for result in results:
                 waiting.append(result)
                 writing.append(pool.submit(write))
-                while writing and (writing[0].done() or len(waiting) > WAITING):
+                while writing and (writing[0].done() or len(waiting) > MAX_UNWRITTEN):
                     yield from writing.popleft().result()
         finally:
             hurry.set()
@@ -213,55 +213,55 @@ def _kept(results: Generator[Attempt], folder: Path) -> Generator[tuple[str, str
             yield from writing.popleft().result()
 
 
-def _serially(tasks: Sequence[Task]) -> Generator[Attempt]:
+def _do_serially(tasks: Sequence[Task]) -> Generator[Attempt]:
     for k, task in enumerate(tasks):
-        if k % SOME == 0:
+        if k % CACHE_PERIOD == 0:
             drop_many()
         yield task, *attempt(task)
 
 
-def _on_cluster(tasks: Sequence[Task], address: str) -> Generator[Attempt]:
+def _do_on_cluster(tasks: Sequence[Task], address: str) -> Generator[Attempt]:
     for task, result, lost in spread(attempt, tasks, address):
-        yield task, *((lost, image_of(task, Record({}, {}), lost, 0.0)) if result is None else result)
+        yield task, *((lost, task_image(task, Record({}, {}), lost, 0.0)) if result is None else result)
 
 
-def share(tasks: Sequence[Task], folder: Path) -> tuple[list[tuple[str, str]], float]:
+def do_share(tasks: Sequence[Task], folder: Path) -> tuple[list[tuple[str, str]], float]:
     """Do tasks and write their files until it has taken long enough: `(name and why it failed, of each, seconds)`."""
     begun = time.perf_counter()
     drop_many()
 
     def in_time() -> Generator[Attempt]:
         for k, task in enumerate(tasks):
-            if k and time.perf_counter() - begun > SHARE:
+            if k and time.perf_counter() - begun > SHARE_SECONDS:
                 break
             yield task, *attempt(task)
 
-    return list(_kept(in_time(), folder)), time.perf_counter() - begun
+    return list(_write_results(in_time(), folder)), time.perf_counter() - begun
 
 
-def _in_parallel(tasks: Sequence[Task], folder: Path, workers: int) -> Generator[tuple[str, str]]:
+def _do_in_parallel(tasks: Sequence[Task], folder: Path, workers: int) -> Generator[tuple[str, str]]:
     """Shares of work done by processes, which write their tasks themselves; names, and why they failed."""
     workers = min(workers, len(tasks))
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     left, running, count = collections.deque(tasks), {}, 1
 
     def submit() -> None:
         # The fewer are left, the smaller the shares, so that all workers end together.
         some = [left.popleft() for _ in range(min(len(left), max(1, min(count, len(left) // (2 * workers)))))]
         if some:
-            running[pool.submit(share, some, folder)] = some
+            running[pool.submit(do_share, some, folder)] = some
 
     try:
-        with _bounded_threads(threads), _without_interrupts():
-            for _ in range(AHEAD * workers):
+        with _thread_limit(threads), _block_interrupts():
+            for _ in range(QUEUE_PER_WORKER * workers):
                 submit()
         while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 done, seconds = future.result()
                 left.extendleft(reversed(running.pop(future)[len(done) :]))
-                count = max(1, int(SHARE * len(done) / seconds))
+                count = max(1, int(SHARE_SECONDS * len(done) / seconds))
                 submit()
                 yield from done
     except BrokenProcessPool:
@@ -283,9 +283,9 @@ def _in_parallel(tasks: Sequence[Task], folder: Path, workers: int) -> Generator
 
 
 @contextlib.contextmanager
-def _bounded_threads(count: int) -> Iterator[Any]:
+def _thread_limit(count: int) -> Iterator[Any]:
     """Processes that are started meanwhile use so many threads each."""
-    names = dict.fromkeys(THREADS, str(count))
+    names = dict.fromkeys(THREAD_VARIABLES, str(count))
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(names)
     try:
@@ -299,7 +299,7 @@ def _bounded_threads(count: int) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
+def _block_interrupts() -> Iterator[None]:
     """Ctrl-C waits meanwhile, and processes that are started never hear of it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -311,7 +311,7 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin_worker() -> None:
+def _start_worker() -> None:
     """Ctrl-C is for the process that hands out work; and without it there is none."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

@@ -11,15 +11,15 @@ from mdsens.studies.methods.calibration import calibrate, inverse_design
 from mdsens.studies.methods.continuation import continuation
 from mdsens.studies.methods.fits import Target
 from mdsens.studies.methods.global_indices import global_indices
-from mdsens.studies.methods.observed import Together, relax_all, units_of
+from mdsens.studies.methods.observed import ObservableVector, relax_all, units_of
 from mdsens.studies.methods.parameters import Selection, with_values
 from mdsens.studies.methods.sensitivity_table import sensitivity_table
-from mdsens.studies.methods.sweep import Point, at_point
+from mdsens.studies.methods.sweep import Point, observe_point
 from mdsens.studies.methods.uncertainty import uncertainty
-from mdsens.studies.results.record import Record, merged, with_structures
+from mdsens.studies.results.record import Record, merge, with_structures
 
 
-def work(given: Mapping[str, Any]) -> Record:
+def do_task(given: Mapping[str, Any]) -> Record:
     """Do a task.
 
     Raises:
@@ -29,14 +29,14 @@ def work(given: Mapping[str, Any]) -> Record:
     potential = with_values(recipes.potential_of(given["potential"]), given["parameters"])
     options = {name: recipes.with_solver(one) for name, one in given["relax"].items()}
     observed = recipes.observables_of(given["observables"], tuple(systems))
-    record = _WORKS[given["kind"]](systems, potential, options, observed, given["settings"])
+    record = _TASKS_BY_KIND[given["kind"]](systems, potential, options, observed, given["settings"])
     names = [*given["parameters"], *record.facts.get("names", ())]
     record.facts["units"] = units_of(potential, names, observed, systems)
     return record
 
 
-def _sweep(systems: Any, potential: Potential, options: Any, observed: Together, settings: Any) -> Record:
-    values, derivatives, states = at_point(systems, potential, observed, settings["derivatives"], options)
+def _sweep(systems: Any, potential: Potential, options: Any, observed: ObservableVector, settings: Any) -> Record:
+    values, derivatives, states = observe_point(systems, potential, observed, settings["derivatives"], options)
     record = Point("", {}, values, derivatives).record()
     record.facts["names"] = list(Selection.of(potential).names) if derivatives else []
     return with_structures(record, states)
@@ -70,7 +70,7 @@ def _uncertainty(systems: Any, potential: Potential, options: Any, observed: Any
     if method := settings.get("indices"):
         count, seed = settings.get("index_samples", 64), settings["seed"]
         whole = global_indices(states, observed.parts, settings["std"], method=method, samples=count, seed=seed, relax=again)
-        record = merged(record, whole.record())
+        record = merge(record, whole.record())
     return with_structures(record, states)
 
 
@@ -105,7 +105,7 @@ def _optimizer(settings: Mapping[str, Any]) -> Any:
     return getattr(optax, settings["method"])(settings.get("learning_rate", 0.01))
 
 
-def _continuation(systems: Any, potential: Potential, options: Any, observed: Together, settings: Any) -> Record:
+def _continuation(systems: Any, potential: Potential, options: Any, observed: ObservableVector, settings: Any) -> Record:
     ((name, eq),) = relax_all(systems, potential, options).items()
     again = {key: options[name][key] for key in ("fmax", "smax", "max_steps") if key in options[name]}
     path = continuation(
@@ -120,7 +120,7 @@ def _continuation(systems: Any, potential: Potential, options: Any, observed: To
     return with_structures(path.record(), {name: path.states[-1]})
 
 
-_WORKS: dict[str, Callable[..., Record]] = {
+_TASKS_BY_KIND: dict[str, Callable[..., Record]] = {
     "sweep": _sweep,
     "sensitivity": _sensitivity,
     "uncertainty": _uncertainty,

@@ -31,7 +31,7 @@ from mdsens.studies.input.tasks import Study
 from mdsens.studies.input.toml_schema import KINDS
 from mdsens.studies.results.record import Collected, Outcome
 from mdsens.studies.storage.labels import name_all
-from mdsens.studies.storage.task_files import STUDY_FORMAT, finished, outcome_of, read_task, set_text, task_paths, text_of
+from mdsens.studies.storage.task_files import STUDY_FORMAT, outcome_of, read_task, set_text, task_failures, task_paths, text_of
 from mdsens.studies.storage.trajectories import write_particles
 
 TOML, PLAN = "study.toml", "study.json"
@@ -40,7 +40,7 @@ TOML, PLAN = "study.toml", "study.json"
 LARGEST_INPUT = 50_000_000
 """Bytes of a file that is kept with a study's results."""
 
-IN_TABLE = ("values/", "std/", "derivatives/", "shares/")
+TABLE_GROUPS = ("values/", "std/", "derivatives/", "shares/")
 """Groups that have columns in the table."""
 
 
@@ -156,7 +156,7 @@ def _parameters(outcomes: Sequence[Outcome]) -> dict[str, np.ndarray]:
 
 def _columns(outcomes: Sequence[Outcome]) -> dict[str, np.ndarray]:
     columns = {}
-    for path in dict.fromkeys(path for outcome in outcomes for path in outcome.record.arrays if path.startswith(IN_TABLE)):
+    for path in dict.fromkeys(path for outcome in outcomes for path in outcome.record.arrays if path.startswith(TABLE_GROUPS)):
         # Those of another shape in other tasks have no column.
         found = [outcome.record.arrays.get(path) for outcome in outcomes]
         shapes = {value.shape for value in found if value is not None}
@@ -173,7 +173,7 @@ def read_folder(folder: Path) -> tuple[Collected, list[str]]:
         StoreError: no study is in the folder.
     """
     kind, toml, names = _read_plan(folder)
-    here, paths = finished(folder), task_paths(folder)
+    here, paths = task_failures(folder), task_paths(folder)
     outcomes = tuple(read_task(paths[name]) for name, _ in names if name in here)
     return Collected(kind, toml, outcomes), [label for name, label in names if name not in here]
 

@@ -29,16 +29,16 @@ TASKS, TASKS_OF_FORMAT_1 = "tasks", "units"
 
 STUDY_FORMAT = 2
 
-LONG = 30_000
+MAX_ATTRIBUTE = 30_000
 """Letters that an attribute, of 64 kB at most, need not hold."""
 
 SCALAR = h5s.create(h5s.SCALAR)
 TEXT, PYTHON_TEXT = (h5t.py_create(h5py.string_dtype(), logical=logical) for logical in (True, False))
 """Of texts in the file, and in NumPy's arrays."""
 
-PARTS = {"structures", "potential", "parameters", "relax", "observables", "settings"}
+INPUT_KEYS = {"structures", "potential", "parameters", "relax", "observables", "settings"}
 """Of a task's input."""
-DELETE = ": delete it, and run again"
+REMEDY = ": delete it, and run again"
 
 
 def task_path(folder: Path, name: str) -> Path:
@@ -55,7 +55,7 @@ def write_tasks(folder: Path, images: Mapping[str, bytes]) -> None:
     write_all({task_path(folder, name): image for name, image in images.items()}, overwrite=True)
 
 
-def image_of(task: Task, record: Record, reason: str, seconds: float) -> bytes:
+def task_image(task: Task, record: Record, reason: str, seconds: float) -> bytes:
     """The file of what a task found, or why it failed. By HDF5's own calls, which take a third of what h5py's objects take."""
     texts = {
         "creator": json.dumps({"name": "mdsens", "version": VERSION, "format": STUDY_FORMAT}),
@@ -71,7 +71,7 @@ def image_of(task: Task, record: Record, reason: str, seconds: float) -> bytes:
     file = h5f.create(f"task-{task.name}".encode(), h5f.ACC_TRUNC, fapl=in_memory)
     try:
         for key, text in texts.items():
-            if len(text) < LONG:
+            if len(text) < MAX_ATTRIBUTE:
                 h5a.create(file, key.encode(), TEXT, SCALAR).write(np.array(text, dtype=object), PYTHON_TEXT)
             else:
                 set_text(h5py.File(file), key, text)
@@ -115,7 +115,7 @@ def _properties() -> tuple[h5p.PropFAID, h5p.PropDCID, h5p.PropLCID]:
 
 def set_text(group: Any, key: str, text: str) -> None:
     """Keep a text, which may be longer than the 64 kB that an attribute holds."""
-    if len(text) < LONG:
+    if len(text) < MAX_ATTRIBUTE:
         group.attrs[key] = text
     else:
         group[f"texts/{key}"] = text
@@ -132,7 +132,7 @@ def read_task(path: Path) -> Outcome:
     Raises:
         StoreError: no such file, or not one of these.
     """
-    with opened(path, "task of a study", DELETE) as file:
+    with opened(path, "task of a study", REMEDY) as file:
         check_harmless(file, path)
         return outcome_of(file)
 
@@ -156,7 +156,7 @@ def outcome_of(group: Any) -> Outcome:
 
     group.visititems(gather)
     given, facts, provenance = (json.loads(text_of(group, key)) for key in ("input", "facts", "provenance"))
-    if not all(isinstance(value, dict) for value in (given, facts, provenance)) or not given.keys() >= PARTS:
+    if not all(isinstance(value, dict) for value in (given, facts, provenance)) or not given.keys() >= INPUT_KEYS:
         raise StoreError(f"{group.file.filename!r} has a task at {group.name} that does not say what it was made from.")
     _check_structures(arrays, facts.get("states", {}))
     label, reason = (text_of(group, key) for key in ("label", "reason"))
@@ -183,7 +183,7 @@ def _check_structures(arrays: Mapping[str, np.ndarray], states: Mapping[str, Any
             raise ValueError(f"{species} does not say what the atoms are")
 
 
-def finished(folder: Path) -> dict[str, str]:
+def task_failures(folder: Path) -> dict[str, str]:
     """The tasks that are there by name: why they failed, or "". Those that are damaged are left out."""
     found = {}
     for name, path in task_paths(folder).items():

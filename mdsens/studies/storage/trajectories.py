@@ -18,7 +18,7 @@ from mdsens.structures.system import System
 from mdsens.studies.input import recipes
 from mdsens.studies.results.record import STATES, Outcome
 
-ALONE = "trajectory"
+TRAJECTORY = "trajectory"
 """Where MDAnalysis looks for the number of atoms."""
 
 
@@ -75,7 +75,7 @@ def write_particles(file: h5py.File, outcomes: Sequence[Outcome]) -> None:
     particles = file.create_group("particles")
     for members in groups.values():
         first = members[0].structure
-        name = ALONE if len(groups) == 1 else first if first not in particles else f"{first}_{len(particles)}"
+        name = TRAJECTORY if len(groups) == 1 else first if first not in particles else f"{first}_{len(particles)}"
         _write_group(particles.create_group(name), members)
 
 
