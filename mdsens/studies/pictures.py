@@ -21,10 +21,10 @@ VOIGT = (3, 6)
 
 
 def study_pictures(study: Collected) -> dict[str, object]:
-    """Axes by name, for the tasks that did not fail.
+    """Draw the tasks that did not fail; return axes by name.
 
     Raises:
-        InputError: nothing was done that could be drawn.
+        InputError: there is nothing to draw.
     """
     done = [outcome for outcome in study.outcomes if not outcome.failed]
     if not done:
@@ -32,7 +32,7 @@ def study_pictures(study: Collected) -> dict[str, object]:
     return _PICTURES[study.kind](done)
 
 
-def _sweep(done: Any) -> dict[str, Any]:
+def _sweep(done: Sequence[Outcome]) -> dict[str, Any]:
     names = list(done[0].input["parameters"])
     if not names:
         raise InputError("A sweep without parameters has no picture: 'mdsens show' prints its table.")
@@ -40,7 +40,7 @@ def _sweep(done: Any) -> dict[str, Any]:
 
 
 def sweep_curves(done: Sequence[Outcome], names: Sequence[str], observable: str, *, ax: Any = None) -> Any:
-    """The first component of an observable over the first of a sweep's parameters, a line for each set of the others."""
+    """Draw an observable's first component over the first of a sweep's parameters, a line for each set of the others."""
     ax = _axes(ax)
     lines: dict[str, list[tuple[float, float]]] = {}
     for outcome in done:
@@ -51,7 +51,7 @@ def sweep_curves(done: Sequence[Outcome], names: Sequence[str], observable: str,
         others = " ".join([structure, *(f"{name}={point[name]:g}" for name in names[1:])]).strip()
         lines.setdefault(others, []).append((point[names[0]], float(np.ravel(value)[0])))
     for k, (label, points) in enumerate(lines.items()):
-        # Of lines that coincide each is seen.
+        # Markers of several sizes show lines that coincide.
         size = 4.0 + 2.0 * min(len(lines) - 1 - k, 4)
         ax.plot(*np.array(sorted(points)).T, marker="o", markersize=size, color=COLOURS[k % len(COLOURS)], label=label)
     label = entries(observable, np.shape(numbers_of(done[0], "values")[observable]))[0]
@@ -62,7 +62,7 @@ def sweep_curves(done: Sequence[Outcome], names: Sequence[str], observable: str,
     return _hide_frame(ax)
 
 
-def _sensitivity(done: Any) -> dict[str, Any]:
+def _sensitivity(done: Sequence[Outcome]) -> dict[str, Any]:
     pictures = {}
     for outcome in done:
         names, theta = outcome.record.facts["names"], outcome.record.arrays["parameters"]
@@ -73,7 +73,7 @@ def _sensitivity(done: Any) -> dict[str, Any]:
 
 
 def influences(observable: str, names: Sequence[str], scaled: np.ndarray, *, unit: str | None = None, ax: Any = None) -> Any:
-    """θ dg/dθ of an observable: bars, or a heat map where it has several components; Voigt's matrices by their constants."""
+    """Draw θ dg/dθ as bars, as a heat map of several components, or by the constants of a matrix in Voigt's notation."""
     label = with_unit(f"θ d({observable})/dθ", unit)
     if scaled.size == len(names):
         scaled = scaled.reshape(-1)
@@ -90,12 +90,12 @@ def influences(observable: str, names: Sequence[str], scaled: np.ndarray, *, uni
     )
 
 
-def _uncertainty(done: Any) -> dict[str, Any]:
+def _uncertainty(done: Sequence[Outcome]) -> dict[str, Any]:
     return {_picture_name(done, outcome, "uncertainty"): error_bars(outcome) for outcome in done}
 
 
 def error_bars(outcome: Outcome, *, ax: Any = None) -> Any:
-    """Standard deviations of observables in per cent, with what each parameter has of the variance; samples as points."""
+    """Draw standard deviations of observables in per cent, by each parameter's share of the variance; samples as points."""
     ax = _axes(ax)
     names = outcome.record.facts["names"]
     values, std, shares = (numbers_of(outcome, group) for group in ("values", "std", "shares"))
@@ -108,7 +108,11 @@ def error_bars(outcome: Outcome, *, ax: Any = None) -> Any:
     ]
     if not rows:
         raise InputError("All observables are zero: there is no error in per cent to draw.")
-    percent = np.array([100.0 * np.ravel(std[name])[k] / abs(np.ravel(values[name])[k]) for _, k, name in rows])
+
+    def in_percent(numbers: dict[str, np.ndarray]) -> np.ndarray:
+        return np.array([100.0 * np.ravel(numbers[name])[k] / abs(np.ravel(values[name])[k]) for _, k, name in rows])
+
+    percent = in_percent(std)
     parts = np.array([shares[name].reshape(-1, len(names))[k] for _, k, name in rows])
     left = np.zeros(len(rows))
     labels = [label for label, _, _ in rows]
@@ -117,17 +121,14 @@ def error_bars(outcome: Outcome, *, ax: Any = None) -> Any:
             ax.barh(labels, percent * parts[:, j], left=left, color=COLOURS[j % len(COLOURS)], label=parameter)
         left += percent * parts[:, j]
     if sampled:
-        found, off = (
-            np.array([100.0 * np.ravel(of[name])[k] / abs(np.ravel(values[name])[k]) for _, k, name in rows])
-            for of in (sampled, errors)
-        )
-        ax.errorbar(found, labels, xerr=off, fmt="ko", capsize=3, label=f"{outcome.record.facts['sampling']['count']} samples")
+        count = outcome.record.facts["sampling"]["count"]
+        ax.errorbar(in_percent(sampled), labels, xerr=in_percent(errors), fmt="ko", capsize=3, label=f"{count} samples")
     ax.set_xlabel("standard deviation [%], by share of the variance")
     ax.legend(frameon=False)
     return _hide_frame(ax)
 
 
-def _calibration(done: Any, *, design: bool = False) -> dict[str, Any]:
+def _calibration(done: Sequence[Outcome], *, design: bool = False) -> dict[str, Any]:
     missed, fitted = (functools.partial(draw, design=design) for draw in (missed_targets, fitted_parameters))
     return {
         _picture_name(done, outcome, name): draw(outcome)
@@ -137,20 +138,11 @@ def _calibration(done: Any, *, design: bool = False) -> dict[str, Any]:
 
 
 def missed_targets(outcome: Outcome, *, design: bool = False, ax: Any = None) -> Any:
-    """How far each target is off, in units of its σ; of a design, of itself."""
+    """Draw the deviation from each target, in units of its σ; of a design, of itself."""
     ax = _axes(ax)
     arrays = outcome.record.arrays
     off = (arrays["found"] - arrays["wanted"]) / arrays["sigma"]
-    ax.barh(outcome.record.facts["labels"], off, color=COLOURS[0])
-    for row, value in enumerate(off):
-        ax.annotate(
-            f"{value:.2g}",
-            (value, row),
-            (4 if value >= 0 else -4, 0),
-            textcoords="offset points",
-            va="center",
-            ha="left" if value >= 0 else "right",
-        )
+    ax.bar_label(ax.barh(outcome.record.facts["labels"], off, color=COLOURS[0]), fmt="{:.2g}", padding=4)
     ax.axvline(0.0, color="0.4", linewidth=0.8)
     ax.set_xlim(min(-1.2, 1.2 * off.min()), max(1.2, 1.2 * off.max()))
     ax.set_xlabel("(found - wanted) / |wanted|" if design else "found - wanted [σ]")
@@ -158,7 +150,7 @@ def missed_targets(outcome: Outcome, *, design: bool = False, ax: Any = None) ->
 
 
 def fitted_parameters(outcome: Outcome, *, design: bool = False, ax: Any = None) -> Any:
-    """Change of each parameter by the fit in per cent, with its standard deviation where the targets determine it."""
+    """Draw the change of each parameter by the fit in per cent, with its standard deviation where the targets determine it."""
     names, arrays = outcome.record.facts["names"], outcome.record.arrays
     scale = 100.0 / np.where(arrays["start"] == 0.0, 1.0, np.abs(arrays["start"]))
     change, std = scale * (arrays["parameters"] - arrays["start"]), scale * arrays["std"]
@@ -167,18 +159,18 @@ def fitted_parameters(outcome: Outcome, *, design: bool = False, ax: Any = None)
 
 
 def fit_convergence(outcome: Outcome, *, ax: Any = None) -> Any:
-    """The cost after each step that was accepted."""
+    """Draw the cost after each accepted step."""
     ax = plot.convergence(outcome.record.arrays["history"], label="cost", ax=_axes(ax))
     ax.set_xlabel("accepted steps")
     return ax
 
 
-def _continuation(done: Any) -> dict[str, Any]:
+def _continuation(done: Sequence[Outcome]) -> dict[str, Any]:
     return {_picture_name(done, outcome, "curvature"): softening(outcome) for outcome in done}
 
 
 def softening(outcome: Outcome, *, ax: Any = None) -> Any:
-    """The lowest curvature along a path, and where it would vanish."""
+    """Draw the lowest curvature along a path, and where it would vanish."""
     ax = _axes(ax)
     arrays, facts = outcome.record.arrays, outcome.record.facts
     ax.plot(arrays["t"], arrays["lowest"], marker="o", color=COLOURS[0])
@@ -191,7 +183,7 @@ def softening(outcome: Outcome, *, ax: Any = None) -> Any:
     return _hide_frame(ax)
 
 
-def _picture_name(done: Any, outcome: Any, name: str) -> str:
+def _picture_name(done: Sequence[Outcome], outcome: Outcome, name: str) -> str:
     return name if len(done) == 1 else f"{outcome.label.replace(' ', '_')}_{name}"
 
 
@@ -209,7 +201,7 @@ def _hide_frame(ax: Any) -> Any:
     return ax
 
 
-_PICTURES: dict[str, Callable[[Any], dict[str, Any]]] = {
+_PICTURES: dict[str, Callable[[Sequence[Outcome]], dict[str, Any]]] = {
     "sweep": _sweep,
     "sensitivity": _sensitivity,
     "uncertainty": _uncertainty,

@@ -104,7 +104,7 @@ def test_what_is_unexpected_stops_no_study_either(tmp_path, monkeypatch):
     def fail(_):
         raise ZeroDivisionError("somewhere inside")
 
-    monkeypatch.setattr(execution, "work", fail)
+    monkeypatch.setattr(execution, "do_task", fail)
     study = tasks.read_study(dimers(tmp_path, "[1.0]"))
     found = execution.run(study, tmp_path / "out", progress=False)
     assert [reason for _, reason in found.failed] == ["an unexpected ZeroDivisionError: somewhere inside"] * 2

@@ -1,4 +1,4 @@
-"""Which of several tables is meant."""
+"""The choice among several tables."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ from mdsens.common.errors import InputError, did_you_mean
 
 
 def choose_table(table: str | None, known: Iterable[str]) -> str:
-    """The table of this name, by default the first.
+    """Return the name of the table that is asked for, by default the first.
 
     Raises:
         InputError: there is none.

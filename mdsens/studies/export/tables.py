@@ -9,12 +9,12 @@ from mdsens.common.units import readable
 from mdsens.studies.export.columns import choose_table
 from mdsens.studies.export.states import spatial_atoms
 from mdsens.studies.results.record import STATES, Collected
-from mdsens.studies.results.tables import study_tables
+from mdsens.studies.results.tables import Table, study_tables
 from mdsens.studies.storage.trajectories import Frame
 
 
 def study_columns(study: Collected, table: str | None) -> tuple[dict[str, Any], dict[str, str]]:
-    """A table's columns, and their units, by name."""
+    """Return a table's columns, and their units, by name."""
     tables = study_tables(study.kind, study.outcomes)
     if not tables:
         raise InputError("All tasks of this study failed: there is no table.")
@@ -24,7 +24,7 @@ def study_columns(study: Collected, table: str | None) -> tuple[dict[str, Any], 
     length, verdict = 0, study_verdict(study)
     for one in (one for one in tables if one.name == name):
         rows = {column.meaning or column.name: list(column.values) for column in one.columns}
-        units |= {column.meaning or column.name: told for column in one.columns if (told := readable(column.unit))}
+        units |= {column.meaning or column.name: unit for column in one.columns if (unit := readable(column.unit))}
         if one.task:
             rows = {"task": [one.task] * len(one), **rows, **_verdict_columns(verdict, one)}
         for key in (key for key in rows if key not in columns):
@@ -36,15 +36,15 @@ def study_columns(study: Collected, table: str | None) -> tuple[dict[str, Any], 
 
 
 def study_verdict(study: Collected) -> dict[str, Any]:
-    """What the certificates of a study's tasks say, by task: nothing where none was asked for."""
-    told = {one.label: one.record.facts for one in study.outcomes if one.record.facts.get("trusted") is not None}
-    if not told:
+    """Return what certificates say of a study's tasks, by task; nothing where none was asked for."""
+    facts = {one.label: one.record.facts for one in study.outcomes if one.record.facts.get("trusted") is not None}
+    if not facts:
         return {}
-    reasons = {label: "; ".join(facts.get("reasons", ())) for label, facts in told.items()}
-    return {"trusted": {label: bool(facts["trusted"]) for label, facts in told.items()}, "reasons": reasons}
+    reasons = {label: "; ".join(one.get("reasons", ())) for label, one in facts.items()}
+    return {"trusted": {label: bool(one["trusted"]) for label, one in facts.items()}, "reasons": reasons}
 
 
-def _verdict_columns(verdict: Any, table: Any) -> dict[str, list[Any]]:
+def _verdict_columns(verdict: dict[str, Any], table: Table) -> dict[str, list[Any]]:
     if table.task not in verdict.get("trusted", ()):
         return {}
     trusted = {"trusted": [verdict["trusted"][table.task]] * len(table)}
@@ -53,13 +53,13 @@ def _verdict_columns(verdict: Any, table: Any) -> dict[str, list[Any]]:
 
 
 def study_dataset(xarray: Any, study: Collected) -> Any:
-    """Numbers of all tasks, NaN where there are none; `xarray` is the module."""
+    """Return the numbers of all tasks as a dataset, NaN where there are none; `xarray` is the module."""
     outcomes = study.outcomes
     dataset = xarray.Dataset(coords={"task": [outcome.label for outcome in outcomes]})
     paths = dict.fromkeys(path for one in outcomes for path in one.record.arrays if not path.startswith(f"{STATES}/"))
     for path in paths:
         records = [one.record for one in outcomes if path in one.record.arrays]
-        known = max(records, key=lambda record: record.arrays[path].size)
+        largest = max(records, key=lambda record: record.arrays[path].size)
         shape = np.max([record.arrays[path].shape for record in records], axis=0).astype(int)
         stacked = np.full((len(outcomes), *shape), np.nan)
         for k, one in enumerate(outcomes):
@@ -67,21 +67,21 @@ def study_dataset(xarray: Any, study: Collected) -> Any:
                 value = one.record.arrays[path]
                 corner: Any = (k, *map(slice, value.shape))
                 stacked[corner] = value
-        axes = known.axes(path)
+        axes = largest.axes(path)
         for axis, size in zip(axes, shape, strict=True):
-            labels = known.labels(axis)
+            labels = largest.labels(axis)
             if labels is not None and len(labels) == size:
                 dataset.coords[axis] = list(labels)
         name = path.removeprefix("values/").replace("/", "_")
-        unit = known.unit(path, outcomes[0].input["observables"])
-        several = known.units_by_parameter(path, outcomes[0].input["observables"])
-        told = {} if unit is None else {"units": unit}
-        dataset[name] = (("task", *axes), stacked, told if several is None else {"units_by_parameter": several})
+        unit = largest.unit(path, outcomes[0].input["observables"])
+        several = largest.units_by_parameter(path, outcomes[0].input["observables"])
+        attributes = {"units_by_parameter": several} if several else {"units": unit} if unit is not None else {}
+        dataset[name] = (("task", *axes), stacked, attributes)
     for name in dict.fromkeys(name for one in outcomes for name in one.input["parameters"]):
         column = [one.input["parameters"].get(name, np.nan) for one in outcomes]
         unit = next((one.record.units_of_parameters().get(name) for one in outcomes if not one.failed), None)
-        told = {} if unit is None else {"units": unit}
-        dataset.coords[f"parameter_{name}" if name in dataset.variables else name] = ("task", column, told)
+        attributes = {} if unit is None else {"units": unit}
+        dataset.coords[f"parameter_{name}" if name in dataset.variables else name] = ("task", column, attributes)
     if verdict := study_verdict(study):
         trusted = [float(verdict["trusted"].get(one.label, np.nan)) for one in outcomes]
         dataset["trusted"] = ("task", trusted, {"meaning": "1 trusted, 0 not, NaN without a certificate"})
@@ -94,7 +94,7 @@ def study_dataset(xarray: Any, study: Collected) -> Any:
 
 
 def frame_atoms(frame: Frame) -> Any:
-    """A relaxed structure with what its task found in `info`."""
+    """Return a relaxed structure, with its task, parameters and scalar observables in `info`."""
     atoms = spatial_atoms(frame.system)
     atoms.info = {"task": frame.outcome.label, "structure": frame.structure, **frame.outcome.input["parameters"]}
     if frame.outcome.record.facts.get("trusted") is not None:

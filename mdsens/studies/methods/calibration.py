@@ -109,9 +109,10 @@ def calibrate(
         check_optimizer(optimizer)
         if second_derivatives:
             raise InputError("An optimizer goes by the gradient alone: leave second_derivatives out.")
-        settings = {"optimizer": optimizer, "max_steps": max_steps, "tolerance": tolerance, "step": step}
-        x, states, *ending = descend(problem.gradient, problem.x, (problem.low, problem.high), **settings)
-        return problem.outcome(problem.observe(x, states, len(x) <= MAX_IDENTIFIED), *ending)
+        settings: dict[str, Any] = {"optimizer": optimizer, "max_steps": max_steps, "tolerance": tolerance, "step": step}
+        end = descend(problem.gradient, problem.x, (problem.low, problem.high), **settings)
+        last = problem.observe(end.x, end.states, len(end.x) <= MAX_IDENTIFIED)
+        return problem.outcome(last, end.converged, end.message, end.history)
     here = problem.evaluate(problem.x, None)
     radius, history = RADIUS * (2.0 if second_derivatives else 1.0), [here.cost]
     message = "the number of steps ran out: allow more with max_steps"

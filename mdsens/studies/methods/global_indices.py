@@ -122,8 +122,8 @@ def global_indices(
             rows.append(flatten(evaluate(observed, relax_again(named, selection.at(point), options))))
         except MdsensError:
             rows.append(np.full(sum(value.size for value in shapes.values()), np.nan))
-    samples = np.stack(rows)
-    failed = ~np.isfinite(samples).all(axis=1)
+    results = np.stack(rows)
+    failed = ~np.isfinite(results).all(axis=1)
     # Points belong together in groups, of which each must be whole.
     complete = np.repeat(~failed.reshape(-1, group).any(axis=1), group)
     if complete.sum() < 2 * group:
@@ -136,7 +136,7 @@ def global_indices(
             return sobol_indices.analyze(problem, column, calc_second_order=False, seed=seed)
         return morris_effects.analyze(problem, points[complete], column, num_levels=LEVELS, seed=seed)
 
-    each = [indices(column, float(least)) for column, least in zip(samples[complete].T, noise, strict=True)]
+    each = [indices(column, float(least)) for column, least in zip(results[complete].T, noise, strict=True)]
     values = {key: split(np.array([np.asarray(one[key], dtype=float) for one in each]), shapes) for key in METHODS[method]}
     units = units_of(selection.potential, selection.names, observed, structures_of(named))
     seconds = time.perf_counter() - begun

@@ -67,14 +67,14 @@ class Of(eqx.Module):
 class ObservableVector(eqx.Module):
     """Observables by name as one vector, in the order asked for; a pytree, so that equal ones share compiled code."""
 
-    members: tuple[Callable[..., Any], ...]
+    members: tuple[Any, ...]
     names: tuple[str, ...] = eqx.field(static=True)
 
     def __init__(self, parts: Mapping[str, Callable[..., Any]]) -> None:
         self.members, self.names = tuple(parts.values()), tuple(parts)
 
     @property
-    def parts(self) -> dict[str, Callable[..., Any]]:
+    def parts(self) -> dict[str, Any]:
         """The observables by name."""
         return dict(zip(self.names, self.members, strict=True))
 

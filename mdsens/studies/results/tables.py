@@ -1,8 +1,8 @@
-"""What a study found as tables: for a person, for a report, for a data frame."""
+"""Tables of a study: for a person, for a report, for a data frame."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,10 @@ from mdsens.common.units import readable, with_unit
 from mdsens.studies.results.record import Outcome, entries
 
 ROUNDING = 1e-9
-"""Share of the largest number of a column below which one is the rounding noise of what is zero by symmetry."""
+"""Share of the largest number of a column below which a number is rounding of what is zero by symmetry."""
 
 ROUNDING_OF_VALUE = 1e-11
-"""The same, as a share of the observable's value."""
+"""Share of an observable's value up to which its derivatives are rounding."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Column:
     Attributes:
         name: its head.
         values: texts or numbers, NaN where there is none.
-        form: how a number is written.
-        meaning: what it is called where the table's title is not seen.
-        shown: whether a person wants it.
-        unit: of its numbers, as files have it; empty for pure numbers, None where it is unknown or each row has its own.
+        form: format of a number.
+        meaning: its name where the table's title is not seen.
+        shown: whether it is printed.
+        unit: unit of its numbers, as files have it; empty for pure numbers, None where it is unknown or each row has its own.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Column:
 
     @property
     def head(self) -> str:
-        """What stands above it, with its unit."""
+        """The head with its unit."""
         return with_unit(self.name, self.unit)
 
     @property
     def texts(self) -> list[str]:
-        """As a person reads it."""
+        """The values as a person reads them."""
         return [value if isinstance(value, str) else "-" if np.isnan(value) else f"{value:{self.form}}" for value in self.values]
 
 
@@ -53,11 +53,11 @@ class Table:
     """A table.
 
     Attributes:
-        name: of this kind of table.
-        task: of the study, whose it is; empty where there is a row for each.
-        columns: of one length.
-        title: what stands above it.
-        note: what stands below it.
+        name: the kind of table.
+        task: label of the task whose table it is; empty where each task has a row.
+        columns: the columns, of one length.
+        title: the line above it.
+        note: the line below it.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Table:
 
 
 def study_tables(kind: str, outcomes: Sequence[Outcome], most: int | None = None) -> list[Table]:
-    """The tables of a study's tasks; of an observable the first `most` numbers."""
+    """Return the tables of a study's tasks, with the first `most` numbers of each observable."""
     if kind == "sweep":
         return [_points(outcomes, most)]
     done = [outcome for outcome in outcomes if not outcome.failed]
@@ -80,27 +80,24 @@ def study_tables(kind: str, outcomes: Sequence[Outcome], most: int | None = None
 
 
 def overview(done: Sequence[Outcome], most: int | None) -> Table:
-    """The observables' values, a row for each task, and whether they can be trusted."""
+    """Return the table of the observables' values, a row for each task, with what certificates say."""
     columns = _number_columns(done, most, "values")
     if any(numbers_of(outcome, "std") for outcome in done):
         spread = {column.name: column for column in _number_columns(done, most, "std")}
-        columns = [
-            one
-            for column in columns
-            for one in (column, dataclasses.replace(spread[column.name], name=f"std of {column.name}", form=".3g"))
-        ]
+        std = [dataclasses.replace(spread[column.name], name=f"std of {column.name}", form=".3g") for column in columns]
+        columns = [column for pair in zip(columns, std, strict=True) for column in pair]
     verdicts = Column("verdict", [_verdict(outcome) for outcome in done])
     return Table("values", "", (Column("task", [outcome.label for outcome in done]), *columns, verdicts), "Values")
 
 
 def numbers_of(outcome: Outcome, group: str) -> dict[str, np.ndarray]:
-    """Arrays of a group by name."""
+    """Return the arrays of a group by name."""
     prefix = f"{group}/"
     return {path.removeprefix(prefix): value for path, value in outcome.record.arrays.items() if path.startswith(prefix)}
 
 
 def _numbers_by_label(arrays: dict[str, np.ndarray], most: int | None) -> dict[str, float]:
-    """The first numbers of each array, by `name[i,j]`."""
+    """Return the first numbers of each array, by `name[i,j]`."""
     return {
         label: float(number)
         for name, value in arrays.items()
@@ -109,13 +106,13 @@ def _numbers_by_label(arrays: dict[str, np.ndarray], most: int | None) -> dict[s
 
 
 def _rows(arrays: dict[str, np.ndarray], most: int | None, axis: int) -> dict[str, np.ndarray]:
-    """The same of arrays with one more axis, the first or the last, along which the rows go."""
-    found: dict[str, np.ndarray] = {}
+    """Return the first columns of each array, by `name[i,j]`, along one more axis of the arrays, the first or the last."""
+    columns: dict[str, np.ndarray] = {}
     for name, value in arrays.items():
         shape = np.delete(value.shape, axis)
         numbers = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis])
-        found |= dict(list(zip(entries(name, tuple(shape)), numbers, strict=True))[:most])
-    return found
+        columns |= dict(list(zip(entries(name, tuple(shape)), numbers, strict=True))[:most])
+    return columns
 
 
 def _points(outcomes: Sequence[Outcome], most: int | None) -> Table:
@@ -133,20 +130,20 @@ def _points(outcomes: Sequence[Outcome], most: int | None) -> Table:
 
 
 def _number_columns(outcomes: Sequence[Outcome], most: int | None, group: str) -> list[Column]:
-    """A column for each number of a group, a row for each task."""
-    found = [_numbers_by_label(numbers_of(outcome, group), most) for outcome in outcomes]
-    measured: dict[str, str | None] = {}
-    for outcome, values in zip(outcomes, found, strict=True):
-        measured |= {label: unit_of(outcome, label) for label in values if label not in measured}
-    return [Column(label, [values.get(label, np.nan) for values in found], unit=unit) for label, unit in measured.items()]
+    """Return a column for each number of a group, with a row for each task."""
+    rows = [_numbers_by_label(numbers_of(outcome, group), most) for outcome in outcomes]
+    units: dict[str, str | None] = {}
+    for outcome, values in zip(outcomes, rows, strict=True):
+        units |= {label: unit_of(outcome, label) for label in values if label not in units}
+    return [Column(label, [values.get(label, np.nan) for values in rows], unit=unit) for label, unit in units.items()]
 
 
-def _derivatives(outcome: Any, most: int | None) -> Iterator[Table]:
+def _derivatives(outcome: Outcome, most: int | None) -> Iterator[Table]:
     names, theta = outcome.record.facts["names"], outcome.record.arrays["parameters"]
     columns = _rows({name: theta * slope for name, slope in numbers_of(outcome, "derivatives").items()}, most, -1)
     values = _numbers_by_label(numbers_of(outcome, "values"), most)
     scales = {label: np.abs(column).max(initial=0.0) for label, column in columns.items()}
-    # One that nothing moves has derivatives that are rounding beside its value.
+    # Derivatives of an observable that nothing moves are rounding of its value.
     scales = {label: scale if scale > ROUNDING_OF_VALUE * abs(values[label]) else np.inf for label, scale in scales.items()}
     sizes = sum(np.abs(column) / (scales[label] or 1.0) for label, column in columns.items())
     order = np.argsort(-sizes, kind="stable")
@@ -168,7 +165,7 @@ def _derivatives(outcome: Any, most: int | None) -> Iterator[Table]:
     )
 
 
-def _observables(outcome: Any, most: int | None) -> Iterator[Any]:
+def _observables(outcome: Outcome, most: int | None) -> Iterator[Table]:
     arrays, facts = outcome.record.arrays, outcome.record.facts
     values, std = (_numbers_by_label(numbers_of(outcome, group), most) for group in ("values", "std"))
     sampled = _numbers_by_label(numbers_of(outcome, "sampling/std"), most)
@@ -193,11 +190,11 @@ def _observables(outcome: Any, most: int | None) -> Iterator[Any]:
 
 
 def _largest_share(names: Sequence[str], shares: np.ndarray) -> str:
-    """The parameter with the largest share of a variance."""
+    """Return the parameter with the largest share of a variance."""
     return names[int(np.argmax(np.abs(shares)))] if np.any(shares) else "-"
 
 
-def _indices(outcome: Outcome, whole: Any, most: int | None) -> Table:
+def _indices(outcome: Outcome, whole: Mapping[str, Any], most: int | None) -> Table:
     sobol = whole["method"] == "sobol"
     shown, form = (("S1", "ST"), ".3f") if sobol else (("mu_star", "sigma"), ".3g")
     tables = {index: _rows(numbers_of(outcome, f"indices/{index}"), most, -1) for index in shown}
@@ -215,8 +212,8 @@ def _indices(outcome: Outcome, whole: Any, most: int | None) -> Table:
     )
 
 
-def _fit(outcome: Any, most: int | None, *, design: bool = False) -> Iterator[Any]:
-    # What is wanted of a design has no error, and is off by a share of itself.
+def _fit(outcome: Outcome, most: int | None, *, design: bool = False) -> Iterator[Table]:
+    # Targets of a design have no error; they are off by a share of themselves.
     arrays, facts = outcome.record.arrays, outcome.record.facts
     parameters = [
         Column("start", arrays["start"], ".8g"),
@@ -248,12 +245,10 @@ def _fit(outcome: Any, most: int | None, *, design: bool = False) -> Iterator[An
     )
 
 
-def _path(outcome: Any, most: int | None) -> Iterator[Any]:
+def _path(outcome: Outcome, most: int | None) -> Iterator[Table]:
     arrays, facts = outcome.record.arrays, outcome.record.facts
     values = _rows(numbers_of(outcome, "values"), most, 0)
-    critical = (
-        f"; {facts['kind']}: the lowest curvature vanishes at t = {facts['critical']:.6g}" if facts["kind"] != "none" else ""
-    )
+    vanishes = f"; {facts['kind']}: the lowest curvature vanishes at t = {facts['critical']:.6g}"
     yield Table(
         "path",
         outcome.label,
@@ -263,17 +258,17 @@ def _path(outcome: Any, most: int | None) -> Iterator[Any]:
             Column("speed", arrays["speed"], shown=False, unit="Angstrom"),
             *(Column(label, column, unit=unit_of(outcome, label)) for label, column in values.items()),
         ),
-        f"{outcome.label}: {facts['end']}{critical}",
+        f"{outcome.label}: {facts['end']}{vanishes if facts['kind'] != 'none' else ''}",
     )
 
 
 def unit_of(outcome: Outcome, label: str) -> str | None:
-    """Of a number of an observable."""
+    """Return the unit of a number of an observable."""
     return outcome.record.unit_of_number(label, outcome.input["observables"])
 
 
 def _unit_column(units: Sequence[str | None]) -> Column:
-    """The column of what each row's numbers are in; `units` in data frames."""
+    """Return the column of each row's own unit; `units` in data frames."""
     known = [readable(unit) for unit in units]
     return Column("unit", known, meaning="units", shown=any(known))
 
@@ -286,9 +281,9 @@ def _verdict(outcome: Outcome) -> str:
 
 
 OVERVIEWS = ("sensitivity", "uncertainty")
-"""Kinds of study whose tasks stand beside each other."""
+"""Kinds of study whose tasks have a table in common."""
 
-_TABLES_OF_TASK: dict[str, Callable[[Any, int | None], Iterator[Table]]] = {
+_TABLES_OF_TASK: dict[str, Callable[[Outcome, int | None], Iterator[Table]]] = {
     "sensitivity": _derivatives,
     "uncertainty": _observables,
     "calibration": _fit,

@@ -1,21 +1,20 @@
-"""A collected study as a table that a person reads."""
+"""Collected studies as text."""
 
 import textwrap
 from collections.abc import Iterator
-from typing import Any
 
 from mdsens.common.text import WIDTH, counted
-from mdsens.studies.results.record import Collected
+from mdsens.studies.results.record import Collected, Outcome
 from mdsens.studies.results.tables import Table, study_tables
 
 MAX_NUMBERS = 6
-"""Numbers of an observable that a table has room for; the file has all of them."""
+"""Numbers of an observable that a table shows; the file has all of them."""
 
 MAX_ROWS = 60
 
 
 def describe_study(study: Collected) -> Iterator[str]:
-    """The table, line by line."""
+    """Describe a study: its tables below a few lines about it."""
     failed = [outcome for outcome in study.outcomes if outcome.failed]
     yield f"Study        {study.kind}, {counted(len(study.outcomes), 'task')}, {len(failed)} of them failed"
     first = next((outcome for outcome in study.outcomes if not outcome.failed), None)
@@ -28,7 +27,7 @@ def describe_study(study: Collected) -> Iterator[str]:
 
 
 def study_lines(study: Collected) -> Iterator[str]:
-    """Its tables, line by line."""
+    """Yield the tables of a study, line by line."""
     done, failed = ([outcome for outcome in study.outcomes if outcome.failed == failed] for failed in (False, True))
     for table in study_tables(study.kind, done, MAX_NUMBERS):
         yield from table_lines(table)
@@ -37,7 +36,7 @@ def study_lines(study: Collected) -> Iterator[str]:
 
 
 def failure_lines(failures: list[tuple[str, str]]) -> Iterator[str]:
-    """What failed, and why."""
+    """Yield labels of failed tasks with their reasons, line by line."""
     yield f"Failed ({len(failures)}):"
     width = min(max(len(label) for label, _ in failures), 40)
     for label, reason in failures[:MAX_ROWS]:
@@ -48,14 +47,14 @@ def failure_lines(failures: list[tuple[str, str]]) -> Iterator[str]:
         yield f"  and {len(failures) - MAX_ROWS} more"
 
 
-def _potential(outcome: Any) -> str:
+def _potential(outcome: Outcome) -> str:
     recipe = outcome.input["potential"]
-    made = recipe.get("constructor") or ", ".join(recipe.get("path", [])) or "parameters given"
-    return f"{recipe['name']} ({made})"
+    origin = recipe.get("constructor") or ", ".join(recipe.get("path", [])) or "parameters given"
+    return f"{recipe['name']} ({origin})"
 
 
 def table_lines(table: Table) -> Iterator[str]:
-    """A table, line by line."""
+    """Yield a table, line by line."""
     if table.title:
         yield table.title
     columns = [column for column in table.columns if column.shown]

@@ -1,4 +1,4 @@
-"""What `mdsens run` does and says."""
+"""The command `mdsens run`, and what it prints."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ MAX_TASKS_SHOWN = 5
 
 
 def check(path: Path) -> list[str]:
-    """What a study consists of, in words."""
+    """Return lines that say what a study consists of."""
     study = read_study(path)
     repeated = sum(count - 1 for count in Counter(task.name for task in study.tasks).values())
     many = counted(len(study.tasks), "task")
@@ -30,7 +30,7 @@ def check(path: Path) -> list[str]:
 def run(
     path: Path, folder: Path | None, *, shard: str, workers: int, scheduler: str | None, retry: bool
 ) -> tuple[list[str], bool]:
-    """`(what to say, whether all went well)`."""
+    """Run a study; return the lines to print, and whether all went well."""
     study = read_study(path)
     folder = path.with_suffix("") if folder is None else folder
     if folder.is_file():
@@ -45,7 +45,7 @@ def run(
 
 
 def _result_lines(folder: Path) -> Iterator[str]:
-    """The tables of what is there; of many tasks those with a row for each."""
+    """Yield the tables of a folder; of many tasks those with a row for each."""
     study, _ = read_folder(folder)
     done = [outcome for outcome in study.outcomes if not outcome.failed]
     if study.kind in OVERVIEWS and len(done) > MAX_TASKS_SHOWN:

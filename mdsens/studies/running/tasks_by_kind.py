@@ -1,4 +1,4 @@
-"""What each kind of task does: from its input, plain values, to numbers by name."""
+"""The work of each kind of task, from its input, plain values, to numbers by path."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -6,6 +6,7 @@ from typing import Any
 
 from mdsens.common.errors import InputError
 from mdsens.potentials.base import Potential
+from mdsens.structures.system import System
 from mdsens.studies.input import recipes
 from mdsens.studies.methods.calibration import calibrate, inverse_design
 from mdsens.studies.methods.continuation import continuation
@@ -18,63 +19,78 @@ from mdsens.studies.methods.sweep import Point, observe_point
 from mdsens.studies.methods.uncertainty import uncertainty
 from mdsens.studies.results.record import Record, merge, with_structures
 
+Systems = Mapping[str, System]
+Options = Mapping[str, dict[str, Any]]
+Settings = Mapping[str, Any]
 
-def do_task(given: Mapping[str, Any]) -> Record:
-    """Do a task.
+
+def do_task(recipe: Mapping[str, Any]) -> Record:
+    """Do the task of an input.
 
     Raises:
-        MdsensError: and whatever else goes wrong; the task has failed then.
+        Exception: the task has failed.
     """
-    systems = {name: recipes.structure_of(recipe) for name, recipe in given["structures"].items()}
-    potential = with_values(recipes.potential_of(given["potential"]), given["parameters"])
-    options = {name: recipes.with_solver(one) for name, one in given["relax"].items()}
-    observed = recipes.observables_of(given["observables"], tuple(systems))
-    record = _TASKS_BY_KIND[given["kind"]](systems, potential, options, observed, given["settings"])
-    names = [*given["parameters"], *record.facts.get("names", ())]
+    systems = {name: recipes.structure_of(one) for name, one in recipe["structures"].items()}
+    potential = with_values(recipes.potential_of(recipe["potential"]), recipe["parameters"])
+    options = {name: recipes.with_solver(one) for name, one in recipe["relax"].items()}
+    observed = recipes.observables_of(recipe["observables"], tuple(systems))
+    record = _TASKS_BY_KIND[recipe["kind"]](systems, potential, options, observed, recipe["settings"])
+    names = [*recipe["parameters"], *record.facts.get("names", ())]
     record.facts["units"] = units_of(potential, names, observed, systems)
     return record
 
 
-def _sweep(systems: Any, potential: Potential, options: Any, observed: ObservableVector, settings: Any) -> Record:
+def _sweep(systems: Systems, potential: Potential, options: Options, observed: ObservableVector, settings: Settings) -> Record:
     values, derivatives, states = observe_point(systems, potential, observed, settings["derivatives"], options)
     record = Point("", {}, values, derivatives).record()
     record.facts["names"] = list(Selection.of(potential).names) if derivatives else []
     return with_structures(record, states)
 
 
-def _sensitivity(systems: Any, potential: Potential, options: Any, observed: Any, settings: Any) -> Record:
+def _sensitivity(
+    systems: Systems, potential: Potential, options: Options, observed: ObservableVector, settings: Settings
+) -> Record:
     states = relax_all(systems, potential, options)
     return with_structures(sensitivity_table(states, observed.parts, wrt=settings.get("wrt")).record(), states)
 
 
-def _uncertainty(systems: Any, potential: Potential, options: Any, observed: Any, settings: Any) -> Record:
+def _uncertainty(
+    systems: Systems, potential: Potential, options: Options, observed: ObservableVector, settings: Settings
+) -> Record:
     states = relax_all(systems, potential, options)
-    given = settings.get("std") or settings.get("covariance")
-    if given is None:
-        given = [with_values(potential, member) for member in settings["ensemble"]]
+    covariance = settings.get("std") or settings.get("covariance")
+    if covariance is None:
+        covariance = [with_values(potential, member) for member in settings["ensemble"]]
     wrt = settings.get("wrt")
     if "ensemble" in settings and wrt is None:
         wrt = sorted({name for member in settings["ensemble"] for name in member})
-    again = {name: {key: one[key] for key in ("fmax", "smax", "max_steps") if key in one} for name, one in options.items()}
-    found = uncertainty(
+    again = {name: _convergence(one) for name, one in options.items()}
+    result = uncertainty(
         states,
         observed.parts,
-        given,
+        covariance,
         wrt=wrt,
         check=settings["check"],
         samples=settings["samples"],
         seed=settings["seed"],
         relax=again,
     )
-    record = found.record()
+    record = result.record()
     if method := settings.get("indices"):
         count, seed = settings.get("index_samples", 64), settings["seed"]
-        whole = global_indices(states, observed.parts, settings["std"], method=method, samples=count, seed=seed, relax=again)
-        record = merge(record, whole.record())
+        indices = global_indices(states, observed.parts, settings["std"], method=method, samples=count, seed=seed, relax=again)
+        record = merge(record, indices.record())
     return with_structures(record, states)
 
 
-def _calibration(systems: Any, potential: Potential, options: Any, observed: Any, settings: Any, *, inverse: bool) -> Record:
+def _convergence(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of `relax` that hold for relaxing again, too."""
+    return {key: options[key] for key in ("fmax", "smax", "max_steps") if key in options}
+
+
+def _calibration(
+    systems: Systems, potential: Potential, options: Options, observed: ObservableVector, settings: Settings, *, inverse: bool
+) -> Record:
     more = {
         "wrt": settings.get("wrt"),
         "bounds": {name: tuple(pair) for name, pair in settings["bounds"].items()},
@@ -95,7 +111,7 @@ def _calibration(systems: Any, potential: Potential, options: Any, observed: Any
 
 
 def _optimizer(settings: Mapping[str, Any]) -> Any:
-    """None for Gauss-Newton steps."""
+    """Return the optimiser of a fit, None for Gauss-Newton steps."""
     if "method" not in settings:
         return None
     try:
@@ -105,9 +121,10 @@ def _optimizer(settings: Mapping[str, Any]) -> Any:
     return getattr(optax, settings["method"])(settings.get("learning_rate", 0.01))
 
 
-def _continuation(systems: Any, potential: Potential, options: Any, observed: ObservableVector, settings: Any) -> Record:
+def _continuation(
+    systems: Systems, potential: Potential, options: Options, observed: ObservableVector, settings: Settings
+) -> Record:
     ((name, eq),) = relax_all(systems, potential, options).items()
-    again = {key: options[name][key] for key in ("fmax", "smax", "max_steps") if key in options[name]}
     path = continuation(
         eq,
         settings["parameters"],
@@ -115,7 +132,7 @@ def _continuation(systems: Any, potential: Potential, options: Any, observed: Ob
         first_step=settings["first_step"],
         largest_step=settings["largest_step"],
         max_steps=settings["max_steps"],
-        relax=again,
+        relax=_convergence(options[name]),
     )
     return with_structures(path.record(), {name: path.states[-1]})
 

@@ -7,7 +7,7 @@
 /table/<column>         labels, parameters and observables of all tasks, one row each, NaN where one failed
 /particles/trajectory   the relaxed structures, a frame each (`trajectories`)
 
-Axes and units have names everywhere (`labelling`): `xarray.open_dataset(path, group="/table/values")`.
+Axes and units have names everywhere (`labels`): `xarray.open_dataset(path, group="/table/values")`.
 """
 
 import contextlib
@@ -15,7 +15,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -30,7 +29,7 @@ from mdsens.studies.input import recipes
 from mdsens.studies.input.tasks import Study
 from mdsens.studies.input.toml_schema import KINDS
 from mdsens.studies.results.record import Collected, Outcome
-from mdsens.studies.storage.labels import name_all
+from mdsens.studies.storage.labels import name_numbers
 from mdsens.studies.storage.task_files import STUDY_FORMAT, outcome_of, read_task, set_text, task_failures, task_paths, text_of
 from mdsens.studies.storage.trajectories import write_particles
 
@@ -50,12 +49,12 @@ def write_plan(folder: Path, study: Study) -> None:
     Raises:
         StoreError: the folder is that of a study of another kind.
     """
-    there = study.kind
+    kind = study.kind
     with contextlib.suppress(StoreError):  # none is there, or it is damaged
-        there = _read_plan(folder)[0]
-    if there != study.kind:
+        kind = _read_plan(folder)[0]
+    if kind != study.kind:
         raise StoreError(
-            f"The folder {str(folder)!r} has results of a study of the kind {there}, not {study.kind}: choose another (-o DIR)."
+            f"The folder {str(folder)!r} has results of a study of the kind {kind}, not {study.kind}: choose another (-o DIR)."
         )
     tasks = [[task.name, task.label] for task in study.tasks]
     plan = {"format": STUDY_FORMAT, "kind": study.kind, "tasks": tasks}
@@ -66,7 +65,7 @@ def write_plan(folder: Path, study: Study) -> None:
 
 
 def collect(folder: Path, path: Path, *, overwrite: bool = False) -> tuple[int, int]:
-    """Merge the tasks of a study into one file, whole or not at all; `(tasks, those that failed)`.
+    """Merge the tasks of a study into one file, whole or not at all; return the numbers of tasks and of failed ones.
 
     Raises:
         StoreError: no study is in the folder, tasks are missing, or the file cannot be written.
@@ -88,10 +87,10 @@ def collect(folder: Path, path: Path, *, overwrite: bool = False) -> tuple[int, 
         for k, outcome in enumerate(outcomes):
             with h5py.File(paths[outcome.name], "r") as task:
                 task.copy(task["/"], group.require_group("tasks"), f"{k:05d}")
-            name_all(group[f"tasks/{k:05d}"], outcome.record, outcome.input["observables"])
+            name_numbers(group[f"tasks/{k:05d}"], outcome.record, outcome.input["observables"])
         inputs = group.create_group("inputs")
         for digest, place in _files(outcomes).items():
-            _keep(inputs, digest, place)
+            _store_input(inputs, digest, place)
         _write_table(file.create_group("table"), outcomes)
         write_particles(file, outcomes)
         file.flush()
@@ -101,19 +100,19 @@ def collect(folder: Path, path: Path, *, overwrite: bool = False) -> tuple[int, 
 
 
 def _files(outcomes: Sequence[Outcome]) -> dict[str, Path]:
-    """Places of the files that tasks were made from, by digest."""
-    found: dict[str, Path] = {}
+    """Return the places of the files that tasks were made from, by digest."""
+    files: dict[str, Path] = {}
     for outcome in outcomes:
         for recipe in (*outcome.input["structures"].values(), outcome.input["potential"]):
             if recipes.PATH in recipe:
                 places, digests = recipe[recipes.PATH], recipe.get("file", recipe.get("files"))
                 pairs = [(digests, places)] if isinstance(places, str) else zip(digests, places, strict=True)
-                found |= {digest: Path(place) for digest, place in pairs}
-    return found
+                files |= {digest: Path(place) for digest, place in pairs}
+    return files
 
 
-def _keep(group: Any, digest: str, place: Path) -> None:
-    """Keep a file, unless it is gone or has changed or is large: it can be given again."""
+def _store_input(group: h5py.Group, digest: str, place: Path) -> None:
+    """Store a file, unless it is gone, has changed or is large: then it has to be given again."""
     try:
         content = place.read_bytes() if place.stat().st_size <= LARGEST_INPUT else b""
     except OSError:
@@ -123,7 +122,7 @@ def _keep(group: Any, digest: str, place: Path) -> None:
         group[digest].attrs["name"] = place.name
 
 
-def _write_table(table: Any, outcomes: Sequence[Outcome]) -> None:
+def _write_table(table: h5py.Group, outcomes: Sequence[Outcome]) -> None:
     labels = [outcome.label for outcome in outcomes]
     name_axes(table.create_dataset("label", data=labels), ("task",), table)
     first = next((outcome for outcome in outcomes if not outcome.failed), outcomes[0])
@@ -134,15 +133,14 @@ def _write_table(table: Any, outcomes: Sequence[Outcome]) -> None:
         name_unit(dataset, None if potential is None else potential.unit_of(name))
     for path, column in _columns(outcomes).items():
         dataset = table.create_dataset(path, data=column)
-        known = next(outcome.record for outcome in outcomes if path in outcome.record.arrays)
-        axes = ("task", *known.axes(path))
-        name_axes(dataset, axes, table, {"parameter": known.labels("parameter")})
-        name_unit(dataset, known.unit(path, first.input["observables"]))
-        name_units(dataset, known.units_by_parameter(path, first.input["observables"]))
+        record = next(outcome.record for outcome in outcomes if path in outcome.record.arrays)
+        name_axes(dataset, ("task", *record.axes(path)), table, {"parameter": record.labels("parameter")})
+        name_unit(dataset, record.unit(path, first.input["observables"]))
+        name_units(dataset, record.units_by_parameter(path, first.input["observables"]))
 
 
-def _potential(outcome: Any) -> Potential | None:
-    """None where its files are gone."""
+def _potential(outcome: Outcome) -> Potential | None:
+    """Return the potential of a task; None where its files are gone."""
     try:
         return recipes.potential_of(outcome.input["potential"])
     except MdsensError:
@@ -157,17 +155,17 @@ def _parameters(outcomes: Sequence[Outcome]) -> dict[str, np.ndarray]:
 def _columns(outcomes: Sequence[Outcome]) -> dict[str, np.ndarray]:
     columns = {}
     for path in dict.fromkeys(path for outcome in outcomes for path in outcome.record.arrays if path.startswith(TABLE_GROUPS)):
-        # Those of another shape in other tasks have no column.
-        found = [outcome.record.arrays.get(path) for outcome in outcomes]
-        shapes = {value.shape for value in found if value is not None}
+        # Numbers that have another shape in other tasks have no column.
+        values = [outcome.record.arrays.get(path) for outcome in outcomes]
+        shapes = {value.shape for value in values if value is not None}
         if len(shapes) == 1:
             (shape,) = shapes
-            columns[path] = np.stack([np.full(shape, np.nan) if value is None else value for value in found])
+            columns[path] = np.stack([np.full(shape, np.nan) if value is None else value for value in values])
     return columns
 
 
 def read_folder(folder: Path) -> tuple[Collected, list[str]]:
-    """What is in the folder of a study, and the labels of the tasks that are not there yet.
+    """Read the folder of a study; return its content, and the labels of the tasks that are not there yet.
 
     Raises:
         StoreError: no study is in the folder.
@@ -179,7 +177,7 @@ def read_folder(folder: Path) -> tuple[Collected, list[str]]:
 
 
 def _read_plan(folder: Path) -> tuple[str, str, list[tuple[str, str]]]:
-    """What `write_plan` wrote: `(kind, text, names and labels of the tasks)`."""
+    """Return what `write_plan` wrote: kind, text, and names and labels of the tasks."""
     try:
         plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         toml = (folder / TOML).read_text(encoding="utf-8")
@@ -189,7 +187,7 @@ def _read_plan(folder: Path) -> tuple[str, str, list[tuple[str, str]]]:
 
 
 def is_collected(path: Path) -> bool:
-    """Whether a file is a collected study of mdsens."""
+    """Return whether a file is a collected study of mdsens."""
     try:
         with h5py.File(path, "r") as file:
             return "study" in file and "kind" in file["study"].attrs
@@ -198,10 +196,10 @@ def is_collected(path: Path) -> bool:
 
 
 def read_collected(path: Path) -> Collected:
-    """Read what `collect` wrote.
+    """Read a file of `collect`.
 
     Raises:
-        StoreError: not such a file.
+        StoreError: it is no such file, or damaged.
     """
     with opened(path, "collected study") as file:
         check_harmless(file, path)

@@ -1,8 +1,8 @@
 """Tasks as HDF5 files, `DIR/tasks/NAME.h5`:
 
 /          attributes: task (its name), label, status ("done" or "failed"), reason; input, facts, provenance as JSON
-/texts     those that are too long for an attribute
-/<path>    the numbers that it found
+/texts     texts that are too long for an attribute
+/<path>    its numbers
 """
 
 import contextlib
@@ -30,18 +30,19 @@ TASKS, TASKS_OF_FORMAT_1 = "tasks", "units"
 STUDY_FORMAT = 2
 
 MAX_ATTRIBUTE = 30_000
-"""Letters that an attribute, of 64 kB at most, need not hold."""
+"""Letters of a text up to which it is an attribute, which holds 64 kB at most."""
 
 SCALAR = h5s.create(h5s.SCALAR)
 TEXT, PYTHON_TEXT = (h5t.py_create(h5py.string_dtype(), logical=logical) for logical in (True, False))
-"""Of texts in the file, and in NumPy's arrays."""
+"""Types of texts in the file, and in NumPy's arrays."""
 
 INPUT_KEYS = {"structures", "potential", "parameters", "relax", "observables", "settings"}
-"""Of a task's input."""
+"""Keys of a task's input."""
 REMEDY = ": delete it, and run again"
 
 
 def task_path(folder: Path, name: str) -> Path:
+    """Return the place of a task's file."""
     return folder / TASKS / f"{name}.h5"
 
 
@@ -56,7 +57,7 @@ def write_tasks(folder: Path, images: Mapping[str, bytes]) -> None:
 
 
 def task_image(task: Task, record: Record, reason: str, seconds: float) -> bytes:
-    """The file of what a task found, or why it failed. By HDF5's own calls, which take a third of what h5py's objects take."""
+    """Return the file of a task's result or failure. HDF5's own calls take a third of the time of h5py's objects."""
     texts = {
         "creator": json.dumps({"name": "mdsens", "version": VERSION, "format": STUDY_FORMAT}),
         "task": task.name,
@@ -85,9 +86,9 @@ def task_image(task: Task, record: Record, reason: str, seconds: float) -> bytes
 
 def _set_array(file: h5f.FileID, path: str, values: np.ndarray) -> None:
     _, timeless, through_groups = _properties()
-    kind = _kind(values.dtype)
-    dataset = h5d.create(file, None, kind, _space(values.shape), timeless)
-    dataset.write(h5s.ALL, h5s.ALL, values, kind)
+    dtype = _hdf5_type(values.dtype)
+    dataset = h5d.create(file, None, dtype, _space(values.shape), timeless)
+    dataset.write(h5s.ALL, h5s.ALL, values, dtype)
     h5o.link(dataset, file, path.encode(), lcpl=through_groups)
 
 
@@ -97,13 +98,13 @@ def _space(shape: tuple[int, ...]) -> h5s.SpaceID:
 
 
 @functools.lru_cache
-def _kind(dtype: np.dtype) -> h5t.TypeID:
+def _hdf5_type(dtype: np.dtype) -> h5t.TypeID:
     return h5t.py_create(dtype, logical=True)
 
 
 @functools.cache
 def _properties() -> tuple[h5p.PropFAID, h5p.PropDCID, h5p.PropLCID]:
-    """HDF5's lists of properties: for a file in memory, for a dataset without time stamps, for a link that makes groups."""
+    """Return HDF5's properties of a file in memory, of a dataset without time stamps, and of a link that makes groups."""
     in_memory, timeless, through_groups = map(h5p.create, (h5p.FILE_ACCESS, h5p.DATASET_CREATE, h5p.LINK_CREATE))
     in_memory.set_fapl_core(65_536, False)  # bytes by which it grows
     in_memory.set_fclose_degree(h5f.CLOSE_STRONG)
@@ -113,32 +114,32 @@ def _properties() -> tuple[h5p.PropFAID, h5p.PropDCID, h5p.PropLCID]:
     return in_memory, timeless, through_groups
 
 
-def set_text(group: Any, key: str, text: str) -> None:
-    """Keep a text, which may be longer than the 64 kB that an attribute holds."""
+def set_text(group: h5py.Group, key: str, text: str) -> None:
+    """Write a text, which may be longer than the 64 kB that an attribute holds."""
     if len(text) < MAX_ATTRIBUTE:
         group.attrs[key] = text
     else:
         group[f"texts/{key}"] = text
 
 
-def text_of(group: Any, key: str) -> str:
-    """What `set_text` wrote."""
+def text_of(group: h5py.Group, key: str) -> str:
+    """Return what `set_text` wrote."""
     return str(group.attrs[key]) if key in group.attrs else group[f"texts/{key}"].asstr()[()]
 
 
 def read_task(path: Path) -> Outcome:
-    """Read what `write_tasks` wrote.
+    """Read a task's file.
 
     Raises:
-        StoreError: no such file, or not one of these.
+        StoreError: it is no such file, or damaged.
     """
     with opened(path, "task of a study", REMEDY) as file:
         check_harmless(file, path)
         return outcome_of(file)
 
 
-def outcome_of(group: Any) -> Outcome:
-    """A task's file, or its copy in a collected study.
+def outcome_of(group: h5py.Group) -> Outcome:
+    """Read an open file of a task, or its copy in a collected study.
 
     Raises:
         StoreError: a newer mdsens wrote it.
@@ -148,30 +149,30 @@ def outcome_of(group: Any) -> Outcome:
         raise StoreError(f"A newer mdsens than {VERSION} wrote {group.file.filename!r}: upgrade mdsens.")
     arrays: dict[str, np.ndarray] = {}
 
-    def gather(path: Any, item: Any) -> None:
+    def gather(path: str, item: h5py.Group | h5py.Dataset) -> None:
         if isinstance(item, h5py.Dataset) and not path.startswith("texts/") and not item.is_scale:
             if item.dtype.kind not in NUMBERS:
                 raise StoreError(f"{group.file.filename!r} has texts at {item.name}, where numbers should be.")
             arrays[path] = np.asarray(item[()])
 
     group.visititems(gather)
-    given, facts, provenance = (json.loads(text_of(group, key)) for key in ("input", "facts", "provenance"))
-    if not all(isinstance(value, dict) for value in (given, facts, provenance)) or not given.keys() >= INPUT_KEYS:
+    recipe, facts, provenance = (json.loads(text_of(group, key)) for key in ("input", "facts", "provenance"))
+    if not all(isinstance(value, dict) for value in (recipe, facts, provenance)) or not recipe.keys() >= INPUT_KEYS:
         raise StoreError(f"{group.file.filename!r} has a task at {group.name} that does not say what it was made from.")
     _check_structures(arrays, facts.get("states", {}))
     label, reason = (text_of(group, key) for key in ("label", "reason"))
-    return Outcome(_name_of(group), label, given, Record(arrays, facts), reason, provenance)
+    return Outcome(_name_of(group), label, recipe, Record(arrays, facts), reason, provenance)
 
 
-def _name_of(group: Any) -> str:
+def _name_of(group: h5py.Group) -> str:
     return text_of(group, "task" if "task" in group.attrs else "unit")
 
 
 def _check_structures(arrays: Mapping[str, np.ndarray], states: Mapping[str, Any]) -> None:
-    """Each relaxed structure has positions, and a species for each; older files leave those to what it was made from.
+    """Check that each relaxed structure has positions, and in files that are not older a species for each atom.
 
     Raises:
-        KeyError, ValueError: naming what is missing or does not fit.
+        KeyError, ValueError: it names what is missing or does not fit.
     """
     for name, state in states.items():
         positions, species = f"{STATES}/{name}/positions", f"{STATES}/{name}/species"
@@ -184,11 +185,11 @@ def _check_structures(arrays: Mapping[str, np.ndarray], states: Mapping[str, Any
 
 
 def task_failures(folder: Path) -> dict[str, str]:
-    """The tasks that are there by name: why they failed, or "". Those that are damaged are left out."""
-    found = {}
+    """Return why each task of a folder failed, or "", by name; damaged files are left out."""
+    failures = {}
     for name, path in task_paths(folder).items():
         with contextlib.suppress(StoreError), opened(path, "task of a study") as file:
             check_harmless(file, path)
             if _name_of(file) == name:
-                found[name] = text_of(file, "reason")
-    return found
+                failures[name] = text_of(file, "reason")
+    return failures
