@@ -1,8 +1,8 @@
 """Pictures of a collected study, by name; each function returns its axes."""
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from mdsens.plot import COLOURS
 from mdsens.studies.results.record import Collected, Outcome, entries
 from mdsens.studies.results.tables import numbers_of, unit_of
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 MAX_NUMBERS = 8
 """Numbers of an observable that a picture has room for."""
 
@@ -20,7 +23,7 @@ VOIGT = (3, 6)
 """Rows of matrices in Voigt's notation."""
 
 
-def study_pictures(study: Collected) -> dict[str, object]:
+def study_pictures(study: Collected) -> Mapping[str, object]:
     """Draw the tasks that did not fail; return axes by name.
 
     Raises:
@@ -32,14 +35,14 @@ def study_pictures(study: Collected) -> dict[str, object]:
     return _PICTURES[study.kind](done)
 
 
-def _sweep(done: Sequence[Outcome]) -> dict[str, Any]:
+def _sweep(done: Sequence[Outcome]) -> dict[str, "Axes"]:
     names = list(done[0].input["parameters"])
     if not names:
         raise InputError("A sweep without parameters has no picture: 'mdsens show' prints its table.")
     return {name: sweep_curves(done, names, name) for name in numbers_of(done[0], "values")}
 
 
-def sweep_curves(done: Sequence[Outcome], names: Sequence[str], observable: str, *, ax: Any = None) -> Any:
+def sweep_curves(done: Sequence[Outcome], names: Sequence[str], observable: str, *, ax: "Axes | None" = None) -> "Axes":
     """Draw an observable's first component over the first of a sweep's parameters, a line for each set of the others."""
     ax = _axes(ax)
     lines: dict[str, list[tuple[float, float]]] = {}
@@ -62,7 +65,7 @@ def sweep_curves(done: Sequence[Outcome], names: Sequence[str], observable: str,
     return _hide_frame(ax)
 
 
-def _sensitivity(done: Sequence[Outcome]) -> dict[str, Any]:
+def _sensitivity(done: Sequence[Outcome]) -> dict[str, "Axes"]:
     pictures = {}
     for outcome in done:
         names, theta = outcome.record.facts["names"], outcome.record.arrays["parameters"]
@@ -72,7 +75,9 @@ def _sensitivity(done: Sequence[Outcome]) -> dict[str, Any]:
     return pictures
 
 
-def influences(observable: str, names: Sequence[str], scaled: np.ndarray, *, unit: str | None = None, ax: Any = None) -> Any:
+def influences(
+    observable: str, names: Sequence[str], scaled: np.ndarray, *, unit: str | None = None, ax: "Axes | None" = None
+) -> "Axes":
     """Draw θ dg/dθ as bars, as a heat map of several components, or by the constants of a matrix in Voigt's notation."""
     label = with_unit(f"θ d({observable})/dθ", unit)
     if scaled.size == len(names):
@@ -90,11 +95,11 @@ def influences(observable: str, names: Sequence[str], scaled: np.ndarray, *, uni
     )
 
 
-def _uncertainty(done: Sequence[Outcome]) -> dict[str, Any]:
+def _uncertainty(done: Sequence[Outcome]) -> dict[str, "Axes"]:
     return {_picture_name(done, outcome, "uncertainty"): error_bars(outcome) for outcome in done}
 
 
-def error_bars(outcome: Outcome, *, ax: Any = None) -> Any:
+def error_bars(outcome: Outcome, *, ax: "Axes | None" = None) -> "Axes":
     """Draw standard deviations of observables in per cent, by each parameter's share of the variance; samples as points."""
     ax = _axes(ax)
     names = outcome.record.facts["names"]
@@ -128,7 +133,7 @@ def error_bars(outcome: Outcome, *, ax: Any = None) -> Any:
     return _hide_frame(ax)
 
 
-def _calibration(done: Sequence[Outcome], *, design: bool = False) -> dict[str, Any]:
+def _calibration(done: Sequence[Outcome], *, design: bool = False) -> dict[str, "Axes"]:
     missed, fitted = (functools.partial(draw, design=design) for draw in (missed_targets, fitted_parameters))
     return {
         _picture_name(done, outcome, name): draw(outcome)
@@ -137,7 +142,7 @@ def _calibration(done: Sequence[Outcome], *, design: bool = False) -> dict[str, 
     }
 
 
-def missed_targets(outcome: Outcome, *, design: bool = False, ax: Any = None) -> Any:
+def missed_targets(outcome: Outcome, *, design: bool = False, ax: "Axes | None" = None) -> "Axes":
     """Draw the deviation from each target, in units of its σ; of a design, of itself."""
     ax = _axes(ax)
     arrays = outcome.record.arrays
@@ -149,7 +154,7 @@ def missed_targets(outcome: Outcome, *, design: bool = False, ax: Any = None) ->
     return _hide_frame(ax)
 
 
-def fitted_parameters(outcome: Outcome, *, design: bool = False, ax: Any = None) -> Any:
+def fitted_parameters(outcome: Outcome, *, design: bool = False, ax: "Axes | None" = None) -> "Axes":
     """Draw the change of each parameter by the fit in per cent, with its standard deviation where the targets determine it."""
     names, arrays = outcome.record.facts["names"], outcome.record.arrays
     scale = 100.0 / np.where(arrays["start"] == 0.0, 1.0, np.abs(arrays["start"]))
@@ -158,18 +163,18 @@ def fitted_parameters(outcome: Outcome, *, design: bool = False, ax: Any = None)
     return plot.bars(values, None if design else errors, label="found - start [% of the start]", ax=ax)
 
 
-def fit_convergence(outcome: Outcome, *, ax: Any = None) -> Any:
+def fit_convergence(outcome: Outcome, *, ax: "Axes | None" = None) -> "Axes":
     """Draw the cost after each accepted step."""
     ax = plot.convergence(outcome.record.arrays["history"], label="cost", ax=_axes(ax))
     ax.set_xlabel("accepted steps")
     return ax
 
 
-def _continuation(done: Sequence[Outcome]) -> dict[str, Any]:
+def _continuation(done: Sequence[Outcome]) -> dict[str, "Axes"]:
     return {_picture_name(done, outcome, "curvature"): softening(outcome) for outcome in done}
 
 
-def softening(outcome: Outcome, *, ax: Any = None) -> Any:
+def softening(outcome: Outcome, *, ax: "Axes | None" = None) -> "Axes":
     """Draw the lowest curvature along a path, and where it would vanish."""
     ax = _axes(ax)
     arrays, facts = outcome.record.arrays, outcome.record.facts
@@ -187,7 +192,7 @@ def _picture_name(done: Sequence[Outcome], outcome: Outcome, name: str) -> str:
     return name if len(done) == 1 else f"{outcome.label.replace(' ', '_')}_{name}"
 
 
-def _axes(ax: Any) -> Any:
+def _axes(ax: "Axes | None") -> "Axes":
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt
@@ -195,13 +200,13 @@ def _axes(ax: Any) -> Any:
     return plt.figure(figsize=(6.4, 4.4), layout="constrained").add_subplot()
 
 
-def _hide_frame(ax: Any) -> Any:
+def _hide_frame(ax: "Axes") -> "Axes":
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     return ax
 
 
-_PICTURES: dict[str, Callable[[Sequence[Outcome]], dict[str, Any]]] = {
+_PICTURES: dict[str, Callable[[Sequence[Outcome]], dict[str, "Axes"]]] = {
     "sweep": _sweep,
     "sensitivity": _sensitivity,
     "uncertainty": _uncertainty,

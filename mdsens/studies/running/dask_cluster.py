@@ -1,4 +1,4 @@
-"""Work on a cluster, by Dask distributed: whoever has a scheduler's address can give its workers something to do."""
+"""Work on a cluster by Dask distributed."""
 
 import itertools
 import os
@@ -11,20 +11,20 @@ QUEUE_PER_THREAD = 4
 """Items handed out in advance to each thread of the workers."""
 
 CONNECTION_TIMEOUT, WORKER_TIMEOUT = 10.0, 60.0
-"""Seconds to wait for the scheduler's answer, and for a first worker."""
+"""Seconds to wait for the scheduler, and for a first worker."""
 
 THREAD_VARIABLES = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Variables of the environment that bound threads; NPROC is XLA's."""
+"""Environment variables that bound threads; NPROC is XLA's."""
 
 
 def spread(function: Callable[..., Any], items: Sequence[Any], address: str) -> Iterator[tuple[Any, Any, str]]:
-    """`(item, function(item), "")` for each item in the order in which they are done, by the workers of a scheduler.
+    """Apply a function to items by the workers of a scheduler; yield `(item, result, "")` in the order in which they are done.
 
     An item whose worker is lost goes to another one; where that happens again and again it is given up, `(item, None, why)`.
 
     Args:
-        function: one that workers can import.
-        address: `"tcp://host:8786"`.
+        function: a function that workers can import.
+        address: the scheduler's, `"tcp://host:8786"`.
 
     Raises:
         InputError: Dask is not installed, or nothing answers at this address.
@@ -42,7 +42,12 @@ def spread(function: Callable[..., Any], items: Sequence[Any], address: str) -> 
             f"'dask worker {address} --nthreads 1 --nworkers N'."
         ) from None
     with client:
-        _wait_for_workers(client, address)
+        try:
+            client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
+        except TimeoutError:
+            raise InputError(
+                f"The Dask scheduler at {address!r} has no workers: start some with 'dask worker {address} --nthreads 1'."
+            ) from None
         client.register_plugin(_thread_limit())
         left, running = iter(items), {}
 
@@ -64,17 +69,8 @@ def spread(function: Callable[..., Any], items: Sequence[Any], address: str) -> 
             done.update(submit(1))
 
 
-def _wait_for_workers(client: Any, address: Any) -> None:
-    try:
-        client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
-    except TimeoutError:
-        raise InputError(
-            f"The Dask scheduler at {address!r} has no workers: start some with 'dask worker {address} --nthreads 1'."
-        ) from None
-
-
 def _thread_limit() -> Any:
-    """For workers, before they import JAX: those that are there, and those that come."""
+    """Return a plugin that bounds the threads of present and future workers before they import JAX."""
     from distributed import WorkerPlugin
 
     class BoundedThreads(WorkerPlugin):

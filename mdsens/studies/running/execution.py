@@ -1,4 +1,4 @@
-"""A study's tasks done one after the other, by processes, or on a cluster; what is there already is not done again."""
+"""The running of a study's tasks, one after the other, by processes, or on a cluster. Finished tasks are not done again."""
 
 import collections
 import contextlib
@@ -30,10 +30,10 @@ SHARD_PATIENCE = 2.0
 """Seconds that a shard waits while others begin."""
 
 QUEUE_PER_WORKER = 2
-"""Shares of work handed out in advance to each worker."""
+"""Shares of tasks handed out in advance to each worker."""
 
 SHARE_SECONDS = 1.0
-"""Seconds that a share should take: the process that hands them out takes the workers' time."""
+"""Seconds that a share should take: handing out smaller ones would take the workers' time."""
 
 WRITING_PERIOD = 0.1
 """Seconds between two times of writing files: several together take less."""
@@ -42,20 +42,20 @@ MAX_UNWRITTEN = 1000
 """Tasks that may wait to be written."""
 
 CACHE_PERIOD = 20
-"""Tasks between two looks at how many programs are compiled."""
+"""Tasks after which compiled programs are dropped, if there are many."""
 
 Attempt = tuple[Task, str, bytes]
-"""A task, why it failed, or "", and its file."""
+"""A task, the reason of its failure or "", and its file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """How a run went.
+    """The outcome of a run.
 
     Attributes:
-        total: tasks of the study (or of its shard).
-        done: those done now.
-        failed: label and reason of those that failed, now or before.
+        total: number of tasks of the study (or of its shard).
+        done: number of tasks done now.
+        failed: label and reason of each task that failed, now or before.
     """
 
     total: int
@@ -73,18 +73,18 @@ def run(
     retry: bool = False,
     progress: bool | None = None,
 ) -> Run:
-    """Do what is missing of a study.
+    """Do the tasks of a study that are missing.
 
     Args:
-        folder: where its tasks are; made if it is not there.
+        folder: the folder of its tasks; made if it is not there.
         shard: `(i, n)`: only every n-th task, beginning with the i-th, for arrays of jobs.
         workers: processes.
         scheduler: address of a Dask scheduler, `"tcp://host:8786"`, whose workers do the work instead.
-        retry: do those that failed again, too.
+        retry: do tasks that failed again, too.
         progress: show a bar; by default only at a terminal.
 
     Raises:
-        StoreError: another process is at it, another study is in the folder, or it cannot be written.
+        StoreError: another process works in the folder, another study is in it, or it cannot be written.
     """
     i, n = shard
     if not 1 <= i <= n:
@@ -97,12 +97,11 @@ def run(
     with lock_folder(folder, shard):
         write_plan(folder, study)
         if shard == (1, 1):
-            for left in (folder / TASKS).glob(".*.part"):  # by a process that was killed
-                left.unlink(missing_ok=True)
+            for part in (folder / TASKS).glob(".*.part"):  # of a process that was killed
+                part.unlink(missing_ok=True)
         tasks = list({task.name: task for task in study.tasks[i - 1 :: n]}.values())
-        there = {name: why for name, why in task_failures(folder).items() if not (retry and why)}
-        missing = [task for task in tasks if task.name not in there]
-        failures = {task.name: why for task in tasks if (why := there.get(task.name))}
+        reasons = {name: why for name, why in task_failures(folder).items() if not (retry and why)}
+        missing = [task for task in tasks if task.name not in reasons]
         done = 0
         if scheduler is not None and missing:
             results = _write_results(_do_on_cluster(missing, scheduler), folder)
@@ -110,13 +109,14 @@ def run(
             results = _write_results(_do_serially(missing), folder)
         else:
             results = _do_in_parallel(missing, folder, workers)
-        with contextlib.closing(results) as done_now, _bar(len(tasks), len(missing), progress) as shown:
-            for name, why in done_now:
+        options: dict[str, Any] = {"delay": 0.0, "leave": True, "desc": "tasks", "unit": "task", "smoothing": 0.05}
+        shown = bar(None, progress if missing else False, total=len(tasks), initial=len(tasks) - len(missing), **options)
+        with contextlib.closing(results), shown:
+            for name, why in results:
                 done += 1
-                if why:
-                    failures[name] = why
+                reasons[name] = why
                 shown.update()
-    return Run(len(tasks), done, tuple((task.label, failures[task.name]) for task in tasks if task.name in failures))
+    return Run(len(tasks), done, tuple((task.label, text) for task in tasks if (text := reasons.get(task.name))))
 
 
 def make_folder(folder: Path) -> None:
@@ -135,16 +135,16 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path, shard: tuple[int, int] = (1, 1)) -> Iterator[None]:
-    """Keep other processes out of a folder; different shards of a study may be in it together. Ends with the process.
+    """Keep other processes out of a folder; different shards of a study may work in it together. The lock ends with the process.
 
     Raises:
-        StoreError: another process is in it.
+        StoreError: another process works in it.
     """
     from filelock import FileLock, Timeout
 
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as locks:
 
-        def take(name: str, patience: Any = 0.0) -> Any:
+        def take(name: str, patience: float = 0.0) -> FileLock:
             lock = FileLock(folder / name)
             try:
                 lock.acquire(timeout=patience)
@@ -156,7 +156,7 @@ def lock_folder(folder: Path, shard: tuple[int, int] = (1, 1)) -> Iterator[None]
                 raise StoreError(
                     f"The folder {str(folder)!r} cannot be locked ({reason(error)}): choose another one (-o)."
                 ) from None
-            held.callback(lock.release)
+            locks.callback(lock.release)
             return lock
 
         if shard == (1, 1):
@@ -172,7 +172,7 @@ def lock_folder(folder: Path, shard: tuple[int, int] = (1, 1)) -> Iterator[None]
 
 
 def attempt(task: Task) -> tuple[str, bytes]:
-    """Do a task: why it failed, or "", and its file."""
+    """Do a task; return why it failed, or "", and its file."""
     begun, record, failure = time.perf_counter(), Record({}, {}), ""
     try:
         record = do_task(task.input)
@@ -184,21 +184,21 @@ def attempt(task: Task) -> tuple[str, bytes]:
 
 
 def _write_results(results: Generator[Attempt], folder: Path) -> Generator[tuple[str, str]]:
-    """Write tasks' files while the next ones are at work, for a disk takes its time; their names, and why they failed."""
+    """Write tasks' files while the next ones are at work; yield their names, and why they failed."""
     waiting: collections.deque[Attempt] = collections.deque()
     writing: collections.deque[Future[list[tuple[str, str]]]] = collections.deque()
     hurry, written = threading.Event(), -math.inf
 
     def write() -> list[tuple[str, str]]:
-        """All that wait by now; those for whom it was called later find nothing left to do."""
+        """Write all that wait by now; later calls find less or nothing to do."""
         nonlocal written
         if not waiting:
             return []
         hurry.wait(written + WRITING_PERIOD - time.monotonic())
-        some = [waiting.popleft() for _ in range(len(waiting))]
-        write_tasks(folder, {task.name: image for task, _, image in some})
+        attempts = [waiting.popleft() for _ in range(len(waiting))]
+        write_tasks(folder, {task.name: image for task, _, image in attempts})
         written = time.monotonic()
-        return [(task.name, failure) for task, failure, _ in some]
+        return [(task.name, failure) for task, failure, _ in attempts]
 
     with contextlib.closing(results), ThreadPoolExecutor(1) as pool:
         try:
@@ -226,7 +226,7 @@ def _do_on_cluster(tasks: Sequence[Task], address: str) -> Generator[Attempt]:
 
 
 def do_share(tasks: Sequence[Task], folder: Path) -> tuple[list[tuple[str, str]], float]:
-    """Do tasks and write their files until it has taken long enough: `(name and why it failed, of each, seconds)`."""
+    """Do tasks and write their files for `SHARE_SECONDS`; return names and reasons of failure, and the seconds it took."""
     begun = time.perf_counter()
     drop_many()
 
@@ -240,7 +240,7 @@ def do_share(tasks: Sequence[Task], folder: Path) -> tuple[list[tuple[str, str]]
 
 
 def _do_in_parallel(tasks: Sequence[Task], folder: Path, workers: int) -> Generator[tuple[str, str]]:
-    """Shares of work done by processes, which write their tasks themselves; names, and why they failed."""
+    """Do shares of tasks by processes, which write files themselves; yield names, and why they failed."""
     workers = min(workers, len(tasks))
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
@@ -249,9 +249,9 @@ def _do_in_parallel(tasks: Sequence[Task], folder: Path, workers: int) -> Genera
 
     def submit() -> None:
         # The fewer are left, the smaller the shares, so that all workers end together.
-        some = [left.popleft() for _ in range(min(len(left), max(1, min(count, len(left) // (2 * workers)))))]
-        if some:
-            running[pool.submit(do_share, some, folder)] = some
+        tasks = [left.popleft() for _ in range(min(len(left), max(1, min(count, len(left) // (2 * workers)))))]
+        if tasks:
+            running[pool.submit(do_share, tasks, folder)] = tasks
 
     try:
         with _thread_limit(threads), _block_interrupts():
@@ -274,7 +274,7 @@ def _do_in_parallel(tasks: Sequence[Task], folder: Path, workers: int) -> Genera
         if running:
             for process in processes:
                 process.terminate()
-        # Its own thread closes pipes: it must be gone before the interpreter goes.
+        # The pool's own thread closes pipes: it must end before the interpreter does.
         pool.shutdown(wait=True)
         for process in processes:
             process.join()
@@ -283,24 +283,21 @@ def _do_in_parallel(tasks: Sequence[Task], folder: Path, workers: int) -> Genera
 
 
 @contextlib.contextmanager
-def _thread_limit(count: int) -> Iterator[Any]:
-    """Processes that are started meanwhile use so many threads each."""
-    names = dict.fromkeys(THREAD_VARIABLES, str(count))
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(names)
+def _thread_limit(count: int) -> Iterator[None]:
+    """Bound the threads of processes that are started meanwhile."""
+    before = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(count)))
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in THREAD_VARIABLES:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 @contextlib.contextmanager
 def _block_interrupts() -> Iterator[None]:
-    """Ctrl-C waits meanwhile, and processes that are started never hear of it."""
+    """Let Ctrl-C wait meanwhile; processes that are started do not receive it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -312,7 +309,7 @@ def _block_interrupts() -> Iterator[None]:
 
 
 def _start_worker() -> None:
-    """Ctrl-C is for the process that hands out work; and without it there is none."""
+    """Ignore Ctrl-C, which is for the parent process, and end with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -322,10 +319,3 @@ def _start_worker() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-
-
-def _bar(total: int, missing: int, progress: bool | None) -> Any:
-    wanted = progress if missing else False
-    return bar(
-        None, wanted, delay=0.0, leave=True, total=total, initial=total - missing, desc="tasks", unit="task", smoothing=0.05
-    )
