@@ -95,10 +95,6 @@ def influences(
     )
 
 
-def _uncertainty(done: Sequence[Outcome]) -> dict[str, "Axes"]:
-    return {_picture_name(done, outcome, "uncertainty"): error_bars(outcome) for outcome in done}
-
-
 def error_bars(outcome: Outcome, *, ax: "Axes | None" = None) -> "Axes":
     """Draw standard deviations of observables in per cent, by each parameter's share of the variance; samples as points."""
     ax = _axes(ax)
@@ -170,10 +166,6 @@ def fit_convergence(outcome: Outcome, *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-def _continuation(done: Sequence[Outcome]) -> dict[str, "Axes"]:
-    return {_picture_name(done, outcome, "curvature"): softening(outcome) for outcome in done}
-
-
 def softening(outcome: Outcome, *, ax: "Axes | None" = None) -> "Axes":
     """Draw the lowest curvature along a path, and where it would vanish."""
     ax = _axes(ax)
@@ -209,8 +201,8 @@ def _hide_frame(ax: "Axes") -> "Axes":
 _PICTURES: dict[str, Callable[[Sequence[Outcome]], dict[str, "Axes"]]] = {
     "sweep": _sweep,
     "sensitivity": _sensitivity,
-    "uncertainty": _uncertainty,
+    "uncertainty": lambda done: {_picture_name(done, outcome, "uncertainty"): error_bars(outcome) for outcome in done},
     "calibration": _calibration,
     "inverse": functools.partial(_calibration, design=True),
-    "continuation": _continuation,
+    "continuation": lambda done: {_picture_name(done, outcome, "curvature"): softening(outcome) for outcome in done},
 }

@@ -1,22 +1,36 @@
 """An equilibrium and its sensitivity as columns, datasets and structures."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
 
+from mdsens.common.errors import InputError, did_you_mean
 from mdsens.common.units import per, readable
 from mdsens.derivatives.first_order import Sensitivity
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.potentials.base import parameter_paths
 from mdsens.structures.system import System
-from mdsens.studies.export.columns import choose_table
 
 LAYER = 1.0
 """Thickness [Å] of a 2-D structure's cell, for programs that know three dimensions only."""
 
 _VERDICT_NAMES = ("status", "trusted", "reasons")
 """Entries of a verdict that stand beside the numbers."""
+
+
+def choose_table(table: str | None, known: Iterable[str]) -> str:
+    """Return the name of the table that is asked for, by default the first.
+
+    Raises:
+        InputError: there is none.
+    """
+    if table is None:
+        return next(iter(known))
+    if table not in known:
+        raise InputError(f"There is no table {table!r}.{did_you_mean(table, known)}")
+    return table
 
 
 def state_columns(eq: Equilibrium, sensitivity: Sensitivity | None, table: str | None) -> tuple[dict[str, Any], dict[str, str]]:

@@ -6,8 +6,7 @@ import numpy as np
 
 from mdsens.common.errors import InputError
 from mdsens.common.units import readable
-from mdsens.studies.export.columns import choose_table
-from mdsens.studies.export.states import spatial_atoms
+from mdsens.studies.export.states import choose_table, spatial_atoms
 from mdsens.studies.results.record import STATES, Collected
 from mdsens.studies.results.tables import Table, study_tables
 from mdsens.studies.storage.trajectories import Frame

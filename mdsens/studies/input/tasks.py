@@ -139,7 +139,7 @@ def _structures(description: Description, problems: list[str]) -> tuple[Recipes,
 def _check_study(description: Description, potential: Potential | None, problems: list[str]) -> None:
     study = description.study
     if isinstance(study, toml_schema.Calibration):
-        if not description.targets and "targets" not in _sections(problems):
+        if not description.targets and not any(problem.startswith(("targets.", "targets:")) for problem in problems):
             problems.append(f"[targets] is missing: a study of the kind {study.kind!r} wants [targets.NAME] for observables.")
         for name in description.targets or {}:
             if description.observables is not None and name not in description.observables:
@@ -169,10 +169,6 @@ def _check_study(description: Description, potential: Potential | None, problems
             _attempt(problems, "study.parameters", grid, _values(study), study.mode)
     if potential is not None:
         _check_names(study, potential, problems)
-
-
-def _sections(problems: list[str]) -> set[str]:
-    return {problem.split(".")[0].split(":")[0] for problem in problems}
 
 
 def _structures_apart(recipe: Mapping[str, Any], structures: Recipes, groups: Groups) -> list[str]:

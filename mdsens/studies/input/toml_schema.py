@@ -100,13 +100,9 @@ class Range(_Table):
     points: Annotated[int, Field(ge=1, le=MAX_TASKS)]
 
 
-def _tag_values(value: Any) -> str:
-    return "range" if isinstance(value, dict | Range) else "list"
-
-
 Values = Annotated[
     Annotated[list[Number], Field(min_length=1), pydantic.Tag("list")] | Annotated[Range, pydantic.Tag("range")],
-    pydantic.Discriminator(_tag_values),
+    pydantic.Discriminator(lambda values: "range" if isinstance(values, dict | Range) else "list"),
 ]
 
 

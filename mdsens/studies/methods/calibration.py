@@ -41,7 +41,6 @@ from mdsens.studies.methods.observed import (
     relax_again,
     relax_all,
     rounding,
-    structures_of,
     units_of,
 )
 from mdsens.studies.methods.parameters import Selection
@@ -400,7 +399,7 @@ class _Problem:
             here.states,
             tuple(history),
             missed=tuple(label for label, off in zip(self.labels, missed, strict=True) if off),
-            units=units_of(self.potential, self.selection.names, self.observed, structures_of(self.systems)),
+            units=units_of(self.potential, self.selection.names, self.observed, self.systems),
         )
 
     def _verdict(self, here: _Iterate, missed: np.ndarray, message: str) -> tuple[bool, str]:

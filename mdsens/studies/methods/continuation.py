@@ -136,7 +136,7 @@ def continuation(
         "the parameters asked for were reached" if complete else f"at t = {t:.6g}: {end}",
         "none" if complete else kind,
         math.nan if complete else critical,
-        units=units_of(eq.potential, (), observed, {"": eq.system}),
+        units=units_of(eq.potential, (), observed, {"": eq}),
     )
 
 

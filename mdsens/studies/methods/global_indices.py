@@ -25,7 +25,6 @@ from mdsens.studies.methods.observed import (
     relax_again,
     rounding,
     split,
-    structures_of,
     units_of,
 )
 from mdsens.studies.methods.parameters import Selection
@@ -138,7 +137,7 @@ def global_indices(
 
     each = [indices(column, float(least)) for column, least in zip(results[complete].T, noise, strict=True)]
     values = {key: split(np.array([np.asarray(one[key], dtype=float) for one in each]), shapes) for key in METHODS[method]}
-    units = units_of(selection.potential, selection.names, observed, structures_of(named))
+    units = units_of(selection.potential, selection.names, observed, named)
     seconds = time.perf_counter() - begun
     return GlobalIndices(method, selection.names, values, len(points), int(failed.sum()), seconds, units=units)
 

@@ -196,9 +196,13 @@ def differentiate(
 
 
 def units_of(
-    potential: Potential, names: Iterable[str], observed: ObservableVector | None, systems: Mapping[str, System]
+    potential: Potential,
+    names: Iterable[str],
+    observed: ObservableVector | None,
+    structures: Mapping[str, System | Equilibrium],
 ) -> dict[str, dict[str, Any]]:
     """Return the units of parameters and observables by name, as files have them, where they are known."""
+    systems = {name: one.system if isinstance(one, Equilibrium) else one for name, one in structures.items()}
     parts = {} if observed is None else observed.parts
     return {
         "parameters": {name: potential.unit_of(name.partition("[")[0]) for name in names},
@@ -235,11 +239,6 @@ def split(rows: Float[np.ndarray, "values ..."], values: Mapping[str, np.ndarray
     return {
         name: part.reshape((*value.shape, *rows.shape[1:])) for (name, value), part in zip(values.items(), parts, strict=True)
     }
-
-
-def structures_of(named: Mapping[str, Any]) -> dict[str, System]:
-    """Return the structures of structures or equilibria by name."""
-    return {name: one.system if isinstance(one, Equilibrium) else one for name, one in named.items()}
 
 
 def relax_all(systems: Mapping[str, Any], potential: Potential, options: Mapping[str, Any]) -> dict[str, Equilibrium]:

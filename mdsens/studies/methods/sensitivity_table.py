@@ -19,7 +19,6 @@ from mdsens.studies.methods.observed import (
     join_observables,
     rounding,
     split,
-    structures_of,
     units_of,
 )
 from mdsens.studies.methods.parameters import Selection
@@ -78,19 +77,14 @@ class SensitivityTable(Result):
         """
         if observable is not None and observable not in self.derivatives:
             raise InputError(f"There is no observable {observable!r}.{did_you_mean(observable, self.derivatives)}")
-        influence = {
-            name: np.linalg.norm(self._significant(name, scaled).reshape(-1, len(self.names)), axis=0)
-            for name, scaled in self.scaled.items()
-            if observable in (None, name)
-        }
+        influence = {}
+        for name, scaled in self.scaled.items() if observable is None else [(observable, self.scaled[observable])]:
+            significant = np.where(np.abs(scaled) > self.rounding.get(name, np.zeros(()))[..., None], scaled, 0.0)
+            influence[name] = np.linalg.norm(significant.reshape(-1, len(self.names)), axis=0)
         if observable is None:
             influence = {name: sizes / (sizes.max() or 1.0) for name, sizes in influence.items()}
         total = np.linalg.norm(list(influence.values()), axis=0)
         return [(self.names[k], float(total[k])) for k in np.argsort(-total, kind="stable")]
-
-    def _significant(self, name: str, scaled: np.ndarray) -> np.ndarray:
-        """Set to zero what is rounding."""
-        return np.where(np.abs(scaled) > self.rounding.get(name, np.zeros(()))[..., None], scaled, 0.0)
 
     def _numbers(self) -> Record:
         arrays = {
@@ -130,7 +124,7 @@ def sensitivity_table(
         split(rows, values),
         (not reasons) if certificate else None,
         reasons,
-        units=units_of(selection.potential, selection.names, observed, structures_of(named)),
+        units=units_of(selection.potential, selection.names, observed, named),
         rounding=split(rounding(observed, named), values),
     )
 

@@ -23,11 +23,10 @@ from mdsens.studies.methods.observed import (
     join_observables,
     relax_all,
     split,
-    structures_of,
     units_of,
 )
 from mdsens.studies.methods.parameters import Selection, with_values
-from mdsens.studies.results.record import Collected, Record, add_prefix
+from mdsens.studies.results.record import Collected, Record, add_prefix, merge
 from mdsens.studies.results.result import Result, outcome
 
 
@@ -52,11 +51,6 @@ class Point:
     def record(self) -> Record:
         """Return its numbers by path, as files keep them."""
         return Record({**add_prefix("values", self.values), **add_prefix("derivatives", self.derivatives)}, {})
-
-    @property
-    def _label(self) -> str:
-        """`"crystal sigma=3.4"`."""
-        return " ".join([self.structure, *(f"{name}={value:g}" for name, value in self.parameters.items())]).strip()
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -92,10 +86,10 @@ class Sweep(Result):
 
     def collected(self) -> Collected:
         """Return the sweep as if it had been read from a collected file."""
-        rows = [(point, point.record()) for point in self.points]
-        for _, record in rows:
-            record.facts.update({"names": list(self.names), "units": self.units})
-        outcomes = [outcome(point._label, point.parameters, record, point.reason) for point, record in rows]
+        facts, outcomes = Record({}, {"names": list(self.names), "units": self.units}), []
+        for point in self.points:
+            label = " ".join([point.structure, *(f"{name}={value:g}" for name, value in point.parameters.items())]).strip()
+            outcomes.append(outcome(label, point.parameters, merge(point.record(), facts), point.reason))
         return Collected(self._study_kind, "", tuple(outcomes))
 
 
@@ -170,7 +164,7 @@ def sweep(
 
     done = tuple(observe(name, point) for name, point in bar(rows, progress, desc="sweep"))
     varied = dict.fromkeys([*names, *(name for point in points for name in point)])
-    units = units_of(potential, varied, next(iter(observed.values())), structures_of(named))
+    units = units_of(potential, varied, next(iter(observed.values())), named)
     return Sweep(done, names, units=units)
 
 

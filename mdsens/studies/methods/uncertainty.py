@@ -24,7 +24,6 @@ from mdsens.studies.methods.observed import (
     relax_again,
     rounding,
     split,
-    structures_of,
     units_of,
 )
 from mdsens.studies.methods.parameters import Selection, root_of
@@ -209,7 +208,7 @@ def uncertainty(
         tuple(reasons),
         sampled,
         seconds,
-        units=units_of(potential, selection.names, observed, structures_of(named)),
+        units=units_of(potential, selection.names, observed, named),
     )
 
 

@@ -167,31 +167,24 @@ def _derivatives(outcome: Outcome, most: int | None) -> Iterator[Table]:
 
 def _observables(outcome: Outcome, most: int | None) -> Iterator[Table]:
     arrays, facts = outcome.record.arrays, outcome.record.facts
-    values, std = (_numbers_by_label(numbers_of(outcome, group), most) for group in ("values", "std"))
-    sampled = _numbers_by_label(numbers_of(outcome, "sampling/std"), most)
+    names, groups = facts["names"], ("values", "std", "sampling/std")
+    values, std, sampled = (_numbers_by_label(numbers_of(outcome, group), most) for group in groups)
     shares = _rows(numbers_of(outcome, "shares"), most, -1)
-    columns = [
+    samples = f"std of {facts['sampling']['count']} samples" if sampled else ""
+    largest = [names[int(np.argmax(np.abs(shares[label])))] if np.any(shares[label]) else "-" for label in values]
+    columns = (
         Column("observable", list(values)),
         Column("value", list(values.values())),
         Column("std", [std[label] for label in values], ".3g"),
-    ]
-    if sampled:
-        name = f"std of {facts['sampling']['count']} samples"
-        columns.append(Column(name, [sampled[label] for label in values], ".3g"))
-    columns.append(_unit_column([unit_of(outcome, label) for label in values]))
-    columns.append(Column("mostly from", [_largest_share(facts["names"], shares[label]) for label in values]))
-    for k, parameter in enumerate(facts["names"]):
-        columns.append(Column(f"share of {parameter}", [shares[label][k] for label in values], ".2f", shown=False))
-    more = not sampled and arrays["covariance"].size > 1
-    note = "the covariance of all of them is in the file" if more else ""
-    yield Table("observables", outcome.label, tuple(columns), f"{outcome.label}: {_verdict(outcome)}", note)
+        *([Column(samples, [sampled[label] for label in values], ".3g")] if sampled else []),
+        _unit_column([unit_of(outcome, label) for label in values]),
+        Column("mostly from", largest),
+        *(Column(f"share of {name}", [shares[label][k] for label in values], ".2f", shown=False) for k, name in enumerate(names)),
+    )
+    note = "the covariance of all of them is in the file" if not sampled and arrays["covariance"].size > 1 else ""
+    yield Table("observables", outcome.label, columns, f"{outcome.label}: {_verdict(outcome)}", note)
     if whole := facts.get("indices"):
         yield _indices(outcome, whole, most)
-
-
-def _largest_share(names: Sequence[str], shares: np.ndarray) -> str:
-    """Return the parameter with the largest share of a variance."""
-    return names[int(np.argmax(np.abs(shares)))] if np.any(shares) else "-"
 
 
 def _indices(outcome: Outcome, whole: Mapping[str, Any], most: int | None) -> Table:
@@ -215,14 +208,15 @@ def _indices(outcome: Outcome, whole: Mapping[str, Any], most: int | None) -> Ta
 def _fit(outcome: Outcome, most: int | None, *, design: bool = False) -> Iterator[Table]:
     # Targets of a design have no error; they are off by a share of themselves.
     arrays, facts = outcome.record.arrays, outcome.record.facts
-    parameters = [
+    parameters = (
+        Column("parameter", facts["names"]),
         Column("start", arrays["start"], ".8g"),
         Column("found", arrays["parameters"], ".10g"),
         Column("std", arrays["std"], ".3g", shown=not design),
-    ]
-    parameters.append(_unit_column([outcome.record.units_of_parameters().get(name) for name in facts["names"]]))
-    told = f"{facts['message']}; cost {facts['cost']:.4g}, {facts['relaxations']} relaxations"
-    yield Table("parameters", outcome.label, (Column("parameter", facts["names"]), *parameters), told)
+        _unit_column([outcome.record.units_of_parameters().get(name) for name in facts["names"]]),
+    )
+    title = f"{facts['message']}; cost {facts['cost']:.4g}, {facts['relaxations']} relaxations"
+    yield Table("parameters", outcome.label, parameters, title)
     targets = (
         Column("target", facts["labels"]),
         Column("wanted", arrays["wanted"]),

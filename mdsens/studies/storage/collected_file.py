@@ -7,7 +7,7 @@
 /table/<column>         labels, parameters and observables of all tasks, one row each, NaN where one failed
 /particles/trajectory   the relaxed structures, a frame each (`trajectories`)
 
-Axes and units have names everywhere (`labels`): `xarray.open_dataset(path, group="/table/values")`.
+Axes and units have names everywhere: `xarray.open_dataset(path, group="/table/values")`.
 """
 
 import contextlib
@@ -29,7 +29,6 @@ from mdsens.studies.input import recipes
 from mdsens.studies.input.tasks import Study
 from mdsens.studies.input.toml_schema import KINDS
 from mdsens.studies.results.record import Collected, Outcome
-from mdsens.studies.storage.labels import name_numbers
 from mdsens.studies.storage.task_files import STUDY_FORMAT, outcome_of, read_task, set_text, task_failures, task_paths, text_of
 from mdsens.studies.storage.trajectories import write_particles
 
@@ -87,7 +86,7 @@ def collect(folder: Path, path: Path, *, overwrite: bool = False) -> tuple[int, 
         for k, outcome in enumerate(outcomes):
             with h5py.File(paths[outcome.name], "r") as task:
                 task.copy(task["/"], group.require_group("tasks"), f"{k:05d}")
-            name_numbers(group[f"tasks/{k:05d}"], outcome.record, outcome.input["observables"])
+            _name_numbers(group[f"tasks/{k:05d}"], outcome)
         inputs = group.create_group("inputs")
         for digest, place in _files(outcomes).items():
             _store_input(inputs, digest, place)
@@ -97,6 +96,18 @@ def collect(folder: Path, path: Path, *, overwrite: bool = False) -> tuple[int, 
         image = file.id.get_file_image()
     write_whole(path, image, overwrite=overwrite)
     return len(outcomes), failed
+
+
+def _name_numbers(group: h5py.Group, outcome: Outcome) -> None:
+    """Name the axes and units of all numbers of a task."""
+    record, observables = outcome.record, outcome.input["observables"]
+    for path in record.arrays:
+        axes = record.axes(path)
+        labels = {axis: record.labels(axis) for axis in axes}
+        # Structures have axes of their own: their numbers of atoms differ.
+        name_axes(group[path], axes, group[path].parent if path.startswith("structures/") else group, labels)
+        name_unit(group[path], record.unit(path, observables))
+        name_units(group[path], record.units_by_parameter(path, observables))
 
 
 def _files(outcomes: Sequence[Outcome]) -> dict[str, Path]:
@@ -127,12 +138,13 @@ def _write_table(table: h5py.Group, outcomes: Sequence[Outcome]) -> None:
     name_axes(table.create_dataset("label", data=labels), ("task",), table)
     first = next((outcome for outcome in outcomes if not outcome.failed), outcomes[0])
     potential = _potential(first)
-    for name, column in _parameters(outcomes).items():
-        dataset = table.create_dataset(f"parameters/{name}", data=column)
+    for name in dict.fromkeys(name for outcome in outcomes for name in outcome.input["parameters"]):
+        column = [outcome.input["parameters"].get(name, np.nan) for outcome in outcomes]
+        dataset = table.create_dataset(f"parameters/{name}", data=np.array(column))
         name_axes(dataset, ("task",), table)
         name_unit(dataset, None if potential is None else potential.unit_of(name))
-    for path, column in _columns(outcomes).items():
-        dataset = table.create_dataset(path, data=column)
+    for path, numbers in _columns(outcomes).items():
+        dataset = table.create_dataset(path, data=numbers)
         record = next(outcome.record for outcome in outcomes if path in outcome.record.arrays)
         name_axes(dataset, ("task", *record.axes(path)), table, {"parameter": record.labels("parameter")})
         name_unit(dataset, record.unit(path, first.input["observables"]))
@@ -145,11 +157,6 @@ def _potential(outcome: Outcome) -> Potential | None:
         return recipes.potential_of(outcome.input["potential"])
     except MdsensError:
         return None
-
-
-def _parameters(outcomes: Sequence[Outcome]) -> dict[str, np.ndarray]:
-    names = dict.fromkeys(name for outcome in outcomes for name in outcome.input["parameters"])
-    return {name: np.array([outcome.input["parameters"].get(name, np.nan) for outcome in outcomes]) for name in names}
 
 
 def _columns(outcomes: Sequence[Outcome]) -> dict[str, np.ndarray]:
