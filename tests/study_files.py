@@ -40,10 +40,10 @@ def mdsens(*arguments):
 
 
 def numbers(folder):
-    """All that the units of a folder found, by unit and path."""
+    """All that the tasks of a folder found, by task and path."""
     found = {}
-    for path in (folder / task_files.UNITS).glob("*.h5"):
-        outcome = task_files.read_unit(path)
+    for path in (folder / task_files.TASKS).glob("*.h5"):
+        outcome = task_files.read_task(path)
         found |= {(outcome.name, key): value for key, value in outcome.record.arrays.items()}
     return found
 

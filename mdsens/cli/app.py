@@ -149,15 +149,15 @@ def run(
         typer.Option("--output", "-o", help="Folder of its results; by default beside it, of its name.", show_default=False),
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Only read the study, and say what it consists of.")] = False,
-    shard: Annotated[str, typer.Option("--shard", help="I/N: only every N-th unit from the I-th, for arrays of jobs.")] = "1/1",
+    shard: Annotated[str, typer.Option("--shard", help="I/N: only every N-th task from the I-th, for arrays of jobs.")] = "1/1",
     workers: Annotated[int, typer.Option("--workers", "-w", help="Processes that share the work.", min=1)] = 1,
     scheduler: Annotated[
         str | None,
         typer.Option("--scheduler", help="A Dask scheduler, tcp://host:8786, whose workers do the work.", show_default=False),
     ] = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Do units that failed again, too.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Do tasks that failed again, too.")] = False,
 ) -> None:
-    """Do a study, or what is missing of it. Exit 1 if a unit failed."""
+    """Do a study, or what is missing of it. Exit 1 if a task failed."""
     from mdsens.studies.running import commands
 
     if check:
@@ -179,15 +179,13 @@ def collect(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
 ) -> None:
-    """Merge the units of a finished study into one file."""
+    """Merge the tasks of a finished study into one file."""
     from mdsens.common.text import count_text
     from mdsens.studies.storage import collected_file
 
     output = _beside(folder, ".h5") if output is None else output
-    units, failed = collected_file.collect(folder, output, overwrite=overwrite)
-    typer.echo(
-        f"{output}: {count_text(units, 'unit')}{f', {failed} of them failed' if failed else ''}; see 'mdsens show {output}'."
-    )
+    count, failed = collected_file.collect(folder, output, overwrite=overwrite)
+    typer.echo(f"{output}: {count_text(count, 'task')}{f', {failed} of them failed' if failed else ''}; see 'mdsens show {output}'.")
 
 
 @app.command()

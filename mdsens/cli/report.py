@@ -24,7 +24,7 @@ from mdsens.studies.results.tables import Column, Table, study_tables
 from mdsens.studies.storage.collected_file import is_collected, read_collected, read_folder
 
 ROWS, COLUMNS, PICTURES, HASHES = 200, 6, 12, 5
-"""Of a table; numbers of an observable in it; units that have pictures; units' names in a report."""
+"""Of a table; numbers of an observable in it; tasks that have pictures; tasks' names in a report."""
 
 STYLE = """
 body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1b1f24; background: #fff; max-width: 68rem;
@@ -92,28 +92,28 @@ def _page(title: str, parts: Iterable[str]) -> str:
 def _study(study: Collected, missing: Sequence[str]) -> Iterator[str]:
     outcomes = study.outcomes
     done, failed = [o for o in outcomes if not o.failed], [o for o in outcomes if o.failed]
-    count = count_text(len(outcomes) + len(missing), "unit")
+    count = count_text(len(outcomes) + len(missing), "task")
     left = f", {len(missing)} still to be done" if missing else ""
     yield _tag("p", f"A study of the kind {study.kind}, {count}: {len(done)} done, {len(failed)} failed{left}.", "lead")
     if done:
         yield from _certificates(done)
-        # A sweep's pictures are of all units together, the others' of each.
+        # A sweep's pictures are of all tasks together, the others' of each.
         drawn = study if study.kind == "sweep" else dataclasses.replace(study, outcomes=tuple(done[:PICTURES]))
         yield from _figures(_quietly(lambda: study_pictures(drawn)))
         if len(drawn.outcomes) < len(done):
-            yield _tag("p", f"Of the first {PICTURES} units; 'mdsens plot' draws all of them.", "lead")
+            yield _tag("p", f"Of the first {PICTURES} tasks; 'mdsens plot' draws all of them.", "lead")
         yield _tag("h2", "Results")
         # The overview first.
         tables = sorted(study_tables(study.kind, done, COLUMNS), key=lambda table: table.name != "values")
         yield from (_table(table) for table in tables)
         yield from _states(done)
     if failed:
-        yield _tag("h2", "Units that failed")
-        columns = (Column("unit", [o.label for o in failed]), Column("reason", [o.reason for o in failed]))
+        yield _tag("h2", "Tasks that failed")
+        columns = (Column("task", [o.label for o in failed]), Column("reason", [o.reason for o in failed]))
         yield _table(Table("failed", "", columns))
     if missing:
-        yield _tag("h2", "Units still to be done")
-        yield _table(Table("missing", "", (Column("unit", missing),)))
+        yield _tag("h2", "Tasks still to be done")
+        yield _table(Table("missing", "", (Column("task", missing),)))
     if outcomes:
         yield _tag("h2", "Provenance")
         yield from _provenance(outcomes)
@@ -140,7 +140,7 @@ def _certificates(done: Sequence[Outcome]) -> Iterator[str]:
                 "nonlinearity",
                 "",
                 (
-                    Column("unit", [label for label, _, _ in bent]),
+                    Column("task", [label for label, _, _ in bent]),
                     Column("observable", [name for _, name, _ in bent]),
                     Column("departure", [share for _, _, share in bent], ".1%"),
                 ),
@@ -164,7 +164,7 @@ def _states(done: Sequence[Outcome]) -> Iterator[str]:
         return
     lowest = [state.get("lowest_curvature") for _, _, state in rows]
     columns = (
-        Column("unit", [label for label, _, _ in rows]),
+        Column("task", [label for label, _, _ in rows]),
         Column("structure", [name for _, name, _ in rows]),
         Column("energy", [state["energy"] for _, _, state in rows], ".8g", unit="eV"),
         Column("largest force", [state["fmax"] for _, _, state in rows], ".1e", unit="eV Angstrom-1"),

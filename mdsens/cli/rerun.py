@@ -21,11 +21,11 @@ from mdsens.files.provenance import made_with
 from mdsens.files.state_files import load_one, provenance_of
 from mdsens.potentials.base import parameter_paths
 from mdsens.studies.input import recipes
-from mdsens.studies.input.tasks import Study, Unit
+from mdsens.studies.input.tasks import Study, Task
 from mdsens.studies.results.record import Collected, Outcome
 from mdsens.studies.running import execution
 from mdsens.studies.storage.collected_file import is_collected, read_collected
-from mdsens.studies.storage.task_files import finished, read_unit, unit_path
+from mdsens.studies.storage.task_files import read_task, task_failures, task_paths
 
 TOLERANCE = 1e-6
 """Largest difference relative to the largest number of its kind."""
@@ -51,13 +51,13 @@ class Difference:
     """What was found again.
 
     Attributes:
-        unit: of a study, or empty.
+        task: of a study, or empty.
         what: path or name of the numbers.
         error: largest difference, on the scale of the largest stored number of its kind; inf where there are no such numbers.
         note: why.
     """
 
-    unit: str
+    task: str
     what: str
     error: float
     note: str = ""
@@ -81,21 +81,23 @@ def rerun_study(path: Path, folder: Path, *, workers: int = 1) -> tuple[Collecte
     """
     study = read_collected(path)
     if not study.outcomes:
-        raise StoreError(f"{str(path)!r} holds no units: there is nothing to do again.")
+        raise StoreError(f"{str(path)!r} holds no tasks: there is nothing to do again.")
     known = {outcome.name: outcome for outcome in study.outcomes}
-    for name in finished(folder).keys() & known.keys():
-        if read_unit(unit_path(folder, name)).provenance == known[name].provenance:
-            raise InputError(f"{str(folder)!r} holds the very units of {str(path)!r}: choose another folder (-o).")
-    units = []
+    paths = task_paths(folder)
+    for name in task_failures(folder).keys() & known.keys():
+        if read_task(paths[name]).provenance == known[name].provenance:
+            raise InputError(f"{str(folder)!r} holds the very tasks of {str(path)!r}: choose another folder (-o).")
+    tasks = []
     for outcome, given in zip(study.outcomes, _with_inputs(path, study, folder), strict=True):
-        unit = Unit(outcome.label, given)
-        if unit.name != outcome.name:
+        task = Task(outcome.label, given)
+        if task.name != outcome.name:
             raise StoreError(
                 f"The input of {outcome.label!r} is not what its name says: {str(path)!r} is damaged or was changed."
             )
-        units.append(unit)
-    execution.run(Study(study.kind, study.toml, folder / "study.toml", tuple(units)), folder, workers=workers)
-    found = {name: read_unit(unit_path(folder, name)) for name in known}
+        tasks.append(task)
+    execution.run(Study(study.kind, study.toml, folder / "study.toml", tuple(tasks)), folder, workers=workers)
+    paths = task_paths(folder)
+    found = {name: read_task(paths[name]) for name in known}
     return study, list(_compared(study.outcomes, found))
 
 
@@ -129,7 +131,7 @@ def _largest(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _with_inputs(path: Path, study: Collected, folder: Path) -> Iterator[dict[str, Any]]:
-    """The units' inputs, with the files that they name where this machine has them."""
+    """The tasks' inputs, with the files that they name where this machine has them."""
     execution.make_folder(folder)
     places = _unpacked(path, folder)
     for outcome in study.outcomes:
@@ -233,7 +235,7 @@ def told(path: Path, folder: Path | None, *, tolerance: float = TOLERANCE, worke
         folder = path.with_name(f"{path.stem}-rerun") if folder is None else folder
         study, rows = rerun_study(path, folder, workers=workers)
         versions = list(dict.fromkeys(one for o in study.outcomes for one in changed_versions(o.provenance.get("versions", {}))))
-        lines = [f"{folder}: {count_text(len(study.outcomes), 'unit')} done again."]
+        lines = [f"{folder}: {count_text(len(study.outcomes), 'task')} done again."]
     else:
         if folder is not None:
             raise InputError("A stored result is done again without a folder: leave -o out.")
@@ -242,13 +244,13 @@ def told(path: Path, folder: Path | None, *, tolerance: float = TOLERANCE, worke
     lines += [f"Other versions: {one}." for one in versions]
     rows = sorted(rows, key=lambda row: -row.error)
     off = [row for row in rows if not row.error <= tolerance]
-    lines += [f"  {row.unit} {row.what}: {row.note or f'differs by {row.error:.1e}'}".replace("   ", "  ") for row in off[:SHOWN]]
+    lines += [f"  {row.task} {row.what}: {row.note or f'differs by {row.error:.1e}'}".replace("   ", "  ") for row in off[:SHOWN]]
     if len(off) > SHOWN:
         lines.append(f"  and {len(off) - SHOWN} more")
     if off:
         return [*lines, f"{len(off)} of {len(rows)} differ by more than {tolerance:g}."], False
     if not rows:
-        return [*lines, "All units failed then, and do now."], True
+        return [*lines, "All tasks failed then, and do now."], True
     worst = rows[0]
-    where = f" ({f'{worst.unit}: ' if worst.unit else ''}{worst.what})" if worst.error > 0.0 else ""
+    where = f" ({f'{worst.task}: ' if worst.task else ''}{worst.what})" if worst.error > 0.0 else ""
     return [*lines, f"The largest of {len(rows)} differences is {worst.error:.1e}{where}."], True

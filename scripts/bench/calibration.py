@@ -22,7 +22,7 @@ import scipy.optimize
 
 import mdsens as ms
 from mdsens import studies
-from mdsens.studies.methods.observed import evaluate, flat, relax_all, together
+from mdsens.studies.methods.observed import evaluate, flatten, join_observables, relax_all
 from mdsens.studies.methods.parameters import Selection
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
@@ -35,14 +35,14 @@ EXACT, TENTH, TOLERANCE = 1e-6, 0.1, 1e-8
 
 def by_differences(systems, observed, options, selection, start, values):
     """`(parameters, relaxations, why it ended)` of SciPy's least squares."""
-    wanted, count = flat(values), 0
+    wanted, count = flatten(values), 0
     weights = np.concatenate([np.full(values[name].size, SIGMA[name]) for name in values])
 
     def residual(x):
         nonlocal count
         count += len(systems)
         try:
-            found = flat(evaluate(observed, relax_all(systems, selection.at(x), options)))
+            found = flatten(evaluate(observed, relax_all(systems, selection.at(x), options)))
         except ms.MdsensError:
             return np.full(len(wanted), np.inf)  # SciPy then takes a shorter step
         return (found - wanted) / weights
@@ -65,7 +65,7 @@ def main():
     options = parser.parse_args()
     systems, observables, relax = silicon_targets()
     truth = ms.StillingerWeber.silicon()
-    selection, observed = Selection.of(truth, NAMES), together(observables, systems)
+    selection, observed = Selection.of(truth, NAMES), join_observables(observables, systems)
     exact = selection.values()
     values = evaluate(observed, relax_all(systems, truth, relax))
     targets = {name: studies.Target(observables[name], values[name], SIGMA[name]) for name in observables}

@@ -23,10 +23,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 
 from mutations import spoil
-from samples import COLLECTED, POTENTIALS, RESULTS, STRUCTURES, STUDIES, UNITS, readers, write_samples
+from samples import COLLECTED, POTENTIALS, RESULTS, STRUCTURES, STUDIES, TASKS, readers, write_samples
 
 SECONDS, BYTES = 10.0, 2 * 2**30
-SHARES = {STRUCTURES: 0.35, POTENTIALS: 0.2, STUDIES: 0.2, RESULTS: 0.12, UNITS: 0.05, COLLECTED: 0.08}
+SHARES = {STRUCTURES: 0.35, POTENTIALS: 0.2, STUDIES: 0.2, RESULTS: 0.12, TASKS: 0.05, COLLECTED: 0.08}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -38,10 +38,10 @@ def spoilt_files(folder: Path, samples: dict[str, list[Path]], count: int, seed:
             rng = np.random.default_rng([seed, number])
             source = samples[kind][rng.integers(len(samples[kind]))]
             place = folder / f"{number:05d}"
-            if kind == UNITS:  # in a study's folder, among good ones
+            if kind == TASKS:  # in a study's folder, among good ones
                 shutil.copytree(source.parent.parent, place / "out")
                 shutil.copy(source.parent.parent.with_suffix(".toml"), place)
-                target = place / "out" / "units" / source.name
+                target = place / "out" / "tasks" / source.name
             else:
                 place.mkdir(parents=True)
                 target = place / source.name
@@ -96,7 +96,7 @@ def work(pipe) -> None:
     sys.addaudithook(watch)
     while (given := pipe.recv()) is not None:
         kind, path = given
-        place[:] = [path.parents[2] if kind == UNITS else path.parent]
+        place[:] = [path.parents[2] if kind == TASKS else path.parent]
         os.chdir(place[0])
         before = _memory()
         written.clear()
@@ -208,10 +208,10 @@ def _copied(samples, folder):
         copied[kind] = []
         for k, path in enumerate(paths):
             place = folder / f"{kind}{k}"
-            if kind == UNITS:
+            if kind == TASKS:
                 shutil.copytree(path.parent.parent, place / "out")
                 shutil.copy(path.parent.parent.with_suffix(".toml"), place)
-                copied[kind].append(place / "out" / "units" / path.name)
+                copied[kind].append(place / "out" / "tasks" / path.name)
                 continue
             place.mkdir(parents=True)
             for partner in path.parent.glob("*.snap*" if path.suffix.startswith(".snap") else path.name):

@@ -66,9 +66,9 @@ def full_disk(folder: Path) -> None:
         if not there:
             return tell("full disk", True, "left out: nothing can be mounted")
         status, said = mdsens("run", folder / "study.toml", "-o", folder / "small" / "out", cwd=folder)
-        units = list((folder / "small" / "out" / "units").iterdir())
-        whole = all(path.suffix == ".h5" for path in units)
-        tell(f"full disk: a run, {len(units)} units kept", status == 1 and whole and "No space left" in said, said)
+        tasks = list((folder / "small" / "out" / "tasks").iterdir())
+        whole = all(path.suffix == ".h5" for path in tasks)
+        tell(f"full disk: a run, {len(tasks)} tasks kept", status == 1 and whole and "No space left" in said, said)
         status, said = mdsens("collect", folder / "small" / "out", "-o", folder / "small" / "all.h5", cwd=folder)
         tell("full disk: collecting", status == 1 and not (folder / "small" / "all.h5").exists(), said)
         # With room again the run goes on.
@@ -76,7 +76,7 @@ def full_disk(folder: Path) -> None:
         status, said = mdsens("run", folder / "study.toml", "-o", folder / "small" / "out", cwd=folder)
         tell(
             "full disk: room again, the run goes on",
-            status == 0 and len(list((folder / "small/out/units").iterdir())) == 100,
+            status == 0 and len(list((folder / "small/out/tasks").iterdir())) == 100,
             said,
         )
     return None
@@ -111,13 +111,13 @@ def links(folder: Path) -> None:
     """A link in the place of a file is replaced; what it leads to stays."""
     secret = folder / "secret.txt"
     secret.write_text("secret")
-    units = folder / "linked" / "units"
-    units.mkdir(parents=True)
-    names = [path.name for path in sorted((folder / "both" / "units").glob("*.h5"))[:3]]
+    tasks = folder / "linked" / "tasks"
+    tasks.mkdir(parents=True)
+    names = [path.name for path in sorted((folder / "both" / "tasks").glob("*.h5"))[:3]]
     for name in names:
-        (units / name).symlink_to(secret)
+        (tasks / name).symlink_to(secret)
     status, said = mdsens("run", "study.toml", "-o", "linked", cwd=folder)
-    tell("links in the places of units", status == 0 and secret.read_text() == "secret", said)
+    tell("links in the places of tasks", status == 0 and secret.read_text() == "secret", said)
     (folder / "all.h5").symlink_to(secret)
     status, said = mdsens("collect", "linked", "-o", "all.h5", cwd=folder)
     tell("a link in the place of the output", status == 1 and secret.read_text() == "secret", said)

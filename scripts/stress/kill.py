@@ -2,8 +2,8 @@
 
     python scripts/stress/kill.py [--kills 60] [--seed 0] [--workers 1]
 
-A study of 200 small units is run to its end undisturbed. Then it is run again and again, each time SIGKILL comes at a
-random instant, of starting up, of work, of writing. After each kill all units that are there are read whole and are those
+A study of 200 small tasks is run to its end undisturbed. Then it is run again and again, each time SIGKILL comes at a
+random instant, of starting up, of work, of writing. After each kill all tasks that are there are read whole and are those
 that were there before, and more; the last run completes the study. Prints a table; exits 1 where anything differs.
 """
 
@@ -46,9 +46,9 @@ def command(folder: Path, out: str, workers: int) -> subprocess.Popen:
 
 
 def contents(folder: Path) -> dict[str, dict[str, bytes]]:
-    """The numbers of all units that are there; each must be whole."""
-    units = (task_files.read_unit(path) for path in sorted((folder / task_files.UNITS).glob("*.h5")))
-    return {unit.name: {path: value.tobytes() for path, value in unit.record.arrays.items()} for unit in units}
+    """The numbers of all tasks that are there; each must be whole."""
+    tasks = (task_files.read_task(path) for path in sorted((folder / task_files.TASKS).glob("*.h5")))
+    return {task.name: {path: value.tobytes() for path, value in task.record.arrays.items()} for task in tasks}
 
 
 def main():
@@ -71,7 +71,7 @@ def main():
             # Most of a short run is starting up: half of the kills wait until it works.
             here = len(before)
             if kill % 2:
-                while process.poll() is None and len(list(folder.glob("killed/units/*.h5"))) == here:
+                while process.poll() is None and len(list(folder.glob("killed/tasks/*.h5"))) == here:
                     time.sleep(0.001)
                 delay = draw.uniform(0.0, 0.05)
             else:
@@ -86,8 +86,8 @@ def main():
             except MdsensError as error:
                 problems.append(f"kill {kill}: {error}")
                 continue
-            if lost := [unit for unit, arrays in before.items() if after.get(unit) != arrays]:
-                problems.append(f"kill {kill}: {len(lost)} units were lost or changed")
+            if lost := [task for task, arrays in before.items() if after.get(task) != arrays]:
+                problems.append(f"kill {kill}: {len(lost)} tasks were lost or changed")
             instants.append(("work" if len(after) > here else "start", finished))
             before = after
             if finished and len(after) == len(whole):  # begin anew
@@ -106,7 +106,7 @@ def main():
     print(f"  while it began               {sum(what == 'start' and not end for what, end in instants):6}")
     print(f"  while it worked              {sum(what == 'work' and not end for what, end in instants):6}")
     print(f"runs that ended before         {sum(end for _, end in instants):6}")
-    print(f"units of the study             {len(whole):6}")
+    print(f"tasks of the study             {len(whole):6}")
     print(f"  there before the last resume {there:6}")
     print(f"  in the collected file        {collected[0]:6}")
     print(f"problems                       {len(problems):6}")

@@ -29,12 +29,12 @@ FORMATS = {
 }
 """Endings of structure files, and the formats of ASE that write them."""
 
-STRUCTURES, POTENTIALS, STUDIES, RESULTS, UNITS, COLLECTED = (
+STRUCTURES, POTENTIALS, STUDIES, RESULTS, TASKS, COLLECTED = (
     "structures",
     "potentials",
     "studies",
     "results",
-    "units",
+    "tasks",
     "collected",
 )
 
@@ -207,7 +207,7 @@ def _results(folder) -> dict[str, list[Path]]:
     collected_file.collect(done, folder / "small.h5", overwrite=True)
     return {
         RESULTS: [folder / "dimer.h5", folder / "crystal.h5"],
-        UNITS: sorted((done / "units").glob("*.h5")),
+        TASKS: sorted((done / "tasks").glob("*.h5")),
         COLLECTED: [folder / "small.h5"],
     }
 
@@ -233,10 +233,10 @@ def readers(kind: str, path: Path) -> list[Callable[[], object]]:
         return [lambda: tasks.read_study(path), lambda: command("run", "--check", path)]
     if kind == RESULTS:
         return [lambda: ms.load(path), lambda: command("show", path)]
-    if kind == UNITS:
+    if kind == TASKS:
         out, kept = path.parent.parent, path.parent.parent.parent / "small.toml"
         return [
-            lambda: task_files.read_unit(path),
+            lambda: task_files.read_task(path),
             lambda: command("collect", out, "-o", out / "all.h5"),
             lambda: command("run", kept, "-o", out),
         ]

@@ -46,7 +46,7 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A sweep of which two units failed, and two were not done."""
+    """A sweep of which two tasks failed, and two were not done."""
     place = tmp_path_factory.mktemp("report")
     whole = tasks.read_study(dimers(place, "[1.0, 1.1, 1e60, 1.2]"))
     for shard in (1, 2, 3, 5, 6, 7):
@@ -57,7 +57,7 @@ def folder(tmp_path_factory):
 def test_a_study_s_folder_is_told_as_far_as_it_is_done(folder):
     text = html_report(folder)
     page = Page(text)
-    assert "8 units: 4 done, 2 failed, 2 still to be done" in page.text
+    assert "8 tasks: 4 done, 2 failed, 2 still to be done" in page.text
     assert "dimer sigma=1e+60 epsilon=0.5" in page.text and "NaN or infinite" in page.text  # with its reason
     assert f"{2 ** (1 / 6) * 1.1:.8g}" in page.text and 'builder = "molecule"' in page.text
     assert len(page.images) == 2 and all(image.lstrip().startswith("<?xml") for image in page.images)
@@ -87,8 +87,8 @@ def test_what_stands_in_a_file_is_no_html(tmp_path):
     collected_file.collect(tmp_path / "out", tmp_path / "all.h5")
     evil = '"><img src=x onerror=alert(1)><script>$x_{$</script>'
     with h5py.File(tmp_path / "all.h5", "a") as file:
-        file["study/units/00000"].attrs["label"] = evil
-        file["study/units/00001"].attrs["reason"] = evil
+        file["study/tasks/00000"].attrs["label"] = evil
+        file["study/tasks/00001"].attrs["reason"] = evil
     page = Page(html_report(tmp_path / "all.h5"))  # which allows no such attributes
     assert "script" not in page.tags and evil in page.text and "# <script>alert(1)</script>" in page.text
 

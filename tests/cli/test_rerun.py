@@ -45,7 +45,7 @@ def of_files(tmp_path):
 
 def test_a_study_done_again_is_the_same_bit_for_bit(swept, tmp_path):
     status, said = mdsens("rerun", swept, "-o", tmp_path / "again")
-    assert status == 0 and "4 units done again" in said and "differences is 0.0e+00." in said, said
+    assert status == 0 and "4 tasks done again" in said and "differences is 0.0e+00." in said, said
     assert (tmp_path / "again" / "study.toml").read_text() == (swept.parent / "dimers.toml").read_text()
     collected_file.collect(tmp_path / "again", tmp_path / "again.h5")
     assert not len(list((tmp_path / "again").glob("inputs/*")))
@@ -60,7 +60,7 @@ def test_other_kinds_are_the_same_too_with_their_seeds(kind, tmp_path):
 
 def test_another_number_is_noticed(copied, tmp_path):
     with h5py.File(copied, "a") as file:
-        file["study/units/00001/values/energy"][...] *= 1.001
+        file["study/tasks/00001/values/energy"][...] *= 1.001
     status, said = mdsens("rerun", copied)
     assert status == 1 and "dimer sigma=1 epsilon=1 values/energy: differs by 1.0e-03" in said and "1 of" in said, said
     assert mdsens("rerun", copied, "-o", tmp_path / "b", "--tolerance", "0.01")[0] == 0
@@ -73,20 +73,20 @@ def test_verify_names_it_for_a_study(copied):
 
 def test_other_versions_are_told(copied):
     with h5py.File(copied, "a") as file:
-        unit = file["study/units/00000"]
-        told = json.loads(unit.attrs["provenance"])
+        task = file["study/tasks/00000"]
+        told = json.loads(task.attrs["provenance"])
         told["versions"]["jax"] = "0.0.1"
-        unit.attrs["provenance"] = json.dumps(told)
+        task.attrs["provenance"] = json.dumps(told)
     status, said = mdsens("rerun", copied)
     assert status == 0 and f"Other versions: jax was 0.0.1, is {jax.__version__}." in said
 
 
 def test_a_changed_input_or_the_same_folder_is_refused(copied, swept):
     status, said = mdsens("rerun", swept, "-o", swept.parent / "out")
-    assert status == 1 and "the very units" in said
+    assert status == 1 and "the very tasks" in said
     with h5py.File(copied, "a") as file:
-        unit = file["study/units/00000"]
-        unit.attrs["input"] = unit.attrs["input"].replace('"epsilon": 0.5', '"epsilon": 0.6')
+        task = file["study/tasks/00000"]
+        task.attrs["input"] = task.attrs["input"].replace('"epsilon": 0.5', '"epsilon": 0.6')
     assert "not what its name says" in mdsens("rerun", copied)[1]
 
 
@@ -94,8 +94,8 @@ def test_a_changed_input_or_the_same_folder_is_refused(copied, swept):
     ("where", "key", "value", "words"),
     [
         ("study", "kind", "swep", "of a kind 'swep'"),
-        ("study/units/00000", "input", "[]", "does not say what it was made from"),
-        ("study/units/00000", "facts", "{", "no collected study, or damaged"),
+        ("study/tasks/00000", "input", "[]", "does not say what it was made from"),
+        ("study/tasks/00000", "facts", "{", "no collected study, or damaged"),
     ],
 )
 def test_damage_is_told_in_a_sentence(where, key, value, words, copied, tmp_path):
@@ -139,21 +139,21 @@ def test_names_in_a_file_lead_nowhere_else(of_files, tmp_path):
 
 
 def test_a_collected_file_of_before_opens(copied):
-    """Without trajectories, inputs, names of axes, and species in the units."""
+    """Without trajectories, inputs, names of axes, and species in the tasks."""
     with h5py.File(copied, "a") as file:
         del file["particles"], file["study/inputs"]
-        for unit in file["study/units"].values():
-            facts = json.loads(unit.attrs["facts"])
+        for task in file["study/tasks"].values():
+            facts = json.loads(task.attrs["facts"])
             for name, state in facts.get("states", {}).items():
-                del state["labels"], state["pbc"], unit[f"structures/{name}/species"]
-            unit.attrs["facts"] = json.dumps(facts)
-    assert "4 units" in mdsens("show", copied)[1]
+                del state["labels"], state["pbc"], task[f"structures/{name}/species"]
+            task.attrs["facts"] = json.dumps(facts)
+    assert "4 tasks" in mdsens("show", copied)[1]
     assert len(export.to_atoms(copied)) == 2 and len(export.to_dataframe(copied)) == 4
     assert "2 failed" in html_report(copied)
     # What is new has nothing to be compared with.
     assert mdsens("rerun", copied)[0] == 0
     with h5py.File(copied, "a") as file:
-        file["study/units/00000"].attrs["creator"] = json.dumps({"format": 99})
+        file["study/tasks/00000"].attrs["creator"] = json.dumps({"format": 99})
     assert "upgrade mdsens" in mdsens("show", copied)[1]
 
 

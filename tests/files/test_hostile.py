@@ -132,18 +132,18 @@ HOSTILE = {
 
 
 @pytest.fixture(scope="module")
-def unit(samples):
-    return next(path for path in samples["units"] if not task_files.read_unit(path).failed)
+def task(samples):
+    return next(path for path in samples["tasks"] if not task_files.read_task(path).failed)
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_hostile_units_are_refused_and_done_again(what, unit, tmp_path):
-    shutil.copytree(unit.parent.parent, tmp_path / "out")
-    spoilt = task_files.unit_path(tmp_path / "out", unit.stem)
+def test_hostile_tasks_are_refused_and_done_again(what, task, tmp_path):
+    shutil.copytree(task.parent.parent, tmp_path / "out")
+    spoilt = task_files.task_path(tmp_path / "out", task.stem)
     with h5py.File(spoilt, "a") as file:
         HOSTILE[what](file["values"])
     with pytest.raises(ms.StoreError, match=str(spoilt)):
-        task_files.read_unit(spoilt)
+        task_files.read_task(spoilt)
     with pytest.raises(ms.StoreError):
         collected_file.collect(tmp_path / "out", tmp_path / "all.h5")
 
@@ -158,9 +158,9 @@ STRUCTURES = {
 
 
 @pytest.mark.parametrize(("lost", "put"), STRUCTURES.values(), ids=STRUCTURES)
-def test_a_unit_that_lost_its_structure_is_named(lost, put, unit, tmp_path):
-    shutil.copytree(unit.parent.parent, tmp_path / "out")
-    spoilt = task_files.unit_path(tmp_path / "out", unit.stem)
+def test_a_task_that_lost_its_structure_is_named(lost, put, task, tmp_path):
+    shutil.copytree(task.parent.parent, tmp_path / "out")
+    spoilt = task_files.task_path(tmp_path / "out", task.stem)
     with h5py.File(spoilt, "a") as file:
         (group,) = file["structures"].values()
         instead = put(group.pop(lost)[()])
@@ -170,11 +170,11 @@ def test_a_unit_that_lost_its_structure_is_named(lost, put, unit, tmp_path):
         collected_file.collect(tmp_path / "out", tmp_path / "all.h5")
 
 
-def test_texts_without_end(unit, tmp_path):
+def test_texts_without_end(task, tmp_path):
     """HDF5's library looks for the end of the heap for ever where the room that is left has no size."""
     from mdsens.common.untrusted_hdf5 import HEAP
 
-    content = bytearray(unit.read_bytes())
+    content = bytearray(task.read_bytes())
     at = place = content.find(HEAP) + 16
     while (index := int.from_bytes(content[place : place + 2], "little")) > 0:
         place += 16 + -(-int.from_bytes(content[place + 8 : place + 16], "little") // 8) * 8
@@ -184,7 +184,7 @@ def test_texts_without_end(unit, tmp_path):
         content[first + 8 : first + 16] = size.to_bytes(8, "little")
         path = tmp_path / f"{name}.h5"
         path.write_bytes(content)
-        for read in (task_files.read_unit, ms.load):
+        for read in (task_files.read_task, ms.load):
             with pytest.raises(ms.StoreError, match="have no end"):
                 read(path)
 
@@ -206,11 +206,11 @@ def test_a_file_that_begins_with_something_else(tmp_path):
         ms.load(tmp_path / "block.h5")
 
 
-def test_a_damaged_unit_is_done_again(unit, samples, tmp_path):
-    shutil.copytree(unit.parent.parent, tmp_path / "out")
-    damaged = task_files.unit_path(tmp_path / "out", unit.stem)
-    damaged.write_bytes(unit.read_bytes()[:2000])
-    study = tasks.read_study(unit.parent.parent.with_suffix(".toml"))
+def test_a_damaged_task_is_done_again(task, samples, tmp_path):
+    shutil.copytree(task.parent.parent, tmp_path / "out")
+    damaged = task_files.task_path(tmp_path / "out", task.stem)
+    damaged.write_bytes(task.read_bytes()[:2000])
+    study = tasks.read_study(task.parent.parent.with_suffix(".toml"))
     assert execution.run(study, tmp_path / "out", progress=False).done == 1
-    before, after = task_files.read_unit(unit).record.arrays, task_files.read_unit(damaged).record.arrays
+    before, after = task_files.read_task(task).record.arrays, task_files.read_task(damaged).record.arrays
     assert all(after[key].tobytes() == before[key].tobytes() for key in before)

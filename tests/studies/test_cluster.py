@@ -38,7 +38,7 @@ def kill_one(address, folder, killed):
     with distributed.Client(address, set_as_default=False) as client:
         pids = client.run(os.getpid)
         end = time.monotonic() + 60.0
-        while not list((folder / "units").glob("*.h5")) and time.monotonic() < end:
+        while not list((folder / "tasks").glob("*.h5")) and time.monotonic() < end:
             time.sleep(0.002)
         busy = next((at for at, keys in client.processing().items() if keys), next(iter(pids)))
         os.kill(pids[busy], signal.SIGKILL)
@@ -54,14 +54,14 @@ def test_a_worker_that_is_killed_loses_nothing_and_changes_nothing(workers, seri
     killer.start()
     done = execution.run(study, tmp_path / "out", scheduler=workers.scheduler_address, progress=False)
     killer.join()
-    assert killed and done.done == done.total == len(study.units) and not done.failed
+    assert killed and done.done == done.total == len(study.tasks) and not done.failed
     assert same(numbers(tmp_path / "out"), alone)
     with distributed.Client(workers.scheduler_address, set_as_default=False) as client:
-        pids, bounds = client.run(os.getpid), client.run(lambda: [os.environ[name] for name in dask_cluster.THREADS])
+        pids, bounds = client.run(os.getpid), client.run(lambda: [os.environ[name] for name in dask_cluster.THREAD_VARIABLES])
         assert set(pids.values()).isdisjoint(killed) and all(bound == ["1"] * 3 for bound in bounds.values())
 
 
-def test_failed_units_are_recorded_and_the_rest_goes_on(workers, tmp_path):
+def test_failed_tasks_are_recorded_and_the_rest_goes_on(workers, tmp_path):
     study = tasks.read_study(dimers(tmp_path, "[1.0, 1e60]"))
     done = execution.run(study, tmp_path / "out", scheduler=workers.scheduler_address, progress=False)
     assert done.done == 4 and sorted(label for label, _ in done.failed) == [
@@ -70,7 +70,7 @@ def test_failed_units_are_recorded_and_the_rest_goes_on(workers, tmp_path):
     ]
     again = execution.run(study, tmp_path / "out", scheduler=workers.scheduler_address, progress=False)
     assert again.done == 0 and again.failed == done.failed
-    assert all(task_files.read_unit(path).provenance["versions"]["mdsens"] == ms.__version__ for path in tmp_path.rglob("*.h5"))
+    assert all(task_files.read_task(path).provenance["versions"]["mdsens"] == ms.__version__ for path in tmp_path.rglob("*.h5"))
 
 
 def test_work_that_takes_every_worker_down_is_given_up(workers):
@@ -80,7 +80,7 @@ def test_work_that_takes_every_worker_down_is_given_up(workers):
 
 
 def test_what_is_missing_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(dask_cluster, "ANSWER", 1.0)
+    monkeypatch.setattr(dask_cluster, "CONNECTION_TIMEOUT", 1.0)
     study = tasks.read_study(dimers(tmp_path))
     with pytest.raises(ms.InputError, match=r"No Dask scheduler answers at 'tcp://127.0.0.1:9'.*dask scheduler"):
         execution.run(study, tmp_path / "out", scheduler="tcp://127.0.0.1:9", progress=False)

@@ -30,7 +30,7 @@ def collected(tmp_path_factory):
 
 
 def outcome(label, **structures):
-    """A unit that found structures without relaxing them."""
+    """A task that found structures without relaxing them."""
     arrays, states = {}, {}
     for name, system in structures.items():
         arrays[f"structures/{name}/positions"] = np.asarray(system.positions)
@@ -51,13 +51,13 @@ def particles(folder, *outcomes):
 @pytest.mark.filterwarnings("ignore:there is no reference attributes")  # masses and types are not guessed
 def test_mdanalysis_reads_the_relaxed_structures(collected):
     universe = MDAnalysis.Universe(str(collected))
-    assert len(universe.trajectory) == 4  # two of six units failed
+    assert len(universe.trajectory) == 4  # two of six tasks failed
     for frame, (sigma, _) in zip(universe.trajectory, [(s, e) for s in SIGMAS for e in (0.5, 1.0)], strict=True):
         length = np.linalg.norm(np.diff(universe.atoms.positions, axis=0))
         np.testing.assert_allclose(length, 2 ** (1 / 6) * sigma, rtol=1e-6)  # it keeps 32 bits
         assert frame.dimensions is None
     with h5py.File(collected) as file:
-        assert list(file["particles/trajectory/unit"]) == [0, 1, 2, 3]
+        assert list(file["particles/trajectory/task"]) == [0, 1, 2, 3]
         assert list(file["particles/trajectory/species"].attrs["labels"]) == ["N"]
 
 
@@ -89,7 +89,7 @@ def test_structures_of_several_sizes_are_several_groups(tmp_path):
         found = file["particles"]
         assert sorted(found) == ["a", "a_2", "b"]
         assert found["b/position/value"].shape == (2, 1, 3) and found["a/position/value"].shape == (2, 2, 3)
-        assert list(found["a_2/unit"]) == [2] and list(found["a_2/species"].attrs["labels"]) == ["C", "Si"]
+        assert list(found["a_2/task"]) == [2] and list(found["a_2/species"].attrs["labels"]) == ["C", "Si"]
         # H5MD: elements sampled together share their steps.
         assert found["a/position/step"] == found["a/step"]
 
@@ -108,7 +108,7 @@ def test_xarray_opens_each_group_with_named_axes_and_units(collected):
             assert not any(axis.startswith("phony") for axis in found.dims), group
     with xarray.open_datatree(collected, engine="h5netcdf") as tree:
         values, sigma = tree["table/values"], tree["table/parameters"]["sigma"]
-        assert values["distances"].dims == ("unit", "distances_0") and sigma.dims == ("unit",)
+        assert values["distances"].dims == ("task", "distances_0") and sigma.dims == ("task",)
         assert values["distances"].attrs["units"] == sigma.attrs["units"] == "Angstrom"
         done = sigma < 2.0
         np.testing.assert_allclose(values["distances"][done, 0], 2 ** (1 / 6) * sigma[done], rtol=1e-10)
@@ -129,9 +129,9 @@ def test_what_was_collected_reads_back(collected):
     back = collected_file.read_collected(collected)
     folder = collected.parent / "out"
     for one in back.outcomes:
-        unit = task_files.read_unit(task_files.unit_path(folder, one.name))
-        assert unit.record.arrays.keys() == one.record.arrays.keys() and unit.record.facts == one.record.facts
-        assert all(one.record.arrays[path].tobytes() == value.tobytes() for path, value in unit.record.arrays.items())
+        task = task_files.read_task(task_files.task_path(folder, one.name))
+        assert task.record.arrays.keys() == one.record.arrays.keys() and task.record.facts == one.record.facts
+        assert all(one.record.arrays[path].tobytes() == value.tobytes() for path, value in task.record.arrays.items())
 
 
 def test_the_files_that_a_study_read_are_kept_with_it(tmp_path):
@@ -146,7 +146,7 @@ def test_the_files_that_a_study_read_are_kept_with_it(tmp_path):
     collected_file.collect(tmp_path / "out", tmp_path / "all.h5")
     with h5py.File(tmp_path / "all.h5") as file:
         ((digest, content),) = file["study/inputs"].items()
-        assert list(file["particles/trajectory/unit"]) == [0, 1]
+        assert list(file["particles/trajectory/task"]) == [0, 1]
         assert content.attrs["name"] == "dimer.xyz" and content[()].tobytes() == (tmp_path / "dimer.xyz").read_bytes()
     pytest.importorskip("h5netcdf")
     with xarray.open_datatree(tmp_path / "all.h5", engine="h5netcdf") as tree:

@@ -45,7 +45,7 @@ def dimer():
 
 def test_a_sweep_in_xarray_has_its_parameters_beside_its_observables(swept):
     found = export.to_xarray(swept)
-    assert found["distances"].dims == ("unit", "distances_0") and found["distances"].attrs["units"] == "Angstrom"
+    assert found["distances"].dims == ("task", "distances_0") and found["distances"].attrs["units"] == "Angstrom"
     done = (found["failed"] == "").values
     assert list(done) == [True] * 4 + [False] * 2
     np.testing.assert_allclose(found["distances"][done, 0], RATIO * found["sigma"][done], rtol=1e-10)
@@ -55,9 +55,9 @@ def test_a_sweep_in_xarray_has_its_parameters_beside_its_observables(swept):
     assert "mdsens" in found.attrs["made with"] and '"LennardJones"' in found.attrs["study"]
 
 
-def test_a_data_frame_has_a_row_for_each_unit(swept):
+def test_a_data_frame_has_a_row_for_each_task(swept):
     found = export.to_dataframe(swept)
-    assert list(found.columns) == ["unit", "sigma", "epsilon", "distances", "energy", "failed"]
+    assert list(found.columns) == ["task", "sigma", "epsilon", "distances", "energy", "failed"]
     assert found.attrs["units"] == {"sigma": "Å", "epsilon": "eV", "distances": "Å", "energy": "eV"}
     done = found[found.failed == ""]
     assert len(found) == 6 and len(done) == 4 and found.failed.iloc[-1]
@@ -69,10 +69,10 @@ def test_older_files_name_the_units_that_their_recipes_tell(swept, tmp_path):
     """Those of parameters came later."""
     shutil.copy(swept, tmp_path / "old.h5")
     with h5py.File(tmp_path / "old.h5", "a") as file:
-        for unit in file["study/units"].values():
-            facts = json.loads(unit.attrs["facts"])
+        for task in file["study/tasks"].values():
+            facts = json.loads(task.attrs["facts"])
             facts.pop("units", None)
-            unit.attrs["facts"] = json.dumps(facts)
+            task.attrs["facts"] = json.dumps(facts)
     frame = export.to_dataframe(tmp_path / "old.h5")
     assert frame.attrs["units"] == {"distances": "Å", "energy": "eV"}
     pandas.testing.assert_frame_equal(frame, export.to_dataframe(swept))
@@ -88,7 +88,7 @@ def test_functions_of_a_notebook_give_the_same_as_files(swept):
     found = studies.sweep({"dimer": system}, potential, points, observables, relax={"fmax": 1e-10})
     frames = export.to_dataframe(found), export.to_dataframe(swept)
     # In the order asked for, and as files keep it.
-    assert list(frames[0]) == ["unit", "sigma", "epsilon", "energy", "distances", "failed"]
+    assert list(frames[0]) == ["task", "sigma", "epsilon", "energy", "distances", "failed"]
     pandas.testing.assert_frame_equal(frames[0][list(frames[1])], frames[1][:4], rtol=1e-12)
     assert frames[0].attrs == frames[1].attrs
     assert "energy [eV]  distances [Å]" in repr(found) and "sigma=1.1 epsilon=1" in repr(found)
@@ -107,10 +107,10 @@ def test_functions_of_a_notebook_give_the_same_as_files(swept):
 @pytest.mark.parametrize(
     ("kind", "table", "columns"),
     [
-        ("sensitivity", "derivatives", ["unit", "parameter", "value", "units", "θ d(distances)/dθ", "θ d(energy)/dθ"]),
-        ("uncertainty", "observables", ["unit", "observable", "value", "std", "std of 10 samples", "units", "mostly from"]),
-        ("calibration", "targets", ["unit", "target", "wanted", "found", "sigma", "units", "off [σ]"]),
-        ("continuation", "path", ["unit", "t", "lowest curvature", "speed", "distances", "energy"]),
+        ("sensitivity", "derivatives", ["task", "parameter", "value", "units", "θ d(distances)/dθ", "θ d(energy)/dθ"]),
+        ("uncertainty", "observables", ["task", "observable", "value", "std", "std of 10 samples", "units", "mostly from"]),
+        ("calibration", "targets", ["task", "target", "wanted", "found", "sigma", "units", "off [σ]"]),
+        ("continuation", "path", ["task", "t", "lowest curvature", "speed", "distances", "energy"]),
     ],
 )
 def test_each_kind_has_its_table_and_its_dataset(kind, table, columns, tmp_path):
@@ -237,14 +237,14 @@ def test_an_equilibrium_that_did_not_converge_says_so(tmp_path):
 
 
 def test_studies_of_untrusted_sensitivities_say_so(tmp_path):
-    """A certificate for each unit, as it is stored."""
+    """A certificate for each task, as it is stored."""
     path = study(tmp_path, "sensitivity")
     assert export.to_dataframe(path)["trusted"].all() and "reasons" not in export.to_dataframe(path)
     assert export.to_xarray(path)["trusted"].values.tolist() == [1.0]
     with h5py.File(path, "a") as file:
-        (unit,) = file["study/units"].values()
-        facts = json.loads(unit.attrs["facts"])
-        unit.attrs["facts"] = json.dumps({**facts, "trusted": False, "reasons": ["a kink is near"]})
+        (task,) = file["study/tasks"].values()
+        facts = json.loads(task.attrs["facts"])
+        task.attrs["facts"] = json.dumps({**facts, "trusted": False, "reasons": ["a kink is near"]})
     frame = export.to_dataframe(path)
     assert not frame["trusted"].any() and (frame["reasons"] == "a kink is near").all()
     found = export.to_xarray(path)

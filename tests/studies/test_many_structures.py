@@ -12,7 +12,7 @@ import mdsens as ms
 from mdsens import studies
 from mdsens.common import compilation
 from mdsens.studies.input import recipes, tasks
-from mdsens.studies.methods.observed import Of, evaluate, nameless, together
+from mdsens.studies.methods.observed import Of, anonymize, evaluate, join_observables
 
 TWO_DEEP = 2.0 ** (1.0 / 6.0)
 
@@ -70,7 +70,7 @@ def test_observables_and_their_numbers_keep_their_places_without_names():
     """Each observable finds its own structures, whatever the order of the names, and comes in the order asked for."""
     states = {"zinc": relaxed(1.1), "argon": relaxed(1.2), "10": relaxed(1.15)}
     stretched = {name: ms.Equilibrium.again(eq) for name, eq in states.items()}
-    observed = together(
+    observed = join_observables(
         {
             "b": Of(ms.observables.energy, "zinc"),
             "a": Of(lambda two, p: two["x"].positions[0] - two["y"].positions[0], {"x": "argon", "y": "zinc"}),
@@ -81,7 +81,7 @@ def test_observables_and_their_numbers_keep_their_places_without_names():
     assert list(values) == ["b", "a"]
     x, y = (np.asarray(stretched[name].system.positions)[0] for name in ("argon", "zinc"))
     np.testing.assert_allclose(values["a"], x - y, atol=1e-14)
-    plain, numbered = nameless(observed, stretched)
+    plain, numbered = anonymize(observed, stretched)
     assert {*plain.parts, *numbered} == {"000000", "000001", "000002"}
 
 
@@ -116,17 +116,17 @@ def test_a_file_of_several_structures_is_a_study_s_input(tmp_path, name):
     several(tmp_path, name, [1.1, 1.2, 1.3])
     (tmp_path / "study.toml").write_text(STUDY.format(kind="sweep", file=name))
     study = tasks.read_study(tmp_path / "study.toml")
-    assert [unit.label for unit in study.units] == ["pair.0", "pair.1", "pair.2"]
-    starts = [recipes.structure_of(*unit.input["structures"].values()) for unit in study.units]
+    assert [task.label for task in study.tasks] == ["pair.0", "pair.1", "pair.2"]
+    starts = [recipes.structure_of(*task.input["structures"].values()) for task in study.tasks]
     np.testing.assert_allclose([float(start.positions[1, 0] - start.positions[0, 0]) for start in starts], [1.1, 1.2, 1.3])
-    assert len({unit.name for unit in study.units}) == 3
+    assert len({task.name for task in study.tasks}) == 3
 
 
-def test_a_file_of_one_structure_has_the_unit_that_it_had(tmp_path):
+def test_a_file_of_one_structure_has_the_task_that_it_had(tmp_path):
     several(tmp_path, "one.extxyz", [1.1])
     (tmp_path / "study.toml").write_text(STUDY.format(kind="sweep", file="one.extxyz"))
-    (unit,) = tasks.read_study(tmp_path / "study.toml").units
-    assert unit.label == "pair" and "index" not in unit.input["structures"]["pair"]
+    (task,) = tasks.read_study(tmp_path / "study.toml").tasks
+    assert task.label == "pair" and "index" not in task.input["structures"]["pair"]
     (tmp_path / "one.extxyz").write_text("2\n\nAr 0 0 0\n")
     with pytest.raises(ms.InputError, match=r"structures\.pair: .* could not be read"):
         tasks.read_study(tmp_path / "study.toml")
@@ -138,7 +138,7 @@ def test_run_prints_what_it_found(tmp_path):
     status, said = mdsens("run", tmp_path / "study.toml")
     assert status == 0
     rows = [line.split() for line in said.splitlines() if line.strip().startswith("pair.")]
-    # The bond's energy and length are known; trusted stands beside them, and each unit has one row.
+    # The bond's energy and length are known; trusted stands beside them, and each task has one row.
     assert [row[0] for row in rows] == [f"pair.{k}" for k in range(7)]
     for row in rows:
         np.testing.assert_allclose([float(row[1]), float(row[2])], [TWO_DEEP, -1.0], rtol=1e-6)

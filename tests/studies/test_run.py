@@ -36,11 +36,11 @@ def swept(tmp_path_factory):
 
 def test_a_study_is_done_once(swept):
     study, folder, first = swept
-    assert first.total == first.done == len(study.units) == 6 and not first.failed
+    assert first.total == first.done == len(study.tasks) == 6 and not first.failed
     again = execution.run(study, folder, progress=False)
     assert again.done == 0 and again.total == 6
-    for unit in study.units:
-        found = task_files.read_unit(task_files.unit_path(folder, unit.name))
+    for task in study.tasks:
+        found = task_files.read_task(task_files.task_path(folder, task.name))
         sigma, epsilon = found.input["parameters"]["sigma"], found.input["parameters"]["epsilon"]
         np.testing.assert_allclose(found.record.arrays["values/distances"], [2 ** (1 / 6) * sigma], rtol=1e-10)
         np.testing.assert_allclose(found.record.arrays["values/energy"], -epsilon, rtol=1e-12)
@@ -56,7 +56,7 @@ def test_shards_together_are_the_whole(swept, tmp_path):
     study, folder, _ = swept
     parts = [execution.run(study, tmp_path / "out", shard=(i, 4), progress=False) for i in range(1, 5)]
     assert [part.total for part in parts] == [2, 2, 1, 1]
-    whole = {key: value for key, value in numbers(folder).items() if key[0] in {unit.name for unit in study.units}}
+    whole = {key: value for key, value in numbers(folder).items() if key[0] in {task.name for task in study.tasks}}
     assert same(numbers(tmp_path / "out"), whole)
 
 
@@ -64,7 +64,7 @@ def test_a_collected_study_is_a_table(swept, tmp_path):
     study, _, _ = swept
     folder = tmp_path / "out"
     execution.run(study, folder, shard=(1, 2), progress=False)
-    with pytest.raises(ms.StoreError, match=r"3 of 6 units are not there yet.*mdsens run"):
+    with pytest.raises(ms.StoreError, match=r"3 of 6 tasks are not there yet.*mdsens run"):
         collected_file.collect(folder, tmp_path / "all.h5")
     execution.run(study, folder, progress=False)
     assert collected_file.collect(folder, tmp_path / "all.h5") == (6, 0)
@@ -74,7 +74,7 @@ def test_a_collected_study_is_a_table(swept, tmp_path):
         np.testing.assert_allclose(lengths[:, 0], 2 ** (1 / 6) * sigma, rtol=1e-10)
         assert file["study"].attrs["toml"] == study.text
     lines = "\n".join(describe_study(collected_file.read_collected(tmp_path / "all.h5")))
-    assert "6 units, 0 of them failed" in lines and "dimer sigma=1.1 epsilon=0.5" in lines and "1.3471" not in study.text
+    assert "6 tasks, 0 of them failed" in lines and "dimer sigma=1.1 epsilon=0.5" in lines and "1.3471" not in study.text
     assert f"{2 ** (1 / 6) * 1.2:.8g}" in lines
     with pytest.raises(ms.StoreError, match="exists already"):
         collected_file.collect(folder, tmp_path / "all.h5")
@@ -82,7 +82,7 @@ def test_a_collected_study_is_a_table(swept, tmp_path):
         collected_file.collect(tmp_path, tmp_path / "more.h5")
 
 
-def test_a_unit_that_fails_is_recorded_and_the_rest_goes_on(tmp_path):
+def test_a_task_that_fails_is_recorded_and_the_rest_goes_on(tmp_path):
     study = tasks.read_study(dimers(tmp_path, "[1.0, 1e60, 1.1]"))
     found = execution.run(study, tmp_path / "out", progress=False)
     assert found.done == 6 and {label for label, _ in found.failed} == {
@@ -104,7 +104,7 @@ def test_what_is_unexpected_stops_no_study_either(tmp_path, monkeypatch):
     def fail(_):
         raise ZeroDivisionError("somewhere inside")
 
-    monkeypatch.setattr(execution, "work", fail)
+    monkeypatch.setattr(execution, "do_task", fail)
     study = tasks.read_study(dimers(tmp_path, "[1.0]"))
     found = execution.run(study, tmp_path / "out", progress=False)
     assert [reason for _, reason in found.failed] == ["an unexpected ZeroDivisionError: somewhere inside"] * 2
@@ -113,37 +113,37 @@ def test_what_is_unexpected_stops_no_study_either(tmp_path, monkeypatch):
 def test_a_share_of_work_ends_in_time_and_says_what_is_written(swept, tmp_path, monkeypatch):
     study, folder, _ = swept
     execution.make_folder(tmp_path)
-    monkeypatch.setattr(execution, "SHARE", 0.0)
-    first, _ = execution.share(study.units, tmp_path)
-    assert first == [(study.units[0].name, "")] == [*task_files.finished(tmp_path).items()]
-    monkeypatch.setattr(execution, "SHARE", 60.0)
-    done, seconds = execution.share(study.units, tmp_path)
-    assert [name for name, _ in done] == [unit.name for unit in study.units] and seconds > 0.0
-    # Others of this file add units to the folder.
-    expected = {key: value for key, value in numbers(folder).items() if key[0] in {unit.name for unit in study.units}}
+    monkeypatch.setattr(execution, "SHARE_SECONDS", 0.0)
+    first, _ = execution.do_share(study.tasks, tmp_path)
+    assert first == [(study.tasks[0].name, "")] == [*task_files.task_failures(tmp_path).items()]
+    monkeypatch.setattr(execution, "SHARE_SECONDS", 60.0)
+    done, seconds = execution.do_share(study.tasks, tmp_path)
+    assert [name for name, _ in done] == [task.name for task in study.tasks] and seconds > 0.0
+    # Others of this file add tasks to the folder.
+    expected = {key: value for key, value in numbers(folder).items() if key[0] in {task.name for task in study.tasks}}
     assert same(numbers(tmp_path), expected) and not list(tmp_path.rglob("*.part"))
 
 
 def test_a_second_process_is_refused(swept):
     study, folder, _ = swept
-    with execution.locked(folder), pytest.raises(ms.StoreError, match=r"Another process.*choose another folder"):
+    with execution.lock_folder(folder), pytest.raises(ms.StoreError, match=r"Another process.*choose another folder"):
         execution.run(study, folder, progress=False)
-    with execution.locked(folder, (1, 2)):
+    with execution.lock_folder(folder, (1, 2)):
         execution.run(study, folder, shard=(2, 2), progress=False)
         with pytest.raises(ms.StoreError, match="Another process"):
             execution.run(study, folder, progress=False)
     execution.run(study, folder, progress=False)
 
 
-def test_a_unit_s_name_is_that_of_its_input(swept, tmp_path):
+def test_a_task_s_name_is_that_of_its_input(swept, tmp_path):
     study, _, _ = swept
     elsewhere = tasks.read_study(dimers(tmp_path, name="other.toml"))
-    assert [unit.name for unit in elsewhere.units] == [unit.name for unit in study.units]
+    assert [task.name for task in elsewhere.tasks] == [task.name for task in study.tasks]
     text = dimers(tmp_path).read_text().replace("1e-10", "1e-11")
     (tmp_path / "tighter.toml").write_text(text)
     tighter = tasks.read_study(tmp_path / "tighter.toml")
-    assert not {unit.name for unit in tighter.units} & {unit.name for unit in study.units}
-    assert json.loads(json.dumps(study.units[0].input)) == study.units[0].input
+    assert not {task.name for task in tighter.tasks} & {task.name for task in study.tasks}
+    assert json.loads(json.dumps(study.tasks[0].input)) == study.tasks[0].input
 
 
 def test_structures_of_files_are_known_by_their_content(tmp_path):
@@ -156,10 +156,10 @@ def test_structures_of_files_are_known_by_their_content(tmp_path):
     )
     (tmp_path / "study.toml").write_text(text)
     study = tasks.read_study(tmp_path / "study.toml")
-    assert [unit.label.split()[0] for unit in study.units] == ["dimer.dimer0"] * 2 + ["dimer.dimer1"] * 2
+    assert [task.label.split()[0] for task in study.tasks] == ["dimer.dimer0"] * 2 + ["dimer.dimer1"] * 2
     (tmp_path / "dimer1.xyz").write_text((tmp_path / "dimer0.xyz").read_text())
     after = tasks.read_study(tmp_path / "study.toml")
-    assert after.units[0].name == study.units[0].name and after.units[2].name != study.units[2].name
+    assert after.tasks[0].name == study.tasks[0].name and after.tasks[2].name != study.tasks[2].name
     recipes._structure.cache_clear()
     found = execution.run(study, tmp_path / "out", shard=(3, 4), progress=False)
     assert "has changed" in found.failed[0][1]
@@ -274,8 +274,8 @@ def test_each_template_is_in_order(kind, tmp_path):
     path = tmp_path / "study.toml"
     path.write_text(template(kind))
     study = tasks.read_study(path)
-    assert study.kind == kind and len(study.units) == (15 if kind == "sweep" else 1)
-    (recipe,) = study.units[0].input["structures"].values()
+    assert study.kind == kind and len(study.tasks) == (15 if kind == "sweep" else 1)
+    (recipe,) = study.tasks[0].input["structures"].values()
     system = recipes.structure_of(recipe)
     assert len(system) == 8 and np.allclose(system.cell, 5.43 * np.eye(3))  # whose edges are the lattice constant
 
@@ -295,11 +295,11 @@ def test_a_file_of_another_kind_is_refused_in_a_sentence(tmp_path):
         tasks.read_study(tmp_path / "no.toml")
     with pytest.raises(ms.InputError, match="There is no study"):
         tasks.read_study(tmp_path / "missing.toml")
-    (tmp_path / "units").mkdir()
-    (tmp_path / "units" / "x.h5").write_bytes(b"no HDF5")
-    with pytest.raises(ms.StoreError, match="no unit of a study"):
-        task_files.read_unit(tmp_path / "units" / "x.h5")
-    assert not collected_file.is_collected(tmp_path / "units" / "x.h5")
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "x.h5").write_bytes(b"no HDF5")
+    with pytest.raises(ms.StoreError, match="no task of a study"):
+        task_files.read_task(tmp_path / "tasks" / "x.h5")
+    assert not collected_file.is_collected(tmp_path / "tasks" / "x.h5")
 
 
 @pytest.mark.parametrize("kind", OTHERS)
@@ -326,15 +326,15 @@ MANY = "{ start = 0.9, stop = 1.3, points = 60 }"
 
 
 def killed(folder, instant, *options):
-    """A run that is killed when so many units are there."""
+    """A run that is killed when so many tasks are there."""
     program = [sys.executable, "-m", "mdsens.cli.app", "run", "dimers.toml", "-o", "killed", *options]
     with (folder / "said.txt").open("w") as said:
         process = subprocess.Popen(program, cwd=folder, stdout=said, stderr=said, start_new_session=True)
-        while process.poll() is None and len(list(folder.glob("killed/units/*.h5"))) < instant:
+        while process.poll() is None and len(list(folder.glob("killed/tasks/*.h5"))) < instant:
             time.sleep(0.002)
         os.kill(process.pid, signal.SIGKILL)
         process.wait(timeout=60)
-    return sorted(folder.glob("killed/units/*.h5"))
+    return sorted(folder.glob("killed/tasks/*.h5"))
 
 
 @pytest.mark.slow
@@ -344,11 +344,11 @@ def test_a_killed_study_keeps_what_is_finished_and_resumes_bit_for_bit(tmp_path)
     before = {}
     for instant in (1, 40):
         for path in killed(tmp_path, instant):
-            task_files.read_unit(path)
+            task_files.read_task(path)
             stamp = path.stat().st_mtime_ns
             assert before.setdefault(path, stamp) == stamp
-    assert 0 < len(before) < len(study.units)
-    assert execution.run(study, tmp_path / "killed", progress=False).done == len(study.units) - len(before)
+    assert 0 < len(before) < len(study.tasks)
+    assert execution.run(study, tmp_path / "killed", progress=False).done == len(study.tasks) - len(before)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
     execution.run(study, tmp_path / "whole", progress=False)
     assert same(numbers(tmp_path / "killed"), numbers(tmp_path / "whole"))
@@ -360,11 +360,11 @@ def test_a_killed_study_keeps_what_is_finished_and_resumes_bit_for_bit(tmp_path)
 def test_workers_do_the_same_and_end_with_the_one_that_was_killed(tmp_path):
     study = tasks.read_study(dimers(tmp_path, MANY))
     for path in killed(tmp_path, 3, "--workers", "2"):
-        task_files.read_unit(path)
+        task_files.read_task(path)
     time.sleep(2.0)
-    there = len(list(tmp_path.glob("killed/units/*.h5")))
+    there = len(list(tmp_path.glob("killed/tasks/*.h5")))
     time.sleep(1.0)
-    assert len(list(tmp_path.glob("killed/units/*.h5"))) == there < len(study.units)
+    assert len(list(tmp_path.glob("killed/tasks/*.h5"))) == there < len(study.tasks)
     execution.run(study, tmp_path / "killed", workers=2, progress=False)
     execution.run(study, tmp_path / "whole", progress=False)
     assert same(numbers(tmp_path / "killed"), numbers(tmp_path / "whole"))
@@ -379,7 +379,7 @@ def test_an_interrupt_of_workers_ends_in_a_sentence(tmp_path, begun):
     program = [sys.executable, "-m", "mdsens.cli.app", "run", "dimers.toml", "-o", "out", "--workers", "2"]
     with (tmp_path / "said.txt").open("w") as said:
         process = subprocess.Popen(program, cwd=tmp_path, stdout=said, stderr=said, start_new_session=True)
-        awaited = "out/units/*.h5" if begun else "out/study.json"
+        awaited = "out/tasks/*.h5" if begun else "out/study.json"
         while process.poll() is None and not list(tmp_path.glob(awaited)):
             time.sleep(0.002)
         time.sleep(0.2)
@@ -393,11 +393,11 @@ def test_the_command_line(tmp_path, monkeypatch):
     assert mdsens("new", "swep")[1].endswith("Did you mean 'sweep'?")
     assert mdsens("new", "sweep", "-o", "sweep.toml") == (0, "sweep.toml: now 'mdsens run sweep.toml'.\n")
     assert mdsens("new", "sweep", "-o", "sweep.toml")[0] == 0  # it is what it would be
-    assert "15 units" in mdsens("run", "sweep.toml", "--check")[1]
+    assert "15 tasks" in mdsens("run", "sweep.toml", "--check")[1]
     assert "exists already" in mdsens("new", "inverse", "-o", "sweep.toml")[1]
     dimers(tmp_path, "[1.0, 1e60]")
     status, said = mdsens("run", "dimers.toml", "--shard", "1/2")
-    assert status == 1 and "2 units, 2 of them done now, 1 failed" in said
+    assert status == 1 and "2 tasks, 2 of them done now, 1 failed" in said
     assert "I/N" in mdsens("run", "dimers.toml", "--shard", "3/2")[1]
     status, said = mdsens("run", "dimers.toml")
     assert status == 1 and "Failed (2)" in said and "--retry" in said
@@ -405,4 +405,4 @@ def test_the_command_line(tmp_path, monkeypatch):
     (tmp_path / "other.toml").write_text(template("inverse"))
     assert "has results of a study of the kind sweep, not inverse" in mdsens("run", "other.toml", "-o", "dimers")[1]
     assert mdsens("collect", "dimers", "-o", "all.h5")[0] == 0
-    assert "4 units, 2 of them failed" in mdsens("show", "all.h5")[1]
+    assert "4 tasks, 2 of them failed" in mdsens("show", "all.h5")[1]

@@ -19,7 +19,7 @@ from mdsens import studies
 from mdsens.common.units import unit_text
 from mdsens.potentials.base import parameter_paths
 from mdsens.studies.input.recipes import Components
-from mdsens.studies.methods.observed import evaluate, flat, relax_all, together, units_of
+from mdsens.studies.methods.observed import evaluate, flatten, join_observables, relax_all, units_of
 from mdsens.studies.methods.parameters import Selection
 from mdsens.studies.results.record import Record, entries
 
@@ -351,7 +351,7 @@ def test_calibration_recovers_silicon_in_a_tenth_of_the_relaxations_of_finite_di
     systems, observables, options = silicon_targets()
     truth = ms.StillingerWeber.silicon()
     names = ["sigma", "a", "lam", "gamma", "costheta0", "A", "B"]
-    observed = together(observables, systems)
+    observed = join_observables(observables, systems)
     values = evaluate(observed, relax_all(systems, truth, options))
     sigma = {"a": 1e-3, "C": 1.0, "bonds": 1e-3}
     targets = {name: studies.Target(observables[name], values[name], sigma[name]) for name in observables}
@@ -363,13 +363,13 @@ def test_calibration_recovers_silicon_in_a_tenth_of_the_relaxations_of_finite_di
     assert fit.converged
     np.testing.assert_allclose(fit.parameters, selection.values(), rtol=1e-6)
 
-    count, wanted = 0, flat(values)
+    count, wanted = 0, flatten(values)
     weights = np.concatenate([np.full(values[name].size, sigma[name]) for name in values])
 
     def residual(x):
         nonlocal count
         count += len(systems)
-        return (flat(evaluate(observed, relax_all(systems, selection.at(x), options))) - wanted) / weights
+        return (flatten(evaluate(observed, relax_all(systems, selection.at(x), options))) - wanted) / weights
 
     there = scipy.optimize.least_squares(residual, selection.values(start), x_scale=np.abs(selection.values(start)))
     np.testing.assert_allclose(there.x, selection.values(), rtol=1e-6)
@@ -411,12 +411,12 @@ def test_units_of_the_catalogue_s_observables_in_whatever_they_are_wrapped():
     }
     crystal = ms.System(np.zeros((1, 3)), cell=2.7 * np.eye(3), pbc=True, species="Si")
     found = units_of(
-        ms.StillingerWeber.silicon(), ("sigma", "lam"), together(observables, ("structure",)), {"structure": crystal}
+        ms.StillingerWeber.silicon(), ("sigma", "lam"), join_observables(observables, ("structure",)), {"structure": crystal}
     )
     assert found["parameters"] == {"sigma": "Angstrom", "lam": ""}
     assert found["observables"] == {"K": "GPa", "a": "Angstrom", "all": ["Angstrom"] * 3 + ["degrees"] * 3, "d": "Angstrom"}
     sheet = ms.System(np.zeros((1, 3)), cell=2.7 * np.eye(3), pbc=[True, True, False], species="Si")
-    of_a_sheet = units_of(ms.StillingerWeber.silicon(), (), together({"K": bulk_modulus}, ("a",)), {"a": sheet})
+    of_a_sheet = units_of(ms.StillingerWeber.silicon(), (), join_observables({"K": bulk_modulus}, ("a",)), {"a": sheet})
     assert of_a_sheet["observables"] == {"K": "N m-1"}
     record = Record({}, {"units": found})
     assert record.unit("values/all", {}) is None and record.unit_of_number("all[4]", {}) == "degrees"

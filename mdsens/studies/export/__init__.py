@@ -1,7 +1,7 @@
 """Results for other programs: xarray, pandas, CSV, extended XYZ, netCDF.
 
-A result is what a function of `mdsens.studies` returned, an equilibrium and its sensitivity, or the path of a file that mdsens
-wrote: a collected study or a stored result. xarray and pandas come with `pip install 'mdsens[export]'`.
+A result is the return value of a function of `mdsens.studies`, an equilibrium and its sensitivity, or the path of a file that
+mdsens wrote: a collected study or a stored result. xarray and pandas come with `pip install 'mdsens[export]'`.
 """
 
 import csv
@@ -32,45 +32,45 @@ if TYPE_CHECKING:
     import xarray
 
 Result = str | Path | Collected | results.Result | Equilibrium
-"""What can be exported."""
+"""Results that can be exported."""
 
 SUFFIXES = (".csv", ".extxyz", ".xyz", ".nc")
 
 
 @suggest_names
 def to_xarray(result: Result, sensitivity: Sensitivity | None = None) -> "xarray.Dataset":
-    """A result as a labelled dataset.
+    """Return a result as a labelled dataset.
 
-    Of a study: a dimension `unit`, its swept parameters as coordinates, and what each unit found: observables by name,
-    `std_NAME`, `derivatives_NAME`, `shares_NAME`; NaN where a unit failed or found fewer numbers. Relaxed structures are
-    left to `to_atoms`. Of an equilibrium: atoms, cell and dX/dθ as `dX_dNAME`, with units.
+    A study has a dimension `task`, swept parameters as coordinates, and the results of its tasks: observables by name,
+    `std_NAME`, `derivatives_NAME`, `shares_NAME`; NaN where a task failed or has fewer numbers. Relaxed structures are
+    left to `to_atoms`. An equilibrium has atoms, cell and dX/dθ as `dX_dNAME`, with units.
 
     Raises:
-        InputError: xarray is missing, or it is no result.
+        InputError: xarray is missing, or `result` is no result.
         StoreError: a file that cannot be read.
     """
-    xarray = _needed("xarray", "to_xarray")
-    found = _found(result, sensitivity)
-    return study_dataset(xarray, found) if isinstance(found, Collected) else state_dataset(xarray, *found)
+    xarray = _import("xarray", "to_xarray")
+    content = _read(result, sensitivity)
+    return study_dataset(xarray, content) if isinstance(content, Collected) else state_dataset(xarray, *content)
 
 
 @suggest_names
 def to_dataframe(result: Result, sensitivity: Sensitivity | None = None, *, table: str | None = None) -> "pandas.DataFrame":
-    """A result as a data frame; its `attrs["units"]` are the columns' units, where they are known.
+    """Return a result as a data frame; its `attrs["units"]` are the columns' units, where they are known.
 
-    Where derivatives have a certificate, the column `trusted` and `attrs["trusted"]` say what came of it, and a column `reasons`
-    why they are not trusted.
+    Where derivatives have a certificate, the column `trusted` and `attrs["trusted"]` say whether they are trusted, and a column
+    `reasons` why not.
 
     Args:
-        table: which one. Of a sweep `"points"`, a row a unit; of a table of sensitivities `"derivatives"`, θ dg/dθ; of an
+        table: its name. Of a sweep `"points"`, a row a task; of a table of sensitivities `"derivatives"`, θ dg/dθ; of an
             uncertainty `"observables"`; of a calibration `"parameters"`, `"targets"` or `"directions"`; of a continuation
             `"path"`; of an equilibrium `"atoms"`, with dX/dθ, or `"parameters"`, with the largest |dX/dθ|. By default the first.
 
     Raises:
-        InputError: pandas is missing, there is no such table, or it is no result.
+        InputError: pandas is missing, there is no such table, or `result` is no result.
         StoreError: a file that cannot be read.
     """
-    pandas = _needed("pandas", "to_dataframe")
+    pandas = _import("pandas", "to_dataframe")
     columns, units, verdict = _columns(result, sensitivity, table)
     frame = pandas.DataFrame(columns)
     frame.attrs["units"] = units
@@ -80,27 +80,26 @@ def to_dataframe(result: Result, sensitivity: Sensitivity | None = None, *, tabl
 
 @suggest_names
 def to_atoms(result: Result, sensitivity: Sensitivity | None = None) -> "list[ase.Atoms]":
-    """The relaxed structures, for OVITO, ASE and others.
+    """Return the relaxed structures, for OVITO, ASE and others.
 
-    Of a study: one for each structure of each unit that found one, with unit, structure, parameters and scalar observables in
-    `info`. Of an equilibrium: dX/dθ as arrays of vectors, `dX_dsigma`, for each scalar parameter; of array-valued ones for
-    each number.
+    A study has one for each structure that a task relaxed, with task, structure, parameters and scalar observables in `info`.
+    An equilibrium has dX/dθ as arrays of vectors, `dX_dsigma`, for each number of each parameter.
 
     Raises:
-        InputError: it is no result.
+        InputError: `result` is no result.
         StoreError: a file that cannot be read.
     """
-    found = _found(result, sensitivity)
-    if isinstance(found, Collected):
-        return [frame_atoms(frame) for frame in frames(found.outcomes)]
-    return [state_atoms(*found)]
+    content = _read(result, sensitivity)
+    if isinstance(content, Collected):
+        return [frame_atoms(frame) for frame in frames(content.outcomes)]
+    return [state_atoms(*content)]
 
 
 @suggest_names
 def write(
     result: Result, path: str | Path, sensitivity: Sensitivity | None = None, *, table: str | None = None, overwrite: bool = False
 ) -> Path:
-    """Write a result by a file's extension: `.csv`, `.extxyz` (or `.xyz`; eight decimals), `.nc`. Whole or not at all.
+    """Write a result whole or not at all, by the extension: `.csv`, `.extxyz` (or `.xyz`; eight decimals), `.nc`.
 
     The columns of a `.csv` are named with their units, `energy [eV]`; the columns `trusted` and `reasons` are the certificate's.
 
@@ -127,22 +126,24 @@ def write(
     return path
 
 
-def _columns(result: Any, sensitivity: Any, table: Any) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
-    """Columns, their units, and what is known of whether they can be trusted."""
-    found = _found(result, sensitivity)
-    if isinstance(found, Collected):
-        return *study_columns(found, table), study_verdict(found)
-    return *state_columns(*found, table), state_verdict(*found)
+def _columns(
+    result: Result, sensitivity: Sensitivity | None, table: str | None
+) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
+    """Return columns, their units, and what certificates say of them."""
+    content = _read(result, sensitivity)
+    if isinstance(content, Collected):
+        return *study_columns(content, table), study_verdict(content)
+    return *state_columns(*content, table), state_verdict(*content)
 
 
-def _needed(module: str, what: str) -> Any:
+def _import(module: str, user: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise InputError(f"{what} needs {module}: python -m pip install 'mdsens[export]'.") from None
+        raise InputError(f"{user} needs {module}: python -m pip install 'mdsens[export]'.") from None
 
 
-def _found(result: Any, sensitivity: Any) -> Collected | tuple[Equilibrium, Sensitivity | None]:
+def _read(result: Result, sensitivity: Sensitivity | None) -> Collected | tuple[Equilibrium, Sensitivity | None]:
     if isinstance(result, str | Path):
         path = Path(result)
         return read_collected(path) if is_collected(path) else load_one(path)
@@ -166,7 +167,7 @@ def _csv(columns: dict[str, Any], units: dict[str, str]) -> bytes:
 
 
 def _netcdf(dataset: Any) -> bytes:
-    _needed("h5netcdf", "A netCDF file")
+    _import("h5netcdf", "A netCDF file")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "data.nc"
         dataset.to_netcdf(place, engine="h5netcdf")

@@ -1,45 +1,60 @@
 """An equilibrium and its sensitivity as columns, datasets and structures."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
 
+from mdsens.common.errors import InputError, did_you_mean
 from mdsens.common.units import derivative_unit, unit_text
 from mdsens.derivatives.first_order import Sensitivity
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.potentials.base import parameter_paths
 from mdsens.structures.system import System
-from mdsens.studies.export.columns import chosen
 
 LAYER = 1.0
 """Thickness [Å] of a 2-D structure's cell, for programs that know three dimensions only."""
 
-_KEPT = ("status", "trusted", "reasons")
-"""Names of what a verdict puts beside the numbers."""
+_VERDICT_NAMES = ("status", "trusted", "reasons")
+"""Entries of a verdict that stand beside the numbers."""
+
+
+def choose_table(table: str | None, known: Iterable[str]) -> str:
+    """Return the name of the table that is asked for, by default the first.
+
+    Raises:
+        InputError: there is none.
+    """
+    if table is None:
+        return next(iter(known))
+    if table not in known:
+        raise InputError(f"There is no table {table!r}.{did_you_mean(table, known)}")
+    return table
 
 
 def state_columns(eq: Equilibrium, sensitivity: Sensitivity | None, table: str | None) -> tuple[dict[str, Any], dict[str, str]]:
-    """Columns of the table `"atoms"` or `"parameters"`, and their units, by name."""
+    """Return the columns of the table `"atoms"` or `"parameters"`, and their units, by name."""
     tables = {"atoms": _atom_columns, "parameters": _parameter_columns}
-    columns, units = tables[chosen(table, tables)](eq, sensitivity)
+    columns, units = tables[choose_table(table, tables)](eq, sensitivity)
     rows = len(next(iter(columns.values())))
     verdict = state_verdict(eq, sensitivity)
-    return columns | {name: [verdict[name]] * rows for name in _KEPT if name in verdict}, units
+    return columns | {name: [verdict[name]] * rows for name in _VERDICT_NAMES if name in verdict}, units
 
 
 def state_verdict(eq: Equilibrium, sensitivity: Sensitivity | None) -> dict[str, Any]:
-    """How a relaxation ended, where not well, and what a certificate says."""
+    """Return how a relaxation ended, where not well, and what a certificate says."""
     verdict: dict[str, Any] = {} if eq.converged else {"status": eq.status.name}
     if sensitivity is not None:
         certificate = sensitivity.certificate
         verdict |= {"trusted": bool(certificate.trusted), "certificate": str(certificate)}
-        verdict |= {} if certificate.trusted else {"reasons": "; ".join(certificate.reasons)}
+        if not certificate.trusted:
+            verdict["reasons"] = "; ".join(certificate.reasons)
     return verdict
 
 
-def in_space(system: System) -> Any:
-    """As `ase.Atoms`, with a cell that has a volume."""
+def spatial_atoms(system: System) -> Any:
+    """Return a structure as `ase.Atoms`, with a cell that has a volume."""
     atoms = system.to_ase()
     if system.dim == 2 and system.cell is not None:
         atoms.cell[2, 2] = LAYER
@@ -51,8 +66,8 @@ def _derivatives(sensitivity: Sensitivity | None, part: str = "positions") -> di
     return {} if tree is None else dict(zip(parameter_paths(tree), map(np.asarray, jax.tree.leaves(tree)), strict=True))
 
 
-def _numbers(sensitivity: Any) -> dict[str, np.ndarray]:
-    """dX/dθ, `(N, dim)`, by each number of each parameter: `"sigma"`, `"table[3]"`."""
+def _numbers(sensitivity: Sensitivity | None) -> dict[str, np.ndarray]:
+    """Return dX/dθ, `(N, dim)`, for each number of each parameter: `"sigma"`, `"table[3]"`."""
     return {
         path + (f"[{','.join(map(str, index))}]" if index else ""): leaf[(..., *index)]
         for path, leaf in _derivatives(sensitivity).items()
@@ -60,7 +75,7 @@ def _numbers(sensitivity: Any) -> dict[str, np.ndarray]:
     }
 
 
-def _atom_columns(eq: Equilibrium, sensitivity: Any) -> tuple[dict[str, Any], dict[str, str]]:
+def _atom_columns(eq: Equilibrium, sensitivity: Sensitivity | None) -> tuple[dict[str, Any], dict[str, str]]:
     system = eq.system
     columns = {"species": system.symbols, "frozen": np.asarray(system.frozen)}
     columns |= dict(zip("xyz", np.asarray(system.positions).T, strict=False))
@@ -72,7 +87,7 @@ def _atom_columns(eq: Equilibrium, sensitivity: Any) -> tuple[dict[str, Any], di
     return columns, units
 
 
-def _parameter_columns(eq: Equilibrium, sensitivity: Any) -> tuple[dict[str, Any], dict[str, str]]:
+def _parameter_columns(eq: Equilibrium, sensitivity: Sensitivity | None) -> tuple[dict[str, Any], dict[str, str]]:
     values = dict(zip(parameter_paths(eq.potential), map(np.asarray, jax.tree.leaves(eq.potential)), strict=True))
     names = [f"{path}{list(index) if index else ''}" for path, theta in values.items() for index in np.ndindex(theta.shape)]
     thetas = np.concatenate([theta.ravel() for theta in values.values()])
@@ -94,7 +109,7 @@ def _parameter_columns(eq: Equilibrium, sensitivity: Any) -> tuple[dict[str, Any
 
 
 def state_dataset(xarray: Any, eq: Equilibrium, sensitivity: Sensitivity | None) -> Any:
-    """Atoms, cell and derivatives with units; `xarray` is the module."""
+    """Return atoms, cell and derivatives with units as a dataset; `xarray` is the module."""
     system, space = eq.system, list("xyz"[: eq.system.dim])
     length = {"units": "Angstrom"}
     dataset = xarray.Dataset(
@@ -116,22 +131,22 @@ def state_dataset(xarray: Any, eq: Equilibrium, sensitivity: Sensitivity | None)
             axes = (first, "space", *(f"{path}_{k}" for k in range(leaf.ndim - 2)))
             unit = derivative_unit("Angstrom", eq.potential.unit_of(path))
             named = {} if unit is None else {"units": unit}
-            # An array taken out of the dataset keeps them.
-            dataset[f"{what}_d{path}"] = (axes, leaf, named | {name: verdict[name] for name in _KEPT if name in verdict})
+            # An array that is taken out of the dataset keeps its verdict.
+            dataset[f"{what}_d{path}"] = (axes, leaf, named | {name: verdict[name] for name in _VERDICT_NAMES if name in verdict})
     dataset.attrs = {"potential": type(eq.potential).__name__, **verdict}
     return dataset
 
 
 def state_atoms(eq: Equilibrium, sensitivity: Sensitivity | None) -> Any:
-    """Atoms with dX/dθ as arrays of vectors."""
-    atoms = in_space(eq.system)
+    """Return atoms with dX/dθ as arrays of vectors."""
+    atoms = spatial_atoms(eq.system)
     verdict = state_verdict(eq, sensitivity)
     verdict.pop("certificate", None)
     atoms.info = {"energy": float(eq.energy), "fmax": float(eq.fmax), **verdict}
     for name, leaf in _numbers(sensitivity).items():
         vectors = np.zeros((len(atoms), 3))
         vectors[:, : leaf.shape[1]] = leaf
-        # Of what OVITO takes in a property's name.
+        # OVITO takes no other letters in a property's name.
         plain = "".join(letter if letter.isalnum() else "_" for letter in f"dX_d{name}").rstrip("_")
         atoms.set_array(plain, vectors)
     return atoms

@@ -6,27 +6,26 @@ import numpy as np
 
 from mdsens.common.errors import InputError
 from mdsens.common.units import unit_text
-from mdsens.studies.export.columns import chosen
-from mdsens.studies.export.states import in_space
+from mdsens.studies.export.states import choose_table, spatial_atoms
 from mdsens.studies.results.record import STATES, Collected
-from mdsens.studies.results.tables import study_tables
+from mdsens.studies.results.tables import Table, study_tables
 from mdsens.studies.storage.trajectories import Frame
 
 
 def study_columns(study: Collected, table: str | None) -> tuple[dict[str, Any], dict[str, str]]:
-    """A table's columns, and their units, by name."""
+    """Return a table's columns, and their units, by name."""
     tables = study_tables(study.kind, study.outcomes)
     if not tables:
-        raise InputError("All units of this study failed: there is no table.")
-    name = chosen(table, dict.fromkeys(one.name for one in tables))
+        raise InputError("All tasks of this study failed: there is no table.")
+    name = choose_table(table, dict.fromkeys(one.name for one in tables))
     columns: dict[str, list[Any]] = {}
     units: dict[str, str] = {}
     length, verdict = 0, study_verdict(study)
     for one in (one for one in tables if one.name == name):
         rows = {column.meaning or column.name: list(column.values) for column in one.columns}
-        units |= {column.meaning or column.name: told for column in one.columns if (told := unit_text(column.unit))}
-        if one.unit:
-            rows = {"unit": [one.unit] * len(one), **rows, **_verdict_columns(verdict, one)}
+        units |= {column.meaning or column.name: unit for column in one.columns if (unit := unit_text(column.unit))}
+        if one.task:
+            rows = {"task": [one.task] * len(one), **rows, **_verdict_columns(verdict, one)}
         for key in (key for key in rows if key not in columns):
             columns[key] = [np.nan] * length
         length += len(one)
@@ -36,30 +35,30 @@ def study_columns(study: Collected, table: str | None) -> tuple[dict[str, Any], 
 
 
 def study_verdict(study: Collected) -> dict[str, Any]:
-    """What the certificates of a study's units say, by unit: nothing where none was asked for."""
-    told = {one.label: one.record.facts for one in study.outcomes if one.record.facts.get("trusted") is not None}
-    if not told:
+    """Return what certificates say of a study's tasks, by task; nothing where none was asked for."""
+    facts = {one.label: one.record.facts for one in study.outcomes if one.record.facts.get("trusted") is not None}
+    if not facts:
         return {}
-    reasons = {label: "; ".join(facts.get("reasons", ())) for label, facts in told.items()}
-    return {"trusted": {label: bool(facts["trusted"]) for label, facts in told.items()}, "reasons": reasons}
+    reasons = {label: "; ".join(one.get("reasons", ())) for label, one in facts.items()}
+    return {"trusted": {label: bool(one["trusted"]) for label, one in facts.items()}, "reasons": reasons}
 
 
-def _verdict_columns(verdict: Any, table: Any) -> dict[str, list[Any]]:
-    if table.unit not in verdict.get("trusted", ()):
+def _verdict_columns(verdict: dict[str, Any], table: Table) -> dict[str, list[Any]]:
+    if table.task not in verdict.get("trusted", ()):
         return {}
-    trusted = {"trusted": [verdict["trusted"][table.unit]] * len(table)}
-    reasons = {"reasons": [verdict["reasons"][table.unit]] * len(table)}
+    trusted = {"trusted": [verdict["trusted"][table.task]] * len(table)}
+    reasons = {"reasons": [verdict["reasons"][table.task]] * len(table)}
     return trusted if all(verdict["trusted"].values()) else trusted | reasons
 
 
 def study_dataset(xarray: Any, study: Collected) -> Any:
-    """Numbers of all units, NaN where there are none; `xarray` is the module."""
+    """Return the numbers of all tasks as a dataset, NaN where there are none; `xarray` is the module."""
     outcomes = study.outcomes
-    dataset = xarray.Dataset(coords={"unit": [outcome.label for outcome in outcomes]})
+    dataset = xarray.Dataset(coords={"task": [outcome.label for outcome in outcomes]})
     paths = dict.fromkeys(path for one in outcomes for path in one.record.arrays if not path.startswith(f"{STATES}/"))
     for path in paths:
         records = [one.record for one in outcomes if path in one.record.arrays]
-        known = max(records, key=lambda record: record.arrays[path].size)
+        largest = max(records, key=lambda record: record.arrays[path].size)
         shape = np.max([record.arrays[path].shape for record in records], axis=0).astype(int)
         stacked = np.full((len(outcomes), *shape), np.nan)
         for k, one in enumerate(outcomes):
@@ -67,26 +66,26 @@ def study_dataset(xarray: Any, study: Collected) -> Any:
                 value = one.record.arrays[path]
                 corner: Any = (k, *map(slice, value.shape))
                 stacked[corner] = value
-        axes = known.axes(path)
+        axes = largest.axes(path)
         for axis, size in zip(axes, shape, strict=True):
-            labels = known.labels(axis)
+            labels = largest.labels(axis)
             if labels is not None and len(labels) == size:
                 dataset.coords[axis] = list(labels)
         name = path.removeprefix("values/").replace("/", "_")
-        unit = known.unit(path, outcomes[0].input["observables"])
-        several = known.units_by_parameter(path, outcomes[0].input["observables"])
-        told = {} if unit is None else {"units": unit}
-        dataset[name] = (("unit", *axes), stacked, told if several is None else {"units_by_parameter": several})
+        unit = largest.unit(path, outcomes[0].input["observables"])
+        several = largest.units_by_parameter(path, outcomes[0].input["observables"])
+        attributes = {"units_by_parameter": several} if several else {"units": unit} if unit is not None else {}
+        dataset[name] = (("task", *axes), stacked, attributes)
     for name in dict.fromkeys(name for one in outcomes for name in one.input["parameters"]):
         column = [one.input["parameters"].get(name, np.nan) for one in outcomes]
         unit = next((one.record.units_of_parameters().get(name) for one in outcomes if not one.failed), None)
-        told = {} if unit is None else {"units": unit}
-        dataset.coords[f"parameter_{name}" if name in dataset.variables else name] = ("unit", column, told)
+        attributes = {} if unit is None else {"units": unit}
+        dataset.coords[f"parameter_{name}" if name in dataset.variables else name] = ("task", column, attributes)
     if verdict := study_verdict(study):
         trusted = [float(verdict["trusted"].get(one.label, np.nan)) for one in outcomes]
-        dataset["trusted"] = ("unit", trusted, {"meaning": "1 trusted, 0 not, NaN without a certificate"})
-        dataset["reasons"] = ("unit", [verdict["reasons"].get(one.label, "") for one in outcomes])
-    dataset["failed"] = ("unit", [one.reason for one in outcomes])
+        dataset["trusted"] = ("task", trusted, {"meaning": "1 trusted, 0 not, NaN without a certificate"})
+        dataset["reasons"] = ("task", [verdict["reasons"].get(one.label, "") for one in outcomes])
+    dataset["failed"] = ("task", [one.reason for one in outcomes])
     made = outcomes[0].provenance
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     dataset.attrs = {"kind": study.kind, "made with": versions, "created": made["created"], "study": study.toml}
@@ -94,9 +93,9 @@ def study_dataset(xarray: Any, study: Collected) -> Any:
 
 
 def frame_atoms(frame: Frame) -> Any:
-    """A relaxed structure with what its unit found in `info`."""
-    atoms = in_space(frame.system)
-    atoms.info = {"unit": frame.outcome.label, "structure": frame.structure, **frame.outcome.input["parameters"]}
+    """Return a relaxed structure, with its task, parameters and scalar observables in `info`."""
+    atoms = spatial_atoms(frame.system)
+    atoms.info = {"task": frame.outcome.label, "structure": frame.structure, **frame.outcome.input["parameters"]}
     if frame.outcome.record.facts.get("trusted") is not None:
         atoms.info["trusted"] = bool(frame.outcome.record.facts["trusted"])
     values = {path.removeprefix("values/"): value for path, value in frame.outcome.record.arrays.items()}

@@ -1,1 +1,1 @@
-"""What a study's TOML file says: its schema, recipes of its parts, its pieces of work."""
+"""The TOML file of a study: its schema, recipes of its parts, its tasks."""

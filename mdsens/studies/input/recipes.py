@@ -1,6 +1,7 @@
-"""From what a TOML file says to structures, potentials and observables. Names come from lists; nothing is evaluated.
+"""Recipes of structures, potentials and observables, made from a TOML file. Names come from lists; nothing is evaluated.
 
-A recipe is what a unit's name is made of: plain values, with the digest of each file's content in it, but not its place.
+A recipe holds plain values, and of each file the digest of its content. A task's name is the hash of its recipes, without the
+places of files.
 """
 
 import functools
@@ -29,47 +30,48 @@ from mdsens.structures.packing import random_packing
 from mdsens.structures.reading import read
 from mdsens.structures.system import System
 from mdsens.studies.input import toml_schema
-from mdsens.studies.methods.observed import Of, Together
+from mdsens.studies.methods.observed import ObservableVector, Of
 from mdsens.studies.methods.parameters import with_values
 
 BUILDERS = (
     *("bulk", "molecule", "graphene", "graphene_nanoribbon", "nanotube", "mx2", "fcc100", "fcc110", "fcc111"),
     *("bcc100", "bcc110", "bcc111", "hcp0001", "diamond100", "diamond111"),
 )
-"""Of `ase.build`."""
+"""Functions of `ase.build`."""
 
-PLAIN = (
+DIRECT_OBSERVABLES = (
     *("energy", "stress", "pressure", "volume", "lattice_constants", "elastic_constants", "elastic_stability"),
     *("bulk_modulus", "shear_modulus", "young_modulus", "poisson_ratio", "universal_anisotropy", "compliance"),
     "linear_compressibility",
 )
-MADE = (
+"""Observables themselves: `g(system, potential)`."""
+OBSERVABLE_FACTORIES = (
     *("enthalpy", "cohesive_energy", "distances", "angles", "dihedrals", "coordination", "radial_distribution"),
     *("phonon_frequencies", "phonon_dos", "gruneisen_parameters", "harmonic_free_energy", "entropy", "heat_capacity"),
 )
-OF_STATES = ("defect_formation_energy", "formation_volume", "dipole_tensor", "barrier")
+"""Functions that return an observable."""
+COMPARISONS = ("defect_formation_energy", "formation_volume", "dipole_tensor", "barrier")
 """Observables that compare several structures."""
 
-OBSERVABLES = (*PLAIN, *MADE, *OF_STATES)
+OBSERVABLES = (*DIRECT_OBSERVABLES, *OBSERVABLE_FACTORIES, *COMPARISONS)
 
 PATH = "path"
-"""Key of a file's place in a recipe, which is no part of a unit's name."""
+"""Key of a file's place in a recipe."""
 
 INDEX = "index"
 """Key of a structure's place in a file of several."""
 
-MANY_FILES = 10_000
-MANY_BLOCKS = 20_000
-"""That ASE's builders put together one by one."""
+MAX_FILES, MAX_BLOCKS = 10_000, 20_000
+"""Files of a pattern, and blocks that ASE's builders put together one by one."""
 
 
 class Components(eqx.Module):
     """Some components of an observable as a vector."""
 
-    observable: Any
+    observable: Callable[..., Any]
     indices: tuple[tuple[int, ...], ...] = eqx.field(static=True)
 
-    def __call__(self, systems: Any, potential: Potential) -> Array:
+    def __call__(self, systems: System | Mapping[str, System], potential: Potential) -> Array:
         value = self.observable(systems, potential)
         if any(
             len(index) != value.ndim or any(not -n <= k < n for k, n in zip(index, value.shape, strict=True))
@@ -82,55 +84,55 @@ class Components(eqx.Module):
         return jnp.stack([value[index] for index in self.indices])
 
 
-def structure_recipes(name: str, given: toml_schema.Structure, folder: Path) -> dict[str, dict[Any, Any]]:
-    """Recipes of the structures that one table describes: one for each file of a pattern, and for each seed.
+def structure_recipes(name: str, table: toml_schema.Structure, folder: Path) -> dict[str, dict[str, Any]]:
+    """Return recipes of the structures that a table describes: one for each file of a pattern, and for each seed.
 
     Raises:
         InputError: a file that is not there, or not exactly one origin.
     """
-    origins = [what for what in ("file", "builder", "packing") if getattr(given, what) is not None]
+    origins = [key for key in ("file", "builder", "packing") if getattr(table, key) is not None]
     if len(origins) != 1:
         raise InputError("give exactly one of file, builder and packing.")
-    if given.arguments and given.builder is None:
+    if table.arguments and table.builder is None:
         raise InputError("arguments are those of a builder: leave them out.")
-    steps = given.model_dump(exclude_none=True, exclude_defaults=True, exclude={"file", "relax", "seed", "packing"})
-    if given.packing is not None:
-        steps["packing"] = given.packing.model_dump()
+    steps = table.model_dump(exclude_none=True, exclude_defaults=True, exclude={"file", "relax", "seed", "packing"})
+    if table.packing is not None:
+        steps["packing"] = table.packing.model_dump()
     starts = {name: steps}
-    if given.file is not None:
-        found = _matching(given.file, folder)
-        labels = [name] if len(found) == 1 else [f"{name}.{path.stem}" for path in found]
+    if table.file is not None:
+        paths = _match_files(table.file, folder)
+        labels = [name] if len(paths) == 1 else [f"{name}.{path.stem}" for path in paths]
         if len(set(labels)) < len(labels):
-            labels = [f"{name}.{k}" for k in range(len(found))]
+            labels = [f"{name}.{k}" for k in range(len(paths))]
         starts = {}
-        for label, path in zip(labels, found, strict=True):
+        for label, path in zip(labels, paths, strict=True):
             start = {**steps, "file": digest(path), PATH: str(path)}
             count = _count(str(path), start["file"])
             starts |= {f"{label}.{k}": {**start, INDEX: k} for k in range(count)} if count > 1 else {label: start}
-    if given.seed is None:
+    if table.seed is None:
         return starts
-    if not (given.packing or given.rattle):
+    if not (table.packing or table.rattle):
         raise InputError("seed is for random packings and rattle: leave it out.")
-    seeds = given.seed if isinstance(given.seed, list) else [given.seed]
+    seeds = table.seed if isinstance(table.seed, list) else [table.seed]
     several = len(seeds) > 1
     return {f"{label}.{seed}" if several else label: {**start, "seed": seed} for label, start in starts.items() for seed in seeds}
 
 
-def _matching(pattern: str, folder: Path) -> list[Path]:
+def _match_files(pattern: str, folder: Path) -> list[Path]:
     parts = Path(pattern).parts
     if "**" in parts and (Path(pattern).is_absolute() or ".." in parts):
         raise InputError(f"file: ** is for folders below that of the study, unlike {pattern!r:.200}.")
     matching = glob.iglob(str(folder / pattern), recursive=True)  # noqa: PTH207  (a pattern may be absolute)
-    found = sorted(itertools.islice((path for path in map(Path, matching) if path.is_file()), MANY_FILES + 1))
-    if not found:
+    paths = sorted(itertools.islice((path for path in map(Path, matching) if path.is_file()), MAX_FILES + 1))
+    if not paths:
         raise InputError(f"file: nothing is found at {pattern!r:.200}, seen from the folder of the study.")
-    if len(found) > MANY_FILES:
-        raise InputError(f"file: {pattern!r:.200} means more than {MANY_FILES} files: narrow it.")
-    return found
+    if len(paths) > MAX_FILES:
+        raise InputError(f"file: {pattern!r:.200} means more than {MAX_FILES} files: narrow it.")
+    return paths
 
 
 def digest(path: Path) -> str:
-    """Of a file's content.
+    """Return the SHA-256 digest of a file's content.
 
     Raises:
         InputError: it cannot be read.
@@ -142,7 +144,7 @@ def digest(path: Path) -> str:
 
 
 def structure_of(recipe: Mapping[str, Any]) -> System:
-    """The structure that a recipe describes; the same object each time in one process.
+    """Return the structure that a recipe describes; the same object each time in one process.
 
     Raises:
         InputError: a builder that is not known or does not take these arguments, a file that changed.
@@ -157,9 +159,9 @@ def _structure(text: str) -> System:
     if "packing" in recipe:
         system = random_packing(**recipe["packing"], seed=seed)
     elif "builder" in recipe:
-        system = System.from_ase(_built(recipe["builder"], recipe.get("arguments", {})))
+        system = System.from_ase(_build(recipe["builder"], recipe.get("arguments", {})))
     else:
-        system = _frames(_unchanged(recipe[PATH], recipe["file"]), recipe["file"])[recipe.get(INDEX, 0)]
+        system = _frames(_check_unchanged(recipe[PATH], recipe["file"]), recipe["file"])[recipe.get(INDEX, 0)]
     changes = {key: recipe[key] for key in ("repeat", "delete", "rattle", "frozen") if recipe.get(key)}
     if not changes:
         return system
@@ -168,8 +170,8 @@ def _structure(text: str) -> System:
     atoms = system.to_ase()
     if "repeat" in changes:
         times = tuple(np.broadcast_to(changes["repeat"], 3).tolist())
-        if len(atoms) * math.prod(times) > toml_schema.MANY_ATOMS:
-            raise InputError(f"repeat: {times} times {len(atoms)} atoms are more than {toml_schema.MANY_ATOMS}: repeat it less.")
+        if len(atoms) * math.prod(times) > toml_schema.MAX_ATOMS:
+            raise InputError(f"repeat: {times} times {len(atoms)} atoms are more than {toml_schema.MAX_ATOMS}: repeat it less.")
         if missing := [k + 1 for k, length in enumerate(atoms.cell.lengths()) if times[k] > 1 and not length]:
             raise InputError(f"repeat: the structure has no cell vector {missing[0]} to be repeated along: write 1 there.")
         atoms = atoms.repeat(times)
@@ -179,43 +181,44 @@ def _structure(text: str) -> System:
     frozen = np.zeros(len(atoms), dtype=bool)
     frozen[changes.get("frozen", [])] = True
     frozen |= np.tile(np.asarray(system.frozen), len(atoms) // len(system))
-    kept = np.ones(len(atoms), dtype=bool)
-    kept[changes.get("delete", [])] = False
+    chosen = np.ones(len(atoms), dtype=bool)
+    chosen[changes.get("delete", [])] = False
     symbols = np.tile(system.symbols, len(atoms) // len(system))
     positions = atoms.positions[:, : system.dim].copy()
     if "rattle" in changes:
         positions += np.random.default_rng(seed).normal(scale=changes["rattle"], size=positions.shape)
     return System(
-        positions[kept],
+        positions[chosen],
         cell=None if system.cell is None else atoms.cell.array[: system.dim, : system.dim],
         pbc=system.pbc,
-        species=symbols[kept].tolist(),
-        masses=np.tile(np.asarray(system.masses), len(atoms) // len(system))[kept] if system.masses_known else None,
-        frozen=frozen[kept],
+        species=symbols[chosen].tolist(),
+        masses=np.tile(np.asarray(system.masses), len(atoms) // len(system))[chosen] if system.masses_known else None,
+        frozen=frozen[chosen],
     )
 
 
 @functools.lru_cache(maxsize=10_000)
 def _frames(path: str, _digest: str) -> list[System]:
-    """The structures of a file of this content."""
+    """Return the structures of a file of this content."""
     return read(path, index=":")
 
 
 def _count(path: str, content: str) -> int:
-    """How many there are; of a file that cannot be read one, which says so when it is wanted."""
+    """Return the number of structures in a file: 1 for one that cannot be read, whose task will say so."""
     try:
         return len(_frames(path, content))
     except MdsensError:
         return 1
 
 
-def _unchanged(path: str, known: str) -> str:
+def _check_unchanged(path: str, known: str) -> str:
+    """Return a path, or raise InputError if its content has another digest."""
     if digest(Path(path)) != known:
         raise InputError(f"{path!r} has changed since the study began: begin a new one, in another folder.")
     return path
 
 
-def _built(name: str, arguments: Mapping[str, Any]) -> Any:
+def _build(name: str, arguments: Mapping[str, Any]) -> Any:
     import ase.build
 
     if name not in BUILDERS:
@@ -224,8 +227,8 @@ def _built(name: str, arguments: Mapping[str, Any]) -> Any:
     check_arguments(builder, arguments, name)
     tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     counts = [k for value in tuples.values() for k in (value if isinstance(value, tuple) else (value,)) if type(k) is int and k]
-    if math.prod(counts) > MANY_BLOCKS:
-        raise InputError(f"{name}: {arguments!r:.120} are more than {MANY_BLOCKS} pieces: build a smaller one, and repeat it.")
+    if math.prod(counts) > MAX_BLOCKS:
+        raise InputError(f"{name}: {arguments!r:.120} are more than {MAX_BLOCKS} pieces: build a smaller one, and repeat it.")
     try:
         return builder(**tuples)
     except Exception as error:  # ASE's are of many kinds
@@ -233,7 +236,7 @@ def _built(name: str, arguments: Mapping[str, Any]) -> Any:
 
 
 def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], name: str, skipped: int = 0) -> None:
-    """Raises InputError for arguments that a function does not have, or lacks; `skipped` come first and are not given."""
+    """Raise InputError for arguments that a function does not have, or lacks; the first `skipped` are given elsewhere."""
     known = list(inspect.signature(function).parameters.values())[skipped:]
     known = [p for p in known if p.kind is not p.VAR_KEYWORD and p.name != "system"]
     names = [p.name for p in known]
@@ -246,26 +249,26 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], 
         raise InputError(f"{name} wants the argument {needed[0]!r}: add it.")
 
 
-def potential_recipe(given: toml_schema.Potential, folder: Path) -> dict[Any, Any]:
-    """The recipe of a potential, with its files' digests.
+def potential_recipe(table: toml_schema.Potential, folder: Path) -> dict[str, Any]:
+    """Return the recipe of a potential, with its files' digests.
 
     Raises:
         InputError: a file that is not there, more than one origin.
     """
-    recipe = given.model_dump(exclude_none=True, exclude_defaults=True, exclude={"file", "files"})
-    origins = [what for what in ("constructor", "file", "files") if getattr(given, what) is not None]
+    recipe = table.model_dump(exclude_none=True, exclude_defaults=True, exclude={"file", "files"})
+    origins = [key for key in ("constructor", "file", "files") if getattr(table, key) is not None]
     if len(origins) > 1:
         raise InputError(f"give one of {' and '.join(origins)} only.")
-    files = [given.file] if given.file is not None else given.files
+    files = [table.file] if table.file is not None else table.files
     if files:
-        paths = [found for name in files for found in _matching(name, folder)]
+        paths = [path for name in files for path in _match_files(name, folder)]
         recipe["files"] = [digest(path) for path in paths]
         recipe[PATH] = [str(path) for path in paths]
     return recipe
 
 
 def potential_of(recipe: Mapping[str, Any]) -> Potential:
-    """The potential that a recipe describes; the same object each time in one process.
+    """Return the potential that a recipe describes; the same object each time in one process.
 
     Raises:
         InputError: a name, a constructor or arguments that are not known, parameters that the potential refuses.
@@ -281,20 +284,20 @@ def _potential(text: str) -> Potential:
         raise InputError(f"name: there is no potential {name!r}.{did_you_mean(name, SHIPPED)}")
     cls = SHIPPED[name]
     if "files" in recipe:
-        paths = [_unchanged(path, known) for path, known in zip(recipe[PATH], recipe["files"], strict=True)]
-        made = next((getattr(cls, way) for way in ("from_file", "from_files") if hasattr(cls, way)), None)
-        if made is None:
+        paths = [_check_unchanged(path, known) for path, known in zip(recipe[PATH], recipe["files"], strict=True)]
+        constructor = getattr(cls, "from_file", getattr(cls, "from_files", None))
+        if constructor is None:
             raise InputError(f"{name} is not read from files: give parameters or a constructor.")
-        check_arguments(made, arguments, f"{name}.{made.__name__}", skipped=len(paths))
-        return with_values(made(*paths, **arguments), _by_path(parameters))
+        check_arguments(constructor, arguments, f"{name}.{constructor.__name__}", skipped=len(paths))
+        return with_values(constructor(*paths, **arguments), _by_path(parameters))
     if "constructor" in recipe:
         known = constructors(cls)
         if recipe["constructor"] not in known:
-            told = did_you_mean(recipe["constructor"], known) if known else " It has none."
-            raise InputError(f"{name} has no constructor {recipe['constructor']!r}.{told}")
-        made = getattr(cls, recipe["constructor"])
-        check_arguments(made, arguments, f"{name}.{recipe['constructor']}")
-        return with_values(made(**arguments), _by_path(parameters))
+            hint = did_you_mean(recipe["constructor"], known) if known else " It has none."
+            raise InputError(f"{name} has no constructor {recipe['constructor']!r}.{hint}")
+        constructor = getattr(cls, recipe["constructor"])
+        check_arguments(constructor, arguments, f"{name}.{recipe['constructor']}")
+        return with_values(constructor(**arguments), _by_path(parameters))
     if arguments:
         raise InputError("arguments are those of a constructor, or for reading files: leave them out.")
     check_arguments(cls, parameters, name)
@@ -302,14 +305,14 @@ def _potential(text: str) -> Potential:
 
 
 def constructors(cls: type[Potential]) -> list[str]:
-    """Names of a potential's constructors, as `StillingerWeber.silicon`; what reads files is not among them."""
+    """Return the names of a potential's constructors, as `silicon` of `StillingerWeber`, without those that read files."""
     return [
         name for name, value in vars(cls).items() if isinstance(value, classmethod) and not name.startswith(("_", "from_file"))
     ]
 
 
 def _by_path(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"epsilon": {"A-B": 1.0}}` as `{"epsilon.A-B": 1.0}`."""
+    """Return `{"epsilon.A-B": 1.0}` for `{"epsilon": {"A-B": 1.0}}`."""
     return {
         (f"{name}.{key}" if key else name): entry
         for name, value in parameters.items()
@@ -317,13 +320,13 @@ def _by_path(parameters: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def observable_recipe(name: str, given: toml_schema.Observable) -> dict[Any, Any]:
-    """The recipe of an observable."""
-    return {"name": name, **given.model_dump(exclude_none=True, exclude_defaults=True)}
+def observable_recipe(key: str, table: toml_schema.Observable) -> dict[str, Any]:
+    """Return the recipe of an observable, whose name in the catalogue is that of its table by default."""
+    return {"name": table.name or key, **table.model_dump(exclude_none=True, exclude_defaults=True, exclude={"name"})}
 
 
-def observables_of(recipes: Mapping[str, Mapping[str, Any]], structures: tuple[str, ...]) -> Together:
-    """The observables that recipes describe, as one function.
+def observables_of(recipes: Mapping[str, Mapping[str, Any]], structures: tuple[str, ...]) -> ObservableVector:
+    """Return the observables that recipes describe, as one function.
 
     Raises:
         InputError: names, arguments or structures that are not known.
@@ -332,16 +335,16 @@ def observables_of(recipes: Mapping[str, Mapping[str, Any]], structures: tuple[s
 
 
 @functools.lru_cache(maxsize=1000)
-def _observables(text: str, structures: tuple[str, ...]) -> Together:
-    return Together({name: _observable(recipe, structures) for name, recipe in json.loads(text).items()})
+def _observables(text: str, structures: tuple[str, ...]) -> ObservableVector:
+    return ObservableVector({name: _observable(recipe, structures) for name, recipe in json.loads(text).items()})
 
 
-def _observable(recipe: Any, structures: Any) -> Of:
+def _observable(recipe: Mapping[str, Any], structures: tuple[str, ...]) -> Of:
     name, arguments = recipe["name"], recipe.get("arguments", {})
     if name not in OBSERVABLES:
         raise InputError(f"there is no observable {name!r}.{did_you_mean(name, OBSERVABLES)}")
     function = getattr(catalogue, name)
-    if name in MADE:
+    if name in OBSERVABLE_FACTORIES:
         check_arguments(function, arguments, name)
         try:
             function = function(**arguments)
@@ -350,28 +353,28 @@ def _observable(recipe: Any, structures: Any) -> Of:
         except (TypeError, ValueError) as error:
             raise InputError(f"{name} does not take {arguments!r:.120} ({reason(error)}).") from None
     else:
-        check_arguments(_own(function), arguments, name, skipped=2)
+        check_arguments(_with_all_options(function), arguments, name, skipped=2)
         if arguments:
             function = jtu.Partial(function, **arguments)
     if "components" in recipe:
         indices = tuple((k,) if isinstance(k, int) else tuple(k) for k in recipe["components"])
         function = Components(function, indices)
-    if name in OF_STATES:
+    if name in COMPARISONS:
         if "states" not in recipe:
             raise InputError(f"{name} compares structures: say which, states = {{...}}.")
-        return _among(Of(function, recipe["states"]), structures)
+        return _check_names(Of(function, recipe["states"]), structures)
     if "states" in recipe:
         raise InputError(f'{name} is of one structure: say structure = "...", not states.')
     if "structure" not in recipe and len(structures) > 1:
         raise InputError(f"several structures are relaxed together: say of which it is, structure = {structures[0]!r}.")
-    return _among(Of(function, recipe.get("structure", structures[0])), structures)
+    return _check_names(Of(function, recipe.get("structure", structures[0])), structures)
 
 
 def check_observable(recipe: Mapping[str, Any], structures: Mapping[str, Mapping[str, Any]], potential: Potential) -> None:
-    """Trace an observable of structures as they are given.
+    """Trace an observable of structures before they are relaxed.
 
     Raises:
-        InputError: it is not one of theirs: components, atoms or pairs that they do not have.
+        InputError: it asks for components, atoms or pairs that they do not have.
     """
     (part,) = observables_of({"observable": recipe}, tuple(structures)).parts.values()
     systems = {name: structure_of(structures[name]).with_neighbors(potential) for name in part.needed}
@@ -383,15 +386,16 @@ def check_observable(recipe: Mapping[str, Any], structures: Mapping[str, Mapping
         raise InputError(f"{recipe['name']} cannot be computed ({reason(error)}).") from None
 
 
-def _among(of: Of, structures: Any) -> Of:
+def _check_names(of: Of, structures: tuple[str, ...]) -> Of:
+    """Return an observable, or raise InputError if its structures are not there."""
     for needed in of.needed:
         if needed not in structures:
             raise InputError(f"there is no structure {needed!r}.{did_you_mean(needed, structures)}")
     return of
 
 
-def _own(function: Callable[..., Any]) -> Any:
-    """What `**options` go to: those of moduli are those of elastic constants."""
+def _with_all_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that has the signature of another, with the options of elastic constants where moduli take them."""
     signature = inspect.signature(function)
     if not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
         return function
@@ -405,18 +409,14 @@ def _own(function: Callable[..., Any]) -> Any:
     return joined
 
 
-def relax_options(*given: toml_schema.Relax | None) -> dict[str, Any]:
-    """Options of `relax` as plain values; later ones go before earlier ones."""
+def relax_options(*tables: toml_schema.Relax | None) -> dict[str, Any]:
+    """Return options of `relax` as plain values; later tables go before earlier ones."""
     options: dict[str, Any] = {}
-    for one in given:
-        if one is not None:
-            options |= one.model_dump(exclude_none=True)
+    for table in tables:
+        options |= {} if table is None else table.model_dump(exclude_none=True)
     return options
 
 
 def with_solver(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with the solver itself in the place of its name."""
-    options = dict(options)
-    if "solver" in options:
-        options["solver"] = getattr(solvers, options["solver"])()
-    return options
+    """Return options of `relax` with the solver in the place of its name."""
+    return {key: getattr(solvers, value)() if key == "solver" else value for key, value in options.items()}

@@ -1,4 +1,4 @@
-"""What a study's TOML file may say. Every mistake in it is found at once, named by its key, with a remedy."""
+"""The schema of a study's TOML file. All mistakes in a file are told at once, each named by its key, with a remedy."""
 
 import re
 import tomllib
@@ -14,10 +14,8 @@ from mdsens.common.paths import is_file
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
-MANY_ATOMS = 5_000_000
-"""Of a structure that a study makes."""
-MANY_UNITS = 100_000
-"""Of a study."""
+MAX_ATOMS, MAX_TASKS = 5_000_000, 100_000
+"""Atoms of a structure that a study makes, and tasks of a study."""
 
 Number = float
 Seed = Annotated[int, Field(ge=0)]
@@ -45,14 +43,14 @@ class Relax(_Table):
 class Packing(_Table):
     """Arguments of `random_packing`."""
 
-    n: Annotated[int, Field(ge=1, le=MANY_ATOMS)]
+    n: Annotated[int, Field(ge=1, le=MAX_ATOMS)]
     diameters: dict[str, Positive]
     packing_fraction: Positive = 1.0
     dim: Literal[2, 3] = 2
 
 
 class Structure(_Table):
-    """A structure: of a file (or those of a pattern), of ASE's builder, or a random packing; and what is done to it."""
+    """A structure: from a file (or several, by a pattern), from ASE's builder, or a random packing; and changes to it."""
 
     file: str | None = None
     builder: str | None = None
@@ -67,7 +65,7 @@ class Structure(_Table):
 
 
 class Potential(_Table):
-    """A potential by its class's name: with parameters, of a named constructor, or of files."""
+    """A potential by its class's name: with parameters, from a named constructor, or from files."""
 
     name: str
     parameters: dict[str, Any] = {}
@@ -78,7 +76,7 @@ class Potential(_Table):
 
 
 class Observable(_Table):
-    """An observable of the catalogue; of which structure, where several are relaxed together; which of its components."""
+    """An observable of the catalogue; its structure, where several are relaxed together; the components that are wanted."""
 
     name: str | None = None
     arguments: dict[str, Any] = {}
@@ -88,7 +86,7 @@ class Observable(_Table):
 
 
 class Target(_Table):
-    """What the observable of this name should be."""
+    """The value that the observable of this name should have."""
 
     value: Number | list[Any]
     sigma: Number | list[Any] | None = None
@@ -99,16 +97,12 @@ class Range(_Table):
 
     start: Number
     stop: Number
-    points: Annotated[int, Field(ge=1, le=MANY_UNITS)]
-
-
-def _listed(value: Any) -> str:
-    return "range" if isinstance(value, dict | Range) else "list"
+    points: Annotated[int, Field(ge=1, le=MAX_TASKS)]
 
 
 Values = Annotated[
     Annotated[list[Number], Field(min_length=1), pydantic.Tag("list")] | Annotated[Range, pydantic.Tag("range")],
-    pydantic.Discriminator(_listed),
+    pydantic.Discriminator(lambda values: "range" if isinstance(values, dict | Range) else "list"),
 ]
 
 
@@ -160,7 +154,7 @@ class Continuation(_Table):
     max_steps: Annotated[int, Field(ge=1)] = 200
 
 
-KINDS = {
+KINDS: dict[str, type[_Table]] = {
     "sweep": Sweep,
     "sensitivity": Sensitivity,
     "uncertainty": Uncertainty,
@@ -173,11 +167,11 @@ SECTIONS = ("study", "structures", "potential", "relax", "observables", "targets
 
 
 class Description(typing.NamedTuple):
-    """A TOML file's content, checked key by key; sections that were wrong are None, and `problems` says why.
+    """A TOML file's content, checked key by key; sections with mistakes are None, and `problems` says why.
 
     Attributes:
-        folder: where paths in it begin.
-        text: the file's own.
+        folder: the folder from which paths in it start.
+        text: the file's text.
     """
 
     path: Path
@@ -192,11 +186,11 @@ class Description(typing.NamedTuple):
     problems: list[str]
 
 
-def read_description(path: Any) -> Description:
+def read_description(path: str | Path) -> Description:
     """Read a study's TOML file.
 
     Raises:
-        InputError: no such file, or no TOML. What is wrong in it otherwise is in `problems`.
+        InputError: no such file, or no TOML. All other mistakes are in `problems`.
     """
     path = Path(path)
     if not is_file(path):
@@ -210,28 +204,27 @@ def read_description(path: Any) -> Description:
         raise InputError(f"{str(path)!r} is no text: give the TOML file of a study ('mdsens new sweep' writes one).") from None
     except (ValueError, RecursionError) as error:  # of numbers with thousands of digits, of tables in tables without end
         raise InputError(f"{str(path)!r} is no TOML: {error}.") from None
-    problems: list[str] = []
-    for name in content:
-        if name not in SECTIONS:
-            problems.append(f"[{name}] is no section.{did_you_mean(name, SECTIONS)}")
-    for name in ("study", "structures", "potential", "observables"):
-        if name not in content:
-            problems.append(f"[{name}] is missing: add it ('mdsens new sweep' writes an example).")
+    problems = [f"[{name}] is no section.{did_you_mean(name, SECTIONS)}" for name in content if name not in SECTIONS]
+    problems += [
+        f"[{name}] is missing: add it ('mdsens new sweep' writes an example)."
+        for name in ("study", "structures", "potential", "observables")
+        if name not in content
+    ]
     study = _study(content["study"], problems) if "study" in content else None
-    several = {
-        name: _named(content[name], model, name, problems) if name in content else ({} if name == "targets" else None)
+    tables: dict[str, Any] = {
+        name: _named_tables(content[name], model, name, problems) if name in content else ({} if name == "targets" else None)
         for name, model in (("structures", Structure), ("observables", Observable), ("targets", Target))
     }
-    one = {
-        name: _validated(model, content[name], name, problems) if name in content else None
+    single: dict[str, Any] = {
+        name: _validate(model, content[name], name, problems) if name in content else None
         for name, model in (("potential", Potential), ("relax", Relax))
     }
     if "relax" not in content:
-        one["relax"] = Relax()
-    return Description(path, path.resolve().parent, text, study, problems=problems, **several, **one)
+        single["relax"] = Relax()
+    return Description(path, path.resolve().parent, text, study, problems=problems, **tables, **single)
 
 
-def _study(content: Any, problems: Any) -> Any:
+def _study(content: Any, problems: list[str]) -> _Table | None:
     if not isinstance(content, dict):
         problems.append("study must be a table: write [study].")
         return None
@@ -240,48 +233,47 @@ def _study(content: Any, problems: Any) -> Any:
         known = did_you_mean(str(kind), KINDS)
         problems.append(f"study.kind is missing.{known}" if kind is None else f"study.kind cannot be {kind!r:.80}.{known}")
         return None
-    return _validated(KINDS[kind], content, "study", problems)
+    return _validate(KINDS[kind], content, "study", problems)
 
 
-def _named(content: Any, model: Any, section: str, problems: Any) -> Any:
-    """A section of named tables; None if something is wrong in it."""
+def _named_tables(content: Any, model: type[_Table], section: str, problems: list[str]) -> dict[str, Any] | None:
+    """Check a section of named tables; None if there is a mistake in it."""
     if not isinstance(content, dict) or not content:
         problems.append(f"{section} must hold named tables: write [{section}.NAME].")
         return None
-    found = {}
+    tables = {}
     for name, table in content.items():
         if not NAME.fullmatch(name):
             problems.append(f"{section}.{name!r} is no name: begin with a letter; then letters, digits, '_' and '-'.")
             continue
-        found[name] = _validated(model, table, f"{section}.{name}", problems)
-    return found if len(found) == len(content) and None not in found.values() else None
+        tables[name] = _validate(model, table, f"{section}.{name}", problems)
+    return tables if len(tables) == len(content) and None not in tables.values() else None
 
 
-def _validated(model: Any, content: Any, where: str, problems: Any) -> Any:
-    """The content as a model, or None; what is wrong is added to `problems`."""
+def _validate(model: type[_Table], content: Any, where: str, problems: list[str]) -> Any:
+    """Return the content as a model, or None; mistakes are added to `problems`."""
     try:
         return model.model_validate(content)
     except pydantic.ValidationError as error:
-        seen = set()
-        for one in error.errors(include_url=False):
-            key, told = _told(model, content, one, where)
-            # Of the alternatives of a union each has its own complaint: the first will do.
-            if key not in seen:
-                seen.add(key)
-                problems.append(told)
+        messages: dict[str, str] = {}
+        for mistake in error.errors(include_url=False):
+            key, message = _explain(model, content, mistake, where)
+            # Each alternative of a union has a message of its own: the first will do.
+            messages.setdefault(key, message)
+        problems += messages.values()
         return None
 
 
-def _told(model: Any, content: Any, error: Any, where: str) -> tuple[str, str]:
-    """`(key, what is wrong with it)`."""
-    kind, given, location, path = error["type"], error.get("input"), error["loc"], [where]
+def _explain(model: Any, content: Any, error: Any, where: str) -> tuple[str, str]:
+    """Return the key of a mistake, and the sentence about it."""
+    kind, value, location, path = error["type"], error.get("input"), error["loc"], [where]
     for k, part in enumerate(location):
         inside = content[part] if _holds(content, part) else None
-        # Other parts are pydantic's names of alternatives.
+        # Parts that are not inside are pydantic's names of alternatives.
         if inside is not None or (kind == "missing" and k == len(location) - 1):
             path.append(str(part))
             if kind != "extra_forbidden" or k < len(location) - 1:
-                model = _inner(model, part)
+                model = _table_of_field(model, part)
             content = inside
     key = ".".join(path)
     if kind == "extra_forbidden":
@@ -289,8 +281,8 @@ def _told(model: Any, content: Any, error: Any, where: str) -> tuple[str, str]:
     if kind == "missing":
         return key, f"{key} is missing: add it."
     if kind == "literal_error":
-        return key, f"{key} cannot be {given!r:.60}: it must be {error['ctx']['expected']}."
-    return key, f"{key} is {given!r:.60}: {error['msg'].replace('Input should', 'it should')}."
+        return key, f"{key} cannot be {value!r:.60}: it must be {error['ctx']['expected']}."
+    return key, f"{key} is {value!r:.60}: {error['msg'].replace('Input should', 'it should')}."
 
 
 def _holds(content: Any, part: Any) -> bool:
@@ -299,8 +291,8 @@ def _holds(content: Any, part: Any) -> bool:
     return isinstance(content, list) and isinstance(part, int) and part < len(content)
 
 
-def _inner(model: Any, part: Any) -> Any:
-    """The table that a field of a table holds, if it does; the same for what is no field."""
+def _table_of_field(model: Any, part: Any) -> Any:
+    """Return the model of the table that a field holds; the model itself where the part is no field."""
     field = getattr(model, "model_fields", {}).get(part)
     return model if field is None else _table_in(field.annotation)
 
@@ -308,4 +300,4 @@ def _inner(model: Any, part: Any) -> Any:
 def _table_in(annotation: Any) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
         return annotation
-    return next((found for part in typing.get_args(annotation) if (found := _table_in(part)) is not None), None)
+    return next((table for part in typing.get_args(annotation) if (table := _table_in(part)) is not None), None)

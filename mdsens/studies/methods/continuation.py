@@ -1,4 +1,4 @@
-"""An equilibrium followed along a path in parameter space, until it ends or is there."""
+"""An equilibrium followed along a path in parameter space."""
 
 import dataclasses
 import math
@@ -16,35 +16,35 @@ from mdsens.derivatives.first_order import jvp
 from mdsens.derivatives.second_order import direction_to
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.potentials import Potential
-from mdsens.studies.methods.observed import Observables, Together, evaluate, together, units_of
+from mdsens.studies.methods.observed import Observables, ObservableVector, evaluate, join_observables, units_of
 from mdsens.studies.methods.parameters import with_values
-from mdsens.studies.results.record import Record, under
+from mdsens.studies.results.record import Record, add_prefix
 from mdsens.studies.results.result import Result
 
-SHARE = 0.2
-"""Error of a prediction, as a share of the predicted displacement, up to which a step is accepted."""
+PREDICTION_ERROR = 0.2
+"""Largest error of a prediction that is accepted, as a share of the predicted displacement."""
 
-RESTING = 1e-6
+POSITION_ERROR = 1e-6
 """Error of a prediction [Å] that is always accepted."""
 
 SMALLEST_STEP = 1e-5
-"""Step, as a share of the path, at which a path has come to its end."""
+"""Step, as a share of the path, below which the path has come to its end."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Continuation(Result):
-    """A path of equilibria at t = 0 (the first) to 1 (the parameters asked for), as far as it goes.
+    """A path of equilibria from t = 0 (the first) to 1 (the parameters asked for), as far as it goes.
 
     Attributes:
-        t: of each equilibrium.
+        t: place of each equilibrium on the path.
         states: the equilibria.
         values: observables by name, one row a state.
         lowest: lowest curvature of each state [eV/Å²].
         speed: ‖dX/dt‖ of each state [Å].
         complete: whether t = 1 was reached.
         end: how it ended, in words.
-        kind: `"none"`, `"fold"` or `"instability"`: where a minimum meets a saddle point and both vanish it runs away along the
-            soft mode; elsewhere a mode loses its stiffness without the structure moving along it.
+        kind: `"none"`; `"fold"`, where a minimum meets a saddle point, both vanish, and the structure runs away along the soft
+            mode; or `"instability"`, where a mode loses its stiffness without the structure moving along it.
         critical: t at which the lowest curvature vanishes, extrapolated; nan where nothing softens.
     """
 
@@ -61,7 +61,7 @@ class Continuation(Result):
     critical: float
 
     def _numbers(self) -> Record:
-        arrays = {"t": self.t, "lowest": self.lowest, "speed": self.speed, **under("values", self.values)}
+        arrays = {"t": self.t, "lowest": self.lowest, "speed": self.speed, **add_prefix("values", self.values)}
         return Record(arrays, {key: getattr(self, key) for key in ("complete", "end", "kind", "critical")})
 
     def _structures(self) -> dict[str, Equilibrium]:
@@ -99,14 +99,15 @@ def continuation(
         raise InputError("The path has no length: the parameters asked for are the equilibrium's own.")
     if not 0.0 < first_step <= 1.0:
         raise InputError(f"first_step must be a share of the path between 0 and 1, not {first_step!r}.")
-    origin, observed = eq.potential, None if observables is None else together(observables, ("structure",))
+    observed = None if observables is None else join_observables(observables, ("structure",))
     options = {"progress": False, "fmax": 1e-10, **(relax or {})}
     path, t, step, end = [_node(eq, 0.0, direction, observed)], 0.0, first_step, ""
     for _ in range(max_steps):
         if t >= 1.0:
             break
         ahead = min(step, largest_step, 1.0 - t)
-        there, error, why = _advance(path[-1], origin, direction, t + ahead, ahead, options)
+        goal = jax.tree.map(lambda theta, v, t=t + ahead: theta + t * v, eq.potential, direction)
+        there, error, why = _advance(path[-1], goal, ahead, options)
         if there is not None:
             t = 1.0 if t + ahead >= 1.0 - 1e-12 else t + ahead
             try:
@@ -120,7 +121,7 @@ def continuation(
                 end = why
                 break
         else:
-            step = ahead * min(2.0, 0.8 * math.sqrt(SHARE / max(error, 1e-3)) + 0.5)
+            step = ahead * min(2.0, 0.8 * math.sqrt(PREDICTION_ERROR / max(error, 1e-3)) + 0.5)
     complete = t >= 1.0
     kind, critical = _criticality(path)
     if not complete and not end:
@@ -135,7 +136,7 @@ def continuation(
         "the parameters asked for were reached" if complete else f"at t = {t:.6g}: {end}",
         "none" if complete else kind,
         math.nan if complete else critical,
-        units=units_of(eq.potential, (), observed, {"": eq.system}),
+        units=units_of(eq.potential, (), observed, {"": eq}),
     )
 
 
@@ -143,7 +144,8 @@ def continuation(
 class _Node:
     eq: Equilibrium
     t: float
-    moved: Any
+    moved: tuple[Any, Any]
+    """Derivatives in t of positions and cell."""
     values: dict[str, np.ndarray]
 
     @property
@@ -155,16 +157,15 @@ class _Node:
         return math.nan if self.eq.spectrum is None else self.eq.spectrum.lowest
 
 
-def _node(eq: Equilibrium, t: float, direction: Any, observed: Together | None) -> _Node:
+def _node(eq: Equilibrium, t: float, direction: Potential, observed: ObservableVector | None) -> _Node:
     moved = jvp(eq, direction, return_cell=True)
     return _Node(eq, t, moved, {} if observed is None else evaluate(observed, {"structure": eq}))
 
 
 def _advance(
-    node: _Node, origin: Potential, direction: Any, t: float, ahead: float, options: Any
+    node: _Node, potential: Potential, ahead: float, options: Mapping[str, Any]
 ) -> tuple[Equilibrium | None, float, str]:
-    """`(equilibrium or None, error of the prediction, why not)` at t, from the last state."""
-    potential = jax.tree.map(lambda theta, v: theta + t * v, origin, direction)
+    """Return the equilibrium at t (None if it was not reached), the error of its prediction, and why it was not reached."""
     start, (positions, cell) = node.eq.system, node.moved
     predicted = start.with_positions(start.positions + ahead * positions)
     if cell is not None:
@@ -178,17 +179,18 @@ def _advance(
     missed = _length(there.system.positions - predicted.positions, strained)
     moved = ahead * node.speed
     error = missed / max(moved, 1e-300)
-    if missed > RESTING and error > SHARE:
+    if missed > POSITION_ERROR and error > PREDICTION_ERROR:
         return None, error, "the structure leaves the path"
-    return there, 0.0 if missed <= RESTING else error, ""
+    return there, 0.0 if missed <= POSITION_ERROR else error, ""
 
 
 def _length(positions: Any, cell: Any) -> float:
+    """Return the length of a displacement of atoms and cell together."""
     return math.sqrt(sum(float(np.sum(np.asarray(part) ** 2)) for part in (positions, cell) if part is not None))
 
 
 def _criticality(path: Sequence[_Node]) -> tuple[str, float]:
-    """`(kind, t at which the lowest curvature vanishes)` from the last two states.
+    """Return the kind of critical point, and the t at which the lowest curvature vanishes, from the last two states.
 
     Near a fold λ² falls linearly in t and ‖dX/dt‖ grows as 1/λ; where a symmetry breaks λ itself falls linearly, and
     ‖dX/dt‖ stays what it is or grows as 1/√λ.

@@ -1,4 +1,4 @@
-"""Targets, what a fit to them found, and whether it met them."""
+"""Targets of a fit, its outcome, and whether it met them."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -12,20 +12,22 @@ from mdsens.potentials import Potential
 from mdsens.studies.results.record import Record
 from mdsens.studies.results.result import Result
 
-UNDETERMINED = 1e-7
-"""Singular value, relative to the largest, below which the targets do not determine a direction."""
+RANK_TOLERANCE = 1e-7
+"""Singular value, relative to the largest, up to which the targets do not determine a direction."""
 
-MISSED, MISSED_SHARE, MISSED_DESIGN = 3.0, 0.1, 1e-3
-"""How far off a target counts as missed: in its sigma; where it has none, as a share of it; and that of a design's."""
+MISS_SIGMAS, MISS_SHARE, MISS_SHARE_OF_DESIGN = 3.0, 0.1, 1e-3
+"""Deviation beyond which a target counts as missed: in its sigma; as a share of it if it has no sigma; the share of a design."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What an observable should be.
+    """The value that an observable should have.
+
+    `Target(ms.observables.volume, 160.2, sigma=0.1)` wants a volume of 160.2 Å³, give or take 0.1 Å³.
 
     Args:
         observable: `g(system, potential)`; see `studies.Of` for several structures.
-        value: of the observable's shape; NaN for components that do not matter.
+        value: its value, of the observable's shape; NaN for components that do not matter.
         sigma: the standard deviation that the fit may be off by, one or of the same shape; by default 1, and then a target
             counts as met within a tenth of itself.
     """
@@ -35,7 +37,7 @@ class Target:
     sigma: Any = None
 
 
-class Wanted(Target):
+class DesignTarget(Target):
     """A target of a design, whose sigma is its size."""
 
 
@@ -50,10 +52,10 @@ class Calibration(Result):
         std: their standard deviations by the targets' σ and the priors; inf where nothing determines them, NaN where more
             than 1,000 varied.
         found, wanted, sigma: of the targets' components, with `labels`.
-        cost: what was minimised.
-        converged: whether it arrived, and met the targets as far as bounds and priors let it; `message` says how it ended.
-        relaxations: structures that were relaxed.
-        evaluations: of all targets together.
+        cost: the minimum of the sum of squares.
+        converged: whether the fit arrived, and met the targets as far as bounds and priors let it; `message` says how it ended.
+        relaxations: number of structures that were relaxed.
+        evaluations: number of evaluations of all targets together.
         singular_values: of the targets in relative changes of the parameters, the largest first; none where more than 1,000
             parameters varied.
         directions: rows, right singular vectors.
@@ -87,10 +89,10 @@ class Calibration(Result):
 
     @property
     def undetermined(self) -> tuple[dict[str, float], ...]:
-        """Directions that the targets do not determine: relative changes of parameters that leave all of them as they are."""
+        """Directions that the targets do not determine: relative changes of parameters that leave all targets as they are."""
         if not len(self.singular_values):
             return ()
-        smallest = UNDETERMINED * self.singular_values[0]
+        smallest = RANK_TOLERANCE * self.singular_values[0]
         chosen = self.directions[self.singular_values <= smallest]
         return tuple({name: float(part) for name, part in zip(self.names, row, strict=True)} for row in chosen)
 
@@ -109,28 +111,30 @@ class Calibration(Result):
 
 
 def allowance(target: Target, wanted: np.ndarray, sigma: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """How far off each number of a target may be before it counts as missed: of one that is zero a share of where it starts."""
-    if target.sigma is not None and not isinstance(target, Wanted):
-        return MISSED * sigma
-    share = MISSED_SHARE if target.sigma is None else MISSED_DESIGN
+    """Return the deviation up to which each number of a target counts as met; for a target of zero, a share of its start."""
+    if target.sigma is not None and not isinstance(target, DesignTarget):
+        return MISS_SIGMAS * sigma
+    share = MISS_SHARE if target.sigma is None else MISS_SHARE_OF_DESIGN
     return share * np.where(wanted == 0.0, np.abs(start), np.abs(wanted))
 
 
-def verdict(message: str, worst: str, told: str, count: int, held: Sequence[str], against: bool, blind: bool) -> tuple[bool, str]:
-    """`(converged, message)` of a fit that arrived and misses targets: bounds and priors are reasons, others are not.
+def verdict(
+    message: str, worst: str, told: str, *, count: int, at_bounds: Sequence[str], priors: bool, blind: bool
+) -> tuple[bool, str]:
+    """Return whether a fit that arrived but misses targets counts as converged, as bounds and priors allow, and its message.
 
     Args:
         worst, told: the target that is missed most, and by how much.
         count: targets that are missed.
-        held: parameters at their bounds.
-        against: whether priors pull.
+        at_bounds: parameters at their bounds.
+        priors: whether priors pull.
         blind: whether no parameter has an effect on what is missed.
     """
     if count > 1:
         told += f" ({count} targets are missed)"
-    if held:
-        return True, f"{message}; {told}, for {held[0]} is at its bound"
-    if against:
+    if at_bounds:
+        return True, f"{message}; {told}, for {at_bounds[0]} is at its bound"
+    if priors:
         return True, f"{message}; {told}, for priors are against it"
     if blind:
         return False, f"not converged: no parameter that varies has an effect on {worst}: {told}"

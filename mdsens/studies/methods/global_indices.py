@@ -1,7 +1,8 @@
-"""Which parameters an observable's variance is due to, over their whole distribution: Sobol's indices and Morris's effects.
+"""Global sensitivity: which parameters an observable's variance is due to, by Sobol's indices and Morris's effects.
 
-J Σ Jᵀ is local; these take relaxing at many points, chosen and evaluated by SALib (Iwanaga, Usher, Herman, Socio-Environ. Syst.
-Model. 4, 18155 (2022)), and see curvature and what parameters do together.
+J Σ Jᵀ is local. Global indices relax structures at many points of the parameters' distribution, and see curvature and
+interactions of parameters. SALib chooses and evaluates the points (Iwanaga, Usher, Herman, Socio-Environ. Syst. Model. 4,
+18155 (2022)).
 """
 
 import dataclasses
@@ -18,24 +19,23 @@ from mdsens.studies.methods.observed import (
     States,
     by_name,
     evaluate,
-    flat,
+    flatten,
+    join_observables,
     options_of,
     relax_again,
     rounding,
     split,
-    structures_of,
-    together,
     units_of,
 )
 from mdsens.studies.methods.parameters import Selection
-from mdsens.studies.results.record import Record, under
+from mdsens.studies.results.record import Record, add_prefix
 from mdsens.studies.results.result import Result
 
 METHODS = {"sobol": ("S1", "S1_conf", "ST", "ST_conf"), "morris": ("mu", "mu_star", "mu_star_conf", "sigma")}
-"""What SALib finds by each."""
+"""Names of SALib's indices, by method."""
 
 LEVELS = 4
-"""Of Morris's grid."""
+"""Number of levels of Morris's grid."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class GlobalIndices(Result):
         method: `"sobol"` or `"morris"`.
         names: of the parameters.
         values: by SALib's name of the index, by observable, `(*shape, parameters)`. Sobol: `"S1"`, the share of the variance
-            that a parameter has alone; `"ST"`, with all that it does together with others; `"_conf"` is half of the 95 %
+            that a parameter has alone; `"ST"`, with its interactions; `"_conf"` is half of the 95 %
             interval. Morris: `"mu_star"`, the mean size of what a parameter does across its range, `"mu"` with its sign,
             and `"sigma"`, how much it differs from place to place. All are 0 where nothing varies beyond rounding.
         count: structures relaxed; `failed` did not, and their groups were left out.
@@ -63,7 +63,7 @@ class GlobalIndices(Result):
     def _numbers(self) -> Record:
         arrays: dict[str, np.ndarray] = {}
         for index, by_observable in self.values.items():
-            arrays |= under(f"indices/{index}", by_observable)
+            arrays |= add_prefix(f"indices/{index}", by_observable)
         facts = {"method": self.method, "names": list(self.names), "count": self.count, "failed": self.failed}
         return Record(arrays, {"indices": facts})
 
@@ -79,18 +79,18 @@ def global_indices(
     seed: int = 0,
     relax: Mapping[str, Any] | None = None,
 ) -> GlobalIndices:
-    """Global indices of observables of an equilibrium (or of several together) over independent parameters.
+    """Return global indices of observables of an equilibrium (or of several together) over independent parameters.
 
     Args:
         observables: `g(system, potential)` by name; see `studies.Of` for several states.
-        distributions: by parameter's name a standard deviation, of a normal distribution around its value, or a pair, the
-            ends of a uniform one. Morris's method has a grid, and takes a uniform one of the same variance for the first.
+        distributions: by parameter's name the standard deviation of a normal distribution around its value, or a pair, the
+            ends of a uniform one. Morris's grid is uniform, and has the same variance as a normal distribution.
         method: `"sobol"` relaxes `samples` (P + 2) structures for P parameters, `"morris"` `samples` (P + 1).
         samples: a power of two for `"sobol"`.
         relax: options of `mdsens.relax`.
 
     Raises:
-        InputError: SALib is not installed, an unknown method, a distribution that is none, or none of the samples relaxed.
+        InputError: SALib is not installed, an unknown method, an impossible distribution, or none of the samples relaxed.
     """
     begun = time.perf_counter()
     if method not in METHODS:
@@ -104,7 +104,7 @@ def global_indices(
     except ImportError:
         raise InputError("Global indices want SALib: pip install 'mdsens[salib]'.") from None
     named = by_name(states)
-    observed = together(observables, named)
+    observed = join_observables(observables, named)
     selection = Selection.of(next(iter(named.values())).potential, list(distributions))
     problem = _problem(selection, distributions, method)
     if method == "sobol":
@@ -118,14 +118,14 @@ def global_indices(
     rows, shapes = [], evaluate(observed, named)
     for point in points:
         try:
-            rows.append(flat(evaluate(observed, relax_again(named, selection.at(point), options))))
+            rows.append(flatten(evaluate(observed, relax_again(named, selection.at(point), options))))
         except MdsensError:
             rows.append(np.full(sum(value.size for value in shapes.values()), np.nan))
-    found = np.stack(rows)
-    failed = ~np.isfinite(found).all(axis=1)
+    results = np.stack(rows)
+    failed = ~np.isfinite(results).all(axis=1)
     # Points belong together in groups, of which each must be whole.
-    kept = np.repeat(~failed.reshape(-1, group).any(axis=1), group)
-    if kept.sum() < 2 * group:
+    complete = np.repeat(~failed.reshape(-1, group).any(axis=1), group)
+    if complete.sum() < 2 * group:
         raise InputError(f"Of {len(points)} samples {failed.sum()} did not relax: narrow the distributions.")
 
     def indices(column: np.ndarray, noise: float) -> Any:
@@ -133,17 +133,17 @@ def global_indices(
             return {key: np.zeros(len(selection.names)) for key in METHODS[method]}
         if method == "sobol":
             return sobol_indices.analyze(problem, column, calc_second_order=False, seed=seed)
-        return morris_effects.analyze(problem, points[kept], column, num_levels=LEVELS, seed=seed)
+        return morris_effects.analyze(problem, points[complete], column, num_levels=LEVELS, seed=seed)
 
-    each = [indices(column, float(least)) for column, least in zip(found[kept].T, noise, strict=True)]
+    each = [indices(column, float(least)) for column, least in zip(results[complete].T, noise, strict=True)]
     values = {key: split(np.array([np.asarray(one[key], dtype=float) for one in each]), shapes) for key in METHODS[method]}
-    units = units_of(selection.potential, selection.names, observed, structures_of(named))
+    units = units_of(selection.potential, selection.names, observed, named)
     seconds = time.perf_counter() - begun
     return GlobalIndices(method, selection.names, values, len(points), int(failed.sum()), seconds, units=units)
 
 
-def _problem(selection: Selection, distributions: Any, method: str) -> dict[str, Any]:
-    """What SALib wants to know."""
+def _problem(selection: Selection, distributions: Mapping[str, float | tuple[float, float]], method: str) -> dict[str, Any]:
+    """Return the problem as SALib takes it: names, bounds and distributions of parameters."""
     low = selection.vector({name: np.ravel(given)[0] for name, given in distributions.items()}, np.nan, "The distributions")
     high = selection.vector({name: np.ravel(given)[-1] for name, given in distributions.items()}, np.nan, "The distributions")
     normal = selection.vector({name: np.size(given) == 1 for name, given in distributions.items()}, 0.0, "") > 0.0

@@ -1,4 +1,4 @@
-"""Named observables of one equilibrium, or of several together, as one function; their values and derivatives."""
+"""Observables of one equilibrium, or of several together, as one function; their values and derivatives."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
@@ -22,8 +22,8 @@ from mdsens.structures.system import System
 from mdsens.studies.methods.parameters import Selection
 from mdsens.studies.results.record import unit_of_observable
 
-OF_SADDLES = ("mode", "fmax", "max_step", "max_steps", "throw", "progress")
-"""Options of `find_saddle`."""
+SADDLE_OPTIONS = ("mode", "fmax", "max_step", "max_steps", "throw", "progress")
+"""Options of `relax` that `find_saddle` takes too."""
 
 Systems = System | Equilibrium | Mapping[str, System | Equilibrium]
 States = Equilibrium | Mapping[str, Equilibrium]
@@ -32,6 +32,8 @@ Observables = Callable[..., Any] | Mapping[str, Callable[..., Any]]
 
 class Of(eqx.Module):
     """An observable of certain structures among those that are relaxed together.
+
+    `Of(ms.observables.volume, "vacancy")` is the volume of the structure that is called `"vacancy"`.
 
     Args:
         observable: `g(system, potential)`, or `g(states, potential)` if several structures are named.
@@ -48,27 +50,27 @@ class Of(eqx.Module):
     @property
     def state_index(self) -> dict[str, int]:
         """Numbers of negative curvatures that the structures must have, where the observable says so."""
-        asked = getattr(self.observable, "state_index", {})
-        return {} if isinstance(self.structures, str) else {name: asked[role] for role, name in self.structures if role in asked}
+        index = getattr(self.observable, "state_index", {})
+        return {} if isinstance(self.structures, str) else {name: index[role] for role, name in self.structures if role in index}
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """Names of the structures."""
+        """The names of the structures."""
         return (self.structures,) if isinstance(self.structures, str) else tuple(name for _, name in self.structures)
 
-    def __call__(self, systems: Any, potential: Potential) -> Array:
+    def __call__(self, systems: Mapping[str, System], potential: Potential) -> Array:
         if isinstance(self.structures, str):
             return self.observable(systems[self.structures], potential)
         return self.observable({role: systems[name] for role, name in self.structures}, potential)
 
 
-class Together(eqx.Module):
+class ObservableVector(eqx.Module):
     """Observables by name as one vector, in the order asked for; a pytree, so that equal ones share compiled code."""
 
     members: tuple[Any, ...]
     names: tuple[str, ...] = eqx.field(static=True)
 
-    def __init__(self, parts: Mapping[str, Any]) -> None:
+    def __init__(self, parts: Mapping[str, Callable[..., Any]]) -> None:
         self.members, self.names = tuple(parts.values()), tuple(parts)
 
     @property
@@ -78,14 +80,15 @@ class Together(eqx.Module):
 
     @property
     def state_index(self) -> dict[str, int]:
+        """Numbers of negative curvatures that structures must have, by their names."""
         return {name: index for part in self.parts.values() for name, index in getattr(part, "state_index", {}).items()}
 
-    def __call__(self, systems: Any, potential: Potential) -> Array:
+    def __call__(self, systems: Mapping[str, System], potential: Potential) -> Array:
         return jnp.concatenate([jnp.ravel(part(systems, potential)) for part in self.members])
 
 
 def by_name(systems: Systems | States) -> dict[Any, Any]:
-    """Structures (or equilibria) by name."""
+    """Return structures (or equilibria) by name; a single one gets a name of its own."""
     if isinstance(systems, System | Equilibrium):
         return {ALONE: systems}
     if not isinstance(systems, Mapping) or not systems or not all(isinstance(s, System | Equilibrium) for s in systems.values()):
@@ -93,8 +96,8 @@ def by_name(systems: Systems | States) -> dict[Any, Any]:
     return dict(systems)
 
 
-def together(observables: Observables, structures: Any) -> Together:
-    """Observables for structures of these names; with a single one they need not say which.
+def join_observables(observables: Observables, structures: Iterable[str]) -> ObservableVector:
+    """Join observables of structures of these names into one function; with a single structure they need not say which.
 
     Raises:
         InputError: no observables, or ones that name structures that are not there.
@@ -110,18 +113,18 @@ def together(observables: Observables, structures: Any) -> Together:
         if missing := set(g.needed) - set(structures):
             raise InputError(f"The observable {name!r} is of a structure {min(missing)!r} that is not among {structures}.")
         parts[name] = g
-    return Together(parts)
+    return ObservableVector(parts)
 
 
-def nameless(observed: Together, states: Mapping[str, Any]) -> tuple[Together, dict[str, Any]]:
+def anonymize(observed: ObservableVector, states: Mapping[str, Any]) -> tuple[ObservableVector, dict[str, Any]]:
     """Return observables and states under numbers in the place of names, so that no name is part of what is compiled."""
     numbers = {name: f"{k:06d}" for k, name in enumerate(sorted(states))}
-    parts = {f"{k:06d}": _renamed(part, numbers) for k, part in enumerate(observed.members)}
-    return Together(parts), {numbers[name]: eq for name, eq in states.items()}
+    parts = {f"{k:06d}": _rename(part, numbers) for k, part in enumerate(observed.members)}
+    return ObservableVector(parts), {numbers[name]: eq for name, eq in states.items()}
 
 
-def _renamed(part: Any, numbers: Mapping[str, str]) -> Any:
-    """An observable of structures with other names."""
+def _rename(part: Callable[..., Any], numbers: Mapping[str, str]) -> Callable[..., Any]:
+    """Return an observable of the same structures by other names."""
     if not isinstance(part, Of):
         return part
     if isinstance(part.structures, str):
@@ -129,22 +132,22 @@ def _renamed(part: Any, numbers: Mapping[str, str]) -> Any:
     return Of(part.observable, {role: numbers[name] for role, name in part.structures})
 
 
-class _Known:
-    """Observables whose own numbers are known to compiled code, so that these are looked at: equal if the numbers are."""
+class _Constant:
+    """Observables whose own numbers are constants of compiled code, so that they can be checked: equal if the numbers are."""
 
-    def __init__(self, parts: Any) -> None:
+    def __init__(self, parts: tuple[Callable[..., Any], ...]) -> None:
         leaves, structure = jax.tree.flatten(parts)
-        self.parts, self.identity = parts, (structure, *map(_value, leaves))
+        self.parts, self.identity = parts, (structure, *map(_hashable, leaves))
 
     def __hash__(self) -> int:
         return hash(self.identity)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Known) and self.identity == other.identity
+        return isinstance(other, _Constant) and self.identity == other.identity
 
 
-def _value(leaf: Any) -> Any:
-    """Something that is equal if the leaf is."""
+def _hashable(leaf: Any) -> Any:
+    """Return something hashable that is equal if the leaf is."""
     if not eqx.is_array(leaf) and not isinstance(leaf, np.ndarray):
         return leaf
     array = np.asarray(leaf)
@@ -152,83 +155,85 @@ def _value(leaf: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _values(known: _Known, systems: Any, potential: Potential) -> list[Array]:
+def _evaluate_members(known: _Constant, systems: dict[str, System], potential: Potential) -> list[Array]:
     return [jnp.asarray(part(systems, potential)) for part in with_named(known.parts, systems)]
 
 
-def evaluate(observed: Together, states: Mapping[str, Equilibrium]) -> dict[str, np.ndarray]:
-    """The observables' values by name; NaN where they have none.
+def evaluate(observed: ObservableVector, states: Mapping[str, Equilibrium]) -> dict[str, np.ndarray]:
+    """Return the observables' values by name; NaN where they have none.
 
     Raises:
         InputError: an observable that does not fit the structures.
     """
     potential = next(iter(states.values())).potential
-    plain, numbered = nameless(observed, states)
-    # What observables refer to differs from one potential to the next, unlike what compiled code knows of them.
+    plain, numbered = anonymize(observed, states)
+    # References of observables differ from one potential to the next: they are arguments of compiled code, no constants.
     members, numbered = named_references(plain.members, numbered, potential)
     systems = {name: eq.system for name, eq in numbered.items()}
-    found = _values(_Known(members), systems, potential)
-    return {name: np.asarray(value) for name, value in zip(observed.names, found, strict=True)}
+    values = _evaluate_members(_Constant(members), systems, potential)
+    return {name: np.asarray(value) for name, value in zip(observed.names, values, strict=True)}
 
 
-def rounding(observed: Together, states: Mapping[str, Equilibrium]) -> Float[np.ndarray, " values"]:
-    """How much of a change of each of the observables' numbers is nothing but rounding."""
+def rounding(observed: ObservableVector, states: Mapping[str, Equilibrium]) -> Float[np.ndarray, " values"]:
+    """Return the change of each of the observables' numbers that is nothing but rounding."""
 
     def value(systems: dict[str, System]) -> np.ndarray:
-        return flat(evaluate(observed, {name: eqx.tree_at(lambda e: e.system, states[name], systems[name]) for name in states}))
+        return flatten(
+            evaluate(observed, {name: eqx.tree_at(lambda e: e.system, states[name], systems[name]) for name in states})
+        )
 
     return rounding_of(value, {name: eq.system for name, eq in states.items()})
 
 
 def differentiate(
-    observed: Together, states: Mapping[str, Equilibrium], selection: Selection
+    observed: ObservableVector, states: Mapping[str, Equilibrium], selection: Selection
 ) -> tuple[dict[str, np.ndarray], Float[np.ndarray, "values chosen"]]:
-    """`(values by name, total derivative of all of them, one row a number)`."""
+    """Return the values by name, and the total derivative of all of them with one row a number."""
     check_index(observed, states)
     values = evaluate(observed, states)
-    _, jacobian = value_and_jacobian(*nameless(observed, states))
+    _, jacobian = value_and_jacobian(*anonymize(observed, states))
     return values, selection.columns(jacobian, sum(value.size for value in values.values()))
 
 
 def units_of(
-    potential: Potential, names: Iterable[str], observed: Together | None, systems: Mapping[str, System]
+    potential: Potential,
+    names: Iterable[str],
+    observed: ObservableVector | None,
+    structures: Mapping[str, System | Equilibrium],
 ) -> dict[str, dict[str, Any]]:
-    """Units of parameters and observables by name, as files have them, where they are known."""
+    """Return the units of parameters and observables by name, as files have them, where they are known."""
+    systems = {name: one.system if isinstance(one, Equilibrium) else one for name, one in structures.items()}
     parts = {} if observed is None else observed.parts
     return {
         "parameters": {name: potential.unit_of(name.partition("[")[0]) for name in names},
-        "observables": {name: found for name, part in parts.items() if (found := _unit_of(part, systems)) is not None},
+        "observables": {name: unit for name, part in parts.items() if (unit := _unit_of(part, systems)) is not None},
     }
 
 
 def _unit_of(observable: Any, systems: Mapping[str, System]) -> str | list[str] | None:
-    """Of an observable of the catalogue, inside whatever it is wrapped in."""
+    """Return the unit of an observable of the catalogue, whatever it is wrapped in."""
     components, sheet = None, None
     structure = getattr(observable, "structures", None)
     system = systems[structure] if isinstance(structure, str) and structure in systems else next(iter(systems.values()))
-    while not isinstance(observable, type) and (inner := _inside(observable)) is not None:
+    while (
+        not isinstance(observable, type)
+        and (inner := getattr(observable, "observable", getattr(observable, "func", None))) is not None
+    ):
         sheet = getattr(observable, "keywords", {}).get("sheet", sheet)
         components, observable = getattr(observable, "indices", components), inner
     name = getattr(observable, "__name__", type(observable).__name__)
-    known = getattr(catalogue, name, None)
-    return (
-        unit_of_observable(name, system.dim, components, sheet=is_sheet(system, sheet))
-        if known is not None and any(known is one for one in (observable, type(observable)))
-        else None
-    )
+    if not any(getattr(catalogue, name, None) is it for it in (observable, type(observable))):
+        return None
+    return unit_of_observable(name, system.dim, components, sheet=is_sheet(system, sheet))
 
 
-def _inside(observable: Any) -> Any:
-    return getattr(observable, "observable", getattr(observable, "func", None))
-
-
-def flat(values: Mapping[str, np.ndarray]) -> Float[np.ndarray, " values"]:
-    """Values by name as one vector, in the order of `Together`."""
+def flatten(values: Mapping[str, np.ndarray]) -> Float[np.ndarray, " values"]:
+    """Join values by name into one vector, in the order of `ObservableVector`."""
     return np.concatenate([np.ravel(value) for value in values.values()])
 
 
 def split(rows: Float[np.ndarray, "values ..."], values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What stands behind each number of a vector, by name, in the values' shapes."""
+    """Split rows, one for each number of a vector, by name and into the values' shapes."""
     ends = np.cumsum([value.size for value in values.values()])
     parts = np.split(rows, ends[:-1])
     return {
@@ -236,13 +241,8 @@ def split(rows: Float[np.ndarray, "values ..."], values: Mapping[str, np.ndarray
     }
 
 
-def structures_of(named: Mapping[str, Any]) -> dict[str, System]:
-    """Return the structures of structures or equilibria by name."""
-    return {name: one.system if isinstance(one, Equilibrium) else one for name, one in named.items()}
-
-
 def relax_all(systems: Mapping[str, Any], potential: Potential, options: Mapping[str, Any]) -> dict[str, Equilibrium]:
-    """Each structure relaxed, an equilibrium under its own conditions; options are those of `relax`, or by structures' names."""
+    """Relax each structure, an equilibrium under its own conditions; options are those of `relax`, or by structures' names."""
     each = options_of(systems, options)
     return {
         name: _again(one, potential, each[name])
@@ -253,19 +253,19 @@ def relax_all(systems: Mapping[str, Any], potential: Potential, options: Mapping
 
 
 def relax_again(states: Mapping[str, Equilibrium], potential: Potential, options: Mapping[str, Any]) -> dict[str, Equilibrium]:
-    """Each equilibrium relaxed with another potential, from where it is."""
+    """Relax each equilibrium with another potential, from where it is."""
     each = options_of(states, options)
     return {name: _again(eq, potential, each[name]) for name, eq in states.items()}
 
 
 def _again(eq: Equilibrium, potential: Potential, options: Mapping[str, Any]) -> Equilibrium:
-    """Saddle points are searched for, and know fewer options than `relax`."""
-    kept = {key: value for key, value in options.items() if not eq.index or key in OF_SADDLES}
-    return eq.again(potential, **{"progress": False, **kept})
+    """Relax an equilibrium again. A saddle point is searched for, with fewer options than `relax` has."""
+    own = {key: value for key, value in options.items() if not eq.index or key in SADDLE_OPTIONS}
+    return eq.again(potential, **{"progress": False, **own})
 
 
 def options_of(systems: Mapping[str, Any], options: Mapping[str, Any] | None) -> dict[str, dict[Any, Any]]:
-    """Options of `relax` for each structure.
+    """Return the options of `relax` for each structure.
 
     Raises:
         InputError: options by name for a structure that is not there.

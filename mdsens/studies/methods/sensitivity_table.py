@@ -1,8 +1,8 @@
-"""Local sensitivity of observables: which parameter drives which number, in forms that compare."""
+"""Derivatives of observables: which parameter drives which number, scaled so that parameters compare."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -10,19 +10,19 @@ from jaxtyping import Float
 from mdsens.common.errors import InputError, did_you_mean
 from mdsens.common.suggestions import suggest_names
 from mdsens.derivatives.first_order import sensitivity
+from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.studies.methods.observed import (
     Observables,
     States,
     by_name,
     differentiate,
+    join_observables,
     rounding,
     split,
-    structures_of,
-    together,
     units_of,
 )
 from mdsens.studies.methods.parameters import Selection
-from mdsens.studies.results.record import Record, under
+from mdsens.studies.results.record import Record, add_prefix
 from mdsens.studies.results.result import Result
 
 
@@ -35,9 +35,9 @@ class SensitivityTable(Result):
         parameters: θ.
         values: g by name.
         derivatives: dg/dθ by name, `(*g.shape, parameters)`.
-        trusted: whether the certificates of all equilibria say so; None where they were not asked for.
-        reasons: what speaks against it.
-        rounding: by name, what g changes by when atoms move by 1e-7 of their distance: smaller changes mean nothing.
+        trusted: whether the certificates of all equilibria trust the derivatives; None where they were not asked for.
+        reasons: what speaks against the derivatives.
+        rounding: by name, the change of g when atoms move by 1e-7 of their distance: smaller changes mean nothing.
     """
 
     _study_kind: ClassVar[str] = "sensitivity"
@@ -68,7 +68,7 @@ class SensitivityTable(Result):
             }
 
     def ranking(self, observable: str | None = None) -> list[tuple[str, float]]:
-        """Parameters by influence, the largest first: the norm of θ dg/dθ over the components of an observable.
+        """Return parameters by influence, the largest first: the norm of θ dg/dθ over the components of an observable.
 
         Without a name, over all observables, each in units of its own largest influence.
 
@@ -77,22 +77,21 @@ class SensitivityTable(Result):
         """
         if observable is not None and observable not in self.derivatives:
             raise InputError(f"There is no observable {observable!r}.{did_you_mean(observable, self.derivatives)}")
-        influence = {
-            name: np.linalg.norm(self._significant(name, scaled).reshape(-1, len(self.names)), axis=0)
-            for name, scaled in self.scaled.items()
-            if observable in (None, name)
-        }
+        influence = {}
+        for name, scaled in self.scaled.items() if observable is None else [(observable, self.scaled[observable])]:
+            significant = np.where(np.abs(scaled) > self.rounding.get(name, np.zeros(()))[..., None], scaled, 0.0)
+            influence[name] = np.linalg.norm(significant.reshape(-1, len(self.names)), axis=0)
         if observable is None:
             influence = {name: sizes / (sizes.max() or 1.0) for name, sizes in influence.items()}
         total = np.linalg.norm(list(influence.values()), axis=0)
         return [(self.names[k], float(total[k])) for k in np.argsort(-total, kind="stable")]
 
-    def _significant(self, name: str, scaled: np.ndarray) -> np.ndarray:
-        """What is beyond rounding."""
-        return np.where(np.abs(scaled) > self.rounding.get(name, np.zeros(()))[..., None], scaled, 0.0)
-
     def _numbers(self) -> Record:
-        arrays = {"parameters": self.parameters, **under("values", self.values), **under("derivatives", self.derivatives)}
+        arrays = {
+            "parameters": self.parameters,
+            **add_prefix("values", self.values),
+            **add_prefix("derivatives", self.derivatives),
+        }
         return Record(arrays, {"names": list(self.names), "trusted": self.trusted, "reasons": list(self.reasons)})
 
 
@@ -100,22 +99,24 @@ class SensitivityTable(Result):
 def sensitivity_table(
     states: States, observables: Observables, *, wrt: Sequence[str] | str | None = None, certificate: bool = True
 ) -> SensitivityTable:
-    """Values and derivatives of observables at an equilibrium, or of several together.
+    """Return values and derivatives of observables at an equilibrium, or of several together.
+
+        studies.sensitivity_table(eq, {"volume": ms.observables.volume}).ranking("volume")
 
     Args:
         states: an equilibrium, or several of one potential by name.
         observables: `g(system, potential)` by name; see `studies.Of` for several states.
         wrt: parameters; by default all.
-        certificate: look whether the derivatives can be trusted, at the cost of one linear solve a parameter.
+        certificate: check whether the derivatives can be trusted, at the cost of one linear solve a parameter.
 
     Raises:
         as `mdsens.value_and_jacobian`.
     """
     named = by_name(states)
     selection = Selection.of(next(iter(named.values())).potential, wrt)
-    observed = together(observables, named)
+    observed = join_observables(observables, named)
     values, rows = differentiate(observed, named, selection)
-    reasons = certified(named, wrt) if certificate else ()
+    reasons = objections(named, wrt) if certificate else ()
     return SensitivityTable(
         selection.names,
         selection.values(),
@@ -123,16 +124,16 @@ def sensitivity_table(
         split(rows, values),
         (not reasons) if certificate else None,
         reasons,
-        units=units_of(selection.potential, selection.names, observed, structures_of(named)),
+        units=units_of(selection.potential, selection.names, observed, named),
         rounding=split(rounding(observed, named), values),
     )
 
 
-def certified(states: Any, wrt: Any) -> tuple[str, ...]:
-    """What speaks against the derivatives of some equilibria; empty if they can be trusted."""
+def objections(states: Mapping[str, Equilibrium], wrt: Sequence[str] | str | None) -> tuple[str, ...]:
+    """Return what speaks against the derivatives of equilibria; nothing if they can be trusted."""
     reasons = []
     for name, eq in states.items():
-        found = sensitivity(eq, wrt=wrt, progress=False, throw=False).certificate
-        if not found.trusted:
-            reasons += [f"{name}: {reason}" for reason in found.reasons]
+        certificate = sensitivity(eq, wrt=wrt, progress=False, throw=False).certificate
+        if not certificate.trusted:
+            reasons += [f"{name}: {reason}" for reason in certificate.reasons]
     return tuple(reasons)

@@ -10,22 +10,23 @@ import numpy as np
 from mdsens.common.errors import InputError, MdsensError
 from mdsens.common.progress import bar
 from mdsens.common.suggestions import suggest_names
+from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.potentials import Potential
+from mdsens.structures.system import System
 from mdsens.studies.methods.observed import (
     Observables,
+    ObservableVector,
     Systems,
-    Together,
     by_name,
     differentiate,
     evaluate,
+    join_observables,
     relax_all,
     split,
-    structures_of,
-    together,
     units_of,
 )
 from mdsens.studies.methods.parameters import Selection, with_values
-from mdsens.studies.results.record import Collected, Record, under
+from mdsens.studies.results.record import Collected, Record, add_prefix, merge
 from mdsens.studies.results.result import Result, outcome
 
 
@@ -34,8 +35,8 @@ class Point:
     """One point of a sweep.
 
     Attributes:
-        structure: which structure, empty where several are relaxed together.
-        parameters: what was set.
+        structure: its name; empty where several are relaxed together.
+        parameters: values by name.
         values: observables by name, empty where it failed.
         derivatives: by observable, `(*shape, parameters)`, in the order of `Sweep.names`; empty unless asked for.
         reason: why it failed, empty otherwise.
@@ -48,18 +49,13 @@ class Point:
     reason: str = ""
 
     def record(self) -> Record:
-        """Its numbers by path, as files keep them."""
-        return Record({**under("values", self.values), **under("derivatives", self.derivatives)}, {})
-
-    @property
-    def _label(self) -> str:
-        """`"crystal sigma=3.4"`."""
-        return " ".join([self.structure, *(f"{name}={value:g}" for name, value in self.parameters.items())]).strip()
+        """Return its numbers by path, as files keep them."""
+        return Record({**add_prefix("values", self.values), **add_prefix("derivatives", self.derivatives)}, {})
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Sweep(Result):
-    """What a sweep found; points that failed are among its points, with their reason.
+    """Observables at the points of a sweep; those that failed are among them, with their reason.
 
     Attributes:
         points: in the order of the grid, the last parameter fastest, structure by structure.
@@ -76,28 +72,29 @@ class Sweep(Result):
 
     @property
     def failures(self) -> tuple[Point, ...]:
+        """The points that failed."""
         return tuple(point for point in self.points if point.reason)
 
     def column(self, name: str) -> np.ndarray:
-        """A parameter or an observable at all points, NaN where it failed."""
+        """Return a parameter or an observable at all points, NaN where it failed."""
         if all(name in point.parameters for point in self.points):
             return np.array([point.parameters[name] for point in self.points])
-        known = next((point.values[name] for point in self.points if name in point.values), None)
-        if known is None:
+        example = next((point.values[name] for point in self.points if name in point.values), None)
+        if example is None:
             raise InputError(f"The sweep has no parameter and no observable {name!r}.")
-        return np.stack([point.values.get(name, np.full(known.shape, np.nan)) for point in self.points])
+        return np.stack([point.values.get(name, np.full(example.shape, np.nan)) for point in self.points])
 
     def collected(self) -> Collected:
-        """The sweep as if it had been read from a collected file."""
-        rows = [(point, point.record()) for point in self.points]
-        for _, record in rows:
-            record.facts.update({"names": list(self.names), "units": self.units})
-        outcomes = [outcome(point._label, point.parameters, record, point.reason) for point, record in rows]
+        """Return the sweep as if it had been read from a collected file."""
+        facts, outcomes = Record({}, {"names": list(self.names), "units": self.units}), []
+        for point in self.points:
+            label = " ".join([point.structure, *(f"{name}={value:g}" for name, value in point.parameters.items())]).strip()
+            outcomes.append(outcome(label, point.parameters, merge(point.record(), facts), point.reason))
         return Collected(self._study_kind, "", tuple(outcomes))
 
 
 def grid(parameters: Mapping[str, Iterable[float]], mode: str = "grid") -> list[dict[str, float]]:
-    """Points in parameter space: every combination, the last parameter fastest (`"grid"`), or one after the other (`"list"`).
+    """Return points: all combinations, the last parameter fastest (`"grid"`), or the k-th value of each parameter (`"list"`).
 
     Raises:
         InputError: an unknown mode, or lists of different lengths.
@@ -133,13 +130,15 @@ def sweep(
 
     Every structure is relaxed from where it was given, so that no point depends on another one.
 
+        studies.sweep(crystal, potential, {"sigma": [3.3, 3.4]}, {"energy": ms.observables.energy})
+
     Args:
         systems: a structure, or several by name; equilibria are relaxed again under their own conditions, saddle points too.
         parameters: values by parameter's name or path, combined as `mode` says; or the points themselves.
         observables: `g(system, potential)` by name.
         mode: `"grid"` or `"list"`.
         joint: relax all structures at each point and hand observables the dict of them (or use `studies.Of`).
-        derivatives: of the observables in all parameters, too.
+        derivatives: differentiate the observables in all parameters, too.
         relax: options of `mdsens.relax`, for all structures or by their name.
         progress: show a bar; by default only at a terminal.
 
@@ -151,36 +150,32 @@ def sweep(
         with_values(potential, point)
     named = by_name(systems)
     groups = {"": named} if joint else {name: {name: system} for name, system in named.items()}
-    observed = {name: together(observables, group) for name, group in groups.items()}
+    observed = {name: join_observables(observables, group) for name, group in groups.items()}
     names = Selection.of(potential).names
     rows = [(name, point) for name in groups for point in points]
-    found = [
-        _point(name, groups[name], potential, point, observed[name], derivatives, relax)
-        for name, point in bar(rows, progress, desc="sweep")
-    ]
+
+    def observe(structure: str, parameters: dict[str, float]) -> Point:
+        try:
+            changed = with_values(potential, parameters)
+            values, slopes, _ = observe_point(groups[structure], changed, observed[structure], derivatives, relax or {})
+            return Point(structure, parameters, values, slopes)
+        except MdsensError as error:
+            return Point(structure, parameters, {}, {}, str(error))
+
+    done = tuple(observe(name, point) for name, point in bar(rows, progress, desc="sweep"))
     varied = dict.fromkeys([*names, *(name for point in points for name in point)])
-    units = units_of(potential, varied, next(iter(observed.values())), structures_of(named))
-    return Sweep(tuple(found), names, units=units)
+    units = units_of(potential, varied, next(iter(observed.values())), named)
+    return Sweep(done, names, units=units)
 
 
-def _point(
-    structure: Any, systems: Any, potential: Potential, parameters: Any, observed: Together, derivatives: Any, options: Any
-) -> Point:
-    try:
-        values, slopes = at_point(systems, with_values(potential, parameters), observed, derivatives, options or {})[:2]
-        return Point(structure, parameters, values, slopes)
-    except MdsensError as error:
-        return Point(structure, parameters, {}, {}, str(error))
-
-
-def at_point(
-    systems: Mapping[str, Any],
+def observe_point(
+    systems: Mapping[str, System | Equilibrium],
     potential: Potential,
-    observed: Together,
+    observed: ObservableVector,
     derivatives: bool,
     options: Mapping[str, Any],
-) -> tuple[Any, Any, Any]:
-    """`(values, derivatives, equilibria)` at one point of a sweep."""
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Equilibrium]]:
+    """Return values, derivatives and equilibria at one point of a sweep."""
     states = relax_all(systems, potential, options)
     if not derivatives:
         return evaluate(observed, states), {}, states

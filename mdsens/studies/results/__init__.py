@@ -1,1 +1,1 @@
-"""What studies found: numbers by path, tables, and the objects that print them."""
+"""Results of studies: numbers by path, tables, and objects that print them."""

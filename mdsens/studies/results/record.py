@@ -1,4 +1,4 @@
-"""What a unit of work found: numbers by path and plain values; and what the axes and units of the numbers are called."""
+"""Results of tasks: numbers by path and plain values, and the names of the numbers' axes and units."""
 
 import dataclasses
 import math
@@ -13,9 +13,9 @@ from mdsens.equilibrium.relaxation import Equilibrium
 STATES = "structures"
 """Group of the relaxed structures."""
 
-OWN = ("values", "std", "sampling/mean", "sampling/std", "sampling/std_error")
-BY_PARAMETER = ("derivatives", "shares")
-"""Groups of numbers by observable, with its own axes; with one more for the parameters."""
+OBSERVABLE_GROUPS = ("values", "std", "sampling/mean", "sampling/std", "sampling/std_error")
+PARAMETER_GROUPS = ("derivatives", "shares")
+"""Groups of arrays by observable; those of the second kind have one more axis, for the parameters."""
 
 AXES = {
     "parameters": ("parameter",),
@@ -47,9 +47,9 @@ UNITS = {
     "phonon_frequencies": ("THz", "THz"),
     "phonon_dos": ("THz-1", "THz-1"),
 }
-"""Of the catalogue's observables, in 3-D and in 2-D; others are pure numbers or of several units."""
+"""Units of the catalogue's observables, in 3-D and in 2-D; others are pure numbers or have several units."""
 
-PER_AREA = {
+SHEET_UNITS = {
     **dict.fromkeys(("elastic_constants", "bulk_modulus", "shear_modulus", "young_modulus", "elastic_stability"), "N m-1"),
     **dict.fromkeys(("compliance", "linear_compressibility"), "m N-1"),
 }
@@ -59,20 +59,20 @@ PER_AREA = {
 def unit_of_observable(
     kind: str, dim: int, components: Sequence[Any] | None = None, *, sheet: bool = False
 ) -> str | list[str] | None:
-    """Of one of the catalogue's observables, or of some of its components; None where it is unknown, a list of several units."""
-    if sheet and kind in PER_AREA:
-        return PER_AREA[kind]
+    """Return the unit of one of the catalogue's observables or of some of its components: one, a list, or None if unknown."""
+    if sheet and kind in SHEET_UNITS:
+        return SHEET_UNITS[kind]
     if kind != "lattice_constants":
         return UNITS.get(kind, (None, None))[dim == 2]
     each = ["Angstrom"] * dim + ["degrees"] * (3 if dim == 3 else 1)
     chosen = range(len(each)) if components is None else [int(np.ravel(index)[0]) for index in components]
-    found = [each[k] for k in chosen if k < len(each)]
-    return found[0] if len(set(found)) == 1 else found
+    units = [each[k] for k in chosen if k < len(each)]
+    return units[0] if len(set(units)) == 1 else units
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What a unit found.
+    """The result of a task.
 
     Attributes:
         arrays: numbers by path, `"values/pressure"`.
@@ -84,11 +84,11 @@ class Record:
 
     @property
     def dim(self) -> int:
-        """Of its structures; 3 where there are none."""
+        """The dimension of its structures; 3 where there are none."""
         return next((value.shape[-1] for path, value in self.arrays.items() if path.endswith("/positions")), 3)
 
     def axes(self, path: str) -> tuple[str, ...]:
-        """Names of the axes of a path's numbers."""
+        """Return the names of the axes of a path's numbers."""
         group, _, name = path.rpartition("/")
         rank = np.ndim(self.arrays[path])
         if path in AXES:
@@ -96,30 +96,30 @@ class Record:
         if group.startswith(f"{STATES}/"):
             return {"positions": ("atom", "space"), "cell": ("vector", "space"), "species": ("atom",)}[name]
         first = ("point",) if group == "values" and "t" in self.arrays else ()
-        last = ("parameter",) if group in BY_PARAMETER else ()
+        last = ("parameter",) if group in PARAMETER_GROUPS else ()
         return (*first, *(f"{name}_{k}" for k in range(rank - len(first) - len(last))), *last)
 
     def labels(self, axis: str) -> Sequence[str] | None:
-        """What stands along an axis, where that has names."""
+        """Return the names of the entries along an axis, where they have names."""
         names = {"parameter": "names", "target": "labels", "number": "numbers", "number_2": "numbers"}
         return "xyz"[: self.dim] if axis == "space" else self.facts.get(names.get(axis, ""))
 
     def unit(self, path: str, observables: Mapping[str, Any]) -> str | None:
-        """Of a path's numbers, where it is one and known; `observables` are the recipes."""
+        """Return the unit of a path's numbers, where it is a single one and known; `observables` are the recipes."""
         group, _, name = path.rpartition("/")
         if group.startswith(f"{STATES}/"):
             return None if name == "species" else "Angstrom"
-        if group in OWN:
-            found = self._of_observable(name, observables)
-            return found if isinstance(found, str) else None
+        if group in OBSERVABLE_GROUPS:
+            unit = self._unit_of_observable(name, observables)
+            return unit if isinstance(unit, str) else None
         return {"lowest": "eV Angstrom-2", "speed": "Angstrom"}.get(path)
 
     def units_by_parameter(self, path: str, observables: Mapping[str, Any]) -> list[str] | None:
-        """Of numbers that have one for each parameter: parameters themselves, and derivatives; None elsewhere, or if unknown."""
+        """Return the units of parameters or derivatives, one for each parameter; None for other numbers, and if unknown."""
         units = [self.units_of_parameters().get(name) for name in self.facts.get("names", ())]
         group, _, name = path.rpartition("/")
         if group == "derivatives":
-            unit = self._of_observable(name, observables)
+            unit = self._unit_of_observable(name, observables)
             units = [derivative_unit(unit, one) for one in units] if isinstance(unit, str) else []
         elif path not in ("parameters", "start", "std"):
             return None
@@ -127,16 +127,16 @@ class Record:
         return known if known and len(known) == len(units) else None
 
     def unit_of_number(self, label: str, observables: Mapping[str, Any]) -> str | None:
-        """Of one number of an observable, `"lattice_constants[3]"`."""
+        """Return the unit of one number of an observable, `"lattice_constants[3]"`."""
         name, _, index = label.removesuffix("]").partition("[")
-        found = self._of_observable(name, observables)
-        return found[int(index or 0)] if isinstance(found, list) else found
+        unit = self._unit_of_observable(name, observables)
+        return unit[int(index or 0)] if isinstance(unit, list) else unit
 
     def units_of_parameters(self) -> dict[str, str | None]:
-        """By name; those of files that are older than this are unknown."""
+        """Return the units of parameters by name; those of older files are unknown."""
         return self.facts.get("units", {}).get("parameters", {})
 
-    def _of_observable(self, name: str, observables: Mapping[str, Any]) -> Any:
+    def _unit_of_observable(self, name: str, observables: Mapping[str, Any]) -> str | list[str] | None:
         known = self.facts.get("units", {}).get("observables", {})
         if name in known or name not in observables:
             return known.get(name)
@@ -146,7 +146,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A unit that was done, or failed."""
+    """A task that was done, or failed."""
 
     name: str
     label: str
@@ -157,31 +157,32 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
+        """Whether it failed."""
         return bool(self.reason)
 
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-    """What a collected file holds."""
+    """The content of a collected file."""
 
     kind: str
     toml: str
     outcomes: tuple[Outcome, ...]
 
 
-def merged(one: Record, other: Record) -> Record:
-    """What both hold."""
-    return Record({**one.arrays, **other.arrays}, {**one.facts, **other.facts})
+def merge(first: Record, second: Record) -> Record:
+    """Join two records; the second goes before the first."""
+    return Record(first.arrays | second.arrays, first.facts | second.facts)
 
 
 def with_structures(record: Record, states: Mapping[str, Equilibrium]) -> Record:
-    """The same with where the atoms came to rest, and how."""
+    """Add relaxed structures, and how they were relaxed, to a record."""
     arrays, facts = {}, {}
     for name, eq in states.items():
-        arrays[f"structures/{name}/positions"] = np.asarray(eq.system.positions)
-        arrays[f"structures/{name}/species"] = np.asarray(eq.system.species)
+        arrays[f"{STATES}/{name}/positions"] = np.asarray(eq.system.positions)
+        arrays[f"{STATES}/{name}/species"] = np.asarray(eq.system.species)
         if eq.system.cell is not None:
-            arrays[f"structures/{name}/cell"] = np.asarray(eq.system.cell)
+            arrays[f"{STATES}/{name}/cell"] = np.asarray(eq.system.cell)
         facts[name] = {
             "energy": eq.energy,
             "fmax": eq.fmax,
@@ -190,16 +191,16 @@ def with_structures(record: Record, states: Mapping[str, Equilibrium]) -> Record
             "labels": list(eq.system.labels),
             "pbc": list(eq.system.pbc),
         }
-    return merged(record, Record(arrays, {"states": facts}))
+    return merge(record, Record(arrays, {"states": facts}))
 
 
-def under(group: str, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Put numbers by name below a group of paths."""
+def add_prefix(group: str, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Put the name of a group before names: numbers by path."""
     return {f"{group}/{name}": np.asarray(value) for name, value in values.items()}
 
 
 def entries(name: str, shape: tuple[int, ...]) -> list[str]:
-    """Names of an observable's numbers: `"pressure"`, `"C[3,3]"`; a single one has the observable's."""
+    """Return the names of an observable's numbers: `"pressure"` of a single one, `"C[3,3]"` of several."""
     if math.prod(shape) == 1:
         return [name]
     return [name + (f"[{','.join(map(str, index))}]" if index else "") for index in np.ndindex(shape)]

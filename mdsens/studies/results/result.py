@@ -1,4 +1,4 @@
-"""What studies found, as objects that print as their tables."""
+"""Results of studies in Python, objects that print as their tables."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,51 +7,52 @@ from typing import Any, ClassVar
 from mdsens.common.errors import InputError
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.files.provenance import made_with
-from mdsens.studies.results.record import Collected, Outcome, Record, merged, with_structures
-from mdsens.studies.results.text_tables import tables_of
+from mdsens.studies.results.record import Collected, Outcome, Record, merge, with_structures
+from mdsens.studies.results.text_tables import study_lines
 
 
 @dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
 class Result:
-    """Base class of what the functions of `mdsens.studies` return.
+    """The base class of results of `mdsens.studies`.
 
     Attributes:
-        units: of `"parameters"` and of `"observables"` by name, as files have them, where they are known.
+        units: units of `"parameters"` and of `"observables"` by name, as files have them, where they are known.
     """
 
     units: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     _study_kind: ClassVar[str] = ""
-    """The kind of study that finds it; empty where it has no table of its own."""
+    """The kind of study whose result it is; empty where it has no table of its own."""
 
     def __repr__(self) -> str:
-        return "\n".join([type(self).__name__, *tables_of(self.collected())]).rstrip()
+        return "\n".join([type(self).__name__, *study_lines(self.collected())]).rstrip()
 
     def _numbers(self) -> Record:
-        """Its numbers and plain values, without structures and units."""
+        """Return its numbers and plain values, without structures and units."""
         raise NotImplementedError
 
     def record(self) -> Record:
-        """Its numbers by path and plain values, as files keep them, without the structures."""
-        return merged(self._numbers(), Record({}, {"units": self.units}))
+        """Return its numbers by path and plain values, as files keep them, without the structures."""
+        return merge(self._numbers(), Record({}, {"units": self.units}))
 
     def _structures(self) -> Mapping[str, Equilibrium]:
-        """The equilibria by name that files keep with it."""
+        """Return the equilibria by name that files keep with it."""
         return {}
 
     def collected(self) -> Collected:
-        """The result as if it had been read from a collected file.
+        """Return the result as if it had been read from a collected file.
 
         Raises:
             InputError: it has no table of its own.
         """
         if not self._study_kind:
             raise InputError(f"{type(self).__name__} is exported as a part of an uncertainty study only.")
-        record = with_structures(self.record(), states) if (states := self._structures()) else self.record()
+        states = self._structures()
+        record = with_structures(self.record(), states) if states else self.record()
         return Collected(self._study_kind, "", (outcome(self._study_kind, {}, record),))
 
 
 def outcome(label: str, parameters: Mapping[str, float], record: Record, reason: str = "") -> Outcome:
-    """A result as if it were a unit of a study."""
-    given: dict[str, Any] = {"parameters": dict(parameters), "observables": {}, "structures": {}}
-    return Outcome(label, label, given, record, reason, made_with())
+    """Return a result as if it were that of a task of a study."""
+    recipe: dict[str, Any] = {"parameters": dict(parameters), "observables": {}, "structures": {}}
+    return Outcome(label, label, recipe, record, reason, made_with())

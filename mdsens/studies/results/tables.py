@@ -1,8 +1,8 @@
-"""What a study found as tables: for a person, for a report, for a data frame."""
+"""Tables of a study: for a person, for a report, for a data frame."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,10 @@ from mdsens.common.units import unit_text, with_unit
 from mdsens.studies.results.record import Outcome, entries
 
 ROUNDING = 1e-9
-"""Share of the largest number of a column below which one is the rounding noise of what is zero by symmetry."""
+"""Share of the largest number of a column below which a number is rounding of what is zero by symmetry."""
 
-LEAST = 1e-11
-"""The same, as a share of the observable's value."""
+ROUNDING_OF_VALUE = 1e-11
+"""Share of an observable's value up to which its derivatives are rounding."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Column:
     Attributes:
         name: its head.
         values: texts or numbers, NaN where there is none.
-        form: how a number is written.
-        meaning: what it is called where the table's title is not seen.
-        shown: whether a person wants it.
-        unit: of its numbers, as files have it; empty for pure numbers, None where it is unknown or each row has its own.
+        form: format of a number.
+        meaning: its name where the table's title is not seen.
+        shown: whether it is printed.
+        unit: unit of its numbers, as files have it; empty for pure numbers, None where it is unknown or each row has its own.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Column:
 
     @property
     def head(self) -> str:
-        """What stands above it, with its unit."""
+        """The head with its unit."""
         return with_unit(self.name, self.unit)
 
     @property
     def texts(self) -> list[str]:
-        """As a person reads it."""
+        """The values as a person reads them."""
         return [value if isinstance(value, str) else "-" if np.isnan(value) else f"{value:{self.form}}" for value in self.values]
 
 
@@ -53,15 +53,15 @@ class Table:
     """A table.
 
     Attributes:
-        name: of this kind of table.
-        unit: of the study, whose it is; empty where there is a row for each.
-        columns: of one length.
-        title: what stands above it.
-        note: what stands below it.
+        name: the kind of table.
+        task: label of the task whose table it is; empty where each task has a row.
+        columns: the columns, of one length.
+        title: the line above it.
+        note: the line below it.
     """
 
     name: str
-    unit: str
+    task: str
     columns: tuple[Column, ...]
     title: str = ""
     note: str = ""
@@ -71,36 +71,33 @@ class Table:
 
 
 def study_tables(kind: str, outcomes: Sequence[Outcome], most: int | None = None) -> list[Table]:
-    """The tables of a study's units; of an observable the first `most` numbers."""
+    """Return the tables of a study's tasks, with the first `most` numbers of each observable."""
     if kind == "sweep":
         return [_points(outcomes, most)]
     done = [outcome for outcome in outcomes if not outcome.failed]
-    tables = [table for outcome in done for table in _OF_A_UNIT[kind](outcome, most)]
+    tables = [table for outcome in done for table in _TABLES_OF_TASK[kind](outcome, most)]
     return [*tables, overview(done, most)] if done and kind in OVERVIEWS else tables
 
 
 def overview(done: Sequence[Outcome], most: int | None) -> Table:
-    """The observables' values, a row for each unit, and whether they can be trusted."""
-    columns = _measured(done, most, "values")
+    """Return the table of the observables' values, a row for each task, with what certificates say."""
+    columns = _number_columns(done, most, "values")
     if any(numbers_of(outcome, "std") for outcome in done):
-        spread = {column.name: column for column in _measured(done, most, "std")}
-        columns = [
-            one
-            for column in columns
-            for one in (column, dataclasses.replace(spread[column.name], name=f"std of {column.name}", form=".3g"))
-        ]
-    verdicts = Column("verdict", [_trust(outcome) for outcome in done])
-    return Table("values", "", (Column("unit", [outcome.label for outcome in done]), *columns, verdicts), "Values")
+        spread = {column.name: column for column in _number_columns(done, most, "std")}
+        std = [dataclasses.replace(spread[column.name], name=f"std of {column.name}", form=".3g") for column in columns]
+        columns = [column for pair in zip(columns, std, strict=True) for column in pair]
+    verdicts = Column("verdict", [_verdict(outcome) for outcome in done])
+    return Table("values", "", (Column("task", [outcome.label for outcome in done]), *columns, verdicts), "Values")
 
 
 def numbers_of(outcome: Outcome, group: str) -> dict[str, np.ndarray]:
-    """Arrays of a group by name."""
+    """Return the arrays of a group by name."""
     prefix = f"{group}/"
     return {path.removeprefix(prefix): value for path, value in outcome.record.arrays.items() if path.startswith(prefix)}
 
 
-def _flat(arrays: dict[str, np.ndarray], most: int | None) -> dict[str, float]:
-    """The first numbers of each array, by `name[i,j]`."""
+def _numbers_by_label(arrays: dict[str, np.ndarray], most: int | None) -> dict[str, float]:
+    """Return the first numbers of each array, by `name[i,j]`."""
     return {
         label: float(number)
         for name, value in arrays.items()
@@ -109,13 +106,13 @@ def _flat(arrays: dict[str, np.ndarray], most: int | None) -> dict[str, float]:
 
 
 def _rows(arrays: dict[str, np.ndarray], most: int | None, axis: int) -> dict[str, np.ndarray]:
-    """The same of arrays with one more axis, the first or the last, along which the rows go."""
-    found: dict[str, np.ndarray] = {}
+    """Return the first columns of each array, by `name[i,j]`, along one more axis of the arrays, the first or the last."""
+    columns: dict[str, np.ndarray] = {}
     for name, value in arrays.items():
         shape = np.delete(value.shape, axis)
         numbers = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis])
-        found |= dict(list(zip(entries(name, tuple(shape)), numbers, strict=True))[:most])
-    return found
+        columns |= dict(list(zip(entries(name, tuple(shape)), numbers, strict=True))[:most])
+    return columns
 
 
 def _points(outcomes: Sequence[Outcome], most: int | None) -> Table:
@@ -127,27 +124,27 @@ def _points(outcomes: Sequence[Outcome], most: int | None) -> Table:
         Column(name, [outcome.input["parameters"].get(name, np.nan) for outcome in outcomes], shown=False, unit=units.get(name))
         for name in names
     ]
-    observed = _measured(outcomes, most, "values")
+    observed = _number_columns(outcomes, most, "values")
     reasons = Column("failed", [outcome.reason for outcome in outcomes], shown=False)
-    return Table("points", "", (Column("unit", [outcome.label for outcome in outcomes]), *parameters, *observed, reasons))
+    return Table("points", "", (Column("task", [outcome.label for outcome in outcomes]), *parameters, *observed, reasons))
 
 
-def _measured(outcomes: Sequence[Outcome], most: int | None, group: str) -> list[Column]:
-    """A column for each number of a group, a row for each unit."""
-    found = [_flat(numbers_of(outcome, group), most) for outcome in outcomes]
-    measured: dict[str, str | None] = {}
-    for outcome, values in zip(outcomes, found, strict=True):
-        measured |= {label: unit_of(outcome, label) for label in values if label not in measured}
-    return [Column(label, [values.get(label, np.nan) for values in found], unit=unit) for label, unit in measured.items()]
+def _number_columns(outcomes: Sequence[Outcome], most: int | None, group: str) -> list[Column]:
+    """Return a column for each number of a group, with a row for each task."""
+    rows = [_numbers_by_label(numbers_of(outcome, group), most) for outcome in outcomes]
+    units: dict[str, str | None] = {}
+    for outcome, values in zip(outcomes, rows, strict=True):
+        units |= {label: unit_of(outcome, label) for label in values if label not in units}
+    return [Column(label, [values.get(label, np.nan) for values in rows], unit=unit) for label, unit in units.items()]
 
 
-def _derivatives(outcome: Any, most: int | None) -> Iterator[Table]:
+def _derivatives(outcome: Outcome, most: int | None) -> Iterator[Table]:
     names, theta = outcome.record.facts["names"], outcome.record.arrays["parameters"]
     columns = _rows({name: theta * slope for name, slope in numbers_of(outcome, "derivatives").items()}, most, -1)
-    values = _flat(numbers_of(outcome, "values"), most)
+    values = _numbers_by_label(numbers_of(outcome, "values"), most)
     scales = {label: np.abs(column).max(initial=0.0) for label, column in columns.items()}
-    # One that nothing moves has derivatives that are rounding beside its value.
-    scales = {label: scale if scale > LEAST * abs(values[label]) else np.inf for label, scale in scales.items()}
+    # Derivatives of an observable that nothing moves are rounding of its value.
+    scales = {label: scale if scale > ROUNDING_OF_VALUE * abs(values[label]) else np.inf for label, scale in scales.items()}
     sizes = sum(np.abs(column) / (scales[label] or 1.0) for label, column in columns.items())
     order = np.argsort(-sizes, kind="stable")
     units = outcome.record.units_of_parameters()
@@ -158,46 +155,39 @@ def _derivatives(outcome: Any, most: int | None) -> Iterator[Table]:
         (
             Column("parameter", [names[k] for k in order]),
             Column("value", theta[order], ".6g"),
-            _own_units([units.get(names[k]) for k in order]),
+            _unit_column([units.get(names[k]) for k in order]),
             *(
                 Column(label, column, ".4g", f"θ d({label})/dθ", unit=unit_of(outcome, label))
                 for label, column in cleaned.items()
             ),
         ),
-        f"{outcome.label}: θ dg/dθ, {_trust(outcome)}",
+        f"{outcome.label}: θ dg/dθ, {_verdict(outcome)}",
     )
 
 
-def _observables(outcome: Any, most: int | None) -> Iterator[Any]:
+def _observables(outcome: Outcome, most: int | None) -> Iterator[Table]:
     arrays, facts = outcome.record.arrays, outcome.record.facts
-    values, std = (_flat(numbers_of(outcome, group), most) for group in ("values", "std"))
-    sampled = _flat(numbers_of(outcome, "sampling/std"), most)
+    names, groups = facts["names"], ("values", "std", "sampling/std")
+    values, std, sampled = (_numbers_by_label(numbers_of(outcome, group), most) for group in groups)
     shares = _rows(numbers_of(outcome, "shares"), most, -1)
-    columns = [
+    samples = f"std of {facts['sampling']['count']} samples" if sampled else ""
+    largest = [names[int(np.argmax(np.abs(shares[label])))] if np.any(shares[label]) else "-" for label in values]
+    columns = (
         Column("observable", list(values)),
         Column("value", list(values.values())),
         Column("std", [std[label] for label in values], ".3g"),
-    ]
-    if sampled:
-        name = f"std of {facts['sampling']['count']} samples"
-        columns.append(Column(name, [sampled[label] for label in values], ".3g"))
-    columns.append(_own_units([unit_of(outcome, label) for label in values]))
-    columns.append(Column("mostly from", [_mostly(facts["names"], shares[label]) for label in values]))
-    for k, parameter in enumerate(facts["names"]):
-        columns.append(Column(f"share of {parameter}", [shares[label][k] for label in values], ".2f", shown=False))
-    more = not sampled and arrays["covariance"].size > 1
-    note = "the covariance of all of them is in the file" if more else ""
-    yield Table("observables", outcome.label, tuple(columns), f"{outcome.label}: {_trust(outcome)}", note)
+        *([Column(samples, [sampled[label] for label in values], ".3g")] if sampled else []),
+        _unit_column([unit_of(outcome, label) for label in values]),
+        Column("mostly from", largest),
+        *(Column(f"share of {name}", [shares[label][k] for label in values], ".2f", shown=False) for k, name in enumerate(names)),
+    )
+    note = "the covariance of all of them is in the file" if not sampled and arrays["covariance"].size > 1 else ""
+    yield Table("observables", outcome.label, columns, f"{outcome.label}: {_verdict(outcome)}", note)
     if whole := facts.get("indices"):
         yield _indices(outcome, whole, most)
 
 
-def _mostly(names: Sequence[str], shares: np.ndarray) -> str:
-    """The parameter with the largest share of a variance."""
-    return names[int(np.argmax(np.abs(shares)))] if np.any(shares) else "-"
-
-
-def _indices(outcome: Outcome, whole: Any, most: int | None) -> Table:
+def _indices(outcome: Outcome, whole: Mapping[str, Any], most: int | None) -> Table:
     sobol = whole["method"] == "sobol"
     shown, form = (("S1", "ST"), ".3f") if sobol else (("mu_star", "sigma"), ".3g")
     tables = {index: _rows(numbers_of(outcome, f"indices/{index}"), most, -1) for index in shown}
@@ -209,29 +199,30 @@ def _indices(outcome: Outcome, whole: Any, most: int | None) -> Table:
             Column("observable", [label for label, _, _ in rows]),
             Column("parameter", [name for _, _, name in rows]),
             *(Column(index, [table[label][k] for label, k, _ in rows], form) for index, table in tables.items()),
-            *([] if sobol else [_own_units([unit_of(outcome, label) for label, _, _ in rows])]),
+            *([] if sobol else [_unit_column([unit_of(outcome, label) for label, _, _ in rows])]),
         ),
         f"{whole['method']}, {whole['count']} structures relaxed, {whole['failed']} of them failed",
     )
 
 
-def _fit(outcome: Any, most: int | None, *, design: bool = False) -> Iterator[Any]:
-    # What is wanted of a design has no error, and is off by a share of itself.
+def _fit(outcome: Outcome, most: int | None, *, design: bool = False) -> Iterator[Table]:
+    # Targets of a design have no error; they are off by a share of themselves.
     arrays, facts = outcome.record.arrays, outcome.record.facts
-    parameters = [
+    parameters = (
+        Column("parameter", facts["names"]),
         Column("start", arrays["start"], ".8g"),
         Column("found", arrays["parameters"], ".10g"),
         Column("std", arrays["std"], ".3g", shown=not design),
-    ]
-    parameters.append(_own_units([outcome.record.units_of_parameters().get(name) for name in facts["names"]]))
-    told = f"{facts['message']}; cost {facts['cost']:.4g}, {facts['relaxations']} relaxations"
-    yield Table("parameters", outcome.label, (Column("parameter", facts["names"]), *parameters), told)
+        _unit_column([outcome.record.units_of_parameters().get(name) for name in facts["names"]]),
+    )
+    title = f"{facts['message']}; cost {facts['cost']:.4g}, {facts['relaxations']} relaxations"
+    yield Table("parameters", outcome.label, parameters, title)
     targets = (
         Column("target", facts["labels"]),
         Column("wanted", arrays["wanted"]),
         Column("found", arrays["found"]),
         Column("sigma", arrays["sigma"], shown=False),
-        _own_units([unit_of(outcome, label) for label in facts["labels"]]),
+        _unit_column([unit_of(outcome, label) for label in facts["labels"]]),
         Column("relative error" if design else "off [σ]", (arrays["found"] - arrays["wanted"]) / arrays["sigma"], ".3g"),
     )
     yield Table("targets", outcome.label, targets)
@@ -248,12 +239,10 @@ def _fit(outcome: Any, most: int | None, *, design: bool = False) -> Iterator[An
     )
 
 
-def _path(outcome: Any, most: int | None) -> Iterator[Any]:
+def _path(outcome: Outcome, most: int | None) -> Iterator[Table]:
     arrays, facts = outcome.record.arrays, outcome.record.facts
     values = _rows(numbers_of(outcome, "values"), most, 0)
-    critical = (
-        f"; {facts['kind']}: the lowest curvature vanishes at t = {facts['critical']:.6g}" if facts["kind"] != "none" else ""
-    )
+    vanishes = f"; {facts['kind']}: the lowest curvature vanishes at t = {facts['critical']:.6g}"
     yield Table(
         "path",
         outcome.label,
@@ -263,22 +252,22 @@ def _path(outcome: Any, most: int | None) -> Iterator[Any]:
             Column("speed", arrays["speed"], shown=False, unit="Angstrom"),
             *(Column(label, column, unit=unit_of(outcome, label)) for label, column in values.items()),
         ),
-        f"{outcome.label}: {facts['end']}{critical}",
+        f"{outcome.label}: {facts['end']}{vanishes if facts['kind'] != 'none' else ''}",
     )
 
 
 def unit_of(outcome: Outcome, label: str) -> str | None:
-    """Of a number of an observable."""
+    """Return the unit of a number of an observable."""
     return outcome.record.unit_of_number(label, outcome.input["observables"])
 
 
-def _own_units(units: Sequence[str | None]) -> Column:
-    """The column of what each row's numbers are in; "unit" is a study's in data frames."""
+def _unit_column(units: Sequence[str | None]) -> Column:
+    """Return the column of each row's own unit; `units` in data frames."""
     known = [unit_text(unit) for unit in units]
     return Column("unit", known, meaning="units", shown=any(known))
 
 
-def _trust(outcome: Outcome) -> str:
+def _verdict(outcome: Outcome) -> str:
     facts = outcome.record.facts
     if facts["trusted"] is None:
         return "not looked at (check = false)" if "nonlinearity" in facts else "no certificate was asked for"
@@ -286,9 +275,9 @@ def _trust(outcome: Outcome) -> str:
 
 
 OVERVIEWS = ("sensitivity", "uncertainty")
-"""Kinds of study whose units stand beside each other."""
+"""Kinds of study whose tasks have a table in common."""
 
-_OF_A_UNIT: dict[str, Callable[[Any, int | None], Iterator[Table]]] = {
+_TABLES_OF_TASK: dict[str, Callable[[Outcome, int | None], Iterator[Table]]] = {
     "sensitivity": _derivatives,
     "uncertainty": _observables,
     "calibration": _fit,

@@ -1,73 +1,72 @@
-"""A collected study as a table that a person reads."""
+"""Collected studies as text."""
 
 import textwrap
 from collections.abc import Iterator
-from typing import Any
 
 from mdsens.common.text import WIDTH, count_text
-from mdsens.studies.results.record import Collected
+from mdsens.studies.results.record import Collected, Outcome
 from mdsens.studies.results.tables import Table, study_tables
 
-COLUMNS = 6
-"""Numbers of an observable that a table has room for; the file has all of them."""
+MAX_NUMBERS = 6
+"""Numbers of an observable that a table shows; the file has all of them."""
 
-ROWS = 60
+MAX_ROWS = 60
 
 
 def describe_study(study: Collected) -> Iterator[str]:
-    """The table, line by line."""
+    """Describe a study: its tables below a few lines about it."""
     failed = [outcome for outcome in study.outcomes if outcome.failed]
-    yield f"Study        {study.kind}, {count_text(len(study.outcomes), 'unit')}, {len(failed)} of them failed"
+    yield f"Study        {study.kind}, {count_text(len(study.outcomes), 'task')}, {len(failed)} of them failed"
     first = next((outcome for outcome in study.outcomes if not outcome.failed), None)
     if first is not None:
         versions = first.provenance.get("versions", {})
         yield f"Made with    mdsens {versions.get('mdsens')}, jax {versions.get('jax')}, {first.provenance.get('created')}"
         yield f"Potential    {_potential(first)}"
     yield ""
-    yield from tables_of(study)
+    yield from study_lines(study)
 
 
-def tables_of(study: Collected) -> Iterator[str]:
-    """Its tables, line by line."""
+def study_lines(study: Collected) -> Iterator[str]:
+    """Yield the tables of a study, line by line."""
     done, failed = ([outcome for outcome in study.outcomes if outcome.failed == failed] for failed in (False, True))
-    for table in study_tables(study.kind, done, COLUMNS):
-        yield from lines_of(table)
+    for table in study_tables(study.kind, done, MAX_NUMBERS):
+        yield from table_lines(table)
     if failed:
-        yield from failure_table([(outcome.label, outcome.reason) for outcome in failed])
+        yield from failure_lines([(outcome.label, outcome.reason) for outcome in failed])
 
 
-def failure_table(failures: list[tuple[str, str]]) -> Iterator[str]:
-    """What failed, and why."""
+def failure_lines(failures: list[tuple[str, str]]) -> Iterator[str]:
+    """Yield labels of failed tasks with their reasons, line by line."""
     yield f"Failed ({len(failures)}):"
     width = min(max(len(label) for label, _ in failures), 40)
-    for label, reason in failures[:ROWS]:
+    for label, reason in failures[:MAX_ROWS]:
         first, *more = textwrap.wrap(reason.splitlines()[0], WIDTH) or [""]
         yield f"  {label:<{width}}  {first}"
         yield from (f"  {'':<{width}}  {line}" for line in more)
-    if len(failures) > ROWS:
-        yield f"  and {len(failures) - ROWS} more"
+    if len(failures) > MAX_ROWS:
+        yield f"  and {len(failures) - MAX_ROWS} more"
 
 
-def _potential(outcome: Any) -> str:
+def _potential(outcome: Outcome) -> str:
     recipe = outcome.input["potential"]
-    made = recipe.get("constructor") or ", ".join(recipe.get("path", [])) or "parameters given"
-    return f"{recipe['name']} ({made})"
+    origin = recipe.get("constructor") or ", ".join(recipe.get("path", [])) or "parameters given"
+    return f"{recipe['name']} ({origin})"
 
 
-def lines_of(table: Table) -> Iterator[str]:
-    """A table, line by line."""
+def table_lines(table: Table) -> Iterator[str]:
+    """Yield a table, line by line."""
     if table.title:
         yield table.title
     columns = [column for column in table.columns if column.shown]
-    cells = [[column.head, *column.texts[:ROWS]] for column in columns]
+    cells = [[column.head, *column.texts[:MAX_ROWS]] for column in columns]
     widths = [max(map(len, column)) for column in cells]
     for row in zip(*cells, strict=True):
         padded = [
             f"{cell:<{width}}" if k == 0 else f"{cell:>{width}}" for k, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         yield ("  " + "  ".join(padded)).rstrip()
-    if len(table) > ROWS:
-        yield f"  and {len(table) - ROWS} more rows, in the file's /table"
+    if len(table) > MAX_ROWS:
+        yield f"  and {len(table) - MAX_ROWS} more rows, in the file's /table"
     if table.note:
         yield f"  {table.note}"
     yield ""

@@ -1,1 +1,1 @@
-"""Studies done piece by piece, in this process, in several, or by Dask."""
+"""Running of studies, task by task, in this process, in several, or by Dask."""

@@ -1,4 +1,4 @@
-"""Work on a cluster, by Dask distributed: whoever has a scheduler's address can give its workers something to do."""
+"""Work on a cluster by Dask distributed."""
 
 import itertools
 import os
@@ -7,24 +7,24 @@ from typing import Any
 
 from mdsens.common.errors import InputError, StoreError, reason
 
-AHEAD = 4
+QUEUE_PER_THREAD = 4
 """Items handed out in advance to each thread of the workers."""
 
-ANSWER, PATIENCE = 10.0, 60.0
-"""Seconds to wait for the scheduler's answer, and for a first worker."""
+CONNECTION_TIMEOUT, WORKER_TIMEOUT = 10.0, 60.0
+"""Seconds to wait for the scheduler, and for a first worker."""
 
-THREADS = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Variables of the environment that bound threads; NPROC is XLA's."""
+THREAD_VARIABLES = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Environment variables that bound threads; NPROC is XLA's."""
 
 
 def spread(function: Callable[..., Any], items: Sequence[Any], address: str) -> Iterator[tuple[Any, Any, str]]:
-    """`(item, function(item), "")` for each item in the order in which they are done, by the workers of a scheduler.
+    """Apply a function to items by the workers of a scheduler; yield `(item, result, "")` in the order in which they are done.
 
     An item whose worker is lost goes to another one; where that happens again and again it is given up, `(item, None, why)`.
 
     Args:
-        function: one that workers can import.
-        address: `"tcp://host:8786"`.
+        function: a function that workers can import.
+        address: the scheduler's, `"tcp://host:8786"`.
 
     Raises:
         InputError: Dask is not installed, or nothing answers at this address.
@@ -35,15 +35,20 @@ def spread(function: Callable[..., Any], items: Sequence[Any], address: str) -> 
     except ImportError:
         raise InputError("A scheduler wants Dask distributed: pip install 'mdsens[dask]'.") from None
     try:
-        client = Client(address, timeout=ANSWER, set_as_default=False)
+        client = Client(address, timeout=CONNECTION_TIMEOUT, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"No Dask scheduler answers at {address!r} ({reason(error)}): start one with 'dask scheduler', and workers with "
             f"'dask worker {address} --nthreads 1 --nworkers N'."
         ) from None
     with client:
-        _wait_for_workers(client, address)
-        client.register_plugin(_bounded_threads())
+        try:
+            client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
+        except TimeoutError:
+            raise InputError(
+                f"The Dask scheduler at {address!r} has no workers: start some with 'dask worker {address} --nthreads 1'."
+            ) from None
+        client.register_plugin(_thread_limit())
         left, running = iter(items), {}
 
         def submit(count: int) -> Iterator[Any]:
@@ -52,7 +57,7 @@ def spread(function: Callable[..., Any], items: Sequence[Any], address: str) -> 
                 running[future.key] = item
                 yield future
 
-        done = as_completed(submit(AHEAD * sum(client.nthreads().values())), loop=client.loop)
+        done = as_completed(submit(QUEUE_PER_THREAD * sum(client.nthreads().values())), loop=client.loop)
         for future in done:
             item = running.pop(future.key)
             if future.status == "finished":
@@ -64,23 +69,14 @@ def spread(function: Callable[..., Any], items: Sequence[Any], address: str) -> 
             done.update(submit(1))
 
 
-def _wait_for_workers(client: Any, address: Any) -> None:
-    try:
-        client.wait_for_workers(1, timeout=PATIENCE)
-    except TimeoutError:
-        raise InputError(
-            f"The Dask scheduler at {address!r} has no workers: start some with 'dask worker {address} --nthreads 1'."
-        ) from None
-
-
-def _bounded_threads() -> Any:
-    """For workers, before they import JAX: those that are there, and those that come."""
+def _thread_limit() -> Any:
+    """Return a plugin that bounds the threads of present and future workers before they import JAX."""
     from distributed import WorkerPlugin
 
     class BoundedThreads(WorkerPlugin):
         name = "mdsens-bounded-threads"
 
         def setup(self, worker: Any) -> None:
-            os.environ.update(dict.fromkeys(THREADS, str(worker.state.nthreads)))
+            os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(worker.state.nthreads)))
 
     return BoundedThreads()

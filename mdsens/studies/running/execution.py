@@ -1,4 +1,4 @@
-"""A study's units done one after the other, by processes, or on a cluster; what is there already is not done again."""
+"""The running of a study's tasks, one after the other, by processes, or on a cluster. Finished tasks are not done again."""
 
 import collections
 import contextlib
@@ -18,44 +18,44 @@ from typing import Any
 from mdsens.common.compilation import drop_programs
 from mdsens.common.errors import InputError, MdsensError, StoreError, reason
 from mdsens.common.progress import bar
-from mdsens.studies.input.tasks import Study, Unit
+from mdsens.studies.input.tasks import Study, Task
 from mdsens.studies.results.record import Record
-from mdsens.studies.running.dask_cluster import THREADS, spread
-from mdsens.studies.running.tasks_by_kind import work
+from mdsens.studies.running.dask_cluster import THREAD_VARIABLES, spread
+from mdsens.studies.running.tasks_by_kind import do_task
 from mdsens.studies.storage.collected_file import write_plan
-from mdsens.studies.storage.task_files import UNITS, finished, image_of, write_units
+from mdsens.studies.storage.task_files import TASKS, task_failures, task_image, write_tasks
 
-LOCK = ".lock"
-PASSING = 2.0
+LOCK_NAME = ".lock"
+SHARD_PATIENCE = 2.0
 """Seconds that a shard waits while others begin."""
 
-AHEAD = 2
-"""Shares of work handed out in advance to each worker."""
+QUEUE_PER_WORKER = 2
+"""Shares of tasks handed out in advance to each worker."""
 
-SHARE = 1.0
-"""Seconds that a share should take: the process that hands them out takes the workers' time."""
+SHARE_SECONDS = 1.0
+"""Seconds that a share should take: handing out smaller ones would take the workers' time."""
 
-PERIOD = 0.1
+WRITING_PERIOD = 0.1
 """Seconds between two times of writing files: several together take less."""
 
-WAITING = 1000
-"""Units that may wait to be written."""
+MAX_UNWRITTEN = 1000
+"""Tasks that may wait to be written."""
 
-SOME = 20
-"""Units between two looks at how many programs are compiled."""
+CACHE_PERIOD = 20
+"""Tasks after which compiled programs are dropped, if there are many."""
 
-Attempt = tuple[Unit, str, bytes]
-"""A unit, why it failed, or "", and its file."""
+Attempt = tuple[Task, str, bytes]
+"""A task, the reason of its failure or "", and its file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """How a run went.
+    """The outcome of a run.
 
     Attributes:
-        total: units of the study (or of its shard).
-        done: those done now.
-        failed: label and reason of those that failed, now or before.
+        total: number of tasks of the study (or of its shard).
+        done: number of tasks done now.
+        failed: label and reason of each task that failed, now or before.
     """
 
     total: int
@@ -73,18 +73,18 @@ def run(
     retry: bool = False,
     progress: bool | None = None,
 ) -> Run:
-    """Do what is missing of a study.
+    """Do the tasks of a study that are missing.
 
     Args:
-        folder: where its units are; made if it is not there.
-        shard: `(i, n)`: only every n-th unit, beginning with the i-th, for arrays of jobs.
+        folder: the folder of its tasks; made if it is not there.
+        shard: `(i, n)`: only every n-th task, beginning with the i-th, for arrays of jobs.
         workers: processes.
         scheduler: address of a Dask scheduler, `"tcp://host:8786"`, whose workers do the work instead.
-        retry: do those that failed again, too.
+        retry: do tasks that failed again, too.
         progress: show a bar; by default only at a terminal.
 
     Raises:
-        StoreError: another process is at it, another study is in the folder, or it cannot be written.
+        StoreError: another process works in the folder, another study is in it, or it cannot be written.
     """
     i, n = shard
     if not 1 <= i <= n:
@@ -94,29 +94,29 @@ def run(
     if scheduler is not None and workers > 1:
         raise InputError("A Dask scheduler has workers of its own: leave workers out, or the scheduler.")
     make_folder(folder)
-    with locked(folder, shard):
+    with lock_folder(folder, shard):
         write_plan(folder, study)
         if shard == (1, 1):
-            for left in (folder / UNITS).glob(".*.part"):  # by a process that was killed
-                left.unlink(missing_ok=True)
-        units = list({unit.name: unit for unit in study.units[i - 1 :: n]}.values())
-        there = {name: why for name, why in finished(folder).items() if not (retry and why)}
-        missing = [unit for unit in units if unit.name not in there]
-        failures = {unit.name: why for unit in units if (why := there.get(unit.name))}
+            for part in (folder / TASKS).glob(".*.part"):  # of a process that was killed
+                part.unlink(missing_ok=True)
+        tasks = list({task.name: task for task in study.tasks[i - 1 :: n]}.values())
+        reasons = {name: why for name, why in task_failures(folder).items() if not (retry and why)}
+        missing = [task for task in tasks if task.name not in reasons]
         done = 0
         if scheduler is not None and missing:
-            results = _kept(_on_cluster(missing, scheduler), folder)
+            results = _write_results(_do_on_cluster(missing, scheduler), folder)
         elif workers == 1 or len(missing) < 2:
-            results = _kept(_serially(missing), folder)
+            results = _write_results(_do_serially(missing), folder)
         else:
-            results = _in_parallel(missing, folder, workers)
-        with contextlib.closing(results) as done_now, _bar(len(units), len(missing), progress) as shown:
-            for name, why in done_now:
+            results = _do_in_parallel(missing, folder, workers)
+        options: dict[str, Any] = {"delay": 0.0, "leave": True, "desc": "tasks", "unit": "task", "smoothing": 0.05}
+        shown = bar(None, progress if missing else False, total=len(tasks), initial=len(tasks) - len(missing), **options)
+        with contextlib.closing(results), shown:
+            for name, why in results:
                 done += 1
-                if why:
-                    failures[name] = why
+                reasons[name] = why
                 shown.update()
-    return Run(len(units), done, tuple((unit.label, failures[unit.name]) for unit in units if unit.name in failures))
+    return Run(len(tasks), done, tuple((task.label, text) for task in tasks if (text := reasons.get(task.name))))
 
 
 def make_folder(folder: Path) -> None:
@@ -126,25 +126,25 @@ def make_folder(folder: Path) -> None:
         StoreError: it cannot be made or written to.
     """
     try:
-        (folder / UNITS).mkdir(parents=True, exist_ok=True)
+        (folder / TASKS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"The folder {str(folder)!r} cannot be made ({error.strerror}).") from None
-    if not os.access(folder / UNITS, os.W_OK):
-        raise StoreError(f"The folder {str(folder / UNITS)!r} cannot be written to.")
+    if not os.access(folder / TASKS, os.W_OK):
+        raise StoreError(f"The folder {str(folder / TASKS)!r} cannot be written to.")
 
 
 @contextlib.contextmanager
-def locked(folder: Path, shard: tuple[int, int] = (1, 1)) -> Iterator[None]:
-    """Keep other processes out of a folder; different shards of a study may be in it together. Ends with the process.
+def lock_folder(folder: Path, shard: tuple[int, int] = (1, 1)) -> Iterator[None]:
+    """Keep other processes out of a folder; different shards of a study may work in it together. The lock ends with the process.
 
     Raises:
-        StoreError: another process is in it.
+        StoreError: another process works in it.
     """
     from filelock import FileLock, Timeout
 
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as locks:
 
-        def take(name: str, patience: Any = 0.0) -> Any:
+        def take(name: str, patience: float = 0.0) -> FileLock:
             lock = FileLock(folder / name)
             try:
                 lock.acquire(timeout=patience)
@@ -156,56 +156,56 @@ def locked(folder: Path, shard: tuple[int, int] = (1, 1)) -> Iterator[None]:
                 raise StoreError(
                     f"The folder {str(folder)!r} cannot be locked ({reason(error)}): choose another one (-o)."
                 ) from None
-            held.callback(lock.release)
+            locks.callback(lock.release)
             return lock
 
         if shard == (1, 1):
-            take(LOCK)
-            for other in sorted(folder.glob(f"{LOCK}-*")):
+            take(LOCK_NAME)
+            for other in sorted(folder.glob(f"{LOCK_NAME}-*")):
                 take(other.name)
         else:
             # Shards pass through the lock of the whole one after the other, and keep their own.
-            whole = take(LOCK, PASSING)
-            take(f"{LOCK}-{shard[0]}-of-{shard[1]}")
+            whole = take(LOCK_NAME, SHARD_PATIENCE)
+            take(f"{LOCK_NAME}-{shard[0]}-of-{shard[1]}")
             whole.release()
         yield
 
 
-def attempt(unit: Unit) -> tuple[str, bytes]:
-    """Do a unit: why it failed, or "", and its file."""
+def attempt(task: Task) -> tuple[str, bytes]:
+    """Do a task; return why it failed, or "", and its file."""
     begun, record, failure = time.perf_counter(), Record({}, {}), ""
     try:
-        record = work(unit.input)
+        record = do_task(task.input)
     except MdsensError as error:
         failure = str(error) or type(error).__name__
-    except Exception as error:  # a study goes on whatever goes wrong in one of its units
+    except Exception as error:  # a study goes on whatever goes wrong in one of its tasks
         failure = f"an unexpected {reason(error)}"
-    return failure, image_of(unit, record, failure, time.perf_counter() - begun)
+    return failure, task_image(task, record, failure, time.perf_counter() - begun)
 
 
-def _kept(results: Generator[Attempt], folder: Path) -> Generator[tuple[str, str]]:
-    """Write units' files while the next ones are at work, for a disk takes its time; their names, and why they failed."""
+def _write_results(results: Generator[Attempt], folder: Path) -> Generator[tuple[str, str]]:
+    """Write tasks' files while the next ones are at work; yield their names, and why they failed."""
     waiting: collections.deque[Attempt] = collections.deque()
     writing: collections.deque[Future[list[tuple[str, str]]]] = collections.deque()
     hurry, written = threading.Event(), -math.inf
 
     def write() -> list[tuple[str, str]]:
-        """All that wait by now; those for whom it was called later find nothing left to do."""
+        """Write all that wait by now; later calls find less or nothing to do."""
         nonlocal written
         if not waiting:
             return []
-        hurry.wait(written + PERIOD - time.monotonic())
-        some = [waiting.popleft() for _ in range(len(waiting))]
-        write_units(folder, {unit.name: image for unit, _, image in some})
+        hurry.wait(written + WRITING_PERIOD - time.monotonic())
+        attempts = [waiting.popleft() for _ in range(len(waiting))]
+        write_tasks(folder, {task.name: image for task, _, image in attempts})
         written = time.monotonic()
-        return [(unit.name, failure) for unit, failure, _ in some]
+        return [(task.name, failure) for task, failure, _ in attempts]
 
     with contextlib.closing(results), ThreadPoolExecutor(1) as pool:
         try:
             for result in results:
                 waiting.append(result)
                 writing.append(pool.submit(write))
-                while writing and (writing[0].done() or len(waiting) > WAITING):
+                while writing and (writing[0].done() or len(waiting) > MAX_UNWRITTEN):
                     yield from writing.popleft().result()
         finally:
             hurry.set()
@@ -213,55 +213,55 @@ def _kept(results: Generator[Attempt], folder: Path) -> Generator[tuple[str, str
             yield from writing.popleft().result()
 
 
-def _serially(units: Sequence[Unit]) -> Generator[Attempt]:
-    for k, unit in enumerate(units):
-        if k % SOME == 0:
+def _do_serially(tasks: Sequence[Task]) -> Generator[Attempt]:
+    for k, task in enumerate(tasks):
+        if k % CACHE_PERIOD == 0:
             drop_programs()
-        yield unit, *attempt(unit)
+        yield task, *attempt(task)
 
 
-def _on_cluster(units: Sequence[Unit], address: str) -> Generator[Attempt]:
-    for unit, result, lost in spread(attempt, units, address):
-        yield unit, *((lost, image_of(unit, Record({}, {}), lost, 0.0)) if result is None else result)
+def _do_on_cluster(tasks: Sequence[Task], address: str) -> Generator[Attempt]:
+    for task, result, lost in spread(attempt, tasks, address):
+        yield task, *((lost, task_image(task, Record({}, {}), lost, 0.0)) if result is None else result)
 
 
-def share(units: Sequence[Unit], folder: Path) -> tuple[list[tuple[str, str]], float]:
-    """Do units and write their files until it has taken long enough: `(name and why it failed, of each, seconds)`."""
+def do_share(tasks: Sequence[Task], folder: Path) -> tuple[list[tuple[str, str]], float]:
+    """Do tasks and write their files for `SHARE_SECONDS`; return names and reasons of failure, and the seconds it took."""
     begun = time.perf_counter()
     drop_programs()
 
     def in_time() -> Generator[Attempt]:
-        for k, unit in enumerate(units):
-            if k and time.perf_counter() - begun > SHARE:
+        for k, task in enumerate(tasks):
+            if k and time.perf_counter() - begun > SHARE_SECONDS:
                 break
-            yield unit, *attempt(unit)
+            yield task, *attempt(task)
 
-    return list(_kept(in_time(), folder)), time.perf_counter() - begun
+    return list(_write_results(in_time(), folder)), time.perf_counter() - begun
 
 
-def _in_parallel(units: Sequence[Unit], folder: Path, workers: int) -> Generator[tuple[str, str]]:
-    """Shares of work done by processes, which write their units themselves; names, and why they failed."""
-    workers = min(workers, len(units))
+def _do_in_parallel(tasks: Sequence[Task], folder: Path, workers: int) -> Generator[tuple[str, str]]:
+    """Do shares of tasks by processes, which write files themselves; yield names, and why they failed."""
+    workers = min(workers, len(tasks))
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
-    left, running, count = collections.deque(units), {}, 1
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    left, running, count = collections.deque(tasks), {}, 1
 
     def submit() -> None:
         # The fewer are left, the smaller the shares, so that all workers end together.
-        some = [left.popleft() for _ in range(min(len(left), max(1, min(count, len(left) // (2 * workers)))))]
-        if some:
-            running[pool.submit(share, some, folder)] = some
+        tasks = [left.popleft() for _ in range(min(len(left), max(1, min(count, len(left) // (2 * workers)))))]
+        if tasks:
+            running[pool.submit(do_share, tasks, folder)] = tasks
 
     try:
-        with _bounded_threads(threads), _without_interrupts():
-            for _ in range(AHEAD * workers):
+        with _thread_limit(threads), _block_interrupts():
+            for _ in range(QUEUE_PER_WORKER * workers):
                 submit()
         while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 done, seconds = future.result()
                 left.extendleft(reversed(running.pop(future)[len(done) :]))
-                count = max(1, int(SHARE * len(done) / seconds))
+                count = max(1, int(SHARE_SECONDS * len(done) / seconds))
                 submit()
                 yield from done
     except BrokenProcessPool:
@@ -274,33 +274,30 @@ def _in_parallel(units: Sequence[Unit], folder: Path, workers: int) -> Generator
         if running:
             for process in processes:
                 process.terminate()
-        # Its own thread closes pipes: it must be gone before the interpreter goes.
+        # The pool's own thread closes pipes: it must end before the interpreter does.
         pool.shutdown(wait=True)
         for process in processes:
             process.join()
-            for part in (folder / UNITS).glob(f".*.{process.pid}.part"):
+            for part in (folder / TASKS).glob(f".*.{process.pid}.part"):
                 part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _bounded_threads(count: int) -> Iterator[Any]:
-    """Processes that are started meanwhile use so many threads each."""
-    names = dict.fromkeys(THREADS, str(count))
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(names)
+def _thread_limit(count: int) -> Iterator[None]:
+    """Bound the threads of processes that are started meanwhile."""
+    before = {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(count)))
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in THREAD_VARIABLES:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 @contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Ctrl-C waits meanwhile, and processes that are started never hear of it."""
+def _block_interrupts() -> Iterator[None]:
+    """Let Ctrl-C wait meanwhile; processes that are started do not receive it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -311,8 +308,8 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin_worker() -> None:
-    """Ctrl-C is for the process that hands out work; and without it there is none."""
+def _start_worker() -> None:
+    """Ignore Ctrl-C, which is for the parent process, and end with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -322,10 +319,3 @@ def _begin_worker() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-
-
-def _bar(total: int, missing: int, progress: bool | None) -> Any:
-    wanted = progress if missing else False
-    return bar(
-        None, wanted, delay=0.0, leave=True, total=total, initial=total - missing, desc="units", unit="unit", smoothing=0.05
-    )

@@ -1,13 +1,13 @@
-"""A study's units merged into one HDF5 file.
+"""A study's tasks merged into one HDF5 file.
 
 /h5md                   version, creator, as in all files of mdsens
-/study                  attributes: kind, toml (the file's text), units, failed
-/study/units/00000      what the unit's file has, in the study's order
+/study                  attributes: kind, toml (the file's text), tasks, failed
+/study/tasks/00000      what the task's file has, in the study's order
 /study/inputs/<digest>  the structures' and potentials' files, so that the study can be done again elsewhere
-/table/<column>         labels, parameters and observables of all units, one row each, NaN where one failed
+/table/<column>         labels, parameters and observables of all tasks, one row each, NaN where one failed
 /particles/trajectory   the relaxed structures, a frame each (`trajectories`)
 
-Axes and units have names everywhere (`labelling`): `xarray.open_dataset(path, group="/table/values")`.
+Axes and units have names everywhere: `xarray.open_dataset(path, group="/table/values")`.
 """
 
 import contextlib
@@ -15,7 +15,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -30,17 +29,16 @@ from mdsens.studies.input import recipes
 from mdsens.studies.input.tasks import Study
 from mdsens.studies.input.toml_schema import KINDS
 from mdsens.studies.results.record import Collected, Outcome
-from mdsens.studies.storage.labels import name_all
-from mdsens.studies.storage.task_files import STUDY_FORMAT, finished, outcome_of, read_unit, set_text, text_of, unit_path
+from mdsens.studies.storage.task_files import STUDY_FORMAT, outcome_of, read_task, set_text, task_failures, task_paths, text_of
 from mdsens.studies.storage.trajectories import write_particles
 
 TOML, PLAN = "study.toml", "study.json"
-"""The study's text in its folder, and the names and labels of its units."""
+"""The study's text in its folder, and the names and labels of its tasks."""
 
 LARGEST_INPUT = 50_000_000
 """Bytes of a file that is kept with a study's results."""
 
-IN_TABLE = ("values/", "std/", "derivatives/", "shares/")
+TABLE_GROUPS = ("values/", "std/", "derivatives/", "shares/")
 """Groups that have columns in the table."""
 
 
@@ -50,15 +48,15 @@ def write_plan(folder: Path, study: Study) -> None:
     Raises:
         StoreError: the folder is that of a study of another kind.
     """
-    there = study.kind
+    kind = study.kind
     with contextlib.suppress(StoreError):  # none is there, or it is damaged
-        there = _read_plan(folder)[0]
-    if there != study.kind:
+        kind = _read_plan(folder)[0]
+    if kind != study.kind:
         raise StoreError(
-            f"The folder {str(folder)!r} has results of a study of the kind {there}, not {study.kind}: choose another (-o DIR)."
+            f"The folder {str(folder)!r} has results of a study of the kind {kind}, not {study.kind}: choose another (-o DIR)."
         )
-    units = [[unit.name, unit.label] for unit in study.units]
-    plan = {"format": STUDY_FORMAT, "kind": study.kind, "units": units}
+    tasks = [[task.name, task.label] for task in study.tasks]
+    plan = {"format": STUDY_FORMAT, "kind": study.kind, "tasks": tasks}
     for name, text in ((TOML, study.text), (PLAN, json.dumps(plan))):
         path = folder / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -66,32 +64,32 @@ def write_plan(folder: Path, study: Study) -> None:
 
 
 def collect(folder: Path, path: Path, *, overwrite: bool = False) -> tuple[int, int]:
-    """Merge the units of a study into one file, whole or not at all; `(units, those that failed)`.
+    """Merge the tasks of a study into one file, whole or not at all; return the numbers of tasks and of failed ones.
 
     Raises:
-        StoreError: no study is in the folder, units are missing, or the file cannot be written.
+        StoreError: no study is in the folder, tasks are missing, or the file cannot be written.
     """
     check_writable(path, overwrite=overwrite)
     study, missing = read_folder(folder)
     if missing:
         raise StoreError(
-            f"{len(missing)} of {len(missing) + len(study.outcomes)} units are not there yet ({missing[0]!r}, for one): finish "
+            f"{len(missing)} of {len(missing) + len(study.outcomes)} tasks are not there yet ({missing[0]!r}, for one): finish "
             "the study with 'mdsens run' first; it does only what is missing."
         )
-    outcomes = study.outcomes
+    outcomes, paths = study.outcomes, task_paths(folder)
     failed = sum(outcome.failed for outcome in outcomes)
     with h5py.File(f"study-{id(outcomes)}", "w", driver="core", backing_store=False) as file:
         write_h5md(file)
         group = file.create_group("study")
-        group.attrs.update({"kind": study.kind, "units": len(outcomes), "failed": failed})
+        group.attrs.update({"kind": study.kind, "tasks": len(outcomes), "failed": failed})
         set_text(group, "toml", study.toml)
         for k, outcome in enumerate(outcomes):
-            with h5py.File(unit_path(folder, outcome.name), "r") as unit:
-                unit.copy(unit["/"], group.require_group("units"), f"{k:05d}")
-            name_all(group[f"units/{k:05d}"], outcome.record, outcome.input["observables"])
+            with h5py.File(paths[outcome.name], "r") as task:
+                task.copy(task["/"], group.require_group("tasks"), f"{k:05d}")
+            _name_numbers(group[f"tasks/{k:05d}"], outcome)
         inputs = group.create_group("inputs")
         for digest, place in _files(outcomes).items():
-            _keep(inputs, digest, place)
+            _store_input(inputs, digest, place)
         _write_table(file.create_group("table"), outcomes)
         write_particles(file, outcomes)
         file.flush()
@@ -100,20 +98,32 @@ def collect(folder: Path, path: Path, *, overwrite: bool = False) -> tuple[int, 
     return len(outcomes), failed
 
 
+def _name_numbers(group: h5py.Group, outcome: Outcome) -> None:
+    """Name the axes and units of all numbers of a task."""
+    record, observables = outcome.record, outcome.input["observables"]
+    for path in record.arrays:
+        axes = record.axes(path)
+        labels = {axis: record.labels(axis) for axis in axes}
+        # Structures have axes of their own: their numbers of atoms differ.
+        name_axes(group[path], axes, group[path].parent if path.startswith("structures/") else group, labels)
+        name_unit(group[path], record.unit(path, observables))
+        name_units(group[path], record.units_by_parameter(path, observables))
+
+
 def _files(outcomes: Sequence[Outcome]) -> dict[str, Path]:
-    """Places of the files that units were made from, by digest."""
-    found: dict[str, Path] = {}
+    """Return the places of the files that tasks were made from, by digest."""
+    files: dict[str, Path] = {}
     for outcome in outcomes:
         for recipe in (*outcome.input["structures"].values(), outcome.input["potential"]):
             if recipes.PATH in recipe:
                 places, digests = recipe[recipes.PATH], recipe.get("file", recipe.get("files"))
                 pairs = [(digests, places)] if isinstance(places, str) else zip(digests, places, strict=True)
-                found |= {digest: Path(place) for digest, place in pairs}
-    return found
+                files |= {digest: Path(place) for digest, place in pairs}
+    return files
 
 
-def _keep(group: Any, digest: str, place: Path) -> None:
-    """Keep a file, unless it is gone or has changed or is large: it can be given again."""
+def _store_input(group: h5py.Group, digest: str, place: Path) -> None:
+    """Store a file, unless it is gone, has changed or is large: then it has to be given again."""
     try:
         content = place.read_bytes() if place.stat().st_size <= LARGEST_INPUT else b""
     except OSError:
@@ -123,73 +133,68 @@ def _keep(group: Any, digest: str, place: Path) -> None:
         group[digest].attrs["name"] = place.name
 
 
-def _write_table(table: Any, outcomes: Sequence[Outcome]) -> None:
+def _write_table(table: h5py.Group, outcomes: Sequence[Outcome]) -> None:
     labels = [outcome.label for outcome in outcomes]
-    name_axes(table.create_dataset("label", data=labels), ("unit",), table)
+    name_axes(table.create_dataset("label", data=labels), ("task",), table)
     first = next((outcome for outcome in outcomes if not outcome.failed), outcomes[0])
     potential = _potential(first)
-    for name, column in _parameters(outcomes).items():
-        dataset = table.create_dataset(f"parameters/{name}", data=column)
-        name_axes(dataset, ("unit",), table)
+    for name in dict.fromkeys(name for outcome in outcomes for name in outcome.input["parameters"]):
+        column = [outcome.input["parameters"].get(name, np.nan) for outcome in outcomes]
+        dataset = table.create_dataset(f"parameters/{name}", data=np.array(column))
+        name_axes(dataset, ("task",), table)
         name_unit(dataset, None if potential is None else potential.unit_of(name))
-    for path, column in _columns(outcomes).items():
-        dataset = table.create_dataset(path, data=column)
-        known = next(outcome.record for outcome in outcomes if path in outcome.record.arrays)
-        axes = ("unit", *known.axes(path))
-        name_axes(dataset, axes, table, {"parameter": known.labels("parameter")})
-        name_unit(dataset, known.unit(path, first.input["observables"]))
-        name_units(dataset, known.units_by_parameter(path, first.input["observables"]))
+    for path, numbers in _columns(outcomes).items():
+        dataset = table.create_dataset(path, data=numbers)
+        record = next(outcome.record for outcome in outcomes if path in outcome.record.arrays)
+        name_axes(dataset, ("task", *record.axes(path)), table, {"parameter": record.labels("parameter")})
+        name_unit(dataset, record.unit(path, first.input["observables"]))
+        name_units(dataset, record.units_by_parameter(path, first.input["observables"]))
 
 
-def _potential(outcome: Any) -> Potential | None:
-    """None where its files are gone."""
+def _potential(outcome: Outcome) -> Potential | None:
+    """Return the potential of a task; None where its files are gone."""
     try:
         return recipes.potential_of(outcome.input["potential"])
     except MdsensError:
         return None
 
 
-def _parameters(outcomes: Sequence[Outcome]) -> dict[str, np.ndarray]:
-    names = dict.fromkeys(name for outcome in outcomes for name in outcome.input["parameters"])
-    return {name: np.array([outcome.input["parameters"].get(name, np.nan) for outcome in outcomes]) for name in names}
-
-
 def _columns(outcomes: Sequence[Outcome]) -> dict[str, np.ndarray]:
     columns = {}
-    for path in dict.fromkeys(path for outcome in outcomes for path in outcome.record.arrays if path.startswith(IN_TABLE)):
-        # Those of another shape in other units have no column.
-        found = [outcome.record.arrays.get(path) for outcome in outcomes]
-        shapes = {value.shape for value in found if value is not None}
+    for path in dict.fromkeys(path for outcome in outcomes for path in outcome.record.arrays if path.startswith(TABLE_GROUPS)):
+        # Numbers that have another shape in other tasks have no column.
+        values = [outcome.record.arrays.get(path) for outcome in outcomes]
+        shapes = {value.shape for value in values if value is not None}
         if len(shapes) == 1:
             (shape,) = shapes
-            columns[path] = np.stack([np.full(shape, np.nan) if value is None else value for value in found])
+            columns[path] = np.stack([np.full(shape, np.nan) if value is None else value for value in values])
     return columns
 
 
 def read_folder(folder: Path) -> tuple[Collected, list[str]]:
-    """What is in the folder of a study, and the labels of the units that are not there yet.
+    """Read the folder of a study; return its content, and the labels of the tasks that are not there yet.
 
     Raises:
         StoreError: no study is in the folder.
     """
     kind, toml, names = _read_plan(folder)
-    here = finished(folder)
-    outcomes = tuple(read_unit(unit_path(folder, name)) for name, _ in names if name in here)
+    here, paths = task_failures(folder), task_paths(folder)
+    outcomes = tuple(read_task(paths[name]) for name, _ in names if name in here)
     return Collected(kind, toml, outcomes), [label for name, label in names if name not in here]
 
 
 def _read_plan(folder: Path) -> tuple[str, str, list[tuple[str, str]]]:
-    """What `write_plan` wrote: `(kind, text, names and labels of the units)`."""
+    """Return what `write_plan` wrote: kind, text, and names and labels of the tasks."""
     try:
         plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         toml = (folder / TOML).read_text(encoding="utf-8")
-        return str(plan["kind"]), toml, [(str(name), str(label)) for name, label in plan["units"]]
+        return str(plan["kind"]), toml, [(str(name), str(label)) for name, label in plan["tasks" if "tasks" in plan else "units"]]
     except (OSError, ValueError, KeyError, TypeError):
         raise StoreError(f"{str(folder)!r} is no folder of a study: give the one that 'mdsens run' wrote into.") from None
 
 
 def is_collected(path: Path) -> bool:
-    """Whether a file is a collected study of mdsens."""
+    """Return whether a file is a collected study of mdsens."""
     try:
         with h5py.File(path, "r") as file:
             return "study" in file and "kind" in file["study"].attrs
@@ -198,15 +203,15 @@ def is_collected(path: Path) -> bool:
 
 
 def read_collected(path: Path) -> Collected:
-    """Read what `collect` wrote.
+    """Read a file of `collect`.
 
     Raises:
-        StoreError: not such a file.
+        StoreError: it is no such file, or damaged.
     """
     with open_untrusted(path, "collected study") as file:
         check_harmless(file, path)
         group = file["study"]
-        units = group["units"]
+        tasks = group["tasks" if "tasks" in group else "units"]
         if (kind := str(group.attrs["kind"])) not in KINDS:
             raise StoreError(f"{str(path)!r} holds a study of a kind {kind!r:.40} that this mdsens does not know.")
-        return Collected(kind, text_of(group, "toml"), tuple(outcome_of(units[key]) for key in sorted(units)))
+        return Collected(kind, text_of(group, "toml"), tuple(outcome_of(tasks[key]) for key in sorted(tasks)))

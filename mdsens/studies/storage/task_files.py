@@ -1,8 +1,8 @@
-"""Units as HDF5 files, `DIR/units/NAME.h5`:
+"""Tasks as HDF5 files, `DIR/tasks/NAME.h5`:
 
-/          attributes: unit (its name), label, status ("done" or "failed"), reason; input, facts, provenance as JSON
-/texts     those that are too long for an attribute
-/<path>    the numbers that it found
+/          attributes: task (its name), label, status ("done" or "failed"), reason; input, facts, provenance as JSON
+/texts     texts that are too long for an attribute
+/<path>    its numbers
 """
 
 import contextlib
@@ -21,52 +21,58 @@ from mdsens.common.untrusted_hdf5 import NUMBER_KINDS, check_harmless, open_untr
 from mdsens.common.version import VERSION
 from mdsens.files.atomic_write import write_all
 from mdsens.files.provenance import made_with
-from mdsens.studies.input.tasks import Unit
+from mdsens.studies.input.tasks import Task
 from mdsens.studies.results.record import STATES, Outcome, Record
 
-UNITS = "units"
-"""Folder of the units' files."""
+TASKS, TASKS_OF_FORMAT_1 = "tasks", "units"
+"""Folder of the tasks' files. In format 1, that of mdsens 0.1, a task is called a unit everywhere."""
 
-STUDY_FORMAT = 1
+STUDY_FORMAT = 2
 
-LONG = 30_000
-"""Letters that an attribute, of 64 kB at most, need not hold."""
+MAX_ATTRIBUTE = 30_000
+"""Letters of a text up to which it is an attribute, which holds 64 kB at most."""
 
 SCALAR = h5s.create(h5s.SCALAR)
 TEXT, PYTHON_TEXT = (h5t.py_create(h5py.string_dtype(), logical=logical) for logical in (True, False))
-"""Of texts in the file, and in NumPy's arrays."""
+"""Types of texts in the file, and in NumPy's arrays."""
 
-PARTS = {"structures", "potential", "parameters", "relax", "observables", "settings"}
-"""Of a unit's input."""
-DELETE = ": delete it, and run again"
-
-
-def unit_path(folder: Path, name: str) -> Path:
-    return folder / UNITS / f"{name}.h5"
+INPUT_KEYS = {"structures", "potential", "parameters", "relax", "observables", "settings"}
+"""Keys of a task's input."""
+REMEDY = ": delete it, and run again"
 
 
-def write_units(folder: Path, images: Mapping[str, bytes]) -> None:
-    """Write units' files by name: each whole or not at all."""
-    write_all({unit_path(folder, name): image for name, image in images.items()}, overwrite=True)
+def task_path(folder: Path, name: str) -> Path:
+    """Return the place of a task's file."""
+    return folder / TASKS / f"{name}.h5"
 
 
-def image_of(unit: Unit, record: Record, reason: str, seconds: float) -> bytes:
-    """The file of what a unit found, or why it failed. By HDF5's own calls, which take a third of what h5py's objects take."""
+def task_paths(folder: Path) -> dict[str, Path]:
+    """Return the tasks' files that are in a study's folder, by name; a newer one goes before one of format 1."""
+    return {path.stem: path for home in (TASKS_OF_FORMAT_1, TASKS) for path in sorted((folder / home).glob("*.h5"))}
+
+
+def write_tasks(folder: Path, images: Mapping[str, bytes]) -> None:
+    """Write tasks' files by name: each whole or not at all."""
+    write_all({task_path(folder, name): image for name, image in images.items()}, overwrite=True)
+
+
+def task_image(task: Task, record: Record, reason: str, seconds: float) -> bytes:
+    """Return the file of a task's result or failure. HDF5's own calls take a third of the time of h5py's objects."""
     texts = {
         "creator": json.dumps({"name": "mdsens", "version": VERSION, "format": STUDY_FORMAT}),
-        "unit": unit.name,
-        "label": unit.label,
+        "task": task.name,
+        "label": task.label,
         "status": "failed" if reason else "done",
         "reason": reason,
-        "input": json.dumps(unit.input),
+        "input": json.dumps(task.input),
         "facts": json.dumps(record.facts),
         "provenance": json.dumps({**made_with(), "seconds": seconds}),
     }
     in_memory, _, _ = _properties()
-    file = h5f.create(f"unit-{unit.name}".encode(), h5f.ACC_TRUNC, fapl=in_memory)
+    file = h5f.create(f"task-{task.name}".encode(), h5f.ACC_TRUNC, fapl=in_memory)
     try:
         for key, text in texts.items():
-            if len(text) < LONG:
+            if len(text) < MAX_ATTRIBUTE:
                 h5a.create(file, key.encode(), TEXT, SCALAR).write(np.array(text, dtype=object), PYTHON_TEXT)
             else:
                 set_text(h5py.File(file), key, text)
@@ -80,9 +86,9 @@ def image_of(unit: Unit, record: Record, reason: str, seconds: float) -> bytes:
 
 def _set_array(file: h5f.FileID, path: str, values: np.ndarray) -> None:
     _, timeless, through_groups = _properties()
-    kind = _kind(values.dtype)
-    dataset = h5d.create(file, None, kind, _space(values.shape), timeless)
-    dataset.write(h5s.ALL, h5s.ALL, values, kind)
+    dtype = _hdf5_type(values.dtype)
+    dataset = h5d.create(file, None, dtype, _space(values.shape), timeless)
+    dataset.write(h5s.ALL, h5s.ALL, values, dtype)
     h5o.link(dataset, file, path.encode(), lcpl=through_groups)
 
 
@@ -92,13 +98,13 @@ def _space(shape: tuple[int, ...]) -> h5s.SpaceID:
 
 
 @functools.lru_cache
-def _kind(dtype: np.dtype) -> h5t.TypeID:
+def _hdf5_type(dtype: np.dtype) -> h5t.TypeID:
     return h5t.py_create(dtype, logical=True)
 
 
 @functools.cache
 def _properties() -> tuple[h5p.PropFAID, h5p.PropDCID, h5p.PropLCID]:
-    """HDF5's lists of properties: for a file in memory, for a dataset without time stamps, for a link that makes groups."""
+    """Return HDF5's properties of a file in memory, of a dataset without time stamps, and of a link that makes groups."""
     in_memory, timeless, through_groups = map(h5p.create, (h5p.FILE_ACCESS, h5p.DATASET_CREATE, h5p.LINK_CREATE))
     in_memory.set_fapl_core(65_536, False)  # bytes by which it grows
     in_memory.set_fclose_degree(h5f.CLOSE_STRONG)
@@ -108,32 +114,32 @@ def _properties() -> tuple[h5p.PropFAID, h5p.PropDCID, h5p.PropLCID]:
     return in_memory, timeless, through_groups
 
 
-def set_text(group: Any, key: str, text: str) -> None:
-    """Keep a text, which may be longer than the 64 kB that an attribute holds."""
-    if len(text) < LONG:
+def set_text(group: h5py.Group, key: str, text: str) -> None:
+    """Write a text, which may be longer than the 64 kB that an attribute holds."""
+    if len(text) < MAX_ATTRIBUTE:
         group.attrs[key] = text
     else:
         group[f"texts/{key}"] = text
 
 
-def text_of(group: Any, key: str) -> str:
-    """What `set_text` wrote."""
+def text_of(group: h5py.Group, key: str) -> str:
+    """Return what `set_text` wrote."""
     return str(group.attrs[key]) if key in group.attrs else group[f"texts/{key}"].asstr()[()]
 
 
-def read_unit(path: Path) -> Outcome:
-    """Read what `write_units` wrote.
+def read_task(path: Path) -> Outcome:
+    """Read a task's file.
 
     Raises:
-        StoreError: no such file, or not one of these.
+        StoreError: it is no such file, or damaged.
     """
-    with open_untrusted(path, "unit of a study", DELETE) as file:
+    with open_untrusted(path, "task of a study", REMEDY) as file:
         check_harmless(file, path)
         return outcome_of(file)
 
 
-def outcome_of(group: Any) -> Outcome:
-    """A unit's file, or its copy in a collected study.
+def outcome_of(group: h5py.Group) -> Outcome:
+    """Read an open file of a task, or its copy in a collected study.
 
     Raises:
         StoreError: a newer mdsens wrote it.
@@ -143,26 +149,30 @@ def outcome_of(group: Any) -> Outcome:
         raise StoreError(f"A newer mdsens than {VERSION} wrote {group.file.filename!r}: upgrade mdsens.")
     arrays: dict[str, np.ndarray] = {}
 
-    def gather(path: Any, item: Any) -> None:
+    def gather(path: str, item: h5py.Group | h5py.Dataset) -> None:
         if isinstance(item, h5py.Dataset) and not path.startswith("texts/") and not item.is_scale:
             if item.dtype.kind not in NUMBER_KINDS:
                 raise StoreError(f"{group.file.filename!r} has texts at {item.name}, where numbers should be.")
             arrays[path] = np.asarray(item[()])
 
     group.visititems(gather)
-    given, facts, provenance = (json.loads(text_of(group, key)) for key in ("input", "facts", "provenance"))
-    if not all(isinstance(value, dict) for value in (given, facts, provenance)) or not given.keys() >= PARTS:
-        raise StoreError(f"{group.file.filename!r} has a unit at {group.name} that does not say what it was made from.")
+    recipe, facts, provenance = (json.loads(text_of(group, key)) for key in ("input", "facts", "provenance"))
+    if not all(isinstance(value, dict) for value in (recipe, facts, provenance)) or not recipe.keys() >= INPUT_KEYS:
+        raise StoreError(f"{group.file.filename!r} has a task at {group.name} that does not say what it was made from.")
     _check_structures(arrays, facts.get("states", {}))
-    unit, label, reason = (text_of(group, key) for key in ("unit", "label", "reason"))
-    return Outcome(unit, label, given, Record(arrays, facts), reason, provenance)
+    label, reason = (text_of(group, key) for key in ("label", "reason"))
+    return Outcome(_name_of(group), label, recipe, Record(arrays, facts), reason, provenance)
+
+
+def _name_of(group: h5py.Group) -> str:
+    return text_of(group, "task" if "task" in group.attrs else "unit")
 
 
 def _check_structures(arrays: Mapping[str, np.ndarray], states: Mapping[str, Any]) -> None:
-    """Each relaxed structure has positions, and a species for each; older files leave those to what it was made from.
+    """Check that each relaxed structure has positions, and in files that are not older a species for each atom.
 
     Raises:
-        KeyError, ValueError: naming what is missing or does not fit.
+        KeyError, ValueError: it names what is missing or does not fit.
     """
     for name, state in states.items():
         positions, species = f"{STATES}/{name}/positions", f"{STATES}/{name}/species"
@@ -174,12 +184,12 @@ def _check_structures(arrays: Mapping[str, np.ndarray], states: Mapping[str, Any
             raise ValueError(f"{species} does not say what the atoms are")
 
 
-def finished(folder: Path) -> dict[str, str]:
-    """The units that are there by name: why they failed, or "". Those that are damaged are left out."""
-    found = {}
-    for path in sorted((folder / UNITS).glob("*.h5")):
-        with contextlib.suppress(StoreError), open_untrusted(path, "unit of a study") as file:
+def task_failures(folder: Path) -> dict[str, str]:
+    """Return why each task of a folder failed, or "", by name; damaged files are left out."""
+    failures = {}
+    for name, path in task_paths(folder).items():
+        with contextlib.suppress(StoreError), open_untrusted(path, "task of a study") as file:
             check_harmless(file, path)
-            if text_of(file, "unit") == path.stem:
-                found[path.stem] = text_of(file, "reason")
-    return found
+            if _name_of(file) == name:
+                failures[name] = text_of(file, "reason")
+    return failures

@@ -1,7 +1,7 @@
-"""Relaxed structures of a study as H5MD trajectories: a frame for each structure of each unit.
+"""Relaxed structures of a study as H5MD trajectories: a frame for each structure of each task.
 
-Atoms of one kind and number make one group, `/particles/trajectory`; several are called after their first structures. H5MD's
-readers know three dimensions only: 2-D structures lie in the plane z = 0 of a layer 1 Å thick.
+Structures with the same atoms are in one group, `/particles/trajectory`; several groups are called after their first
+structures. H5MD's readers know three dimensions only: 2-D structures lie in the plane z = 0 of a layer 1 Å thick.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from mdsens.structures.system import System
 from mdsens.studies.input import recipes
 from mdsens.studies.results.record import STATES, Outcome
 
-ALONE = "trajectory"
-"""Where MDAnalysis looks for the number of atoms."""
+TRAJECTORY = "trajectory"
+"""The group in which MDAnalysis looks for the number of atoms."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,46 +27,44 @@ class Frame:
     """A relaxed structure.
 
     Attributes:
-        unit: number of the unit in its study.
+        task: number of its task in the study.
         structure: its name.
-        outcome: of the unit.
+        outcome: the outcome of its task.
         system: atoms and cell.
     """
 
-    unit: int
+    task: int
     structure: str
     outcome: Outcome
     system: System
 
 
 def frames(outcomes: Sequence[Outcome]) -> Iterator[Frame]:
-    """All structures that came to rest, in the order of the units. Those of an older file whose origin is gone are left out."""
+    """Yield all relaxed structures in the order of the tasks; those of an older file whose origin is gone are left out."""
     for k, outcome in enumerate(outcomes):
         arrays = outcome.record.arrays
         for name in outcome.record.facts.get("states", {}):
             path = f"{STATES}/{name}"
-            species = _species(outcome, name)
-            if species is not None:
-                codes, labels, pbc = species
-                symbols = [labels[code] for code in codes]
-                system = System(arrays[f"{path}/positions"], cell=arrays.get(f"{path}/cell"), pbc=pbc, species=symbols)
-                yield Frame(k, name, outcome, system)
+            try:
+                symbols, pbc = _species(outcome, name)
+            except MdsensError:
+                continue
+            yield Frame(
+                k, name, outcome, System(arrays[f"{path}/positions"], cell=arrays.get(f"{path}/cell"), pbc=pbc, species=symbols)
+            )
 
 
-def _species(outcome: Any, name: str) -> Any:
-    """`(codes, labels, periodicity)`, or None."""
+def _species(outcome: Outcome, name: str) -> tuple[list[str], Sequence[bool]]:
+    """Return the symbols of the atoms and the periodicity; raises InputError where an older file's origin is gone."""
     state = outcome.record.facts["states"][name]
     if "labels" in state:
-        return outcome.record.arrays[f"{STATES}/{name}/species"], state["labels"], state["pbc"]
-    try:
-        system = recipes.structure_of(outcome.input["structures"][name])
-    except MdsensError:
-        return None
-    return np.asarray(system.species), system.labels, system.pbc
+        return [state["labels"][code] for code in outcome.record.arrays[f"{STATES}/{name}/species"]], state["pbc"]
+    system = recipes.structure_of(outcome.input["structures"][name])
+    return system.symbols, system.pbc
 
 
 def write_particles(file: h5py.File, outcomes: Sequence[Outcome]) -> None:
-    """Write `/particles`."""
+    """Write the group `/particles`."""
     groups: dict[tuple[Any, ...], list[Frame]] = {}
     for frame in frames(outcomes):
         system = frame.system
@@ -75,11 +73,11 @@ def write_particles(file: h5py.File, outcomes: Sequence[Outcome]) -> None:
     particles = file.create_group("particles")
     for members in groups.values():
         first = members[0].structure
-        name = ALONE if len(groups) == 1 else first if first not in particles else f"{first}_{len(particles)}"
+        name = TRAJECTORY if len(groups) == 1 else first if first not in particles else f"{first}_{len(particles)}"
         _write_group(particles.create_group(name), members)
 
 
-def _write_group(group: Any, members: Any) -> None:
+def _write_group(group: h5py.Group, members: Sequence[Frame]) -> None:
     system = members[0].system
     n, dim = system.positions.shape
     count = len(members)
@@ -92,7 +90,7 @@ def _write_group(group: Any, members: Any) -> None:
     time = group.create_dataset("time", data=np.arange(count, dtype=float))
     name_unit(time, "ps")
     name_axes(time, ("step",), group)
-    for name, values in (("unit", [member.unit for member in members]), ("structure", [m.structure for m in members])):
+    for name, values in (("task", [member.task for member in members]), ("structure", [member.structure for member in members])):
         name_axes(group.create_dataset(name, data=values), ("step",), group)
     species = group.create_dataset("species", data=np.asarray(system.species))
     set_attribute(species, "labels", list(system.labels))
