@@ -349,13 +349,10 @@ def _symmetric(values: Any, count: int) -> Array:
 def _deformed_energy(system: System, potential: Potential) -> Callable[[Array, Array], Array]:
     """U(u, ε), ε in Voigt's notation [eV]."""
     strains = jnp.asarray(unit_strains(system.dim), system.positions.dtype)
-    cell = system.cell
-    assert cell is not None
 
     def energy(u: Array, strain: Array) -> Array:
         deformation = jnp.eye(system.dim, dtype=strain.dtype) + jnp.tensordot(strain, strains, 1)
-        places = ((system.positions + u) @ deformation, cell @ deformation)
-        return total_energy(potential, eqx.tree_at(lambda s: (s.positions, s.cell), system, places))
+        return total_energy(potential, system.with_positions(system.positions + u).deformed(deformation))
 
     return energy
 
