@@ -17,7 +17,7 @@ from mdsens.cli.show import describe, pictures
 from mdsens.common.errors import InputError
 from mdsens.common.paths import is_file
 from mdsens.common.text import counted
-from mdsens.files.state_files import load_one, provenance_of
+from mdsens.files.state_files import load_one, read_provenance
 from mdsens.studies.pictures import study_pictures
 from mdsens.studies.results.record import Collected, Outcome
 from mdsens.studies.results.tables import Column, Table, study_tables
@@ -209,7 +209,7 @@ def _result(path: Path) -> Iterator[str]:
     told = itertools.takewhile(lambda line: not line.startswith("Certificate"), describe(eq, sensitivity))
     yield _tag("pre", "\n".join(told).rstrip())
     yield _tag("h2", "Provenance")
-    yield _facts({key: _plain(value) for key, value in provenance_of(path).items()})
+    yield _facts({key: _plain(value) for key, value in read_provenance(path).items()})
 
 
 def _quietly(draw: Any) -> dict[str, str]:

@@ -17,8 +17,8 @@ from mdsens.common.text import counted
 from mdsens.derivatives.first_order import sensitivity as differentiate
 from mdsens.derivatives.verification import displaced
 from mdsens.files.atomic_write import write_whole
-from mdsens.files.provenance import made_with
-from mdsens.files.state_files import load_one, provenance_of
+from mdsens.files.provenance import current_provenance
+from mdsens.files.state_files import load_one, read_provenance
 from mdsens.potentials.base import parameter_paths
 from mdsens.studies.input import recipes
 from mdsens.studies.input.tasks import Study, Unit
@@ -65,7 +65,7 @@ class Difference:
 
 def changed_versions(stored: Mapping[str, str]) -> list[str]:
     """Which versions are others now, in words."""
-    now = made_with()["versions"]
+    now = current_provenance()["versions"]
     return [f"{name} was {version}, is {now[name]}" for name, version in stored.items() if now.get(name, version) != version]
 
 
@@ -215,7 +215,7 @@ def rerun_result(path: Path) -> tuple[list[str], list[Difference]]:
                 rows += [
                     Difference("", f"{what}/d{path}", _largest(np.asarray(a), np.asarray(b)) / scale) for path, a, b in pairs
                 ]
-    return changed_versions(provenance_of(path)["versions"]), rows
+    return changed_versions(read_provenance(path)["versions"]), rows
 
 
 # What the command says

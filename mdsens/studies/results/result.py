@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from mdsens.common.errors import InputError
 from mdsens.equilibrium.relaxation import Equilibrium
-from mdsens.files.provenance import made_with
+from mdsens.files.provenance import current_provenance
 from mdsens.studies.results.record import Collected, Outcome, Record, merged, with_structures
 from mdsens.studies.results.text_tables import tables_of
 
@@ -54,4 +54,4 @@ class Result:
 def outcome(label: str, parameters: Mapping[str, float], record: Record, reason: str = "") -> Outcome:
     """A result as if it were a unit of a study."""
     given: dict[str, Any] = {"parameters": dict(parameters), "observables": {}, "structures": {}}
-    return Outcome(label, label, given, record, reason, made_with())
+    return Outcome(label, label, given, record, reason, current_provenance())

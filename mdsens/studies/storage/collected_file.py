@@ -23,6 +23,7 @@ import numpy as np
 from mdsens.common.errors import MdsensError, StoreError
 from mdsens.common.untrusted_hdf5 import check_harmless, opened
 from mdsens.files.atomic_write import check_writable, write_whole
+from mdsens.files.hdf5_attributes import attribute, set_attribute
 from mdsens.files.hdf5_labels import name_axes, name_unit, name_units
 from mdsens.files.state_files import write_h5md
 from mdsens.potentials import Potential
@@ -31,7 +32,7 @@ from mdsens.studies.input.tasks import Study
 from mdsens.studies.input.toml_schema import KINDS
 from mdsens.studies.results.record import Collected, Outcome
 from mdsens.studies.storage.labels import name_all
-from mdsens.studies.storage.task_files import STUDY_FORMAT, finished, outcome_of, read_unit, set_text, text_of, unit_path
+from mdsens.studies.storage.task_files import STUDY_FORMAT, finished, outcome_of, read_unit, unit_path
 from mdsens.studies.storage.trajectories import write_particles
 
 TOML, PLAN = "study.toml", "study.json"
@@ -84,7 +85,7 @@ def collect(folder: Path, path: Path, *, overwrite: bool = False) -> tuple[int, 
         write_h5md(file)
         group = file.create_group("study")
         group.attrs.update({"kind": study.kind, "units": len(outcomes), "failed": failed})
-        set_text(group, "toml", study.toml)
+        set_attribute(group, "toml", study.toml)
         for k, outcome in enumerate(outcomes):
             with h5py.File(unit_path(folder, outcome.name), "r") as unit:
                 unit.copy(unit["/"], group.require_group("units"), f"{k:05d}")
@@ -209,4 +210,4 @@ def read_collected(path: Path) -> Collected:
         units = group["units"]
         if (kind := str(group.attrs["kind"])) not in KINDS:
             raise StoreError(f"{str(path)!r} holds a study of a kind {kind!r:.40} that this mdsens does not know.")
-        return Collected(kind, text_of(group, "toml"), tuple(outcome_of(units[key]) for key in sorted(units)))
+        return Collected(kind, str(attribute(group, "toml")), tuple(outcome_of(units[key]) for key in sorted(units)))

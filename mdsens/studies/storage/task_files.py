@@ -1,7 +1,7 @@
 """Units as HDF5 files, `DIR/units/NAME.h5`:
 
 /          attributes: unit (its name), label, status ("done" or "failed"), reason; input, facts, provenance as JSON
-/texts     those that are too long for an attribute
+/texts     those of 30,000 letters and more, in older files
 /<path>    the numbers that it found
 """
 
@@ -20,7 +20,8 @@ from mdsens.common.errors import StoreError
 from mdsens.common.untrusted_hdf5 import NUMBERS, check_harmless, opened
 from mdsens.common.version import VERSION
 from mdsens.files.atomic_write import write_all
-from mdsens.files.provenance import made_with
+from mdsens.files.hdf5_attributes import attribute
+from mdsens.files.provenance import current_provenance
 from mdsens.studies.input.tasks import Unit
 from mdsens.studies.results.record import STATES, Outcome, Record
 
@@ -28,9 +29,6 @@ UNITS = "units"
 """Folder of the units' files."""
 
 STUDY_FORMAT = 1
-
-LONG = 30_000
-"""Letters that an attribute, of 64 kB at most, need not hold."""
 
 SCALAR = h5s.create(h5s.SCALAR)
 TEXT, PYTHON_TEXT = (h5t.py_create(h5py.string_dtype(), logical=logical) for logical in (True, False))
@@ -60,16 +58,13 @@ def image_of(unit: Unit, record: Record, reason: str, seconds: float) -> bytes:
         "reason": reason,
         "input": json.dumps(unit.input),
         "facts": json.dumps(record.facts),
-        "provenance": json.dumps({**made_with(), "seconds": seconds}),
+        "provenance": json.dumps({**current_provenance(), "seconds": seconds}),
     }
     in_memory, _, _ = _properties()
     file = h5f.create(f"unit-{unit.name}".encode(), h5f.ACC_TRUNC, fapl=in_memory)
     try:
         for key, text in texts.items():
-            if len(text) < LONG:
-                h5a.create(file, key.encode(), TEXT, SCALAR).write(np.array(text, dtype=object), PYTHON_TEXT)
-            else:
-                set_text(h5py.File(file), key, text)
+            h5a.create(file, key.encode(), TEXT, SCALAR).write(np.array(text, dtype=object), PYTHON_TEXT)
         for path, values in record.arrays.items():
             _set_array(file, path, np.asarray(values, order="C"))
         h5f.flush(file)
@@ -108,19 +103,6 @@ def _properties() -> tuple[h5p.PropFAID, h5p.PropDCID, h5p.PropLCID]:
     return in_memory, timeless, through_groups
 
 
-def set_text(group: Any, key: str, text: str) -> None:
-    """Keep a text, which may be longer than the 64 kB that an attribute holds."""
-    if len(text) < LONG:
-        group.attrs[key] = text
-    else:
-        group[f"texts/{key}"] = text
-
-
-def text_of(group: Any, key: str) -> str:
-    """What `set_text` wrote."""
-    return str(group.attrs[key]) if key in group.attrs else group[f"texts/{key}"].asstr()[()]
-
-
 def read_unit(path: Path) -> Outcome:
     """Read what `write_units` wrote.
 
@@ -150,11 +132,11 @@ def outcome_of(group: Any) -> Outcome:
             arrays[path] = np.asarray(item[()])
 
     group.visititems(gather)
-    given, facts, provenance = (json.loads(text_of(group, key)) for key in ("input", "facts", "provenance"))
+    given, facts, provenance = (json.loads(attribute(group, key)) for key in ("input", "facts", "provenance"))
     if not all(isinstance(value, dict) for value in (given, facts, provenance)) or not given.keys() >= PARTS:
         raise StoreError(f"{group.file.filename!r} has a unit at {group.name} that does not say what it was made from.")
     _check_structures(arrays, facts.get("states", {}))
-    unit, label, reason = (text_of(group, key) for key in ("unit", "label", "reason"))
+    unit, label, reason = (str(attribute(group, key)) for key in ("unit", "label", "reason"))
     return Outcome(unit, label, given, Record(arrays, facts), reason, provenance)
 
 
@@ -180,6 +162,6 @@ def finished(folder: Path) -> dict[str, str]:
     for path in sorted((folder / UNITS).glob("*.h5")):
         with contextlib.suppress(StoreError), opened(path, "unit of a study") as file:
             check_harmless(file, path)
-            if text_of(file, "unit") == path.stem:
-                found[path.stem] = text_of(file, "reason")
+            if attribute(file, "unit") == path.stem:
+                found[path.stem] = str(attribute(file, "reason"))
     return found
