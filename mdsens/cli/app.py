@@ -32,15 +32,15 @@ REPEAT_DELAY = 0.05
 def _existing(path: Path) -> Path:
     """Return the path of a result; raise StoreError where it does not exist, or is a study's description."""
     exists = False
-    beside: list[str] = []
+    names: list[str] = []
     with contextlib.suppress(OSError, ValueError):  # no file has a name of 5,000 letters, or one with a NUL in it
         exists = path.exists()
-        beside = [] if exists else [other.name for other in path.parent.iterdir()]
+        names = [] if exists else [other.name for other in path.parent.iterdir()]
     if exists and path.suffix == ".toml":
         raise StoreError(f"{str(path)!r} is the description of a study, and no result: 'mdsens run {path}' does it.")
     if exists:
         return path
-    raise StoreError(f"There is no {'file' if path.suffix else 'file or folder'} {str(path)!r}.{nearest(path.name, beside)}")
+    raise StoreError(f"There is no {'file' if path.suffix else 'file or folder'} {str(path)!r}.{nearest(path.name, names)}")
 
 
 def _file(path: Path) -> Path:
@@ -92,7 +92,7 @@ def demo(
     output: Annotated[Path | None, _output("Folder to write into; by default a fresh mdsens-demo.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist in the folder.")] = False,
 ) -> None:
-    """The main job on shipped data: relax, differentiate, store, draw. About a minute."""
+    """Demonstrate mdsens on shipped data: relax, differentiate, store, draw. About a minute."""
     folder = _demo_folder(output, overwrite)
     from tqdm import tqdm
 
@@ -100,12 +100,12 @@ def demo(
 
     with tqdm(total=4, desc="starting", bar_format="{desc:<24} |{bar:30}| {n_fmt}/{total_fmt} {elapsed}", file=sys.stderr) as bar:
         lines = run_demo(folder, bar, overwrite=overwrite)
-    typer.echo("\n".join(lines))
+    _finish(lines)
 
 
 @app.command()
 def show(file: ResultFile) -> None:
-    """A stored result, or a collected study, as a table."""
+    """Show a stored result, or a collected study, as a table."""
     from mdsens.cli.show import describe
     from mdsens.common.untrusted_hdf5 import readable
     from mdsens.files.state_files import load_one
@@ -126,7 +126,7 @@ def new(
     output: Annotated[Path, typer.Option("--output", "-o", help="The TOML file to write.")] = Path("study.toml"),
     overwrite: Overwrite = False,
 ) -> None:
-    """A study to begin with: a commented TOML file that runs as it is."""
+    """Write a study to begin with: a commented TOML file that runs as it is."""
     from mdsens.files.atomic_write import check_writable, write_whole
     from mdsens.studies.input.toml_schema import KINDS
     from mdsens.studies.templates import template
@@ -155,7 +155,7 @@ def run(
     ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Do units that failed again, too.")] = False,
 ) -> None:
-    """Do a study, or what is missing of it. Exit 1 if a unit failed."""
+    """Do a study, or the part of it that is missing. Exit 1 if a unit failed."""
     from mdsens.studies.running import commands
 
     if check:
@@ -174,7 +174,7 @@ def collect(
     from mdsens.common.text import counted
     from mdsens.studies.storage import collected_file
 
-    output = _beside(folder, ".h5") if output is None else output
+    output = _sibling(folder, ".h5") if output is None else output
     units, failed = collected_file.collect(folder, output, overwrite=overwrite)
     typer.echo(f"{output}: {counted(units, 'unit')}{f', {failed} of them failed' if failed else ''}; see 'mdsens show {output}'.")
 
@@ -188,7 +188,7 @@ def export(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """A stored result, or a collected study, for other programs."""
+    """Write a stored result, or a collected study, for other programs."""
     from mdsens.studies.export import write
 
     typer.echo(write(file, output, table=table, overwrite=overwrite))
@@ -201,7 +201,7 @@ def rerun(
     tolerance: Annotated[float, typer.Option("--tolerance", help="Largest difference allowed.", min=0.0)] = 1e-6,
     workers: Annotated[int, typer.Option("--workers", "-w", help="Processes that share a study's work.", min=1)] = 1,
 ) -> None:
-    """Do a collected study, or a stored result, again from what the file says. Exit 1 if the numbers are others."""
+    """Repeat a collected study, or a stored result, from its file. Exit 1 if the numbers differ."""
     from mdsens.cli.rerun import compare_again
 
     _finish(*compare_again(file, output, tolerance=tolerance, workers=workers))
@@ -213,11 +213,11 @@ def report(
     output: Annotated[Path | None, _output("The HTML file to write; by default PATH.html.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """A report in one HTML file: tables, pictures, certificates, failures, provenance. It takes the place of an older one."""
+    """Write a report in one HTML file: tables, pictures, certificates, failures, provenance. It replaces an older one."""
     from mdsens.cli.report import html_report, is_report
     from mdsens.files.atomic_write import check_writable, write_whole
 
-    output = _beside(path, ".html") if output is None else output
+    output = _sibling(path, ".html") if output is None else output
     overwrite = overwrite or is_report(output)
     check_writable(output, overwrite=overwrite)
     write_whole(output, html_report(path).encode(), overwrite=overwrite)
@@ -233,7 +233,7 @@ def plot(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace pictures that exist.")] = False,
 ) -> None:
-    """Pictures of a stored result, or of a collected study."""
+    """Draw a stored result, or a collected study."""
     from mdsens.cli.show import pictures
     from mdsens.common.untrusted_hdf5 import readable
     from mdsens.files.atomic_write import check_writable, save_picture
@@ -261,7 +261,7 @@ def plot(
 
 @app.command()
 def verify(file: ResultFile) -> None:
-    """Hold a stored sensitivity against finite differences of structures relaxed again. Exit 1 if they disagree."""
+    """Compare a stored sensitivity with finite differences of structures relaxed again. Exit 1 if they disagree."""
     from tqdm import tqdm
 
     from mdsens.derivatives.verification import TOLERANCE, check_sensitivity
@@ -279,16 +279,13 @@ def verify(file: ResultFile) -> None:
         verdict = "agrees" if check.agrees else (check.note or "DISAGREES")
         tqdm.write(f"  {check.parameter:<24} {check.error:9.1e}  {verdict}", file=sys.stdout)
         checks.append(check)
-    failed = [check for check in checks if not check.agrees]
-    if failed:
-        typer.echo(f"{len(failed)} of {len(checks)} do not agree.")
-        raise typer.Exit(1)
-    typer.echo(f"All {len(checks)} agree.")
+    failed = sum(not check.agrees for check in checks)
+    _finish([f"{failed} of {len(checks)} do not agree." if failed else f"All {len(checks)} agree."], not failed)
 
 
 @app.command()
 def potentials(name: Annotated[str | None, typer.Argument(help="Whose page to show.", show_default=False)] = None) -> None:
-    """The potentials that there are; with a NAME its page: formula, parameters, restrictions, paper."""
+    """List the potentials; with a NAME show its page: formula, parameters, restrictions, paper."""
     from mdsens.cli import potential_pages
 
     _finish(potential_pages.listing() if name is None else potential_pages.page(name))
@@ -296,7 +293,7 @@ def potentials(name: Annotated[str | None, typer.Argument(help="Whose page to sh
 
 @app.command()
 def doctor() -> None:
-    """Versions, precision, devices, and whether this JAX computes correctly. Exit 1 if something is wrong."""
+    """Check versions, precision, devices, and whether this JAX computes correctly. Exit 1 if something is wrong."""
     from mdsens.cli.doctor import report
 
     healthy = True
@@ -306,7 +303,7 @@ def doctor() -> None:
     _finish(["Everything is in order." if healthy else "Something is not in order; see above."], healthy)
 
 
-def _beside(path: Path, suffix: str) -> Path:
+def _sibling(path: Path, suffix: str) -> Path:
     """Return the path of a file beside a folder or a file, of its name."""
     path = path.resolve() if path.name in ("", "..") else path
     return path.with_name((path.name if path.is_dir() else path.stem) + suffix)

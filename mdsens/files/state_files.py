@@ -5,7 +5,7 @@
     /particles/atoms/{species,mass,frozen,box}
     /parameters/potential/<parameter>   a group where a parameter depends on the species
     /observables/{potential_energy,maximum_force}
-    /equilibrium                        attributes: status, steps, solver, what the cell was relaxed to, curvature
+    /equilibrium                        attributes: status, steps, solver, cell, load, index; the group curvature
     /equilibrium/constraints            those of `relax`, with their references and multipliers
     /sensitivity/positions/<parameter>  (N, dim, *θ.shape); the certificate as attributes of /sensitivity
     /sensitivity/cell/<parameter>       (dim, dim, *θ.shape), where the cell is free
@@ -56,10 +56,11 @@ FORMAT = 1
 P = TypeVar("P", bound=Potential)
 Stored = tuple[Equilibrium, Sensitivity | None]
 States = Equilibrium | Mapping[str, Equilibrium] | Sequence[Equilibrium]
+Sensitivities = Sensitivity | Mapping[str, Sensitivity | None] | Sequence[Sensitivity | None] | None
 
 
 @spelled
-def save(path: str | Path, eq: States, sensitivity: Any = None, *, overwrite: bool = False) -> Path:
+def save(path: str | Path, eq: States, sensitivity: Sensitivities = None, *, overwrite: bool = False) -> Path:
     """Write an equilibrium, and its sensitivity if there is one, to an HDF5 file; or several.
 
     Args:

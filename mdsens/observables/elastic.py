@@ -279,7 +279,7 @@ def _strain_curvature(system: System, potential: Potential, relaxed: bool) -> Ar
 
 
 @_strain_curvature.defjvp
-def _at_fixed_displacements(relaxed: bool, primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _strain_curvature_jvp(relaxed: bool, primals: Any, tangents: Any) -> tuple[Array, Array]:
     system, potential = primals
     # Second derivatives go through the displacements, as through all other arguments of the first.
     displacements = _displacements(system, potential, relaxed)
@@ -302,7 +302,7 @@ def _displacements(system: System, potential: Potential, relaxed: bool) -> Float
     u, strain = _undeformed(system)
     force = jax.grad(_deformed_energy(system, potential))
     change = jax.lax.map(lambda unit: jax.jvp(lambda s: force(u, s), (strain,), (unit,))[1], jnp.eye(count, dtype=strain.dtype))
-    reference = Reference(system, None)  # type: ignore[arg-type]  # motions are found below
+    reference = Reference(system, None)  # type: ignore[arg-type]  # the null space is computed below
     product = hessian_operator.hessian_operator(system.positions, (reference, potential))
     null = jax.lax.stop_gradient(_null_space(system, product))
 

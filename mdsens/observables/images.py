@@ -32,8 +32,8 @@ def _nearest(pairs: Array, positions: Array, cell: Array | None, pbc: tuple[bool
     periodic = cell[np.flatnonzero(pbc)]
     rows = _reduction(jax.lax.stop_gradient(periodic)).astype(d.dtype) @ periodic
     # In a reduced cell rounding leaves the nearest image at most one vector away in each direction.
-    basis, here = jax.lax.stop_gradient((rows, d))
-    d = d - jnp.round(jnp.linalg.solve(basis @ basis.T, basis @ here.T).T) @ rows
+    basis, fixed = jax.lax.stop_gradient((rows, d))
+    d = d - jnp.round(jnp.linalg.solve(basis @ basis.T, basis @ fixed.T).T) @ rows
     steps = jnp.asarray(list(itertools.product((-1, 0, 1), repeat=len(rows))), d.dtype)
     candidates = d[:, None, :] + steps @ rows
     nearest = jnp.argmin(jnp.sum(candidates**2, axis=-1), axis=1)

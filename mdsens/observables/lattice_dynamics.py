@@ -349,7 +349,7 @@ def _wire_rotation(system: System) -> tuple[Array | None, Array]:
     return motion / jnp.sqrt(jnp.where(turns, size, 1.0)), turns
 
 
-def crystal(system: System, potential: Potential) -> System:
+def prepare_crystal(system: System, potential: Potential) -> System:
     """Return the system with a list from which phonons can be computed; a traced system keeps its own.
 
     Raises:

@@ -47,12 +47,19 @@ def bulk(C: Float[Array, "voigt voigt"], average: str = "hill") -> Float[Array, 
     Raises:
         InputError: another average, or as `compliance`.
     """
-    return _average(C, average, _bulk_voigt, _bulk_reuss)
+    return _average(C, average, lambda C, d: jnp.sum(C[:d, :d]) / d**2, lambda S, d: 1.0 / jnp.sum(S[:d, :d]))
 
 
 def shear(C: Float[Array, "voigt voigt"], average: str = "hill") -> Float[Array, ""]:
     """Shear modulus: 2 m G = C_ijij - C_iijj/d (Voigt), m/(2 G) = S_ijij - S_iijj/d (Reuss), or their mean; raises as `bulk`."""
-    return _average(C, average, _shear_voigt, _shear_reuss)
+
+    def voigt(C: Array, dim: int) -> Array:
+        return (_trace(C, dim, 2.0) - jnp.sum(C[:dim, :dim]) / dim) / (2 * _deviators(dim))
+
+    def reuss(S: Array, dim: int) -> Array:
+        return 0.5 * _deviators(dim) / (_trace(S, dim, 0.5) - jnp.sum(S[:dim, :dim]) / dim)
+
+    return _average(C, average, voigt, reuss)
 
 
 def young(C: Float[Array, "voigt voigt"], *, along: ArrayLike | None = None, average: str = "hill") -> Float[Array, ""]:
@@ -129,23 +136,6 @@ def is_stable(C: Float[Array, "voigt voigt"]) -> bool:
     return bool(stiffnesses(C)[0] > 0.0)
 
 
-def _bulk_voigt(C: Array, dim: int) -> Array:
-    return jnp.sum(C[:dim, :dim]) / dim**2
-
-
-def _bulk_reuss(C: Array, dim: int) -> Array:
-    return 1.0 / jnp.sum(compliance(C)[:dim, :dim])
-
-
-def _shear_voigt(C: Array, dim: int) -> Array:
-    return (_trace(C, dim, 2.0) - jnp.sum(C[:dim, :dim]) / dim) / (2 * _deviators(dim))
-
-
-def _shear_reuss(C: Array, dim: int) -> Array:
-    S = compliance(C)
-    return 0.5 * _deviators(dim) / (_trace(S, dim, 0.5) - jnp.sum(S[:dim, :dim]) / dim)
-
-
 def _trace(matrix: Array, dim: int, shears: float) -> Array:
     """The sum of the components ijij; `shears` is their weight in Voigt's notation."""
     diagonal = jnp.diagonal(matrix)
@@ -153,13 +143,14 @@ def _trace(matrix: Array, dim: int, shears: float) -> Array:
 
 
 def _average(C: Array, average: str, voigt: Callable[[Array, int], Array], reuss: Callable[[Array, int], Array]) -> Array:
+    """Return an average from Voigt's, of C, and Reuss's, of S; a singular matrix is refused for both."""
     dim = _dim(C)
     if average not in AVERAGES:
         raise InputError(f"There is no average {average!r} of elastic constants.{did_you_mean(str(average), AVERAGES)}")
-    compliance(C)  # refuses a singular matrix, whose Voigt average would be finite
+    S = compliance(C)
     if average == "hill":
-        return 0.5 * (voigt(C, dim) + reuss(C, dim))
-    return (voigt if average == "voigt" else reuss)(C, dim)
+        return 0.5 * (voigt(C, dim) + reuss(S, dim))
+    return voigt(C, dim) if average == "voigt" else reuss(S, dim)
 
 
 def _deviators(dim: int) -> int:

@@ -68,23 +68,23 @@ def _with_pairs(system: System, potential: Potential, pairs: PairList | None, re
     if is_concrete(system.positions, system.cell):
         neighbors = find_neighbors(system.positions, system.cell, system.pbc, radius=reach, skin=0.0)
         return listing(neighbors), jnp.ones((), system.positions.dtype)
-    here = jax.lax.stop_gradient(system)
+    state = jax.lax.stop_gradient(system)
     if pairs is not None:
         if (count := len(pairs.neighbors.index)) != len(system):
             raise InputError(
                 f"{name} was made for a structure of {count} atoms and is asked about one of {len(system)}: make one for each, "
                 "with system=."
             )
-        system, complete = listing(pairs.neighbors), pairs.covers(here, reach)
+        system, complete = listing(pairs.neighbors), pairs.covers(state, reach)
     else:
-        known = getattr(getattr(potential, "built_range", None), "value", None)
-        if not isinstance(system.neighbors, Neighbors) or (known is not None and known < reach):
+        listed_range = getattr(getattr(potential, "built_range", None), "value", None)
+        if not isinstance(system.neighbors, Neighbors) or (listed_range is not None and listed_range < reach):
             raise InputError(
                 f"{name} looks at neighbours up to {reach:.4g} Å, and the list of the traced system does not reach that far: "
                 f"give it the structure to find them in, {name}(..., system=eq.system)."
             )
-        complete = here.neighbors.reaches(reach) & ~here.neighbors.is_stale(here.positions, reach)
-    sound = complete & jnp.all(jnp.isfinite(here.positions))
+        complete = state.neighbors.reaches(reach) & ~state.neighbors.is_stale(state.positions, reach)
+    sound = complete & jnp.all(jnp.isfinite(state.positions))
     return system, jnp.where(sound, 1.0, jnp.nan).astype(system.positions.dtype)
 
 

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from mdsens.common.errors import InputError
 from mdsens.derivatives.nonfinite import UNRESTED, check_rest
 from mdsens.implicit import Direct, NullSpace, linear_solve
-from mdsens.observables.lattice_dynamics import ForceConstants, crystal, force_constants, in_terahertz, vanishing
+from mdsens.observables.lattice_dynamics import ForceConstants, force_constants, in_terahertz, prepare_crystal, vanishing
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.structures.system import System, as_float_array, is_concrete
 
@@ -40,7 +40,7 @@ class _AtWaveVectors(eqx.Module):
         """Return `(q, system, potential, direction)` for the compiled part; raise InputError where they do not fit."""
         if self.direction is not None and len(self.direction) != system.dim:
             raise InputError(f"direction has {len(self.direction)} components, but the system has {system.dim} dimensions.")
-        system = crystal(system, potential)
+        system = prepare_crystal(system, potential)
         q = jnp.zeros(system.dim) if self.q is None else self.q
         if q.shape[-1] != system.dim:
             raise InputError(f"q has {q.shape[-1]} components, but the system has {system.dim} dimensions.")
@@ -235,7 +235,7 @@ def mesh_frequencies(
     mesh: int | tuple[int, ...], system: System, potential: Potential
 ) -> tuple[Float[Array, "q bands"], np.ndarray]:
     """Return `(frequencies [THz], weights of the q)` on a mesh, Γ first; raise as `phonon_frequencies` and `q_mesh`."""
-    crystal(system, potential)
+    prepare_crystal(system, potential)
     q, weights = q_mesh(mesh, system)
     return phonon_frequencies(q)(system, potential), weights
 

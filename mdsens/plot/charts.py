@@ -58,9 +58,9 @@ def influence(values: dict[str, float], *, label: str, ax: Any = None) -> Any:
         ax.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
     ax.set(xlim=(start, (top / start) ** 0.2 * top if logarithmic else 1.25 * top), xlabel=label)
     ax.set_ylim(-0.6, max(len(names), MIN_BARS) - 0.4)
-    for row, (value, seen) in enumerate(zip(values_in_order, visible, strict=True)):
-        place = (abs(value) if seen else start, row)
-        ax.annotate(f"{value:.3g}" if seen else "0", place, (4, 0), textcoords="offset points", va="center")
+    for row, (value, has_bar) in enumerate(zip(values_in_order, visible, strict=True)):
+        place = (abs(value) if has_bar else start, row)
+        ax.annotate(f"{value:.3g}" if has_bar else "0", place, (4, 0), textcoords="offset points", va="center")
     if negative[visible].any():
         ax.legend(handles=[patch(COLOURS[0], "positive"), patch(COLOURS[1], "negative")], loc="lower right", frameon=False)
     return open_frame(ax)
@@ -115,8 +115,8 @@ def heat_map(
     ax.set_yticks(range(len(rows)), rows)
     if values.size <= MAX_NUMBERS:
         for (i, j), value in np.ndenumerate(values):
-            shown = 0.0 if abs(value) < 1e-9 * largest else value
-            ax.text(j, i, f"{shown:.3g}", ha="center", va="center", color="w" if abs(value) > 0.6 * largest else "0.15", size=8)
+            number = 0.0 if abs(value) < 1e-9 * largest else value
+            ax.text(j, i, f"{number:.3g}", ha="center", va="center", color="w" if abs(value) > 0.6 * largest else "0.15", size=8)
     ax.tick_params(length=0)
     ax.figure.colorbar(image, ax=ax, label=label)
     return ax

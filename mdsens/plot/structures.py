@@ -132,8 +132,8 @@ def crystal(
     if any(system.pbc):
         cell = np.asarray(system.cell)
         offset = offset - (np.round(offset @ np.linalg.pinv(cell)) * np.asarray(system.pbc)) @ cell
-    shown = np.linalg.norm(offset, axis=1) < radius
-    x, v, c = offset[shown], arrows[shown], size[shown]
+    inside = np.linalg.norm(offset, axis=1) < radius
+    x, v, c = offset[inside], arrows[inside], size[inside]
     for a, b in _bonds(x):
         ax.plot(*np.array([x[a], x[b]]).T, color="0.8", linewidth=0.8, zorder=1)
     points = ax.scatter(
@@ -185,12 +185,12 @@ def slab(
     size = np.linalg.norm(arrows, axis=1)
     positions = _wrapped(system) if system.cell is not None and all(system.pbc) else np.asarray(system.positions)
     height = float(positions[size.argmax(), across]) if height is None else height
-    shown = np.abs(positions[:, across] - height) <= 0.5 * thickness
-    if not shown.any():
+    inside = np.abs(positions[:, across] - height) <= 0.5 * thickness
+    if not inside.any():
         raise InputError(f"No atom lies within {0.5 * thickness:g} Å of {normal} = {height:g} Å: choose another height.")
-    x, v, c = positions[shown][:, along], arrows[shown][:, along], size[shown]
+    x, v, c = positions[inside][:, along], arrows[inside][:, along], size[inside]
     ax = _axes_of_shape(ax, x)
-    codes = np.asarray(system.species)[shown]
+    codes = np.asarray(system.species)[inside]
     for code in np.unique(codes):
         chosen = codes == code
         look = {"marker": MARKERS[code % len(MARKERS)], "s": 110, "edgecolors": "0.3", "linewidths": 0.5}
@@ -205,8 +205,8 @@ def slab(
     ax.margins(0.12)
     ax.figure.colorbar(points, ax=ax, shrink=0.8, label=f"|{parameter}|  [{unit}]")
     where = f"{normal} = {height:.2f} ± {0.5 * thickness:.2f} Å"
-    inside = "no arrows in the plane" if longest == 0.0 < c.max() else _arrow_text(longest, unit, ".3g")
-    ax.set_title(f"{parameter} at {where}:\n{inside}", fontsize="medium")
+    note = "no arrows in the plane" if longest == 0.0 < c.max() else _arrow_text(longest, unit, ".3g")
+    ax.set_title(f"{parameter} at {where}:\n{note}", fontsize="medium")
     ax.set(aspect="equal", xlabel=f"{'xyz'[along[0]]} [Å]", ylabel=f"{'xyz'[along[1]]} [Å]")
     if len(system.labels) > 1:
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(system.labels), frameon=False)
