@@ -1,4 +1,4 @@
-"""What this installation is, and whether its JAX computes correctly."""
+"""Diagnosis of an installation: its versions, and whether its JAX computes correctly."""
 
 import importlib.metadata
 import platform
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 PACKAGES = ("mdsens", "jax", "jaxlib", "jax-md", "equinox", "numpy", "scipy", "ase", "vesin", "h5py", "matplotlib")
-BAD_JAX = {
+BROKEN_JAX_VERSIONS = {
     "0.10.2": "miscompiles on the CPU (jax issue 39103)",
     "0.11.0": "miscompiles on the CPU",
     "0.11.1": "miscompiles on the CPU",
@@ -17,15 +17,15 @@ BAD_JAX = {
 
 
 def report() -> Iterator[tuple[str, str, bool]]:
-    """`(what, finding, fine)`, one at a time."""
+    """Yield `(name, finding, whether that is good)` of each check."""
     yield "python", platform.python_version(), True
     for name in PACKAGES:
         try:
             yield name, importlib.metadata.version(name), True
         except importlib.metadata.PackageNotFoundError:
             yield name, "not installed", False
-    if jax.__version__ in BAD_JAX:
-        yield "jax version", f"{jax.__version__} {BAD_JAX[jax.__version__]}: install another one", False
+    if (reason := BROKEN_JAX_VERSIONS.get(jax.__version__)) is not None:
+        yield "jax version", f"{jax.__version__} {reason}: install another one", False
     yield "devices", ", ".join(str(device) for device in jax.devices()), True
     wide = jnp.asarray(1.0).dtype == jnp.float64
     yield "precision", "float64" if wide else "float32: 64-bit mode was switched off after importing mdsens", wide
@@ -39,8 +39,8 @@ def _products() -> tuple[str, bool]:
     numbers = np.arange(20_000.0)
     rows = np.stack([numbers, np.zeros_like(numbers), np.zeros_like(numbers)], axis=1)
     identity = jnp.eye(3)
-    found = np.asarray(jax.jit(jax.vmap(lambda row: jnp.sum((identity @ row) ** 2)))(rows))
-    if wrong := int((found != numbers**2).sum()):
+    squares = np.asarray(jax.jit(jax.vmap(lambda row: jnp.sum((identity @ row) ** 2)))(rows))
+    if wrong := int((squares != numbers**2).sum()):
         return f"{wrong} of {len(numbers)} wrong (the miscompilation of jax issue 39103): install another jax", False
     return "right", True
 
@@ -48,7 +48,7 @@ def _products() -> tuple[str, bool]:
 def _jax_md() -> tuple[str, bool]:
     try:
         import jax_md.minimize  # noqa: F401
-    except Exception as error:  # whatever its many imports stumble over
+    except Exception as error:  # its many imports raise errors of all kinds
         return f"cannot be imported ({type(error).__name__}: {error}); mdsens works without it", False
     return "can be imported", True
 

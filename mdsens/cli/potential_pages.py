@@ -10,33 +10,33 @@ from mdsens.common.errors import InputError, did_you_mean
 from mdsens.common.units import unit_text
 from mdsens.potentials import SHIPPED, EmbeddedPotential, PairPotential, Potential, SitePotential
 
-KINDS = {PairPotential: "pairs", SitePotential: "sites", EmbeddedPotential: "embedded"}
-"""How a potential is written, by its base class."""
+FORMS = {PairPotential: "pairs", SitePotential: "sites", EmbeddedPotential: "embedded"}
+"""Forms of potentials by their base classes."""
 
-COMPOSED = ("Sum", "Reparameterised")
-"""Made from others; they say no formula of their own."""
+COMPOSITES = ("Sum", "Reparameterised")
+"""Potentials made from others, without a formula of their own."""
 
 
 def listing() -> Iterator[str]:
-    """One line for each potential: its name, how it is written, what it is."""
-    classes = sorted(SHIPPED.values(), key=lambda cls: (cls.__name__ in COMPOSED, cls.__name__.lower()))
+    """Yield a line for each potential: its name, form and summary."""
+    classes = sorted(SHIPPED.values(), key=lambda cls: (cls.__name__ in COMPOSITES, cls.__name__.lower()))
     width = max(len(cls.__name__) for cls in classes)
     for cls in classes:
-        yield f"  {cls.__name__:<{width}}  {_kind(cls):<8}  {_summary(cls)}"
+        yield f"  {cls.__name__:<{width}}  {_form(cls):<8}  {_summary(cls)}"
 
 
 def page(name: str) -> Iterator[str]:
-    """What is to be known about a potential: formula, parameters with units, restrictions, paper, how to make one.
+    """Yield a potential's page: formula, parameters with units, restrictions, paper, constructors.
 
     Raises:
-        InputError: there is none of that name, in capitals or not.
+        InputError: an unknown name, in capitals or not.
     """
     known = {key.lower(): key for key in SHIPPED}
     if name.lower() not in known:
         near = did_you_mean(name.lower(), known)
         raise InputError(f"There is no potential {name!r}.{re.sub(r'[a-z0-9]+', lambda m: known.get(m[0], m[0]), near)}")
     cls = SHIPPED[known[name.lower()]]
-    yield f"{cls.__name__} ({_kind(cls)})"
+    yield f"{cls.__name__} ({_form(cls)})"
     yield ""
     yield from (inspect.getdoc(cls) or "").splitlines()
     yield ""
@@ -52,13 +52,13 @@ def page(name: str) -> Iterator[str]:
             yield f"  {cls.__name__}.{key}{_signature(value.__func__)}  {_first_line(value.__func__)}"
 
 
-def _kind(cls: type[Potential]) -> str:
-    return next(
-        (kind for base, kind in KINDS.items() if issubclass(cls, base)), "composed" if cls.__name__ in COMPOSED else "other"
-    )
+def _form(cls: type[Potential]) -> str:
+    form = "composed" if cls.__name__ in COMPOSITES else "other"
+    return next((form for base, form in FORMS.items() if issubclass(cls, base)), form)
 
 
-def _role(cls: type[Potential], field: Any) -> str:
+def _role(cls: type[Potential], field: dataclasses.Field[Any]) -> str:
+    """A field in words: a parameter with its unit, or a static setting with its default."""
     if not field.metadata.get("static", False):
         by_species = ", or a dict by species" if "dict" in str(field.type) else ""
         unit = {None: "", "": "number"}.get(cls.units.get(field.name), f"[{unit_text(cls.units.get(field.name))}]")
@@ -69,11 +69,11 @@ def _role(cls: type[Potential], field: Any) -> str:
 
 
 def _summary(cls: type[Potential]) -> str:
-    return _first_line(inspect.getmodule(cls)) if cls.__name__ not in COMPOSED else _first_line(cls)
+    return _first_line(inspect.getmodule(cls)) if cls.__name__ not in COMPOSITES else _first_line(cls)
 
 
-def _first_line(thing: Any) -> str:
-    return (inspect.getdoc(thing) or "").partition("\n")[0]
+def _first_line(documented: object) -> str:
+    return (inspect.getdoc(documented) or "").partition("\n")[0]
 
 
 def _signature(function: Callable[..., Any]) -> str:

@@ -9,7 +9,7 @@ import html
 import io
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ from mdsens.cli.show import describe, pictures
 from mdsens.common.errors import InputError
 from mdsens.common.paths import is_file
 from mdsens.common.text import count_text
-from mdsens.files.state_files import load_one, provenance_of
+from mdsens.files.state_files import load_one, read_provenance
 from mdsens.studies.pictures import study_pictures
 from mdsens.studies.results.record import Collected, Outcome
 from mdsens.studies.results.tables import Column, Table, study_tables
 from mdsens.studies.storage.collected_file import is_collected, read_collected, read_folder
 
 ROWS, COLUMNS, PICTURES, HASHES = 200, 6, 12, 5
-"""Of a table; numbers of an observable in it; tasks that have pictures; tasks' names in a report."""
+"""At most in a report: rows of a table, numbers of an observable in a row, tasks that have pictures, tasks' names."""
 
 STYLE = """
 body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1b1f24; background: #fff; max-width: 68rem;
@@ -45,27 +45,21 @@ pre.good, pre.bad { white-space: pre-wrap; }
 """
 
 GENERATOR = '<meta name="generator" content="mdsens">'
-"""What a report is known by, in its first `HEAD` bytes."""
-
-HEAD = 1000
+"""Mark of a report, in its first 1000 bytes."""
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def is_report(path: Path) -> bool:
-    """Whether a file is a report of mdsens."""
+    """Return whether a file is a report of mdsens."""
     if not is_file(path):
         return False
     with path.open("rb") as file:
-        return GENERATOR.encode() in file.read(HEAD)
+        return GENERATOR.encode() in file.read(1000)
 
 
 def html_report(path: Path) -> str:
-    """The report of a study's folder, a collected study, or a stored result.
-
-    Raises:
-        StoreError: there is none of them, or it is damaged.
-    """
+    """Return the report of a study's folder, a collected study, or a stored result; raise StoreError for anything else."""
     if path.is_dir():
         study, missing = read_folder(path)
         return _page(f"{study.kind.capitalize()}: {path.resolve().name}", _study(study, missing))
@@ -99,21 +93,18 @@ def _study(study: Collected, missing: Sequence[str]) -> Iterator[str]:
         yield from _certificates(done)
         # A sweep's pictures are of all tasks together, the others' of each.
         drawn = study if study.kind == "sweep" else dataclasses.replace(study, outcomes=tuple(done[:PICTURES]))
-        yield from _figures(_quietly(lambda: study_pictures(drawn)))
+        yield from _figures(lambda: study_pictures(drawn))
         if len(drawn.outcomes) < len(done):
             yield _tag("p", f"Of the first {PICTURES} tasks; 'mdsens plot' draws all of them.", "lead")
         yield _tag("h2", "Results")
-        # The overview first.
-        tables = sorted(study_tables(study.kind, done, COLUMNS), key=lambda table: table.name != "values")
-        yield from (_table(table) for table in tables)
+        yield from map(_table, sorted(study_tables(study.kind, done, COLUMNS), key=lambda table: table.name != "values"))
         yield from _states(done)
     if failed:
         yield _tag("h2", "Tasks that failed")
-        columns = (Column("task", [o.label for o in failed]), Column("reason", [o.reason for o in failed]))
-        yield _table(Table("failed", "", columns))
+        yield _columns("failed", Column("task", [o.label for o in failed]), Column("reason", [o.reason for o in failed]))
     if missing:
         yield _tag("h2", "Tasks still to be done")
-        yield _table(Table("missing", "", (Column("task", missing),)))
+        yield _columns("missing", Column("task", missing))
     if outcomes:
         yield _tag("h2", "Provenance")
         yield from _provenance(outcomes)
@@ -132,25 +123,16 @@ def _certificates(done: Sequence[Outcome]) -> Iterator[str]:
         yield _tag("p", f"{words[0].upper()}{words[1:]}." if len(verdicts) == 1 else f"All {len(verdicts)}: {words}.", "good")
     for label, words in bad[:ROWS]:
         yield _tag("p", f"{label}: {words}", "bad")
-    told = [(o.label, o.record.facts) for o in done]
-    bent = [(label, name, share) for label, facts in told for name, share in facts.get("nonlinearity", {}).items()]
-    if bent:
-        yield _table(
-            Table(
-                "nonlinearity",
-                "",
-                (
-                    Column("task", [label for label, _, _ in bent]),
-                    Column("observable", [name for _, name, _ in bent]),
-                    Column("departure", [share for _, _, share in bent], ".1%"),
-                ),
-                "Departure from a straight line, one standard deviation out in the direction that moves it most",
-            )
-        )
+    departures = [(o.label, name, share) for o in done for name, share in o.record.facts.get("nonlinearity", {}).items()]
+    if departures:
+        labels, names, shares = zip(*departures, strict=True)
+        columns = Column("task", labels), Column("observable", names), Column("departure", shares, ".1%")
+        title = "Departure from a straight line, one standard deviation out in the direction that moves it most"
+        yield _columns("nonlinearity", *columns, title=title)
 
 
 def _verdict(facts: Mapping[str, Any]) -> tuple[bool, str] | None:
-    """`(whether all is well, in words)`; None where nothing was certified."""
+    """Return whether all is well, and a sentence; None without a certificate."""
     if facts.get("trusted") is not None:
         return facts["trusted"], "trusted" if facts["trusted"] else f"not trusted: {'; '.join(facts['reasons'])}"
     if "converged" in facts:
@@ -162,35 +144,35 @@ def _states(done: Sequence[Outcome]) -> Iterator[str]:
     rows = [(o.label, name, state) for o in done for name, state in o.record.facts.get("states", {}).items()]
     if not rows:
         return
-    lowest = [state.get("lowest_curvature") for _, _, state in rows]
-    columns = (
-        Column("task", [label for label, _, _ in rows]),
-        Column("structure", [name for _, name, _ in rows]),
-        Column("energy", [state["energy"] for _, _, state in rows], ".8g", unit="eV"),
-        Column("largest force", [state["fmax"] for _, _, state in rows], ".1e", unit="eV Angstrom-1"),
-        Column("lowest curvature", [float("nan") if one is None else one for one in lowest], ".4g", unit="eV Angstrom-2"),
-        Column("steps", [state["steps"] for _, _, state in rows], "d"),
-    )
+    labels, names, states = zip(*rows, strict=True)
+    lowest = [state.get("lowest_curvature") for state in states]
     yield _tag("h2", "Equilibria")
-    yield _table(Table("states", "", columns))
+    yield _columns(
+        "states",
+        Column("unit", labels),
+        Column("structure", names),
+        Column("energy", [state["energy"] for state in states], ".8g", unit="eV"),
+        Column("largest force", [state["fmax"] for state in states], ".1e", unit="eV Angstrom-1"),
+        Column("lowest curvature", [float("nan") if value is None else value for value in lowest], ".4g", unit="eV Angstrom-2"),
+        Column("steps", [state["steps"] for state in states], "d"),
+    )
 
 
 def _provenance(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    made = [outcome.provenance for outcome in outcomes]
-    versions = dict.fromkeys(", ".join(f"{name} {version}" for name, version in one.get("versions", {}).items()) for one in made)
-    created = sorted(str(one.get("created", "")) for one in made)
-    given = outcomes[0].input
+    origins = [outcome.provenance for outcome in outcomes]
+    versions = (", ".join(f"{name} {version}" for name, version in origin.get("versions", {}).items()) for origin in origins)
+    created = sorted(str(origin.get("created", "")) for origin in origins)
+    recipe = outcomes[0].input
     rows = {
-        "versions": " | ".join(versions),
-        "platform": " | ".join(dict.fromkeys(str(one.get("platform", "")) for one in made)),
+        "versions": " | ".join(dict.fromkeys(versions)),
+        "platform": " | ".join(dict.fromkeys(str(origin.get("platform", "")) for origin in origins)),
         "made": created[0] if created[0] == created[-1] else f"{created[0]} to {created[-1]}",
-        "computing time": f"{sum(one.get('seconds', 0.0) for one in made):.3g} s",
-        "potential": _plain(given["potential"]),
-        "relaxation": _plain(next(iter(given["relax"].values()), {})),
+        "computing time": f"{sum(origin.get('seconds', 0.0) for origin in origins):.3g} s",
+        "potential": _plain(recipe["potential"]),
+        "relaxation": _plain(next(iter(recipe["relax"].values()), {})),
+        "settings": _plain({key: value for key, value in recipe["settings"].items() if value not in (None, {}, [])}),
     }
     structures = {name: recipe for outcome in outcomes for name, recipe in outcome.input["structures"].items()}
-    settings = {key: value for key, value in given["settings"].items() if value not in (None, {}, [])}
-    rows["settings"] = _plain(settings)
     names = [outcome.name for outcome in outcomes]
     rows["hashes of the input"] = ", ".join(names[:HASHES]) + (f" and {len(names) - HASHES} more" if len(names) > HASHES else "")
     rows |= {f"structure {name}": _plain(recipe) for name, recipe in list(structures.items())[:ROWS]}
@@ -204,36 +186,36 @@ def _result(path: Path) -> Iterator[str]:
         certificate = sensitivity.certificate
         yield _tag("h2", "Can it be trusted?")
         yield _tag("pre", str(certificate), "good" if certificate.trusted else "bad")
-        yield from _figures(_quietly(lambda: pictures(eq, sensitivity, None)))
+        yield from _figures(lambda: pictures(eq, sensitivity, None))
     yield _tag("h2", "Results")
-    told = itertools.takewhile(lambda line: not line.startswith("Certificate"), describe(eq, sensitivity))
-    yield _tag("pre", "\n".join(told).rstrip())
+    lines = itertools.takewhile(lambda line: not line.startswith("Certificate"), describe(eq, sensitivity))
+    yield _tag("pre", "\n".join(lines).rstrip())
     yield _tag("h2", "Provenance")
-    yield _facts({key: _plain(value) for key, value in provenance_of(path).items()})
+    yield _facts({key: _plain(value) for key, value in read_provenance(path).items()})
 
 
-def _quietly(draw: Any) -> dict[str, str]:
-    """Pictures by name, as SVG; what cannot be drawn is left out with its reason. Dollars in names are no mathematics."""
+def _images(draw: Callable[[], Mapping[str, Any]]) -> dict[str, str]:
+    """Return pictures by name, as SVG in base 64; none where they cannot be drawn. Dollars in names are no mathematics."""
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
     with mpl.rc_context({"text.parse_math": False, "svg.hashsalt": "mdsens", "figure.max_open_warning": 0}):
         try:
-            drawn = draw()
+            figures = draw()
         except InputError:
             return {}
-        found = {}
-        for name, ax in list(drawn.items())[: 2 * PICTURES]:
+        images = {}
+        for name, ax in list(figures.items())[: 2 * PICTURES]:
             image = io.BytesIO()
             ax.figure.savefig(image, format="svg", metadata={"Date": None})
-            found[name] = base64.b64encode(image.getvalue()).decode()
-        for ax in drawn.values():
+            images[name] = base64.b64encode(image.getvalue()).decode()
+        for ax in figures.values():
             plt.close(ax.figure)
-        return found
+        return images
 
 
-def _figures(images: Mapping[str, str]) -> Iterator[str]:
-    if not images:
+def _figures(draw: Callable[[], Mapping[str, Any]]) -> Iterator[str]:
+    if not (images := _images(draw)):
         return
     yield _tag("h2", "Pictures")
     yield '<div class="pictures">'
@@ -241,6 +223,10 @@ def _figures(images: Mapping[str, str]) -> Iterator[str]:
         alt = html.escape(name, quote=True)
         yield f'<figure><img alt="{alt}" src="data:image/svg+xml;base64,{image}"><figcaption>{alt}</figcaption></figure>'
     yield "</div>"
+
+
+def _columns(name: str, *columns: Column, title: str = "") -> str:
+    return _table(Table(name, "", columns, title))
 
 
 def _table(table: Table) -> str:
@@ -265,14 +251,13 @@ def _facts(rows: Mapping[str, str]) -> str:
 
 
 def _plain(value: Any) -> str:
-    """`{"a": {"b": 1}}` as `a: (b: 1)`."""
+    """Return `{"a": {"b": 1}}` as `a: (b: 1)`."""
     if isinstance(value, Mapping):
-        return ", ".join(
-            f"{key}: {f'({_plain(one)})' if isinstance(one, Mapping) else _plain(one)}" for key, one in value.items()
-        )
+        texts = {key: f"({_plain(item)})" if isinstance(item, Mapping) else _plain(item) for key, item in value.items()}
+        return ", ".join(f"{key}: {text}" for key, text in texts.items())
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _tag(name: str, text: str, kind: str = "") -> str:
-    told = f' class="{kind}"' if kind else ""
-    return f"<{name}{told}>{html.escape(str(text))}</{name}>"
+    attribute = f' class="{kind}"' if kind else ""
+    return f"<{name}{attribute}>{html.escape(str(text))}</{name}>"

@@ -1,4 +1,4 @@
-"""Stored results done again from what their files say, and held against what they hold."""
+"""Repetition of stored results from their own files, and comparison with the numbers in these."""
 
 import dataclasses
 import hashlib
@@ -17,8 +17,8 @@ from mdsens.common.text import count_text
 from mdsens.derivatives.first_order import sensitivity as differentiate
 from mdsens.derivatives.verification import displaced
 from mdsens.files.atomic_write import write_whole
-from mdsens.files.provenance import made_with
-from mdsens.files.state_files import load_one, provenance_of
+from mdsens.files.provenance import current_provenance
+from mdsens.files.state_files import load_one, read_provenance
 from mdsens.potentials.base import parameter_paths
 from mdsens.studies.input import recipes
 from mdsens.studies.input.tasks import Study, Task
@@ -30,42 +30,45 @@ from mdsens.studies.storage.task_files import read_task, task_failures, task_pat
 TOLERANCE = 1e-6
 """Largest difference relative to the largest number of its kind."""
 
-SMALLEST = 1e-6
-"""Numbers are compared on this scale at least, in their own units: what is zero by symmetry is noise."""
+LEAST_SCALE = 1e-6
+"""Least scale of a comparison, in the numbers' own units: numbers that are zero by symmetry are noise."""
 
-ANY_SIGN = ("directions", "history")
-"""What is defined up to a sign, or says how it went."""
+SKIPPED_ARRAYS = ("directions", "history")
+"""Arrays that are not compared: defined up to a sign, or the course of an iteration."""
 
 INPUTS = "inputs"
 """Folder of the files that a study was made from."""
 
 STEP = 1e-5
-"""How far atoms are moved before a stored equilibrium is relaxed again [Å]: far more than what forces of 1e-12 eV/Å leave open,
-and so little that a cluster does not turn, which would turn its derivatives."""
+"""Distance by which atoms are moved before a stored equilibrium is relaxed again [Å]: far more than forces of 1e-12 eV/Å leave
+open, and so little that a cluster does not turn, which would turn its derivatives."""
 
 FMAX = 1e-12
+
+MAX_LINES = 10
+"""Number of differences that are printed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """What was found again.
+    """The difference between stored numbers and those of the repetition.
 
     Attributes:
-        task: of a study, or empty.
-        what: path or name of the numbers.
+        task: name of a study's task, or empty.
+        name: path or name of the numbers.
         error: largest difference, on the scale of the largest stored number of its kind; inf where there are no such numbers.
-        note: why.
+        note: the reason.
     """
 
     task: str
-    what: str
+    name: str
     error: float
     note: str = ""
 
 
 def changed_versions(stored: Mapping[str, str]) -> list[str]:
-    """Which versions are others now, in words."""
-    now = made_with()["versions"]
+    """Return in words which versions are others now."""
+    now = current_provenance()["versions"]
     return [f"{name} was {version}, is {now[name]}" for name, version in stored.items() if now.get(name, version) != version]
 
 
@@ -73,7 +76,7 @@ def changed_versions(stored: Mapping[str, str]) -> list[str]:
 
 
 def rerun_study(path: Path, folder: Path, *, workers: int = 1) -> tuple[Collected, list[Difference]]:
-    """Write a collected study into a folder, do it there, and compare. What is there already is not done again.
+    """Write a collected study into a folder, do it there, and compare. Units that are there already are not done again.
 
     Raises:
         StoreError: the file is damaged, files that the study was made from are gone, or the folder cannot be written.
@@ -88,8 +91,8 @@ def rerun_study(path: Path, folder: Path, *, workers: int = 1) -> tuple[Collecte
         if read_task(paths[name]).provenance == known[name].provenance:
             raise InputError(f"{str(folder)!r} holds the very tasks of {str(path)!r}: choose another folder (-o).")
     tasks = []
-    for outcome, given in zip(study.outcomes, _with_inputs(path, study, folder), strict=True):
-        task = Task(outcome.label, given)
+    for outcome, recipe in zip(study.outcomes, _with_inputs(path, study, folder), strict=True):
+        task = Task(outcome.label, recipe)
         if task.name != outcome.name:
             raise StoreError(
                 f"The input of {outcome.label!r} is not what its name says: {str(path)!r} is damaged or was changed."
@@ -97,23 +100,22 @@ def rerun_study(path: Path, folder: Path, *, workers: int = 1) -> tuple[Collecte
         tasks.append(task)
     execution.run(Study(study.kind, study.toml, folder / "study.toml", tuple(tasks)), folder, workers=workers)
     paths = task_paths(folder)
-    found = {name: read_task(paths[name]) for name in known}
-    return study, list(_compared(study.outcomes, found))
+    return study, list(_differences(study.outcomes, {name: read_task(paths[name]) for name in known}))
 
 
-def _compared(stored: Sequence[Outcome], found: Mapping[str, Outcome]) -> Iterator[Difference]:
+def _differences(stored: Sequence[Outcome], repeated: Mapping[str, Outcome]) -> Iterator[Difference]:
     scales: dict[str, float] = {}
     for outcome in stored:
         for path, value in outcome.record.arrays.items():
             finite = np.abs(value[np.isfinite(value)])
-            scales[path] = max(scales.get(path, SMALLEST), float(finite.max(initial=0.0)))
+            scales[path] = max(scales.get(path, LEAST_SCALE), float(finite.max(initial=0.0)))
     for outcome in stored:
-        again = found[outcome.name]
+        again = repeated[outcome.name]
         if outcome.failed != again.failed:
-            which = f"failed now: {again.reason}" if again.failed else f"failed then: {outcome.reason}"
-            yield Difference(outcome.label, "", np.inf, which.splitlines()[0])
+            reason = f"failed now: {again.reason}" if again.failed else f"failed then: {outcome.reason}"
+            yield Difference(outcome.label, "", np.inf, reason.splitlines()[0])
         for path, value in outcome.record.arrays.items() if not again.failed else ():
-            if path in ANY_SIGN:
+            if path in SKIPPED_ARRAYS:
                 continue
             other = again.record.arrays.get(path)
             if other is None or other.shape != value.shape:
@@ -123,7 +125,7 @@ def _compared(stored: Sequence[Outcome], found: Mapping[str, Outcome]) -> Iterat
 
 
 def _largest(a: np.ndarray, b: np.ndarray) -> float:
-    """Largest difference; infinite and undefined numbers differ from all but their like."""
+    """The largest difference; it is infinite where only one number is infinite or undefined."""
     alike = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore"):
         differences = np.where(alike, 0.0, np.abs(np.asarray(a, dtype=float) - b))
@@ -131,22 +133,22 @@ def _largest(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _with_inputs(path: Path, study: Collected, folder: Path) -> Iterator[dict[str, Any]]:
-    """The tasks' inputs, with the files that they name where this machine has them."""
+    """Yield the tasks' inputs, with the paths of their files on this machine."""
     execution.make_folder(folder)
-    places = _unpacked(path, folder)
+    places = _unpack(path, folder)
     for outcome in study.outcomes:
         structures = {name: _placed(recipe, "file", places, path) for name, recipe in outcome.input["structures"].items()}
         potential = _placed(outcome.input["potential"], "files", places, path)
         yield {**outcome.input, "structures": structures, "potential": potential}
 
 
-def _unpacked(path: Path, folder: Path) -> dict[str, Path]:
-    """Files kept in a collected study, written into the folder, by digest. Names from a file lead nowhere else."""
+def _unpack(path: Path, folder: Path) -> dict[str, Path]:
+    """Write the files that a collected study keeps into the folder, and nowhere else; return their paths by digest."""
     places = {}
     with h5py.File(path, "r") as file:
         for digest, item in file.get("study/inputs", {}).items():
-            kept = re.fullmatch("[0-9a-f]{64}", digest) and isinstance(item, h5py.Dataset) and item.dtype.kind == "V"
-            content = item[()].tobytes() if kept else b""
+            is_file = re.fullmatch("[0-9a-f]{64}", digest) and isinstance(item, h5py.Dataset) and item.dtype.kind == "V"
+            content = item[()].tobytes() if is_file else b""
             if hashlib.sha256(content).hexdigest() != digest:
                 continue
             name = str(item.attrs.get("name", ""))
@@ -160,11 +162,12 @@ def _unpacked(path: Path, folder: Path) -> dict[str, Path]:
 
 
 def _placed(recipe: Mapping[str, Any], key: str, places: Mapping[str, Path], path: Path) -> dict[str, Any]:
+    """Return a recipe with the paths of its files on this machine; raise StoreError where one is gone or changed."""
     if key not in recipe:
         return dict(recipe)
     several = not isinstance(recipe[key], str)
     digests, old = (recipe[key], recipe[recipes.PATH]) if several else ([recipe[key]], [recipe[recipes.PATH]])
-    found = []
+    paths = []
     for digest, place in zip(digests, old, strict=True):
         here = places.get(digest, Path(place))
         if not here.is_file() or recipes.digest(here) != digest:
@@ -172,8 +175,8 @@ def _placed(recipe: Mapping[str, Any], key: str, places: Mapping[str, Path], pat
                 f"{str(path)!r} does not keep {place!r}, and it is not there any more as it was (SHA-256 {digest[:12]}...): "
                 "put it back to do the study again."
             )
-        found.append(str(here))
-    return {**recipe, recipes.PATH: found if several else found[0]}
+        paths.append(str(here))
+    return {**recipe, recipes.PATH: paths if several else paths[0]}
 
 
 # Equilibria
@@ -183,11 +186,11 @@ def rerun_result(path: Path) -> tuple[list[str], list[Difference]]:
     """Relax a stored equilibrium again, from atoms that were moved a little, and differentiate it again.
 
     Returns:
-        Which versions are others now, and the differences: of energies in their own scale, of places in Å, of derivatives on
-        the scale of the largest |θ dX/dθ| or |θ dh/dθ|.
+        The versions that are others now, and the differences: of energies in their own scale, of positions in Å, of derivatives
+        on the scale of the largest |θ dX/dθ| or |θ dh/dθ|.
 
     Raises:
-        StoreError: as for `load`.
+        StoreError: as `load`.
         ConvergenceError: it does not relax again.
     """
     eq, stored = load_one(path)
@@ -200,57 +203,52 @@ def rerun_result(path: Path) -> tuple[list[str], list[Difference]]:
     again = moved.again(fmax=max(eq.fmax, FMAX), progress=False)
     there = displaced(eq, again.system)
     rows = [
-        Difference("", "energy", abs(again.energy - eq.energy) / max(abs(eq.energy), SMALLEST)),
+        Difference("", "energy", abs(again.energy - eq.energy) / max(abs(eq.energy), LEAST_SCALE)),
         Difference("", "positions", float(np.abs(there.positions - system.positions).max())),
     ]
     if eq.reference.freedom is not None and system.cell is not None and there.cell is not None:
         rows.append(Difference("", "cell", float(np.abs(there.cell - system.cell).max())))
     if stored is not None:
-        found = differentiate(again, wrt=parameter_paths(stored.positions), progress=False)
-        for name in ("positions", "cell"):
+        repeated = differentiate(again, wrt=parameter_paths(stored.positions), progress=False).scaled()
+        for name, symbol in (("positions", "dX"), ("cell", "dh")):
             if (tree := getattr(stored.scaled(), name)) is not None:
-                pairs = zip(
-                    parameter_paths(tree), jax.tree.leaves(tree), jax.tree.leaves(getattr(found.scaled(), name)), strict=True
-                )
-                scale = max(SMALLEST, *(float(np.abs(leaf).max(initial=0.0)) for leaf in jax.tree.leaves(tree)))
-                what = {"positions": "dX", "cell": "dh"}[name]
-                rows += [
-                    Difference("", f"{what}/d{path}", _largest(np.asarray(a), np.asarray(b)) / scale) for path, a, b in pairs
-                ]
-    return changed_versions(provenance_of(path)["versions"]), rows
+                a, b = ([*map(np.asarray, jax.tree.leaves(leaves))] for leaves in (tree, getattr(repeated, name)))
+                scale = max(LEAST_SCALE, *(float(np.abs(leaf).max(initial=0.0)) for leaf in a))
+                errors = (_largest(*pair) / scale for pair in zip(a, b, strict=True))
+                rows += [Difference("", f"{symbol}/d{path}", e) for path, e in zip(parameter_paths(tree), errors, strict=True)]
+    return changed_versions(read_provenance(path)["versions"]), rows
 
 
-# What the command says
-
-SHOWN = 10
+# The command
 
 
-def told(path: Path, folder: Path | None, *, tolerance: float = TOLERANCE, workers: int = 1) -> tuple[list[str], bool]:
-    """`(what to say, whether all differences are within the tolerance)`.
+def compare_again(path: Path, folder: Path | None, *, tolerance: float = TOLERANCE, workers: int = 1) -> tuple[list[str], bool]:
+    """Repeat a study or a result; return a report, and whether all differences are within the tolerance.
 
     Raises:
-        as `rerun_study` and `rerun_result`.
+        StoreError, InputError, ConvergenceError: as `rerun_study` and `rerun_result`.
     """
     if is_collected(path):
         folder = path.with_name(f"{path.stem}-rerun") if folder is None else folder
         study, rows = rerun_study(path, folder, workers=workers)
-        versions = list(dict.fromkeys(one for o in study.outcomes for one in changed_versions(o.provenance.get("versions", {}))))
+        versions = list(dict.fromkeys(v for o in study.outcomes for v in changed_versions(o.provenance.get("versions", {}))))
         lines = [f"{folder}: {count_text(len(study.outcomes), 'task')} done again."]
     else:
         if folder is not None:
             raise InputError("A stored result is done again without a folder: leave -o out.")
         versions, rows = rerun_result(path)
         lines = [f"{path}: relaxed and differentiated again." if len(rows) > 3 else f"{path}: relaxed again."]
-    lines += [f"Other versions: {one}." for one in versions]
+    lines += [f"Other versions: {version}." for version in versions]
     rows = sorted(rows, key=lambda row: -row.error)
     off = [row for row in rows if not row.error <= tolerance]
-    lines += [f"  {row.task} {row.what}: {row.note or f'differs by {row.error:.1e}'}".replace("   ", "  ") for row in off[:SHOWN]]
-    if len(off) > SHOWN:
-        lines.append(f"  and {len(off) - SHOWN} more")
+    for row in off[:MAX_LINES]:
+        lines.append(f"  {row.task} {row.name}: {row.note or f'differs by {row.error:.1e}'}".replace("   ", "  "))
+    if len(off) > MAX_LINES:
+        lines.append(f"  and {len(off) - MAX_LINES} more")
     if off:
         return [*lines, f"{len(off)} of {len(rows)} differ by more than {tolerance:g}."], False
     if not rows:
         return [*lines, "All tasks failed then, and do now."], True
     worst = rows[0]
-    where = f" ({f'{worst.task}: ' if worst.task else ''}{worst.what})" if worst.error > 0.0 else ""
+    where = f" ({f'{worst.task}: ' if worst.task else ''}{worst.name})" if worst.error > 0.0 else ""
     return [*lines, f"The largest of {len(rows)} differences is {worst.error:.1e}{where}."], True

@@ -1,25 +1,24 @@
 """A result in words and in pictures, for the command line."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float
 
 from mdsens import plot
 from mdsens.common.errors import InputError, did_you_mean
 from mdsens.common.units import derivative_unit, unit_text
 from mdsens.derivatives.first_order import Sensitivity
 from mdsens.equilibrium.relaxation import Equilibrium, equilibrium_lines
-from mdsens.potentials.base import parameter_paths
+from mdsens.potentials.base import Potential, parameter_paths
 
 
 def describe(eq: Equilibrium, sensitivity: Sensitivity | None) -> Iterator[str]:
-    """A table that a person reads, line by line."""
+    """Yield the lines of a table that a person reads."""
     yield from equilibrium_lines(eq)
     yield ""
-    derived = sensitivity is not None
-    header = f" {'max |dX/dθ|':>14} {'':<9} {'max |θ dX/dθ| [Å]':>19}" if derived else ""
+    header = "" if sensitivity is None else f" {'max |dX/dθ|':>14} {'':<9} {'max |θ dX/dθ| [Å]':>19}"
     if sensitivity is not None and sensitivity.cell is not None:
         header += f" {'max |θ dh/dθ| [Å]':>19}"
     yield f"  {'parameter':<22} {'value':>14} {'unit':<6}" + header
@@ -32,10 +31,10 @@ def describe(eq: Equilibrium, sensitivity: Sensitivity | None) -> Iterator[str]:
 
 
 def pictures(eq: Equilibrium, sensitivity: Sensitivity, parameter: str | None) -> dict[str, object]:
-    """Axes by name: `sensitivity`, in 3-D a `slice` through the atom that moves most, and `influence`.
+    """Return axes by name: `sensitivity`, in 3-D a `slice` through the atom that moves most, and `influence`.
 
     Raises:
-        InputError: a parameter that is not there.
+        InputError: a parameter without a derivative.
     """
     largest = {name: values.max() for name, values in _sizes(sensitivity).items()}
     if parameter is None:
@@ -58,31 +57,32 @@ def pictures(eq: Equilibrium, sensitivity: Sensitivity, parameter: str | None) -
     }
 
 
-def _by_name(tree: Any) -> dict[str, Any]:
+def _by_name(tree: Potential) -> dict[str, Array]:
     """The leaves of a potential-shaped tree, by parameter."""
     return dict(zip(parameter_paths(tree), jax.tree.leaves(tree), strict=True))
 
 
-def _sizes(sensitivity: Any) -> dict[str, np.ndarray]:
+def _sizes(sensitivity: Sensitivity) -> dict[str, np.ndarray]:
     """|θ dX/dθ| of each atom, by parameter."""
-    values = dict(zip(parameter_paths(sensitivity.potential), jax.tree.leaves(sensitivity.potential), strict=True))
-    return {
-        name: np.linalg.norm(np.asarray(values[name] * leaf).reshape(*leaf.shape[:2], -1), axis=1)
-        for name, leaf in _by_name(sensitivity.positions).items()
-    }
+    values = _by_name(sensitivity.potential)
+    return {name: _lengths(values[name] * leaf) for name, leaf in _by_name(sensitivity.positions).items()}
 
 
-def _rows(eq: Equilibrium, sensitivity: Any) -> Iterator[Any]:
+def _lengths(derivative: Float[Array, "atoms dim *theta"]) -> np.ndarray:
+    return np.linalg.norm(np.asarray(derivative).reshape(*derivative.shape[:2], -1), axis=1)
+
+
+def _rows(eq: Equilibrium, sensitivity: Sensitivity | None) -> Iterator[str]:
     derivatives = {} if sensitivity is None else _by_name(sensitivity.positions)
     cells = {} if sensitivity is None or sensitivity.cell is None else _by_name(sensitivity.cell)
     sizes = {} if sensitivity is None else _sizes(sensitivity)
-    for name, theta in zip(parameter_paths(eq.potential), jax.tree.leaves(eq.potential), strict=True):
+    for name, theta in _by_name(eq.potential).items():
         value = f"{float(theta):>14.6g}" if theta.ndim == 0 else f"{f'array {theta.shape}':>14}"
         unit = eq.potential.unit_of(name)
         row = f"  {name:<22} {value} {unit_text(unit):<6}"
         if name in derivatives:
-            plain = np.linalg.norm(np.asarray(derivatives[name]).reshape(*derivatives[name].shape[:2], -1), axis=1)
-            row += f" {plain.max():>14.4e} {unit_text(derivative_unit('Angstrom', unit)):<9} {sizes[name].max():>19.4e}"
+            length_unit = unit_text(derivative_unit("Angstrom", unit))
+            row += f" {_lengths(derivatives[name]).max():>14.4e} {length_unit:<9} {sizes[name].max():>19.4e}"
             if name in cells:
                 row += f" {np.abs(theta * cells[name]).max(initial=0.0):>19.4e}"
         yield row.rstrip()

@@ -93,12 +93,9 @@ def strain_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = No
 def _by_strain(g: Observable, hessian: Hessian) -> tuple[Array, Array]:
     system, potential, dim = hessian.reference.system, hessian.potential, hessian.reference.system.dim
     units = jnp.asarray(unit_strains(dim), system.positions.dtype)
-    cell = system.cell
-    assert cell is not None
 
     def strained(x: Array, strain: Array) -> System:
-        deformation = jnp.eye(dim, dtype=strain.dtype) + jnp.tensordot(strain, units, 1)
-        return eqx.tree_at(lambda s: (s.positions, s.cell), system, (x @ deformation, cell @ deformation))
+        return system.with_positions(x).deformed(jnp.eye(dim, dtype=strain.dtype) + jnp.tensordot(strain, units, 1))
 
     def condition(x: Array, strain: Array) -> Array:
         slope = jax.grad(lambda x: total_energy(potential, strained(x, strain)))(x)

@@ -12,12 +12,7 @@ from mdsens.common.errors import StoreError
 
 
 def check_writable(path: Path, *, overwrite: bool) -> None:
-    """Refuse, before any long work, a place that a result cannot be written to.
-
-    Raises:
-        StoreError: the file exists or the folder is missing or read-only.
-    """
-    path = Path(path)
+    """Raise StoreError, before any long work, where a file exists or its folder is missing or read-only."""
     if path.is_dir():
         raise StoreError(f"{str(path)!r} is a folder: give the name of a file.")
     if path.exists() and not overwrite:
@@ -29,7 +24,7 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
 
 
 def save_picture(ax: Any, path: Path, *, overwrite: bool = False) -> Path:
-    """Write the figure of some axes as PNG, whole or not at all; raises as `save`."""
+    """Write the figure of some axes as PNG, whole or not at all; raise StoreError as `save`, and return the path."""
     check_writable(path, overwrite=overwrite)
     image = io.BytesIO()
     ax.figure.savefig(image, format="png", dpi=150)
@@ -43,7 +38,7 @@ def write_whole(path: Path, image: bytes, *, overwrite: bool) -> None:
 
 
 def write_all(images: Mapping[Path, bytes], *, overwrite: bool) -> None:
-    """Write files so that, whenever the process dies, each is there whole or not at all; together it takes less time."""
+    """Write files, each as `write_whole` does; together it takes less time."""
     parts = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in images}
     path = next(iter(images))
     try:
@@ -77,7 +72,7 @@ def write_all(images: Mapping[Path, bytes], *, overwrite: bool) -> None:
 
 
 def _link(part: Path, path: Path) -> None:
-    """Unlike a rename, a link never replaces a file that appeared in the meantime; some filesystems have none."""
+    """Give a file its name by a link, which never replaces a file that appeared meanwhile; some filesystems have none."""
     try:
         os.link(part, path)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What made a file: versions, machine, time, command."""
+"""Provenance of a file: versions, machine, time, command."""
 
 import functools
 import json
@@ -16,8 +16,8 @@ import numpy as np
 from mdsens.common.version import VERSION
 
 
-def made_with() -> dict[str, Any]:
-    """Versions, platform and time, for a result's provenance."""
+def current_provenance() -> dict[str, Any]:
+    """Return versions (a dict by package), platform and time, as a result that is made now states them."""
     return {**_machine(), "created": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
 
 
@@ -31,9 +31,10 @@ def _machine() -> dict[str, Any]:
     return {"versions": {"mdsens": VERSION, **versions, "python": platform.python_version()}, "platform": platform.platform()}
 
 
-def write_provenance(file: Any) -> None:
-    made = made_with()
+def write_provenance(file: h5py.File) -> None:
+    """Write the group `/provenance`: its attributes are versions (JSON), platform, created, devices, command."""
+    now = current_provenance()
     devices = ", ".join(str(device) for device in jax.devices())
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    more = {"versions": json.dumps(made["versions"]), "devices": devices, "command": command}
-    file.create_group("provenance").attrs.update({**made, **more})
+    versions = json.dumps(now["versions"])
+    file.create_group("provenance").attrs.update({**now, "versions": versions, "devices": devices, "command": command})

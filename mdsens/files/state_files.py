@@ -1,16 +1,16 @@
-"""HDF5 in and out: one file a result, H5MD 1.1 (de Buyl, Colberg, Höfling, Comput. Phys. Commun. 185, 1546 (2014)).
+"""Results in HDF5: one file a result, H5MD 1.1 (de Buyl, Colberg, Höfling, Comput. Phys. Commun. 185, 1546 (2014)).
 
     /h5md                               version, creator
     /particles/atoms/position           step, time, value (1, N, dim)
     /particles/atoms/{species,mass,frozen,box}
     /parameters/potential/<parameter>   a group where a parameter depends on the species
     /observables/{potential_energy,maximum_force}
-    /equilibrium                        attributes: status, steps, solver, what the cell was relaxed to, curvature
-    /equilibrium/constraints            those that were given, with their references and multipliers
+    /equilibrium                        attributes: status, steps, solver, cell, load, index; the group curvature
+    /equilibrium/constraints            those of `relax`, with their references and multipliers
     /sensitivity/positions/<parameter>  (N, dim, *θ.shape); the certificate as attributes of /sensitivity
     /sensitivity/cell/<parameter>       (dim, dim, *θ.shape), where the cell is free
     /provenance                         attributes: versions, platform, devices, time, command
-    /states/<name or number>            of several states each: all of the above but /h5md and /provenance
+    /states/<number>                    each of several states: all of the above but /h5md and /provenance
 
 A file is complete or absent: it is built in memory, written beside its place, synced and renamed.
 """
@@ -20,7 +20,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import jax
@@ -53,21 +53,30 @@ from mdsens.structures.system import System
 FORMAT = 1
 """Version of the layout, raised when old files can no longer be read as they are."""
 
-
+P = TypeVar("P", bound=Potential)
+Stored = tuple[Equilibrium, Sensitivity | None]
 States = Equilibrium | Mapping[str, Equilibrium] | Sequence[Equilibrium]
+Sensitivities = Sensitivity | Mapping[str, Sensitivity | None] | Sequence[Sensitivity | None] | None
 
 
 @suggest_names
-def save(path: str | Path, eq: States, sensitivity: Any = None, *, overwrite: bool = False) -> Path:
+def save(path: str | Path, eq: States, sensitivity: Sensitivities = None, *, overwrite: bool = False) -> Path:
     """Write an equilibrium, and its sensitivity if there is one, to an HDF5 file; or several.
 
     Args:
         eq: an equilibrium, a list of them, or a dict by name.
-        sensitivity: its sensitivity or None; of several a list or a dict as `eq` is, with None or nothing where there is none.
+        sensitivity: its sensitivity or None; for several a list or a dict as `eq` is, with None or nothing where there is none.
+
+    Returns:
+        The path.
 
     Raises:
         StoreError: the file exists (`overwrite=True` replaces it), its folder doesn't, or it cannot be written.
-        InputError: what was given is no equilibrium and sensitivity.
+        InputError: arguments that are no equilibrium and sensitivity.
+
+    Example:
+        ms.save("vacancy.h5", eq, ms.sensitivity(eq))
+        eq, S = ms.load("vacancy.h5")
     """
     states = _states(eq, sensitivity) if isinstance(path, str | os.PathLike) else _states(None, None)
     path = Path(path)
@@ -91,28 +100,24 @@ def save(path: str | Path, eq: States, sensitivity: Any = None, *, overwrite: bo
     return path
 
 
-def _states(eq: Any, sensitivity: Any) -> dict[str, tuple[Equilibrium, Sensitivity | None]]:
-    """States and their sensitivities by name; one has none."""
-    given = sensitivity
+def _states(eq: Any, sensitivity: Any) -> dict[str, Stored]:
+    """Return states and their sensitivities by name, checked; the name of a single state is empty."""
+    if isinstance(eq, Equilibrium):
+        eq, sensitivity = {"": eq}, {"": sensitivity}
+    elif isinstance(eq, Sequence) and not isinstance(eq, str):
+        sensitivity = [None] * len(eq) if sensitivity is None else sensitivity
+        if isinstance(sensitivity, Sequence) and len(sensitivity) == len(eq):
+            eq, sensitivity = ({str(k): item for k, item in enumerate(items)} for items in (eq, sensitivity))
+    sensitivity = {} if sensitivity is None else sensitivity
     if (
-        isinstance(eq, Sequence)
-        and not isinstance(eq, str)
-        and (given is None or (isinstance(given, Sequence) and len(given) == len(eq)))
-    ):
-        given = {} if given is None else {str(k): one for k, one in enumerate(given)}
-        eq = {str(k): one for k, one in enumerate(eq)}
-    elif isinstance(eq, Equilibrium):
-        eq, given = {"": eq}, {"": given}
-    given = {} if given is None else given
-    if (
-        not (eq and isinstance(eq, Mapping) and isinstance(given, Mapping) and set(given) <= set(eq))
-        or not all(isinstance(name, str) and isinstance(one, Equilibrium) for name, one in eq.items())
-        or not all(isinstance(one, Sensitivity | None) for one in given.values())
+        not (eq and isinstance(eq, Mapping) and isinstance(sensitivity, Mapping) and set(sensitivity) <= set(eq))
+        or not all(isinstance(name, str) and isinstance(state, Equilibrium) for name, state in eq.items())
+        or not all(isinstance(derivative, Sensitivity | None) for derivative in sensitivity.values())
     ):
         raise InputError("save wants an Equilibrium and a Sensitivity, or lists or dicts of them by name: ms.save(path, eq, S).")
-    if not all(one.is_as_relaxed for one in eq.values()):
+    if not all(state.is_as_relaxed for state in eq.values()):
         raise InputError("Something of this equilibrium was replaced after it was relaxed: relax it again, eq.again(potential).")
-    return {name: (one, given.get(name)) for name, one in eq.items()}
+    return {name: (state, sensitivity.get(name)) for name, state in eq.items()}
 
 
 @suggest_names
@@ -120,13 +125,13 @@ def load(path: str | Path, *, potential: Potential | None = None, constraints: S
     """Read what `save` wrote, bit for bit.
 
     Args:
-        potential: one of the class that was saved, for a class that is not mdsens's own; its parameters' values are
+        potential: a potential of the class that was saved, where that is not mdsens's own; the values of its parameters are
             taken from the file.
-        constraints: those that were given to `relax`, where they have functions, which no file keeps.
+        constraints: those of `relax`, where they have functions, which no file keeps.
 
     Returns:
-        `(equilibrium, sensitivity)`; the sensitivity is None if none was saved. Of several states a list or a dict of such
-        pairs, as they were given to `save`.
+        `(equilibrium, sensitivity)`; the sensitivity is None if none was saved. For several states a list or a dict of such
+        pairs, as `save` got them.
 
     Raises:
         StoreError: no such file, not one of mdsens's, damaged or changed, or one that needs `potential` or `constraints`.
@@ -135,8 +140,8 @@ def load(path: str | Path, *, potential: Potential | None = None, constraints: S
     return states[""] if named is None else (states if named else [*states.values()])
 
 
-def load_one(path: str | Path) -> tuple[Equilibrium, Sensitivity | None]:
-    """What a file holds of one state; raises as `load`, and StoreError where it holds several."""
+def load_one(path: str | Path) -> Stored:
+    """Read a file of one state; raise as `load`, and StoreError where it holds several."""
     states, named = _load(Path(path), None, ())
     if named is not None:
         raise StoreError(
@@ -145,8 +150,8 @@ def load_one(path: str | Path) -> tuple[Equilibrium, Sensitivity | None]:
     return states[""]
 
 
-def _load(path: Path, potential: Any, constraints: Any) -> tuple[dict[str, tuple[Equilibrium, Sensitivity | None]], bool | None]:
-    """States by name, and whether these were given; None for a single one."""
+def _load(path: Path, potential: Potential | None, constraints: Sequence[Constraint]) -> tuple[dict[str, Stored], bool | None]:
+    """Return the states by name, and whether `save` got these names; None for a single state."""
     constraints = [constraints] if isinstance(constraints, Constraint) else list(constraints)
     if potential is not None and not isinstance(potential, Potential):
         raise InputError(f"load wants a potential with any values, of the class that was saved, and not {potential!r:.80}.")
@@ -162,33 +167,29 @@ def _load(path: Path, potential: Any, constraints: Any) -> tuple[dict[str, tuple
             group = file["states"]
             names = [str(name) for name in attribute(group, "names")]
             states = {name: _read(group[str(k)], path, potential, constraints) for k, name in enumerate(names)}
-            found: tuple[Any, bool | None] = states, bool(group.attrs["named"])
+            named = bool(group.attrs["named"])
         else:
-            found = {"": _read(file, path, potential, constraints)}, None
-        # Behind what says more exactly what is wrong; older files have none.
+            states, named = {"": _read(file, path, potential, constraints)}, None
+        # After the checks that say more exactly what is wrong; older files have none.
         written = file["h5md/creator"].attrs.get("checksum")
         if written is not None and str(written) != checksum(file):
             raise StoreError(f"{str(path)!r} was changed after mdsens wrote it: take the original, or relax again.")
-        return found
+        return states, named
 
 
-def provenance_of(path: Path) -> dict[str, Any]:
-    """What a stored result was made with: versions, platform, devices, time, command.
-
-    Raises:
-        StoreError: it is not one of mdsens's files.
-    """
+def read_provenance(path: Path) -> dict[str, Any]:
+    """Read what a result was made with: versions (a dict), platform, devices, time, command; raise StoreError as `load`."""
     with open_untrusted(path, "result of mdsens that says what it was made with") as file:
         _check_ours(file, path)
-        found = {key: str(value) for key, value in file["provenance"].attrs.items()}
-        return {**found, "versions": json.loads(found["versions"])}
+        entries = {key: str(value) for key, value in file["provenance"].attrs.items()}
+        return {**entries, "versions": json.loads(entries["versions"])}
 
 
 # Writing
 
 
-def _write(file: Any, eq: Equilibrium, sensitivity: Any) -> None:
-    """Write one state; `file` may be a group."""
+def _write(file: h5py.Group, eq: Equilibrium, sensitivity: Sensitivity | None) -> None:
+    """Write one state into a file or a group."""
     _write_particles(file, eq.system)
     group = file.create_group("parameters/potential")
     group.attrs["class"] = type(eq.potential).__name__
@@ -200,29 +201,33 @@ def _write(file: Any, eq: Equilibrium, sensitivity: Any) -> None:
         _write_element(file, f"observables/{name}", np.array([number]), unit)
     state = file.create_group("equilibrium")
     state.attrs.update({"status": eq.status.name, "message": eq.status.value, "steps": eq.steps, "solver": eq.solver})
-    state.attrs.update({"cell": json.dumps(eq.cell), "load": json.dumps(eq.load), "index": eq.index})
-    state.attrs["stress_error"] = eq.stress_error
+    cell, load = json.dumps(eq.cell), json.dumps(eq.load)
+    state.attrs.update({"cell": cell, "load": load, "index": eq.index, "stress_error": eq.stress_error})
     if eq.spectrum is not None:
         write_record(state.create_group("curvature"), eq.spectrum)
     if eq.constraints is not None:
         write_constraints(state.create_group("constraints"), eq.constraints, eq.multipliers)
     if sensitivity is not None:
         group = file.create_group("sensitivity")
-        for name in ("positions", "cell"):
+        for name, axis in (("positions", "atom"), ("cell", "vector")):
             if (derivative := getattr(sensitivity, name)) is not None:
                 _write_tree(group.create_group(name), derivative, "Angstrom")
-                _name_derivatives(group, group[name], "atom" if name == "positions" else "vector", sensitivity)
+                for path in parameter_paths(derivative):
+                    dataset = group[f"{name}/{path.replace('.', '/')}"]
+                    axes = (axis, "space", *(f"{path}_{k}" for k in range(dataset.ndim - 2)))
+                    name_axes(dataset, axes, group, {"space": "xyz"[: dataset.shape[1]]})
         write_record(group, sensitivity.certificate)
 
 
-def write_h5md(file: Any) -> None:
+def write_h5md(file: h5py.File) -> None:
+    """Write the group `/h5md`: version of H5MD, author, creator."""
     group = file.create_group("h5md")
     group.attrs["version"] = np.array([1, 1], dtype=np.int32)
     group.create_group("author").attrs["name"] = os.environ.get("USER", "unknown")
     group.create_group("creator").attrs.update({"name": "mdsens", "version": VERSION, "format": FORMAT})
 
 
-def _write_particles(file: Any, system: System) -> None:
+def _write_particles(file: h5py.Group, system: System) -> None:
     atoms = file.create_group("particles/atoms")
     labels = {"space": "xyz"[: system.dim]}
     position = _write_element(atoms, "position", np.asarray(system.positions)[None], "Angstrom")
@@ -242,7 +247,8 @@ def _write_particles(file: Any, system: System) -> None:
         name_axes(atoms[name], ("atom",), atoms)
 
 
-def _write_element(group: Any, name: str, value: Any, unit: Any) -> Any:
+def _write_element(group: h5py.Group, name: str, value: np.ndarray, unit: str) -> h5py.Dataset:
+    """Write an element of H5MD, with one step; return its values."""
     element = group.create_group(name)
     dataset = element.create_dataset("value", data=value, fletcher32=True, chunks=value.shape)
     name_unit(dataset, unit)
@@ -253,31 +259,25 @@ def _write_element(group: Any, name: str, value: Any, unit: Any) -> Any:
     return dataset
 
 
-def _write_tree(group: Any, tree: Any, of: str | None = None) -> None:
-    """The leaves of a potential-shaped tree, with the parameters' units, or `of` over them, where they are known."""
+def _write_tree(group: h5py.Group, tree: Potential, numerator: str | None = None) -> None:
+    """Write the leaves of a potential-shaped tree, with the parameters' units, or `numerator` per these, where they are known."""
     for path, leaf in zip(parameter_paths(tree), jax.tree.leaves(tree), strict=True):
         dataset = group.create_dataset(path.replace(".", "/"), data=np.asarray(leaf))
         unit = tree.unit_of(path)
         if unit is not None:
-            name_unit(dataset, unit if of is None else derivative_unit(of, unit))
-
-
-def _name_derivatives(group: Any, part: Any, first: Any, sensitivity: Any) -> None:
-    for path in parameter_paths(getattr(sensitivity, part.name.rpartition("/")[2])):
-        dataset = part[path.replace(".", "/")]
-        axes = (first, "space", *(f"{path}_{k}" for k in range(dataset.ndim - 2)))
-        name_axes(dataset, axes, group, {"space": "xyz"[: dataset.shape[1]]})
+            name_unit(dataset, unit if numerator is None else derivative_unit(numerator, unit))
 
 
 def _settings(potential: Potential) -> str:
-    # What is no plain value (a function, say) is only named: `load` needs a potential then.
+    # A setting that is no plain value (a function, say) is only named: `load` needs a potential then.
     return json.dumps(potential.stored_settings(), sort_keys=True, default=lambda value: f"<{type(value).__name__}>")
 
 
 # Reading
 
 
-def _check_ours(file: Any, path: Path) -> None:
+def _check_ours(file: h5py.File, path: Path) -> None:
+    """Raise StoreError where a file is another program's, of a newer layout, or harmful."""
     creator = file["h5md/creator"].attrs.get("name") if "h5md/creator" in file else None
     if creator != "mdsens":
         by = f"; its creator is {creator!r}" if creator else ""
@@ -289,45 +289,49 @@ def _check_ours(file: Any, path: Path) -> None:
     check_harmless(file, path)
 
 
-def _read(file: Any, path: Path, template: Any, given: Any) -> tuple[Equilibrium, Sensitivity | None]:
+def _read(file: h5py.Group, path: Path, template: Potential | None, constraints: Sequence[Constraint]) -> Stored:
+    """Read one state from a file or a group."""
     system = _read_system(file["particles/atoms"])
     potential = _read_potential(file["parameters/potential"], path, template)
-    state = file["equilibrium"].attrs
-    spectrum = _read_spectrum(file["equilibrium"])
+    state, spectrum = file["equilibrium"].attrs, file["equilibrium"].get("curvature")
+    # Older files do not have all of it: it is computed again where it is needed.
+    whole = spectrum is not None and all(has_attribute(spectrum, field.name) for field in dataclasses.fields(Spectrum))
     cell = nested(json.loads(state.get("cell", '"fixed"')))
     # Files of version 0.1 called it the pressure, which was 0 at a fixed cell.
     load = nested(json.loads(state.get("load", state.get("pressure", "0.0"))))
-    held = read_constraints(file["equilibrium/constraints"], path, given, system) if "equilibrium/constraints" in file else {}
+    stored = file["equilibrium"].get("constraints")
+    bound, multipliers = (None, None) if stored is None else read_constraints(stored, path, constraints, system)
     eq = Equilibrium(
-        listed_tightly(system, potential).as_held(bool(held) and held["constraints"].hold),
+        listed_tightly(system, potential).as_held(bound is not None and bound.hold),
         potential,
         float(file["observables/potential_energy/value"][0]),
         float(file["observables/maximum_force/value"][0]),
         int(state["steps"]),
         Status[state["status"]],
-        spectrum,
+        read_record(Spectrum, spectrum) if whole else None,
         str(state["solver"]),
         cell=cell,
         load=None if cell == "fixed" else load,
         stress_error=float(state.get("stress_error", 0.0)),
         index=int(state.get("index", 0)),
-        **held,
+        constraints=bound,
+        multipliers=multipliers,
     ).as_made()
     if "sensitivity" not in file:
         return eq, None
     group = file["sensitivity"]
-    positions = _read_derivative(group["positions"], potential)
     cell = _read_derivative(group["cell"], potential) if "cell" in group else None
-    return eq, Sensitivity(positions, cell, read_record(Certificate, group), potential)
+    return eq, Sensitivity(_read_derivative(group["positions"], potential), cell, read_record(Certificate, group), potential)
 
 
-def _read_derivative(group: Any, potential: Potential) -> Any:
+def _read_derivative(group: h5py.Group, potential: P) -> P:
+    """Read derivatives, in a tree of the potential's form."""
     names = [leaf.replace(".", "/") for leaf in parameter_paths(potential)]
     leaves = [jnp.asarray(group[name][()]) if name in group else None for name in names]
     return jax.tree.unflatten(jax.tree.structure(potential), leaves)
 
 
-def _read_system(atoms: Any) -> System:
+def _read_system(atoms: h5py.Group) -> System:
     box, species = atoms["box"], atoms["species"]
     labels = [str(label) for label in attribute(species, "labels")]
     positions = atoms["position/value"][0]
@@ -342,17 +346,19 @@ def _read_system(atoms: Any) -> System:
     )
 
 
-def _read_potential(group: Any, path: Path, template: Any) -> Potential:
+def _read_potential(group: h5py.Group, path: Path, template: Potential | None) -> Potential:
+    """Read a potential of mdsens's own, or of the template's class."""
     name, static = str(group.attrs["class"]), json.loads(group.attrs["static"])
     if template is None:
-        if foreign := [one for one in _classes(name, static) if one not in SHIPPED]:
+        if foreign := [cls for cls in _classes(name, static) if cls not in SHIPPED]:
             raise StoreError(
                 f"{str(path)!r} was made with the potential {foreign[0]}, which is not mdsens's own: give one, "
                 f"load(path, potential={'ms.JaxMD' if name == 'JaxMDEnergy' else name}(...)); "
                 "its parameters' values are then taken from the file."
             )
-        potential = SHIPPED[name].from_stored(_read_parameters(group), static, SHIPPED)
-        dtype = min((leaf.dtype for leaf in _datasets(group)), key=lambda dtype: dtype.itemsize, default=np.dtype(np.float64))
+        dtypes: list[np.dtype] = []
+        potential = SHIPPED[name].from_stored(_read_parameters(group, dtypes), static, SHIPPED)
+        dtype = min(dtypes, key=lambda dtype: dtype.itemsize, default=np.dtype(np.float64))
         return potential if dtype == np.float64 else potential.astype(dtype)
     if type(template).__name__ != name or json.loads(_settings(template)) != static:
         raise StoreError(
@@ -366,31 +372,21 @@ def _read_potential(group: Any, path: Path, template: Any) -> Potential:
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
-def _classes(name: str, static: Any) -> Iterator[Any]:
-    """The classes that a potential is made of."""
+def _classes(name: str, static: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of the classes that a potential is made of."""
     yield name
     if name in ("Sum", "Reparameterised"):
         for inner in static["terms"]:
             yield from _classes(inner["class"], inner["static"])
 
 
-def _read_parameters(group: Any) -> dict[Any, Any]:
-    return {
-        name: _read_parameters(item) if isinstance(item, h5py.Group) else item[()].astype(np.float64)
-        for name, item in group.items()
-    }
-
-
-def _datasets(group: Any) -> Iterator[Any]:
-    for item in group.values():
+def _read_parameters(group: h5py.Group, dtypes: list[np.dtype]) -> dict[str, Any]:
+    """Read parameters in 64 bits, and append the types in which they are stored."""
+    values = {}
+    for name, item in group.items():
         if isinstance(item, h5py.Group):
-            yield from _datasets(item)
+            values[name] = _read_parameters(item, dtypes)
         else:
-            yield item
-
-
-def _read_spectrum(group: Any) -> Spectrum | None:
-    """None where an older file does not have all of it: it is computed again where it is needed."""
-    known = group.get("curvature")
-    whole = known is not None and all(has_attribute(known, field.name) for field in dataclasses.fields(Spectrum))
-    return read_record(Spectrum, known) if whole else None
+            dtypes.append(item.dtype)
+            values[name] = item[()].astype(np.float64)
+    return values

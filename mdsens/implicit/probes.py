@@ -33,7 +33,7 @@ KINK_SHARE = 1e-2
 """Share of a slope that its two sides differ by at a kink, at least."""
 
 STEP_RATIO = 4.0
-"""Ratio of three steps, each to the next: the difference of the two sides falls by its square for a smooth function, by itself at a
+"""Ratio of each of three steps to the next: the two sides' difference falls by its square for a smooth function, by itself at a
 kink."""
 
 FAULTS = (

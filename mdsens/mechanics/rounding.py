@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
@@ -40,4 +39,4 @@ def _nudged(system: System, rng: Any) -> System:
         return system.with_positions(moved)
     strain = rng.normal(size=(dim, dim))
     larger = np.eye(dim) + SLIGHT * (strain + strain.T)
-    return eqx.tree_at(lambda s: (s.positions, s.cell), system, (moved @ larger, np.asarray(system.cell) @ larger))
+    return system.with_positions(moved).deformed(larger)

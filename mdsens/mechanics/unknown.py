@@ -97,12 +97,8 @@ class Reference(eqx.Module):
     def place(self, z: Any) -> System:
         """The system at z; frozen atoms ride with the cell."""
         z = as_unknown(z)
-        if self.freedom is None:
-            return self.system.with_positions(z.positions)
-        assert self.system.cell is not None
-        deformation = self.freedom.deformation(z.strain)
-        where = lambda s: (s.positions, s.cell)  # noqa: E731
-        return eqx.tree_at(where, self.system, (z.positions @ deformation, self.system.cell @ deformation))
+        system = self.system.with_positions(z.positions)
+        return system if self.freedom is None else system.deformed(self.freedom.deformation(z.strain))
 
     def unknown_of(self, system: System) -> Any:
         """The z of another state of the same atoms, whose cell the freedom can reach."""

@@ -1,8 +1,8 @@
-"""What distant charges add to dynamical matrices: Ewald's reciprocal sum at a wave vector.
+"""The term of distant charges in dynamical matrices: Ewald's reciprocal sum at a wave vector.
 
     Φ_ia,jb(q) = k z_i z_j 4π/V Σ_G K_a K_b/K² exp(-K²/4α²) exp(iK·(x_i - x_j)) - δ_ij Σ_l Φ_ia,lb(0),     K = G + q,
 
-where G = 0 is left out at Γ. What it adds there depends on the direction that q comes from: the field of a longitudinal wave,
+where G = 0 is left out at Γ. Its limit there depends on the direction that q comes from: the field of a longitudinal wave,
 
     k z_i z_j 4π/V n_a n_b,     n = q/|q|.
 
@@ -22,11 +22,12 @@ class ChargeWaves(eqx.Module):
     """The charges of a crystal and the waves of their sum; blocks are `(N, N, dim, dim)` [eV/Å²].
 
     Attributes:
-        charge: √k z [(eV Å)^½]. net: their sum, exactly 0 where the cell is neutral.
-        positions: [Å].
+        charge: √k z [(eV Å)^½].
+        net: the sum of the charges, exactly 0 where the cell is neutral.
+        positions: of the atoms [Å].
         lattice: rows of the reciprocal lattice, with 2π [1/Å].
-        volume: [Å³].
-        waves: G, in units of these rows; none of both signs.
+        volume: of the cell [Å³].
+        waves: G, in units of these rows; one of G and -G.
         width: 2α [1/Å].
         field: n, the direction from which q comes to Γ, of length 1; None for no macroscopic field there.
     """
@@ -41,38 +42,37 @@ class ChargeWaves(eqx.Module):
     field: Float[Array, " dim"] | None
 
     def at_gamma(self) -> Float[Array, "atoms atoms dim dim"]:
-        """Φ(0)."""
+        """Return Φ(0)."""
         G = self.waves @ self.lattice
         # Each wave stands for its opposite too.
-        pairs = self._weighted(2.0 * jnp.real(self._summed(G, self._share(G))))
+        pairs = self._times_charges(2.0 * jnp.real(self._sum(G, self._weights(G))))
         n = len(self.charge)
         return pairs.at[jnp.arange(n), jnp.arange(n)].add(-jnp.sum(pairs, axis=1))
 
     def change(self, q: Float[Array, " dim"]) -> Complex[Array, "atoms atoms dim dim"]:
-        """Φ(q) - Φ(0), q in units of the reciprocal lattice, without a field at Γ."""
-        q = self._reduced(q)
-        G = self._signed()
-
+        """Return Φ(q) - Φ(0), q in units of the reciprocal lattice, without a field at Γ."""
+        q = self._nearest_gamma(q)
+        G = self._both_signs()
         K = jnp.concatenate([G + q, q[None]])
-        share = self._share(K) * jnp.append(self._share(G) > 0.0, True)
-        return self._weighted(self._summed(K, share) - self._summed(G, self._share(G)))
+        weights = self._weights(K) * jnp.append(self._weights(G) > 0.0, True)
+        return self._times_charges(self._sum(K, weights) - self._sum(G, self._weights(G)))
 
-    def of_field(self, q: Float[Array, " dim"]) -> Float[Array, "atoms atoms dim dim"]:
-        """What the field along its direction adds at Γ itself; nothing elsewhere, where Φ(q) has it."""
+    def field_term(self, q: Float[Array, " dim"]) -> Float[Array, "atoms atoms dim dim"]:
+        """Return the term of the field along its direction at Γ itself; 0 elsewhere, where Φ(q) has it."""
         n = jnp.zeros(self.positions.shape[1]) if self.field is None else self.field
-        return self._weighted(jnp.where(jnp.any(self._reduced(q) != 0.0), 0.0, n[:, None] * n))
+        return self._times_charges(jnp.where(jnp.any(self._nearest_gamma(q) != 0.0), 0.0, n[:, None] * n))
 
-    def between(self, q: Float[Array, " dim"]) -> Float[Array, "dim dim"]:
-        """Σ_ij of the same, to the digits that it has, however small q is: differences of waves without their sum."""
-        q = self._reduced(q)
-        G = self._signed()
+    def acoustic_sum(self, q: Float[Array, " dim"]) -> Float[Array, "dim dim"]:
+        """Return Σ_ij Φ_ij(q) - Φ_ij(0), by differences of waves, so that it keeps its digits however small q is."""
+        q = self._nearest_gamma(q)
+        G = self._both_signs()
         still = jnp.exp(1j * (G @ self.positions.T))
         angle = self.positions @ q
         turn = -2.0 * jnp.sin(0.5 * angle) ** 2 + 1j * jnp.sin(angle)
         before, moved = still @ self.charge, still @ (self.charge * turn)
         square = jnp.real(before * before.conj())
         rise = 2.0 * jnp.real(before.conj() * moved) + jnp.real(moved * moved.conj())
-        K, share = G + q, self._share(G)
+        K, share = G + q, self._weights(G)
         step = 2.0 * G @ q + q @ q
         G2, K2 = jnp.sum(G * G, axis=1), jnp.sum(K * K, axis=1)
         used = G2 > 0.0
@@ -82,45 +82,45 @@ class ChargeWaves(eqx.Module):
         weights = (wider * (square + rise) + share * rise)[:, None, None]
         waves = weights * K[:, :, None] * K[:, None] + (share * square)[:, None, None] * outer
         total = self.charge @ turn + self.net
-        first = self._share(q[None])[0] * jnp.real(total * total.conj()) * q[:, None] * q
+        first = self._weights(q[None])[0] * jnp.real(total * total.conj()) * q[:, None] * q
         half = len(G) // 2
         return 4.0 * jnp.pi / self.volume * (jnp.sum(waves[:half] + waves[half:], axis=0) + first)
 
     @property
     def size(self) -> Float[Array, "atoms atoms"]:
-        """Of the blocks, about, at all q."""
+        """The approximate size of the blocks, at all q."""
         lengths = jnp.linalg.norm(self.at_gamma(), axis=(2, 3))
         return lengths + 4.0 * jnp.pi / self.volume * jnp.abs(self.charge[:, None] * self.charge)
 
-    def _reduced(self, q: Array) -> Array:
-        """The one of its equals that is nearest Γ [1/Å]."""
+    def _nearest_gamma(self, q: Array) -> Array:
+        """The equivalent of q that is nearest Γ [1/Å]."""
         return (q - jnp.round(q)) @ self.lattice
 
-    def _signed(self) -> Array:
+    def _both_signs(self) -> Array:
         G = self.waves @ self.lattice
         return jnp.concatenate([G, -G])
 
-    def _share(self, K: Array) -> Array:
-        """exp(-K²/4α²)/K²; 0 for K = 0, as which places that are not used stand there."""
+    def _weights(self, K: Array) -> Array:
+        """exp(-K²/4α²)/K²; 0 for K = 0, which marks unused places of the list."""
         squares = jnp.sum(K * K, axis=1)
         used = squares > 0.0
         return jnp.where(used, jnp.exp(-squares / self.width**2) / jnp.where(used, squares, 1.0), 0.0)
 
-    def _summed(self, K: Array, share: Array) -> Complex[Array, "atoms atoms dim dim"]:
-        """Σ_K K K exp(iK·(x_i - x_j)) of some shares."""
+    def _sum(self, K: Array, weights: Array) -> Complex[Array, "atoms atoms dim dim"]:
+        """Σ_K w K K exp(iK·(x_i - x_j)), with weights w."""
         n, dim = self.positions.shape
         along = (jnp.exp(1j * (K @ self.positions.T))[:, :, None] * K[:, None, :]).reshape(len(K), n * dim)
-        return jnp.swapaxes(((share[:, None] * along).T @ along.conj()).reshape(n, dim, n, dim), 1, 2)
+        return jnp.swapaxes(((weights[:, None] * along).T @ along.conj()).reshape(n, dim, n, dim), 1, 2)
 
-    def _weighted(self, pairs: Array) -> Array:
+    def _times_charges(self, pairs: Array) -> Array:
         return 4.0 * jnp.pi / self.volume * (self.charge[:, None] * self.charge)[:, :, None, None] * pairs
 
 
 def charge_waves(potential: Ewald, system: System, direction: Float[Array, " dim"] | None) -> ChargeWaves:
-    """Those of a term, from its own list; pure JAX.
+    """Return the charges and waves of an Ewald term, from its own list; pure JAX.
 
     Args:
-        direction: from which q comes to Γ, in units of the reciprocal lattice.
+        direction: the direction from which q comes to Γ, in units of the reciprocal lattice.
     """
     rows, volume = reciprocal_rows(system.cell)
     lattice = 2.0 * jnp.pi * rows

@@ -1,7 +1,6 @@
-"""Which amounts of reference structures have the composition of a structure."""
+"""Amounts of reference structures that have the composition of a structure."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,17 +9,17 @@ from jaxtyping import Array, Float
 from mdsens.common.errors import InputError
 from mdsens.structures.system import System, is_concrete
 
-BALANCED = 1e-9
+IMBALANCE = 1e-9
 """Share of an atom, and of the references' largest singular value, that counts as zero."""
 
 
 def reference_amounts(system: System, references: Sequence[System], name: str) -> Float[Array, " references"]:
-    """Numbers x of copies of each reference with Σ_r x_r n_r = n for every species, n being numbers of atoms.
+    """Return the number of copies x_r of each reference with Σ_r x_r n_r = n for every species, n being numbers of atoms.
 
     Inside `jit` numbers of atoms have no values, and amounts that do not balance are NaN.
 
     Args:
-        name: of the observable, for its messages.
+        name: name of the observable, for messages.
 
     Raises:
         InputError: a species that no reference has, more references than species, or amounts that cannot be found.
@@ -36,9 +35,9 @@ def reference_amounts(system: System, references: Sequence[System], name: str) -
     matrix = jnp.stack([_counts(reference, labels) for reference in references], axis=1)
     atoms = _counts(system, labels)
     amounts = jnp.linalg.pinv(matrix) @ atoms
-    balanced = jnp.max(jnp.abs(matrix @ amounts - atoms)) < BALANCED * len(system)
+    balanced = jnp.max(jnp.abs(matrix @ amounts - atoms)) < IMBALANCE * len(system)
     singular = jnp.linalg.svd(matrix, compute_uv=False)
-    unique = singular[-1] > BALANCED * singular[0]
+    unique = singular[-1] > IMBALANCE * singular[0]
     if is_concrete(matrix, atoms):
         if not unique:
             raise InputError(f"{name} has references of the same composition: leave one out.")
@@ -50,18 +49,15 @@ def reference_amounts(system: System, references: Sequence[System], name: str) -
     return jnp.where(balanced & unique, amounts, jnp.nan).astype(system.positions.dtype)
 
 
-def state_named(states: Any, state: str, name: str) -> System:
-    """One of several states that an observable is asked about together.
-
-    Raises:
-        InputError: it is not there.
-    """
+def state_named(states: Mapping[str, System], state: str, name: str) -> System:
+    """Return one of an observable's states; raise InputError where it is missing."""
     if not isinstance(states, Mapping) or state not in states:
-        given = ", ".join(map(repr, states)) if isinstance(states, Mapping) else type(states).__name__
-        raise InputError(f"{name} wants a dict of states with the key {state!r}, not {given}.")
+        argument = ", ".join(map(repr, states)) if isinstance(states, Mapping) else type(states).__name__
+        raise InputError(f"{name} wants a dict of states with the key {state!r}, not {argument}.")
     return states[state]
 
 
-def _counts(system: System, labels: Any) -> Array:
+def _counts(system: System, labels: Sequence[str]) -> Float[Array, " labels"]:
+    """Numbers of atoms of each label."""
     codes = jnp.asarray([system.labels.index(label) if label in system.labels else -1 for label in labels])
     return jnp.sum(system.species[None, :] == codes[:, None], axis=1).astype(jnp.result_type(float))

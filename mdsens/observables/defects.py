@@ -1,6 +1,6 @@
 """Volumes and elastic dipoles of point defects.
 
-Each of them compares a state "defect" with a state "bulk": `value_and_gradient(g, {"defect": eq, "bulk": crystal})`.
+Each compares a state "defect" with a state "bulk": `ms.value_and_gradient(g, {"defect": eq, "bulk": crystal})`.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,15 +21,15 @@ from mdsens.observables.energetics import other_states
 from mdsens.potentials.base import Potential
 from mdsens.structures.system import System, is_concrete
 
-SAME_LATTICE = 1e-6
-"""How far the multiples of bulk cell vectors that make the defect's cell may be from integers."""
+LATTICE_MISFIT = 1e-6
+"""Distance from integers that the multiples of bulk cell vectors in the defect's cell may have."""
 
 
 def formation_volume(states: Mapping[str, System], potential: Potential) -> Float[Array, ""]:
     """Volume of the state "defect" above that of as many atoms of the other states [Å³, in 2-D Å²].
 
     V_f = V_d - (N_d / N_b) V_b, for cells that were relaxed at the same pressure: the derivative of the formation enthalpy
-    in the pressure. Of a vacancy it is the volume of an atom plus the relaxation volume.
+    in the pressure. For a vacancy it is the volume of an atom plus the relaxation volume.
 
     Raises:
         InputError: no state "defect", references that cannot have its composition, or no cell.
@@ -41,7 +41,7 @@ def formation_volume(states: Mapping[str, System], potential: Potential) -> Floa
 
 
 def dipole_tensor(states: Mapping[str, System], potential: Potential) -> Float[Array, "dim dim"]:
-    """Elastic dipole tensor of a defect in a cell that is a supercell of the bulk's [eV].
+    """Elastic dipole tensor of a defect, in a supercell of the bulk's cell [eV].
 
         P_ij = -V_d (σ_ij of "defect" - σ_ij of "bulk"),
 
@@ -55,7 +55,7 @@ def dipole_tensor(states: Mapping[str, System], potential: Potential) -> Float[A
     defect, bulk = (state_named(states, state, "dipole_tensor") for state in ("defect", "bulk"))
     excess = (potential.stress(defect) - potential.stress(bulk)) / stress_unit(defect.dim)
     repeats = jax.lax.stop_gradient(defect.cell @ jnp.linalg.inv(bulk.cell))
-    matches = jnp.max(jnp.abs(repeats - jnp.round(repeats))) < SAME_LATTICE
+    matches = jnp.max(jnp.abs(repeats - jnp.round(repeats))) < LATTICE_MISFIT
     if is_concrete(matches) and not matches:
         raise InputError(
             f"The cell of the defect is no supercell of the bulk's (its vectors are {np.round(repeats, 6).tolist()} of them), so "
@@ -65,7 +65,7 @@ def dipole_tensor(states: Mapping[str, System], potential: Potential) -> Float[A
 
 
 class relaxation_volume(eqx.Module):
-    """`relaxation_volume(elastic_constants)`: by how much a defect makes an unstressed crystal grow [Å³, in 2-D Å²].
+    """`relaxation_volume(elastic_constants)`: growth of an unstressed crystal by a defect [Å³, in 2-D Å²].
 
         ΔV = Σ_ij P_ij S_ijkk,    in a cubic or isotropic crystal tr(P) / (3 K),
 
@@ -73,9 +73,9 @@ class relaxation_volume(eqx.Module):
     Comput. Mater. Sci. 147, 49 (2018).
 
     Args:
-        elastic_constants: the bulk's, a symmetric Voigt matrix `(6, 6)` [GPa], in 2-D `(3, 3)` [eV/Å²]; or an observable that
-            gives them, whose derivative is then counted too. Numbers stay what they are for every potential: in a study that
-            changes it, give the observable.
+        elastic_constants: the bulk's, a symmetric Voigt matrix `(6, 6)` [GPa], in 2-D `(3, 3)` [eV/Å²]; or the observable
+            `elastic_constants`, whose derivative then counts too. A matrix is the same for every potential: in a study that
+            changes the potential, give the observable.
 
     Raises:
         InputError: a matrix of another shape or one that is not positive definite, or as `dipole_tensor`.

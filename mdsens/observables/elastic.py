@@ -14,7 +14,7 @@ J. F. Lutsko, J. Appl. Phys. 65, 2991 (1989), doi:10.1063/1.342716; C. E. Malone
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -40,14 +40,14 @@ from mdsens.structures.system import System, is_concrete
 
 DEFINITIONS = ("stress-strain", "thermodynamic", "energy")
 
-ACROSS = 1e-3
+SHEET_TOLERANCE = 1e-3
 """Share of its stiffness that a sheet may have across its plane, and sine of the angle at which it may be tilted."""
 
-BONDS = 8.0
-"""An atom's stiffness times the square of its distance to others, in units of the energy of a strain for each atom: about."""
+BOND_STIFFNESS = 8.0
+"""Stiffness of an atom times the square of its distance to others, over ∂²U/∂ε² per atom: a typical value."""
 
 SOLVER = CG(rtol=1e-11)
-"""The constants are off by the square of what is left of λ, their derivatives by itself."""
+"""The error of the constants is of second order in that of λ, the error of their derivatives of first order."""
 
 
 @suggest_names
@@ -61,15 +61,15 @@ def elastic_constants(
 ) -> Float[Array, "voigt voigt"]:
     """The elastic constants of a relaxed structure in Voigt's notation.
 
-    They are those of the state as it is, stressed or not, and the forces in it must have been relaxed. Without stress all
-    definitions agree. With σ the stress, η the Lagrangian strain and e_k the unit strains (shears with off-diagonals ½):
+    The state may be stressed, but the forces in it must be relaxed. Without stress all definitions agree.
+    With σ the stress, η the Lagrangian strain and e_k the unit strains (shears with off-diagonals ½):
 
         "energy"           (1/V) ∂²U/∂ε_k∂ε_l at deformation gradients 1 + ε, ε symmetric
         "thermodynamic"    (1/V) ∂²U/∂η_k∂η_l = C^energy_kl - ½ σ:(e_k e_l + e_l e_k)
         "stress-strain"    ∂σ_k/∂ε_l without rotation = C^thermodynamic_kl + σ:(e_k e_l + e_l e_k) - σ_k tr e_l
 
-    The last are Birch's coefficients: they tell how stress answers to strain, sound speeds and stability from there.
-    They are not symmetric where the stress is not hydrostatic.
+    The last are Birch's coefficients, from which the stress after a strain, sound speeds and stability follow. They are not
+    symmetric where the stress is not hydrostatic.
 
     Args:
         relaxed: True for relaxed ions; False if the atoms only follow the strain (clamped ions, the Born term).
@@ -78,8 +78,7 @@ def elastic_constants(
 
     Returns:
         6×6 in the order xx, yy, zz, yz, xz, xy [GPa]; in 2-D 3×3, xx, yy, xy [eV/Å²]; of a sheet 3×3 in its plane, xx, yy, xy
-        for one at a right angle to z [N/m]. Frozen atoms follow the strain, and so do rattlers, which have no part in the
-        energy.
+        for one at a right angle to z [N/m]. Frozen atoms follow the strain, and so do rattlers, which have no energy.
 
     Warns:
         UserWarning: forces are left in the structure.
@@ -87,8 +86,12 @@ def elastic_constants(
     Raises:
         InputError: an unknown definition; a system that is neither a bulk nor a sheet; a structure that is not relaxed or is
             held by constraints; a wrapped jax-md energy, which cannot be strained; what `Potential.energy` refuses.
-        LinearSolveError: the non-affine displacements could not be found: the state is no minimum. (NaN where the values are
-            traced.)
+        LinearSolveError: the solve for the non-affine displacements fails, since the state is no minimum. (NaN where the values
+            are traced.)
+
+    Example:
+        C = ms.observables.elastic_constants(eq.system, eq.potential)
+        dC = ms.jacobian(ms.observables.elastic_constants, eq)
 
     D. C. Wallace, Solid State Physics 25, 301 (1970); T. H. K. Barron, M. L. Klein, Proc. Phys. Soc. 85, 523 (1965).
     """
@@ -97,29 +100,26 @@ def elastic_constants(
     if relaxed:
         check_free(system, "elastic constants of relaxed ions")
     traced = not is_concrete(system.positions, system.cell)
-    # Strains are infinitesimal: a list without a skin is long enough, and short lists are fast.
+    # Strains are infinitesimal: a list without a skin is long enough, and a short list is fast.
     system = potential.prepared(system) if traced else system.with_neighbors(potential, skin=0.0)
-    born, change, unrest, across = _response(system, potential, relaxed, flat)
-    check_rest(unrest, "elastic constants")
-    if is_concrete(across) and across > ACROSS:
+    response = _response(system, potential, relaxed, flat)
+    check_rest(response.unrest, "elastic constants")
+    if is_concrete(response.across) and response.across > SHEET_TOLERANCE:
         raise InputError(
             "The structure is no sheet at a right angle to x, y or z: strains across it cost energy, or its cell vectors are "
             "tilted against it. Turn it, and leave vacuum above it that is wider than the potential's range."
         )
-    found = _by_definition(definition, born, change, 2 if flat else system.dim)
-    if is_concrete(found) and not np.isfinite(found).all():
+    constants = _by_definition(definition, response.curvature, response.stress, 2 if flat else system.dim)
+    if is_concrete(constants) and not np.isfinite(constants).all():
         raise LinearSolveError(
             "The atoms' displacements under strain could not be found, since the Hessian is not positive or is singular beyond "
             "the known zero modes: relax the structure to a minimum first, or ask for relaxed=False."
         )
-    return found
+    return constants
 
 
 def compliance(system: System, potential: Potential, **options: Any) -> Float[Array, "voigt voigt"]:
-    """The inverse of the elastic constants [1/GPa; in 2-D Å²/eV, of a sheet m/N]; shears count twice.
-
-    Options as for `elastic_constants`.
-    """
+    """The inverse of the elastic constants [1/GPa; in 2-D Å²/eV, of a sheet m/N], shears twice; options as for these."""
     return moduli.compliance(elastic_constants(system, potential, **options))
 
 
@@ -157,20 +157,20 @@ def poisson_ratio(
 
 
 def linear_compressibility(system: System, potential: Potential, **options: Any) -> Float[Array, " dim"]:
-    """-d ln(length)/dp along each Cartesian axis [1/GPa; in 2-D Å²/eV, of a sheet m/N]. Their sum is that of the volume."""
+    """Shortening -d ln(length)/dp along each axis [1/GPa; in 2-D Å²/eV, of a sheet m/N]; their sum is the volume's."""
     return moduli.linear_compressibility(elastic_constants(system, potential, **options))
 
 
 def universal_anisotropy(system: System, potential: Potential, **options: Any) -> Float[Array, ""]:
-    """How far the bounds on an untextured polycrystal's moduli lie apart; 0 for an isotropic solid. See `moduli`."""
+    """The distance between the bounds on an untextured polycrystal's moduli; 0 for an isotropic solid. See `moduli`."""
     return moduli.universal_anisotropy(elastic_constants(system, potential, **options))
 
 
 def elastic_stability(system: System, potential: Potential, **options: Any) -> Float[Array, ""]:
-    """The lowest stiffness against homogeneous strain [GPa; in 2-D eV/Å², of a sheet N/m]; stable crystals' is positive.
+    """The lowest stiffness against homogeneous strain [GPa; in 2-D eV/Å², of a sheet N/m]; positive in a stable crystal.
 
-    The lowest eigenvalue of the symmetric part of Birch's coefficients, which holds under stress too (Born's criteria are
-    its form without one). It has a derivative where no second eigenvalue equals it.
+    It is the lowest eigenvalue of the symmetric part of Birch's coefficients, a criterion that holds under stress too (without
+    stress it is Born's). It has a derivative where no second eigenvalue equals it.
 
     J. Wang, J. Li, S. Yip, S. Phillpot, D. Wolf, Phys. Rev. B 52, 12627 (1995), doi:10.1103/PhysRevB.52.12627.
     """
@@ -188,11 +188,12 @@ def _check(system: System, potential: Potential, definition: str) -> None:
 
 
 def is_sheet(system: System, sheet: bool | None) -> bool:
-    """Whether constants of a system are per area of a sheet in three dimensions, unless it is said."""
+    """Return whether elastic constants are per area of a sheet in three dimensions: `sheet`, or by the periodicity."""
     return system.dim == 3 and (sum(system.pbc) == 2 if sheet is None else sheet)
 
 
 def _is_sheet(system: System, sheet: bool | None) -> bool:
+    """Return `is_sheet`; raise InputError for a system that is neither a bulk nor a sheet."""
     missing = system.dim - sum(system.pbc)
     if system.cell is None or missing > (0 if system.dim == 2 or sheet is False else 1):
         raise InputError(
@@ -203,12 +204,11 @@ def _is_sheet(system: System, sheet: bool | None) -> bool:
 
 
 def _by_definition(definition: str, curvature: Array, stress: Array, dim: int) -> Array:
-    """The constants from ∂²U/∂ε_k∂ε_l and ∂U/∂ε_k, both per volume."""
+    """Elastic constants from ∂²U/∂ε_k∂ε_l and ∂U/∂ε_k, both per volume."""
     strains = jnp.asarray(unit_strains(dim), stress.dtype)
     tensor = jnp.tensordot(stress, strains * (2.0 - np.eye(dim)), 1)
     product = jnp.einsum("kab,lbc,ac->kl", strains, strains, tensor)
-    # σ:(e_k e_l + e_l e_k)
-    turning = product + product.T
+    turning = product + product.T  # σ:(e_k e_l + e_l e_k)
     if definition == "energy":
         return curvature
     if definition == "thermodynamic":
@@ -216,31 +216,44 @@ def _by_definition(definition: str, curvature: Array, stress: Array, dim: int) -
     return curvature + 0.5 * turning - jnp.outer(stress, jnp.trace(strains, axis1=1, axis2=2))
 
 
-@eqx.filter_jit
-def _response(system: System, potential: Potential, relaxed: bool, flat: bool) -> tuple[Array, Array, Array, Array]:
-    """∂²U/∂ε_k∂ε_l and ∂U/∂ε_k, both per volume or per area of a sheet; which share of a force that moves atoms far is left; and
-    by which share a sheet is none.
+class _Response(NamedTuple):
+    """Response of the energy to strains, per volume, or per area of a sheet.
+
+    Attributes:
+        curvature: ∂²U/∂ε_k∂ε_l.
+        stress: ∂U/∂ε_k.
+        unrest: the largest force that is left, as a share of one that moves an atom to its neighbour.
+        across: sine of a sheet's tilt, or the share of its stiffness that it has across its plane, the larger; 0 for a bulk.
     """
+
+    curvature: Float[Array, "voigt voigt"]
+    stress: Float[Array, " voigt"]
+    unrest: Float[Array, ""]
+    across: Float[Array, ""]
+
+
+@eqx.filter_jit
+def _response(system: System, potential: Potential, relaxed: bool, flat: bool) -> _Response:
     force, stress = jax.grad(_deformed_energy(system, potential), argnums=(0, 1))(*_undeformed(system))
-    # Nobody else looks at the list of traced positions.
+    # No other check sees the list of traced positions.
     stale = system.neighbors.is_stale(*jax.lax.stop_gradient((system.positions, potential.ranges)))
     curvature = _strain_curvature(system, potential, relaxed)
     size, across = system.volume, jnp.zeros(())
     if flat:
         chosen, size, across = _plane(system, curvature, relaxed)
         curvature, stress = curvature[chosen][:, chosen], stress[chosen]
-    unit = jnp.where(stale | (across > ACROSS), jnp.nan, NEWTON_PER_METRE if flat else stress_unit(system.dim)) / size
+    unit = jnp.where(stale | (across > SHEET_TOLERANCE), jnp.nan, NEWTON_PER_METRE if flat else stress_unit(system.dim)) / size
     unrest = jnp.zeros(())
     if relaxed:
         left = jnp.max(jnp.linalg.norm(jnp.where(system.frozen[:, None], 0.0, force), axis=1))
         apart = jnp.minimum((size / len(system)) ** (1.0 / (2 if flat else system.dim)), jnp.max(potential.ranges))
-        # An atom is held by all its bonds, and a strain stretches a part of them by a part of their length.
-        unrest = jax.lax.stop_gradient(left * apart * len(system) / (BONDS * jnp.max(jnp.abs(curvature))))
-    return jnp.where(unrest > UNRESTED, jnp.nan, unit) * curvature, unit * stress, unrest, across
+        # All bonds of an atom hold it, and a strain stretches a part of them by a part of their length.
+        unrest = jax.lax.stop_gradient(left * apart * len(system) / (BOND_STIFFNESS * jnp.max(jnp.abs(curvature))))
+    return _Response(jnp.where(unrest > UNRESTED, jnp.nan, unit) * curvature, unit * stress, unrest, across)
 
 
 def _plane(system: System, curvature: Array, relaxed: bool) -> tuple[Array, Array, Array]:
-    """Strains in the plane of a sheet, the area of its cell, and by which share it is tilted or stiff across."""
+    """Indices of the strains in the plane of a sheet, the area of its cell, and `_Response.across`."""
     cell = system.cell
     assert cell is not None
     sides = jnp.stack([jnp.cross(cell[k - 2], cell[k - 1]) for k in range(3)])
@@ -267,39 +280,42 @@ def _strain_curvature(system: System, potential: Potential, relaxed: bool) -> Ar
 
 
 @_strain_curvature.defjvp
-def _at_fixed_displacements(relaxed: bool, primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _strain_curvature_jvp(relaxed: bool, primals: Any, tangents: Any) -> tuple[Array, Array]:
     system, potential = primals
-    # Second derivatives go through these, as through all other arguments of the first.
+    # Second derivatives go through the displacements, as through all other arguments of the first.
     displacements = _displacements(system, potential, relaxed)
     state = (tangents[0].positions, tangents[0].cell, tangents[1])
-    # All slopes are found together and do not depend on the direction: many directions, or cotangents, cost as one.
+    # The slopes do not depend on the direction: many directions, or cotangents, cost as much as one.
     slopes = _form_slopes(system, potential, displacements)
     parts = jax.tree.map(lambda slope, tangent: jnp.tensordot(slope, tangent, tangent.ndim), slopes, state)
-    change = _symmetric(sum(jax.tree.leaves(parts)), len(displacements))
-    return _form(system, potential, displacements), change
+    count = len(displacements)
+    rows, columns = np.triu_indices(count)
+    order = np.zeros((count, count), dtype=int)
+    order[rows, columns] = order[columns, rows] = np.arange(len(rows))
+    return _form(system, potential, displacements), jnp.asarray(sum(jax.tree.leaves(parts)))[order]
 
 
 def _displacements(system: System, potential: Potential, relaxed: bool) -> Float[Array, "voigt atoms dim"]:
-    """λ, zero for frozen atoms and rattlers; NaN where the solve fails."""
+    """The non-affine displacements λ, zero for frozen atoms and rattlers; NaN where the solve fails."""
     shape, count = system.positions.shape, len(unit_strains(system.dim))
     if not relaxed:
         return jnp.zeros((count, *shape), system.positions.dtype)
     u, strain = _undeformed(system)
     force = jax.grad(_deformed_energy(system, potential))
     change = jax.lax.map(lambda unit: jax.jvp(lambda s: force(u, s), (strain,), (unit,))[1], jnp.eye(count, dtype=strain.dtype))
-    reference = Reference(system, None)  # type: ignore[arg-type]  # motions are found below
+    reference = Reference(system, None)  # type: ignore[arg-type]  # the null space is computed below
     product = hessian_operator.hessian_operator(system.positions, Landscape(reference, potential))
     null = jax.lax.stop_gradient(_null_space(system, product))
 
     def solve(b: Array) -> Array:
         return linear_solve(product, -b.ravel(), solver=SOLVER, symmetric=True, null_space=null, throw=False)[0]
 
-    # One after the other: the working set of one product fills the cache.
+    # One right-hand side at a time: the working set of one product fills the cache.
     return jax.lax.map(solve, change).reshape(count, *shape)
 
 
-def _null_space(system: System, product: Callable[..., Any]) -> NullSpace:
-    """Frozen atoms and rattlers, and translations of the others where none is frozen."""
+def _null_space(system: System, product: Callable[[Array], Array]) -> NullSpace:
+    """The null space of the Hessian: frozen atoms and rattlers, and translations of the others where none is frozen."""
     forces = lambda v: product(v).reshape(system.positions.shape)  # noqa: E731
     active = ~system.frozen & coupled_atoms(forces, system.positions.ravel())
     free = jnp.where(jnp.any(system.frozen), 0.0, 1.0) / jnp.sqrt(jnp.maximum(jnp.sum(active), 1))
@@ -318,45 +334,31 @@ def _form(system: System, potential: Potential, displacements: Array) -> Float[A
 
 
 def _form_slopes(system: System, potential: Potential, displacements: Array) -> Any:
-    """∂Q/∂(positions, cell, potential) at fixed λ of each pair of strains, in the order of `_pairs`."""
+    """∂Q/∂(positions, cell, potential) at fixed λ for each pair of strains, in the order of `np.triu_indices`."""
     zero, count = _undeformed(system), len(displacements)
     units = jnp.eye(count, dtype=displacements.dtype)
 
     def slope(u: Array, strain: Array) -> Any:
-        def energy(positions: Array, cell: Any, potential: Potential) -> Array:
-            there = eqx.tree_at(lambda s: (s.positions, s.cell), system, (positions, cell))
-            return _deformed_energy(there, potential)(u, strain)
+        def energy(positions: Array, cell: Array, potential: Potential) -> Array:
+            state = eqx.tree_at(lambda s: (s.positions, s.cell), system, (positions, cell))
+            return _deformed_energy(state, potential)(u, strain)
 
         return jax.grad(energy, argnums=(0, 1, 2))(system.positions, system.cell, potential)
 
-    def second(pair: Any) -> Any:
+    def second(pair: tuple[Array, Array]) -> Any:
         first, other = ((displacements[k], units[k]) for k in pair)
         return jax.jvp(lambda *at: jax.jvp(slope, at, first)[1], zero, other)[1]
 
-    return jax.lax.map(second, tuple(jnp.asarray(index) for index in _pairs(count)))
-
-
-def _pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.triu_indices(count)
-
-
-def _symmetric(values: Any, count: int) -> Array:
-    rows, columns = _pairs(count)
-    order = np.zeros((count, count), dtype=int)
-    order[rows, columns] = order[columns, rows] = np.arange(len(rows))
-    return values[order]
+    return jax.lax.map(second, tuple(jnp.asarray(index) for index in np.triu_indices(count)))
 
 
 def _deformed_energy(system: System, potential: Potential) -> Callable[[Array, Array], Array]:
-    """U(u, ε), ε in Voigt's notation [eV]."""
+    """Return the energy U(u, ε) as a function, ε in Voigt's notation [eV]."""
     strains = jnp.asarray(unit_strains(system.dim), system.positions.dtype)
-    cell = system.cell
-    assert cell is not None
 
     def energy(u: Array, strain: Array) -> Array:
         deformation = jnp.eye(system.dim, dtype=strain.dtype) + jnp.tensordot(strain, strains, 1)
-        places = ((system.positions + u) @ deformation, cell @ deformation)
-        return total_energy(potential, eqx.tree_at(lambda s: (s.positions, s.cell), system, places))
+        return total_energy(potential, system.with_positions(system.positions + u).deformed(deformation))
 
     return energy
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -19,7 +18,7 @@ from mdsens.potentials.base import Potential, listed_energies
 from mdsens.structures.neighbors.neighbor_list import Neighbors
 from mdsens.structures.system import System, is_concrete
 
-SAME_CELL = 1e-6
+CELL_MISFIT = 1e-6
 """Share by which the cells of a saddle and its minimum may differ."""
 
 
@@ -71,8 +70,8 @@ class cohesive_energy(eqx.Module):
         E_coh = (Σ_i e(species of i) - U) / N
 
     Args:
-        isolated: energies e of isolated atoms by species [eV]; by default what the potential gives atoms without
-            neighbours, with its derivative.
+        isolated: energies e of isolated atoms by species [eV]; by default the potential's energies of atoms without
+            neighbours, with their derivatives.
 
     Raises:
         InputError: energies that are no numbers, a species without one, or a potential that is not local and so knows no
@@ -119,9 +118,9 @@ class formation_energy(Referring):
     the heat of formation; for a defect that changes the composition, references that fix the chemical potentials.
     C. Freysoldt et al., Rev. Mod. Phys. 86, 253 (2014), section II.
 
-    References are at their own equilibrium: they are relaxed again, under their own conditions (cell, pressure, constraints),
-    for every other potential that is asked about, by a study too. Inside `jit` that cannot be done: another potential than
-    theirs gives NaN there; name the states instead, `defect_formation_energy`.
+    References are at their own equilibrium: for every other potential, in a study too, they are relaxed again under their own
+    conditions (cell, pressure, constraints). Inside `jit` that cannot be done, and another potential than theirs gives NaN:
+    name the states instead, `defect_formation_energy`.
 
     Args:
         references: equilibria, at most as many as there are species.
@@ -129,6 +128,9 @@ class formation_energy(Referring):
     Raises:
         InputError: references that cannot have the structure's composition, or can in several ways.
         ConvergenceError: a reference that is no equilibrium.
+
+    Example:
+        ms.value_and_gradient(ms.observables.formation_energy(crystal), vacancy)
     """
 
     references: tuple[Equilibrium, ...]
@@ -141,7 +143,7 @@ class formation_energy(Referring):
         self.references = references
 
     def beside(self, system: System, references: Sequence[System], potential: Potential) -> Array:
-        return _above(system, references, potential, "formation_energy")
+        return _energy_above(system, references, potential, "formation_energy")
 
 
 def defect_formation_energy(states: Mapping[str, System], potential: Potential) -> Float[Array, ""]:
@@ -153,14 +155,15 @@ def defect_formation_energy(states: Mapping[str, System], potential: Potential) 
         InputError: no state "defect", or as `formation_energy`.
     """
     defect = state_named(states, "defect", "defect_formation_energy")
-    return _above(defect, other_states(states, "defect", "defect_formation_energy"), potential, "defect_formation_energy")
+    references = other_states(states, "defect", "defect_formation_energy")
+    return _energy_above(defect, references, potential, "defect_formation_energy")
 
 
 def barrier(states: Mapping[str, System], potential: Potential) -> Float[Array, ""]:
     """Energy of the state "saddle" above the state "minimum" [eV].
 
     Raises:
-        InputError: a state is missing, or the two have not the same atoms.
+        InputError: a state is missing, the two have not the same atoms or cell, or the saddle is the lower one.
     """
     saddle, minimum = (state_named(states, state, "barrier") for state in ("saddle", "minimum"))
     atoms = (saddle.labels, len(saddle)) == (minimum.labels, len(minimum))
@@ -172,7 +175,7 @@ def barrier(states: Mapping[str, System], potential: Potential) -> Float[Array, 
         )
     boxed = (saddle.pbc, saddle.cell is None) == (minimum.pbc, minimum.cell is None)
     boxes = jax.lax.stop_gradient([jnp.zeros(()) if s.cell is None else s.cell for s in (saddle, minimum)])
-    same = jnp.max(jnp.abs(boxes[0] - boxes[1])) <= SAME_CELL * jnp.max(jnp.abs(boxes[0])) if boxed else False
+    same = jnp.max(jnp.abs(boxes[0] - boxes[1])) <= CELL_MISFIT * jnp.max(jnp.abs(boxes[0])) if boxed else False
     if is_concrete(same) and not same:
         raise InputError("barrier compares a saddle and a minimum in different cells: relax both in the same fixed cell.")
     height = potential.energy(saddle) - potential.energy(minimum)
@@ -184,21 +187,17 @@ def barrier(states: Mapping[str, System], potential: Potential) -> Float[Array, 
     return jnp.where(alike & same, height, jnp.nan)
 
 
-barrier.state_index = {"saddle": 1, "minimum": 0}  # type: ignore[attr-defined]  # negative curvatures, which derivatives look at
+barrier.state_index = {"saddle": 1, "minimum": 0}  # type: ignore[attr-defined]  # negative curvatures, for derivatives
 
 
-def other_states(states: Mapping[str, System], state: str, name: str) -> list[Any]:
-    """The states beside one of them.
-
-    Raises:
-        InputError: there are none.
-    """
+def other_states(states: Mapping[str, System], state: str, name: str) -> list[System]:
+    """Return the states beside one of them; raise InputError where there are none."""
     others = [system for key, system in states.items() if key != state]
     if not others:
         raise InputError(f'{name} wants a reference beside the state {state!r}: {{"{state}": ..., "bulk": ...}}.')
     return others
 
 
-def _above(system: System, references: Sequence[System], potential: Potential, name: str) -> Array:
+def _energy_above(system: System, references: Sequence[System], potential: Potential, name: str) -> Array:
     amounts = reference_amounts(system, references, name)
     return potential.energy(system) - amounts @ jnp.stack([potential.energy(reference) for reference in references])

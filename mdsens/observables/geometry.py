@@ -53,7 +53,7 @@ class distances(eqx.Module):
     pairs: Int[Array, "pairs 2"]
 
     def __init__(self, pairs: ArrayLike) -> None:
-        self.pairs = _groups(pairs, 2, "distances wants pairs of different atoms: [(i, j), ...].")
+        self.pairs = _atom_groups(pairs, 2, "distances wants pairs of different atoms: [(i, j), ...].")
 
     def __call__(self, system: System, potential: Potential) -> Array:
         _check_atoms(self, self.pairs, system)
@@ -78,7 +78,7 @@ class angles(eqx.Module):
     triplets: Int[Array, "triplets 3"]
 
     def __init__(self, triplets: ArrayLike) -> None:
-        self.triplets = _groups(
+        self.triplets = _atom_groups(
             triplets, 3, "angles wants triplets of different atoms, the angle at the middle: [(i, j, k), ...]."
         )
 
@@ -103,7 +103,7 @@ class dihedrals(eqx.Module):
     quadruplets: Int[Array, "quadruplets 4"]
 
     def __init__(self, quadruplets: ArrayLike) -> None:
-        self.quadruplets = _groups(quadruplets, 4, "dihedrals wants quadruplets of different atoms: [(i, j, k, l), ...].")
+        self.quadruplets = _atom_groups(quadruplets, 4, "dihedrals wants quadruplets of different atoms: [(i, j, k, l), ...].")
 
     def __call__(self, system: System, potential: Potential) -> Array:
         if system.dim != 3:
@@ -113,50 +113,46 @@ class dihedrals(eqx.Module):
         m, n = jnp.cross(u, v), jnp.cross(v, w)
 
         def straight(a: Array, b: Array, normal: Array) -> Array:
-            return jnp.sum(normal**2, axis=-1) <= _tip(a.dtype) * jnp.sum(a**2, axis=-1) * jnp.sum(b**2, axis=-1)
+            return jnp.sum(normal**2, axis=-1) <= float(jnp.finfo(a.dtype).eps) * jnp.sum(a**2, axis=-1) * jnp.sum(b**2, axis=-1)
 
         sine = jnp.linalg.norm(v, axis=-1) * jnp.sum(u * n, axis=-1)
         angle = jnp.rad2deg(jnp.arctan2(sine, jnp.sum(m * n, axis=-1)))
         return jnp.where(straight(u, v, m) | straight(v, w, n), jnp.nan, angle)
 
 
-def _tip(dtype: Any) -> float:
-    """Square of an angle [rad²] that cannot be told from zero."""
-    return float(jnp.finfo(dtype).eps)
-
-
 def _angle(u: Array, v: Array) -> Array:
-    """Angles between the rows of u and v [degrees]."""
+    """Angles between the rows of u and v [degrees]; NaN as derivative where the angle squared [rad²] is below rounding."""
     u, v = (a / jnp.linalg.norm(a, axis=-1, keepdims=True) for a in (u, v))
 
     def norm(a: Array) -> Array:
         squares = jnp.sum(a**2, axis=-1)
         # The slope of a root at zero, times the factor zero, makes the derivative at the tip of a cone NaN in both modes.
-        return jnp.sqrt(squares * jnp.where(squares > _tip(a.dtype), 1.0, 0.0))
+        return jnp.sqrt(squares * jnp.where(squares > float(jnp.finfo(a.dtype).eps), 1.0, 0.0))
 
     return jnp.rad2deg(2.0 * jnp.arctan2(norm(u - v), norm(u + v)))
 
 
-def _bonds(system: System, groups: Any, *ends: Any) -> list[Array]:
-    """The nearest vectors between the atoms of each group that stand at the given places, one array for each bond."""
+def _bonds(system: System, groups: Int[Array, "groups size"], *ends: tuple[int, int]) -> list[Array]:
+    """The nearest vectors between two atoms of each group, for each pair of places in the group."""
     pairs = jnp.concatenate([groups[:, np.array(places)] for places in ends])
     return jnp.split(nearest_vectors(system, pairs), len(ends))
 
 
-def _groups(atoms: Any, size: int, sentence: str) -> Int[Array, "groups size"]:
+def _atom_groups(atoms: ArrayLike, size: int, sentence: str) -> Int[Array, "groups size"]:
+    """Return groups of different atoms as an array; raise InputError with the sentence for anything else."""
     try:
-        atoms = np.asarray(atoms)
+        groups: Any = np.asarray(atoms)
     except ValueError:
         raise InputError(sentence) from None
-    if atoms.ndim != 2 or atoms.shape[1] != size or atoms.dtype.kind not in "iu" or len(atoms) == 0:
+    if groups.ndim != 2 or groups.shape[1] != size or groups.dtype.kind not in "iu" or len(groups) == 0:
         raise InputError(sentence)
-    ordered = np.sort(atoms, axis=1)
-    if (ordered[:, 1:] == ordered[:, :-1]).any():
+    if (np.diff(np.sort(groups, axis=1), axis=1) == 0).any():
         raise InputError(sentence)
-    return atoms
+    return groups
 
 
-def _check_atoms(observable: Any, atoms: Array, system: System) -> None:
+def _check_atoms(observable: eqx.Module, atoms: Array, system: System) -> None:
+    """Raise InputError where an observable names an atom that the system does not have."""
     n = len(system)
     if is_concrete(atoms) and not (-n <= np.min(atoms) and np.max(atoms) < n):
         raise InputError(f"{type(observable).__name__} names an atom beyond the {n} of the system.")

@@ -36,34 +36,36 @@ THZ = float(np.sqrt(units._e / units._amu) * 1e10 / (2.0 * np.pi) / 1e12)
 """Frequency ν = ω/2π of ω² = 1 eV/(Å² amu) [THz], CODATA 2014 as in `ase.units`; phonopy's is smaller by 1.3e-7 of it."""
 
 ROUNDING = 1e3
-"""Multiple of the precision, as a share of the numbers that it is the sum of, below which ω² counts as zero."""
+"""Multiple of the precision, relative to the terms of its sum, below which ω² counts as zero."""
 
-UNBALANCED = 4.0
-"""ω² that counts as zero, in forces per mass and distance of neighbours that are left in the state."""
+IMBALANCE = 4.0
+"""ω² that counts as zero, in units of the largest force that is left per mass and distance of neighbours."""
 
-SEPARATED = 1e-3
+SEPARATION = 1e-3
 """Share of the lowest |ω²| of the other bands below which rigid motions' bands are refined."""
 
 REFINEMENTS = 3
-"""Steps towards the space of these bands, of which each gains the digits by which they lie apart."""
+"""Steps towards the space of these bands; each gains the digits by which they lie below the others."""
 
-STRAIGHT = 1e-6
-"""Share of its period by which the atoms of a wire lie off its axis, if a rotation is to move them."""
+STRAIGHTNESS = 1e-6
+"""Least distance of a wire's atoms from its axis, as a share of its period, at which a rotation counts as moving them."""
 
 BATCH_NUMBERS = 2**20
 """Numbers that the couplings of all wave vectors treated together may take."""
 
 
 class ForceConstants(eqx.Module):
-    """Φ(R) as a list of couplings [eV/Å²]; one pair of atoms may stand there several times, its blocks add up.
+    """Force constants Φ(R) as a list of couplings [eV/Å²]; the blocks of a pair that is listed several times add up.
 
     Attributes:
-        row, column: atoms i and j. shift: R in cell vectors. block: ∂²U/∂x_i(0) ∂x_j(R).
-        masses: [amu].
-        turning: displacements of the rotation about a wire's axis, times √m, of length 1; None where there is none.
-        turns: whether that rotation moves anything.
-        unbalanced: the largest force per mass and distance of neighbours [eV/(Å² amu)], a constant to derivatives.
-        charges: of the terms that reach everywhere.
+        row, column: atoms i and j.
+        shift: R in cell vectors.
+        block: ∂²U/∂x_i(0) ∂x_j(R).
+        masses: of the atoms [amu].
+        rotation: displacements of the rotation about a wire's axis, times √m, of length 1; None where there is none.
+        rotates: whether that rotation moves anything.
+        imbalance: the largest force per mass and distance of neighbours [eV/(Å² amu)], a constant to derivatives.
+        charges: waves of the Ewald terms.
     """
 
     row: Int[Array, " couplings"]
@@ -71,119 +73,124 @@ class ForceConstants(eqx.Module):
     shift: Int[Array, "couplings dim"]
     block: Float[Array, "couplings dim dim"]
     masses: Float[Array, " atoms"]
-    turning: Float[Array, "atoms dim"] | None
-    turns: Bool[Array, ""]
-    unbalanced: Float[Array, ""]
+    rotation: Float[Array, "atoms dim"] | None
+    rotates: Bool[Array, ""]
+    imbalance: Float[Array, ""]
     charges: tuple[ChargeWaves, ...] = ()
 
     def dynamical_matrix(self, q: Float[Array, " dim"]) -> Complex[Array, "bands bands"]:
-        """D(q) [eV/(Å² amu)], Hermitian."""
+        """Return D(q) [eV/(Å² amu)], Hermitian."""
         return self._at_gamma() + self._change(q) + self._field(q)
 
     @property
     def unrest(self) -> Float[Array, ""]:
-        """Which share of a force that would move an atom to its neighbour is left."""
-        return self.unbalanced / jnp.where(self.bound > 0.0, self.bound, 1.0)
+        """The largest force that is left, as a share of one that moves an atom to its neighbour."""
+        return self.imbalance / jnp.where(self.bound > 0.0, self.bound, 1.0)
 
     @property
     def bound(self) -> Float[Array, ""]:
         """Gershgorin's bound on |ω²| at all wave vectors [eV/(Å² amu)], a constant to derivatives."""
-        sizes = jnp.linalg.norm(jax.lax.stop_gradient(self._weighted()), axis=(1, 2))
+        sizes = jnp.linalg.norm(jax.lax.stop_gradient(self._mass_weighted()), axis=(1, 2))
         rows = jax.ops.segment_sum(sizes, self.row, len(self.masses))
         for waves in jax.lax.stop_gradient(self.charges):
             rows = rows + jnp.sum(waves.size / jnp.sqrt(self.masses[:, None] * self.masses), axis=1)
         return jnp.max(rows)
 
     def squared_frequencies(self, q: Float[Array, "q dim"]) -> tuple[Float[Array, "q bands"], Float[Array, "q bands"]]:
-        """ω² of each band in ascending order, negative where the crystal is unstable, and below what it is zero [eV/(Å² amu)].
+        """Return ω² of each band in ascending order, negative where the crystal is unstable, and below what ω² counts as zero.
 
-        In a basis whose first vectors are the rigid motions, which cost nothing at Γ. What D(q) makes of them is what
-        D(q) - D(0) does, and that is summed by itself: so acoustic bands keep their digits however small q is.
+        Both are in eV/(Å² amu). The first vectors of the basis are the rigid motions, which cost nothing at Γ: D(q) acts on them
+        as D(q) - D(0) does, which is summed by itself. So acoustic bands keep their digits however small q is.
         """
         numbers = self.block.size + sum(4 * waves.waves.size * len(self.masses) for waves in self.charges)
         bound, batch = self.bound, max(1, BATCH_NUMBERS // numbers)
-        motions = self._motions()
-        # Neither translations nor a rotation are answered by forces: the parts of first order in q vanish between them.
+        motions = self._rigid_basis()
+        # Neither translations nor a rotation cause forces: the parts of first order in q vanish between them.
         ends = motions.rigid.reshape(*self.masses.shape, -1, motions.count)
-        between = jnp.einsum("cag,cab,cbh->cgh", ends[self.row], self._weighted(), ends[self.column])
+        between = jnp.einsum("cag,cab,cbh->cgh", ends[self.row], self._mass_weighted(), ends[self.column])
         still = motions.basis.T @ self._at_gamma() @ motions.basis
         known = motions.known[:, None] | motions.known[None, :]
 
-        def bands(one: Array) -> tuple[Array, Array]:
-            angle = self._angle(one)
+        def bands(q: Array) -> tuple[Array, Array]:
+            angle = self._angle(q)
             rigid = jnp.tensordot(-2.0 * jnp.sin(0.5 * angle) ** 2 + 1j * _sine_beyond_first_order(angle), between, 1)
             for waves in self.charges:
-                rigid = rigid + waves.between(one) / jnp.sum(self.masses)
+                rigid = rigid + waves.acoustic_sum(q) / jnp.sum(self.masses)
             # Rigid motions make no field.
-            static = still + motions.basis.T @ self._field(one) @ motions.basis if self.charges else still
-            matrix = motions.basis.T @ self._change(one) @ motions.basis + jnp.where(known, 0.0, static)
+            static = still + motions.basis.T @ self._field(q) @ motions.basis if self.charges else still
+            matrix = motions.basis.T @ self._change(q) @ motions.basis + jnp.where(known, 0.0, static)
             matrix = jnp.where(
                 motions.known[:, None] & motions.known[None, :], matrix.at[: motions.count, : motions.count].set(rigid), matrix
             )
-            return eigenvalues(0.5 * (matrix + matrix.conj().T), bound, self.unbalanced, motions)
+            return eigenvalues(0.5 * (matrix + matrix.conj().T), bound, self.imbalance, motions)
 
         return jax.lax.map(bands, q, batch_size=min(batch, len(q)))
 
-    def _motions(self) -> "Motions":
-        """Translations, and of a wire the rotation, as the first vectors of a basis."""
+    def _rigid_basis(self) -> "RigidBasis":
+        """Return a basis whose first vectors are the translations, and a wire's rotation."""
         n, dim = len(self.masses), self.block.shape[-1]
         shares = jnp.sqrt(self.masses / jnp.sum(self.masses))
         rigid = (shares[:, None, None] * jnp.eye(dim, dtype=shares.dtype)).reshape(n * dim, dim)
-        if self.turning is None:
+        if self.rotation is None:
             basis = jnp.linalg.qr(jax.lax.stop_gradient(rigid), mode="complete")[0]
-            return Motions(basis, jnp.arange(n * dim) < dim, None, dim)
-        turning = self.turning.ravel()
+            return RigidBasis(basis, jnp.arange(n * dim) < dim, None, dim)
+        turning = self.rotation.ravel()
         start = jax.lax.stop_gradient(turning)
         basis = jnp.linalg.qr(jnp.concatenate([rigid, start[:, None]], axis=1), mode="complete")[0]
         # The basis turns with the rotation's vector, which follows the positions.
         once = jnp.outer(turning, start @ basis) - jnp.outer(start, turning @ basis)
         twice = jnp.outer(turning, start @ once) - jnp.outer(start, turning @ once)
         basis = basis + once + twice / (1.0 + turning @ start)
-        known = (jnp.arange(n * dim) < dim) | ((jnp.arange(n * dim) == dim) & self.turns)
-        return Motions(basis, known, self.turns, dim + 1)
+        known = (jnp.arange(n * dim) < dim) | ((jnp.arange(n * dim) == dim) & self.rotates)
+        return RigidBasis(basis, known, self.rotates, dim + 1)
 
     def _angle(self, q: Array) -> Array:
-        """2π q·R, q being the one of its equals that is nearest Γ."""
+        """2π q·R, with the equivalent of q that is nearest Γ."""
         return 2.0 * jnp.pi * (self.shift.astype(self.block.dtype) @ (q - jnp.round(q)))
 
     def _change(self, q: Array) -> Array:
         """D(q) - D(0)."""
         angle = self._angle(q)
-        near = self._summed((-2.0 * jnp.sin(0.5 * angle) ** 2 + 1j * jnp.sin(angle))[:, None, None] * self._weighted())
+        near = self._assemble((-2.0 * jnp.sin(0.5 * angle) ** 2 + 1j * jnp.sin(angle))[:, None, None] * self._mass_weighted())
         return near + sum(self._matrix(waves.change(q)) for waves in self.charges)
 
     def _field(self, q: Array) -> Array:
-        return sum((self._matrix(waves.of_field(q)) for waves in self.charges), jnp.zeros(()))
+        return sum((self._matrix(waves.field_term(q)) for waves in self.charges), jnp.zeros(()))
 
     def _at_gamma(self) -> Array:
-        return self._summed(self._weighted()) + sum(self._matrix(waves.at_gamma()) for waves in self.charges)
+        return self._assemble(self._mass_weighted()) + sum(self._matrix(waves.at_gamma()) for waves in self.charges)
 
     def _matrix(self, blocks: Array) -> Array:
-        """Blocks of all pairs, weighted, as a matrix."""
-        blocks = blocks / jnp.sqrt(self.masses[:, None] * self.masses)[:, :, None, None]
-        n, dim = len(self.masses), self.block.shape[-1]
-        matrix = jnp.swapaxes(blocks, 1, 2).reshape(n * dim, n * dim)
-        return 0.5 * (matrix + matrix.conj().T)
+        """The Hermitian matrix of blocks of all pairs, divided by the masses."""
+        return _hermitian(blocks / jnp.sqrt(self.masses[:, None] * self.masses)[:, :, None, None])
 
-    def _summed(self, blocks: Array) -> Array:
+    def _assemble(self, blocks: Array) -> Array:
+        """The Hermitian matrix of one block for each coupling."""
         n, dim = len(self.masses), self.block.shape[-1]
-        matrix = jnp.zeros((n, n, dim, dim), blocks.dtype).at[self.row, self.column].add(blocks)
-        matrix = jnp.swapaxes(matrix, 1, 2).reshape(n * dim, n * dim)
-        return 0.5 * (matrix + matrix.conj().T)
+        return _hermitian(jnp.zeros((n, n, dim, dim), blocks.dtype).at[self.row, self.column].add(blocks))
 
-    def _weighted(self) -> Array:
+    def _mass_weighted(self) -> Array:
         return self.block / jnp.sqrt(self.masses[self.row] * self.masses[self.column])[:, None, None]
 
 
-class Motions(eqx.Module):
-    """An orthonormal basis `(bands, bands)` whose first `count` vectors are rigid motions, as far as they are `known`.
+def _hermitian(blocks: Float[Array, "atoms atoms dim dim"]) -> Float[Array, "bands bands"]:
+    n, _, dim, _ = blocks.shape
+    matrix = jnp.swapaxes(blocks, 1, 2).reshape(n * dim, n * dim)
+    return 0.5 * (matrix + matrix.conj().T)
 
-    Of a wire the last of them is its rotation, if that `turns` anything, and any vector otherwise.
+
+class RigidBasis(eqx.Module):
+    """An orthonormal basis of the bands whose first `count` vectors are rigid motions.
+
+    Attributes:
+        basis: its columns.
+        known: True for rigid motions.
+        rotates: whether the last of them is the rotation of a wire; None without a wire, and any vector otherwise.
     """
 
     basis: Float[Array, "bands bands"]
     known: Bool[Array, " bands"]
-    turns: Bool[Array, ""] | None
+    rotates: Bool[Array, ""] | None
     count: int = eqx.field(static=True)
 
     @property
@@ -192,12 +199,12 @@ class Motions(eqx.Module):
 
 
 def eigenvalues(
-    matrix: Complex[Array, "n n"], bound: Float[Array, ""], unbalanced: Array | float = 0.0, motions: Motions | None = None
+    matrix: Complex[Array, "n n"], bound: Float[Array, ""], imbalance: Array | float = 0.0, motions: RigidBasis | None = None
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    """Eigenvalues of a Hermitian matrix, ascending, twice differentiable where bands are degenerate; and what is zero of them.
+    """Return eigenvalues of a Hermitian matrix, ascending, twice differentiable where degenerate, and below what they are zero.
 
-    Bands that are as near to their neighbours as zero is to 0 form a cluster: nearer than rounding and the forces that are
-    left can tell. A perturbation may split it, and then no single band has a derivative that is linear in the perturbation;
+    Bands whose distance counts as zero, by rounding and the forces that are left, form a cluster.
+    A perturbation may split it, and then no single band has a derivative that is linear in the perturbation;
     the mean of the cluster has. The first and second derivatives of each band are those of its cluster's mean: exact for
     each band where the perturbation keeps the degeneracy (as parameters do whose change keeps the crystal's symmetry), and
     for sums over the cluster in any case. Third derivatives are NaN.
@@ -210,22 +217,22 @@ def eigenvalues(
     with ⟨⟩ the mean over n's cluster, and m outside of it.
 
     Args:
-        bound: on the magnitude of the eigenvalues.
-        unbalanced: what forces that are left may change of them.
-        motions: the basis in which the matrix is given; its first rows and columns have the accuracy of their own size.
+        bound: upper bound of the eigenvalues' magnitude.
+        imbalance: as in `ForceConstants`.
+        motions: the basis of the matrix, if its first rows and columns have the accuracy of their own size.
 
     T. Kato, Perturbation Theory for Linear Operators (1966), chapter II §2.
     """
-    point, unbalanced = jax.lax.stop_gradient((matrix, UNBALANCED * jnp.asarray(unbalanced)))
+    point, imbalance = jax.lax.stop_gradient((matrix, IMBALANCE * jnp.asarray(imbalance)))
     values, vectors = jnp.linalg.eigh(point, symmetrize_input=False)
-    tolerance = jnp.full(values.shape, ROUNDING * jnp.finfo(values.dtype).eps * bound + unbalanced)
+    tolerance = jnp.full(values.shape, ROUNDING * jnp.finfo(values.dtype).eps * bound + imbalance)
     if motions is not None:
-        found, refined = (values, vectors, tolerance), functools.partial(_refined, point, bound)
-        if motions.turns is None:
-            values, vectors, tolerance = refined(motions.count, found)
+        pairs, refine = (values, vectors, tolerance), functools.partial(_refine, point, bound)
+        if motions.rotates is None:
+            values, vectors, tolerance = refine(motions.count, pairs)
         else:
-            more, fewer = (functools.partial(refined, motions.count - k) for k in (0, 1))
-            values, vectors, tolerance = jax.lax.cond(motions.turns, more, fewer, found)
+            more, fewer = (functools.partial(refine, motions.count - k) for k in (0, 1))
+            values, vectors, tolerance = jax.lax.cond(motions.rotates, more, fewer, pairs)
     cluster = jnp.concatenate([jnp.zeros(1, int), jnp.cumsum(jnp.diff(values) > jnp.maximum(tolerance[1:], tolerance[:-1]))])
     same = cluster[:, None] == cluster[None, :]
     change = vectors.conj().T @ (matrix - point) @ vectors
@@ -236,15 +243,15 @@ def eigenvalues(
     return values + same.astype(values.dtype) @ shift / jnp.sum(same, axis=1) + beyond, tolerance
 
 
-def _refined(matrix: Array, bound: Array, count: int, found: tuple[Array, ...]) -> tuple[Array, ...]:
-    """Eigenvalues, vectors and tolerances whose `count` lowest in magnitude have the accuracy of the first rows and columns.
+def _refine(matrix: Array, bound: Array, count: int, pairs: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Return eigenvalues, vectors and tolerances, the `count` lowest in magnitude as accurate as the first rows and columns.
 
-    Where they lie far below the others. With M = [[A, B*], [B, C]] their space is that of [1; X], B + C X = X (A + B* X), a
-    few steps from what is known of it; and what is off in X counts squared in A + B* X + X* B + X* C X.
+    They are refined where they lie far below the others. With M = [[A, B*], [B, C]] their space is that of [1; X], where
+    B + C X = X (A + B* X); a few steps lead there. An error of X enters A + B* X + X* B + X* C X in second order.
 
     G. W. Stewart, SIAM Rev. 15, 727 (1973), doi:10.1137/1015095.
     """
-    values, vectors, tolerance = found
+    values, vectors, tolerance = pairs
     chosen = jnp.argsort(-jnp.sum(jnp.abs(vectors[:count]) ** 2, axis=0))[:count]
     others = jnp.where(jnp.ones(len(values), bool).at[chosen].set(False), jnp.abs(values), jnp.inf)
     A, B, C = matrix[:count, :count], matrix[count:, :count], matrix[count:, count:]
@@ -257,41 +264,41 @@ def _refined(matrix: Array, bound: Array, count: int, found: tuple[Array, ...]) 
     low, turn = jnp.linalg.eigh(lengths @ sum(terms) @ lengths.conj().T)
     space = jnp.concatenate([jnp.eye(count, dtype=X.dtype), X]) @ lengths.conj().T @ turn
     size = sum(jnp.linalg.norm(term) for term in terms)
-    separated = size < SEPARATED * jnp.min(others)
+    separated = size < SEPARATION * jnp.min(others)
     refined = (
         values.at[chosen].set(low),
         vectors.at[:, chosen].set(space),
         tolerance.at[chosen].set(tolerance[0] * size / jnp.where(bound > 0.0, bound, 1.0)),
     )
     order = jnp.argsort(jnp.where(separated, refined[0], values))
-    values, vectors, tolerance = (jnp.where(separated, one, other) for one, other in zip(refined, found, strict=True))
+    values, vectors, tolerance = (jnp.where(separated, one, other) for one, other in zip(refined, pairs, strict=True))
     return values[order], vectors[:, order], tolerance[order]
 
 
 def _sine_beyond_first_order(angle: Array) -> Array:
-    """sin φ - φ."""
+    """sin φ - φ, to all digits."""
     square = angle * angle
     small = -angle * square / 6.0 * (1.0 - square / 20.0 * (1.0 - square / 42.0 * (1.0 - square / 72.0)))
     return jnp.where(square < 0.01, small, jnp.sin(angle) - angle)
 
 
 def vanishing(squared: Float[Array, "..."], tolerance: Float[Array, "..."]) -> Array:
-    """Where ω² is no more than what rounding and forces that are left make of it."""
+    """Return where ω² is no more than rounding and the forces that are left can make it."""
     return jnp.abs(squared) <= tolerance
 
 
 def in_terahertz(squared: Float[Array, "..."], tolerance: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Frequencies ν = sign(ω²) |ω²|^½ / 2π [THz]; where ω² vanishes 0, and so is the derivative."""
+    """Return frequencies ν = sign(ω²) |ω²|^½ / 2π [THz]; 0 where ω² vanishes, and so is the derivative."""
     zero = vanishing(squared, tolerance)
     size = jnp.sqrt(jnp.where(zero, 1.0, jnp.abs(squared)))
     return jnp.where(zero, 0.0, THZ * jnp.sign(squared) * size)
 
 
 def force_constants(system: System, potential: Potential, direction: Float[Array, " dim"] | None = None) -> ForceConstants:
-    """Φ(R) at a state, from `system.neighbors` as it is; pure JAX.
+    """Return Φ(R) at a state, from `system.neighbors` as it is; pure JAX.
 
     Args:
-        direction: from which q comes to Γ, where charges reach everywhere, in units of the reciprocal vectors.
+        direction: the direction from which q comes to Γ, in units of the reciprocal vectors, which matters with charges.
     """
     fresh = freshness(potential, system)
     system = system.with_positions(fresh * system.positions)
@@ -299,19 +306,19 @@ def force_constants(system: System, potential: Potential, direction: Float[Array
     parts = [_near(at, term) for term, at in terms]
     row, column, shift, block = map(jnp.concatenate, zip(*parts, strict=True))
     charges = tuple(charge_waves(term, at, direction) for term, at in terms if isinstance(term, Ewald))
-    turning, turns = _turning(system)
+    rotation, rotates = _wire_rotation(system)
     still, frozen = jax.lax.stop_gradient((system, potential))
     forces = jax.grad(lambda x: total_energy(frozen, still.with_positions(x)))(still.positions)
     assert still.cell is not None
     d = still.positions[column] - still.positions[row] + shift @ still.cell
     apart = jnp.linalg.norm(d, axis=1)
     nearest = jnp.min(jnp.where((apart > 0.0) & jnp.any(block != 0.0, axis=(1, 2)), apart, jnp.inf))
-    unbalanced = jnp.max(jnp.linalg.norm(forces, axis=1) / still.masses) / nearest
-    return ForceConstants(row, column, shift, block, system.masses, turning, turns, unbalanced, charges)
+    imbalance = jnp.max(jnp.linalg.norm(forces, axis=1) / still.masses) / nearest
+    return ForceConstants(row, column, shift, block, system.masses, rotation, rotates, imbalance, charges)
 
 
 def _terms(system: System, potential: Potential) -> Iterator[tuple[Potential, System]]:
-    """Each term of a sum, with the list that it wants."""
+    """Yield the terms of a sum, each with the system in its own list."""
     if isinstance(potential, Reparameterised):
         yield from _terms(system, potential.inner)
     elif isinstance(potential, Sum):
@@ -322,15 +329,15 @@ def _terms(system: System, potential: Potential) -> Iterator[tuple[Potential, Sy
 
 
 def _near(system: System, term: Potential) -> tuple[Array, ...]:
-    """What listed pairs couple."""
+    """The couplings of listed pairs: row, column, shift, block."""
     if not isinstance(term, Ewald):
         return couplings(system, term)
     sound = soundness(term, system)
     return pair_couplings(system.neighbors, jax.tree.map(lambda leaf: sound * leaf, term.near_stiffness(system)))
 
 
-def _turning(system: System) -> tuple[Array | None, Array]:
-    """The rotation about a wire's axis, with the other atoms' inertia, and whether it moves anything."""
+def _wire_rotation(system: System) -> tuple[Array | None, Array]:
+    """The rotation about a wire's axis, as a displacement times √m of length 1, and whether it moves anything."""
     if system.dim == 2 or sum(system.pbc) != 1 or len(system) == 1:
         return None, jnp.asarray(False)
     assert system.cell is not None
@@ -338,16 +345,15 @@ def _turning(system: System) -> tuple[Array | None, Array]:
     centre = system.masses @ system.positions / jnp.sum(system.masses)
     motion = jnp.sqrt(system.masses)[:, None] * jnp.cross(axis, system.positions - centre)
     size = jnp.sum(motion**2)
-    turns = size > (STRAIGHT * jnp.sum(axis**2)) ** 2 * jnp.sum(system.masses)
+    turns = size > (STRAIGHTNESS * jnp.sum(axis**2)) ** 2 * jnp.sum(system.masses)
     return motion / jnp.sqrt(jnp.where(turns, size, 1.0)), turns
 
 
-def crystal(system: System, potential: Potential) -> System:
-    """The system with a list from which phonons can be computed, checked; a traced one keeps its own.
+def prepare_crystal(system: System, potential: Potential) -> System:
+    """Return the system with a list from which phonons can be computed; a traced system keeps its own.
 
     Raises:
-        InputError: no periodicity, frozen or massless atoms, an energy that hides its cell, or what `potential.check`
-            refuses.
+        InputError: no periodicity, frozen or massless atoms, an energy that hides its cell, or as `potential.check`.
     """
     if any(isinstance(part, JaxMDEnergy) for part in potential.parts()):
         raise InputError("A wrapped jax-md energy hides its cell, so it has no phonons here: use one of mdsens's own.")

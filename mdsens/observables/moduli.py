@@ -8,7 +8,6 @@ R. Hill, Proc. Phys. Soc. A 65, 349 (1952), doi:10.1088/0370-1298/65/5/307; in 2
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +18,8 @@ from numpy.typing import ArrayLike
 from mdsens.common.errors import InputError, did_you_mean
 from mdsens.structures.system import as_float_array, is_concrete
 
-SINGULAR = 1e-7
-"""Share of the largest stiffness below which there is none."""
+SINGULARITY = 1e-7
+"""Share of the largest stiffness below which a stiffness counts as zero."""
 
 AVERAGES = ("voigt", "reuss", "hill")
 
@@ -29,11 +28,11 @@ def compliance(C: Float[Array, "voigt voigt"]) -> Float[Array, "voigt voigt"]:
     """S = C⁻¹ [1/unit of C].
 
     Raises:
-        InputError: a singular matrix (NaN where the values are traced), or no 6×6 or 3×3 one.
+        InputError: a singular matrix (NaN where the values are traced), or one that is neither 6×6 nor 3×3.
     """
     _dim(C)
     sizes = jnp.linalg.svd(jax.lax.stop_gradient(jnp.asarray(C)), compute_uv=False)
-    singular = sizes[-1] <= SINGULAR * sizes[0]
+    singular = sizes[-1] <= SINGULARITY * sizes[0]
     if is_concrete(singular) and singular:
         raise InputError(
             "These elastic constants are singular: some strain costs nothing, as across a sheet in vacuum, so that they have no "
@@ -46,17 +45,21 @@ def bulk(C: Float[Array, "voigt voigt"], average: str = "hill") -> Float[Array, 
     """Bulk modulus: K = C_iijj/d² at equal strain (Voigt), 1/K = S_iijj at equal stress (Reuss), or their mean (Hill).
 
     Raises:
-        InputError: another average, or no 6×6 or 3×3 matrix.
+        InputError: another average, or as `compliance`.
     """
-    return _average(C, average, _bulk_voigt, _bulk_reuss)
+    return _average(C, average, lambda C, d: jnp.sum(C[:d, :d]) / d**2, lambda S, d: 1.0 / jnp.sum(S[:d, :d]))
 
 
 def shear(C: Float[Array, "voigt voigt"], average: str = "hill") -> Float[Array, ""]:
-    """Shear modulus: 2 m G = C_ijij - C_iijj/d (Voigt), m/(2 G) = S_ijij - S_iijj/d (Reuss), or their mean (Hill).
+    """Shear modulus: 2 m G = C_ijij - C_iijj/d (Voigt), m/(2 G) = S_ijij - S_iijj/d (Reuss), or their mean; raises as `bulk`."""
 
-    Raises: as `bulk`.
-    """
-    return _average(C, average, _shear_voigt, _shear_reuss)
+    def voigt(C: Array, dim: int) -> Array:
+        return (_trace(C, dim, 2.0) - jnp.sum(C[:dim, :dim]) / dim) / (2 * _deviators(dim))
+
+    def reuss(S: Array, dim: int) -> Array:
+        return 0.5 * _deviators(dim) / (_trace(S, dim, 0.5) - jnp.sum(S[:dim, :dim]) / dim)
+
+    return _average(C, average, voigt, reuss)
 
 
 def young(C: Float[Array, "voigt voigt"], *, along: ArrayLike | None = None, average: str = "hill") -> Float[Array, ""]:
@@ -82,7 +85,8 @@ def poisson(
     """Poisson's ratio: ν(n, m) = -E(n) m_i m_j S_ijkl n_k n_l; (d K - 2 G)/(d (d - 1) K + 2 G) of an average.
 
     Args:
-        along: the direction n that is pulled. across: the direction m, at a right angle to n, in which the crystal shrinks.
+        along: the direction n of the pull.
+        across: the direction m, at a right angle to n, in which the crystal shrinks.
 
     Raises:
         InputError: as `young`; one direction without the other, or directions that are not at a right angle.
@@ -128,57 +132,41 @@ def stiffnesses(C: Float[Array, "voigt voigt"]) -> Float[Array, " voigt"]:
 
 
 def is_stable(C: Float[Array, "voigt voigt"]) -> bool:
-    """Whether every homogeneous strain costs energy beyond the work of the stress [concrete values]."""
+    """Return whether every homogeneous strain costs energy beyond the work of the stress [concrete values]."""
     return bool(stiffnesses(C)[0] > 0.0)
 
 
-def _bulk_voigt(C: Array, dim: int) -> Array:
-    return jnp.sum(C[:dim, :dim]) / dim**2
-
-
-def _bulk_reuss(C: Array, dim: int) -> Array:
-    return 1.0 / jnp.sum(compliance(C)[:dim, :dim])
-
-
-def _shear_voigt(C: Array, dim: int) -> Array:
-    return (_trace(C, dim, 2.0) - jnp.sum(C[:dim, :dim]) / dim) / (2 * _deviators(dim))
-
-
-def _shear_reuss(C: Array, dim: int) -> Array:
-    S = compliance(C)
-    return 0.5 * _deviators(dim) / (_trace(S, dim, 0.5) - jnp.sum(S[:dim, :dim]) / dim)
-
-
 def _trace(matrix: Array, dim: int, shears: float) -> Array:
-    """Σ_ij of the component ijij."""
+    """The sum of the components ijij; `shears` is their weight in Voigt's notation."""
     diagonal = jnp.diagonal(matrix)
     return jnp.sum(diagonal[:dim]) + shears * jnp.sum(diagonal[dim:])
 
 
-def _average(C: Array, average: str, voigt: Callable[..., Any], reuss: Callable[..., Any]) -> Array:
+def _average(C: Array, average: str, voigt: Callable[[Array, int], Array], reuss: Callable[[Array, int], Array]) -> Array:
+    """Return an average from Voigt's, of C, and Reuss's, of S; a singular matrix is refused for both."""
     dim = _dim(C)
     if average not in AVERAGES:
         raise InputError(f"There is no average {average!r} of elastic constants.{did_you_mean(str(average), AVERAGES)}")
-    compliance(C)  # what costs nothing has no average either
+    S = compliance(C)
     if average == "hill":
-        return 0.5 * (voigt(C, dim) + reuss(C, dim))
-    return (voigt if average == "voigt" else reuss)(C, dim)
+        return 0.5 * (voigt(C, dim) + reuss(S, dim))
+    return voigt(C, dim) if average == "voigt" else reuss(S, dim)
 
 
 def _deviators(dim: int) -> int:
+    """The number m of independent deviatoric strains."""
     return dim * (dim + 1) // 2 - 1
 
 
 def _dim(C: Array) -> int:
-    dims: dict[tuple[int, ...], int] = {(6, 6): 3, (3, 3): 2}
-    dim = dims.get(jnp.shape(C))
-    if dim is None:
+    """Return the number of dimensions; raise InputError for a matrix of another shape."""
+    if jnp.shape(C) not in ((6, 6), (3, 3)):
         raise InputError(f"Elastic constants are a 6×6 matrix, in 2-D a 3×3 one, not an array of shape {jnp.shape(C)}.")
-    return dim
+    return 3 if len(C) == 6 else 2
 
 
 def _dyad(direction: ArrayLike, dim: int) -> Array:
-    """n_i n_j of a unit vector in Voigt's notation, without doubling."""
+    """The products n_i n_j of a unit vector in Voigt's notation, without doubling."""
     n = as_float_array(direction, "a direction")
     if n.shape != (dim,) or (is_concrete(n) and not (np.isfinite(n).all() and np.any(n != 0.0))):
         raise InputError(f"A direction must be a vector of {dim} numbers that are not all zero, not {direction!r:.80}.")

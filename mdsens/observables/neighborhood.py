@@ -1,8 +1,8 @@
-"""What atoms see around them: coordination numbers and radial distribution functions.
+"""Neighbourhoods of atoms: coordination numbers and radial distribution functions.
 
-Both look at pairs within a reach of their own. Where positions are concrete the pairs are found afresh; where JAX traces
-them (under `mdsens.jacobian` and its like) the pairs are those of `system.neighbors`, if the potential looks that far, or
-those of the structure that was given with `system=`.
+Both sum over pairs within a reach of their own. Where positions are concrete the pairs are searched; where JAX traces them
+(under `mdsens.jacobian` and its like) the pairs are those of `system.neighbors`, if the potential reaches that far, or those
+of the structure in the argument `system=`.
 """
 
 import math
@@ -26,11 +26,11 @@ from mdsens.structures.neighbors.search import find_neighbors
 from mdsens.structures.system import System, is_concrete
 
 TAIL = 7.0
-"""Widths after which a Gaussian counts as zero (it is 2e-11 of its height there)."""
+"""Widths from its centre beyond which a Gaussian counts as zero (it is 2e-11 of its height there)."""
 
 
-class FoundPairs(eqx.Module):
-    """All pairs of a structure within a reach and some room, found on the host."""
+class PairList(eqx.Module):
+    """All pairs of a structure within a reach and some room, searched on the host."""
 
     neighbors: Neighbors
     cell: Float[Array, "dim dim"] | None
@@ -45,8 +45,8 @@ class FoundPairs(eqx.Module):
         self.cell = system.cell
         self.inverse = None if system.cell is None else jnp.asarray(np.linalg.pinv(system.cell))
 
-    def hold_all(self, system: System, reach: float) -> Bool[Array, ""]:
-        """Whether no pair of this structure within the reach can be missing.
+    def covers(self, system: System, reach: float) -> Bool[Array, ""]:
+        """Return whether no pair of another structure within the reach can be missing.
 
         Images follow the cell: a pair that is not listed was farther apart than the list's radius R, and now it is
         farther than R (1 - ‖ε‖) - 2 u, with the deformation ε of the cell and the largest displacement u relative to it.
@@ -59,43 +59,43 @@ class FoundPairs(eqx.Module):
         return self.neighbors.radius * (1.0 - strain) - 2.0 * moved >= reach
 
 
-def _listed(system: System, potential: Potential, found: FoundPairs | None, reach: float, name: str) -> tuple[System, Array]:
-    """`(system, sound)`: all pairs within the reach listed; and 1, or NaN where they are not all or a position is not finite."""
+def _with_pairs(system: System, potential: Potential, pairs: PairList | None, reach: float, name: str) -> tuple[System, Array]:
+    """Return the system with all pairs within the reach listed, and 1, or NaN where pairs are missing or positions not finite."""
 
     def listing(neighbors: Neighbors) -> System:
         return eqx.tree_at(lambda s: s.neighbors, system, neighbors, is_leaf=lambda leaf: leaf is None)
 
     if is_concrete(system.positions, system.cell):
-        return listing(find_neighbors(system.positions, system.cell, system.pbc, radius=reach, skin=0.0)), jnp.ones(
-            (), system.positions.dtype
-        )
-    here = jax.lax.stop_gradient(system)
-    if found is not None:
-        if len(found.neighbors.index) != len(system):
+        neighbors = find_neighbors(system.positions, system.cell, system.pbc, radius=reach, skin=0.0)
+        return listing(neighbors), jnp.ones((), system.positions.dtype)
+    state = jax.lax.stop_gradient(system)
+    if pairs is not None:
+        if (count := len(pairs.neighbors.index)) != len(system):
             raise InputError(
-                f"{name} was made for a structure of {len(found.neighbors.index)} atoms and is asked about one of {len(system)}: "
-                "make one for each, with system=."
+                f"{name} was made for a structure of {count} atoms and is asked about one of {len(system)}: make one for each, "
+                "with system=."
             )
-        system, complete = listing(found.neighbors), found.hold_all(here, reach)
+        system, complete = listing(pairs.neighbors), pairs.covers(state, reach)
     else:
-        known = getattr(getattr(potential, "built_range", None), "value", None)
-        if not isinstance(system.neighbors, Neighbors) or (known is not None and known < reach):
+        listed_range = getattr(getattr(potential, "built_range", None), "value", None)
+        if not isinstance(system.neighbors, Neighbors) or (listed_range is not None and listed_range < reach):
             raise InputError(
                 f"{name} looks at neighbours up to {reach:.4g} Å, and the list of the traced system does not reach that far: "
                 f"give it the structure to find them in, {name}(..., system=eq.system)."
             )
-        complete = here.neighbors.reaches(reach) & ~here.neighbors.is_stale(here.positions, reach)
-    sound = complete & jnp.all(jnp.isfinite(here.positions))
+        complete = state.neighbors.reaches(reach) & ~state.neighbors.is_stale(state.positions, reach)
+    sound = complete & jnp.all(jnp.isfinite(state.positions))
     return system, jnp.where(sound, 1.0, jnp.nan).astype(system.positions.dtype)
 
 
 def _pair_distances(system: System, reach: float) -> tuple[Array, Array]:
-    """`(r, inside)` of each listed pair, `(N, capacity)`; harmless where not inside."""
+    """Return `(r, inside)` of each listed pair, `(N, capacity)`; r is finite and has finite slopes where a pair is not inside."""
     d, inside = neighbor_vectors(system, jnp.asarray(reach))
     return jnp.sqrt(jnp.sum(d * d, axis=-1)), inside
 
 
 def _code(system: System, label: str, name: str) -> int:
+    """Return the code of a species; raise InputError where the system does not have it."""
     if label not in system.labels:
         raise InputError(f"{name} asks for the species {label!r}, and the system has {', '.join(system.labels)}.")
     return system.labels.index(label)
@@ -111,8 +111,8 @@ class coordination(eqx.Module):
 
     Args:
         radius: distance at which a neighbour counts half [Å]; between the first and the second shell.
-        width: of the interval in which it fades [Å].
-        neighbor: count neighbours of this species only.
+        width: width of the interval in which s falls [Å].
+        neighbor: species of the neighbours that count; by default all.
         system: the structure, where radius + width/2 lies beyond the potential's range.
 
     Raises:
@@ -122,7 +122,7 @@ class coordination(eqx.Module):
     radius: float = eqx.field(static=True)
     width: float = eqx.field(static=True)
     neighbor: str | None = eqx.field(static=True)
-    found: FoundPairs | None
+    pair_list: PairList | None
 
     def __init__(self, radius: float, width: float, *, neighbor: str | None = None, system: System | None = None) -> None:
         if not (_is_length(radius) and _is_length(width) and width <= 2.0 * radius):
@@ -130,12 +130,12 @@ class coordination(eqx.Module):
                 f"coordination wants a radius and a width of at most twice that, lengths in Å, not {radius!r} and {width!r}."
             )
         self.radius, self.width, self.neighbor = float(radius), float(width), neighbor
-        self.found = None if system is None else FoundPairs(system, self.radius + 0.5 * self.width)
+        self.pair_list = None if system is None else PairList(system, self.radius + 0.5 * self.width)
 
     def __call__(self, system: System, potential: Potential) -> Array:
         edge = self.radius + 0.5 * self.width
         code = None if self.neighbor is None else _code(system, self.neighbor, "coordination")
-        system, sound = _listed(system, potential, self.found, edge, "coordination")
+        system, sound = _with_pairs(system, potential, self.pair_list, edge, "coordination")
         r, counted = _pair_distances(system, edge)
         if code is not None:
             counted = counted & (system.species[system.neighbors.index] == code)
@@ -152,9 +152,9 @@ class radial_distribution(eqx.Module):
     (2017), section 8.2.
 
     Args:
-        r: where it is wanted [Å], shape `(n,)`; it may be longer than the cell.
-        width: [Å].
-        pair: `"A-B"`: only pairs of these species; by default all.
+        r: the grid of distances [Å], shape `(n,)`; they may be longer than the cell.
+        width: standard deviation of the Gaussians [Å].
+        pair: `"A-B"`, the species of the pairs that count; by default all.
         system: the structure, where max(r) + 7 width lies beyond the potential's range.
 
     Raises:
@@ -166,7 +166,7 @@ class radial_distribution(eqx.Module):
     width: float = eqx.field(static=True)
     reach: float = eqx.field(static=True)
     pair: tuple[str, str] | None = eqx.field(static=True)
-    found: FoundPairs | None
+    pair_list: PairList | None
 
     def __init__(self, r: ArrayLike, width: float, *, pair: str | None = None, system: System | None = None) -> None:
         grid = np.asarray(r)
@@ -179,13 +179,13 @@ class radial_distribution(eqx.Module):
             raise InputError(f'The pair of radial_distribution is two species, "A-B", not {pair!r}.')
         self.r, self.width, self.reach = jnp.asarray(grid, float), float(width), float(grid.max() + TAIL * width)
         self.pair = labels
-        self.found = None if system is None else FoundPairs(system, self.reach)
+        self.pair_list = None if system is None else PairList(system, self.reach)
 
     def __call__(self, system: System, potential: Potential) -> Array:
         if not all(system.pbc):
             raise InputError("radial_distribution needs a density, and so a system that is periodic in all directions.")
         codes = None if self.pair is None else [_code(system, label, "radial_distribution") for label in self.pair]
-        system, sound = _listed(system, potential, self.found, self.reach, "radial_distribution")
+        system, sound = _with_pairs(system, potential, self.pair_list, self.reach, "radial_distribution")
         distance, counted = _pair_distances(system, self.reach)
         normal: Any = float(len(system)) ** 2
         if codes is not None:

@@ -1,7 +1,7 @@
 """Phonons: frequencies at wave vectors and along paths, density of states, Grüneisen parameters.
 
-Of the cell as it is given, the primitive one where that is wanted, with no supercell (see `lattice_dynamics`). All
-derivatives go through the equilibrium; those of degenerate bands are the mean over the bands that are degenerate.
+They are the phonons of the system's cell, which may be the primitive one; no supercell is needed (see `lattice_dynamics`). All
+derivatives go through the equilibrium; the derivative of a degenerate band is the mean over the bands that are degenerate.
 """
 
 import dataclasses
@@ -21,95 +21,97 @@ from numpy.typing import ArrayLike
 from mdsens.common.errors import InputError
 from mdsens.derivatives.nonfinite import UNRESTED, check_rest
 from mdsens.implicit import Direct, NullSpace, linear_solve
-from mdsens.observables.lattice_dynamics import ForceConstants, crystal, force_constants, in_terahertz, vanishing
+from mdsens.observables.lattice_dynamics import ForceConstants, force_constants, in_terahertz, prepare_crystal, vanishing
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.structures.system import System, as_float_array, is_concrete
 
 
-class phonon_frequencies(eqx.Module):
+class _AtWaveVectors(eqx.Module):
+    """An observable at wave vectors, and the direction from which they come to Γ."""
+
+    q: Float[Array, "*q dim"] | None
+    direction: Float[Array, " dim"] | None
+
+    def __init__(self, q: ArrayLike | None = None, direction: ArrayLike | None = None) -> None:
+        self.q = None if q is None else _wave_vectors(q)
+        self.direction = None if direction is None else _direction(direction)
+
+    def checked(self, system: System, potential: Potential) -> tuple[Array, System, Potential, Array | None]:
+        """Return `(q, system, potential, direction)` for the compiled part; raise InputError where they do not fit."""
+        if self.direction is not None and len(self.direction) != system.dim:
+            raise InputError(f"direction has {len(self.direction)} components, but the system has {system.dim} dimensions.")
+        system = prepare_crystal(system, potential)
+        q = jnp.zeros(system.dim) if self.q is None else self.q
+        if q.shape[-1] != system.dim:
+            raise InputError(f"q has {q.shape[-1]} components, but the system has {system.dim} dimensions.")
+        if is_concrete(q) and np.asarray(q)[..., ~np.array(system.pbc)].any():
+            raise InputError("q has a component along a direction that is not periodic, where there are no waves: set it to 0.")
+        return q.astype(system.positions.dtype), system, potential, self.direction
+
+
+class phonon_frequencies(_AtWaveVectors):
     """`phonon_frequencies(q)`: frequencies ν = ω/2π in ascending order [THz], `(bands,)`, or `(q, bands)` for a list of q.
 
-    Imaginary ones are negative numbers (ν = -|ω|/2π), as in phonopy. At Γ the acoustic ones are exactly 0, and so are their
-    derivatives, as for everything whose ω² is no more than rounding.
+    Imaginary frequencies are negative numbers (ν = -|ω|/2π), as in phonopy. Where ω² is no more than rounding, as for acoustic
+    modes at Γ, the frequency is exactly 0, and so are its derivatives.
 
-    The derivative of a band that is degenerate is that of the mean of the bands that are degenerate there, which is each
-    band's own where a parameter keeps the symmetry; a perturbation that splits the bands has no linear derivative
-    for each of them. Second derivatives follow the same rule, third ones are NaN. Units are those of eV, Å and amu (CODATA 2014).
+    The derivative of a degenerate band is that of the mean over the bands that are degenerate there. It is each band's own where
+    a parameter keeps the symmetry; a perturbation that splits the bands has no linear derivative for each of them. Second
+    derivatives follow the same rule, third ones are NaN. Constants are those of CODATA 2014, as in `ase.units`.
 
     Args:
         q: wave vector in units of the reciprocal cell vectors, `(dim,)`, or several, `(q, dim)`; Γ by default.
-        direction: from which q comes to Γ, likewise, `(dim,)`: with charges (`Ewald`) the longitudinal mode along it has its
-            field then. Without a direction Γ has none, and all optical modes are transverse there; nowhere else it matters.
+        direction: the direction from which q comes to Γ, in the same units, `(dim,)`. With charges (`Ewald`) the longitudinal
+            mode along it has its field; without a direction Γ has no field, and all optical modes are transverse there.
+            Elsewhere it has no effect.
 
     Raises:
         InputError: a q of another shape, or with a component along a direction that is not periodic; a system without
             periodicity, with frozen atoms or atoms without mass; a wrapped jax-md energy.
+
+    Example:
+        g = ms.observables.phonon_frequencies([0.5, 0.5, 0.0])
+        frequencies, slopes = g(eq.system, eq.potential), ms.jacobian(g, eq)
     """
 
-    q: Float[Array, "*q dim"] | None
-    direction: Float[Array, " dim"] | None
-
     def __init__(self, q: ArrayLike | None = None, direction: ArrayLike | None = None) -> None:
-        self.q = None if q is None else _wave_vectors(q)
-        self.direction = None if direction is None else _direction(direction)
+        super().__init__(q, direction)
 
     def __call__(self, system: System, potential: Potential) -> Array:
-        q, system = _in(self.q, system, potential, self.direction)
-        frequencies, unrest = _frequencies(q, system, potential, self.direction)
+        frequencies, unrest = _frequencies(*self.checked(system, potential))
         check_rest(unrest, "phonons")
         return frequencies
 
 
-class dynamical_matrix(eqx.Module):
+class dynamical_matrix(_AtWaveVectors):
     """`dynamical_matrix(q)`: D(q) [eV/(Å² amu)], complex and Hermitian, `(bands, bands)`, or `(q, bands, bands)`.
 
-    Rows and columns are atoms and then directions; phases are those of lattice translations, exp(2πi q·R).
-
-    Args:
-        q, direction: as in `phonon_frequencies`.
-
-    Raises:
-        InputError: as `phonon_frequencies`.
+    Rows and columns are atoms and then directions; phases are those of lattice translations, exp(2πi q·R). Arguments and errors
+    are those of `phonon_frequencies`.
     """
 
-    q: Float[Array, "*q dim"] | None
-    direction: Float[Array, " dim"] | None
-
     def __init__(self, q: ArrayLike | None = None, direction: ArrayLike | None = None) -> None:
-        self.q = None if q is None else _wave_vectors(q)
-        self.direction = None if direction is None else _direction(direction)
+        super().__init__(q, direction)
 
     def __call__(self, system: System, potential: Potential) -> Array:
-        q, system = _in(self.q, system, potential, self.direction)
-        return _matrices(q, system, potential, self.direction)
+        return _matrices(*self.checked(system, potential))
 
 
-class gruneisen_parameters(eqx.Module):
+class gruneisen_parameters(_AtWaveVectors):
     """`gruneisen_parameters(q)`: mode Grüneisen parameters γ = -(V/ν) dν/dV, `(bands,)` or `(q, bands)`, in order of ν.
 
-    Under an isotropic strain of the cell, in which the atoms follow to their new equilibrium (the cell's q stays the same in
-    units of the reciprocal vectors). Degenerate bands have their mean. 0 where the frequency is, at Γ say. Second derivatives
-    are NaN.
-
-    Args:
-        q, direction: as in `phonon_frequencies`.
-
-    Raises:
-        InputError: a cell that is not periodic in all directions, and as `phonon_frequencies`.
+    The volume changes by an isotropic strain of the cell, after which the atoms go to their new equilibrium; q is fixed in units
+    of the reciprocal vectors. Degenerate bands have their mean. Where the frequency is 0, at Γ say, γ is 0 too. Second
+    derivatives are NaN. Arguments and errors are those of `phonon_frequencies`; the cell must be periodic in all directions.
     """
 
-    q: Float[Array, "*q dim"] | None
-    direction: Float[Array, " dim"] | None
-
     def __init__(self, q: ArrayLike | None = None, direction: ArrayLike | None = None) -> None:
-        self.q = None if q is None else _wave_vectors(q)
-        self.direction = None if direction is None else _direction(direction)
+        super().__init__(q, direction)
 
     def __call__(self, system: System, potential: Potential) -> Array:
         if system.cell is not None and not all(system.pbc):
             raise InputError("Grüneisen parameters are derivatives in the volume: the cell must be periodic in all directions.")
-        q, system = _in(self.q, system, potential, self.direction)
-        parameters, unrest = _gruneisen(q, system, potential, self.direction)
+        parameters, unrest = _gruneisen(*self.checked(system, potential))
         check_rest(unrest, "Grüneisen parameters")
         return parameters
 
@@ -117,15 +119,15 @@ class gruneisen_parameters(eqx.Module):
 class phonon_dos(eqx.Module):
     """`phonon_dos(mesh, frequencies, width)`: density of states on a grid of frequencies [1/THz], a Gaussian for each mode.
 
-    Its integral is the number of bands, dim·N. Smooth in the parameters.
+    Its integral is the number of bands, dim·N. It is smooth in the parameters.
 
     Args:
         mesh: q-points along each reciprocal vector, Γ among them; an int for the same along all periodic ones.
-        frequencies: where it is wanted [THz], `(points,)`.
+        frequencies: the grid [THz], `(points,)`.
         width: standard deviation of the Gaussians [THz].
 
     Raises:
-        InputError: a mesh or a grid that is none, a width that is not positive, and as `phonon_frequencies`.
+        InputError: a mesh, grid or width that makes no sense, and as `phonon_frequencies`.
     """
 
     frequencies: Float[Array, " points"]
@@ -142,7 +144,7 @@ class phonon_dos(eqx.Module):
 
     def __call__(self, system: System, potential: Potential) -> Array:
         modes, weights = mesh_frequencies(self.mesh, system, potential)
-        return _smeared(modes, weights, self.frequencies, self.width)
+        return _density_of_states(modes, weights, self.frequencies, self.width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +154,7 @@ class PhononPath:
     Attributes:
         q: `(points, dim)`, in units of the reciprocal vectors: `phonon_frequencies(path.q)`.
         distances: along the path, `(points,)` [1/Å, with 2π]; a jump has no length.
-        ticks, labels: where the special points are, and their names; `"U|K"` at a jump.
+        ticks, labels: distances of the special points, and their names; `"U|K"` at a jump.
     """
 
     q: np.ndarray
@@ -162,14 +164,18 @@ class PhononPath:
 
 
 def phonon_path(system: System, path: str | None = None, points: int = 100) -> PhononPath:
-    """A path between special points of the system's Brillouin zone, as ASE names them [host].
+    """Return a path between special points of the system's Brillouin zone, as ASE names them [host].
 
     Args:
         path: such as `"GXWKGL"` or, with a jump, `"GXU,KGL"`; ASE's standard path of the lattice by default.
-        points: q-points in all, about: each leg has its share by its length, and its ends.
+        points: approximate number of q-points; each leg has its ends, and a share by its length.
 
     Raises:
-        InputError: a system without periodicity, fewer than two points, a path that the lattice has not.
+        InputError: a system without periodicity, fewer than two points, a path that the lattice does not have.
+
+    Example:
+        path = ms.observables.phonon_path(system, "GXWKGL")
+        frequencies = ms.observables.phonon_frequencies(path.q)(system, potential)
     """
     if system.cell is None or not any(system.pbc):
         raise InputError("A path through the Brillouin zone wants a periodic structure: give the system a cell and pbc.")
@@ -197,12 +203,8 @@ def phonon_path(system: System, path: str | None = None, points: int = 100) -> P
     return PhononPath(np.concatenate(q)[:, : system.dim], np.concatenate(distances), np.array(ticks), names)
 
 
-def checked_mesh(mesh: Any) -> int | tuple[int, ...]:
-    """A mesh as it is stored.
-
-    Raises:
-        InputError: no positive integers.
-    """
+def checked_mesh(mesh: int | Sequence[int]) -> int | tuple[int, ...]:
+    """Return a mesh as hashable integers; raise InputError where they are not positive."""
     entries = np.asarray(mesh)
     if entries.ndim > 1 or entries.dtype.kind not in "iu" or not (entries >= 1).all() or entries.size == 0:
         raise InputError(f"mesh must be a positive integer, or one for each reciprocal vector, not {mesh!r}.")
@@ -210,7 +212,7 @@ def checked_mesh(mesh: Any) -> int | tuple[int, ...]:
 
 
 def q_mesh(mesh: int | tuple[int, ...], system: System) -> tuple[np.ndarray, np.ndarray]:
-    """`(q, weights)`: a uniform mesh around Γ, of q and -q (whose frequencies are the same) one; the weights add up to 1.
+    """Return `(q, weights)` of a uniform mesh around Γ, one of q and -q, whose frequencies are equal; weights add up to 1.
 
     Raises:
         InputError: a mesh of another dimension, or with several points along a direction that is not periodic.
@@ -229,13 +231,11 @@ def q_mesh(mesh: int | tuple[int, ...], system: System) -> tuple[np.ndarray, np.
     return q - np.round(q), weights / len(steps)
 
 
-def mesh_frequencies(mesh: Any, system: System, potential: Potential) -> tuple[Float[Array, "q bands"], np.ndarray]:
-    """`(frequencies [THz], weights of the q)` on a mesh; Γ is the first q.
-
-    Raises:
-        InputError: as `phonon_frequencies` and `q_mesh`.
-    """
-    crystal(system, potential)
+def mesh_frequencies(
+    mesh: int | tuple[int, ...], system: System, potential: Potential
+) -> tuple[Float[Array, "q bands"], np.ndarray]:
+    """Return `(frequencies [THz], weights of the q)` on a mesh, Γ first; raise as `phonon_frequencies` and `q_mesh`."""
+    prepare_crystal(system, potential)
     q, weights = q_mesh(mesh, system)
     return phonon_frequencies(q)(system, potential), weights
 
@@ -244,7 +244,7 @@ def mesh_frequencies(mesh: Any, system: System, potential: Potential) -> tuple[F
 def _frequencies(q: Array, system: System, potential: Potential, direction: Array | None) -> tuple[Array, Array]:
     constants = force_constants(system, potential, direction)
     frequencies = in_terahertz(*constants.squared_frequencies(q.reshape(-1, system.dim)))
-    return _at_rest(frequencies, constants.unrest).reshape(*q.shape[:-1], -1), constants.unrest
+    return _if_relaxed(frequencies, constants.unrest).reshape(*q.shape[:-1], -1), constants.unrest
 
 
 @eqx.filter_jit
@@ -265,17 +265,17 @@ def _gruneisen(q: Array, system: System, potential: Potential, direction: Array 
     zero = vanishing(squared, tolerance)
     # ω² ∝ ν², and dV/V is dim times the strain.
     gamma = -slope / (2.0 * system.dim * jnp.where(zero, 1.0, squared))
-    gamma = _at_rest(jnp.where(zero, 0.0, gamma), constants.unrest)
+    gamma = _if_relaxed(jnp.where(zero, 0.0, gamma), constants.unrest)
     return gamma.reshape(*q.shape[:-1], -1), constants.unrest
 
 
-def _at_rest(values: Array, unrest: Array) -> Array:
-    """NaN where the structure is not relaxed."""
+def _if_relaxed(values: Array, unrest: Array) -> Array:
+    """The values, or NaN where the structure is not relaxed."""
     return jnp.where(unrest > UNRESTED, jnp.nan, values)
 
 
 def _response_to_expansion(system: System, potential: Potential, constants: ForceConstants) -> Float[Array, "atoms dim"]:
-    """Displacement per isotropic strain that brings atoms back to equilibrium after they followed the cell [Å]."""
+    """The displacement per isotropic strain that brings atoms back to equilibrium after they followed the cell [Å]."""
     assert system.cell is not None
     n, dim = system.positions.shape
     arms = system.positions[constants.column] - system.positions[constants.row] + constants.shift @ system.cell
@@ -284,7 +284,7 @@ def _response_to_expansion(system: System, potential: Potential, constants: Forc
     if constants.charges:
         reference = system.cell
 
-        # What reaches everywhere is no sum over arms.
+        # The energy of charges is no sum over arms.
         def condition(stretch: Array) -> Array:
             cell = stretch * reference
             return jax.grad(lambda x: total_energy(potential, _at(system, x, cell)))(stretch * system.positions)
@@ -295,8 +295,8 @@ def _response_to_expansion(system: System, potential: Potential, constants: Forc
     hessian = jnp.swapaxes(hessian, 1, 2).reshape(n * dim, n * dim)
     translations = NullSpace(None, jnp.tile(jnp.eye(dim, dtype=slope.dtype), (n, 1)) / np.sqrt(n))
     b = -slope.ravel()
-    found, _ = linear_solve(lambda u: hessian @ u, b, solver=Direct(), symmetric=True, null_space=translations, throw=False)
-    return found.reshape(n, dim)
+    u, _ = linear_solve(lambda u: hessian @ u, b, solver=Direct(), symmetric=True, null_space=translations, throw=False)
+    return u.reshape(n, dim)
 
 
 def _at(system: System, positions: Array, cell: Array) -> System:
@@ -304,7 +304,7 @@ def _at(system: System, positions: Array, cell: Array) -> System:
 
 
 @eqx.filter_jit
-def _smeared(modes: Array, weights: np.ndarray, frequencies: Array, width: Any) -> Array:
+def _density_of_states(modes: Array, weights: np.ndarray, frequencies: Array, width: float) -> Array:
     def density(frequency: Array) -> Array:
         x = (frequency - modes) / width
         return weights @ jnp.sum(jnp.exp(-0.5 * x * x), axis=1) / (width * np.sqrt(2.0 * np.pi))
@@ -312,7 +312,7 @@ def _smeared(modes: Array, weights: np.ndarray, frequencies: Array, width: Any) 
     return jax.lax.map(density, frequencies)
 
 
-def _wave_vectors(q: ArrayLike | None) -> Array:
+def _wave_vectors(q: ArrayLike) -> Array:
     q = as_float_array(q, "q")
     if q.ndim not in (1, 2) or q.size == 0:
         raise InputError(f"q must be one wave vector (dim,) or a list of them (q, dim), not of shape {q.shape}.")
@@ -326,18 +326,3 @@ def _direction(direction: ArrayLike) -> Array:
     if direction.ndim != 1 or (is_concrete(direction) and not (np.isfinite(direction).all() and np.any(direction))):
         raise InputError("direction must be a vector in units of the reciprocal cell vectors, (dim,), and not zero.")
     return direction
-
-
-def _in(q: Array | None, system: System, potential: Potential, direction: Array | None) -> tuple[Array, System]:
-    """`(q, system)`, checked against each other and ready for the compiled part."""
-    if direction is not None and len(direction) != system.dim:
-        raise InputError(f"direction has {len(direction)} components, but the system has {system.dim} dimensions.")
-    system = crystal(system, potential)
-    if q is None:
-        q = jnp.zeros(system.dim)
-    if q.shape[-1] != system.dim:
-        raise InputError(f"q has {q.shape[-1]} components, but the system has {system.dim} dimensions.")
-    across = ~np.array(system.pbc)
-    if is_concrete(q) and np.asarray(q)[..., across].any():
-        raise InputError("q has a component along a direction that is not periodic, where there are no waves: set it to 0.")
-    return q.astype(system.positions.dtype), system

@@ -2,7 +2,7 @@
 
     F = Σ_q w_q Σ_n [hν/2 + kT ln(1 - exp(-hν/kT))],     S = -∂F/∂T,     C = T ∂S/∂T
 
-at the volume given. The acoustic modes at Γ, whose frequency is 0, are left out.
+at the volume of the state. The acoustic modes at Γ, whose frequency is 0, are left out.
 
 A. A. Maradudin et al., Theory of Lattice Dynamics in the Harmonic Approximation (1971), chapter IV.
 """
@@ -26,11 +26,11 @@ from mdsens.structures.system import System, as_float_array, is_concrete
 EV_PER_THZ = units._hplanck * 1e12 / units._e
 """Energy hν of ν = 1 THz [eV] (CODATA 2014, as in `ase.units`)."""
 
-COLD = 750.0
-"""hν/kT above which a mode is at rest: exp(-hν/kT) is 0 there in 64 bits."""
+FREEZE_OUT = 750.0
+"""hν/kT above which a mode is not excited: exp(-hν/kT) is 0 there in 64 bits."""
 
 
-class _Harmonic(eqx.Module):
+class _SumOverModes(eqx.Module):
     """A sum over the modes of a mesh, at one temperature or at several."""
 
     temperature: Float[Array, "*temperatures"]
@@ -45,27 +45,30 @@ class _Harmonic(eqx.Module):
 
     def __call__(self, system: System, potential: Potential) -> Array:
         frequencies, weights = mesh_frequencies(self.mesh, system, potential)
-        frequencies = _stable(frequencies, self.mesh, system)
-        return _summed(self.of_mode, frequencies, weights, self.temperature)
+        frequencies = _if_stable(frequencies, self.mesh, system)
+        return _sum_over_modes(self.of_mode, frequencies, weights, self.temperature)
 
     @staticmethod
     def of_mode(x: Array, quantum: Array, thermal: Array) -> Array:
-        """A mode's share, from x = hν/kT, hν and kT [eV]."""
+        """Return the share of a mode, from x = hν/kT, hν and kT [eV]."""
         raise NotImplementedError
 
 
-class harmonic_free_energy(_Harmonic):
+class harmonic_free_energy(_SumOverModes):
     """`harmonic_free_energy(temperature, mesh)`: Helmholtz free energy of the phonons [eV per cell], `temperature`'s shape.
 
-    With the zero-point energy, which is all at T = 0; without the energy of the atoms at rest (`energy`).
+    It has the zero-point energy, which alone is left at T = 0, but not the energy of the atoms at rest (`energy`).
 
     Args:
         temperature: [K], one or a list of them.
         mesh: q-points along each reciprocal vector, Γ among them; an int for the same along all periodic ones.
 
     Raises:
-        InputError: a negative temperature, a mesh that is none, and as `phonon_frequencies`; a state with imaginary
+        InputError: a negative temperature, a mesh that makes no sense, and as `phonon_frequencies`; a state with imaginary
             frequencies or with modes that cost no energy beyond the acoustic ones at Γ, which gives NaN inside `jit`.
+
+    Example:
+        F = ms.observables.harmonic_free_energy([100.0, 300.0], mesh=8)(eq.system, eq.potential)
     """
 
     @staticmethod
@@ -73,7 +76,7 @@ class harmonic_free_energy(_Harmonic):
         return 0.5 * quantum + thermal * jnp.log1p(-jnp.exp(-x))
 
 
-class entropy(_Harmonic):
+class entropy(_SumOverModes):
     """`entropy(temperature, mesh)`: entropy of the phonons [eV/K per cell]; 0 at T = 0. Otherwise as `harmonic_free_energy`."""
 
     @staticmethod
@@ -81,7 +84,7 @@ class entropy(_Harmonic):
         return units.kB * (x * jnp.exp(-x) / -jnp.expm1(-x) - jnp.log1p(-jnp.exp(-x)))
 
 
-class heat_capacity(_Harmonic):
+class heat_capacity(_SumOverModes):
     """`heat_capacity(temperature, mesh)`: heat capacity at constant volume [eV/K per cell]; 0 at T = 0.
 
     Towards high temperatures it is k for each mode (Dulong and Petit). Otherwise as `harmonic_free_energy`.
@@ -92,35 +95,33 @@ class heat_capacity(_Harmonic):
         return units.kB * x**2 * jnp.exp(-x) / jnp.expm1(-x) ** 2
 
 
-def _stable(frequencies: Array, mesh: Any, system: System) -> Array:
-    """The frequencies, or NaN where the harmonic crystal has no thermodynamics.
-
-    Raises:
-        InputError: for concrete ones, naming the wave vector.
-    """
+def _if_stable(frequencies: Array, mesh: int | tuple[int, ...], system: System) -> Array:
+    """Return the frequencies; where the state is unstable raise InputError, or return NaN if they are traced."""
     acoustic = system.dim + (system.dim == 3 and sum(system.pbc) == 1)
     free = jnp.sum(frequencies == 0.0, axis=1) - acoustic * (np.arange(len(frequencies)) == 0)
     unstable = jnp.any(frequencies < 0.0, axis=1)
     if is_concrete(frequencies) and (bad := np.asarray(unstable | (free > 0))).any():
         worst = int(np.argmin(np.where(bad, np.min(frequencies, axis=1), np.inf)))
         q, lowest = q_mesh(mesh, system)[0][worst], float(np.min(frequencies[worst]))
-        what = f"frequency {lowest:.3g} THz" if lowest < 0.0 else f"{int(free[worst])} modes that cost no energy"
+        reason = f"frequency {lowest:.3g} THz" if lowest < 0.0 else f"{int(free[worst])} modes that cost no energy"
         raise InputError(
-            f"The state is unstable at q = {tuple(map(float, np.round(q, 6)))} ({what}), so it has no harmonic thermodynamics: "
+            f"The state is unstable at q = {tuple(map(float, np.round(q, 6)))} ({reason}), so it has no harmonic thermodynamics: "
             "relax a cell in which it can distort that way, or change the volume."
         )
     return jnp.where(jnp.any(unstable | (free > 0)), jnp.nan, frequencies)
 
 
 @eqx.filter_jit
-def _summed(of_mode: Callable[..., Any], frequencies: Array, weights: Any, temperature: Array) -> Array:
+def _sum_over_modes(
+    of_mode: Callable[[Array, Array, Array], Array], frequencies: Array, weights: Any, temperature: Array
+) -> Array:
     present = frequencies != 0.0
     quantum = EV_PER_THZ * jnp.where(present, frequencies, 1.0)
 
     def at(temperature: Array) -> Array:
         thermal = units.kB * temperature
-        warm = quantum < COLD * thermal
-        x = jnp.where(warm, quantum / jnp.where(warm, thermal, 1.0), COLD)
+        warm = quantum < FREEZE_OUT * thermal
+        x = jnp.where(warm, quantum / jnp.where(warm, thermal, 1.0), FREEZE_OUT)
         return weights @ jnp.sum(jnp.where(present, of_mode(x, quantum, thermal), 0.0), axis=1)
 
     return at(temperature) if temperature.ndim == 0 else jax.lax.map(at, temperature)

@@ -1,4 +1,4 @@
-"""Pictures. Each function draws into `ax` (or makes one), says what its colours and scales mean, and returns its axes."""
+"""Pictures. Each function draws into `ax`, or into new axes, says what its colours and scales mean, and returns the axes."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, fresh axes, open frames."""
+"""Parts that all pictures share: colours, axes, frames."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756")
 
 
 def axes_or_new(ax: Any, **options: Any) -> Any:
+    """Return the axes, or new ones, made with the options, in place of None."""
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt
@@ -13,14 +14,14 @@ def axes_or_new(ax: Any, **options: Any) -> Any:
     return plt.figure(figsize=(6.4, 5.6), layout="constrained").add_subplot(**options)
 
 
-def patch(colour: Any, label: str) -> Any:
+def patch(colour: str, label: str) -> Any:
+    """Return an entry of a legend."""
     from matplotlib.patches import Patch
 
     return Patch(facecolor=colour, label=label)
 
 
-def opened(ax: Any) -> Any:
-    """Without the upper and the right side of the frame."""
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
+def open_frame(ax: Any) -> Any:
+    """Hide the upper and the right side of the frame; return the axes."""
+    ax.spines[["top", "right"]].set_visible(False)
     return ax

@@ -1,4 +1,4 @@
-"""Derivatives of positions on the structure: as arrows and as colours; in 2-D, in 3-D, and in a slice."""
+"""Pictures of structures with derivatives of positions as arrows and colours: in 2-D, in 3-D, and in a slice."""
 
 import itertools
 from typing import TYPE_CHECKING, Any
@@ -20,16 +20,19 @@ ARROW_SHARE = 0.6
 """Length of the longest arrow in units of the mean distance between neighbours."""
 
 ROUNDING = 1e-10
-"""Share of the distance between neighbours by which nothing moves where a derivative is drawn as zero, if θ changed by itself."""
+"""Displacement θ dX/dθ, as a share of the distance between neighbours, up to which a derivative is drawn as zero."""
 
-ALMOST = 1e-9
+PLANE_ROUNDING = 1e-9
 """Share of the longest arrow up to which its part in a plane is rounding."""
 
-NARROW = 2.5
-"""Height of a slice in its widths, or width in its heights, from which the picture has its shape."""
+ASPECT = 2.5
+"""Ratio of a slice's sides from which the picture has the slice's shape."""
 
-MARKS = "os^Dv"
-"""Of species in a slice."""
+MARKERS = "os^Dv"
+"""Markers of the species in a slice."""
+
+SPACING = 2.5
+"""Distance between neighbours where there is no cell to tell it [Å]."""
 
 
 @suggest_names
@@ -42,7 +45,7 @@ def packing(
     coloured: bool = False,
     ax: Any = None,
 ) -> Any:
-    """A 2-D packing as discs, soft spheres at their true size and others as large as there is room, with dX/dθ as arrows.
+    """Draw a 2-D packing as discs, soft spheres at their true size, others as large as there is room, with dX/dθ as arrows.
 
     Args:
         eq: an equilibrium in 2-D.
@@ -53,6 +56,9 @@ def packing(
 
     Raises:
         InputError: a system that is not 2-D, colours without a derivative.
+
+    Example:
+        ms.plot.packing(eq, ms.sensitivity(eq).positions.diameter["B"], parameter="diameter of B")
     """
     system = eq.system
     if system.dim != 2 or system.cell is None:
@@ -60,35 +66,28 @@ def packing(
     ax = axes_or_new(ax)
     if coloured and derivative is None:
         raise InputError("plot.packing colours discs by a derivative: give one, or leave coloured out.")
-    arrows = None if derivative is None else _of_one_parameter(derivative, system)
-    told = f" [{unit}]" if unit else ""
+    arrows = None if derivative is None else _arrows(derivative, eq)
     positions, sizes, codes = _wrapped(system), _diameters(eq), np.asarray(system.species)
-    if arrows is not None:
-        arrows = _cleaned(arrows, eq)
     if coloured and arrows is not None:
         lengths = np.linalg.norm(arrows, axis=1)
-        discs = _discs(ax, positions, sizes, system, array=np.repeat(lengths, _copies(system)), cmap="viridis", alpha=0.9)
-        ax.figure.colorbar(discs, ax=ax, shrink=0.8, label=f"|∂x*/∂{parameter}|{told}")
+        discs = _discs(ax, positions, sizes, system, array=np.repeat(lengths, 3 ** sum(system.pbc)), cmap="viridis", alpha=0.9)
+        ax.figure.colorbar(discs, ax=ax, shrink=0.8, label=f"|∂x*/∂{parameter}|{f' [{unit}]' if unit else ''}")
     else:
         for code in range(len(system.labels)):
             chosen = codes == code
             _discs(ax, positions[chosen], sizes[chosen], system, facecolors=COLOURS[code % len(COLOURS)], alpha=0.55)
     if arrows is not None:
         longest = np.linalg.norm(arrows, axis=1).max()
-        spacing = np.sqrt(abs(np.linalg.det(np.asarray(system.cell))) / len(system))
         if longest > 0.0:
-            factor = ARROW_SHARE * spacing * 2.0 / longest
+            factor = ARROW_SHARE * _spacing(system) * 2.0 / longest
             ax.quiver(*positions.T, *(factor * arrows).T, angles="xy", scale_units="xy", scale=1.0, width=0.004, zorder=3)
-        ax.set_title(f"∂x*/∂{parameter}, {_longest(longest, unit, '.2f')}")
+        ax.set_title(f"∂x*/∂{parameter}, {_arrow_text(longest, unit, '.2f')}")
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]) @ np.asarray(system.cell)
     ax.plot(*corners.T, color="0.6", linewidth=0.8)
-    ax.set_aspect("equal")
-    ax.set_xlim(corners[:, 0].min(), corners[:, 0].max())
-    ax.set_ylim(corners[:, 1].min(), corners[:, 1].max())
-    ax.set_xlabel("x [Å]")
-    ax.set_ylabel("y [Å]")
+    (left, bottom), (right, top) = corners.min(axis=0), corners.max(axis=0)
+    ax.set(aspect="equal", xlim=(left, right), ylim=(bottom, top), xlabel="x [Å]", ylabel="y [Å]")
     true = hasattr(eq.potential, "diameter")
-    names = [f"{label} ({_of_sizes(sizes[codes == k])})" if true else label for k, label in enumerate(system.labels)]
+    names = [f"{label} ({_diameter_text(sizes[codes == k])})" if true else label for k, label in enumerate(system.labels)]
     handles = [patch(COLOURS[k % len(COLOURS)], name) for k, name in enumerate(names)]
     if not coloured:
         ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False)
@@ -106,23 +105,23 @@ def crystal(
     unit: str = "Å",
     ax: Any = None,
 ) -> Any:
-    """Atoms around a point, coloured by |dX/dθ|, with dX/dθ relative to a uniform change of scale as arrows.
+    """Draw the atoms around a point, coloured by |dX/dθ|, with dX/dθ as arrows.
 
     Args:
         derivative: dX/dθ of one parameter [Å per unit of θ], or θ dX/dθ.
         centre: the point, a vacancy say [Å], drawn as a dashed circle; by default the atom that moves most.
-        radius: of what is shown around it [Å].
+        radius: radius of the sphere of atoms that are drawn [Å].
         parameter: name for the colour bar.
         unit: of the derivative, `"Å/eV"`.
 
     Raises:
-        InputError: a system that is not 3-D, something else than the derivative in one parameter.
+        InputError: a system that is not 3-D, a derivative of another shape.
     """
     system = eq.system
     if system.dim != 3:
         raise InputError("plot.crystal draws 3-D systems; for a packing use plot.packing.")
     ax = axes_or_new(ax, projection="3d")
-    arrows = _cleaned(_of_one_parameter(derivative, system), eq)
+    arrows = _arrows(derivative, eq)
     size = np.linalg.norm(arrows, axis=1)
     positions = np.asarray(system.positions)
     if centre is None:
@@ -133,8 +132,8 @@ def crystal(
     if any(system.pbc):
         cell = np.asarray(system.cell)
         offset = offset - (np.round(offset @ np.linalg.pinv(cell)) * np.asarray(system.pbc)) @ cell
-    shown = np.linalg.norm(offset, axis=1) < radius
-    x, v, c = offset[shown], arrows[shown], size[shown]
+    inside = np.linalg.norm(offset, axis=1) < radius
+    x, v, c = offset[inside], arrows[inside], size[inside]
     for a, b in _bonds(x):
         ax.plot(*np.array([x[a], x[b]]).T, color="0.8", linewidth=0.8, zorder=1)
     points = ax.scatter(
@@ -143,7 +142,7 @@ def crystal(
     if c.max() > 0.0:
         ax.quiver(*x.T, *(v * ARROW_SHARE * 2.35 / c.max()).T, color="#e45756", linewidth=1.4, arrow_length_ratio=0.3)
     ax.figure.colorbar(points, ax=ax, shrink=0.65, pad=0.1, label=f"|{parameter}|  [{unit}]")
-    ax.set_title(f"{parameter}: {_longest(c.max(), unit, '.3g')}")
+    ax.set_title(f"{parameter}: {_arrow_text(c.max(), unit, '.3g')}")
     ax.set_box_aspect((1, 1, 1))
     for name, setter in zip("xyz", (ax.set_xlabel, ax.set_ylabel, ax.set_zlabel), strict=True):
         setter(f"{name} - centre [Å]")
@@ -162,13 +161,13 @@ def slab(
     unit: str = "Å",
     ax: Any = None,
 ) -> Any:
-    """A slice through a 3-D structure: the atoms in it coloured by |dX/dθ|, the part of dX/dθ in the plane as arrows.
+    """Draw a slice through a 3-D structure, its atoms coloured by |dX/dθ|, with the part of dX/dθ in the plane as arrows.
 
     Args:
         derivative: dX/dθ of one parameter [Å per unit of θ], or θ dX/dθ.
         normal: the axis that the slice is perpendicular to.
-        height: of its middle along that axis [Å]; by default that of the atom that moves most.
-        thickness: of the slice [Å].
+        height: place of the slice's middle along that axis [Å]; by default that of the atom that moves most.
+        thickness: thickness of the slice [Å].
         parameter: name for the colour bar.
         unit: of the derivative, `"Å/eV"`.
 
@@ -182,43 +181,32 @@ def slab(
         raise InputError(f"normal must be 'x', 'y' or 'z', not {normal!r}.")
     across = "xyz".index(normal)
     along = [k for k in range(3) if k != across]
-    arrows = _cleaned(_of_one_parameter(derivative, system), eq)
+    arrows = _arrows(derivative, eq)
     size = np.linalg.norm(arrows, axis=1)
     positions = _wrapped(system) if system.cell is not None and all(system.pbc) else np.asarray(system.positions)
     height = float(positions[size.argmax(), across]) if height is None else height
-    shown = np.abs(positions[:, across] - height) <= 0.5 * thickness
-    if not shown.any():
+    inside = np.abs(positions[:, across] - height) <= 0.5 * thickness
+    if not inside.any():
         raise InputError(f"No atom lies within {0.5 * thickness:g} Å of {normal} = {height:g} Å: choose another height.")
-    x, v, c = positions[shown][:, along], arrows[shown][:, along], size[shown]
+    x, v, c = positions[inside][:, along], arrows[inside][:, along], size[inside]
     ax = _axes_of_shape(ax, x)
-    codes = np.asarray(system.species)[shown]
+    codes = np.asarray(system.species)[inside]
     for code in np.unique(codes):
-        of = codes == code
-        label = system.labels[code]
-        points = ax.scatter(
-            *x[of].T,
-            c=c[of],
-            cmap="viridis",
-            vmin=0.0,
-            vmax=c.max() or 1.0,
-            s=110,
-            marker=MARKS[code % len(MARKS)],
-            edgecolors="0.3",
-            linewidths=0.5,
-            label=label,
-        )
+        chosen = codes == code
+        look = {"marker": MARKERS[code % len(MARKERS)], "s": 110, "edgecolors": "0.3", "linewidths": 0.5}
+        colours = {"c": c[chosen], "cmap": "viridis", "vmin": 0.0, "vmax": c.max() or 1.0}
+        points = ax.scatter(*x[chosen].T, label=system.labels[code], **colours, **look)
     longest = np.linalg.norm(v, axis=1).max()
-    if longest <= ALMOST * c.max():  # out of the plane
+    if longest <= PLANE_ROUNDING * c.max():  # out of the plane
         longest = 0.0
     if longest > 0.0:
-        spacing = (abs(np.linalg.det(np.asarray(system.cell))) / len(system)) ** (1 / 3) if system.cell is not None else 2.5
-        arrows = v * (ARROW_SHARE * spacing / longest)
+        arrows = v * (ARROW_SHARE * _spacing(system) / longest)
         ax.quiver(*x.T, *arrows.T, angles="xy", scale_units="xy", scale=1.0, width=0.005, color="#e45756", zorder=3)
     ax.margins(0.12)
     ax.figure.colorbar(points, ax=ax, shrink=0.8, label=f"|{parameter}|  [{unit}]")
     where = f"{normal} = {height:.2f} ± {0.5 * thickness:.2f} Å"
-    inside = "no arrows in the plane" if longest == 0.0 < c.max() else _longest(longest, unit, ".3g")
-    ax.set_title(f"{parameter} at {where}:\n{inside}", fontsize="medium")
+    note = "no arrows in the plane" if longest == 0.0 < c.max() else _arrow_text(longest, unit, ".3g")
+    ax.set_title(f"{parameter} at {where}:\n{note}", fontsize="medium")
     ax.set(aspect="equal", xlabel=f"{'xyz'[along[0]]} [Å]", ylabel=f"{'xyz'[along[1]]} [Å]")
     if len(system.labels) > 1:
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(system.labels), frameon=False)
@@ -226,9 +214,9 @@ def slab(
 
 
 def _axes_of_shape(ax: Any, x: np.ndarray) -> Any:
-    """Given axes, or fresh ones of the shape of a long and narrow slice."""
+    """Return the axes, or in place of None new ones, which have the shape of a long and narrow slice."""
     width, height = np.ptp(x, axis=0) + 2.0
-    if ax is None and not 1.0 / NARROW < height / width < NARROW:
+    if ax is None and not 1.0 / ASPECT < height / width < ASPECT:
         import matplotlib.pyplot as plt
 
         size = (5.2, 9.0) if height > width else (10.0, 4.2)
@@ -236,33 +224,37 @@ def _axes_of_shape(ax: Any, x: np.ndarray) -> Any:
     return axes_or_new(ax)
 
 
-def _of_sizes(sizes: np.ndarray) -> str:
+def _diameter_text(sizes: np.ndarray) -> str:
     """The diameters of one species, in words."""
     lowest, highest = (f"{size:.3g}" for size in (sizes.min(initial=np.inf), sizes.max(initial=0.0)))
     return f"diameter {lowest} Å" if lowest == highest else f"diameters {lowest} to {highest} Å"
 
 
-def _longest(length: float, unit: str, form: str) -> str:
-    """What a title says of the longest arrow."""
+def _arrow_text(length: float, unit: str, form: str) -> str:
+    """The length of the longest arrow, in words."""
     return f"longest arrow {length:{form}} {unit}".rstrip() if length > 0.0 else "nothing moves"
 
 
-def _cleaned(arrows: np.ndarray, eq: "Equilibrium") -> np.ndarray:
-    """The same without what is rounding, or what is left of the forces: zero where nothing else is there."""
-    system = eq.system
-    volume = None if system.cell is None else abs(np.linalg.det(np.asarray(system.cell)))
-    spacing = (volume / len(system)) ** (1.0 / system.dim) if volume else 2.5
-    thetas = np.concatenate([np.ravel(np.abs(leaf)) for leaf in jax.tree.leaves(getattr(eq, "potential", None))] or [np.ones(1)])
+def _spacing(system: "System") -> float:
+    """A typical distance between neighbours [Å]."""
+    volume = 0.0 if system.cell is None else abs(np.linalg.det(np.asarray(system.cell)))
+    return float((volume / len(system)) ** (1.0 / system.dim)) if volume else SPACING
+
+
+def _arrows(derivative: Float[ArrayLike, "atoms dim"], eq: "Equilibrium") -> Float[np.ndarray, "atoms dim"]:
+    """Return a derivative, or zero where it is rounding or due to forces that are left; raise InputError for its shape."""
+    arrows, spacing = _checked_derivative(derivative, eq.system), _spacing(eq.system)
+    thetas = np.concatenate([np.ravel(np.abs(leaf)) for leaf in jax.tree.leaves(eq.potential)] or [np.ones(1)])
     theta = np.median(thetas[thetas > 0.0]) if (thetas > 0.0).any() else 1.0
-    found = getattr(eq, "curvature", None)
-    off = eq.fmax / found.lowest if found is not None and 0.0 < found.lowest < np.inf else 0.0
-    return arrows if np.abs(arrows).max(initial=0.0) > max(ROUNDING * spacing, off) / theta else np.zeros_like(arrows)
+    lowest = 0.0 if eq.spectrum is None else eq.spectrum.lowest
+    error = eq.fmax / lowest if 0.0 < lowest < np.inf else 0.0
+    return arrows if np.abs(arrows).max(initial=0.0) > max(ROUNDING * spacing, error) / theta else np.zeros_like(arrows)
 
 
 def _discs(ax: Any, positions: np.ndarray, sizes: np.ndarray, system: "System", **look: Any) -> Any:
     from matplotlib.collections import EllipseCollection
 
-    places, widths = _with_images(positions, sizes, system)
+    places, widths = _images(positions, sizes, system)
     discs = EllipseCollection(
         widths, widths, 0.0, units="xy", offsets=places, offset_transform=ax.transData, edgecolors="white", linewidths=0.8, **look
     )
@@ -270,48 +262,44 @@ def _discs(ax: Any, positions: np.ndarray, sizes: np.ndarray, system: "System", 
     return discs
 
 
-def _copies(system: "System") -> int:
-    """Images of each disc that are drawn."""
-    return 3 ** sum(system.pbc)
-
-
 def _wrapped(system: "System") -> np.ndarray:
+    """Positions in the cell."""
     cell = np.asarray(system.cell)
     fractional = np.asarray(system.positions) @ np.linalg.inv(cell)
     return (fractional - np.floor(fractional) * np.asarray(system.pbc)) @ cell
 
 
-def _with_images(positions: np.ndarray, sizes: np.ndarray, system: "System") -> tuple[np.ndarray, np.ndarray]:
-    """Discs with their periodic images around the cell."""
+def _images(positions: np.ndarray, sizes: np.ndarray, system: "System") -> tuple[np.ndarray, np.ndarray]:
+    """Places and sizes of discs and of their periodic images around the cell, 3 along each periodic direction."""
     steps = [(-1, 0, 1) if flag else (0,) for flag in system.pbc]
     shifts = np.array(list(itertools.product(*steps))) @ np.asarray(system.cell)
     return (positions[:, None] + shifts).reshape(-1, system.dim), np.repeat(sizes, len(shifts))
 
 
 def _diameters(eq: "Equilibrium") -> np.ndarray:
+    """The potential's diameter of each atom, or one for which there is room [Å]."""
     diameter = getattr(eq.potential, "diameter", None)
     if isinstance(diameter, dict):
         return np.array([float(diameter[label]) for label in eq.system.symbols])
     if diameter is None:
-        spacing = np.sqrt(abs(np.linalg.det(np.asarray(eq.system.cell))) / len(eq.system))
-        return np.full(len(eq.system), min(0.5 * float(eq.potential.range), spacing))
+        return np.full(len(eq.system), min(0.5 * float(eq.potential.range), _spacing(eq.system)))
     return np.broadcast_to(np.asarray(diameter), len(eq.system)).astype(float)
 
 
-def _of_one_parameter(derivative: Any, system: "System") -> Float[np.ndarray, "atoms dim"]:
-    """Raises InputError for something else than dX/dθ of one parameter of this system."""
+def _checked_derivative(derivative: Any, system: "System") -> Float[np.ndarray, "atoms dim"]:
+    """Return dX/dθ of one parameter of this system; raise InputError for anything else."""
     array = np.asarray(derivative)
-    if array.shape != (wanted := (len(system), system.dim)):
-        given = f"an array of shape {array.shape}" if array.shape else type(derivative).__name__
+    if array.shape != (shape := (len(system), system.dim)):
+        argument = f"an array of shape {array.shape}" if array.shape else type(derivative).__name__
         raise InputError(
-            f"A picture is of the derivative in one parameter, of shape {wanted}, such as sensitivity(eq).positions.sigma, "
-            f"not {given}."
+            f"A picture is of the derivative in one parameter, of shape {shape}, such as sensitivity(eq).positions.sigma, "
+            f"not {argument}."
         )
     return array
 
 
-def _bonds(x: np.ndarray) -> Any:
-    """Pairs of shown atoms within 1.2 of the shortest distance."""
+def _bonds(x: np.ndarray) -> np.ndarray:
+    """Pairs of atoms within 1.2 of the shortest distance, `(n_pairs, 2)`."""
     distance = np.linalg.norm(x[:, None] - x[None], axis=-1)
     distance[np.tril_indices(len(x))] = np.inf
-    return np.argwhere(distance < 1.2 * distance.min()) if len(x) > 1 else []
+    return np.argwhere(distance < 1.2 * distance.min()) if len(x) > 1 else np.zeros((0, 2), dtype=int)

@@ -437,7 +437,7 @@ def _forces(potential: Potential, system: System) -> Array:
 @eqx.filter_jit
 def _stress(potential: Potential, system: System) -> Array:
     def strained(strain: Array) -> Array:
-        return _deformed_energy(potential, system, jnp.eye(system.dim) + 0.5 * (strain + strain.T))
+        return total_energy(potential, system.deformed(jnp.eye(system.dim) + 0.5 * (strain + strain.T)))
 
     dim = system.dim
     slope = jax.grad(strained)(jnp.zeros((dim, dim), system.positions.dtype))
@@ -447,16 +447,10 @@ def _stress(potential: Potential, system: System) -> Array:
 @eqx.filter_jit
 def _pressure(potential: Potential, system: System) -> Array:
     def stretched(stretch: Array) -> Array:
-        return _deformed_energy(potential, system, stretch * jnp.eye(system.dim))
+        return total_energy(potential, system.deformed(stretch * jnp.eye(system.dim)))
 
     unity = jnp.ones((), system.positions.dtype)
     return -jax.jvp(stretched, (unity,), (unity,))[1] / (system.dim * system.volume) * stress_unit(system.dim)
-
-
-def _deformed_energy(potential: Potential, system: System, deformation: Array) -> Array:
-    assert system.cell is not None
-    where = lambda s: (s.positions, s.cell)  # noqa: E731
-    return total_energy(potential, eqx.tree_at(where, system, (system.positions @ deformation, system.cell @ deformation)))
 
 
 def parameter_paths(potential: Potential) -> list[str]:

@@ -179,6 +179,18 @@ class System(NameSuggester, eqx.Module):
         """Return the system with other positions; its neighbour list is kept, and checked where it is used."""
         return eqx.tree_at(lambda s: s.positions, self, positions)
 
+    def deformed(self, F: Float[Array, "dim dim"]) -> "System":
+        """Return the system after a homogeneous deformation of space: the cell, and the atoms with it.
+
+        Everything else is kept, the neighbour list too, whose images follow the cell. Works on traced values.
+
+        Args:
+            F: the deformation gradient `(dim, dim)`, which multiplies rows from the right: x → x F, cell → cell F. A strain ε
+                has F = 1 + ε.
+        """
+        places = (self.positions @ F, None if self.cell is None else self.cell @ F)
+        return eqx.tree_at(lambda s: (s.positions, s.cell), self, places, is_leaf=lambda leaf: leaf is None)
+
     def with_neighbors(self, potential: ListsNeighbors, *, skin: float | None = None) -> "System":
         """Return the system with the neighbour list that `potential` needs, complete while atoms move up to `skin / 2`."""
         return eqx.tree_at(

@@ -160,10 +160,7 @@ def _evaluated(potential: Potential, system: System) -> _Evaluated:
 
     def energy(potential: Potential, positions: Array, strain: Array) -> tuple[Array, Array]:
         deformation = jnp.eye(system.dim, dtype=positions.dtype) + strain
-        cell = None if system.cell is None else system.cell @ deformation
-        moved = eqx.tree_at(lambda s: s.positions, system, positions @ deformation)
-        moved = moved if cell is None else eqx.tree_at(lambda s: s.cell, moved, cell)
-        energies = listed_energies(potential, moved)
+        energies = listed_energies(potential, system.with_positions(positions).deformed(deformation))
         return jnp.sum(energies), energies
 
     still = jnp.zeros((system.dim, system.dim), system.positions.dtype)
@@ -255,9 +252,7 @@ def _rotation(case: _Case) -> Iterator[Finding]:
     turn, _ = np.linalg.qr(case.rng.normal(size=(case.system.dim,) * 2))
     turn *= np.sign(np.linalg.det(turn))
     turn = turn if np.linalg.det(turn) > 0.0 else turn * np.array([-1.0, *[1.0] * (case.system.dim - 1)])
-    turned = case.given.with_positions(case.system.positions @ turn)
-    if turned.cell is not None:
-        turned = eqx.tree_at(lambda s: s.cell, turned, turned.cell @ turn)
+    turned = case.given.with_positions(case.system.positions).deformed(turn)
     found = case.evaluate(case.listed(turned))
     yield Finding("rotation", _same(case, found, turn), ROUNDING, "The energy or forces do not turn with the structure")
 
@@ -332,9 +327,7 @@ def _stress(case: _Case) -> Iterator[Finding]:
         strain = 0.5 * (strain + strain.T)
 
         def at(t: Any, strain: Any = strain) -> tuple[System, None]:
-            deformation = np.eye(system.dim) + t * strain
-            where = lambda s: (s.positions, s.cell)  # noqa: E731
-            return eqx.tree_at(where, system, (system.positions @ deformation, system.cell @ deformation)), None
+            return system.deformed(np.eye(system.dim) + t * strain), None
 
         worst = max(worst, _off(case, _total, at, np.vdot(virial, strain), np.linalg.norm(virial)))
     yield Finding("stress", worst, DIFFERENCES, "The stress is not the derivative of the energy in the strain")

@@ -39,7 +39,7 @@ def test_a_study_that_is_a_folder_is_named(folder):
 def test_a_study_in_the_place_of_its_result_is_named(command, folder):
     (folder / "sweep.toml").write_text("")
     assert (
-        "'sweep.toml' is what a study is to do, and no result: 'mdsens run sweep.toml' does it"
+        "'sweep.toml' is the description of a study, and no result: 'mdsens run sweep.toml' does it"
         in mdsens(command, "sweep.toml")[1]
     )
 

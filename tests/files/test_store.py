@@ -16,6 +16,7 @@ import pytest
 import mdsens as ms
 from mdsens.files import state_files
 from mdsens.files.atomic_write import write_all
+from mdsens.files.hdf5_attributes import attribute, has_attribute, set_attribute
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_what_is_longer_than_an_attribute_survives(dimer, tmp_path, monkeypatch)
     ms.save(tmp_path / "a.h5", eq, S)
     eq2, S2 = ms.load(tmp_path / "a.h5")
     assert eq2.spectrum.rattlers == rattlers and eq2.solver == words and S2.certificate == certificate
-    assert state_files.provenance_of(tmp_path / "a.h5")["command"].endswith("structure_9999.cif")
+    assert state_files.read_provenance(tmp_path / "a.h5")["command"].endswith("structure_9999.cif")
 
 
 def test_labels_that_are_longer_than_an_attribute_survive(tmp_path):
@@ -204,7 +205,7 @@ def test_a_file_of_another_program_is_not_read_as_ours(dimer, tmp_path):
     ms.save(tmp_path / "a.h5", *dimer)
     with h5py.File(tmp_path / "a.h5", "a") as file:
         file["h5md/creator"].attrs["name"] = "espresso"
-    for read in (ms.load, state_files.provenance_of):
+    for read in (ms.load, state_files.read_provenance):
         with pytest.raises(ms.StoreError, match="another program; its creator is 'espresso'"):
             read(tmp_path / "a.h5")
 
@@ -361,3 +362,15 @@ def test_several_states_are_in_one_file_as_they_were_given(dimer, tmp_path):
 
 def test_whether_masses_are_known_survives(dimer, tmp_path):
     assert not ms.load(ms.save(tmp_path / "a.h5", dimer[0]))[0].system.masses_known
+
+
+def test_long_texts_are_attributes_and_older_files_have_theirs_as_data(tmp_path):
+    text = "Å" * 100_000
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        unit = file.create_group("units/00000")
+        set_attribute(unit, "input", text)
+        unit["texts/facts"] = text
+        assert unit.attrs["input"] == attribute(unit, "input") == attribute(unit, "facts") == text
+        assert has_attribute(unit, "facts") and not has_attribute(unit, "reason")
+        with pytest.raises(KeyError):
+            attribute(unit, "reason")

@@ -23,7 +23,7 @@ def _figures_are_closed():
 def resting(system):
     """What pictures of structures want of an equilibrium."""
     potential = ms.SoftSphere(diameter=dict.fromkeys(system.labels, 1.0), epsilon=1.0)
-    return types.SimpleNamespace(system=system, potential=potential)
+    return types.SimpleNamespace(system=system, potential=potential, spectrum=None)
 
 
 def cubic(c11, c12, c44):
@@ -116,7 +116,7 @@ def test_a_narrow_slice_has_a_picture_of_its_shape():
 def test_a_legend_tells_the_range_of_diameters():
     system = ms.System([[0.5, 0.5], [1.5, 1.5]], species=["A", "A"], cell=np.eye(2) * 2.0, pbc=True)
     spheres = ms.SoftSphere(diameter=[0.8, 1.2], epsilon=1.0)
-    ax = plot.packing(types.SimpleNamespace(system=system, potential=spheres), np.ones((2, 2)))
+    ax = plot.packing(types.SimpleNamespace(system=system, potential=spheres, spectrum=None), np.ones((2, 2)))
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["A (diameters 0.8 to 1.2 Å)"]
 
 
@@ -152,7 +152,8 @@ def test_only_soft_spheres_have_diameters():
     spheres = ms.SoftSphere(diameter={"A": 1.0, "B": 0.6}, epsilon=1.0)
     legends = {}
     for name, potential in (("spheres", spheres), ("others", ms.Yukawa(strength=1.0, kappa=1.0, cutoff=1.0))):
-        ax = plot.packing(types.SimpleNamespace(system=system, potential=potential), moves, parameter="κ", unit="Å²")
+        eq = types.SimpleNamespace(system=system, potential=potential, spectrum=None)
+        ax = plot.packing(eq, moves, parameter="κ", unit="Å²")
         legends[name] = [text.get_text() for text in ax.get_legend().get_texts()]
         assert ax.get_xlabel() == "x [Å]" and ax.get_title() == "∂x*/∂κ, longest arrow 5.00 Å²"
     assert legends == {"spheres": ["A (diameter 1 Å)", "B (diameter 0.6 Å)"], "others": ["A", "B"]}

@@ -147,6 +147,16 @@ def test_a_system_is_a_pytree_whose_positions_can_be_traced():
     np.testing.assert_array_equal(inside, np.eye(3))
 
 
+def test_a_strain_takes_the_cell_and_the_atoms_along():
+    F = jnp.array([[1.01, 0.02], [0.02, 0.97]])
+    system = ms.System([[0.1, 0.2], [0.5, 0.7]], cell=[1.0, 1.5], pbc=True, frozen=[True, False])
+    strained = jax.jit(lambda F: system.deformed(F))(F)
+    np.testing.assert_allclose(strained.positions, system.positions @ F, rtol=1e-15)
+    np.testing.assert_allclose(strained.cell, system.cell @ F, rtol=1e-15)
+    np.testing.assert_array_equal(strained.frozen, system.frozen)
+    assert ms.System([[0.1, 0.2]]).deformed(F).cell is None
+
+
 def test_single_precision_comes_by_name_only():
     short = ms.System(np.eye(3, dtype=np.float32), dtype="float32")
     assert short.positions.dtype == jnp.float32

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from mdsens.common.errors import InputError
 from mdsens.equilibrium.relaxation import Equilibrium
-from mdsens.files.provenance import made_with
+from mdsens.files.provenance import current_provenance
 from mdsens.studies.results.record import Collected, Outcome, Record, merge, with_structures
 from mdsens.studies.results.text_tables import study_lines
 
@@ -55,4 +55,4 @@ class Result:
 def outcome(label: str, parameters: Mapping[str, float], record: Record, reason: str = "") -> Outcome:
     """Return a result as if it were that of a task of a study."""
     recipe: dict[str, Any] = {"parameters": dict(parameters), "observables": {}, "structures": {}}
-    return Outcome(label, label, recipe, record, reason, made_with())
+    return Outcome(label, label, recipe, record, reason, current_provenance())

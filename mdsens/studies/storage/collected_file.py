@@ -22,6 +22,7 @@ import numpy as np
 from mdsens.common.errors import MdsensError, StoreError
 from mdsens.common.untrusted_hdf5 import check_harmless, open_untrusted
 from mdsens.files.atomic_write import check_writable, write_whole
+from mdsens.files.hdf5_attributes import attribute, set_attribute
 from mdsens.files.hdf5_labels import name_axes, name_unit, name_units
 from mdsens.files.state_files import write_h5md
 from mdsens.potentials import Potential
@@ -29,7 +30,7 @@ from mdsens.studies.input import recipes
 from mdsens.studies.input.tasks import Study
 from mdsens.studies.input.toml_schema import KINDS
 from mdsens.studies.results.record import Collected, Outcome
-from mdsens.studies.storage.task_files import STUDY_FORMAT, outcome_of, read_task, set_text, task_failures, task_paths, text_of
+from mdsens.studies.storage.task_files import STUDY_FORMAT, outcome_of, read_task, task_failures, task_paths
 from mdsens.studies.storage.trajectories import write_particles
 
 TOML, PLAN = "study.toml", "study.json"
@@ -82,7 +83,7 @@ def collect(folder: Path, path: Path, *, overwrite: bool = False) -> tuple[int, 
         write_h5md(file)
         group = file.create_group("study")
         group.attrs.update({"kind": study.kind, "tasks": len(outcomes), "failed": failed})
-        set_text(group, "toml", study.toml)
+        set_attribute(group, "toml", study.toml)
         for k, outcome in enumerate(outcomes):
             with h5py.File(paths[outcome.name], "r") as task:
                 task.copy(task["/"], group.require_group("tasks"), f"{k:05d}")
@@ -214,4 +215,4 @@ def read_collected(path: Path) -> Collected:
         tasks = group["tasks" if "tasks" in group else "units"]
         if (kind := str(group.attrs["kind"])) not in KINDS:
             raise StoreError(f"{str(path)!r} holds a study of a kind {kind!r:.40} that this mdsens does not know.")
-        return Collected(kind, text_of(group, "toml"), tuple(outcome_of(tasks[key]) for key in sorted(tasks)))
+        return Collected(kind, str(attribute(group, "toml")), tuple(outcome_of(tasks[key]) for key in sorted(tasks)))

@@ -1,7 +1,7 @@
 """Tasks as HDF5 files, `DIR/tasks/NAME.h5`:
 
 /          attributes: task (its name), label, status ("done" or "failed"), reason; input, facts, provenance as JSON
-/texts     texts that are too long for an attribute
+/texts     texts of 30,000 letters and more, in older files
 /<path>    its numbers
 """
 
@@ -20,7 +20,8 @@ from mdsens.common.errors import StoreError
 from mdsens.common.untrusted_hdf5 import NUMBER_KINDS, check_harmless, open_untrusted
 from mdsens.common.version import VERSION
 from mdsens.files.atomic_write import write_all
-from mdsens.files.provenance import made_with
+from mdsens.files.hdf5_attributes import attribute, has_attribute
+from mdsens.files.provenance import current_provenance
 from mdsens.studies.input.tasks import Task
 from mdsens.studies.results.record import STATES, Outcome, Record
 
@@ -28,9 +29,6 @@ TASKS, TASKS_OF_FORMAT_1 = "tasks", "units"
 """Folder of the tasks' files. In format 1, that of mdsens 0.1, a task is called a unit everywhere."""
 
 STUDY_FORMAT = 2
-
-MAX_ATTRIBUTE = 30_000
-"""Letters of a text up to which it is an attribute, which holds 64 kB at most."""
 
 SCALAR = h5s.create(h5s.SCALAR)
 TEXT, PYTHON_TEXT = (h5t.py_create(h5py.string_dtype(), logical=logical) for logical in (True, False))
@@ -66,16 +64,13 @@ def task_image(task: Task, record: Record, reason: str, seconds: float) -> bytes
         "reason": reason,
         "input": json.dumps(task.input),
         "facts": json.dumps(record.facts),
-        "provenance": json.dumps({**made_with(), "seconds": seconds}),
+        "provenance": json.dumps({**current_provenance(), "seconds": seconds}),
     }
     in_memory, _, _ = _properties()
     file = h5f.create(f"task-{task.name}".encode(), h5f.ACC_TRUNC, fapl=in_memory)
     try:
         for key, text in texts.items():
-            if len(text) < MAX_ATTRIBUTE:
-                h5a.create(file, key.encode(), TEXT, SCALAR).write(np.array(text, dtype=object), PYTHON_TEXT)
-            else:
-                set_text(h5py.File(file), key, text)
+            h5a.create(file, key.encode(), TEXT, SCALAR).write(np.array(text, dtype=object), PYTHON_TEXT)
         for path, values in record.arrays.items():
             _set_array(file, path, np.asarray(values, order="C"))
         h5f.flush(file)
@@ -114,19 +109,6 @@ def _properties() -> tuple[h5p.PropFAID, h5p.PropDCID, h5p.PropLCID]:
     return in_memory, timeless, through_groups
 
 
-def set_text(group: h5py.Group, key: str, text: str) -> None:
-    """Write a text, which may be longer than the 64 kB that an attribute holds."""
-    if len(text) < MAX_ATTRIBUTE:
-        group.attrs[key] = text
-    else:
-        group[f"texts/{key}"] = text
-
-
-def text_of(group: h5py.Group, key: str) -> str:
-    """Return what `set_text` wrote."""
-    return str(group.attrs[key]) if key in group.attrs else group[f"texts/{key}"].asstr()[()]
-
-
 def read_task(path: Path) -> Outcome:
     """Read a task's file.
 
@@ -156,16 +138,16 @@ def outcome_of(group: h5py.Group) -> Outcome:
             arrays[path] = np.asarray(item[()])
 
     group.visititems(gather)
-    recipe, facts, provenance = (json.loads(text_of(group, key)) for key in ("input", "facts", "provenance"))
+    recipe, facts, provenance = (json.loads(attribute(group, key)) for key in ("input", "facts", "provenance"))
     if not all(isinstance(value, dict) for value in (recipe, facts, provenance)) or not recipe.keys() >= INPUT_KEYS:
         raise StoreError(f"{group.file.filename!r} has a task at {group.name} that does not say what it was made from.")
     _check_structures(arrays, facts.get("states", {}))
-    label, reason = (text_of(group, key) for key in ("label", "reason"))
+    label, reason = (str(attribute(group, key)) for key in ("label", "reason"))
     return Outcome(_name_of(group), label, recipe, Record(arrays, facts), reason, provenance)
 
 
 def _name_of(group: h5py.Group) -> str:
-    return text_of(group, "task" if "task" in group.attrs else "unit")
+    return str(attribute(group, "task" if has_attribute(group, "task") else "unit"))
 
 
 def _check_structures(arrays: Mapping[str, np.ndarray], states: Mapping[str, Any]) -> None:
@@ -191,5 +173,5 @@ def task_failures(folder: Path) -> dict[str, str]:
         with contextlib.suppress(StoreError), open_untrusted(path, "task of a study") as file:
             check_harmless(file, path)
             if _name_of(file) == name:
-                failures[name] = text_of(file, "reason")
+                failures[name] = str(attribute(file, "reason"))
     return failures
