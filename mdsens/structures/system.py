@@ -18,6 +18,7 @@ from mdsens.common.suggestions import Spelled
 from mdsens.common.text import FEW
 from mdsens.implicit.trees import is_traced
 from mdsens.structures import masses as known_masses
+from mdsens.structures.neighbors.preparation import Preparation
 
 LABELS = "mdsens_label"
 """The array in which ASE's atoms keep labels that are no elements."""
@@ -26,7 +27,7 @@ LABELS = "mdsens_label"
 class ListsNeighbors(Protocol):
     """What lists the neighbours that it needs: a potential."""
 
-    def find_neighbors(self, system: "System", *, skin: float | None = None) -> Any: ...
+    def find_neighbors(self, system: "System", *, skin: float | None = None) -> Preparation: ...
 
 
 def is_concrete(*values: Any) -> bool:
@@ -79,7 +80,7 @@ class System(Spelled, eqx.Module):
         masses: `(N,)` [amu]; by default those of the elements and of D and T, if all labels are such, else 1.
         masses_known: whether masses were given or are the labels' own; phonons ask for them otherwise.
         frozen: `(N,)`, True for atoms that never move.
-        neighbors: the padded list of the last relaxation, or None.
+        neighbors: what a potential prepared, the padded list of the last relaxation say, or None.
         held: whether constraints beside frozen atoms hold it, as `relax` was asked to.
 
     Raises:
@@ -96,7 +97,7 @@ class System(Spelled, eqx.Module):
     species: Int[Array, " atoms"]
     masses: Float[Array, " atoms"]
     frozen: Bool[Array, " atoms"]
-    neighbors: Any
+    neighbors: Preparation | None
     pbc: tuple[bool, ...] = eqx.field(static=True)
     labels: tuple[str, ...] = eqx.field(static=True)
     masses_known: bool = eqx.field(static=True)

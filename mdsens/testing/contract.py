@@ -32,6 +32,7 @@ from mdsens.potentials.base import (
     sound_stiffness,
     total_energy,
 )
+from mdsens.potentials.forms.neighbor_vectors import pair_list
 from mdsens.solvers import Status
 from mdsens.structures.neighbors.neighbor_list import Neighbors, widened_like
 from mdsens.structures.neighbors.search import find_neighbors
@@ -137,10 +138,9 @@ class _Case:
         potential = self.potential if potential is None else potential
         reach = float(np.asarray(potential.range))
         listed = system.with_neighbors(potential, skin=0.05 * reach if np.isfinite(reach) else None)
-        same = hasattr(self, "system") and len(system) == len(self.system) and isinstance(listed.neighbors, Neighbors)
-        if not same:
+        if not (hasattr(self, "system") and len(system) == len(self.system) and isinstance(listed.neighbors, Neighbors)):
             return listed
-        neighbors = widened_like(listed.neighbors, self.system.neighbors)
+        neighbors = widened_like(listed.neighbors, pair_list(self.system))
         return eqx.tree_at(lambda s: s.neighbors, listed, neighbors, is_leaf=lambda leaf: leaf is None)
 
     def evaluate(self, system: System, potential: Potential | None = None) -> "_Evaluated":

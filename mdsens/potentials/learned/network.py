@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mdsens.common.errors import InputError
 from mdsens.potentials.base import Potential
-from mdsens.potentials.forms.neighbor_vectors import bond_vectors
+from mdsens.potentials.forms.neighbor_vectors import bond_vectors, pair_list
 from mdsens.potentials.forms.site import SitePotential
 from mdsens.potentials.parameters import without_constants
 from mdsens.potentials.species import Atom, static
@@ -127,7 +127,7 @@ class GraphPotential(Potential):
         graph = Graph(
             species=_numbers(self, Atom(jnp.arange(n), system.species, system.labels, n)),
             vectors=d.T.reshape(-1, system.dim),
-            senders=system.neighbors.index.ravel(),
+            senders=pair_list(system).index.ravel(),
             receivers=jnp.repeat(jnp.arange(n), capacity),
             mask=inside.T.ravel(),
         )

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from mdsens.common.errors import InputError
 from mdsens.potentials.base import Potential
-from mdsens.potentials.forms.neighbor_vectors import bond_vectors, handles
+from mdsens.potentials.forms.neighbor_vectors import bond_vectors, handles, pair_list
 from mdsens.potentials.forms.site import in_blocks
 from mdsens.potentials.forms.stored_stiffness import SiteStiffness
 from mdsens.potentials.learned.bispectrum import Bispectrum, Surroundings, energies
@@ -18,7 +18,7 @@ from mdsens.potentials.learned.snap_files import LISTS, read_snap
 from mdsens.potentials.species import static
 from mdsens.structures.system import System
 
-CACHED = 2**15
+CACHE_SIZE = 2**15
 """Pairs of neighbours (K² for each atom) that are evaluated together."""
 
 LEAST = 32
@@ -155,7 +155,7 @@ class SNAP(Potential):
     @staticmethod
     def _together(system: System) -> int:
         """Atoms in a block."""
-        return int(CACHED // system.neighbors.atom.shape[0] ** 2)
+        return int(CACHE_SIZE // len(pair_list(system).atom) ** 2)
 
     @property
     def _form(self) -> Bispectrum:

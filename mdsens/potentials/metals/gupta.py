@@ -55,7 +55,7 @@ class Gupta(EmbeddedPotential):
 
     def __check_init__(self) -> None:
         check_numbers(self, positive=("r0",), not_negative=("A", "xi", "p", "q"))
-        check_switch(self)
+        check_switch(self, self.onset, self.cutoff)
 
     @classmethod
     def published(cls, element: str) -> "Gupta":

@@ -102,7 +102,7 @@ class ZhouJohnsonWadley(EmbeddedPotential):
 
     def __check_init__(self) -> None:
         check_numbers(self, positive=("re", "fe", "rhoe", "rhos"))
-        check_switch(self)
+        check_switch(self, self.onset, self.cutoff)
 
     @classmethod
     def published(cls, *elements: str, onset: float = 6.0, cutoff: float = 7.0) -> "ZhouJohnsonWadley":
