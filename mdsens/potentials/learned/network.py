@@ -1,15 +1,15 @@
-"""Any JAX network as a potential: a function and the tree of its parameters, of one site or of a graph of all atoms."""
+"""Networks written in JAX as potentials: a function and the tree of its parameters, for one site or a graph of all atoms."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mdsens.common.errors import InputError
 from mdsens.potentials.base import Potential
+from mdsens.potentials.checks import check_cutoff
 from mdsens.potentials.forms.neighbor_vectors import bond_vectors, pair_list
 from mdsens.potentials.forms.site import SitePotential
 from mdsens.potentials.parameters import without_constants
@@ -28,8 +28,8 @@ class NetworkPotential(SitePotential):
             activation function, None) stays what it is; 32-bit numbers become 64-bit ones.
         cutoff: reach of a site [Å].
         species: the labels that have numbers; not needed where there is one species.
-        continuous: how many derivatives of the energy are continuous; -1 where nothing is known.
-        width: numbers that `apply` keeps for each pair of neighbours, roughly; it makes blocks of sites smaller.
+        continuous: number of derivatives of the energy that are continuous; -1 where nothing is known.
+        width: how many numbers `apply` keeps for each pair of neighbours, roughly; it makes blocks of sites smaller.
 
     Paths of parameters are those of the tree: `wrt=["params.layers.0.weight"]`.
     """
@@ -84,7 +84,7 @@ class Graph(eqx.Module):
     mask: Bool[Array, " edges"]
 
     def sum(self, messages: Float[Array, "edges ..."]) -> Float[Array, "atoms ..."]:
-        """For each receiver the sum of its messages, padded ones left out."""
+        """Return for each receiver the sum of its messages, padded ones left out."""
         n = len(self.species)
         mask = self.mask.reshape(-1, *[1] * (messages.ndim - 1))
         return jnp.sum(jnp.where(mask, messages, 0.0).reshape(n, -1, *messages.shape[1:]), axis=1)
@@ -137,22 +137,24 @@ class GraphPotential(Potential):
         return energies
 
 
-def _check_settings(potential: Any) -> None:
+AnyNetwork = NetworkPotential | GraphPotential
+
+
+def _check_settings(potential: AnyNetwork) -> None:
     name = type(potential).__name__
     if not callable(potential.apply):
         raise InputError(f"{name} wants a function, {name}(apply, params, cutoff=...), not {potential.apply!r:.80}.")
-    if not (np.ndim(potential.cutoff) == 0 and np.isfinite(potential.cutoff) and potential.cutoff > 0):
-        raise InputError(f"{name}'s cutoff must be a positive length in Å, not {potential.cutoff!r}.")
+    check_cutoff(potential, potential.cutoff)
 
 
-def _check_labels(potential: Any, system: System) -> None:
+def _check_labels(potential: AnyNetwork, system: System) -> None:
     if not potential.species and len(system.labels) > 1:
         raise InputError(f"{type(potential).__name__} needs species=(...) to number the species {', '.join(system.labels)}.")
     if missing := [label for label in system.labels if potential.species and label not in potential.species]:
         raise InputError(f"{type(potential).__name__} has no species {missing[0]!r}; it has {', '.join(potential.species)}.")
 
 
-def _numbers(potential: Any, atom: Atom) -> Array:
+def _numbers(potential: AnyNetwork, atom: Atom) -> Array:
     if not potential.species:
         return jnp.zeros_like(atom.code)
     return jnp.asarray([potential.species.index(label) for label in atom.labels])[atom.code]

@@ -60,7 +60,7 @@ class FinnisSinclair(EmbeddedPotential):
 
     @classmethod
     def published(cls, element: str) -> "FinnisSinclair":
-        """The paper's constants of Cr, Fe (of the erratum), Mo, Nb, Ta, V or W.
+        """Return the potential with the paper's constants of Cr, Fe (of the erratum), Mo, Nb, Ta, V or W.
 
         Raises:
             InputError: another element.

@@ -59,9 +59,9 @@ class Gupta(EmbeddedPotential):
 
     @classmethod
     def published(cls, element: str) -> "Gupta":
-        """Cleri and Rosato's constants (table II) of Ag, Al, Au, Cu, Ir, Ni, Pd, Pt or Rh, to the fifth neighbours.
+        """Return the potential with Cleri and Rosato's constants (table II) of Ag, Al, Au, Cu, Ir, Ni, Pd, Pt or Rh.
 
-        The switch lies between the fifth and the sixth ones, so that it leaves the crystal as it is in the paper.
+        The switch lies between the fifth and the sixth neighbours, so that it leaves the crystal as it is in the paper.
 
         Raises:
             InputError: another element.

@@ -106,16 +106,16 @@ class ZhouJohnsonWadley(EmbeddedPotential):
 
     @classmethod
     def published(cls, *elements: str, onset: float = 6.0, cutoff: float = 7.0) -> "ZhouJohnsonWadley":
-        """The paper's constants for one or several of Ag, Al, Au, Co, Cu, Fe, Mg, Mo, Ni, Pb, Pd, Ta, Ti, W, Zr.
+        """Return the potential with the paper's constants, `ms.ZhouJohnsonWadley.published("Cu", "Ni")`.
 
-        Not platinum, whose pieces of F meet at ¼ ρₑ.
+        There are Ag, Al, Au, Co, Cu, Fe, Mg, Mo, Ni, Pb, Pd, Ta, Ti, W and Zr; not Pt, whose pieces of F meet at ¼ ρₑ.
 
         Raises:
             InputError: no element, or one that is not here.
         """
         if not elements or (unknown := [element for element in elements if element not in _PUBLISHED]):
-            asked = repr(unknown[0]) if elements else "no element"
-            raise InputError(f"ZhouJohnsonWadley.published has no constants for {asked}; it has {', '.join(_PUBLISHED)}.")
+            name = repr(unknown[0]) if elements else "no element"
+            raise InputError(f"ZhouJohnsonWadley.published has no constants for {name}; it has {', '.join(_PUBLISHED)}.")
         columns = zip(*(_PUBLISHED[element] for element in elements), strict=True)
         values = [dict(zip(elements, column, strict=True)) if len(elements) > 1 else column[0] for column in columns]
         return cls(**dict(zip(_NAMES, values, strict=True)), onset=onset, cutoff=cutoff)
@@ -135,25 +135,25 @@ class ZhouJohnsonWadley(EmbeddedPotential):
         return self._density(r, j) * quintic(r, self.onset, self.cutoff)
 
     def embedding(self, rho: Float[Array, ""], i: Atom) -> Float[Array, ""]:
-        of = self._of(i)
-        rhoe, rhos = of("rhoe"), of("rhos")
-        low = _cubic(rho / (0.85 * rhoe) - 1.0, *(of(f"Fn{k}") for k in range(4)))
-        middle = _cubic(rho / rhoe - 1.0, *(of(f"F{k}") for k in range(4)))
+        value = self._values(i)
+        rhoe, rhos = value("rhoe"), value("rhos")
+        low = _cubic(rho / (0.85 * rhoe) - 1.0, *(value(f"Fn{k}") for k in range(4)))
+        middle = _cubic(rho / rhoe - 1.0, *(value(f"F{k}") for k in range(4)))
         dense = rho >= 1.15 * rhoe
-        grown = (jnp.where(dense, rho, rhoe) / rhos) ** of("eta")
-        high = of("Fe") * (1.0 - jnp.log(grown)) * grown
+        grown = (jnp.where(dense, rho, rhoe) / rhos) ** value("eta")
+        high = value("Fe") * (1.0 - jnp.log(grown)) * grown
         return jnp.where(rho < 0.85 * rhoe, low, jnp.where(dense, high, middle))
 
     def _pair(self, r: Float[Array, ""], i: Atom) -> Array:
-        of = self._of(i)
-        x = r / of("re")
-        return of("A") * _decay(x, of("alpha"), of("kappa")) - of("B") * _decay(x, of("beta"), of("lam"))
+        value = self._values(i)
+        x = r / value("re")
+        return value("A") * _decay(x, value("alpha"), value("kappa")) - value("B") * _decay(x, value("beta"), value("lam"))
 
     def _density(self, r: Float[Array, ""], i: Atom) -> Array:
-        of = self._of(i)
-        return of("fe") * _decay(r / of("re"), of("beta"), of("lam"))
+        value = self._values(i)
+        return value("fe") * _decay(r / value("re"), value("beta"), value("lam"))
 
-    def _of(self, i: Atom) -> Callable[[str], Array]:
+    def _values(self, i: Atom) -> Callable[[str], Array]:
         return lambda name: self.one(getattr(self, name), i)
 
 

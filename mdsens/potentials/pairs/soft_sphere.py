@@ -1,4 +1,4 @@
-"""Soft (harmonic, Hertzian) repulsive spheres."""
+"""Soft repulsive spheres, harmonic or Hertzian."""
 
 from numbers import Real
 from typing import ClassVar
