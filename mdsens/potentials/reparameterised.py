@@ -1,6 +1,6 @@
 """`Reparameterised`: a potential whose parameters are fixed, tied to each other, or seen through a logarithm or a ratio."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -24,7 +24,7 @@ Rule = str | tuple[str, str]
 
 
 class _Rule(NamedTuple):
-    """What a parameter is made of: the rule (`""` for none), and the path of the other parameter that it names."""
+    """The rule of a parameter (`""` for none), and the path of the other parameter that it names."""
 
     kind: str = ""
     other: str = ""
@@ -163,7 +163,7 @@ class Reparameterised(Potential):
 
     @classmethod
     def from_stored(cls, values: dict[str, Any], settings: dict[str, Any], known: dict[str, type[Potential]]) -> Potential:
-        flat = dict(_flatten(values))
+        flat = {".".join(key.key for key in path): value for path, value in jax.tree_util.tree_leaves_with_path(values)}
         own = dict(flat)
         for path, rule, other in sorted(settings["rules"], key=lambda rule: rule[2] != ""):
             if rule == "log":
@@ -299,8 +299,3 @@ def _variable(path: str, rule: _Rule, values: Mapping[str, Any]) -> Array | None
     if rule.kind == "log":
         return jnp.log(values[path])
     return values[path] / values[rule.other] if rule.kind == "ratio" else values[path]
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        yield from _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]

@@ -26,7 +26,7 @@ SKIN_TOLERANCE = 1e-3
 
 
 class Sum(Potential):
-    """U = Σ_k U_k, made by `+`: `ms.ZBL(...) + ms.EAM.from_file(...)`.
+    """The energy U = Σ_k U_k, made by `+`: `ms.ZBL(...) + ms.EAM.from_file(...)`.
 
     Args:
         terms: potentials of any kind and range, wrapped energies too. Sums among them are taken apart.

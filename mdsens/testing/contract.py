@@ -33,6 +33,7 @@ from mdsens.potentials.base import (
     total_energy,
 )
 from mdsens.potentials.forms.neighbor_vectors import pair_list
+from mdsens.potentials.wrapped.finite_differences import central
 from mdsens.solvers import Status
 from mdsens.structures.neighbors.neighbor_list import Neighbors, widened_like
 from mdsens.structures.neighbors.search import find_neighbors
@@ -140,7 +141,7 @@ class _Case:
     def __init__(self, potential: Potential, original: System) -> None:
         self.potential, self.original, self.rng = potential, original, np.random.default_rng(11)
         self.local = is_local(potential)
-        self.spacing = _smallest_distance(original)
+        self.spacing = smallest_distance(original)
         shift = self.rng.normal(size=original.positions.shape)
         shift *= RATTLE * self.spacing / np.linalg.norm(shift, axis=1).max()
         self.system = self.listed(original.with_positions(original.positions + shift))
@@ -224,7 +225,8 @@ def _second_order(potential: Potential, system: System, v: Array, direction: Pot
     return _SecondDerivatives(slope, both, hv, mixed, stored)
 
 
-def _smallest_distance(system: System) -> float:
+def smallest_distance(system: System) -> float:
+    """Return the smallest distance of two atoms, or images [Å]."""
     radius = 2.0 * (float(system.volume) / len(system)) ** (1.0 / system.dim) if system.cell is not None else 10.0
     neighbors = find_neighbors(system.positions, system.cell, system.pbc, radius=radius, skin=0.0)
     lengths = np.linalg.norm(displacements(system.positions, system.cell, neighbors), axis=-1)[np.asarray(neighbors.mask)]
@@ -247,14 +249,9 @@ def _check_permutation(case: _Case) -> Iterator[Finding]:
     if not case.local and case.system.cell is not None:
         yield _unchecked("permutation", "not checked: the energy has a list of its own")
         return
-    original = case.original
-    permuted = System(
-        np.asarray(case.system.positions)[order],
-        cell=original.cell,
-        pbc=original.pbc,
-        species=[original.symbols[k] for k in order],
-        masses=np.asarray(original.masses)[order] if original.masses_known else None,
-    )
+    per_atom = lambda s: (s.positions, s.species, s.masses, s.frozen)  # noqa: E731
+    rattled = case.original.with_positions(case.system.positions)
+    permuted = eqx.tree_at(per_atom, rattled, tuple(leaf[order] for leaf in per_atom(rattled)))
     values = case.evaluate(case.listed(permuted), _with_atoms(case, order))
     yield Finding("permutation", case.difference(values, order), ROUNDING, "The energy depends on the order of the atoms")
 
@@ -317,8 +314,7 @@ def _slope_error(
     """
     error = np.inf
     for step in unit * np.array(STEPS):
-        values = {k: quantity(case.evaluate(*path(k * step))) for k in (-2, -1, 1, 2)}
-        difference = (8.0 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12.0 * step)
+        difference = central(lambda t: quantity(case.evaluate(*path(t))), step)
         error = min(error, _relative((difference - slope) / scale, 0.0))
         if error <= DIFFERENCES:
             break

@@ -25,6 +25,7 @@ from mdsens.potentials import (
 )
 from mdsens.potentials.base import Potential
 from mdsens.structures.system import System
+from mdsens.testing.contract import smallest_distance
 from mdsens.testing.examples import EXAMPLES
 
 CLUSTER, BONDED_CLUSTER = 8, 5
@@ -59,7 +60,7 @@ def check_gradients(name: str, setting: str) -> Gradients:
     if system is None:
         return Gradients(np.nan, "", 0, "no such structure")
     if isinstance(potential, HarmonicBonds) and setting in ("cluster", "2-D"):
-        potential = HarmonicBonds.at_rest(system, cutoff=1.2 * _spacing(system), k=potential.k)
+        potential = HarmonicBonds.at_rest(system, cutoff=1.2 * smallest_distance(system), k=potential.k)
     try:
         eq = relax(system, potential, fmax=1e-12)
         derivatives = sensitivity(eq)
@@ -84,7 +85,7 @@ def check_gradients(name: str, setting: str) -> Gradients:
 def _frozen(potential: Potential, system: System) -> System:
     """Return the system with every fourth atom frozen, somewhat out of its place."""
     frozen = np.arange(len(system)) % 4 == 0
-    shifts = 0.03 * _spacing(system) * np.random.default_rng(3).normal(size=system.positions.shape)
+    shifts = 0.03 * smallest_distance(system) * np.random.default_rng(3).normal(size=system.positions.shape)
     return _rebuilt(system, np.asarray(system.positions) + shifts * frozen[:, None], frozen=frozen)
 
 
@@ -98,7 +99,7 @@ def _cluster(potential: Potential, system: System) -> System | None:
     size = BONDED_CLUSTER if bonded else CLUSTER
     near = np.argsort(np.linalg.norm(x - x[1], axis=1), kind="stable")[:size]
     symbols = [system.symbols[k] for k in near]
-    shifts = 0.03 * _spacing(system) * np.random.default_rng(4).normal(size=(size, system.dim))
+    shifts = 0.03 * smallest_distance(system) * np.random.default_rng(4).normal(size=(size, system.dim))
     return System(x[near] + shifts, species=symbols) if _holds_a_cluster(potential) else None
 
 
@@ -112,7 +113,7 @@ def _plane(potential: Potential, system: System) -> System | None:
         return None
     if system.dim == 2:
         return system
-    a, rows = 0.98 * _spacing(system), 4
+    a, rows = 0.98 * smallest_distance(system), 4
     if any(isinstance(part, Coulomb) for part in potential.parts()):
         i, j = np.divmod(np.arange(rows**2), rows)
         frozen = np.arange(rows**2) < 2
@@ -141,13 +142,3 @@ def _holds_a_cluster(potential: Potential) -> bool:
 
 def _rebuilt(system: System, positions: Array, **fields: Any) -> System:
     return System(positions, cell=system.cell, pbc=system.pbc, species=system.symbols, **fields)
-
-
-def _spacing(system: System) -> float:
-    x = np.asarray(system.positions)
-    d = x[:, None] - x
-    if system.cell is not None:
-        inverse = np.linalg.inv(system.cell)
-        d = d - np.round(d @ inverse) @ np.asarray(system.cell)
-    lengths = np.linalg.norm(d, axis=-1)
-    return float(lengths[lengths > 0.0].min())

@@ -14,9 +14,9 @@ from mdsens.structures.system import System
 
 
 class ChargeEquilibration(SelfConsistent):
-    """QEq: U = min over q with Σ q_i = Q of E(q) = Σ_i (χ_i q_i + ½ η_i q_i²) + k Σ_{i<j} γ_ij q_i q_j, k = 1/(4π ε₀).
+    """The energy of QEq: U = min over q with Σ q_i = Q of E(q) = Σ_i (χ_i q_i + ½ η_i q_i²) + k Σ_{i<j} γ_ij q_i q_j.
 
-    γ_ij = erf(r/c)/r, c² = 2(s_i² + s_j²), that of charges with Gaussian densities of widths s. As a fixed point
+    k = 1/(4π ε₀), γ_ij = erf(r/c)/r, c² = 2(s_i² + s_j²), that of charges with Gaussian densities of widths s. As a fixed point
     q_i = (λ - χ_i - k Σ_{j≠i} γ_ij q_j) / η_i, where the common potential λ makes the sum of the right-hand sides Q.
 
     Args:

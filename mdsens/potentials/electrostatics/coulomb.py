@@ -23,7 +23,7 @@ SMOOTHNESS = {"dsf": 1, "wolf": 0}
 
 
 class Coulomb(PairPotential):
-    """U = k [½ Σ_i Σ_{j≠i} q_i q_j v(r_ij) - (s/2 + α/√π) Σ_i q_i²] for r < r_c, k = 1/(4π ε₀).
+    """The energy U = k [½ Σ_i Σ_{j≠i} q_i q_j v(r_ij) - (s/2 + α/√π) Σ_i q_i²] for r < r_c, k = 1/(4π ε₀).
 
     With u(r) = erfc(α r)/r: `"dsf"` (damped shifted force) v = u(r) - u(r_c) - (r - r_c) u'(r_c), s = u(r_c) - r_c u'(r_c);
     `"wolf"` v = u(r) - u(r_c), s = u(r_c). Energies are LAMMPS's `coul/dsf` and `coul/wolf`; forces of `coul/wolf` are

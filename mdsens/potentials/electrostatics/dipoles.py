@@ -19,7 +19,7 @@ _COINCIDENT = 1e-6
 
 
 class InducedDipoles(SelfConsistent):
-    """μ_i = α_i (E_i + Σ_{j≠i} T_ij μ_j), U = -½ k Σ_i μ_i·E_i, with k = 1/(4π ε₀).
+    """Induced dipoles μ_i = α_i (E_i + Σ_{j≠i} T_ij μ_j), U = -½ k Σ_i μ_i·E_i, with k = 1/(4π ε₀).
 
     E_i = Σ_{j≠i} q_j λ₃ d/r³,  T_ij = 3 λ₅ d dᵀ/r⁵ - λ₃ 1/r³,  d = x_i - x_j; λ₃, λ₅: `kernels.thole_factors`.
 

@@ -26,7 +26,7 @@ from mdsens.structures.system import System
 
 
 class EmbeddedPotential(Potential):
-    """U = ½ Σ_i Σ_{j≠i} φ(r_ij) + Σ_i F(ρ_i), ρ_i = Σ_{j≠i} f(r_ij).
+    """The energy U = ½ Σ_i Σ_{j≠i} φ(r_ij) + Σ_i F(ρ_i), ρ_i = Σ_{j≠i} f(r_ij).
 
     A subclass gives `pair_energy(r, i, j)`, `density(r, i, j)`, `embedding(rho, i)`, and a static `cutoff` or a `range`,
     at which φ and f vanish by themselves. An attraction of two species that grows as the root of its neighbours' overlap:

@@ -33,7 +33,7 @@ from mdsens.structures.system import System
 
 
 class PairPotential(Potential):
-    """U = ½ Σ_i Σ_{j≠i} φ(r_ij). A subclass gives `pair_energy(r, i, j)` and a static `cutoff` [Å].
+    """The energy U = ½ Σ_i Σ_{j≠i} φ(r_ij). A subclass gives `pair_energy(r, i, j)` and a static `cutoff` [Å].
 
     Optional static fields `onset` [Å] and `switch` bring the energy to zero at the cutoff: `"quintic"` (C2) and
     `"xplor"` (C1) multiply it between onset and cutoff, `"force_switch"` (C2) adds a polynomial to its force there,

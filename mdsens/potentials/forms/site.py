@@ -24,7 +24,7 @@ HESSIAN_BLOCK = 2**14
 
 
 class SitePotential(Potential):
-    """U = Σ_i E_i(d_i1, d_i2, ...). A subclass gives `site_energy(d, i, j, mask)`, and a static `cutoff` or a `range`."""
+    """The energy U = Σ_i E_i(d_i1, d_i2, ...). A subclass gives `site_energy(d, i, j, mask)`, and a `cutoff` or a `range`."""
 
     def site_energy(
         self, d: Float[Array, "neighbors dim"], i: Atom, j: Atom, mask: Bool[Array, " neighbors"]

@@ -49,7 +49,7 @@ class Surroundings(NamedTuple):
 
 
 class Sites(NamedTuple):
-    """What the energies of atoms depend on.
+    """The numbers that the energies of atoms are made of.
 
     Attributes:
         d: vectors to the neighbours `(capacity, 3, atoms)` [Å].

@@ -18,7 +18,7 @@ from mdsens.structures.system import System
 
 
 class NetworkPotential(SitePotential):
-    """U = Σ_i apply(params, d_i, species of i, species of its neighbours, mask): any JAX function of one site.
+    """The energy U = Σ_i apply(params, d_i, species of i, species of its neighbours, mask): any JAX function of one site.
 
     Args:
         apply: `apply(params, d, i_species, j_species, mask) -> energy` [eV] of one atom, from the vectors `d` `(K, dim)` [Å] to
@@ -91,7 +91,7 @@ class Graph(eqx.Module):
 
 
 class GraphPotential(Potential):
-    """U = Σ_i apply(params, graph)_i: message passing, or any energy of all atoms within a cutoff of each other.
+    """The energy U = Σ_i apply(params, graph)_i: message passing, or any energy of all atoms within a cutoff of each other.
 
     Args:
         apply: `apply(params, graph) -> energies` `(N,)` [eV]; see `Graph`.

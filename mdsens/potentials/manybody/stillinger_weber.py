@@ -28,7 +28,7 @@ Exponent = float | tuple[tuple[str, float], ...]
 
 
 class StillingerWeber(SitePotential):
-    """Two-body attraction with a three-body term that prefers one bond angle.
+    """A two-body attraction with a three-body term that prefers one bond angle.
 
     U = Σ_{i<j} A ε [B (σ/r)^p - (σ/r)^q] exp(σ/(r - aσ))
       + Σ_i Σ_{j<k} λ ε (cos θ_jik - cos θ₀)² exp(γσ/(r_ij - aσ)) exp(γσ/(r_ik - aσ)),   all r < aσ
@@ -164,14 +164,14 @@ class StillingerWeber(SitePotential):
         def product(a: Array) -> Array:
             return jnp.sum(a[:, None] * a, axis=tuple(range(2, a.ndim + 1)))
 
-        def of_pairs(name: str, first: Atom, second: Atom) -> Array:
+        def of_triplets(name: str, first: Atom, second: Atom) -> Array:
             return self.triplet(self._by_triplet(name, i.labels), i, first, second)
 
         rows, columns = (Atom(codes, codes, i.labels, i.n_atoms) for codes in (species[:, None], species))
-        angle = of_pairs("costheta0", rows, columns)
+        angle = of_triplets("costheta0", rows, columns)
         terms = product(squares) - 2.0 * angle * product(jnp.sum(weighted, axis=-1)) + angle**2 * product(jnp.sum(legs, axis=-1))
-        alone = of_pairs("lam", j, j) * of_pairs("epsilon", j, j) * (1.0 - of_pairs("costheta0", j, j)) ** 2 * leg**2
-        return jnp.sum(of_pairs("lam", rows, columns) * of_pairs("epsilon", rows, columns) * terms) - jnp.sum(alone)
+        alone = of_triplets("lam", j, j) * of_triplets("epsilon", j, j) * (1.0 - of_triplets("costheta0", j, j)) ** 2 * leg**2
+        return jnp.sum(of_triplets("lam", rows, columns) * of_triplets("epsilon", rows, columns) * terms) - jnp.sum(alone)
 
     def _by_triplet(self, name: str, labels: Sequence[str]) -> Any:
         """Return a parameter with an entry for each order in which its triplets may be named."""

@@ -20,7 +20,7 @@ from mdsens.structures.system import System, is_concrete
 
 
 class EAM(EmbeddedPotential):
-    """U = ½ Σ_i Σ_{j≠i} φ(r_ij) + Σ_i F(ρ_i), ρ_i = Σ_{j≠i} f(r_ij), from the values of F, f and r φ on even grids.
+    """The energy U = ½ Σ_i Σ_{j≠i} φ(r_ij) + Σ_i F(ρ_i), ρ_i = Σ_{j≠i} f(r_ij), from the values of F, f and r φ on even grids.
 
     Args:
         F: energy of an element [eV] at the densities 0, drho, 2 drho, ..., `{"Cu": (Nrho,), ...}`.

@@ -28,7 +28,7 @@ _PUBLISHED = {
 
 
 class Gupta(EmbeddedPotential):
-    """U = Σ_i [Σ_{j≠i} A exp(-p (r_ij/r₀ - 1)) S(r_ij) - √ρ_i],   ρ_i = Σ_{j≠i} [ξ exp(-q (r_ij/r₀ - 1)) S(r_ij)]²
+    """The energy U = Σ_i [Σ_{j≠i} A exp(-p (r_ij/r₀ - 1)) S(r_ij) - √ρ_i],   ρ_i = Σ_{j≠i} [ξ exp(-q (r_ij/r₀ - 1)) S(r_ij)]²
 
     Args: numbers, or dicts by the pair (`{"Cu-Cu": ..., "Au-Cu": ..., "Au-Au": ...}`).
         A, xi: repulsion A and hopping ξ [eV]. p, q: how fast both fall. r0: r₀ [Å].

@@ -13,10 +13,7 @@ from mdsens.potentials.forms.switching import quintic
 from mdsens.potentials.parameters import Parameter
 from mdsens.potentials.species import Atom, static
 
-_NAMES = (
-    *("re", "fe", "rhoe", "rhos", "alpha", "beta", "A", "B", "kappa", "lam"),
-    *("Fn0", "Fn1", "Fn2", "Fn3", "F0", "F1", "F2", "F3", "eta", "Fe"),
-)
+# The constants of each element in the order of the fields.
 # fmt: off
 _PUBLISHED = {
     "Ag": (2.891814, 1.106232, 14.604100, 14.604144, 9.132010, 4.870405, 0.277758, 0.419611, 0.339710, 0.750758,
@@ -117,8 +114,8 @@ class ZhouJohnsonWadley(EmbeddedPotential):
             name = repr(unknown[0]) if elements else "no element"
             raise InputError(f"ZhouJohnsonWadley.published has no constants for {name}; it has {', '.join(_PUBLISHED)}.")
         columns = zip(*(_PUBLISHED[element] for element in elements), strict=True)
-        values = [dict(zip(elements, column, strict=True)) if len(elements) > 1 else column[0] for column in columns]
-        return cls(**dict(zip(_NAMES, values, strict=True)), onset=onset, cutoff=cutoff)
+        values: list[Any] = [dict(zip(elements, column, strict=True)) if len(elements) > 1 else column[0] for column in columns]
+        return cls(*[*values, onset, cutoff])
 
     @property
     def smoothness(self) -> float:

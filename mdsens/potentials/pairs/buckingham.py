@@ -12,7 +12,7 @@ from mdsens.potentials.species import Atom, static
 
 
 class Buckingham(PairPotential):
-    """φ(r) = [A exp(-r/ρ) - C/r⁶] S(r), for one or several species.
+    """The pair energy φ(r) = [A exp(-r/ρ) - C/r⁶] S(r), for one or several species.
 
     Args (LAMMPS's names): numbers, or dicts `{"A-A": ..., "A-B": ..., "B-B": ...}`.
         A: [eV]. rho: ρ [Å]. C: [eV Å⁶].

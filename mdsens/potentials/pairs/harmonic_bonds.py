@@ -19,7 +19,7 @@ from mdsens.structures.system import System, is_concrete
 
 
 class HarmonicBonds(PairPotential):
-    """U = Σ_bonds ½ k (r - r₀)², whatever the distance.
+    """The energy U = Σ_bonds ½ k (r - r₀)², whatever the distance.
 
     Args:
         k: stiffness [eV/Å²]: one number, one value per bond, or keyed by the pair of species.

@@ -12,7 +12,7 @@ from mdsens.potentials.species import Atom, static
 
 
 class LennardJones(PairPotential):
-    """φ(r) = 4 ε [(σ/r)¹² - (σ/r)⁶] S(r), for one or several species.
+    """The pair energy φ(r) = 4 ε [(σ/r)¹² - (σ/r)⁶] S(r), for one or several species.
 
     Args:
         epsilon: well depth ε [eV], a number or `{"A-A": ..., "A-B": ..., "B-B": ...}`.

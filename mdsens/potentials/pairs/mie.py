@@ -15,7 +15,7 @@ from mdsens.structures.system import is_concrete
 
 
 class Mie(PairPotential):
-    """φ(r) = C ε [(σ/r)ⁿ - (σ/r)ᵐ] S(r), C = n/(n - m) (n/m)^(m/(n - m)), for one or several species.
+    """The pair energy φ(r) = C ε [(σ/r)ⁿ - (σ/r)ᵐ] S(r), C = n/(n - m) (n/m)^(m/(n - m)), for one or several species.
 
     Args: numbers, or dicts `{"A-A": ..., "A-B": ..., "B-B": ...}`.
         epsilon: well depth ε [eV]. sigma: distance σ where φ = 0 [Å].

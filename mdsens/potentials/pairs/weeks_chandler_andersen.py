@@ -17,7 +17,7 @@ MINIMUM = 2.0 ** (1.0 / 6.0)
 
 
 class WeeksChandlerAndersen(PairPotential):
-    """φ(r) = 4 ε [(σ/r)¹² - (σ/r)⁶] + ε for r < 2^(1/6) σ, else 0; for one or several species.
+    """The pair energy φ(r) = 4 ε [(σ/r)¹² - (σ/r)⁶] + ε for r < 2^(1/6) σ, else 0; for one or several species.
 
     Args:
         epsilon: ε [eV], a number or `{"A-A": ..., "A-B": ..., "B-B": ...}`.

@@ -12,7 +12,7 @@ from mdsens.potentials.species import Atom, static
 
 
 class Yukawa(PairPotential):
-    """φ(r) = A exp(-κr)/r S(r), for one or several species.
+    """The pair energy φ(r) = A exp(-κr)/r S(r), for one or several species.
 
     Args: numbers, or dicts `{"A-A": ..., "A-B": ..., "B-B": ...}`.
         strength: A [eV Å], of either sign.

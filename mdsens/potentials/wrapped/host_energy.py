@@ -38,14 +38,14 @@ Cached = TypeVar("Cached")
 
 
 class Structure(NamedTuple):
-    """What is fixed while a program is compiled: the atomic number of each code of a species, and the periodicity."""
+    """The settings of a compiled program: the atomic number of each code of a species, and the periodicity."""
 
     numbers: tuple[int, ...]
     pbc: tuple[bool, ...]
 
 
 class State(NamedTuple):
-    """What an energy depends on.
+    """The numbers that an energy is a function of.
 
     Attributes:
         positions: `(N, 3)` [Å].
