@@ -183,13 +183,13 @@ class _SecondDerivatives(NamedTuple):
 
     Attributes:
         slope: the slope of U along both together, forward.
-        both: the slope of ∂U/∂x along both, forward over reverse.
+        change: the slope of ∂U/∂x along both, forward over reverse.
         hv, mixed: ∂²U/∂x∂x v and v ∂²U/∂x∂θ, reverse over reverse.
         stored: the stored stiffness times v; None where there is none.
     """
 
     slope: Array
-    both: Array
+    change: Array
     hv: Array
     mixed: Potential
     stored: Array | None
@@ -217,12 +217,12 @@ def _evaluate(potential: Potential, system: System) -> _Values:
 def _second_order(potential: Potential, system: System, v: Array, direction: Potential) -> _SecondDerivatives:
     energy = lambda x, theta: total_energy(theta, system.with_positions(x))  # noqa: E731
     at = (system.positions, potential)
-    _, (slope, both) = jax.jvp(jax.value_and_grad(energy), at, (v, direction))
+    _, (slope, change) = jax.jvp(jax.value_and_grad(energy), at, (v, direction))
     hv, mixed = jax.grad(lambda x, theta: jnp.vdot(jax.grad(energy)(x, theta), v), argnums=(0, 1))(*at)
     stored = None
     if gives_stiffness(potential) and isinstance(system.neighbors, Neighbors):
         stored = sound_stiffness(potential, system).product(v.T, system.neighbors).T
-    return _SecondDerivatives(slope, both, hv, mixed, stored)
+    return _SecondDerivatives(slope, change, hv, mixed, stored)
 
 
 def smallest_distance(system: System) -> float:
@@ -378,7 +378,7 @@ def _check_modes(case: _Case) -> Iterator[Finding]:
     scale = np.linalg.norm(case.values.forces) * np.linalg.norm(v) + np.linalg.norm(by_theta) * np.linalg.norm(step)
     sentence = "Forward and reverse mode give different slopes of the energy"
     yield Finding("jvp = vjp", _relative(second.slope, reverse, scale), ROUNDING, sentence)
-    hv, of_step = np.asarray(second.hv), np.asarray(second.both - second.hv)
+    hv, of_step = np.asarray(second.hv), np.asarray(second.change - second.hv)
     forward, reverse = np.vdot(v, of_step), np.vdot(ravel_pytree(second.mixed)[0], step)
     scale = np.linalg.norm(v) * max(np.linalg.norm(of_step), np.linalg.norm(hv))
     sentence = "Forward and reverse mode differ in second derivatives in positions and parameters"

@@ -77,10 +77,10 @@ class PairPotential(Potential):
         onset: float = given(self, "onset")
         cutoff: float = given(self, "cutoff")
         for parameter, value in self.parameters().items():
-            if isinstance(value, dict) and (both := [key for key in self.no_interaction if key in value]):
+            if isinstance(value, dict) and (entries := [key for key in self.no_interaction if key in value]):
                 raise InputError(
-                    f"{name}.{parameter} has an entry {both[0]!r}, and no_interaction says that such a pair has no energy: leave "
-                    "out one of them."
+                    f"{name}.{parameter} has an entry {entries[0]!r}, and no_interaction says that such a pair has no energy: "
+                    "leave out one of them."
                 )
         if switch not in SMOOTHNESS:
             raise InputError(f"{name} has no switch {switch!r}.{did_you_mean(str(switch), SMOOTHNESS)}")

@@ -18,7 +18,7 @@ class BornMayerHuggins(PairPotential):
         A: [eV]. rho: ρ [Å]. sigma: σ [Å]. C: [eV Å⁶]. D: [eV Å⁸], which is negative where dipole-quadrupole
         dispersion attracts.
         cutoff: [Å], the same for all pairs; no parameter.
-        onset, switch: how the energy comes to zero there, as of `LennardJones`.
+        onset, switch: how the energy comes to zero there, as for `LennardJones`.
 
     A and σ are not independent: A exp(σ/ρ) is all that they mean.
 

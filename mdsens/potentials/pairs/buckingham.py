@@ -17,7 +17,7 @@ class Buckingham(PairPotential):
     Args (LAMMPS's names): numbers, or dicts `{"A-A": ..., "A-B": ..., "B-B": ...}`.
         A: [eV]. rho: ρ [Å]. C: [eV Å⁶].
         cutoff: [Å], the same for all pairs; no parameter.
-        onset, switch: how the energy comes to zero there, as of `LennardJones`.
+        onset, switch: how the energy comes to zero there, as for `LennardJones`.
 
     With C > 0 it falls to -∞ inside a barrier at short distance: start a relaxation outside of it, or add `ZBL`.
 

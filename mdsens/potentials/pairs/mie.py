@@ -21,8 +21,8 @@ class Mie(PairPotential):
         epsilon: well depth ε [eV]. sigma: distance σ where φ = 0 [Å].
         n, m: exponents of the repulsion and of the attraction, n > m > 0, any real numbers; parameters too.
         cutoff: [Å], the same for all pairs; no parameter.
-        onset, switch: how the energy comes to zero there, as of `LennardJones`.
-        mixing: as of `LennardJones`; n and m are mixed as σ is, which is what LAMMPS does.
+        onset, switch: how the energy comes to zero there, as for `LennardJones`.
+        mixing: as for `LennardJones`; n and m are mixed as σ is, which is what LAMMPS does.
 
     G. Mie, Ann. Phys. 316, 657 (1903), doi:10.1002/andp.19033160802.
     """

@@ -17,7 +17,7 @@ class Morse(PairPotential):
     Args (LAMMPS's names): numbers, or dicts `{"A-A": ..., "A-B": ..., "B-B": ...}`.
         D0: well depth D₀ [eV]. alpha: α [1/Å]. r0: distance r₀ of the minimum [Å].
         cutoff: [Å], the same for all pairs; no parameter.
-        onset, switch: how the energy comes to zero there, as of `LennardJones`.
+        onset, switch: how the energy comes to zero there, as for `LennardJones`.
 
     P. M. Morse, Phys. Rev. 34, 57 (1929), doi:10.1103/PhysRev.34.57.
     """

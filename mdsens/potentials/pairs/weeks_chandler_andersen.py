@@ -22,7 +22,7 @@ class WeeksChandlerAndersen(PairPotential):
     Args:
         epsilon: ε [eV], a number or `{"A-A": ..., "A-B": ..., "B-B": ...}`.
         sigma: σ [Å], likewise; it sets the range too.
-        mixing: as of `LennardJones`.
+        mixing: as for `LennardJones`.
 
     The second derivative jumps where a contact opens or closes.
 

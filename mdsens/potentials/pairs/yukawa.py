@@ -18,7 +18,7 @@ class Yukawa(PairPotential):
         strength: A [eV Å], of either sign.
         kappa: inverse screening length κ [1/Å].
         cutoff: [Å], the same for all pairs; no parameter.
-        onset, switch: how the energy comes to zero there, as of `LennardJones`.
+        onset, switch: how the energy comes to zero there, as for `LennardJones`.
 
     H. Yukawa, Proc. Phys.-Math. Soc. Jpn. 17, 48 (1935), doi:10.11429/ppmsj1919.17.0_48.
     """

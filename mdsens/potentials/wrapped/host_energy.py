@@ -224,11 +224,11 @@ def _slope_jvp(box: BlackBox, structure: Structure, strained: bool, primals: Any
     value = _slope(box, structure, strained, *primals)
     change = jnp.zeros_like(value)
     if _moves(moved.positions) or _moves(moved.cell):
-        both = strained or _moves(moved.cell)
-        if both and not strained and not box.gives_stress():
+        with_cell = strained or _moves(moved.cell)
+        if with_cell and not strained and not box.gives_stress():
             raise InputError(NO_STRESS)
-        v = _flat_tangent(moved, state, both)
-        image = _product.bind(v, *state, steps[0], box=box, structure=structure, strained=both)
+        v = _flat_tangent(moved, state, with_cell)
+        image = _product.bind(v, *state, steps[0], box=box, structure=structure, strained=with_cell)
         change = change + image[: value.size]
     if _moves(moved.theta):
         change = change + _mixed(box, structure, strained, *primals) @ moved.theta
