@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from mdsens.potentials.base import Potential, gives_stiffness, listed_energies, sound_stiffness
 from mdsens.potentials.forms.neighbor_vectors import pair_list
-from mdsens.potentials.forms.stored_stiffness import PairStiffness
+from mdsens.potentials.forms.stored_stiffness import PairStiffness, SumStiffness
 from mdsens.potentials.reparameterised import Reparameterised
 from mdsens.potentials.sums import Sum
 from mdsens.structures.neighbors.neighbor_list import Neighbors
@@ -31,6 +31,7 @@ def couplings(system: System, potential: Potential) -> tuple[Array, ...]:
     elif isinstance(stored := sound_stiffness(potential, system), PairStiffness):
         return pair_couplings(pair_list(system), stored)
     else:
+        assert not isinstance(stored, SumStiffness)  # the terms of a sum come one by one
         parts = _of_sites(pair_list(system), jnp.moveaxis(stored.site_blocks(), -1, 0))
     return _listed(*parts)
 

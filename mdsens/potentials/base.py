@@ -20,6 +20,7 @@ from mdsens.common.text import module_text
 from mdsens.common.units import stress_unit
 from mdsens.common.voigt import to_voigt
 from mdsens.potentials.checks import check_entries, check_static_lengths, warn_of_species
+from mdsens.potentials.forms.stored_stiffness import LocalStiffness
 from mdsens.potentials.methods import MissingMethod
 from mdsens.potentials.parameters import as_parameter, as_tree, canonical_key
 from mdsens.potentials.species import Atom
@@ -160,7 +161,7 @@ class Potential(Spelled, eqx.Module):
         """Return the sum of `atom_energies` [eV]; for subclasses that have a faster way to it."""
         return jnp.sum(self.atom_energies(system))
 
-    def local_stiffness(self, system: System) -> Any:
+    def local_stiffness(self, system: System) -> LocalStiffness:
         """Return ∂²E_i/∂d_ik ∂d_il as a `LocalStiffness`, from `system.neighbors`, where energies have such a form."""
         raise NotImplementedError
 
@@ -378,7 +379,7 @@ def total_energy(potential: Potential, system: System) -> Float[Array, ""]:
     return factor * potential.total(system.with_positions(factor * system.positions))
 
 
-def sound_stiffness(potential: Potential, system: System) -> Any:
+def sound_stiffness(potential: Potential, system: System) -> LocalStiffness:
     """Return `potential.local_stiffness` from `system.neighbors` as it is; NaN where the list is too short. Pure JAX."""
     factor = soundness(potential, system)
     stiffness = potential.local_stiffness(system.with_positions(factor * system.positions))

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from mdsens.common.errors import InputError
 from mdsens.common.suggestions import spelled
 from mdsens.potentials.base import Approximation, Potential, parameter_paths, with_built_range
+from mdsens.potentials.forms.stored_stiffness import LocalStiffness
 from mdsens.potentials.parameter_names import named_leaves
 from mdsens.potentials.parameters import nest
 from mdsens.structures.neighbors.preparation import Preparation
@@ -134,7 +135,7 @@ class Reparameterised(Potential):
     def total(self, system: System) -> Float[Array, ""]:
         return self.inner.total(system)
 
-    def local_stiffness(self, system: System) -> Any:
+    def local_stiffness(self, system: System) -> LocalStiffness:
         return self.inner.local_stiffness(system)
 
     def check_strain(self, system: System) -> None:

@@ -127,7 +127,7 @@ class EmbeddedStiffness(eqx.Module):
 class SumStiffness(eqx.Module):
     """The stiffnesses of the terms of a sum, each on its own list."""
 
-    terms: tuple[PairStiffness | SiteStiffness | EmbeddedStiffness, ...]
+    terms: "tuple[LocalStiffness, ...]"
 
     def product(self, v: Float[Array, "dim atoms"], neighbors: Neighbors) -> Float[Array, "dim atoms"]:
         return functools.reduce(operator.add, (term.product(v, own) for term, own in self._listed(neighbors)))
@@ -135,7 +135,7 @@ class SumStiffness(eqx.Module):
     def diagonal(self, neighbors: Neighbors) -> Float[Array, " atoms"]:
         return functools.reduce(operator.add, (term.diagonal(own) for term, own in self._listed(neighbors)))
 
-    def _listed(self, neighbors: Neighbors) -> list[tuple[PairStiffness | SiteStiffness | EmbeddedStiffness, Neighbors]]:
+    def _listed(self, neighbors: Neighbors) -> "list[tuple[LocalStiffness, Neighbors]]":
         return [(term, own or neighbors) for term, own in zip(self.terms, neighbors.shorter, strict=True)]
 
 
