@@ -26,7 +26,7 @@ def main(names) -> int:
             found = check_gradients(name, setting)
             count = max(count, found.values)
             cells.append(f"{found!s:<28}")
-            wrong += not found.fine
+            wrong += not found.is_fine
             # Programs take memory maps, of which a process has 65,000 on Linux; nothing is compiled alike anyway.
             jax.clear_caches()
         print(f"  {name:<18} {count:>6}  " + "".join(cells), flush=True)

@@ -3,7 +3,7 @@
     python scripts/train_silicon_network.py [--output data/silicon_network.npz] [--steps 1500]
 
 Energies and forces of rattled, strained cells, with and without a vacancy, are made on the fly; a fifth of them tests. The
-symmetry functions have no weights, so they and their derivatives are computed once, and only the network is evaluated in
+symmetry functions have no weights, so they and their derivatives are computed once, and only the network is evaluate in
 the fit: full batch, L-BFGS of SciPy. What is printed are errors on structures that the fit did not see.
 """
 
@@ -21,7 +21,7 @@ from ase.build import bulk
 from jax.flatten_util import ravel_pytree
 
 import mdsens as ms
-from mdsens.potentials.learned.perceptron import depth, evaluated
+from mdsens.potentials.learned.perceptron import depth, evaluate
 from mdsens.structures.neighbors.neighbor_list import widen
 from mdsens.structures.neighbors.sums_over_neighbors import from_neighbors
 
@@ -114,7 +114,7 @@ def measured(potential, systems, truth):
 
 def errors(network, data, activation):
     """Of the energy per atom of each structure, and of each force component."""
-    energies, pullback = jax.vjp(lambda x: evaluated(network, x, activation)[0], data.inputs)
+    energies, pullback = jax.vjp(lambda x: evaluate(network, x, activation)[0], data.inputs)
     by_input = pullback(jnp.ones_like(energies))[0]
     on_bonds = jnp.moveaxis(jnp.sum(by_input[:, None, None] * data.slopes, axis=0), 1, 0)
     forces = jnp.sum(on_bonds, axis=1) - from_neighbors(on_bonds, data)

@@ -8,7 +8,7 @@ import numpy as np
 import mdsens as ms
 from mdsens.mechanics import null_space
 from mdsens.potentials.base import parameter_paths
-from mdsens.potentials.forms.neighbor_vectors import handles, neighbor_vectors, of_pairs
+from mdsens.potentials.forms.neighbor_vectors import handles, map_pairs, neighbor_vectors
 
 FMAX = 1e-12
 STEP = 1e-4
@@ -28,7 +28,7 @@ def contacts(eq):
     system = eq.system.with_neighbors(eq.potential, skin=0.0)
     d, inside = neighbor_vectors(system, eq.potential.range)
     if isinstance(eq.potential, ms.SoftSphere):
-        energies = of_pairs(eq.potential.pair_energy, jnp.linalg.norm(d, axis=-1).T, *handles(system))
+        energies = map_pairs(eq.potential.pair_energy, jnp.linalg.norm(d, axis=-1).T, *handles(system))
         inside = inside & (energies.T > 0.0)
     rows, columns = np.nonzero(np.asarray(inside))
     other = np.asarray(system.neighbors.index)[rows, columns]

@@ -14,8 +14,8 @@ from mdsens.mechanics.hessian_operator import hessian_operator
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.scales import typical_distance
 from mdsens.mechanics.unknown import Reference, reference_at
-from mdsens.potentials.forms.neighbor_vectors import bond_vectors, handles, of_pairs
-from mdsens.potentials.sums import shared
+from mdsens.potentials.forms.neighbor_vectors import bond_vectors, handles, map_pairs, pair_list
+from mdsens.potentials.sums import with_pair_list
 from mdsens.structures.neighbors.neighbor_list import Neighbors
 
 if TYPE_CHECKING:
@@ -306,8 +306,9 @@ def _nearest_kink(potential: "Potential", system: "System") -> Array:
 
 def kink_gaps(potential: "Potential", system: "System") -> Array:
     """r - r_kink of each listed pair and each of its kinks, `(N, capacity, kinks)` [Å]; inf in unused places. Pure JAX."""
-    system = shared(system)
-    d, _ = bond_vectors(system, system.neighbors.radius)
+    system = with_pair_list(system)
+    neighbors = pair_list(system)
+    d, _ = bond_vectors(system, neighbors.radius)
     r = jnp.linalg.norm(d, axis=0)
 
     def of_pair(r: Array, i: "Atom", j: "Atom") -> Array:
@@ -316,5 +317,5 @@ def kink_gaps(potential: "Potential", system: "System") -> Array:
         gaps = [jnp.where(one, r - kink, jnp.inf) for part, one in zip(parts, sees, strict=True) for kink in part.kinks(i, j)]
         return jnp.stack(gaps)
 
-    gaps = of_pairs(of_pair, r, *handles(system))
-    return jnp.where(system.neighbors.mask[..., None], jnp.swapaxes(gaps, 0, 1), jnp.inf)
+    gaps = map_pairs(of_pair, r, *handles(system))
+    return jnp.where(neighbors.mask[..., None], jnp.swapaxes(gaps, 0, 1), jnp.inf)

@@ -19,6 +19,7 @@ from mdsens.implicit import Cholesky
 from mdsens.mechanics import hessian_matrix
 from mdsens.mechanics.hessian import Hessian
 from mdsens.potentials.base import is_local
+from mdsens.potentials.forms.neighbor_vectors import pair_list
 from mdsens.structures.neighbors.neighbor_list import Neighbors
 
 LARGEST = 6000
@@ -61,7 +62,7 @@ class Together:
         self.free, self.held, self.basis = np.flatnonzero(active), np.flatnonzero(~active), basis[:, basis.any(axis=0)]
         self.count = ravel_pytree(selection.parameters)[0].size
         self.atoms = _atoms(selection.parameters, len(hessian.reference.system))
-        near = _near(hessian.reference.system.neighbors)
+        near = _near(pair_list(hessian.reference.system))
         for reach in (near, near @ near):
             self.reach = reach
             self.groups = _grouped(self.atoms, reach)

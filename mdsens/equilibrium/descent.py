@@ -21,6 +21,7 @@ from mdsens.mechanics.null_space import rigid_null_space
 from mdsens.mechanics.scales import ORDINARY_UNITS, Units, scales_of
 from mdsens.mechanics.unknown import Reference, Unknown, as_unknown, gridded, periodic_volume, reference_at
 from mdsens.potentials.base import Potential
+from mdsens.potentials.forms.neighbor_vectors import pair_list
 from mdsens.potentials.sums import TermLists
 from mdsens.solvers import FIRE, LBFGS, Newton, Problem, Status, evaluated, solve
 from mdsens.structures.neighbors.neighbor_list import SKIN, Neighbors, widen_like
@@ -79,7 +80,7 @@ def _focused(z: Any, data: Any) -> Any:
     if not is_tight(listed) or _is_stale_now(z, data):
         reference = relisted(reference, z, potential, TIGHT_SKIN * float(np.asarray(potential.range)))
         if len(reference.system) < RECOMPILED:
-            reference = eqx.tree_at(lambda f: f.system.neighbors, reference, widen_like(reference.system.neighbors, listed))
+            reference = eqx.tree_at(lambda f: f.system.neighbors, reference, widen_like(pair_list(reference.system), listed))
     # Interpolation on the grid forgives that atoms move on.
     return data._replace(reference=gridded(reference) if is_stored(reference, potential) else reference)
 

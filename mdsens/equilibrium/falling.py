@@ -8,7 +8,7 @@ import numpy as np
 from mdsens.common.errors import CoincidingAtoms
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.potentials.learned.snap import SNAP
-from mdsens.potentials.sums import shared
+from mdsens.potentials.sums import with_pair_list
 from mdsens.structures.neighbors.neighbor_list import Neighbors
 from mdsens.structures.system import System
 
@@ -39,7 +39,7 @@ class Watch:
 
 def _nearest(system: System) -> tuple[float, int, int, np.ndarray] | None:
     """`(distance, i, j, vector from i to j)` of the nearest listed pair; None without a list or a pair."""
-    neighbors = shared(system).neighbors
+    neighbors = with_pair_list(system).neighbors
     if not isinstance(neighbors, Neighbors):
         return None
     positions, atom = np.asarray(system.positions), np.asarray(neighbors.atom)

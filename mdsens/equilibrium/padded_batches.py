@@ -14,6 +14,7 @@ from jaxtyping import Array
 from mdsens.common.errors import InputError
 from mdsens.mechanics.unknown import Reference, reference_at
 from mdsens.potentials.base import Potential
+from mdsens.potentials.forms.neighbor_vectors import pair_list
 from mdsens.structures.neighbors.neighbor_list import Neighbors, pad, rounded_capacity, widen_like
 from mdsens.structures.system import System
 
@@ -72,18 +73,18 @@ def _padded(reference: Reference, n: int) -> Reference:
             filled(system.species, 0),
             filled(system.masses, 1.0),
             filled(system.frozen, True),
-            pad(system.neighbors, positions),
+            pad(pair_list(system), positions),
         ),
     )
     return eqx.tree_at(lambda f: f.system, reference, whole)
 
 
 def _stacked(frames: list[Reference]) -> Reference:
-    widest = frames[0].system.neighbors
+    widest = pair_list(frames[0].system)
     for reference in frames:
-        widest = widen_like(widest, reference.system.neighbors)
+        widest = widen_like(widest, pair_list(reference.system))
     frames = [
-        eqx.tree_at(lambda f: f.system.neighbors, reference, widen_like(reference.system.neighbors, widest))
+        eqx.tree_at(lambda f: f.system.neighbors, reference, widen_like(pair_list(reference.system), widest))
         for reference in frames
     ]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *frames)

@@ -22,7 +22,7 @@ from mdsens.implicit import Direct, NullSpace, differentiable_solution
 from mdsens.mechanics.unknown import Reference, reference_at
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.potentials.electrostatics import ChargeEquilibration, InducedDipoles, SelfConsistent, WithCharges
-from mdsens.potentials.electrostatics.self_consistent import settled
+from mdsens.potentials.electrostatics.self_consistent import solve_state
 from mdsens.structures.system import System
 
 __all__ = [
@@ -94,7 +94,7 @@ def relax_with_charges(
 def _settle(reference: Reference, model: WithCharges, fmax: float) -> tuple[Array, Array, Array]:
     positions = equilibrium_positions(reference.system, model, fmax=fmax)
     there = reference.system.with_positions(positions)
-    charges = settled(model.equilibration, there)
+    charges = solve_state(model.equilibration, there)
     return positions, charges, _common_potential(charges, there, model)
 
 

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mdsens.potentials.base import Potential, gives_stiffness, listed_energies, sound_stiffness
-from mdsens.potentials.forms.stored_stiffness import PairStiffness
+from mdsens.potentials.forms.neighbor_vectors import pair_list
+from mdsens.potentials.forms.stored_stiffness import PairStiffness, SumStiffness
 from mdsens.potentials.reparameterised import Reparameterised
 from mdsens.potentials.sums import Sum
 from mdsens.structures.neighbors.neighbor_list import Neighbors
@@ -26,11 +27,12 @@ def couplings(system: System, potential: Potential) -> tuple[Array, ...]:
         terms = [couplings(at, term) for term, at in potential.placed(system)]
         return tuple(map(jnp.concatenate, zip(*terms, strict=True)))
     if not gives_stiffness(potential):
-        parts = _of_sites(system.neighbors, _probed(system, potential))
+        parts = _of_sites(pair_list(system), _probed(system, potential))
     elif isinstance(stored := sound_stiffness(potential, system), PairStiffness):
-        return pair_couplings(system.neighbors, stored)
+        return pair_couplings(pair_list(system), stored)
     else:
-        parts = _of_sites(system.neighbors, jnp.moveaxis(stored.site_blocks(), -1, 0))
+        assert not isinstance(stored, SumStiffness)  # the terms of a sum come one by one
+        parts = _of_sites(pair_list(system), jnp.moveaxis(stored.site_blocks(), -1, 0))
     return _listed(*parts)
 
 
@@ -68,7 +70,7 @@ def _of_sites(neighbors: Neighbors, stiffness: Float[Array, "atoms capacity dim 
 def _probed(system: System, potential: Potential) -> Float[Array, "atoms capacity dim capacity dim"]:
     """∂²E_i/∂d_ik ∂d_il of each atom's energy in the vectors to its neighbours [eV/Å²]."""
     assert system.cell is not None
-    neighbors, dim = system.neighbors, system.dim
+    neighbors, dim = pair_list(system), system.dim
     capacity = neighbors.index.shape[1]
 
     def slope(offset: Array) -> Array:

@@ -15,6 +15,7 @@ from mdsens.common.suggestions import suggest_names
 from mdsens.mechanics.force_constants import coupling_numbers, couplings
 from mdsens.mechanics.hessian_operator import STORED_LIMIT, stored_size
 from mdsens.potentials.base import Potential, gives_stiffness, is_local, sound_stiffness, total_energy
+from mdsens.potentials.forms.neighbor_vectors import pair_list
 from mdsens.structures.neighbors.neighbor_list import Neighbors
 from mdsens.structures.system import System, is_concrete
 
@@ -98,7 +99,7 @@ def _operator(system: System, potential: Potential) -> scipy.sparse.linalg.Linea
     size, dtype = system.positions.size, system.positions.dtype
     if gives_stiffness(potential) and stored_size(system, potential) <= STORED_LIMIT:
         stiffness = _stiffness(potential, system)
-        product = lambda v: _stored_product(stiffness, system.neighbors, v)  # noqa: E731
+        product = lambda v: _stored_product(stiffness, pair_list(system), v)  # noqa: E731
     else:
         product = lambda v: _linearised_product(system, potential, v)  # noqa: E731
 

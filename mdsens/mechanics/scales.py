@@ -8,6 +8,7 @@ import numpy as np
 
 from mdsens.mechanics.unknown import Reference, as_unknown
 from mdsens.potentials.base import Potential
+from mdsens.potentials.forms.neighbor_vectors import pair_list
 from mdsens.solvers import Problem, evaluated
 from mdsens.structures.neighbors.neighbor_list import Neighbors
 from mdsens.structures.system import System, is_concrete
@@ -161,7 +162,7 @@ def traced_distance(system: System, potential: Potential) -> Any:
     """The same of a structure that may be traced, as long as it has a list then."""
     if is_concrete(system):
         return typical_distance(system, potential)
-    found = listed_distance(system.positions, system.cell, system.neighbors, slice(None), jnp)
+    found = listed_distance(system.positions, system.cell, pair_list(system), slice(None), jnp)
     return jnp.where(found > 0.0, found, 1.0)
 
 

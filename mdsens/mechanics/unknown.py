@@ -117,6 +117,7 @@ class Reference(eqx.Module):
     def is_stale(self, z: Any, interaction_range: Any) -> Bool[Array, ""]:
         """Whether a pair within the range could be missing from the list at z. Works on tracers."""
         neighbors = self.system.neighbors
+        assert neighbors is not None
         if self.freedom is None:
             return neighbors.is_stale(as_unknown(z).positions, interaction_range)
         listed = as_unknown(self.start) if self.listed is None else self.listed

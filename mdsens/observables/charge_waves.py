@@ -14,7 +14,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
-from mdsens.potentials.electrostatics.ewald import Ewald, reciprocal_rows
+from mdsens.potentials.electrostatics.ewald import Ewald, reciprocal_rows, waves_of
 from mdsens.structures.system import System
 
 
@@ -126,6 +126,6 @@ def charge_waves(potential: Ewald, system: System, direction: Float[Array, " dim
     lattice = 2.0 * jnp.pi * rows
     charge = jnp.sqrt(potential.coulomb) * potential.charges(system)
     field = None if direction is None else direction @ lattice / jnp.linalg.norm(direction @ lattice)
-    waves = system.neighbors.waves.astype(charge.dtype)
+    waves = waves_of(system).astype(charge.dtype)
     net = jnp.sum(charge) if potential.background else jnp.zeros((), charge.dtype)
     return ChargeWaves(charge, net, system.positions, lattice, volume, waves, 2.0 * potential.alpha, field)

@@ -236,6 +236,7 @@ class _Response(NamedTuple):
 def _response(system: System, potential: Potential, relaxed: bool, flat: bool) -> _Response:
     force, stress = jax.grad(_deformed_energy(system, potential), argnums=(0, 1))(*_undeformed(system))
     # No other check sees the list of traced positions.
+    assert system.neighbors is not None
     stale = system.neighbors.is_stale(*jax.lax.stop_gradient((system.positions, potential.ranges)))
     curvature = _strain_curvature(system, potential, relaxed)
     size, across = system.volume, jnp.zeros(())

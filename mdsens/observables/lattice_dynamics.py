@@ -26,6 +26,7 @@ from mdsens.mechanics.force_constants import couplings, pair_couplings
 from mdsens.observables.charge_waves import ChargeWaves, charge_waves
 from mdsens.potentials.base import Potential, freshness, soundness, total_energy
 from mdsens.potentials.electrostatics.ewald import Ewald
+from mdsens.potentials.forms.neighbor_vectors import pair_list
 from mdsens.potentials.reparameterised import Reparameterised
 from mdsens.potentials.sums import Sum
 from mdsens.potentials.wrapped.jaxmd_energy import JaxMDEnergy
@@ -333,7 +334,7 @@ def _near(system: System, term: Potential) -> tuple[Array, ...]:
     if not isinstance(term, Ewald):
         return couplings(system, term)
     sound = soundness(term, system)
-    return pair_couplings(system.neighbors, jax.tree.map(lambda leaf: sound * leaf, term.near_stiffness(system)))
+    return pair_couplings(pair_list(system), jax.tree.map(lambda leaf: sound * leaf, term.near_stiffness(system)))
 
 
 def _wire_rotation(system: System) -> tuple[Array | None, Array]:

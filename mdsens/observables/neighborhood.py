@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from mdsens.common.errors import InputError
 from mdsens.potentials.base import Potential
-from mdsens.potentials.forms.neighbor_vectors import neighbor_vectors
+from mdsens.potentials.forms.neighbor_vectors import neighbor_vectors, pair_list
 from mdsens.potentials.forms.switching import quintic
 from mdsens.structures.neighbors.neighbor_list import SKIN, Neighbors
 from mdsens.structures.neighbors.search import find_neighbors
@@ -83,7 +83,8 @@ def _with_pairs(system: System, potential: Potential, pairs: PairList | None, re
                 f"{name} looks at neighbours up to {reach:.4g} Å, and the list of the traced system does not reach that far: "
                 f"give it the structure to find them in, {name}(..., system=eq.system)."
             )
-        complete = state.neighbors.reaches(reach) & ~state.neighbors.is_stale(state.positions, reach)
+        neighbors = pair_list(state)
+        complete = neighbors.reaches(reach) & ~neighbors.is_stale(state.positions, reach)
     sound = complete & jnp.all(jnp.isfinite(state.positions))
     return system, jnp.where(sound, 1.0, jnp.nan).astype(system.positions.dtype)
 
@@ -138,7 +139,7 @@ class coordination(eqx.Module):
         system, sound = _with_pairs(system, potential, self.pair_list, edge, "coordination")
         r, counted = _pair_distances(system, edge)
         if code is not None:
-            counted = counted & (system.species[system.neighbors.index] == code)
+            counted = counted & (system.species[pair_list(system).index] == code)
         return sound * jnp.sum(jnp.where(counted, quintic(r, self.radius - 0.5 * self.width, edge), 0.0), axis=1)
 
 
@@ -190,7 +191,7 @@ class radial_distribution(eqx.Module):
         normal: Any = float(len(system)) ** 2
         if codes is not None:
             a, b = (system.species == code for code in codes)
-            counted, normal = counted & a[:, None] & b[system.neighbors.index], jnp.sum(a) * jnp.sum(b)
+            counted, normal = counted & a[:, None] & b[pair_list(system).index], jnp.sum(a) * jnp.sum(b)
 
         # One r at a time, and the terms of each computed again where a derivative needs them: they would not fit together.
         @jax.checkpoint

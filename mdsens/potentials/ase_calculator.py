@@ -1,4 +1,4 @@
-"""`Calculator`: any mdsens potential as a calculator of ASE, for its optimisers, filters, dynamics and chains of images."""
+"""`Calculator`: a potential as a calculator of ASE, for its optimisers, filters, dynamics and chains of images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,12 +15,12 @@ from mdsens.common.units import EV_PER_CUBIC_ANGSTROM
 from mdsens.potentials.base import Potential, listed_energies
 from mdsens.structures.system import System
 
-REBUILT_AFTER = {"numbers", "cell", "pbc"}
+REBUILD_AFTER = {"numbers", "cell", "pbc"}
 """Changes of the atoms after which nothing of the last neighbour list can be used again."""
 
 
 class Calculator(ase_calculator.Calculator):
-    """`atoms.calc = ms.Calculator(potential)`.
+    """A potential as a calculator of ASE: `atoms.calc = ms.Calculator(potential)`.
 
     Energy [eV], per-atom energies [eV], forces [eV/Å] and stress [eV/Å³, ASE's unit; xx, yy, zz, yz, xz, xy]: what
     `potential.energy` and its sisters say of `System.from_ase(atoms)`. The neighbour list lasts as long as no atom moved more
@@ -59,7 +59,7 @@ class Calculator(ase_calculator.Calculator):
         super().calculate(atoms, properties, system_changes)
         self._system = system = self._listed(system_changes)
         if "energy" not in self.results:
-            energy, energies, forces = _evaluated(self.potential, system)
+            energy, energies, forces = _evaluate(self.potential, system)
             self.results["energy"] = self.results["free_energy"] = float(energy)
             self.results["energies"] = np.asarray(energies, dtype=float)
             self.results["forces"] = np.asarray(forces, dtype=float)
@@ -69,11 +69,11 @@ class Calculator(ase_calculator.Calculator):
             self.results["stress"] = np.asarray(self.potential.stress(system), dtype=float) / EV_PER_CUBIC_ANGSTROM
 
     def _listed(self, changes: Sequence[str]) -> System:
-        """The atoms as a system whose neighbour list is complete; the last one, if the atoms are where it still holds."""
+        """Return the atoms as a system whose neighbour list is complete: the last list where it still is."""
         known, self._system = self._system, None
-        if known is not None and not REBUILT_AFTER & set(changes):
+        if known is not None and known.neighbors is not None and not REBUILD_AFTER & set(changes):
             moved = known.with_positions(jnp.asarray(self.atoms.positions, known.positions.dtype))
-            if not moved.neighbors.is_stale(moved.positions, self.potential.ranges):
+            if not known.neighbors.is_stale(moved.positions, self.potential.ranges):
                 return moved
         atoms = self.atoms.copy()
         atoms.set_constraint()
@@ -85,8 +85,8 @@ class Calculator(ase_calculator.Calculator):
 
 
 @eqx.filter_jit
-def _evaluated(potential: Potential, system: System) -> tuple[Array, Array, Array]:
-    """`(energy, energies, forces)` from the system's list as it is."""
+def _evaluate(potential: Potential, system: System) -> tuple[Array, Array, Array]:
+    """Return `(energy, energies, forces)` from the system's list as it is."""
 
     def energy(positions: Array) -> tuple[Array, Array]:
         energies = listed_energies(potential, system.with_positions(positions))

@@ -1,4 +1,4 @@
-"""What several potentials ask of their numbers."""
+"""Checks of numbers and settings that several potentials share."""
 
 import dataclasses
 import warnings
@@ -15,7 +15,7 @@ from mdsens.structures.system import is_concrete
 
 
 def check_positive(potential: Parametric, *names: str, or_zero: bool = False) -> None:
-    """Refuse values of these parameters that are negative, or zero; what is traced by JAX has none.
+    """Refuse values of these parameters that are negative, or zero; traced ones have no values.
 
     Raises:
         InputError: naming the parameter and its entry.
@@ -27,7 +27,7 @@ def check_positive(potential: Parametric, *names: str, or_zero: bool = False) ->
 
 
 def check_numbers(potential: Parametric, positive: Collection[str] = (), not_negative: Collection[str] = ()) -> None:
-    """Each parameter is one number or a dict of such, and some have a sign.
+    """Refuse parameters that are not one number or a dict of such, or have the wrong sign.
 
     Raises:
         InputError: naming the parameter and its entry.
@@ -40,21 +40,13 @@ def check_numbers(potential: Parametric, positive: Collection[str] = (), not_neg
 
 
 def check_number(where: str, value: Any) -> None:
-    """It is one number, traced or not.
-
-    Raises:
-        InputError: naming `where`.
-    """
+    """Raise InputError where a value, traced or not, is not one number."""
     if np.ndim(value) != 0:
         raise InputError(f"{where} must be one number, not an array of shape {np.shape(value)}.")
 
 
 def check_sign(where: str, value: Any, *, positive: bool = False, not_negative: bool = False) -> None:
-    """One number has the sign that it should.
-
-    Raises:
-        InputError: naming `where`.
-    """
+    """Raise InputError where a number does not have the sign that it should."""
     if positive and not value > 0:
         raise InputError(f"{where} must be positive, not {value}.")
     if not_negative and not value >= 0:
@@ -62,11 +54,7 @@ def check_sign(where: str, value: Any, *, positive: bool = False, not_negative: 
 
 
 def check_entries(potential: Parametric, name: str, needed: Collection[str], labels: Sequence[str]) -> None:
-    """A parameter has all entries that a system needs.
-
-    Raises:
-        InputError: naming the first that is missing.
-    """
+    """Raise InputError where a parameter lacks an entry that a system needs."""
     table, where = getattr(potential, name), f"{type(potential).__name__}.{name}"
     if not (missing := sorted(set(needed) - set(table))):
         return
@@ -79,11 +67,7 @@ def check_entries(potential: Parametric, name: str, needed: Collection[str], lab
 
 
 def check_static_lengths(potential: Parametric) -> None:
-    """Lengths that lists are made for are no parameters.
-
-    Raises:
-        InputError: naming the one that is declared as such.
-    """
+    """Raise InputError where a length that neighbour lists are made for is declared as a parameter."""
     for field in dataclasses.fields(potential):
         if field.name in ("cutoff", "onset") and not field.metadata.get("static", False):
             raise InputError(
@@ -92,14 +76,14 @@ def check_static_lengths(potential: Parametric) -> None:
             )
 
 
-def check_switch(potential: Any) -> None:
-    """Static `onset` and `cutoff` are lengths in their order.
+def check_cutoff(potential: Parametric, cutoff: float) -> None:
+    """Raise InputError where a cutoff is not a positive length."""
+    if not (np.ndim(cutoff) == 0 and np.isfinite(cutoff) and cutoff > 0):
+        raise InputError(f"{type(potential).__name__}'s cutoff must be a positive length in Å, not {cutoff!r}.")
 
-    Raises:
-        InputError: naming both.
-    """
-    onset: float = potential.onset
-    cutoff: float = potential.cutoff
+
+def check_switch(potential: Parametric, onset: float, cutoff: float) -> None:
+    """Raise InputError where onset and cutoff are not lengths in this order."""
     if not (isinstance(cutoff, Real) and isinstance(onset, Real) and 0 <= onset < cutoff < np.inf):
         raise InputError(
             f"{type(potential).__name__}'s onset and cutoff must be lengths in Å, 0 ≤ onset < cutoff, "
@@ -107,10 +91,10 @@ def check_switch(potential: Any) -> None:
         )
 
 
-def note_species(potential: Parametric, labels: Sequence[str]) -> None:
-    """Warn where elements get numbers of another, or several the same of everything that could depend on them."""
-    could = [getattr(potential, one.name) for one in dataclasses.fields(potential) if "dict" in str(one.type)]
-    if not could or any(isinstance(value, dict) or np.ndim(value) for value in could) or not all(map(is_element, labels)):
+def warn_of_species(potential: Parametric, labels: Sequence[str]) -> None:
+    """Warn where an element gets the numbers of another, or several elements the same numbers throughout."""
+    values = [getattr(potential, field.name) for field in dataclasses.fields(potential) if "dict" in str(field.type)]
+    if not values or any(isinstance(value, dict) or np.ndim(value) for value in values) or not all(map(is_element, labels)):
         return
     name, element = type(potential).__name__, getattr(potential, "element", None)
     if strangers := [label for label in labels if element not in (None, label)]:
@@ -125,6 +109,6 @@ def note_species(potential: Parametric, labels: Sequence[str]) -> None:
 
 
 def entries(potential: Parametric, name: str) -> list[tuple[str | None, str, Any]]:
-    """`(key, what it is called, value)` of each entry of a parameter; one, without key, where it is no dict."""
+    """Return `(key, name for messages, value)` of each entry of a parameter; one, without key, where it is no dict."""
     value, where = getattr(potential, name), f"{type(potential).__name__}'s {name}"
     return [(k, f"{where}[{k!r}]", entry) for k, entry in value.items()] if isinstance(value, dict) else [(None, where, value)]

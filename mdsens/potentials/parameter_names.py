@@ -1,4 +1,4 @@
-"""Parameters by their names and paths."""
+"""`named_leaves`: which parameters are meant by names and paths."""
 
 from collections.abc import Collection, Iterable
 
@@ -8,7 +8,7 @@ from mdsens.potentials.parameters import canonical_key
 
 
 def named_leaves(potential: Potential, names: Iterable[str]) -> list[bool]:
-    """Which leaves of a potential are meant by names and paths: `"sigma"` means `"sigma.A-A"` and all others of it.
+    """Return for each leaf whether a name or path means it: `"sigma"` means `"sigma.A-A"` and all others of it.
 
     Raises:
         InputError: a name that does not exist.
@@ -23,8 +23,8 @@ def named_leaves(potential: Potential, names: Iterable[str]) -> list[bool]:
 
 
 def _meant(name: str, known: Collection[str]) -> str:
-    """A pair in the other order and a term's parameter without the term are nearer than what is spelled alike."""
+    """Return a guess: a pair in the other order and a term's parameter without the term come before what is spelled alike."""
     *place, key = name.split(".")
     other = ".".join([*place, canonical_key(key)])
-    nearer = [one for one in known if one == other or one.endswith(f".{name}")]
+    nearer = [path for path in known if path == other or path.endswith(f".{name}")]
     return f" Did you mean {' or '.join(map(repr, nearer))}?" if nearer else did_you_mean(name, known)

@@ -1,5 +1,6 @@
-"""What a user gives as a potential's parameters, as trees of arrays: numbers, dicts by species, trees of networks."""
+"""Parameters as a user gives them, numbers, dicts by species or trees of networks, made into trees of arrays."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
 import equinox as eqx
@@ -23,7 +24,7 @@ else:
 
 
 class Parametric(Protocol):
-    """What has parameters by name: a potential, for what stands below it."""
+    """Whatever has parameters by name: a potential, as modules below it know it."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -31,15 +32,15 @@ class Parametric(Protocol):
 
 
 class Entries(dict[str, Any]):
-    """Numbers by species, pair or triplet. Not changed in place: what was relaxed with them would be no equilibrium any more."""
+    """Numbers by species, pair or triplet, which cannot be changed in place: what was relaxed with them would not know."""
 
-    def _refused(self, *_: Any, **__: Any) -> NoReturn:
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise TypeError(
             "A parameter's entries cannot be set: ms.studies.with_values(potential, {'epsilon.A-B': 2.0}) is a copy with another "
             "value of one."
         )
 
-    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refused  # type: ignore[assignment]
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Entries, (dict(self),)
@@ -53,7 +54,7 @@ jax.tree_util.register_pytree_with_keys(
 
 
 def as_parameter(value: Any, what: str) -> Any:
-    """A number or an array as one of 64-bit floats; dicts with their keys in canonical order.
+    """Return a number or array as an array of 64-bit floats, a dict with its keys in canonical order.
 
     Raises:
         InputError: `what` is no number, not finite, or has keys that do not fit together.
@@ -83,7 +84,7 @@ def as_parameter(value: Any, what: str) -> Any:
 
 
 def canonical_key(key: str) -> str:
-    """A pair in alphabetic order; labels and triplets as they are."""
+    """Return a pair in alphabetic order, `"A-B"` of `"B-A"`; labels and triplets as they are."""
     parts = key.split("-")
     return "-".join(sorted(parts)) if len(parts) == 2 else key
 
@@ -103,16 +104,28 @@ def _canonical_dict(entries: dict[Any, Any], what: str) -> Entries:
     return Entries(result)
 
 
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by path as nested dicts: `{"a": {"b": 1}}` of `{"a.b": 1}`."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, name = path.split(".")
+        branch = tree
+        for parent in parents:
+            branch = branch.setdefault(parent, {})
+        branch[name] = value
+    return tree
+
+
 class Constant(eqx.Module):
-    """A leaf of a user's tree that is no parameter (an activation function, None), kept where it stood."""
+    """A leaf of a user's tree that is no parameter (an activation function, None), in its place."""
 
     value: Any = eqx.field(static=True)
 
 
 def as_tree(tree: Any, what: str) -> Any:
-    """The tree with its leaves as arrays, and a `Constant` in place of what is no number."""
+    """Return the tree with its leaves as arrays, and a `Constant` in place of what is no number."""
 
-    def kept(path: Any, leaf: Any) -> Any:
+    def convert(path: Any, leaf: Any) -> Any:
         where = f"{what}{jax.tree_util.keystr(path)}"
         if leaf is None or isinstance(leaf, Constant | str | bool) or callable(leaf):
             return leaf if isinstance(leaf, Constant) else Constant(leaf)
@@ -123,10 +136,10 @@ def as_tree(tree: Any, what: str) -> Any:
         # Weights that were trained in 32 bits are the same numbers in 64.
         return jnp.asarray(leaf, jnp.float64)
 
-    return jax.tree_util.tree_map_with_path(kept, tree, is_leaf=lambda leaf: leaf is None or isinstance(leaf, Constant))
+    return jax.tree_util.tree_map_with_path(convert, tree, is_leaf=lambda leaf: leaf is None or isinstance(leaf, Constant))
 
 
 def without_constants(tree: Any) -> Any:
-    """A tree that `as_tree` made, as the user wrote it."""
+    """Return a tree that `as_tree` made as the user wrote it."""
     is_constant = lambda leaf: isinstance(leaf, Constant)  # noqa: E731
     return jax.tree.map(lambda leaf: leaf.value if is_constant(leaf) else leaf, tree, is_leaf=is_constant)

@@ -1,7 +1,7 @@
-"""`Reparameterised`: another potential's parameters fixed, tied to each other, or seen through a logarithm or a ratio."""
+"""`Reparameterised`: a potential whose parameters are fixed, tied to each other, or seen through a logarithm or a ratio."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -11,18 +11,28 @@ from jaxtyping import Array, Float
 
 from mdsens.common.errors import InputError
 from mdsens.common.suggestions import suggest_names
-from mdsens.potentials.base import Approximation, Potential, built, parameter_paths
+from mdsens.potentials.base import Approximation, Potential, parameter_paths, with_built_range
+from mdsens.potentials.forms.stored_stiffness import LocalStiffness
 from mdsens.potentials.parameter_names import named_leaves
+from mdsens.potentials.parameters import nest
+from mdsens.structures.neighbors.preparation import Preparation
 from mdsens.structures.system import System, is_concrete
 
-ALONE, TOGETHER = ("fixed", "log"), ("tied", "ratio")
-"""Rules of one parameter, and those that name another one."""
+SINGLE_RULES, PAIR_RULES = ("fixed", "log"), ("tied", "ratio")
+"""Rules of one parameter, and rules that name another one."""
 
 Rule = str | tuple[str, str]
 
 
+class _Rule(NamedTuple):
+    """The rule of a parameter (`""` for none), and the path of the other parameter that it names."""
+
+    kind: str = ""
+    other: str = ""
+
+
 class Constants:
-    """Arrays by path that are no parameters: equal if their values are, so that they can be static."""
+    """Arrays by path that are no parameters, equal where their values are, so that they can be static."""
 
     def __init__(self, values: dict[str, np.ndarray]) -> None:
         self.values = values
@@ -60,7 +70,7 @@ class Reparameterised(Potential):
         return [*super().__dir__(), *self._variables()]
 
     def parameters(self) -> dict[str, Any]:
-        """The variables by their parameters' names."""
+        """Return the variables by their parameters' names."""
         return {name: value for name, value in self._variables().items() if value is not None}
 
     def _variables(self) -> dict[str, Any]:
@@ -69,25 +79,24 @@ class Reparameterised(Potential):
     @property
     def inner(self) -> Potential:
         """The potential with its own parameters. Pure JAX."""
-        paths, variables, structure = _opened(self.free)
-        rules = {path: (rule, other) for path, rule, other in self.rules}
+        paths, variables, structure = _open(self.free)
+        rules = {path: _Rule(kind, other) for path, kind, other in self.rules}
         values: dict[str, Any] = {}
-        # Those of others come last.
-        for path in sorted(paths, key=lambda path: rules.get(path, ("", ""))[1] != ""):
-            rule, other = rules.get(path, ("", ""))
-            variable = variables[path]
-            if rule == "fixed":
-                variable = jnp.asarray(self.held.values[path], self.dtype)
-            elif rule == "log":
-                variable = jnp.exp(variable)
-            elif rule == "tied":
-                variable = values[other]
-            elif rule == "ratio":
-                variable = variable * values[other]
-            values[path] = variable
+        # Parameters that follow others come last.
+        for path in sorted(paths, key=lambda path: rules.get(path, _Rule()).other != ""):
+            rule, value = rules.get(path, _Rule()), variables[path]
+            if rule.kind == "fixed":
+                value = jnp.asarray(self.held.values[path], self.dtype)
+            elif rule.kind == "log":
+                value = jnp.exp(value)
+            elif rule.kind == "tied":
+                value = values[rule.other]
+            elif rule.kind == "ratio":
+                value = value * values[rule.other]
+            values[path] = value
         return jax.tree.unflatten(structure, [values[path] for path in paths])
 
-    # The potential's own.
+    # What the potential itself says.
 
     @property
     def range(self) -> Float[Array, ""]:
@@ -105,16 +114,16 @@ class Reparameterised(Potential):
         return self.inner.parts()
 
     def approximation(self, system: System) -> Approximation | None:
-        found = self.inner.approximation(system)
-        if found is None:
+        errors = self.inner.approximation(system)
+        if errors is None:
             return None
-        (mixed,) = jax.vjp(lambda potential: potential.inner, self)[1](found.mixed)
-        return found._replace(mixed=jax.tree.map(jnp.abs, mixed))
+        (mixed,) = jax.vjp(lambda potential: potential.inner, self)[1](errors.mixed)
+        return errors._replace(mixed=jax.tree.map(jnp.abs, mixed))
 
     def check(self, system: System) -> None:
         self.inner.check(system)
 
-    def find_neighbors(self, system: System, *, skin: float | None = None) -> Any:
+    def find_neighbors(self, system: System, *, skin: float | None = None) -> Preparation:
         return self.inner.find_neighbors(system, skin=skin)
 
     def prepared(self, system: System) -> System:
@@ -126,7 +135,7 @@ class Reparameterised(Potential):
     def total(self, system: System) -> Float[Array, ""]:
         return self.inner.total(system)
 
-    def local_stiffness(self, system: System) -> Any:
+    def local_stiffness(self, system: System) -> LocalStiffness:
         return self.inner.local_stiffness(system)
 
     def check_strain(self, system: System) -> None:
@@ -138,7 +147,7 @@ class Reparameterised(Potential):
         held = Constants({path: value.astype(dtype) for path, value in self.held.values.items()})
         return Reparameterised(self.free.astype(dtype), self.rules, held)
 
-    def path_name(self, path: Any) -> str:
+    def path_name(self, path: Sequence[Any]) -> str:
         return self.free.path_name(path[1:])
 
     def unit_of(self, name: str) -> str | None:
@@ -155,15 +164,15 @@ class Reparameterised(Potential):
 
     @classmethod
     def from_stored(cls, values: dict[str, Any], settings: dict[str, Any], known: dict[str, type[Potential]]) -> Potential:
-        flat = dict(_flattened(values))
+        flat = {".".join(key.key for key in path): value for path, value in jax.tree_util.tree_leaves_with_path(values)}
         own = dict(flat)
         for path, rule, other in sorted(settings["rules"], key=lambda rule: rule[2] != ""):
             if rule == "log":
                 own[path] = np.exp(flat[path])
-            elif rule in TOGETHER:
+            elif rule in PAIR_RULES:
                 own[path] = own[other] * (flat[path] if rule == "ratio" else 1.0)
         (term,) = settings["terms"]
-        inner = known[term["class"]].from_stored(_nested(own), term["static"], known)
+        inner = known[term["class"]].from_stored(nest(own), term["static"], known)
         rules = {path: (rule, other) if other else rule for path, rule, other in settings["rules"]}
         again = reparameterised(inner, rules)
         # The variables themselves, not what rounding makes of there and back.
@@ -173,7 +182,9 @@ class Reparameterised(Potential):
 
 @suggest_names
 def reparameterised(potential: Potential, rules: Mapping[str, Rule]) -> Reparameterised:
-    """The same potential in other variables, which is what all derivatives are then in.
+    """Return a potential in other variables, which all its derivatives are then taken in.
+
+    `ms.reparameterised(potential, {"epsilon": "log", "sigma.B-B": ("tied", "sigma.A-A")})`
 
     Args:
         potential: with concrete parameters; one that was reparameterised before keeps its rules where no new one is given.
@@ -194,23 +205,24 @@ def reparameterised(potential: Potential, rules: Mapping[str, Rule]) -> Reparame
         raise InputError("reparameterised wants a potential with concrete parameters: build it outside jit and grad.")
     known, inner = {}, potential
     if isinstance(potential, Reparameterised):
-        known = {path: (rule, other) for path, rule, other in potential.rules}
+        known = {path: _Rule(kind, other) for path, kind, other in potential.rules}
         inner = potential.inner
-    paths, values, structure = _opened(inner)
-    known |= _expanded(inner, rules, values)
-    for path, (rule, other) in known.items():
-        _check_rule(path, rule, other, known, values)
-    values |= {path: values[other] for path, (rule, other) in known.items() if rule == "tied"}
-    held = {path: np.asarray(values[path]) for path, (rule, _) in known.items() if rule == "fixed"}
-    variables = {path: _variable(path, known.get(path, ("", "")), values) for path in paths}
-    free = jax.tree.unflatten(structure, [variables[path] for path in paths])
-    ordered = tuple((path, *known[path]) for path in paths if path in known)
-    return Reparameterised(built(free, jax.tree.unflatten(structure, [values[path] for path in paths])), ordered, Constants(held))
+    paths, values, structure = _open(inner)
+    known |= _rules_by_path(inner, rules, values)
+    for path in known:
+        _check_rule(path, known, values)
+    values |= {path: values[rule.other] for path, rule in known.items() if rule.kind == "tied"}
+    held = {path: np.asarray(values[path]) for path, rule in known.items() if rule.kind == "fixed"}
+    free = jax.tree.unflatten(structure, [_variable(path, known.get(path, _Rule()), values) for path in paths])
+    whole = jax.tree.unflatten(structure, [values[path] for path in paths])
+    return Reparameterised(
+        with_built_range(free, whole), tuple((path, *known[path]) for path in paths if path in known), Constants(held)
+    )
 
 
 @suggest_names
 def fixed(potential: Potential, *names: str) -> Reparameterised:
-    """The same potential with some parameters that are none any more: `fixed(potential, "a", "epsilon.A-B")`.
+    """Return a potential in which some parameters are constants: `ms.fixed(potential, "a", "epsilon.A-B")`.
 
     Raises:
         InputError: a name that does not exist.
@@ -220,7 +232,7 @@ def fixed(potential: Potential, *names: str) -> Reparameterised:
 
 @suggest_names
 def tied(potential: Potential, ties: Mapping[str, str]) -> Reparameterised:
-    """The same potential with parameters that take the value of another one: `tied(potential, {"sigma.B-B": "sigma.A-A"})`.
+    """Return a potential in which parameters have the value of another: `ms.tied(potential, {"sigma.B-B": "sigma.A-A"})`.
 
     Raises:
         InputError: a name that does not exist, parameters of different shapes, a parameter tied to one that is tied itself.
@@ -229,17 +241,15 @@ def tied(potential: Potential, ties: Mapping[str, str]) -> Reparameterised:
 
 
 def own_sizes(potential: Potential) -> Potential:
-    """What counts as a change of each parameter by its own size, potential-shaped (leaves of None stay so) [host].
+    """Return the change of each parameter that is as large as the parameter, potential-shaped (leaves of None stay so) [host].
 
-    That is |θ|, and for zeros the largest of their array or 1; for logarithms 1, which changes what they are of by its size.
+    That is |θ|, and for a zero the largest of its array or 1; for a logarithm 1, which changes its argument by its own size.
     """
     inside = lambda node: isinstance(node, Potential) and node is not potential  # noqa: E731
     if not isinstance(potential, Reparameterised):
         return jax.tree.map(lambda part: own_sizes(part) if inside(part) else _own_size(part), potential, is_leaf=inside)
-    (paths, sizes, structure), logs = (
-        _opened(own_sizes(potential.free)),
-        [path for path, rule, _ in potential.rules if rule == "log"],
-    )
+    paths, sizes, structure = _open(own_sizes(potential.free))
+    logs = [path for path, rule, _ in potential.rules if rule == "log"]
     leaves = [np.ones(np.shape(sizes[path])) if path in logs and sizes[path] is not None else sizes[path] for path in paths]
     return eqx.tree_at(lambda p: p.free, potential, jax.tree.unflatten(structure, leaves))
 
@@ -249,60 +259,44 @@ def _own_size(theta: Any) -> np.ndarray:
     return np.where(size == 0.0, size.max(initial=0.0) or 1.0, size)
 
 
-def _opened(tree: Potential) -> tuple[list[str], dict[str, Any], Any]:
-    """`(paths, leaves by path, structure)`, None being a leaf."""
+def _open(tree: Potential) -> tuple[list[str], dict[str, Any], Any]:
+    """Return `(paths, leaves by path, structure)` of a potential, None being a leaf."""
     leaves, structure = jax.tree.flatten(tree, is_leaf=lambda leaf: leaf is None)
     paths = parameter_paths(jax.tree.unflatten(structure, list(range(len(leaves)))))
     return paths, dict(zip(paths, leaves, strict=True)), structure
 
 
-def _expanded(potential: Potential, rules: Mapping[str, Any], values: Any) -> dict[str, tuple[str, str]]:
-    """`(rule, other path)` of each leaf that the rules name."""
-    found: dict[str, tuple[str, str]] = {}
-    for name, given in rules.items():
-        rule, other = given if isinstance(given, tuple) and len(given) == 2 else (given, "")
-        if rule not in (*ALONE, *TOGETHER) or (rule in TOGETHER) != bool(other):
-            raise InputError(f'The rule {given!r} of {name} is none of "fixed", "log", ("tied", path) and ("ratio", path).')
+def _rules_by_path(potential: Potential, rules: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, _Rule]:
+    """Return the rule of each leaf that a name or path in `rules` means."""
+    result: dict[str, _Rule] = {}
+    for name, rule in rules.items():
+        kind, other = rule if isinstance(rule, tuple) and len(rule) == 2 else (rule, "")
+        if kind not in (*SINGLE_RULES, *PAIR_RULES) or (kind in PAIR_RULES) != bool(other):
+            raise InputError(f'The rule {rule!r} of {name} is none of "fixed", "log", ("tied", path) and ("ratio", path).')
         leaves = [path for path, meant in zip(values, named_leaves(potential, [name]), strict=True) if meant]
         if other and sum(named_leaves(potential, [other])) != 1:
             raise InputError(f"{name} can follow one parameter, but {other!r} means several: give the path of one.")
-        found |= {path: (rule, other) for path in leaves if path != other}
-    return found
+        result |= {path: _Rule(kind, other) for path in leaves if path != other}
+    return result
 
 
-def _check_rule(path: str, rule: str, other: str, rules: Mapping[str, tuple[str, str]], values: Mapping[str, Any]) -> None:
-    if rule == "log" and not (np.asarray(values[path]) > 0.0).all():
+def _check_rule(path: str, rules: Mapping[str, _Rule], values: Mapping[str, Any]) -> None:
+    kind, other = rules[path]
+    if kind == "log" and not (np.asarray(values[path]) > 0.0).all():
         raise InputError(f"{path} is {np.asarray(values[path])!s:.40}, and only a positive number has a logarithm.")
     if not other:
         return
-    if other in rules and rules[other][0] in TOGETHER:
-        raise InputError(f"{path} cannot follow {other}, which follows {rules[other][1]}: let both follow that one.")
+    if other in rules and rules[other].kind in PAIR_RULES:
+        raise InputError(f"{path} cannot follow {other}, which follows {rules[other].other}: let both follow that one.")
     if np.shape(values[path]) != np.shape(values[other]):
         raise InputError(f"{path} and {other} have different shapes, {np.shape(values[path])} and {np.shape(values[other])}.")
-    if rule == "ratio" and not (np.asarray(values[other]) != 0.0).all():
+    if kind == "ratio" and not (np.asarray(values[other]) != 0.0).all():
         raise InputError(f"{path} has no ratio to {other}, which is zero.")
 
 
-def _variable(path: str, rule: tuple[str, str], values: Any) -> Any:
-    kind, other = rule
-    if kind in ("fixed", "tied"):
+def _variable(path: str, rule: _Rule, values: Mapping[str, Any]) -> Array | None:
+    if rule.kind in ("fixed", "tied"):
         return None
-    if kind == "log":
+    if rule.kind == "log":
         return jnp.log(values[path])
-    return values[path] / values[other] if kind == "ratio" else values[path]
-
-
-def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        yield from _flattened(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
-
-
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *parents, name = path.split(".")
-        branch = tree
-        for parent in parents:
-            branch = branch.setdefault(parent, {})
-        branch[name] = value
-    return tree
+    return values[path] / values[rule.other] if rule.kind == "ratio" else values[path]

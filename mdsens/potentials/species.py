@@ -1,4 +1,4 @@
-"""`Atom`, the handle that parameters by species are looked up with, and `static`, a field that is no parameter."""
+"""`Atom`, with which parameters by species are looked up, and `static`, which makes a field that is no parameter."""
 
 import dataclasses
 from typing import Any
@@ -8,12 +8,19 @@ from jaxtyping import Array
 
 
 def static(default: Any = dataclasses.MISSING) -> Any:
-    """A field of a potential that is no parameter: a cutoff, an integer exponent, the name of a switch."""
-    return eqx.field(static=True, default=default) if default is not dataclasses.MISSING else eqx.field(static=True)
+    """Declare a field of a potential that is no parameter, a cutoff or an integer exponent: `n: int = ms.static(12)`."""
+    return eqx.field(static=True, **({} if default is dataclasses.MISSING else {"default": default}))
 
 
 class Atom(eqx.Module):
-    """The handle of an atom in `pair_energy` and `site_energy`: its index and the code of its species."""
+    """The handle of an atom, or of an array of atoms, in `pair_energy` and `site_energy`.
+
+    Attributes:
+        index: its number in the system.
+        code: its species, as a place in `labels`.
+        labels: the names of all species of the system.
+        n_atoms: how many atoms the system has.
+    """
 
     index: Array
     code: Array

@@ -1,8 +1,8 @@
-"""`Sum`: potentials added up."""
+"""`Sum`: a potential whose energy is the sum of others'."""
 
-import collections
 import functools
 import operator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -12,25 +12,26 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mdsens.common.errors import InputError
-from mdsens.potentials.base import Approximation, Potential, is_local, listed_energies, total_energy
+from mdsens.potentials.base import Approximation, Potential, constant_range, is_local, listed_energies, total_energy
 from mdsens.potentials.forms.stored_stiffness import SumStiffness
 from mdsens.structures.neighbors.neighbor_list import SKIN, Neighbors
+from mdsens.structures.neighbors.preparation import Preparation
 from mdsens.structures.system import System
 
-SHORTER = 0.9
+OWN_LIST_SHARE = 0.9
 """Share of the longest range below which a term has a list of its own."""
 
-EQUAL = 1e-3
+SKIN_TOLERANCE = 1e-3
 """Share up to which two skins are one."""
 
 
 class Sum(Potential):
-    """U = Σ_k U_k, made by `+`: `ms.ZBL(...) + ms.EAM.from_file(...)`.
+    """The energy U = Σ_k U_k, made by `+`: `ms.ZBL(...) + ms.EAM.from_file(...)`.
 
     Args:
         terms: potentials of any kind and range, wrapped energies too. Sums among them are taken apart.
 
-    Parameters are those of the terms: `potential.terms[0].epsilon`, and by the name of the term's class,
+    Its parameters are those of the terms: `potential.terms[0].epsilon`, and by the name of the term's class,
     `wrt=["LennardJones.epsilon"]`; terms of one class are numbered, `"LennardJones1"`, `"LennardJones2"`. It is as smooth as
     its roughest term.
     """
@@ -47,18 +48,16 @@ class Sum(Potential):
 
     @property
     def range(self) -> Float[Array, ""]:
-        """The longest of the terms whose pairs are listed by distance, which given bonds are not; without such, of the others."""
+        """The longest range of the terms whose pairs are listed by distance (bonds are not), else of all others."""
         ends = [term for term in self.terms if not _is_endless(term)]
         ends = [term for term in ends if is_local(term)] or ends
-        if not ends:
-            return np.asarray(np.inf)  # type: ignore[return-value]  # a constant of every trace
-        return _stacked([term.range for term in ends]).max()
+        return _stacked([term.range for term in ends]).max() if ends else constant_range(np.inf)
 
     @property
     def ranges(self) -> Float[Array, "*terms"]:
-        """Those of the terms; without bound where no term is of listed pairs."""
+        """The ranges of the terms of listed pairs; infinite where there is none."""
         listed = [term.range for term in self.terms if is_local(term)]
-        return _stacked(listed) if listed else np.asarray(np.inf)  # type: ignore[return-value]  # a constant of every trace
+        return _stacked(listed) if listed else constant_range(np.inf)
 
     @property
     def smoothness(self) -> float:
@@ -69,20 +68,20 @@ class Sum(Potential):
 
     def approximation(self, system: System) -> Approximation | None:
         each = [(term, term.approximation(at)) for term, at in self.placed(system)]
-        known = [found for _, found in each if found is not None]
+        known = [errors for _, errors in each if errors is not None]
         if not known:
             return None
-        mixed = tuple(jax.tree.map(jnp.zeros_like, term) if found is None else found.mixed for term, found in each)
-        words = "; ".join(found.words for found in known)
-        return Approximation(words, sum(found.hessian for found in known), eqx.tree_at(lambda s: s.terms, self, mixed))
+        mixed = tuple(jax.tree.map(jnp.zeros_like, term) if errors is None else errors.mixed for term, errors in each)
+        words = "; ".join(errors.words for errors in known)
+        return Approximation(words, sum(errors.hessian for errors in known), eqx.tree_at(lambda s: s.terms, self, mixed))
 
     def check(self, system: System) -> None:
         for term in self.terms:
             term.check(system)
 
-    def find_neighbors(self, system: System, *, skin: float | None = None) -> Any:
-        # Lists of others have room of their own; only where that was too little is it the one that is asked for.
-        more = skin if skin is not None and skin > (1.0 + EQUAL) * SKIN * self._host_range() else None
+    def find_neighbors(self, system: System, *, skin: float | None = None) -> Preparation:
+        # Terms with a list of another kind choose its room themselves, unless more than the usual is asked for.
+        more = skin if skin is not None and skin > (1.0 + SKIN_TOLERANCE) * SKIN * self._host_range() else None
         others = tuple(None if is_local(term) else term.find_neighbors(system, skin=more) for term in self.terms)
         listed = [term for term in self.terms if is_local(term)]
         if not listed:
@@ -90,16 +89,17 @@ class Sum(Potential):
         by_distance = not all(_is_endless(term) for term in listed)
         finder = super().find_neighbors if by_distance else listed[0].find_neighbors
         whole = finder(system, skin=skin)
+        assert isinstance(whole, Neighbors)
         # Many-body energies grow with the square of their neighbours, so those of short range get a list of their own.
         shares = [self._shares(term) if by_distance else term is listed[0] for term in listed]
         room = SKIN * self._host_range() if by_distance and skin is None else skin
-        own = [None if share else term.find_neighbors(system, skin=room) for term, share in zip(listed, shares, strict=True)]
+        own: Any = [None if share else term.find_neighbors(system, skin=room) for term, share in zip(listed, shares, strict=True)]
         whole = whole.with_shorter(tuple(own))
         return whole if len(listed) == len(self.terms) else TermLists(whole, others)
 
     def _shares(self, term: Potential) -> bool:
-        """Whether a term of listed pairs uses the longest list."""
-        return len(term.parts()) == 1 and SHORTER * self._host_range() <= term._host_range() < np.inf
+        """Return whether a term of listed pairs uses the longest list."""
+        return len(term.parts()) == 1 and OWN_LIST_SHARE * self._host_range() <= term._host_range() < np.inf
 
     def prepared(self, system: System) -> System:
         for term in self.terms:
@@ -121,30 +121,27 @@ class Sum(Potential):
             term.check_strain(system)
 
     def placed(self, system: System) -> list[tuple[Potential, System]]:
-        """Each term with the system and the list that it wants."""
-        lists = system.neighbors
+        """Return each term with the system and the list that it was prepared."""
+        lists: Any = system.neighbors
         whole, own = (lists.shared, lists.own) if isinstance(lists, TermLists) else (lists, (None,) * len(self.terms))
         shorter = iter(whole.shorter if whole is not None else ())
-        chosen = [next(shorter) or whole if one is None else one for one in own]
-        return [(term, _listing(system, one)) for term, one in zip(self.terms, chosen, strict=True)]
+        chosen = [next(shorter) or whole if other is None else other for other in own]
+        return [(term, _with_list(system, neighbors)) for term, neighbors in zip(self.terms, chosen, strict=True)]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the terms are called in paths."""
+        """The names of the terms in paths."""
         kinds = [type(parts[0]).__name__ if len(parts := term.parts()) == 1 else "Sum" for term in self.terms]
-        counts, names = collections.Counter(kinds), []
-        seen: collections.Counter[str] = collections.Counter()
-        for kind in kinds:
-            seen[kind] += 1
-            names.append(f"{kind}{seen[kind]}" if counts[kind] > 1 else kind)
-        return tuple(names)
+        return tuple(f"{kind}{kinds[: k + 1].count(kind)}" if kinds.count(kind) > 1 else kind for k, kind in enumerate(kinds))
 
     def parameters(self) -> dict[str, Any]:
-        """Those of the terms, `"LennardJones.epsilon"`."""
-        named = zip(self.names, self.terms, strict=True)
-        return {f"{name}.{key}": value for name, term in named for key, value in term.parameters().items()}
+        """Return the parameters of the terms by name, `"LennardJones.epsilon"`."""
+        return {f"{name}.{key}": value for name, term in self._named_terms() for key, value in term.parameters().items()}
 
-    def path_name(self, path: Any) -> str:
+    def _named_terms(self) -> Iterable[tuple[str, Potential]]:
+        return zip(self.names, self.terms, strict=True)
+
+    def path_name(self, path: Sequence[Any]) -> str:
         _, place, *rest = path
         return f"{self.names[place.idx]}.{self.terms[place.idx].path_name(rest)}"
 
@@ -153,13 +150,16 @@ class Sum(Potential):
         return self.terms[self.names.index(term)].unit_of(rest)
 
     def stored_settings(self) -> dict[str, Any]:
-        named = zip(self.names, self.terms, strict=True)
-        return {"terms": [{"name": name, "class": type(term).__name__, "static": term.stored_settings()} for name, term in named]}
+        return {
+            "terms": [
+                {"name": name, "class": type(term).__name__, "static": term.stored_settings()}
+                for name, term in self._named_terms()
+            ]
+        }
 
     @property
     def stored_constants(self) -> dict[str, np.ndarray]:
-        named = zip(self.names, self.terms, strict=True)
-        return {f"{name}.{path}": value for name, term in named for path, value in term.stored_constants.items()}
+        return {f"{name}.{path}": value for name, term in self._named_terms() for path, value in term.stored_constants.items()}
 
     @classmethod
     def from_stored(cls, values: dict[str, Any], settings: dict[str, Any], known: dict[str, type[Potential]]) -> Potential:
@@ -167,57 +167,55 @@ class Sum(Potential):
         return cls(tuple(terms))
 
 
-class TermLists(eqx.Module):
-    """One list for the terms whose energies are of listed pairs, and what the others want.
+class TermLists(Preparation):
+    """The neighbour list of the terms whose energies are of listed pairs, and what was prepared for each of the others.
 
     Attributes:
-        shared: with the shorter ones of some of them; None without such terms.
-        own: the others', None for terms that share.
+        shared: the list, with the shorter ones that some of the terms have; None without such terms.
+        own: for each term what it alone uses, None for one that uses `shared`.
     """
 
     shared: Neighbors | None
-    own: tuple[Any, ...]
+    own: tuple[Preparation | None, ...]
 
     @property
     def hides_cell(self) -> bool:
-        """Whether one of the terms knows nothing of the cell."""
-        return any(getattr(one, "hides_cell", False) for one in self.own)
+        return any(other.hides_cell for other in self.own if other is not None)
 
     def slack(self, interaction_range: Any, stretch: Any = 1.0) -> Float[Array, ""]:
-        """What all lists reach beyond their ranges, if lengths were stretched: the least."""
-        left = [one.slack(_reach(one), stretch) for one in self.own if one is not None]
+        left = [other.slack(_reach(other), stretch) for other in self.own if other is not None]
         return jnp.min(jnp.stack(left if self.shared is None else [*left, self.shared.slack(interaction_range, stretch)]))
 
-    def is_stale(self, positions: Array, interaction_range: Any) -> Bool[Array, ""]:
-        stale = [one.is_stale(positions, _reach(one)) for one in self.own if one is not None]
+    def is_stale(self, positions: Float[Array, "atoms dim"], interaction_range: Any) -> Bool[Array, ""]:
+        stale = [other.is_stale(positions, _reach(other)) for other in self.own if other is not None]
         return jnp.any(jnp.stack(stale if self.shared is None else [*stale, self.shared.is_stale(positions, interaction_range)]))
 
     def reaches(self, interaction_range: Any) -> Bool[Array, ""]:
         return jnp.asarray(True) if self.shared is None else self.shared.reaches(interaction_range)
 
 
-def _reach(neighbors: Any) -> Any:
+def _reach(neighbors: Preparation) -> Any:
     return neighbors.radius - neighbors.skin if isinstance(neighbors, Neighbors) else jnp.inf
 
 
 def _stacked(ranges: list[Any]) -> Any:
-    """In NumPy where all are constants of every trace."""
+    """Return ranges as one array, of NumPy's where all are constants of every trace."""
     constant = all(isinstance(reach, np.ndarray) for reach in ranges)
     return np.stack(ranges) if constant else jnp.stack([jnp.asarray(reach) for reach in ranges])
 
 
 def _is_endless(term: Potential) -> bool:
-    """Whether a term's list is not of the pairs within a distance."""
+    """Return whether a term's list is not of the pairs within a distance."""
     return isinstance(reach := term.range, np.ndarray) and bool(np.isinf(reach))
 
 
-def _listing(system: System, neighbors: Any) -> System:
+def _with_list(system: System, neighbors: Preparation | None) -> System:
     return eqx.tree_at(lambda s: s.neighbors, system, neighbors, is_leaf=lambda leaf: leaf is None)
 
 
-def shared(system: System) -> System:
-    """The system with the list of pairs, where it has other lists too."""
-    return _listing(system, system.neighbors.shared) if isinstance(system.neighbors, TermLists) else system
+def with_pair_list(system: System) -> System:
+    """Return the system without what was prepared for terms that need more than the list of pairs."""
+    return _with_list(system, system.neighbors.shared) if isinstance(system.neighbors, TermLists) else system
 
 
 Potential.add = Sum

@@ -18,6 +18,7 @@ from mdsens.common.suggestions import NameSuggester
 from mdsens.common.text import MAX_ENTRIES
 from mdsens.implicit.trees import is_traced
 from mdsens.structures import masses as known_masses
+from mdsens.structures.neighbors.preparation import Preparation
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -29,7 +30,7 @@ LABELS = "mdsens_label"
 class ListsNeighbors(Protocol):
     """An object that lists the neighbours it needs: a potential."""
 
-    def find_neighbors(self, system: "System", *, skin: float | None = None) -> Any: ...
+    def find_neighbors(self, system: "System", *, skin: float | None = None) -> Preparation: ...
 
 
 def is_concrete(*values: Any) -> bool:
@@ -80,7 +81,7 @@ class System(NameSuggester, eqx.Module):
         masses: `(N,)` [amu]; by default those of the elements and of D and T, if all labels are such, else 1.
         masses_known: whether masses were given or are the labels' own; phonons ask for them otherwise.
         frozen: `(N,)`, True for atoms that never move.
-        neighbors: the list that the potential of the last relaxation made, `Neighbors` for most; or None.
+        neighbors: what a potential prepared, the padded list of the last relaxation for most; or None.
         held: whether constraints beside frozen atoms hold it, as `relax` was asked to.
 
     Raises:
@@ -97,7 +98,7 @@ class System(NameSuggester, eqx.Module):
     species: Int[Array, " atoms"]
     masses: Float[Array, " atoms"]
     frozen: Bool[Array, " atoms"]
-    neighbors: Any
+    neighbors: Preparation | None
     pbc: tuple[bool, ...] = eqx.field(static=True)
     labels: tuple[str, ...] = eqx.field(static=True)
     masses_known: bool = eqx.field(static=True)

@@ -1,4 +1,4 @@
-"""For those who write potentials: what every potential must do, `check_potential(potential, system)`, and examples."""
+"""The contract of every potential, `check_potential(potential, system)`, and examples, for those who write potentials."""
 
 from mdsens.testing.contract import ContractError, Report, check_potential
 from mdsens.testing.examples import EXAMPLES

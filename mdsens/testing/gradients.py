@@ -1,4 +1,4 @@
-"""Sensitivities of the examples against differences of structures relaxed again, in four settings."""
+"""A check of the examples' sensitivities, in four settings, against differences of structures relaxed again."""
 
 import dataclasses
 from collections.abc import Callable
@@ -25,18 +25,19 @@ from mdsens.potentials import (
 )
 from mdsens.potentials.base import Potential
 from mdsens.structures.system import System
+from mdsens.testing.contract import smallest_distance
 from mdsens.testing.examples import EXAMPLES
 
 CLUSTER, BONDED_CLUSTER = 8, 5
-"""Atoms of a cluster, and of one that angles hold together: larger ones cut out of a crystal have loose ends."""
+"""Number of atoms in a cluster, and in one that angles hold together: larger ones cut out of a crystal have loose ends."""
 
 STEPS = (1e-4, 1e-5)
-"""Of parameters; the shorter one where a pair crosses a jump of a third derivative, or a soft cluster leaves its basin."""
+"""Relative steps of parameters: a shorter one where a pair crosses a jump of a third derivative, or a basin is left."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Gradients:
-    """The worst parameter of an example in a setting; `note` says why there is none."""
+    """The parameter of an example with the largest error in a setting, of `values` ones; `note` says why there is none."""
 
     error: float
     parameter: str
@@ -44,7 +45,8 @@ class Gradients:
     note: str = ""
 
     @property
-    def fine(self) -> bool:
+    def is_fine(self) -> bool:
+        """Whether the error is within the tolerance, or the setting makes no sense."""
         return self.note.startswith("no ") or self.error <= TOLERANCE
 
     def __str__(self) -> str:
@@ -52,23 +54,23 @@ class Gradients:
 
 
 def check_gradients(name: str, setting: str) -> Gradients:
-    """Relax an example in one of the `SETTINGS`, differentiate, and hold every parameter against relaxations anew."""
-    potential, system = EXAMPLES[name]()
-    system = SETTINGS[setting](potential, system)
+    """Relax an example in one of the `SETTINGS`, differentiate, and compare every parameter with differences of relaxations."""
+    potential, example = EXAMPLES[name]()
+    system = SETTINGS[setting](potential, example)
     if system is None:
         return Gradients(np.nan, "", 0, "no such structure")
     if isinstance(potential, HarmonicBonds) and setting in ("cluster", "2-D"):
-        potential = HarmonicBonds.at_rest(system, cutoff=1.2 * _spacing(system), k=potential.k)
+        potential = HarmonicBonds.at_rest(system, cutoff=1.2 * smallest_distance(system), k=potential.k)
     try:
         eq = relax(system, potential, fmax=1e-12)
-        found = sensitivity(eq)
+        derivatives = sensitivity(eq)
     except MdsensError as error:
         return Gradients(np.nan, "", 0, f"failed: {error}")
-    if not any(np.abs(leaf).max(initial=0.0) > 1e-9 for leaf in jax.tree.leaves(found.scaled().positions)):
+    if not any(np.abs(leaf).max(initial=0.0) > 1e-9 for leaf in jax.tree.leaves(derivatives.scaled().positions)):
         return Gradients(np.nan, "", 0, "nothing moves")
     for step in STEPS:
         try:
-            checks = list(check_sensitivity(eq, found, step=step))
+            checks = list(check_sensitivity(eq, derivatives, step=step))
         except MdsensError as error:
             return Gradients(np.nan, "", 0, f"failed: {error}")
         if all(check.error <= TOLERANCE for check in checks):
@@ -80,19 +82,15 @@ def check_gradients(name: str, setting: str) -> Gradients:
     return Gradients(worst.error, worst.parameter, len(checks))
 
 
-def _fixed_cell(potential: Potential, system: System) -> System:
-    return system
-
-
 def _frozen(potential: Potential, system: System) -> System:
-    """Every fourth atom, somewhat out of its place."""
+    """Return the system with every fourth atom frozen, somewhat out of its place."""
     frozen = np.arange(len(system)) % 4 == 0
-    shifts = 0.03 * _spacing(system) * np.random.default_rng(3).normal(size=system.positions.shape)
+    shifts = 0.03 * smallest_distance(system) * np.random.default_rng(3).normal(size=system.positions.shape)
     return _rebuilt(system, np.asarray(system.positions) + shifts * frozen[:, None], frozen=frozen)
 
 
 def _cluster(potential: Potential, system: System) -> System | None:
-    """The atoms nearest to the second one, out of their cell, and shaken, lest symmetry lead to a saddle point."""
+    """Return the atoms nearest to the second one without a cell, shaken, lest symmetry lead to a saddle point."""
     x = np.asarray(system.positions)
     if system.cell is not None:
         d = (x - x[1]) @ np.linalg.inv(system.cell)
@@ -101,32 +99,40 @@ def _cluster(potential: Potential, system: System) -> System | None:
     size = BONDED_CLUSTER if bonded else CLUSTER
     near = np.argsort(np.linalg.norm(x - x[1], axis=1), kind="stable")[:size]
     symbols = [system.symbols[k] for k in near]
-    shifts = 0.03 * _spacing(system) * np.random.default_rng(4).normal(size=(size, system.dim))
+    shifts = 0.03 * smallest_distance(system) * np.random.default_rng(4).normal(size=(size, system.dim))
     return System(x[near] + shifts, species=symbols) if _holds_a_cluster(potential) else None
 
 
 def _plane(potential: Potential, system: System) -> System | None:
-    """A triangular lattice with a vacancy, of ions a square one, at the crystal's nearest distance; not what bonds by angles."""
+    """Return a triangular lattice with a vacancy, for ions a square one, at the crystal's nearest distance.
+
+    There is none where angles make the bonds.
+    """
     parts = (PairPotential, EmbeddedPotential)
     if not all(isinstance(part, parts) for part in potential.parts()):
         return None
     if system.dim == 2:
         return system
-    a, rows = 0.98 * _spacing(system), 4
+    a, rows = 0.98 * smallest_distance(system), 4
     if any(isinstance(part, Coulomb) for part in potential.parts()):
         i, j = np.divmod(np.arange(rows**2), rows)
-        held = np.arange(rows**2) < 2
+        frozen = np.arange(rows**2) < 2
         points = a * np.stack([i, j], axis=1) + 0.1 * a * (np.arange(rows**2) == 0)[:, None]
         labels = np.array(system.labels)[(i + j) % 2]
-        return System(points, cell=a * rows * np.eye(2), pbc=True, species=list(labels), frozen=held)
+        return System(points, cell=a * rows * np.eye(2), pbc=True, species=list(labels), frozen=frozen)
     points = np.array([[i + 0.5 * (j % 2), j * np.sqrt(0.75)] for j in range(rows) for i in range(rows)])
     cell = np.diag([rows, rows * np.sqrt(0.75)]) * a
     labels = [system.labels[k % len(system.labels)] for k in range(len(points) - 1)]
     return System(a * points[1:], cell=cell, pbc=True, species=labels)
 
 
-SETTINGS: dict[str, Callable[..., Any]] = {"fixed cell": _fixed_cell, "frozen atoms": _frozen, "cluster": _cluster, "2-D": _plane}
-"""`(potential, system of the example) -> system`, None where it makes no sense."""
+SETTINGS: dict[str, Callable[[Potential, System], System | None]] = {
+    "fixed cell": lambda _, system: system,
+    "frozen atoms": _frozen,
+    "cluster": _cluster,
+    "2-D": _plane,
+}
+"""Functions of `(potential, system of the example)` that return the system in a setting, None where that makes no sense."""
 
 
 def _holds_a_cluster(potential: Potential) -> bool:
@@ -136,13 +142,3 @@ def _holds_a_cluster(potential: Potential) -> bool:
 
 def _rebuilt(system: System, positions: Array, **fields: Any) -> System:
     return System(positions, cell=system.cell, pbc=system.pbc, species=system.symbols, **fields)
-
-
-def _spacing(system: System) -> float:
-    x = np.asarray(system.positions)
-    d = x[:, None] - x
-    if system.cell is not None:
-        inverse = np.linalg.inv(system.cell)
-        d = d - np.round(d @ inverse) @ np.asarray(system.cell)
-    lengths = np.linalg.norm(d, axis=-1)
-    return float(lengths[lengths > 0.0].min())

@@ -16,7 +16,7 @@ from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.preconditioner import coarse_grid
 from mdsens.mechanics.unknown import cell_freedom, reference_at
 from mdsens.potentials.base import total_energy
-from mdsens.potentials.forms.atoms_last import along_last
+from mdsens.potentials.forms.atoms_last import map_last_axis
 from mdsens.potentials.forms.site import in_blocks
 from mdsens.structures.neighbors.sums_over_neighbors import (
     at_neighbors,
@@ -146,11 +146,11 @@ def test_a_batch_along_the_last_axis_is_what_vmap_makes_of_it(name):
     function = functions()[name]
     x, k = jnp.asarray(np.random.default_rng(5).normal(size=(3, 4, 6))), jnp.arange(6)
     expected = jax.vmap(function, in_axes=-1, out_axes=-1)(x, k)
-    for value, other in zip(along_last(function, x, k), expected, strict=True):
+    for value, other in zip(map_last_axis(function, x, k), expected, strict=True):
         assert value.shape == other.shape
         np.testing.assert_allclose(value, other, rtol=1e-13)
     total = lambda f: lambda x: sum(jnp.sum(jnp.sin(part)) for part in f(x))  # noqa: E731
-    slope = jax.grad(total(lambda x: along_last(function, x, k)))(x)
+    slope = jax.grad(total(lambda x: map_last_axis(function, x, k)))(x)
     reference = jax.grad(total(lambda x: jax.vmap(function, in_axes=-1, out_axes=-1)(x, k)))(x)
     np.testing.assert_allclose(slope, reference, rtol=1e-12, atol=1e-13)
 
@@ -158,8 +158,8 @@ def test_a_batch_along_the_last_axis_is_what_vmap_makes_of_it(name):
 def test_sites_in_blocks_are_the_same_sites():
     potential = CASES["sites"][1]
     arguments = potential._sites(rattled(4).with_neighbors(potential))
-    whole = along_last(potential.site_energy, *arguments)
-    parts = in_blocks(lambda *sites: along_last(potential.site_energy, *sites), arguments, 1)
+    whole = map_last_axis(potential.site_energy, *arguments)
+    parts = in_blocks(lambda *sites: map_last_axis(potential.site_energy, *sites), arguments, 1)
     np.testing.assert_allclose(parts, whole, rtol=1e-13)
 
 

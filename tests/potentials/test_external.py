@@ -150,7 +150,7 @@ def test_steps_follow_the_noise():
     rng = np.random.default_rng(0)
     for noise in (1e-13, 1e-6):
         noisy = lambda t, noise=noise: np.sin(3.0 * t + np.arange(30.0)) + noise * rng.normal(size=30)  # noqa: E731
-        seen = finite_differences.noise_of(noisy, 1e-4)
+        seen = finite_differences.measure_noise(noisy, 1e-4)
         assert 0.5 < seen / noise < 2.0
         step = finite_differences.best_step(noisy, 0.5, seen)
         error = np.linalg.norm(finite_differences.central(noisy, step.length) - 3.0 * np.cos(np.arange(30.0)))

@@ -160,16 +160,18 @@ def small(request, tmp_path_factory):
 
 @pytest.mark.slow
 def test_matrices_give_the_derivatives_that_jax_finds(small):
-    potential, _, (near, d, weight, coefficients) = small
+    potential, _, sites = small
     form, rng = potential._form, np.random.default_rng(3)
-    at = (d, weight, coefficients)
+    near, *at = sites
+    at = tuple(at)
     steps = tuple(jnp.asarray(rng.normal(size=x.shape)) for x in at)
 
     @jax.jit
     def both(at):
-        plain = jax.jvp(lambda *at: form.slopes(near, *at), at, steps)[1]
-        ruled = jax.jvp(lambda *at: jax.grad(lambda d: jnp.sum(bispectrum.energies(form, near, d, *at[1:])))(at[0]), at, steps)[1]
-        return plain, ruled, form.stiffness(near, *at)
+        plain = jax.jvp(lambda *at: form.slopes(bispectrum.Sites(near, *at)), at, steps)[1]
+        energy = lambda d, *others: jnp.sum(bispectrum.energies(form, bispectrum.Sites(near, d, *others)))  # noqa: E731
+        ruled = jax.jvp(jax.grad(energy), at, steps)[1]
+        return plain, ruled, form.stiffness(bispectrum.Sites(near, *at))
 
     plain, ruled, stiffness = both(at)
     # The same numbers by two roads: rounding, relative to the largest.
@@ -177,7 +179,7 @@ def test_matrices_give_the_derivatives_that_jax_finds(small):
     unused = ~np.asarray(near.inside)
     assert unused.any() and not np.asarray(stiffness).transpose(0, 4, 1, 2, 3)[unused].any()
     assert np.isfinite(stiffness).all()
-    by_distance = jax.jit(lambda d: jax.jvp(lambda d: form.slopes(near, d, weight, coefficients), (d,), (steps[0],))[1])(d)
+    by_distance = jax.jit(lambda d: jax.jvp(lambda d: form.slopes(sites._replace(d=d)), (d,), (steps[0],))[1])(sites.d)
     assert deviation(jnp.einsum("kalbn,lbn->kan", stiffness, steps[0]), by_distance) < 1e-12
 
 

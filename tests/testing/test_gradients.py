@@ -15,7 +15,7 @@ SCRIPT = pathlib.Path(__file__).parents[2] / "scripts" / "check_all_gradients.py
 @pytest.mark.parametrize(("name", "setting"), [("LennardJones", "cluster"), ("Reparameterised", "2-D")])
 def test_sensitivities_are_those_of_structures_relaxed_again(name, setting):
     found = check_gradients(name, setting)
-    assert found.fine and found.values >= 4, str(found)
+    assert found.is_fine and found.values >= 4, str(found)
 
 
 def test_an_unknown_potential_is_refused():

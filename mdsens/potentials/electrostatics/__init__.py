@@ -1,16 +1,11 @@
-"""Physical fixed points: induced dipoles and equilibrated charges of finite systems, alone or below a short-range potential."""
+"""Charges and dipoles: fixed, or found self-consistently in finite systems, alone or with a short-range potential."""
 
 from mdsens.potentials.electrostatics.charges import ChargeEquilibration
 from mdsens.potentials.electrostatics.dipoles import InducedDipoles
 from mdsens.potentials.electrostatics.self_consistent import SelfConsistent
 from mdsens.potentials.electrostatics.with_charges import WithCharges
 
-__all__ = [
-    "ChargeEquilibration",
-    "InducedDipoles",
-    "SelfConsistent",
-    "WithCharges",
-]
+__all__ = ["ChargeEquilibration", "InducedDipoles", "SelfConsistent", "WithCharges"]
 
 
 def __dir__() -> list[str]:

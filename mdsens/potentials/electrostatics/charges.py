@@ -1,4 +1,4 @@
-"""Charges that flow between atoms until their electronegativities are equal."""
+"""`ChargeEquilibration`: charges that flow between atoms until their electronegativities are equal."""
 
 from typing import Any, ClassVar
 
@@ -14,9 +14,9 @@ from mdsens.structures.system import System
 
 
 class ChargeEquilibration(SelfConsistent):
-    """QEq: U = min over q with Σ q_i = Q of E(q) = Σ_i (χ_i q_i + ½ η_i q_i²) + k Σ_{i<j} γ_ij q_i q_j, k = 1/(4π ε₀).
+    """The energy of QEq: U = min over q with Σ q_i = Q of E(q) = Σ_i (χ_i q_i + ½ η_i q_i²) + k Σ_{i<j} γ_ij q_i q_j.
 
-    γ_ij = erf(r/c)/r, c² = 2(s_i² + s_j²), that of charges with Gaussian densities of widths s. As a fixed point
+    k = 1/(4π ε₀), γ_ij = erf(r/c)/r, c² = 2(s_i² + s_j²), that of charges with Gaussian densities of widths s. As a fixed point
     q_i = (λ - χ_i - k Σ_{j≠i} γ_ij q_j) / η_i, where the common potential λ makes the sum of the right-hand sides Q.
 
     Args:
@@ -50,28 +50,28 @@ class ChargeEquilibration(SelfConsistent):
         return jnp.full(n, self.total_charge / n, system.positions.dtype)
 
     def map(self, charges: Float[Array, " atoms"], system: System) -> Float[Array, " atoms"]:
-        """The charges [e], Q together, that would balance the potentials of `charges`."""
+        """Return the charges [e], Q together, that would balance the potentials of `charges`."""
         softness = 1.0 / self.per_atom(self.hardness, system)
         free = -softness * (self.per_atom(self.electronegativity, system) + self.potentials(charges, system))
         return free + softness * (self.total_charge - jnp.sum(free)) / jnp.sum(softness)
 
     def functional(self, charges: Float[Array, " atoms"], system: System) -> Float[Array, ""]:
-        """E(q) - λ (Σ q - Q), λ being the mean of ∂E/∂q."""
+        """Return E(q) - λ (Σ q - Q) [eV], λ being the mean of ∂E/∂q."""
         energy, slope = self.charge_energy(charges, system)
         return energy - jnp.mean(slope) * (jnp.sum(charges) - self.total_charge)
 
     def charges(self, system: System) -> Float[Array, " atoms"]:
-        """The charges [e] at equal electronegativity; raises as `state`."""
+        """Return the charges [e] at equal electronegativity; raises as `state` does."""
         return self.state(system)
 
     def charge_energy(self, charges: Float[Array, " atoms"], system: System) -> tuple[Array, Array]:
-        """`(E, ∂E/∂q)` [eV, V] with any charges. Pure JAX."""
+        """Return `(E, ∂E/∂q)` [eV, V] with any charges. Pure JAX."""
         chi, eta = self.per_atom(self.electronegativity, system), self.per_atom(self.hardness, system)
         potentials = self.potentials(charges, system)
         return jnp.sum(charges * (chi + 0.5 * (eta * charges + potentials))), chi + eta * charges + potentials
 
     def potentials(self, charges: Float[Array, " atoms"], system: System) -> Float[Array, " atoms"]:
-        """k Σ_{j≠i} γ_ij q_j, the potential [V] of the other atoms' charges at each atom. Pure JAX."""
+        """Return k Σ_{j≠i} γ_ij q_j, the potential [V] of the other atoms' charges at each atom. Pure JAX."""
         d, others = separations(system.positions)
         width = self.per_atom(self.width, system)
         c2 = 2.0 * (width[:, None] ** 2 + width[None, :] ** 2)

@@ -1,10 +1,10 @@
-"""`Coulomb`: fixed point charges with a cutoff, by damping and shifting; no sum over images."""
+"""`Coulomb`: the energy of fixed point charges with a cutoff, damped and shifted; no sum over images."""
 
 import math
-from collections.abc import Collection
 from numbers import Real
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erfc
@@ -19,11 +19,11 @@ from mdsens.potentials.species import Atom, static
 from mdsens.structures.system import System
 
 SMOOTHNESS = {"dsf": 1, "wolf": 0}
-"""Continuous derivatives at the cutoff."""
+"""Number of continuous derivatives at the cutoff."""
 
 
 class Coulomb(PairPotential):
-    """U = k [½ Σ_i Σ_{j≠i} q_i q_j v(r_ij) - (s/2 + α/√π) Σ_i q_i²] for r < r_c, k = 1/(4π ε₀).
+    """The energy U = k [½ Σ_i Σ_{j≠i} q_i q_j v(r_ij) - (s/2 + α/√π) Σ_i q_i²] for r < r_c, k = 1/(4π ε₀).
 
     With u(r) = erfc(α r)/r: `"dsf"` (damped shifted force) v = u(r) - u(r_c) - (r - r_c) u'(r_c), s = u(r_c) - r_c u'(r_c);
     `"wolf"` v = u(r) - u(r_c), s = u(r_c). Energies are LAMMPS's `coul/dsf` and `coul/wolf`; forces of `coul/wolf` are
@@ -78,7 +78,7 @@ class Coulomb(PairPotential):
         return super().total(system) + jnp.sum(self._self_energies(system))
 
     def _edge(self) -> tuple[float, float]:
-        """u(r_c), and the u'(r_c) that is taken away."""
+        """Return u(r_c), and the u'(r_c) that is subtracted."""
         reach, x = self.cutoff, self.alpha * self.cutoff
         value = math.erfc(x) / reach
         slope = -(value + 2.0 * self.alpha / math.sqrt(math.pi) * math.exp(-x * x)) / reach
@@ -91,9 +91,9 @@ class Coulomb(PairPotential):
 
 
 def check_charges(potential: Any) -> None:
-    """Raises InputError for settings that no sum of charges can have."""
+    """Raise InputError for settings that no sum of charges can have."""
     name = type(potential).__name__
-    if any(np.ndim(leaf) > (not isinstance(potential.charge, dict)) for leaf in _leaves(potential.charge)):
+    if any(np.ndim(leaf) > (not isinstance(potential.charge, dict)) for leaf in jax.tree.leaves(potential.charge)):
         raise InputError(f"{name}'s charge must be one number, a dict by labels, or one value per atom.")
     if isinstance(potential.charge, dict) and any("-" in key for key in potential.charge):
         raise InputError(
@@ -103,7 +103,3 @@ def check_charges(potential: Any) -> None:
         value: float = getattr(potential, field)
         if not (isinstance(value, Real) and 0.0 < value < np.inf):
             raise InputError(f"{name}'s {field} must be a positive number, not {value!r}.")
-
-
-def _leaves(charge: Any) -> Collection[Any]:
-    return charge.values() if isinstance(charge, dict) else (charge,)

@@ -1,4 +1,4 @@
-"""Dipoles that point charges and one another induce."""
+"""`InducedDipoles`: dipoles that point charges and one another induce."""
 
 from typing import ClassVar
 
@@ -19,7 +19,7 @@ _COINCIDENT = 1e-6
 
 
 class InducedDipoles(SelfConsistent):
-    """μ_i = α_i (E_i + Σ_{j≠i} T_ij μ_j), U = -½ k Σ_i μ_i·E_i, with k = 1/(4π ε₀).
+    """Induced dipoles μ_i = α_i (E_i + Σ_{j≠i} T_ij μ_j), U = -½ k Σ_i μ_i·E_i, with k = 1/(4π ε₀).
 
     E_i = Σ_{j≠i} q_j λ₃ d/r³,  T_ij = 3 λ₅ d dᵀ/r⁵ - λ₃ 1/r³,  d = x_i - x_j; λ₃, λ₅: `kernels.thole_factors`.
 
@@ -64,22 +64,22 @@ class InducedDipoles(SelfConsistent):
         return jnp.zeros_like(system.positions)
 
     def map(self, dipoles: Float[Array, "atoms dim"], system: System) -> Float[Array, "atoms dim"]:
-        """The dipoles [e Å] that the charges' field and the field of `dipoles` induce."""
+        """Return the dipoles [e Å] that the charges' field and the field of `dipoles` induce."""
         external, induced = self.fields(dipoles, system)
         return self.per_atom(self.polarizability, system)[:, None] * (external + induced)
 
     def functional(self, dipoles: Float[Array, "atoms dim"], system: System) -> Float[Array, ""]:
-        """k Σ_i μ_i·(μ_i / 2α_i - E_i - ½ Σ_{j≠i} T_ij μ_j)."""
+        """Return k Σ_i μ_i·(μ_i / 2α_i - E_i - ½ Σ_{j≠i} T_ij μ_j)."""
         external, induced = self.fields(dipoles, system)
         strain = dipoles / self.per_atom(self.polarizability, system)[:, None]
         return COULOMB * jnp.sum(dipoles * (0.5 * strain - external - 0.5 * induced))
 
     def dipoles(self, system: System) -> Float[Array, "atoms dim"]:
-        """The induced dipoles [e Å]; raises as `state`."""
+        """Return the induced dipoles [e Å]; raises as `state` does."""
         return self.state(system)
 
     def fields(self, dipoles: Float[Array, "atoms dim"], system: System) -> tuple[Array, Array]:
-        """`(E, T μ)`: the fields [e/Å²] of the other atoms' charges and of their `dipoles` at each atom. Pure JAX."""
+        """Return `(E, T μ)`, the fields [e/Å²] of the other atoms' charges and of their `dipoles` at each atom. Pure JAX."""
         d, others = separations(system.positions)
         r2 = jnp.where(others, jnp.sum(d * d, axis=-1), 1.0)
         lambda3, lambda5 = thole_factors(r2, self.per_atom(self.polarizability, system), self.thole)

@@ -1,4 +1,4 @@
-"""`Ewald`: fixed point charges in a crystal, summed over all images."""
+"""`Ewald`: the energy of fixed point charges in a crystal, summed over all images."""
 
 import dataclasses
 import itertools
@@ -18,7 +18,7 @@ from mdsens.common.errors import InputError
 from mdsens.common.units import COULOMB
 from mdsens.potentials.base import Potential
 from mdsens.potentials.electrostatics.coulomb import check_charges
-from mdsens.potentials.forms.neighbor_vectors import bond_vectors, handles, of_pairs
+from mdsens.potentials.forms.neighbor_vectors import bond_vectors, handles, map_pairs
 from mdsens.potentials.forms.stored_stiffness import PairStiffness, pair_stiffness
 from mdsens.potentials.parameters import PerAtom
 from mdsens.potentials.species import Atom, static
@@ -26,13 +26,13 @@ from mdsens.structures.neighbors.neighbor_list import Neighbors
 from mdsens.structures.system import System, is_concrete
 
 WAVES = 64
-"""Waves in a block, of which lists are whole numbers of."""
+"""Waves in a block; lists of waves consist of whole blocks."""
 
-STORED = 2**20
-"""Phases that are stored all at once; more are computed block by block."""
+STORAGE_LIMIT = 2**20
+"""Number of phases that are stored all at once; more are computed block by block."""
 
-NEUTRAL = 1e-8
-"""Net charge [e] for each atom above which a cell is not neutral."""
+NET_CHARGE = 1e-8
+"""Net charge per atom [e] above which a cell is not neutral."""
 
 MARGIN = 0.05
 """Share by which the sphere of waves is larger than it must be, for cells that strain until the next list."""
@@ -45,13 +45,13 @@ class Ewald(Potential):
     reciprocal lattice; Q = Σ q_i. The surroundings conduct (no dipole term). α = s/r_c and |G| < 2αs, with s such that
     erfc(s) is the accuracy: what is left out on both sides. Any cell that is periodic in three directions.
 
-    Its forces reach everywhere: no matrix is assembled, linear systems are solved by products.
+    Forces reach everywhere: no matrix is assembled, linear systems are solved by products.
 
     Args:
         charge: q [e]: a number, `{"Na": 1.0, "Cl": -1.0}`, or one value per atom, shape `(N,)`.
         cutoff: r_c [Å], static. It moves work between the sums and changes no energy.
-        accuracy: static; the share of a pair's energy that is left out.
-        background: static; accept a net charge Q, which a uniform background makes neutral (the last term).
+        accuracy: the share of a pair's energy that is left out, static.
+        background: whether to accept a net charge Q, which a uniform background makes neutral (the last term); static.
         coulomb: k [eV Å/e²], static.
 
     P. P. Ewald, Ann. Phys. 369, 253 (1921), doi:10.1002/andp.19213690304; the background: M. Leslie, M. J. Gillan, J. Phys. C
@@ -78,12 +78,12 @@ class Ewald(Potential):
 
     @property
     def _reach(self) -> float:
-        """s, the argument at which erfc is the accuracy."""
+        """The number s at which erfc(s) is the accuracy."""
         return float(erfcinv(self.accuracy))
 
     @property
     def alpha(self) -> float:
-        """α [1/Å]."""
+        """The damping α [1/Å]."""
         return self._reach / self.cutoff
 
     def check(self, system: System) -> None:
@@ -96,16 +96,17 @@ class Ewald(Potential):
         if not self.background and is_concrete(self.charge, system.species):
             with jax.ensure_compile_time_eval():
                 net = float(jnp.sum(self.charges(system)))
-            if abs(net) > NEUTRAL * len(system):
+            if abs(net) > NET_CHARGE * len(system):
                 raise InputError(
                     f"The cell has a net charge of {net:.3g} e, whose energy is infinite in a crystal: correct the charges, or "
                     "take a uniform background with Ewald(..., background=True)."
                 )
 
-    def find_neighbors(self, system: System, *, skin: float | None = None) -> Any:
+    def find_neighbors(self, system: System, *, skin: float | None = None) -> "NeighborsAndWaves":
         listed = super().find_neighbors(system, skin=skin)
+        assert isinstance(listed, Neighbors)
         parts = {field.name: getattr(listed, field.name) for field in dataclasses.fields(listed)}
-        # Those of a phonon are around its own wave vector, which is somewhere between eight lattice vectors.
+        # The waves of a phonon are around its own wave vector, which is somewhere between eight lattice vectors.
         corners = np.array(list(itertools.product((-math.pi, math.pi), repeat=3))) @ np.linalg.inv(np.asarray(system.cell)).T
         largest = (1.0 + MARGIN) * 2.0 * self.alpha * self._reach + np.linalg.norm(corners, axis=1).max()
         return NeighborsAndWaves(**parts, waves=jnp.asarray(_waves(np.asarray(system.cell), largest)))
@@ -119,33 +120,33 @@ class Ewald(Potential):
         return self.coulomb * (near + own + spread + charges * self._far_potentials(charges, system))
 
     def charges(self, system: System) -> Float[Array, " atoms"]:
-        """q of each atom [e]."""
+        """Return the charge q of each atom [e]."""
         n = len(system)
         atom = handles(system, jnp.arange(n))[0]
         return jnp.broadcast_to(self.one(self.charge, atom), (n,)).astype(system.positions.dtype)
 
     def _pairs(self, system: System) -> Array:
-        """q_i q_j erfc(α r)/r of all listed pairs."""
+        """Return q_i q_j erfc(α r)/r of all listed pairs."""
         d, inside = bond_vectors(system, self.range)
 
         def energy(r: Float[Array, ""], i: Atom, j: Atom) -> Array:
             return self.one(self.charge, i) * self.one(self.charge, j) * erfc(self.alpha * r) / r
 
-        return jnp.where(inside, of_pairs(energy, jnp.sqrt(jnp.sum(d * d, axis=0)), *handles(system)), 0.0)
+        return jnp.where(inside, map_pairs(energy, jnp.sqrt(jnp.sum(d * d, axis=0)), *handles(system)), 0.0)
 
     def near_stiffness(self, system: System) -> PairStiffness:
-        """Second derivatives of what the listed pairs have, half a pair's at each atom; the waves' are not among them."""
+        """Return the second derivatives of the listed pairs' energies, half a pair's at each atom, without those of the waves."""
         d, inside = bond_vectors(system, self.range)
         r = jnp.sqrt(jnp.sum(d * d, axis=0))
 
         def energy(r: Float[Array, ""], i: Atom, j: Atom) -> Array:
             return 0.5 * self.coulomb * self.one(self.charge, i) * self.one(self.charge, j) * erfc(self.alpha * r) / r
 
-        slope, curvature = of_pairs(jax.value_and_grad(jax.grad(energy)), r, *handles(system))
+        slope, curvature = map_pairs(jax.value_and_grad(jax.grad(energy)), r, *handles(system))
         return pair_stiffness(d, r, *(jnp.where(inside, value, 0.0) for value in (slope, curvature)))
 
     def _far_potentials(self, charges: Float[Array, " atoms"], system: System) -> Array:
-        """Half the potential of the reciprocal sum at each atom, in units of k."""
+        """Return half the potential of the reciprocal sum at each atom, in units of k."""
         reciprocal, volume = reciprocal_rows(system.cell)
         fractions = system.positions @ reciprocal.T
 
@@ -159,16 +160,16 @@ class Ewald(Potential):
             cosines, sines = jnp.cos(phases), jnp.sin(phases)
             return (weights * (cosines @ charges)) @ cosines + (weights * (sines @ charges)) @ sines
 
-        waves = system.neighbors.waves.astype(fractions.dtype)
-        if len(waves) * len(charges) <= STORED:
+        waves = waves_of(system).astype(fractions.dtype)
+        if len(waves) * len(charges) <= STORAGE_LIMIT:
             return of_block(waves)
         blocks = waves.reshape(-1, WAVES, 3)
         # Evaluated again for a derivative rather than kept.
         return jnp.sum(jax.lax.map(jax.checkpoint(of_block), blocks), axis=0)
 
 
-def reciprocal_rows(cell: Any) -> tuple[Any, Any]:
-    """`(rows of the reciprocal lattice without 2π, volume)`: by products, which compile faster than a factorisation."""
+def reciprocal_rows(cell: Any) -> tuple[Array, Array]:
+    """Return `(rows of the reciprocal lattice without 2π, volume)`, by products, which compile faster than a factorisation."""
     products = jnp.stack([jnp.cross(cell[1], cell[2]), jnp.cross(cell[2], cell[0]), jnp.cross(cell[0], cell[1])])
     volume = cell[0] @ products[0]
     return products / volume, volume
@@ -184,10 +185,16 @@ class NeighborsAndWaves(Neighbors):
     waves: Int[Array, "waves dim"] = eqx.field(kw_only=True)
 
 
+def waves_of(system: System) -> Int[Array, "waves dim"]:
+    """Return the waves of the reciprocal sum that were listed for a system."""
+    assert isinstance(system.neighbors, NeighborsAndWaves)
+    return system.neighbors.waves
+
+
 def _waves(cell: np.ndarray, largest: float) -> np.ndarray:
-    """Reciprocal lattice vectors with |G| <= largest, without their opposites, in whole blocks [host]."""
+    """Return the reciprocal lattice vectors with |G| <= largest, without their opposites, in whole blocks [host]."""
     most = np.floor(largest * np.linalg.norm(cell, axis=1) / (2.0 * math.pi)).astype(int)
     grid = np.stack(np.meshgrid(*(np.arange(-m, m + 1) for m in most), indexing="ij"), axis=-1).reshape(-1, 3)
     grid = grid[len(grid) // 2 + 1 :]
-    kept = grid[np.linalg.norm(2.0 * math.pi * grid @ np.linalg.inv(cell).T, axis=1) <= largest]
-    return np.pad(kept, ((0, max(WAVES, -len(kept) % WAVES + len(kept)) - len(kept)), (0, 0))).astype(np.int32)
+    waves = grid[np.linalg.norm(2.0 * math.pi * grid @ np.linalg.inv(cell).T, axis=1) <= largest]
+    return np.pad(waves, ((0, -len(waves) % WAVES if len(waves) else WAVES), (0, 0))).astype(np.int32)

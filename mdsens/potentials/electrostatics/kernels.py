@@ -1,7 +1,6 @@
-"""Interactions of charges and dipoles that are smeared out, in units of e and Å (energies times `COULOMB`)."""
+"""Interactions of smeared-out charges and dipoles in units of e and Å; times `COULOMB` they are energies."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +15,12 @@ _SERIES = np.array([(-1) ** n / (math.factorial(n) * (2 * n + 1)) for n in range
 
 
 def separations(positions: Float[Array, "atoms dim"]) -> tuple[Array, Array]:
-    """`(d, others)`: vectors d_ij = x_i - x_j `(N, N, dim)` [Å], and `(N, N)`, False for an atom and itself."""
+    """Return `(d, others)`: vectors d_ij = x_i - x_j `(N, N, dim)` [Å], and `(N, N)`, False for an atom and itself."""
     return positions[:, None, :] - positions[None, :, :], ~jnp.eye(len(positions), dtype=bool)
 
 
 def gaussian_coulomb(r2: Float[Array, "..."], c2: Float[Array, "..."]) -> Float[Array, "..."]:
-    """erf(r/c)/r [1/Å] as a function of r² and c² [Å²], with all its derivatives at r = 0 too.
+    """Return erf(r/c)/r [1/Å] as a function of r² and c² [Å²], with all its derivatives at r = 0 too.
 
     It is the interaction of two unit charges of Gaussian density ∝ exp(-r²/2s²) with widths s₁, s₂ and c² = 2(s₁² + s₂²).
     """
@@ -32,8 +31,8 @@ def gaussian_coulomb(r2: Float[Array, "..."], c2: Float[Array, "..."]) -> Float[
     return jnp.where(near, series, jax.scipy.special.erf(r / jnp.sqrt(c2)) / r)
 
 
-def thole_factors(r2: Array, polarizability: Any, thole: Any) -> tuple[Array, Array]:
-    """`(λ₃, λ₅)`: damping of a field ∝ 1/r³ and of a dipole field's part ∝ 1/r⁵, `(N, N)`.
+def thole_factors(r2: Array, polarizability: Array, thole: Array) -> tuple[Array, Array]:
+    """Return `(λ₃, λ₅)`, the damping of a field ∝ 1/r³ and of a dipole field's part ∝ 1/r⁵, `(N, N)`.
 
     λ₃ = 1 - exp(-a u³), λ₅ = 1 - (1 + a u³) exp(-a u³), u = r / (α_i α_j)^(1/6): the charge is smeared out with the
     density 3a/4π exp(-a u³).

@@ -1,4 +1,4 @@
-"""`SelfConsistent`: an energy of something that settles by itself wherever the atoms are, the fixed point of a map."""
+"""`SelfConsistent`: the energy of charges or dipoles that are the fixed point of a map, wherever the atoms are."""
 
 from numbers import Real
 from typing import Any, ClassVar
@@ -12,20 +12,20 @@ from jaxtyping import Array, Float
 from mdsens.common.errors import InputError
 from mdsens.implicit import custom_fixed_point
 from mdsens.implicit.contraction import check_contraction, spectral_radius
-from mdsens.potentials.base import Potential
+from mdsens.potentials.base import Potential, constant_range
 from mdsens.potentials.species import Atom
 from mdsens.potentials.wrapped.jaxmd_energy import AllPairs
 from mdsens.structures.system import System, is_concrete
 
 MAX_STEPS = 10_000
-"""Steps of the iteration, at most: enough for a spectral radius of 0.997."""
+"""Largest number of steps: enough for a spectral radius of 0.997."""
 
 TOLERANCE = 300.0
 """Change in a step at which the iteration ends, in units of the rounding of the largest component."""
 
 
 class SelfConsistent(Potential):
-    """U(x) with an inner state z = T(z, x, θ), in a finite system.
+    """The energy U(x) of a finite system with an inner state z = T(z, x, θ).
 
     A subclass gives `start`, `map`, `functional` and a static field `mixing`, m. The state is found by z ← (1 - m) z +
     m T(z), and differentiated implicitly: in parameters and positions, in every mode, to any order, under `jit` and
@@ -43,23 +43,23 @@ class SelfConsistent(Potential):
     """Parameters that are one number; the others may also be dicts by label or have one value per atom."""
 
     remedy: ClassVar[str] = ""
-    """What it means that the iteration does not contract, and what to do."""
+    """Advice for messages: what it means that the iteration does not contract, and what to do."""
 
-    # What a subclass says.
+    # For subclasses to define.
 
     def start(self, system: System) -> Float[Array, "..."]:
-        """A state of the right shape to iterate from."""
+        """Return a state of the right shape to iterate from."""
         raise NotImplementedError
 
     def map(self, state: Float[Array, "..."], system: System) -> Float[Array, "..."]:
-        """T(z) at the system's positions; pure JAX."""
+        """Return T(z) at the system's positions; pure JAX."""
         raise NotImplementedError
 
     def functional(self, state: Float[Array, "..."], system: System) -> Float[Array, ""]:
-        """W(z, x) [eV], stationary in z at the fixed point, where it is the energy U(x); pure JAX."""
+        """Return W(z, x) [eV], stationary in z at the fixed point, where it is the energy U(x); pure JAX."""
         raise NotImplementedError
 
-    # What follows.
+    # Derived from the above.
 
     def __check_init__(self) -> None:
         name = type(self).__name__
@@ -78,7 +78,7 @@ class SelfConsistent(Potential):
 
     @property
     def range(self) -> Float[Array, ""]:
-        return np.asarray(np.inf)  # type: ignore[return-value]  # a constant of every trace
+        return constant_range(np.inf)
 
     @property
     def smoothness(self) -> float:
@@ -92,7 +92,7 @@ class SelfConsistent(Potential):
                 "available; cut out a cluster, with pbc=False."
             )
 
-    def find_neighbors(self, system: System, *, skin: float | None = None) -> Any:
+    def find_neighbors(self, system: System, *, skin: float | None = None) -> AllPairs:
         return AllPairs()
 
     def prepared(self, system: System) -> System:
@@ -103,61 +103,61 @@ class SelfConsistent(Potential):
         return system
 
     def state(self, system: System) -> Float[Array, "..."]:
-        """The fixed point at the system's positions.
+        """Return the fixed point at the system's positions.
 
         Raises:
             ConvergenceError: outside transformations, a map that does not contract.
             InputError: a system that is periodic or that parameters are missing for.
         """
         self.check(system)
-        return settled(self, system)
+        return solve_state(self, system)
 
     def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         return jnp.full(len(system), _compiled_energy(self, system) / len(system))
 
     def contraction(self, system: System) -> float:
-        """Spectral radius of the iteration [host]: below 1 the factor by which a step shortens the way to the state."""
+        """Return the spectral radius of the iteration [host]: below 1 the factor by which a step reduces the error."""
         self.check(system)
         system = system.with_neighbors(self)
-        return spectral_radius(_mixed, self.start(system), self, system)
+        return spectral_radius(_mixing_step, self.start(system), self, system)
 
     def per_atom(self, parameter: Any, system: System) -> Float[Array, " atoms"]:
-        """The value of a parameter for each atom, however it was given."""
+        """Return the value of a parameter for each atom, however it was given."""
         n = len(system)
         return jnp.broadcast_to(self.one(parameter, Atom(jnp.arange(n), system.species, system.labels, n)), (n,))
 
     def _check_contraction(self, system: System) -> None:
         what = f"The iteration of {type(self).__name__}"
-        check_contraction(_mixed, self.start(system), self, system, what=what, remedy=self.remedy)
+        check_contraction(_mixing_step, self.start(system), self, system, what=what, remedy=self.remedy)
 
 
-def settled(model: SelfConsistent, system: System) -> Float[Array, "..."]:
-    """The fixed point, without a check of the system. Pure JAX."""
+def solve_state(model: SelfConsistent, system: System) -> Float[Array, "..."]:
+    """Return the fixed point, without a check of the system. Pure JAX."""
     system = system.with_neighbors(model)  # another potential's list would only be another shape to compile for
-    return _settle(model.start(system), model, system)
+    return _fixed_point(model.start(system), model, system)
 
 
 @eqx.filter_custom_jvp
 def _stationary(model: SelfConsistent, system: System) -> Array:
-    return model.functional(settled(model, system), system)
+    return model.functional(solve_state(model, system), system)
 
 
 @_stationary.def_jvp
 def _stationary_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     # dU = ∂W/∂θ dθ at fixed z: forces need no linear solve. The next derivative sees how z moves.
-    state = settled(*primals)
+    state = solve_state(*primals)
     return eqx.filter_jvp(lambda model, system: model.functional(state, system), primals, tangents)
 
 
 _compiled_energy = eqx.filter_jit(_stationary)
 
 
-def _mixed(state: Array, model: SelfConsistent, system: System) -> Array:
+def _mixing_step(state: Array, model: SelfConsistent, system: System) -> Array:
     return (1.0 - model.mixing) * state + model.mixing * model.map(state, system)
 
 
-@custom_fixed_point(_mixed)
-def _settle(start: Array, model: SelfConsistent, system: System) -> Array:
+@custom_fixed_point(_mixing_step)
+def _fixed_point(start: Array, model: SelfConsistent, system: System) -> Array:
     if is_concrete(start, model, system):
         model._check_contraction(system)
     return _iterate(start, model, system)
@@ -177,7 +177,7 @@ def _iterate(start: Array, model: SelfConsistent, system: System) -> Array:
 
     def iterate(carry: Any) -> tuple[Any, ...]:
         step, state, _ = carry
-        new = _mixed(state, model, system)
+        new = _mixing_step(state, model, system)
         return step + 1, new, jnp.max(jnp.abs(new - state))
 
     end = jax.lax.while_loop(go_on, iterate, (0, start, jnp.asarray(jnp.inf, start.dtype)))

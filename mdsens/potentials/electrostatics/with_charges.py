@@ -1,20 +1,21 @@
-"""`WithCharges`: a short-range potential, and charges that are eliminated inside the energy of the positions."""
+"""`WithCharges`: a short-range potential with charges that are eliminated from the energy."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import Array, Float
 
 from mdsens.potentials.base import Potential
 from mdsens.potentials.electrostatics.charges import ChargeEquilibration
+from mdsens.structures.neighbors.preparation import Preparation
 from mdsens.structures.system import System
 
 
 class WithCharges(Potential):
-    """U(x) + min_q E(x, q): a short-range potential and charges that follow the positions.
+    """The energy U(x) + min_q E(x, q) of a short-range potential and charges that follow the positions.
 
     Args:
-        short_range: any potential with neighbour lists.
-        equilibration: the charges' energy.
+        short_range: U, any potential with neighbour lists.
+        equilibration: E, the charges' energy.
     """
 
     local: ClassVar = False
@@ -34,7 +35,7 @@ class WithCharges(Potential):
         self.short_range.check(system)
         self.equilibration.check(system)
 
-    def find_neighbors(self, system: System, *, skin: float | None = None) -> Any:
+    def find_neighbors(self, system: System, *, skin: float | None = None) -> Preparation:
         return self.short_range.find_neighbors(system, skin=skin)
 
     def prepared(self, system: System) -> System:

@@ -1,1 +1,1 @@
-"""What a potential can be a subclass of: pairs, sites, embedded atoms; and what they share."""
+"""The base classes of energies of pairs, sites and embedded atoms, and what they share."""

@@ -8,9 +8,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mdsens.potentials.base import Potential
-from mdsens.potentials.forms.neighbor_vectors import bond_vectors, finite, handles, marked, of_pairs
+from mdsens.potentials.forms.neighbor_vectors import (
+    bond_vectors,
+    handles,
+    map_pairs,
+    mark_squares,
+    mask_squares,
+    pair_list,
+    with_derivatives,
+)
 from mdsens.potentials.forms.stored_stiffness import EmbeddedStiffness, PairStiffness, pair_stiffness
-from mdsens.potentials.methods import DENSITY, EMBEDDING, PAIR_ENERGY, missing, number
+from mdsens.potentials.methods import DENSITY, EMBEDDING, PAIR_ENERGY, MissingMethod, scalar_method
 from mdsens.potentials.species import Atom
 from mdsens.structures.neighbors.sums_over_neighbors import fence, from_both_sides, mean_of_sides
 from mdsens.structures.neighbors.vectors import join_places, over_places, squared_distances
@@ -18,7 +26,7 @@ from mdsens.structures.system import System
 
 
 class EmbeddedPotential(Potential):
-    """U = ½ Σ_i Σ_{j≠i} φ(r_ij) + Σ_i F(ρ_i), ρ_i = Σ_{j≠i} f(r_ij).
+    """The energy U = ½ Σ_i Σ_{j≠i} φ(r_ij) + Σ_i F(ρ_i), ρ_i = Σ_{j≠i} f(r_ij).
 
     A subclass gives `pair_energy(r, i, j)`, `density(r, i, j)`, `embedding(rho, i)`, and a static `cutoff` or a `range`,
     at which φ and f vanish by themselves. An attraction of two species that grows as the root of its neighbours' overlap:
@@ -41,29 +49,29 @@ class EmbeddedPotential(Potential):
     """
 
     def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
-        """φ of the pair i, j at distance r [eV]; the same for i, j and j, i."""
-        raise missing(self, PAIR_ENERGY, "the energy of a pair")
+        """Return φ of the pair i, j at distance r [eV], which is that of j, i."""
+        raise MissingMethod(self, PAIR_ENERGY, "the energy of a pair")
 
     def density(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
-        """f: the density that atom j makes at atom i, at distance r."""
-        raise missing(self, DENSITY, "what an atom makes at another")
+        """Return f, the density that atom j makes at atom i, at distance r [Å]."""
+        raise MissingMethod(self, DENSITY, "what an atom makes at another")
 
     def embedding(self, rho: Float[Array, ""], i: Atom) -> Float[Array, ""]:
-        """F: the energy of atom i in the density rho [eV]."""
-        raise missing(self, EMBEDDING, "the energy of an atom in a density")
+        """Return F, the energy of atom i in the density rho [eV]."""
+        raise MissingMethod(self, EMBEDDING, "the energy of an atom in a density")
 
     def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         d, inside = bond_vectors(system, self.range)
         return self._embedded(system, *self._sums(jnp.sum(d * d, axis=0), inside, *handles(system)))
 
     def total(self, system: System) -> Float[Array, ""]:
-        neighbors, components = system.neighbors, tuple(system.positions.T)
+        neighbors, components = pair_list(system), tuple(system.positions.T)
 
         def squares_of(atom: Array, kind: Array, used: Array) -> Array:
-            return marked(squared_distances(components, system.cell, neighbors, atom, kind), used, self.range)
+            return mark_squares(squared_distances(components, system.cell, neighbors, atom, kind), used, self.range)
 
         def sums_of(atom: Array, squares: Array) -> tuple[Array, Array]:
-            squares, inside = finite(fence(squares, neighbors), self.range)
+            squares, inside = mask_squares(fence(squares, neighbors), self.range)
             return self._sums(squares, inside, *handles(system, atom))
 
         squares = over_places(squares_of, neighbors.atom, neighbors.kind, neighbors.used)
@@ -72,34 +80,34 @@ class EmbeddedPotential(Potential):
         return jnp.sum(self._embedded(system, *(jnp.sum(part, axis=0) for part in sums)))
 
     def _sums(self, squares: Array, inside: Array, i: Atom, j: Atom) -> tuple[Array, Array]:
-        """`(Σ φ, ρ)` of each atom over some places."""
+        """Return `(Σ φ, ρ)` of each atom, summed over some places."""
         r = jnp.sqrt(squares)
 
         def summed(function: Callable[..., Any]) -> Array:
-            return jnp.sum(jnp.where(inside, of_pairs(function, r, i, j), 0.0), axis=0)
+            return jnp.sum(jnp.where(inside, map_pairs(function, r, i, j), 0.0), axis=0)
 
-        return summed(number(self, PAIR_ENERGY)), summed(number(self, DENSITY))
+        return summed(scalar_method(self, PAIR_ENERGY)), summed(scalar_method(self, DENSITY))
 
     def _embedded(self, system: System, pairs: Array, rho: Array) -> Array:
         i, _ = handles(system)
-        return 0.5 * pairs + jax.vmap(number(self, EMBEDDING))(rho, i)
+        return 0.5 * pairs + jax.vmap(scalar_method(self, EMBEDDING))(rho, i)
 
     def local_stiffness(self, system: System) -> EmbeddedStiffness:
-        neighbors, (d, inside) = system.neighbors, bond_vectors(system, self.range)
+        neighbors, (d, inside) = pair_list(system), bond_vectors(system, self.range)
 
         def density_of(atom: Array, inside: Array, d: Array) -> Array:
             r = jnp.sqrt(jnp.sum(d * d, axis=0))
-            return jnp.sum(jnp.where(inside, of_pairs(number(self, DENSITY), r, *handles(system, atom)), 0.0), axis=0)
+            return jnp.sum(jnp.where(inside, map_pairs(scalar_method(self, DENSITY), r, *handles(system, atom)), 0.0), axis=0)
 
         arrays = neighbors.atom, inside, d
         rho = jnp.sum(over_places(density_of, *arrays), axis=0)
-        _, first, second = jax.vmap(_with_derivatives(number(self, EMBEDDING)))(rho, handles(system)[0])
+        _, first, second = jax.vmap(with_derivatives(scalar_method(self, EMBEDDING)))(rho, handles(system)[0])
 
         def pairs_of(atom: Array, inside: Array, d: Array) -> tuple[PairStiffness, Array]:
             r, ij = jnp.sqrt(jnp.sum(d * d, axis=0)), handles(system, atom)
             (_, slope, curvature), (_, f_slope, f_curvature) = (
-                tuple(jnp.where(inside, value, 0.0) for value in of_pairs(_with_derivatives(function), r, *ij))
-                for function in (number(self, PAIR_ENERGY), number(self, DENSITY))
+                tuple(jnp.where(inside, value, 0.0) for value in map_pairs(with_derivatives(function), r, *ij))
+                for function in (scalar_method(self, PAIR_ENERGY), scalar_method(self, DENSITY))
             )
             return pair_stiffness(d, r, 0.5 * slope + first * f_slope, 0.5 * curvature + first * f_curvature), f_slope
 
@@ -110,19 +118,6 @@ class EmbeddedPotential(Potential):
 
 
 def square_root(rho: Float[Array, ""]) -> Float[Array, ""]:
-    """√ρ for an `embedding`; 0, with all derivatives, for an atom that is alone and where √ρ is below rounding."""
+    """Return √ρ for an `embedding`: 0, with all derivatives, for an atom that is alone and where √ρ is below rounding."""
     counts = rho > jnp.finfo(rho.dtype).tiny ** (1.0 / 3.0)
     return jnp.where(counts, jnp.sqrt(jnp.where(counts, rho, 1.0)), 0.0)
-
-
-def _with_derivatives(function: Callable[..., Any]) -> Callable[..., tuple[Array, Array, Array]]:
-    """Value, slope and curvature in the first argument."""
-
-    def derivatives(x: Array, *rest: Any) -> tuple[Array, Array, Array]:
-        def slope(x: Array) -> tuple[Array, Array]:
-            return jax.jvp(lambda x: function(x, *rest), (x,), (jnp.ones_like(x),))
-
-        (value, first), (_, second) = jax.jvp(slope, (x,), (jnp.ones_like(x),))
-        return value, first, second
-
-    return derivatives

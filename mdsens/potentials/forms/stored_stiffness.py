@@ -1,11 +1,11 @@
 """Second derivatives of atoms' energies in the vectors to their neighbours, ∂²E_i/∂d_ik ∂d_il [eV/Å²], as they are stored.
 
-`product` is the whole Hessian's, on displacements of atoms `(dim, N)`.
+Each form has `product`, the whole Hessian's product with displacements of atoms `(dim, N)`, and `diagonal`, the mean of the
+Hessian's diagonal entries of each atom.
 """
 
 import functools
 import operator
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -37,8 +37,6 @@ class PairStiffness(eqx.Module):
     across: Float[Array, "capacity atoms"]
 
     def product(self, v: Float[Array, "dim atoms"], neighbors: Neighbors) -> Float[Array, "dim atoms"]:
-        """The Hessian's product with displacements of atoms."""
-
         def of_places(direction: Array, along: Array, across: Array, atom: Array) -> tuple[Array, ...]:
             # One component after another: for all together, compilers would store what is cheaper to gather again.
             moved = [differences(x, atom) for x in v]
@@ -48,17 +46,16 @@ class PairStiffness(eqx.Module):
         return _summed(over_places(of_places, self.direction, self.along, self.across, neighbors.atom))
 
     def diagonal(self, neighbors: Neighbors) -> Float[Array, " atoms"]:
-        """The mean of the Hessian's diagonal entries of each atom."""
         return 2.0 * jnp.sum(self.along / len(self.direction) + self.across, axis=0)
 
     def blocks(self) -> Float[Array, "dim dim capacity atoms"]:
-        """The same as matrices."""
+        """Return the stiffness of each pair as a matrix."""
         unity = jnp.eye(len(self.direction), dtype=self.direction.dtype)[..., None, None]
         return self.along * self.direction[:, None] * self.direction[None] + self.across * unity
 
 
-def pair_stiffness(d: Array, r: Array, slope: Any, curvature: Array) -> PairStiffness:
-    """From vectors `(dim, capacity, N)`, their lengths, and first and second derivatives in them."""
+def pair_stiffness(d: Array, r: Array, slope: Array, curvature: Array) -> PairStiffness:
+    """Return the stiffness for vectors `(dim, capacity, N)` of lengths r, and a pair's first and second derivatives in r."""
     across = slope / r
     return PairStiffness(d / r, curvature - across, across)
 
@@ -72,7 +69,6 @@ class SiteStiffness(eqx.Module):
         return self.blocks
 
     def product(self, v: Float[Array, "dim atoms"], neighbors: Neighbors) -> Float[Array, "dim atoms"]:
-        """The Hessian's product with displacements of atoms."""
         moved = fence(at_neighbors(v, neighbors) - jnp.where(neighbors.used, v[:, None, :], 0.0), neighbors)
         capacity, dim = self.blocks.shape[:2]
         slopes = sum(self.blocks[:, :, k, b] * moved[b, k] for k in range(capacity) for b in range(dim))
@@ -80,19 +76,18 @@ class SiteStiffness(eqx.Module):
         return from_neighbors(image, neighbors) - jnp.sum(image, axis=1)
 
     def diagonal(self, neighbors: Neighbors) -> Float[Array, " atoms"]:
-        """The mean of the Hessian's diagonal entries of each atom."""
         traces = jnp.trace(self.blocks, axis1=1, axis2=3) / self.blocks.shape[1]
         places = jnp.arange(len(traces))
         return jnp.sum(traces, axis=(0, 1)) + from_neighbors(traces[places, places], neighbors)
 
 
 class EmbeddedStiffness(eqx.Module):
-    """Pairs, and a term of rank one for each atom: what a function of the density adds.
+    """Pairs, and a term of rank one for each atom, which a function of the density adds.
 
     Attributes:
         pairs: ½ φ + F' f, the mean of both sides.
         slope: ∂ρ_i/∂r_ik = f'.
-        other: ∂ρ_k/∂r_ik, the same of the neighbour.
+        other: ∂ρ_k/∂r_ik, that of the neighbour's density.
         weight: F''.
     """
 
@@ -102,30 +97,27 @@ class EmbeddedStiffness(eqx.Module):
     weight: Float[Array, " atoms"]
 
     def site_blocks(self) -> Float[Array, "capacity dim capacity dim atoms"]:
-        """All of them written out, many more than are stored."""
+        """Return all second derivatives of each site, many more numbers than are stored."""
         slope = jnp.swapaxes(self.slope * self.pairs.direction, 0, 1)
         places = jnp.arange(len(slope))
         together = self.weight * slope[:, :, None, None] * slope
         return together.at[places, :, places].add(jnp.moveaxis(self.pairs.blocks(), 2, 0))
 
     def product(self, v: Float[Array, "dim atoms"], neighbors: Neighbors) -> Float[Array, "dim atoms"]:
-        """The Hessian's product with displacements of atoms."""
-
         def changes(n: Array, slope: Array, atom: Array) -> Array:
             # Each side has its own; `differences` are for what both share.
             along = sum(c * (x.at[atom].get(**IN_BOUNDS) - x) for c, x in zip(n, v, strict=True))
             return jnp.sum(slope * along, axis=0)
 
         def forces(n: Array, slope: Array, other: Array, atom: Array) -> tuple[Array, ...]:
-            both = fence(0.5 * (change * slope + change.at[atom].get(**IN_BOUNDS) * other), neighbors)
-            return tuple(from_differences(both * component, atom) for component in n)
+            tension = fence(0.5 * (change * slope + change.at[atom].get(**IN_BOUNDS) * other), neighbors)
+            return tuple(from_differences(tension * component, atom) for component in n)
 
         atom, n = neighbors.atom, self.pairs.direction
         change = fence(self.weight * jnp.sum(over_places(changes, n, self.slope, atom), axis=0), neighbors)
         return self.pairs.product(v, neighbors) + _summed(over_places(forces, n, self.slope, self.other, atom))
 
     def diagonal(self, neighbors: Neighbors) -> Float[Array, " atoms"]:
-        """The mean of the Hessian's diagonal entries of each atom."""
         dim = len(self.pairs.direction)
         others = jnp.sum(self.weight[neighbors.atom] * self.other**2, axis=0) / dim
         whole = self.weight * jnp.sum(jnp.sum(self.slope * self.pairs.direction, axis=1) ** 2, axis=0) / dim
@@ -133,23 +125,22 @@ class EmbeddedStiffness(eqx.Module):
 
 
 class SumStiffness(eqx.Module):
-    """Those of the terms of a sum, each on the list that it has there."""
+    """The stiffnesses of the terms of a sum, each on its own list."""
 
-    terms: tuple[PairStiffness | SiteStiffness | EmbeddedStiffness, ...]
+    terms: "tuple[LocalStiffness, ...]"
 
     def product(self, v: Float[Array, "dim atoms"], neighbors: Neighbors) -> Float[Array, "dim atoms"]:
-        """The Hessian's product with displacements of atoms."""
-        terms = zip(self.terms, neighbors.shorter, strict=True)
-        return functools.reduce(operator.add, (term.product(v, one or neighbors) for term, one in terms))
+        return functools.reduce(operator.add, (term.product(v, own) for term, own in self._listed(neighbors)))
 
     def diagonal(self, neighbors: Neighbors) -> Float[Array, " atoms"]:
-        """The mean of the Hessian's diagonal entries of each atom."""
-        terms = zip(self.terms, neighbors.shorter, strict=True)
-        return functools.reduce(operator.add, (term.diagonal(one or neighbors) for term, one in terms))
+        return functools.reduce(operator.add, (term.diagonal(own) for term, own in self._listed(neighbors)))
+
+    def _listed(self, neighbors: Neighbors) -> "list[tuple[LocalStiffness, Neighbors]]":
+        return [(term, own or neighbors) for term, own in zip(self.terms, neighbors.shorter, strict=True)]
 
 
 def _summed(parts: tuple[Array, ...]) -> Array:
-    """Components `(chunks, N)` of what `over_places` made."""
+    """Return the sums over chunks of components `(chunks, N)` that `over_places` made."""
     return jnp.stack([jnp.sum(part, axis=0) for part in parts])
 
 

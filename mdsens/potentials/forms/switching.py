@@ -8,23 +8,23 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 SMOOTHNESS = {"quintic": 2, "xplor": 1, "shifted_force": 1, "truncated": -1, "force_switch": 2}
-"""Continuous derivatives of a switched energy (-1: the energy itself jumps)."""
+"""Number of continuous derivatives of a switched energy; -1 where the energy itself jumps."""
 
-BETWEEN = ("quintic", "xplor", "force_switch")
-"""Those that act between an onset and the cutoff."""
+ONSET_SWITCHES = ("quintic", "xplor", "force_switch")
+"""Switches that act between an onset and the cutoff."""
 
-ONSET = 0.8
-"""Where they begin if nothing else is said, as a share of the cutoff."""
+DEFAULT_ONSET = 0.8
+"""Onset as a share of the cutoff, where none is given."""
 
 
 def quintic(r: Array, onset: Any, cutoff: Any) -> Array:
-    """1 - 10 x³ + 15 x⁴ - 6 x⁵ with x = (r - onset) / (cutoff - onset): two continuous derivatives."""
+    """Return 1 - 10 x³ + 15 x⁴ - 6 x⁵ with x = (r - onset) / (cutoff - onset): two continuous derivatives."""
     x = jnp.clip((r - onset) / (cutoff - onset), 0.0, 1.0)
     return 1.0 + x**3 * (-10.0 + x * (15.0 - 6.0 * x))
 
 
 def xplor(r: Array, onset: Any, cutoff: Any) -> Array:
-    """(c² - r²)² (c² + 2 r² - 3 o²) / (c² - o²)³: one continuous derivative.
+    """Return (c² - r²)² (c² + 2 r² - 3 o²) / (c² - o²)³: one continuous derivative.
 
     X-PLOR's switch (Brünger 1992), as in LAMMPS's `lj/charmm` and jax-md's `multiplicative_isotropic_cutoff`.
     """
@@ -34,7 +34,7 @@ def xplor(r: Array, onset: Any, cutoff: Any) -> Array:
 
 
 def force_switch(phi: Callable[..., Any], r: Array, onset: Any, cutoff: Any) -> Array:
-    """φ(r) + A x³/3 + B x⁴/4 + C with x = r - onset, 0 below it: a quadratic and a cubic added to the force.
+    """Return φ(r) + A x³/3 + B x⁴/4 + C with x = r - onset, 0 below it: the force gains a quadratic and a cubic term.
 
     A, B and C make φ, φ' and φ'' zero at the cutoff, so that two derivatives are continuous. GROMACS's force-switch, as in
     LAMMPS's `zbl` and `lj/gromacs`.

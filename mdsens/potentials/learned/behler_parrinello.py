@@ -18,8 +18,16 @@ from mdsens.common.paths import data_file
 from mdsens.potentials.base import Potential, parameter_paths
 from mdsens.potentials.forms.site import SitePotential
 from mdsens.potentials.learned import symmetry_functions
-from mdsens.potentials.learned.perceptron import Network, check_activation, check_network, evaluated, of_centre, random_network
-from mdsens.potentials.learned.symmetry_functions import CUTOFFS
+from mdsens.potentials.learned.perceptron import (
+    Network,
+    check_activation,
+    check_network,
+    evaluate,
+    random_network,
+    select_by_species,
+)
+from mdsens.potentials.learned.symmetry_functions import CUTOFFS, check_radial
+from mdsens.potentials.parameters import nest
 from mdsens.potentials.species import Atom, static
 from mdsens.structures.system import System
 
@@ -66,14 +74,12 @@ class BehlerParrinello(SitePotential):
     activation: str = static("tanh")
 
     def __check_init__(self) -> None:
-        if not (np.ndim(self.cutoff) == 0 and np.isfinite(self.cutoff) and self.cutoff > 0):
-            raise InputError(f"BehlerParrinello's cutoff must be a positive length in Å, not {self.cutoff!r}.")
-        for name, known in (("cutoff_function", CUTOFFS), ("angular", ("G4", "G5"))):
-            if (value := getattr(self, name)) not in known:
-                raise InputError(f"BehlerParrinello's {name} {value!r} is not known.{did_you_mean(str(value), known)}")
+        check_radial(self)
+        if self.angular not in ("G4", "G5"):
+            raise InputError(
+                f"BehlerParrinello's angular {self.angular!r} is not known.{did_you_mean(str(self.angular), ('G4', 'G5'))}"
+            )
         check_activation(self.activation, "BehlerParrinello")
-        if self.eta.shape != self.Rs.shape or self.eta.ndim != 1:
-            raise InputError(f"BehlerParrinello needs one Rs for each eta, not {self.Rs.shape} for {self.eta.shape}.")
         counts = {"angular_eta": np.size(self.angular_eta), "zeta": len(self.zeta), "lam": len(self.lam)}
         if len(set(counts.values())) > 1:
             raise InputError(f"BehlerParrinello needs as many angular_eta as zeta and lam, not {counts}.")
@@ -104,7 +110,7 @@ class BehlerParrinello(SitePotential):
         seed: int = 0,
         **settings: Any,
     ) -> "BehlerParrinello":
-        """Random weights, inputs not yet scaled (see `scaled_to`): where a fit begins."""
+        """Return random weights, inputs not yet scaled (see `scaled_to`): where a fit begins."""
         rng = np.random.default_rng(seed)
         species = [species] if isinstance(species, str) else sorted(species)
         inputs = _count(len(eta), len(zeta), len(species))
@@ -123,12 +129,12 @@ class BehlerParrinello(SitePotential):
 
     @classmethod
     def silicon(cls) -> "BehlerParrinello":
-        """Silicon, trained by scripts/train_silicon_network.py on energies and forces of Stillinger and Weber's: for examples."""
+        """Return silicon, trained by scripts/train_silicon_network.py on Stillinger and Weber's potential: for examples."""
         return cls.from_file(data_file("silicon_network.npz"))
 
     @classmethod
     def from_file(cls, path: str | Path) -> "BehlerParrinello":
-        """From a file that `to_file` wrote.
+        """Read a file that `to_file` wrote.
 
         Raises:
             InputError: no such file, a damaged one, one of something else.
@@ -144,13 +150,7 @@ class BehlerParrinello(SitePotential):
                 settings: dict[str, Any] = {
                     k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(str(file["settings"])).items()
                 }
-                parameters: dict[str, Any] = {}
-                for name in set(file.files) - {"settings"}:
-                    *groups, last = name.split(".")
-                    place = parameters
-                    for group in groups:
-                        place = place.setdefault(group, {})
-                    place[last] = file[name]
+                parameters = nest({name: file[name] for name in set(file.files) - {"settings"}})
             return cls(**parameters, **settings)
         except InputError as error:
             raise InputError(f"{str(path)!r}: {error}") from None
@@ -165,12 +165,12 @@ class BehlerParrinello(SitePotential):
 
     @property
     def species(self) -> tuple[str, ...]:
-        """The labels it has networks for."""
+        """The labels that it has networks for."""
         return tuple(self.network)
 
     @property
     def n_inputs(self) -> int:
-        """Number of symmetry functions."""
+        """The number of symmetry functions."""
         return _count(len(self.eta), len(self.zeta), len(self.network))
 
     @property
@@ -183,17 +183,17 @@ class BehlerParrinello(SitePotential):
     def features(
         self, d: Float[Array, "neighbors dim"], i: Atom, j: Atom, mask: Bool[Array, " neighbors"]
     ) -> Float[Array, " inputs"]:
-        """The symmetry functions of one site, arguments as those of `site_energy`."""
+        """Return the symmetry functions of one site, from the arguments of `site_energy`."""
         r = jnp.sqrt(jnp.sum(d * d, axis=-1))
         fc = symmetry_functions.cutoff_function(self.cutoff_function, r, self.cutoff, mask)
         code = np.array([self.species.index(label) for label in j.labels])
         member = [jnp.asarray(code == s)[j.code].astype(r.dtype) for s in range(len(self.species))]
         member = [jnp.ones_like(r)] if len(self.species) == 1 else member
         functions = symmetry_functions.radial(r, fc, self.eta, self.Rs)
-        parts = [jnp.sum(functions * one, axis=1) for one in member]
+        parts = [jnp.sum(functions * share, axis=1) for share in member]
         if self.zeta:
-            shape = (self.angular_eta, self.zeta, self.lam, self.cutoff, self.cutoff_function)
-            functions = symmetry_functions.angular(self.angular, d, r, mask, *shape)
+            shape: dict[str, Any] = {"eta": self.angular_eta, "zeta": self.zeta, "lam": self.lam, "cutoff": self.cutoff}
+            functions = symmetry_functions.angular(self.angular, d, r, mask, **shape, function=self.cutoff_function)
             for a, b in itertools.combinations_with_replacement(range(len(member)), 2):
                 pairs = (0.5 if a == b else 1.0) * member[a][:, None] * member[b][None, :]
                 parts.append(jnp.sum(functions * pairs, axis=(1, 2)))
@@ -206,21 +206,21 @@ class BehlerParrinello(SitePotential):
 
         def energy(label: str) -> Array:
             scaled = (inputs - self.mean[label]) / self.spread[label]
-            return evaluated(self.network[label], scaled, self.activation)[0]
+            return evaluate(self.network[label], scaled, self.activation)[0]
 
-        return of_centre(i, energy)
+        return select_by_species(i, energy)
 
     def inputs(self, system: System) -> Float[Array, "atoms inputs"]:
-        """The symmetry functions of all atoms."""
+        """Return the symmetry functions of all atoms."""
         return _inputs(self, self.prepared(system))
 
     def scaled_to(self, systems: Sequence[System]) -> "BehlerParrinello":
-        """The same network with inputs of mean 0 and spread 1 over these structures."""
+        """Return the potential with inputs that have mean 0 and spread 1 over these structures."""
         values: dict[str, list[np.ndarray]] = {label: [] for label in self.species}
         for system in systems:
-            of_atoms, symbols = np.asarray(self.inputs(system)), np.array(system.symbols)
+            inputs, symbols = np.asarray(self.inputs(system)), np.array(system.symbols)
             for label in set(symbols):
-                values[label].append(of_atoms[symbols == label])
+                values[label].append(inputs[symbols == label])
         mean, spread = dict(self.mean), dict(self.spread)
         for label, parts in values.items():
             if parts:

@@ -1,4 +1,4 @@
-"""A network of a site that treats its neighbours as a set."""
+"""`DeepSets`: a network of a site that treats its neighbours as a set."""
 
 import itertools
 from collections.abc import Sequence
@@ -9,10 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from mdsens.common.errors import InputError, did_you_mean
+from mdsens.common.errors import InputError
 from mdsens.potentials.forms.site import SitePotential
-from mdsens.potentials.learned.perceptron import Network, check_activation, check_network, evaluated, of_centre, random_network
-from mdsens.potentials.learned.symmetry_functions import CUTOFFS, cutoff_function, radial
+from mdsens.potentials.learned.perceptron import (
+    Network,
+    check_activation,
+    check_network,
+    evaluate,
+    random_network,
+    select_by_species,
+)
+from mdsens.potentials.learned.symmetry_functions import CUTOFFS, check_radial, cutoff_function, radial
 from mdsens.potentials.species import Atom, static
 from mdsens.structures.system import System
 
@@ -47,22 +54,15 @@ class DeepSets(SitePotential):
     psi: dict[str, Network] = eqx.field(default_factory=dict)
 
     def __check_init__(self) -> None:
-        if not (np.ndim(self.cutoff) == 0 and np.isfinite(self.cutoff) and self.cutoff > 0):
-            raise InputError(f"DeepSets' cutoff must be a positive length in Å, not {self.cutoff!r}.")
-        if self.cutoff_function not in CUTOFFS:
-            raise InputError(
-                f"DeepSets' cutoff_function {self.cutoff_function!r} is not known.{did_you_mean(self.cutoff_function, CUTOFFS)}"
-            )
+        check_radial(self)
         check_activation(self.activation, "DeepSets")
-        if self.eta.shape != self.Rs.shape or self.eta.ndim != 1:
-            raise InputError(f"DeepSets needs one Rs for each eta, not {self.Rs.shape} for {self.eta.shape}.")
         if not self.rho or set(self.phi) != set(self.rho) or (self.psi and set(self.psi) != set(self.rho)):
             raise InputError("DeepSets' rho, phi and psi are dicts of one network for each species, the same in all of them.")
         for label in self.rho:
-            seen = check_network(self.phi[label], f"DeepSets.phi[{label!r}]", inputs=self._n_values)
+            outputs = check_network(self.phi[label], f"DeepSets.phi[{label!r}]", inputs=self._n_values)
             if self.psi:
-                seen += check_network(self.psi[label], f"DeepSets.psi[{label!r}]", inputs=2 * self._n_values + 1)
-            check_network(self.rho[label], f"DeepSets.rho[{label!r}]", inputs=seen, outputs=1)
+                outputs += check_network(self.psi[label], f"DeepSets.psi[{label!r}]", inputs=2 * self._n_values + 1)
+            check_network(self.rho[label], f"DeepSets.rho[{label!r}]", inputs=outputs, outputs=1)
 
     @classmethod
     def untrained(
@@ -76,7 +76,7 @@ class DeepSets(SitePotential):
         seed: int = 0,
         **settings: Any,
     ) -> "DeepSets":
-        """Random weights: where a fit begins. All networks have the same hidden layers, φ and ψ as many outputs as units."""
+        """Return random weights, where a fit begins. All networks have the same hidden layers; the last is φ's and ψ's output."""
         rng = np.random.default_rng(seed)
         species = [species] if isinstance(species, str) else sorted(species)
         values = n_radial + (len(species) if len(species) > 1 else 0)
@@ -90,7 +90,7 @@ class DeepSets(SitePotential):
 
     @property
     def species(self) -> tuple[str, ...]:
-        """The labels it has networks for."""
+        """The labels that it has networks for."""
         return tuple(sorted(self.rho))
 
     @property
@@ -122,15 +122,15 @@ class DeepSets(SitePotential):
         unit = d / r[:, None]
         # Each unordered pair of neighbours once.
         first, second = np.array(list(itertools.combinations(range(len(r)), 2)), dtype=int).T
-        one, other = v[:, first], v[:, second]
+        a, b = v[:, first], v[:, second]
         cosine = jnp.sum(unit[first] * unit[second], axis=-1)
-        pairs = jnp.concatenate([one + other, one * other, cosine[None]])
+        pairs = jnp.concatenate([a + b, a * b, cosine[None]])
 
         def energy(label: str) -> Array:
-            seen = jnp.sum(evaluated(self.phi[label], v, self.activation) * fc, axis=1)
+            sums = jnp.sum(evaluate(self.phi[label], v, self.activation) * fc, axis=1)
             if self.psi:
-                of_pairs = evaluated(self.psi[label], pairs, self.activation) * (fc[first] * fc[second])
-                seen = jnp.concatenate([seen, jnp.sum(of_pairs, axis=1)])
-            return evaluated(self.rho[label], seen, self.activation)[0]
+                values = evaluate(self.psi[label], pairs, self.activation) * (fc[first] * fc[second])
+                sums = jnp.concatenate([sums, jnp.sum(values, axis=1)])
+            return evaluate(self.rho[label], sums, self.activation)[0]
 
-        return of_centre(i, energy)
+        return select_by_species(i, energy)

@@ -16,7 +16,7 @@ import scipy.linalg
 from jaxtyping import Float, Int
 
 ROUNDING = 1e-10
-"""Integrals below this are zero; the smallest others are a hundred thousand times larger."""
+"""Integrals smaller than this are zero; the smallest others are a hundred thousand times larger."""
 
 NORTH = np.array([1.0, 0.0, 0.0, 0.0])
 
@@ -26,10 +26,10 @@ class Sphere:
     """Harmonics of the levels 0 to `twojmax`, and a quadrature that is exact for products of three, if their levels' sum is even.
 
     Attributes:
-        level: of each harmonic.
-        weight: of the quadrature's points, their sum 1.
-        values: of the harmonics at these points.
-        north: of the harmonics at (1, 0, 0, 0).
+        level: the level of each harmonic.
+        weight: the weights of the quadrature's points, their sum 1.
+        values: the harmonics at these points.
+        north: the harmonics at (1, 0, 0, 0).
         samples: a few points, as many as the highest level has harmonics, that tell the harmonics of a level apart.
         from_samples: for each level, the coefficients of a sum of its harmonics from the values at the samples.
     """
@@ -44,7 +44,10 @@ class Sphere:
 
 @functools.cache
 def sphere(twojmax: int, dtype: Any = "float64") -> Sphere:
-    """In points √(1-t) exp(i (φ + ψ)/2), √t exp(i (φ - ψ)/2) such a product is a polynomial in t, of period 2π in φ and ψ."""
+    """Return the tables up to a level.
+
+    In points √(1-t) exp(i (φ + ψ)/2), √t exp(i (φ - ψ)/2) a product of three is a polynomial in t, of period 2π in φ and ψ.
+    """
     degree = (3 * twojmax - twojmax % 2) // 2
     t, weight = np.polynomial.legendre.leggauss(degree // 2 + 1)
     angle = 2.0 * np.pi * np.arange(degree + 1) / (degree + 1)
@@ -63,10 +66,10 @@ def sphere(twojmax: int, dtype: Any = "float64") -> Sphere:
 
 
 def _harmonics(points: Any, twojmax: int) -> Float[np.ndarray, "harmonics points"]:
-    """By the recursion in j, VMK 4.8.2, for the upper half of each matrix; VMK 4.4.2 gives the other."""
+    """Return the harmonics at some points, by the recursion in j, VMK 4.8.2, for the upper half of each matrix and VMK 4.4.2."""
     a, b = points[:, 0] + 1j * points[:, 1], points[:, 2] + 1j * points[:, 3]
     u = np.ones((1, 1, len(points)), complex)
-    found = [u.real[0]]
+    harmonics = [u.real[0]]
     for j in range(1, twojmax + 1):
         if j % 2 == 0:
             sign = (-1.0) ** np.arange(1 - j // 2, j - j // 2 + 1)[:, None]
@@ -78,10 +81,10 @@ def _harmonics(points: Any, twojmax: int) -> Float[np.ndarray, "harmonics points
         u = longer
         # Above the middle each component stands for two.
         upper = [u[: (j + 1) // 2].reshape(-1, len(points)), *([u[j // 2, : j // 2]] if j % 2 == 0 else [])]
-        found += [np.sqrt(2.0) * part for half in upper for part in (half.real, half.imag)]
+        harmonics += [np.sqrt(2.0) * part for half in upper for part in (half.real, half.imag)]
         if j % 2 == 0:
-            found.append(u[j // 2, j // 2].real[None])
-    return np.concatenate(found)
+            harmonics.append(u[j // 2, j // 2].real[None])
+    return np.concatenate(harmonics)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,7 +92,7 @@ class TripleIntegrals:
     """⟨u_a u_b u_c⟩ where it is not zero, by pairs of harmonics a ≥ b.
 
     Attributes:
-        place: the pair of two harmonics; one beyond the last where they have no integral.
+        place: the number of the pair of two harmonics; one beyond the last where they have no integral.
         first, second: a and b of each pair.
         count: how many integrals each pair has, in increasing order.
         third: the c of each pair, filled up with zeros.
@@ -106,7 +109,7 @@ class TripleIntegrals:
 
 @functools.cache
 def triple_integrals(twojmax: int) -> TripleIntegrals:
-    """All of them, by quadrature."""
+    """Return all of them, by quadrature."""
     rule, n = sphere(twojmax), len(sphere(twojmax).level)
     blocks = [np.flatnonzero(rule.level == j) for j in range(twojmax + 1)]
     triples, integrals = [], []
@@ -114,22 +117,22 @@ def triple_integrals(twojmax: int) -> TripleIntegrals:
         products = rule.values[blocks[j1], None] * rule.values[blocks[j2]] * rule.weight
         for j in range(j1 - j2, j2 + 1, 2):
             integral = np.tensordot(products, rule.values[blocks[j]], (2, 1))
-            there = np.nonzero(np.abs(integral) > ROUNDING)
-            triple = np.stack([blocks[level][p] for level, p in zip((j1, j2, j), there, strict=True)])
+            nonzero = np.nonzero(np.abs(integral) > ROUNDING)
+            triple = np.stack([blocks[level][p] for level, p in zip((j1, j2, j), nonzero, strict=True)])
             triples += [triple[list(order)] for order in itertools.permutations(range(3))]
-            integrals += [integral[there]] * 6
+            integrals += [integral[nonzero]] * 6
     a, b, c = np.concatenate(triples, axis=1)
-    _, once = np.unique((a * n + b) * n + c, return_index=True)
-    once = once[a[once] >= b[once]]
-    pairs, start, count = np.unique(a[once] * n + b[once], return_index=True, return_counts=True)
-    # Those with as many integrals one after the other.
+    _, first_places = np.unique((a * n + b) * n + c, return_index=True)
+    entry = first_places[a[first_places] >= b[first_places]]
+    pairs, start, count = np.unique(a[entry] * n + b[entry], return_index=True, return_counts=True)
+    # Pairs with the same number of integrals one after the other.
     order = np.argsort(count, kind="stable")
     pairs, start, count = pairs[order], start[order], count[order]
-    once = np.concatenate([once[s : s + c] for s, c in zip(start, count, strict=True)])
+    entry = np.concatenate([entry[s : s + size] for s, size in zip(start, count, strict=True)])
     start = np.cumsum(count) - count
-    rank, pair = np.arange(len(once)) - np.repeat(start, count), np.repeat(np.arange(len(pairs)), count)
+    rank, pair = np.arange(len(entry)) - np.repeat(start, count), np.repeat(np.arange(len(pairs)), count)
     third, integral = np.zeros((count.max(), len(pairs)), int), np.zeros((count.max(), len(pairs)))
-    third[rank, pair], integral[rank, pair] = c[once], np.concatenate(integrals)[once]
+    third[rank, pair], integral[rank, pair] = c[entry], np.concatenate(integrals)[entry]
     place = np.full((n, n), len(pairs))
     first, second = np.divmod(pairs, n)
     place[first, second] = place[second, first] = np.arange(len(pairs))

@@ -1,16 +1,16 @@
-"""Any JAX network as a potential: a function and the tree of its parameters, of one site or of a graph of all atoms."""
+"""Networks written in JAX as potentials: a function and the tree of its parameters, for one site or a graph of all atoms."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mdsens.common.errors import InputError
 from mdsens.potentials.base import Potential
-from mdsens.potentials.forms.neighbor_vectors import bond_vectors
+from mdsens.potentials.checks import check_cutoff
+from mdsens.potentials.forms.neighbor_vectors import bond_vectors, pair_list
 from mdsens.potentials.forms.site import SitePotential
 from mdsens.potentials.parameters import without_constants
 from mdsens.potentials.species import Atom, static
@@ -18,7 +18,7 @@ from mdsens.structures.system import System
 
 
 class NetworkPotential(SitePotential):
-    """U = Σ_i apply(params, d_i, species of i, species of its neighbours, mask): any JAX function of one site.
+    """The energy U = Σ_i apply(params, d_i, species of i, species of its neighbours, mask): any JAX function of one site.
 
     Args:
         apply: `apply(params, d, i_species, j_species, mask) -> energy` [eV] of one atom, from the vectors `d` `(K, dim)` [Å] to
@@ -28,8 +28,8 @@ class NetworkPotential(SitePotential):
             activation function, None) stays what it is; 32-bit numbers become 64-bit ones.
         cutoff: reach of a site [Å].
         species: the labels that have numbers; not needed where there is one species.
-        continuous: how many derivatives of the energy are continuous; -1 where nothing is known.
-        width: numbers that `apply` keeps for each pair of neighbours, roughly; it makes blocks of sites smaller.
+        continuous: number of derivatives of the energy that are continuous; -1 where nothing is known.
+        width: how many numbers `apply` keeps for each pair of neighbours, roughly; it makes blocks of sites smaller.
 
     Paths of parameters are those of the tree: `wrt=["params.layers.0.weight"]`.
     """
@@ -84,14 +84,14 @@ class Graph(eqx.Module):
     mask: Bool[Array, " edges"]
 
     def sum(self, messages: Float[Array, "edges ..."]) -> Float[Array, "atoms ..."]:
-        """For each receiver the sum of its messages, padded ones left out."""
+        """Return for each receiver the sum of its messages, padded ones left out."""
         n = len(self.species)
         mask = self.mask.reshape(-1, *[1] * (messages.ndim - 1))
         return jnp.sum(jnp.where(mask, messages, 0.0).reshape(n, -1, *messages.shape[1:]), axis=1)
 
 
 class GraphPotential(Potential):
-    """U = Σ_i apply(params, graph)_i: message passing, or any energy of all atoms within a cutoff of each other.
+    """The energy U = Σ_i apply(params, graph)_i: message passing, or any energy of all atoms within a cutoff of each other.
 
     Args:
         apply: `apply(params, graph) -> energies` `(N,)` [eV]; see `Graph`.
@@ -127,7 +127,7 @@ class GraphPotential(Potential):
         graph = Graph(
             species=_numbers(self, Atom(jnp.arange(n), system.species, system.labels, n)),
             vectors=d.T.reshape(-1, system.dim),
-            senders=system.neighbors.index.ravel(),
+            senders=pair_list(system).index.ravel(),
             receivers=jnp.repeat(jnp.arange(n), capacity),
             mask=inside.T.ravel(),
         )
@@ -137,22 +137,24 @@ class GraphPotential(Potential):
         return energies
 
 
-def _check_settings(potential: Any) -> None:
+AnyNetwork = NetworkPotential | GraphPotential
+
+
+def _check_settings(potential: AnyNetwork) -> None:
     name = type(potential).__name__
     if not callable(potential.apply):
         raise InputError(f"{name} wants a function, {name}(apply, params, cutoff=...), not {potential.apply!r:.80}.")
-    if not (np.ndim(potential.cutoff) == 0 and np.isfinite(potential.cutoff) and potential.cutoff > 0):
-        raise InputError(f"{name}'s cutoff must be a positive length in Å, not {potential.cutoff!r}.")
+    check_cutoff(potential, potential.cutoff)
 
 
-def _check_labels(potential: Any, system: System) -> None:
+def _check_labels(potential: AnyNetwork, system: System) -> None:
     if not potential.species and len(system.labels) > 1:
         raise InputError(f"{type(potential).__name__} needs species=(...) to number the species {', '.join(system.labels)}.")
     if missing := [label for label in system.labels if potential.species and label not in potential.species]:
         raise InputError(f"{type(potential).__name__} has no species {missing[0]!r}; it has {', '.join(potential.species)}.")
 
 
-def _numbers(potential: Any, atom: Atom) -> Array:
+def _numbers(potential: AnyNetwork, atom: Atom) -> Array:
     if not potential.species:
         return jnp.zeros_like(atom.code)
     return jnp.asarray([potential.species.index(label) for label in atom.labels])[atom.code]

@@ -1,4 +1,4 @@
-"""Small fully connected networks as dicts of arrays, `{"W1": ..., "b1": ..., "W2": ...}`: what files and `wrt` can name."""
+"""Small fully connected networks as dicts of arrays that files and `wrt` can name: `{"W1": ..., "b1": ..., "W2": ...}`."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mdsens.common.errors import InputError, did_you_mean
+from mdsens.potentials.species import Atom
 
 Network = dict[str, Float[Any, "..."]]
 
@@ -18,7 +19,7 @@ ACTIVATIONS = {"tanh": jnp.tanh, "softplus": jax.nn.softplus, "silu": jax.nn.sil
 
 
 def random_network(sizes: Sequence[int], rng: np.random.Generator) -> Network:
-    """Layers of the given sizes, inputs first, with weights of variance 1/inputs and no biases (LeCun's initial state)."""
+    """Return layers of these sizes, inputs first, with weights of variance 1/inputs and no biases (LeCun's initial state)."""
     network = {}
     for k, (inputs, outputs) in enumerate(itertools.pairwise(sizes), start=1):
         network[f"W{k}"] = rng.normal(size=(outputs, inputs)) / np.sqrt(inputs)
@@ -27,12 +28,12 @@ def random_network(sizes: Sequence[int], rng: np.random.Generator) -> Network:
 
 
 def depth(network: Network) -> int:
-    """Number of layers."""
+    """Return the number of layers."""
     return len(network) // 2
 
 
-def evaluated(network: Network, x: Float[Array, "inputs ..."], activation: str) -> Float[Array, "outputs ..."]:
-    """W_n a(... a(W₁ x + b₁) ...) + b_n, inputs along the first axis."""
+def evaluate(network: Network, x: Float[Array, "inputs ..."], activation: str) -> Float[Array, "outputs ..."]:
+    """Return W_n a(... a(W₁ x + b₁) ...) + b_n, inputs along the first axis."""
     layers = depth(network)
     for k in range(1, layers + 1):
         x = jnp.tensordot(network[f"W{k}"], x, 1) + network[f"b{k}"].reshape(-1, *[1] * (x.ndim - 1))
@@ -40,8 +41,8 @@ def evaluated(network: Network, x: Float[Array, "inputs ..."], activation: str) 
     return x
 
 
-def of_centre(i: Any, value: Callable[[str], Array]) -> Float[Array, ""]:
-    """`value(label)` for the species of the atom i."""
+def select_by_species(i: Atom, value: Callable[[str], Array]) -> Float[Array, ""]:
+    """Return `value(label)` for the species of the atom i."""
     first, *others = i.labels
     chosen = value(first)
     for code, label in enumerate(others, start=1):
@@ -50,13 +51,13 @@ def of_centre(i: Any, value: Callable[[str], Array]) -> Float[Array, ""]:
 
 
 def check_activation(activation: str, what: str) -> None:
-    """Raises InputError for a function that is not known."""
+    """Raise InputError for a function that is not known."""
     if activation not in ACTIVATIONS:
         raise InputError(f"{what}'s activation {activation!r} is not known.{did_you_mean(str(activation), ACTIVATIONS)}")
 
 
 def check_network(network: Network, what: str, *, inputs: int, outputs: int | None = None) -> int:
-    """The number of outputs; raises InputError for a network whose layers do not fit together."""
+    """Return the number of outputs, or raise InputError for a network whose layers do not fit together."""
     layers = depth(network) if isinstance(network, dict) else 0
     if not layers or set(network) != {f"{kind}{k}" for kind in "Wb" for k in range(1, layers + 1)}:
         raise InputError(f"{what} must be a dict of the layers' weights and biases, {{'W1': ..., 'b1': ..., 'W2': ...}}.")

@@ -9,23 +9,23 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mdsens.common.errors import InputError
-from mdsens.potentials.base import Potential
-from mdsens.potentials.forms.neighbor_vectors import bond_vectors, handles
+from mdsens.potentials.base import Potential, constant_range
+from mdsens.potentials.forms.neighbor_vectors import bond_vectors, handles, pair_list
 from mdsens.potentials.forms.site import in_blocks
 from mdsens.potentials.forms.stored_stiffness import SiteStiffness
-from mdsens.potentials.learned.bispectrum import Bispectrum, Surroundings, energies
+from mdsens.potentials.learned.bispectrum import Bispectrum, Sites, Surroundings, energies
 from mdsens.potentials.learned.snap_files import LISTS, read_snap
 from mdsens.potentials.species import static
 from mdsens.structures.system import System
 
-CACHED = 2**15
-"""Pairs of neighbours (K² for each atom) that are evaluated together."""
+CACHE_SIZE = 2**15
+"""Number of pairs of neighbours (K² for each atom) that are evaluated together."""
 
-LEAST = 32
-"""Atoms whose second derivatives are, at least."""
+SMALLEST_BLOCK = 32
+"""Least number of atoms whose second derivatives are evaluated together."""
 
 LARGEST_TWOJMAX = 10
-"""Beyond, the tables of the bispectrum take minutes and gigabytes; published potentials have at most 8."""
+"""Largest twojmax: beyond, tables of the bispectrum take minutes and gigabytes; published potentials have at most 8."""
 
 Lengths = tuple[tuple[str, float], ...]
 
@@ -121,7 +121,7 @@ class SNAP(Potential):
 
     @classmethod
     def from_files(cls, coefficients: str | Path, parameters: str | Path, elements: str | Sequence[str] | None = None) -> "SNAP":
-        """From LAMMPS's `.snapcoeff` and `.snapparam` files; `elements` chooses some where they have more.
+        """Read LAMMPS's `.snapcoeff` and `.snapparam` files; `elements` chooses some where they have more.
 
         Raises:
             InputError: no such file, a malformed one, files that do not belong together, an element that is not in them.
@@ -134,7 +134,7 @@ class SNAP(Potential):
 
     @property
     def range(self) -> Float[Array, ""]:
-        return np.asarray(2.0 * self.rcutfac * max(dict(self.radii).values()))  # type: ignore[return-value]  # a constant of every trace
+        return constant_range(2.0 * self.rcutfac * max(dict(self.radii).values()))
 
     @property
     def smoothness(self) -> float:
@@ -147,15 +147,18 @@ class SNAP(Potential):
 
     def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         form = self._form
-        return in_blocks(lambda *sites: energies(form, *sites), self._sites(system), self._together(system))
+        return in_blocks(lambda *sites: energies(form, Sites(*sites)), self._sites(system), self._block(system))
 
     def local_stiffness(self, system: System) -> SiteStiffness:
-        return SiteStiffness(in_blocks(self._form.stiffness, self._sites(system), self._together(system), LEAST))
+        form = self._form
+        return SiteStiffness(
+            in_blocks(lambda *sites: form.stiffness(Sites(*sites)), self._sites(system), self._block(system), SMALLEST_BLOCK)
+        )
 
     @staticmethod
-    def _together(system: System) -> int:
-        """Atoms in a block."""
-        return int(CACHED // system.neighbors.atom.shape[0] ** 2)
+    def _block(system: System) -> int:
+        """Return the number of atoms in a block."""
+        return int(CACHE_SIZE // len(pair_list(system).atom) ** 2)
 
     @property
     def _form(self) -> Bispectrum:
@@ -165,7 +168,7 @@ class SNAP(Potential):
             channels=len(self.radii) if self.chemflag else 1,
         )
 
-    def _sites(self, system: System) -> tuple[Any, ...]:
+    def _sites(self, system: System) -> Sites:
         d, inside = bond_vectors(system, self.range)
         i, j = handles(system)
 
@@ -183,11 +186,11 @@ class SNAP(Potential):
             of_pair(self.dinner),
         )
         weight = jnp.broadcast_to(self.one(self.weights, j), inside.shape)
-        return near, jnp.swapaxes(d, 0, 1), weight, self.one(self.coefficients, i).T
+        return Sites(near, jnp.swapaxes(d, 0, 1), weight, self.one(self.coefficients, i).T)
 
 
 def _by_element(name: str, lengths: Any) -> Lengths:
-    """Pairs of elements and lengths, however they were written, in their order."""
+    """Return pairs of elements and lengths in their order, however they were written."""
     try:
         pairs = lengths.items() if isinstance(lengths, Mapping) else lengths
         return tuple((str(element), float(value)) for element, value in pairs)

@@ -1,23 +1,22 @@
-"""Reading LAMMPS's `.snapcoeff` and `.snapparam` files."""
+"""Readers of LAMMPS's `.snapcoeff` and `.snapparam` files."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mdsens.common.errors import InputError, did_you_mean
-from mdsens.potentials.lammps_files import chosen_elements, numbers_of_line, read_text
+from mdsens.potentials.lammps_files import Elements, chosen_elements, numbers_of_line, read_text
 
 FLAGS = ("switchflag", "bzeroflag", "quadraticflag", "chemflag", "bnormflag", "wselfallflag", "switchinnerflag")
 LENGTHS = ("rcutfac", "rfac0", "rmin0")
 LISTS = ("sinner", "dinner")
-"""One number for each element."""
-IGNORED = ("chunksize", "parallelthresh")
-"""How LAMMPS divides its work."""
+"""Settings with one number for each element."""
+WORK_SETTINGS = ("chunksize", "parallelthresh")
+"""Settings of how LAMMPS divides its work, which change no number."""
 
 
-def read_snap(coefficients: Any, parameters: Any, elements: str | Sequence[str] | None = None) -> dict[Any, Any]:
-    """The arguments of `SNAP` from both files (units metal), for some of their elements, by default all."""
+def read_snap(coefficients: Any, parameters: Any, elements: Elements = None) -> dict[str, Any]:
+    """Return the arguments of `SNAP` from both files (units metal), for some of their elements, by default all."""
     settings = _read_parameters(parameters)
     entries = _read_coefficients(coefficients)
     chosen = chosen_elements(coefficients, elements, list(entries))
@@ -32,24 +31,31 @@ def read_snap(coefficients: Any, parameters: Any, elements: str | Sequence[str] 
         if len(values) != len(entries):
             raise InputError(f"{str(parameters)!r}: {name} has {len(values)} numbers, not one for each of {', '.join(entries)}.")
         settings[name] = tuple((element, value) for element, value in zip(entries, values, strict=True) if element in chosen)
-    # With elements that are told apart their order in the file counts.
-    kept = [element for element in entries if element in chosen]
+    # Where elements are told apart their order in the file counts.
+    entries = {element: entry for element, entry in entries.items() if element in chosen}
     return settings | {
-        "coefficients": {element: entries[element][2] for element in kept},
-        "weights": {element: entries[element][1] for element in kept},
-        "radii": tuple((element, entries[element][0]) for element in kept),
+        "coefficients": {element: entry.coefficients for element, entry in entries.items()},
+        "weights": {element: entry.weight for element, entry in entries.items()},
+        "radii": tuple((element, entry.radius) for element, entry in entries.items()),
     }
 
 
+class Entry(NamedTuple):
+    """The numbers of an element: its radius [Å], its weight, and its coefficients [eV]."""
+
+    radius: float
+    weight: float
+    coefficients: np.ndarray
+
+
 def _lines(path: Any) -> list[tuple[int, list[str]]]:
-    """`(number, words)` of the lines that are not empty; `#` starts a comment."""
+    """Read `(number, words)` of the lines that are not empty; `#` starts a comment."""
     text = read_text(path)
     words = [(number, line.split("#")[0].split()) for number, line in enumerate(text.splitlines(), start=1)]
     return [(number, line) for number, line in words if line]
 
 
-def _read_coefficients(path: Any) -> dict[str, tuple[float, float, np.ndarray]]:
-    """Radius [Å], weight and coefficients of each element."""
+def _read_coefficients(path: Any) -> dict[str, Entry]:
     lines = _lines(path)
     counts = lines[0][1] if lines else []
     if len(counts) != 2 or not all(word.isdecimal() and len(word) < 10 and int(word) > 0 for word in counts):
@@ -76,20 +82,20 @@ def _read_coefficients(path: Any) -> dict[str, tuple[float, float, np.ndarray]]:
             raise InputError(f"{str(path)!r}, line {wrong[0]}: one coefficient of {head[0]} is expected in each line.")
         radius, weight = numbers_of_line(path, number, head[1:]).tolist()
         values = [numbers_of_line(path, line, words)[0] for line, words in rows]
-        entries[head[0]] = radius, weight, np.array(values)
+        entries[head[0]] = Entry(radius, weight, np.array(values))
     return entries
 
 
-def _read_parameters(path: Any) -> dict[Any, Any]:
-    """Settings by LAMMPS's names."""
-    settings, known = {}, ("twojmax", *LENGTHS, *FLAGS, *LISTS, *IGNORED)
+def _read_parameters(path: Any) -> dict[str, Any]:
+    """Read settings by LAMMPS's names."""
+    settings, known = {}, ("twojmax", *LENGTHS, *FLAGS, *LISTS, *WORK_SETTINGS)
     for number, (name, *words) in _lines(path):
         if name not in known:
             raise InputError(f"{str(path)!r}, line {number}: SNAP has no parameter {name!r}.{did_you_mean(name, known)}")
         if name in settings:
             raise InputError(f"{str(path)!r}, line {number}: {name} is there twice: remove one.")
         values = numbers_of_line(path, number, words).tolist()
-        if name in IGNORED:
+        if name in WORK_SETTINGS:
             continue
         if name not in LISTS and len(values) != 1:
             raise InputError(f"{str(path)!r}, line {number}: {name} has one value, not {len(values)}.")

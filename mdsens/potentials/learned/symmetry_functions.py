@@ -1,50 +1,65 @@
-"""Behler's atom-centred symmetry functions of one site, and the functions that bring them to zero at the cutoff.
+"""Behler's atom-centred symmetry functions of one site, and functions that bring them to zero at the cutoff.
 
 J. Behler, J. Chem. Phys. 134, 074106 (2011), doi:10.1063/1.3553717.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from mdsens.common.errors import InputError, did_you_mean
+from mdsens.potentials.checks import check_cutoff
+
 
 def cosine(x: Array) -> Array:
-    """½ (cos πx + 1), x = r / r_c: one continuous derivative."""
+    """Return ½ (cos πx + 1), x = r / r_c: one continuous derivative."""
     return 0.5 * (jnp.cos(jnp.pi * x) + 1.0)
 
 
 def tanh3(x: Array) -> Array:
-    """tanh³(1 - x): two continuous derivatives."""
+    """Return tanh³(1 - x): two continuous derivatives."""
     return jnp.tanh(1.0 - x) ** 3
 
 
 def quintic(x: Array) -> Array:
-    """1 - 10 x³ + 15 x⁴ - 6 x⁵: two continuous derivatives."""
+    """Return 1 - 10 x³ + 15 x⁴ - 6 x⁵: two continuous derivatives."""
     return 1.0 + x**3 * (-10.0 + x * (15.0 - 6.0 * x))
 
 
 def exponential(x: Array) -> Array:
-    """exp(1 - 1 / (1 - x²)): all derivatives are continuous."""
+    """Return exp(1 - 1 / (1 - x²)): all derivatives are continuous."""
     return jnp.exp(1.0 - 1.0 / (1.0 - x * x))
 
 
 CUTOFFS = {"cosine": (cosine, 1), "tanh3": (tanh3, 2), "quintic": (quintic, 2), "exponential": (exponential, np.inf)}
-"""By name: the function of r / r_c, and how many of its derivatives are continuous at 1."""
+"""The function of r / r_c by its name, and how many of its derivatives are continuous at 1."""
 
 _NEAR = 1.0 - 1e-9
-"""Nearer to the cutoff the exponential is zero to rounding, and its derivatives have poles."""
+"""The share of the cutoff beyond which the exponential is zero to rounding, and its derivatives have poles."""
 
 
 def cutoff_function(name: str, r: Array, cutoff: float, mask: Array) -> Float[Array, "..."]:
-    """f_c(r) where `mask` holds and r lies within the cutoff, else 0."""
+    """Return f_c(r) where `mask` holds and r lies within the cutoff, else 0."""
     mask = mask & (r < _NEAR * cutoff)
     return jnp.where(mask, CUTOFFS[name][0](jnp.where(mask, r / cutoff, 0.5)), 0.0)
 
 
+def check_radial(potential: Any) -> None:
+    """Raise InputError for a cutoff, a `cutoff_function`, or `eta` and `Rs` that no potential of symmetry functions can have."""
+    name = type(potential).__name__
+    check_cutoff(potential, potential.cutoff)
+    if potential.cutoff_function not in CUTOFFS:
+        near = did_you_mean(str(potential.cutoff_function), CUTOFFS)
+        raise InputError(f"{name}'s cutoff_function {potential.cutoff_function!r} is not known.{near}")
+    if potential.eta.shape != potential.Rs.shape or potential.eta.ndim != 1:
+        raise InputError(f"{name} needs one Rs for each eta, not {potential.Rs.shape} for {potential.eta.shape}.")
+
+
 def radial(r: Float[Array, " neighbors"], fc: Array, eta: Array, Rs: Array) -> Float[Array, "functions neighbors"]:
-    """G² before the sum over neighbours: exp(-η (r - R_s)²) f_c(r)."""
+    """Return G² before the sum over neighbours: exp(-η (r - R_s)²) f_c(r)."""
     return jnp.exp(-eta[:, None] * (r - Rs[:, None]) ** 2) * fc
 
 
@@ -53,13 +68,14 @@ def angular(
     d: Float[Array, "neighbors dim"],
     r: Float[Array, " neighbors"],
     mask: Bool[Array, " neighbors"],
+    *,
     eta: Float[Array, " functions"],
     zeta: Sequence[int],
     lam: Sequence[int],
     cutoff: float,
     function: str,
 ) -> Float[Array, "functions neighbors neighbors"]:
-    """G⁴ or G⁵ before the sum over pairs of neighbours j ≠ k.
+    """Return G⁴ or G⁵ before the sum over pairs of neighbours j ≠ k.
 
     G⁴: 2^(1-ζ) (1 + λ cos θ)^ζ exp(-η (r_ij² + r_ik² + r_jk²)) f_c(r_ij) f_c(r_ik) f_c(r_jk); G⁵ is without the terms of r_jk.
     """

@@ -10,19 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from mdsens.common.errors import InputError
 from mdsens.potentials.checks import check_positive, check_sign
 from mdsens.potentials.forms.site import SitePotential
-from mdsens.potentials.lammps_files import read_tersoff
-from mdsens.potentials.manybody.triplet_parameters import check_species, check_triplets, exponents, is_bond, largest
+from mdsens.potentials.lammps_files import errors_named, read_tersoff
+from mdsens.potentials.manybody.triplet_parameters import as_exponents, check_species, check_triplets, is_bond, largest_value
 from mdsens.potentials.parameters import Parameter
 from mdsens.potentials.species import Atom, static
 from mdsens.structures.system import System
 
 TWO_BODY = ("n", "beta", "lam2", "B", "lam1", "A")
-"""Parameters of a bond: of several species, only the entries i-j-j count."""
+"""Parameters of a bond: for several species, only the entries i-j-j count."""
 LARGEST_EXPONENT = 69.0776
-"""Where exp(λ₃ᵐ (r_ij - r_ik)ᵐ) stops growing, 1e30, as in LAMMPS."""
+"""The exponent at which exp(λ₃ᵐ (r_ij - r_ik)ᵐ) stops growing, 1e30, as in LAMMPS."""
 _POSITIVE = ("d", "n", "R", "D", "lam1", "lam2")
 _NOT_NEGATIVE = ("gamma", "c", "beta", "A", "B")
 
@@ -73,7 +72,7 @@ class Tersoff(SitePotential):
     element: str | None = static(default=None)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "m", exponents(self.m, _exponent, "Tersoff's m", "3 or 1", bond=False))
+        object.__setattr__(self, "m", as_exponents(self.m, _exponent, "Tersoff's m", "3 or 1", bond=False))
         super().__post_init__()
 
     def __check_init__(self) -> None:
@@ -83,27 +82,14 @@ class Tersoff(SitePotential):
 
     @classmethod
     def silicon(cls) -> "Tersoff":
-        """Silicon of the paper of 1989, without λ₃; the T3 of 1988 (doi:10.1103/PhysRevB.38.9902) is much the same with one."""
-        return cls(
-            gamma=1.0,
-            lam3=0.0,
-            c=1.0039e5,
-            d=16.217,
-            costheta0=-0.59825,
-            n=0.78734,
-            beta=1.1e-6,
-            lam2=1.7322,
-            B=471.18,
-            R=2.85,
-            D=0.15,
-            lam1=2.4799,
-            A=1830.8,
-            element="Si",
-        )
+        """Return silicon of the paper of 1989, without λ₃; T3 of 1988 (doi:10.1103/PhysRevB.38.9902) is much the same with it."""
+        angles: dict[str, Any] = {"gamma": 1.0, "lam3": 0.0, "c": 1.0039e5, "d": 16.217, "costheta0": -0.59825}
+        bonds: dict[str, Any] = {"n": 0.78734, "beta": 1.1e-6, "lam2": 1.7322, "B": 471.18, "lam1": 2.4799, "A": 1830.8}
+        return cls(**angles, **bonds, R=2.85, D=0.15, element="Si")
 
     @classmethod
     def from_file(cls, path: str | Path, elements: str | Sequence[str] | None = None) -> "Tersoff":
-        """From a LAMMPS `.tersoff` file; `elements` chooses some where the file has more.
+        """Read a LAMMPS `.tersoff` file, `ms.Tersoff.from_file("SiC.tersoff")`; `elements` chooses some of the file's.
 
         One element gives numbers, several give dicts by triplets.
 
@@ -125,14 +111,12 @@ class Tersoff(SitePotential):
         if len(entries) == 1:
             columns = {name: next(iter(column.values())) for name, column in columns.items()}
             columns["element"] = next(iter(entries))[0]
-        try:
+        with errors_named(path):
             return cls(**columns, m=m)
-        except InputError as error:
-            raise InputError(f"{str(path)!r}: {error}") from None
 
     @property
     def range(self) -> Float[Array, ""]:
-        return largest(add, self.R, self.D)
+        return largest_value(add, self.R, self.D)
 
     @property
     def smoothness(self) -> float:
@@ -140,7 +124,7 @@ class Tersoff(SitePotential):
 
     def check(self, system: System) -> None:
         super().check(system)
-        check_species(self, system.labels, TWO_BODY, **({"m": dict(self.m)} if isinstance(self.m, tuple) else {}))
+        check_species(self, system.labels, TWO_BODY, {"m": dict(self.m)} if isinstance(self.m, tuple) else {})
 
     def site_energy(
         self, d: Float[Array, "neighbors dim"], i: Atom, j: Atom, mask: Bool[Array, " neighbors"]
@@ -172,8 +156,8 @@ class Tersoff(SitePotential):
         energies = _cutoff(r, of_bond(self.R), of_bond(self.D)) * (repulsion - order * attraction)
         return 0.5 * jnp.sum(jnp.where(mask, energies, 0.0))
 
-    def _cubes(self, i: Atom, j: Atom, k: Atom) -> Any:
-        """Where the exponent m is 3 and not 1."""
+    def _cubes(self, i: Atom, j: Atom, k: Atom) -> bool | Array:
+        """Return where the exponent m is 3 and not 1."""
         if isinstance(self.m, int):
             return self.m == 3
         exponents, names = dict(self.m), i.labels
@@ -182,14 +166,14 @@ class Tersoff(SitePotential):
 
 
 def _cutoff(r: Float[Array, ""], middle: Any, width: Any) -> Array:
-    """1 below `middle - width`, 0 above `middle + width`, half a wave of a sine between."""
+    """Return 1 below `middle - width`, 0 above `middle + width`, half a wave of a sine between."""
     falling = (r > middle - width) & (r < middle + width)
     phase = jnp.where(falling, (r - middle) / width, 0.0)
     return jnp.where(falling, 0.5 - 0.5 * jnp.sin(0.5 * jnp.pi * phase), jnp.where(r < middle, 1.0, 0.0))
 
 
 def _bond_order(x: Array, n: Array) -> Array:
-    """(1 + xⁿ)^(-1/2n), without overflow; 1, a constant, where that is its value to rounding.
+    """Return (1 + xⁿ)^(-1/2n) without overflow; where that is 1 to rounding, the constant 1.
 
     For n < 2 the second derivative grows without bound towards x = 0, where bonds without neighbours are.
     """

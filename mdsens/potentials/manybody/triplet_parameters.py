@@ -1,11 +1,11 @@
 """Parameters of an atom, its bond and another neighbour, for potentials of several species.
 
-Numbers for one species; for several, numbers or dicts by the ordered triplet i-j-k (`"Si-C-C"`), LAMMPS's entries of a file,
-where what is of a bond ij has the entries i-j-j alone.
+They are numbers for one species; for several, numbers or dicts by the ordered triplet i-j-k (`"Si-C-C"`), LAMMPS's entries of
+a file, where the parameters of a bond ij have the entries i-j-j alone.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,11 +19,7 @@ from mdsens.potentials.parameters import Parameter
 
 
 def check_triplets(potential: Potential, bond: tuple[str, ...]) -> None:
-    """Refuse arrays, keys that are not of triplets, and those without effect of the parameters `bond`.
-
-    Raises:
-        InputError: naming the parameter and its entry.
-    """
+    """Raise InputError for arrays, keys that are not of triplets, and keys of the parameters `bond` that have no effect."""
     for name in potential.parameters():
         for key, where, value in entries(potential, name):
             check_number(where, value)
@@ -32,7 +28,7 @@ def check_triplets(potential: Potential, bond: tuple[str, ...]) -> None:
 
 
 def check_key(key: str, where: str, *, bond: bool) -> None:
-    """Raises InputError."""
+    """Raise InputError for a key that is not of a triplet, or not of a bond where it must be."""
     if key.count("-") != 2:
         raise InputError(f'{where} is not of a triplet: keys are like "Si-C-C", the atom, its bond and another neighbour.')
     if bond and not is_bond(key):
@@ -40,24 +36,25 @@ def check_key(key: str, where: str, *, bond: bool) -> None:
 
 
 def is_bond(key: str) -> bool:
-    """Whether it is i-j-j."""
+    """Return whether a triplet is i-j-j."""
     return key.split("-")[1] == key.split("-")[2]
 
 
 def check_species(
-    potential: Potential, names: Any, bond: tuple[str, ...], leaf: Any = lambda name, key: key, **more: Any
+    potential: Potential,
+    names: Sequence[str],
+    bond: tuple[str, ...],
+    others: Mapping[str, Any],
+    leaf: Callable[[str, str], str] = lambda name, key: key,
 ) -> None:
-    """Refuse species that a potential has no parameters for.
+    """Raise InputError for species that a potential has no parameters for.
 
     Args:
         bond: parameters that need the entries i-j-j only.
+        others: tables that are not parameters, by name.
         leaf: `leaf(name, key)` is the key under which a parameter keeps an entry.
-        more: tables that are not parameters, by name.
-
-    Raises:
-        InputError: naming the entry that is missing.
     """
-    tables = {name: table for name, table in (potential.parameters() | more).items() if isinstance(table, dict)}
+    tables = {name: table for name, table in {**potential.parameters(), **others}.items() if isinstance(table, dict)}
     kind = type(potential).__name__
     if len(names) > 1 and not tables:
         raise InputError(
@@ -73,31 +70,33 @@ def check_species(
                 )
 
 
-def largest(function: Callable[..., Any], x: Parameter, y: Parameter) -> Float[Array, ""]:
-    """The largest `function(x, y)` over the entries of two parameters."""
+def largest_value(function: Callable[..., Any], x: Parameter, y: Parameter) -> Float[Array, ""]:
+    """Return the largest `function(x, y)` over the entries of two parameters."""
     shared = [key for key in x if key in y] if isinstance(x, dict) and isinstance(y, dict) else []
     pairs = [(x[key], y[key]) for key in shared] or itertools.product(jax.tree.leaves(x), jax.tree.leaves(y))
     values = [function(a, b) for a, b in pairs]
     return values[0] if len(values) == 1 else jnp.max(jnp.stack(values))
 
 
-def exponents(value: Any, one: Any, where: str, wanted: str, *, bond: bool, leaf: Any = lambda key: key) -> Any:
-    """A static exponent: `one(number)`, or the sorted pairs of triplets and these, however they were written.
+def as_exponents(
+    value: Any, convert: Callable[[Any], Any], where: str, form: str, *, bond: bool, leaf: Callable[[str], str] = lambda key: key
+) -> Any:
+    """Return a static exponent as `convert(number)`, or as sorted pairs of triplets and these, however they were written.
 
     Args:
-        one: what a number becomes; raises ValueError for one that cannot be.
-        where, wanted: what it is called and what it may be, for messages.
-        leaf: the key under which an entry is kept.
+        convert: makes a number an exponent; raises ValueError where it cannot be one.
+        where, form: what it is called and what it may be, for messages.
+        leaf: `leaf(key)` is the key under which an entry is kept.
 
     Raises:
         InputError: anything else.
     """
     try:
         if not isinstance(value, dict | list | tuple):
-            return one(value)
-        pairs = {str(key): one(number) for key, number in (value.items() if isinstance(value, dict) else value)}
+            return convert(value)
+        pairs = {str(key): convert(number) for key, number in (value.items() if isinstance(value, dict) else value)}
     except (TypeError, ValueError):
-        raise InputError(f'{where} must be {wanted}, or pairs like (("Si-Si-Si", 3), ...), not {value!r:.80}.') from None
+        raise InputError(f'{where} must be {form}, or pairs like (("Si-Si-Si", 3), ...), not {value!r:.80}.') from None
     for key in pairs:
         check_key(key, f"{where}[{key!r}]", bond=bond)
     return tuple(sorted({leaf(key): number for key, number in pairs.items()}.items()))

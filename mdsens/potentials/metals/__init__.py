@@ -1,1 +1,1 @@
-"""Embedded atoms: one form a file, and LAMMPS's tables."""
+"""Potentials of embedded atoms: one formula a file, and LAMMPS's tables."""

@@ -20,7 +20,7 @@ from mdsens.structures.system import System, is_concrete
 
 
 class EAM(EmbeddedPotential):
-    """U = ½ Σ_i Σ_{j≠i} φ(r_ij) + Σ_i F(ρ_i), ρ_i = Σ_{j≠i} f(r_ij), from the values of F, f and r φ on even grids.
+    """The energy U = ½ Σ_i Σ_{j≠i} φ(r_ij) + Σ_i F(ρ_i), ρ_i = Σ_{j≠i} f(r_ij), from the values of F, f and r φ on even grids.
 
     Args:
         F: energy of an element [eV] at the densities 0, drho, 2 drho, ..., `{"Cu": (Nrho,), ...}`.
@@ -70,9 +70,9 @@ class EAM(EmbeddedPotential):
         interpolation: str = "spline",
         elements: str | Sequence[str] | None = None,
     ) -> "EAM":
-        """From a setfl file, LAMMPS's `eam/alloy` and `eam/fs`, or funcfl files, its `eam`.
+        """Read a setfl file, LAMMPS's `eam/alloy` and `eam/fs`, or funcfl files, its `eam`: `ms.EAM.from_file("Cu.eam.alloy")`.
 
-        Tables so coarse that the two interpolations differ where it matters are warned about, with how much.
+        A warning says by how much the two interpolations differ where tables are so coarse that it matters.
 
         Args:
             path: of a file; of funcfl files, which are of one element, also a list of them, whose pairs are mixed as LAMMPS does.
@@ -101,8 +101,8 @@ class EAM(EmbeddedPotential):
     def check(self, system: System) -> None:
         super().check(system)
         for element in system.labels:
-            made = self.rho[element]
-            if isinstance(made, dict) and (missing := sorted(set(system.labels) - set(made))):
+            densities = self.rho[element]
+            if isinstance(densities, dict) and (missing := sorted(set(system.labels) - set(densities))):
                 raise InputError(
                     f"EAM.rho[{element!r}] has no entry {missing[0]!r}: add the density of {element} at {missing[0]}."
                 )
@@ -132,7 +132,7 @@ class EAM(EmbeddedPotential):
 
 
 def _interpolate(tables: tuple[Float[Array, "kinds points"], Float[Array, "kinds points"]], kind: Any, x: Array) -> Array:
-    """The piecewise cubic of some values and slopes (per step) at x, in steps of its grid; constant beyond the last point."""
+    """Return the piecewise cubic of values and slopes (per step) at x, in steps of the grid; constant beyond the last point."""
     points = tables[0].shape[1]
     place = jnp.clip(jnp.floor(jax.lax.stop_gradient(x)).astype(jnp.int32), 0, points - 2)
     # Numbers at both ends one after another, and no array of coefficients: compilers gather numbers faster than rows.
@@ -145,7 +145,7 @@ def _interpolate(tables: tuple[Float[Array, "kinds points"], Float[Array, "kinds
 
 
 def _lammps_slopes(f: Array) -> Array:
-    """LAMMPS's (PairEAM::interpolate): five points inside, three beside the ends, two at them."""
+    """Return LAMMPS's slopes (PairEAM::interpolate): from five points inside, three beside the ends, two at them."""
     inside = (f[:-4] - f[4:] + 8.0 * (f[3:-1] - f[1:-3])) / 12.0
     start = jnp.stack([f[1] - f[0], 0.5 * (f[2] - f[0])])
     end = jnp.stack([0.5 * (f[-1] - f[-3]), f[-1] - f[-2]])
@@ -153,16 +153,12 @@ def _lammps_slopes(f: Array) -> Array:
 
 
 def _spline_slopes(f: Array) -> Array:
-    """Those that make the second derivative continuous everywhere, and the third one at the second and last but one value."""
+    """Return the slopes with a second derivative continuous everywhere, and a third at the second and last but one value."""
     n = f.shape[0]
     ones = jnp.ones(n, f.dtype)
     # s_(k-1) + 4 s_k + s_(k+1) = 3 (f_(k+1) - f_(k-1)); at an end, s_0 + 2 s_1 = (-5 f_0 + 4 f_1 + f_2) / 2.
     right = jnp.concatenate(
-        [
-            0.5 * (-5.0 * f[:1] + 4.0 * f[1:2] + f[2:3]),
-            3.0 * (f[2:] - f[:-2]),
-            0.5 * (5.0 * f[-1:] - 4.0 * f[-2:-1] - f[-3:-2]),
-        ]
+        [0.5 * (-5.0 * f[:1] + 4.0 * f[1:2] + f[2:3]), 3.0 * (f[2:] - f[:-2]), 0.5 * (5.0 * f[-1:] - 4.0 * f[-2:-1] - f[-3:-2])]
     )
     below = ones.at[0].set(0.0).at[-1].set(2.0)
     above = ones.at[0].set(2.0).at[-1].set(0.0)

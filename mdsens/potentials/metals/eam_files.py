@@ -1,27 +1,32 @@
-"""Reading tables of embedded atoms: LAMMPS's `eam/alloy` and `eam/fs` (DYNAMO's setfl) and `eam` (its funcfl)."""
+"""Readers of embedded-atom tables: LAMMPS's `eam/alloy` and `eam/fs` (DYNAMO's setfl) and `eam` (its funcfl)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from ase.data import chemical_symbols
 
 from mdsens.common.errors import InputError
-from mdsens.potentials.lammps_files import Words, chosen_elements, number, read_text
+from mdsens.potentials.lammps_files import Elements, Words, chosen_elements, number, read_text
 
 MIN_TABLE = 6
-"""Values of a table that its interpolation needs."""
+"""Fewest values that a table can be interpolated from."""
 HARTREE_BOHR = 27.2 * 0.529
 """e²/4πε₀ [eV Å], with the digits that funcfl files are made for."""
 STEPS = {"F": "drho", "charge": "dr", "rho": "dr"}
 """Tables of a funcfl file, and the step of each."""
 
 
-def read_tables(path: Any, form: str | None = None, elements: Any = None) -> dict[Any, Any]:
-    """Tables of an embedded-atom file, or of several of one element.
+Tables = dict[str, Any]
+"""The arguments of `EAM` but `interpolation`."""
+
+
+def read_tables(path: Any, form: str | None = None, elements: Elements = None) -> Tables:
+    """Read the tables of an embedded-atom file, or of several files of one element each.
 
     Args:
-        path: of a file; of funcfl files, a list of them.
-        form: `"alloy"`, `"fs"` or `"funcfl"`; by default whichever the file looks like. Of one element `"alloy"` and
+        path: a file; of funcfl files, also a list of them.
+        form: `"alloy"`, `"fs"` or `"funcfl"`; by default whichever the file looks like. For one element `"alloy"` and
             `"fs"` are the same.
         elements: some of the file's; all by default.
 
@@ -48,20 +53,20 @@ def _head(text: str) -> list[list[str]]:
     return [line.split("#")[0].split() for line in text.splitlines()[:5]]
 
 
-def _names(lines: Any) -> list[str]:
-    """The elements of a setfl file, none where it is no such file."""
+def _names(lines: list[list[str]]) -> list[str]:
+    """Return the elements of a setfl file, none where it is no such file."""
     count, *names = lines[3] if len(lines) > 4 and lines[3] else [""]
     return names if count == str(len(names)) else []
 
 
-def _is_funcfl(lines: Any) -> bool:
-    """Whether there are an atomic number and a mass on line 2 and five numbers on line 3; the rest is for people."""
+def _is_funcfl(lines: list[list[str]]) -> bool:
+    """Return whether line 2 begins with an atomic number and a mass and line 3 with five numbers; the rest is for people."""
     if len(lines) < 3 or len(lines[1]) < 2 or len(lines[2]) < 5:
         return False
     return lines[1][0].isdecimal() and all(number(word) is not None for word in (lines[1][1], *lines[2][:5]))
 
 
-def _read_setfl(path: Any, text: str, lines: Any, form: Any, elements: Any) -> dict[Any, Any]:
+def _read_setfl(path: Any, text: str, lines: list[list[str]], form: str | None, elements: Elements) -> Tables:
     known = _names(lines)
     if not known:
         raise InputError(
@@ -76,18 +81,18 @@ def _read_setfl(path: Any, text: str, lines: Any, form: Any, elements: Any) -> d
             "densities and which mdsens does not have: use another file."
         )
     n_rho, n_r, grid = _grid(path, text, 5)
-    words, n = Words.of(path, text, skip=5, comment="#"), len(known)
+    words, n = Words.split(path, text, skip=5, comment="#"), len(known)
     # What is left for the elements' own lines, of two to five words, tells the forms apart.
     lengths = {kind: n * (n_rho + n_r * width) + n_r * n * (n + 1) // 2 for kind, width in (("alloy", 1), ("fs", n))}
-    wanted = {kind: length for kind, length in lengths.items() if form in (None, kind)}
-    fits = [kind for kind, length in wanted.items() if 2 * n <= len(words) - length <= 5 * n]
-    if not fits:
-        expected = " or ".join(f"{length + 4 * n} ({kind})" for kind, length in wanted.items())
+    lengths = {kind: length for kind, length in lengths.items() if form in (None, kind)}
+    kinds = [kind for kind, length in lengths.items() if 2 * n <= len(words) - length <= 5 * n]
+    if not kinds:
+        expected = " or ".join(f"{length + 4 * n} ({kind})" for kind, length in lengths.items())
         raise InputError(
             f"{str(path)!r} is cut off or of another form: {len(words)} words follow its line 5, which announces {expected}."
         )
     tables: dict[str, dict[str, Any]] = {"F": {}, "rho": {}, "phi": {}}
-    place = 0
+    by_pair, place = kinds[0] == "fs", 0
 
     def take(count: int, what: str, *, at_zero: bool = False) -> np.ndarray:
         nonlocal place
@@ -100,8 +105,8 @@ def _read_setfl(path: Any, text: str, lines: Any, form: Any, elements: Any) -> d
         while place < len(words) and words.lines[place] == words.lines[start]:
             place += 1  # lattice constant and lattice, for people
         tables["F"][element] = take(n_rho, f"F of {element}")
-        densities = [take(n_r, f"the density of {element}", at_zero=True) for _ in range(1 if fits[0] == "alloy" else n)]
-        tables["rho"][element] = densities[0] if fits[0] == "alloy" else dict(zip(known, densities, strict=True))
+        densities = [take(n_r, f"the density of {element}", at_zero=True) for _ in range(n if by_pair else 1)]
+        tables["rho"][element] = dict(zip(known, densities, strict=True)) if by_pair else densities[0]
     for a, first in enumerate(known):
         for second in known[: a + 1]:
             tables["phi"][f"{first}-{second}"] = take(n_r, f"the pair {first}-{second}", at_zero=True)
@@ -112,7 +117,7 @@ def _read_setfl(path: Any, text: str, lines: Any, form: Any, elements: Any) -> d
     rho = {a: tables["rho"][a] for a in chosen}
     return {
         "F": {a: tables["F"][a] for a in chosen},
-        "rho": rho if fits[0] == "alloy" else {a: {b: made[b] for b in chosen} for a, made in rho.items()},
+        "rho": {a: {b: densities[b] for b in chosen} for a, densities in rho.items()} if by_pair else rho,
         "phi": {pair: table for pair, table in tables["phi"].items() if pair in pairs},
         **grid,
     }
@@ -122,8 +127,8 @@ def _is_positive(word: str) -> bool:
     return (value := number(word)) is not None and value > 0.0
 
 
-def _read_several(paths: Any, form: Any, elements: Any) -> dict[Any, Any]:
-    """Those of funcfl files on one grid, where pairs have the product of both charges: as LAMMPS's `PairEAM::file2array`."""
+def _read_several(paths: Sequence[Any], form: str | None, elements: Elements) -> Tables:
+    """Read funcfl files onto one grid; pairs have the product of both charges, as in LAMMPS's `PairEAM::file2array`."""
     if form not in (None, "funcfl") or not paths:
         raise InputError("A list of files is of funcfl files, one for each element; setfl files have all elements in one.")
     files: dict[str, Any] = {}
@@ -150,7 +155,7 @@ def _read_several(paths: Any, form: Any, elements: Any) -> dict[Any, Any]:
 
 
 def _resampled(values: np.ndarray, own: float, step: float, size: int) -> np.ndarray:
-    """Values at 0, step, 2 step, ... by the cubic through the four around each, the last one as far as it goes."""
+    """Return values at 0, step, 2 step, ... by the cubic through the four around each, the last one as far as it goes."""
     x = step * np.arange(size) / own
     k = np.clip(np.floor(x).astype(int), 1, len(values) - 3)
     p = np.minimum(x - k, 2.0)
@@ -162,8 +167,8 @@ def _resampled(values: np.ndarray, own: float, step: float, size: int) -> np.nda
     )
 
 
-def _tables_of(files: dict[str, Any]) -> dict[Any, Any]:
-    """What `read_tables` returns, of funcfl files on one grid."""
+def _tables_of(files: dict[str, Any]) -> Tables:
+    """Return the tables of funcfl files on one grid."""
     names = list(files)
     return {
         "F": {element: file["F"] for element, file in files.items()},
@@ -177,8 +182,8 @@ def _tables_of(files: dict[str, Any]) -> dict[Any, Any]:
     }
 
 
-def _funcfl(path: Any, text: str) -> tuple[str, dict[Any, Any]]:
-    """`(element, {F, rho, charge, drho, dr, cutoff})`."""
+def _funcfl(path: Any, text: str) -> tuple[str, dict[str, Any]]:
+    """Read `(element, {F, rho, charge, drho, dr, cutoff})`."""
     lines = _head(text)
     if not _is_funcfl(lines):
         raise InputError(
@@ -190,7 +195,7 @@ def _funcfl(path: Any, text: str) -> tuple[str, dict[Any, Any]]:
         raise InputError(f"{str(path)!r}, line 2: no element has the atomic number {lines[1][0][:20]}.")
     element = by_number[lines[1][0]]
     n_rho, n_r, grid = _grid(path, text, 3)
-    words = Words.of(path, text, skip=3, comment="#")
+    words = Words.split(path, text, skip=3, comment="#")
     if len(words) != n_rho + 2 * n_r:
         raise InputError(
             f"{str(path)!r} is cut off or of another form: {len(words)} words follow its line 3, which announces "
@@ -203,9 +208,9 @@ def _funcfl(path: Any, text: str) -> tuple[str, dict[Any, Any]]:
     }
 
 
-def _grid(path: Any, text: str, line: int) -> tuple[int, int, dict[Any, Any]]:
-    """Nrho, Nr, and the rest of the line that describes the grids."""
-    words = Words.of(path, "\n".join(text.splitlines()[:line]), skip=line - 1, comment="#")
+def _grid(path: Any, text: str, line: int) -> tuple[int, int, dict[str, float]]:
+    """Read Nrho, Nr, and the rest of the line that describes the grids."""
+    words = Words.split(path, "\n".join(text.splitlines()[:line]), skip=line - 1, comment="#")
     if len(words) < 5:
         raise InputError(f"{str(path)!r}, line {line}: Nrho, drho, Nr, dr and the cutoff are wanted, not {len(words)} words.")
     n_rho, drho, n_r, dr, cutoff = words.numbers(0, 5, "Nrho, drho, Nr, dr and the cutoff").tolist()

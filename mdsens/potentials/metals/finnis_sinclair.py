@@ -12,8 +12,7 @@ from mdsens.potentials.forms.embedded import EmbeddedPotential, square_root
 from mdsens.potentials.parameters import Parameter
 from mdsens.potentials.species import Atom, static
 
-_NAMES = ("d", "A", "beta", "c", "c0", "c1", "c2")
-# Iron as corrected in 1986; the numbers of 1984 do not give the paper's elastic constants.
+# d, A, β, c, c₀, c₁, c₂; iron as corrected in 1986: the numbers of 1984 do not give the paper's elastic constants.
 _PUBLISHED = {
     "Cr": (3.915720, 1.453418, 1.8, 2.90, 29.1429813, -23.3975027, 4.7578297),
     "Fe": (3.569745, 1.828905, 1.8, 3.40, 1.2371147, -0.3592185, -0.0385607),
@@ -26,7 +25,7 @@ _PUBLISHED = {
 
 
 class FinnisSinclair(EmbeddedPotential):
-    """U = Σ_i [½ Σ_{j≠i} V(r_ij) - A √ρ_i],   ρ_i = Σ_{j≠i} f(r_ij)
+    """The energy U = Σ_i [½ Σ_{j≠i} V(r_ij) - A √ρ_i],   ρ_i = Σ_{j≠i} f(r_ij)
 
     f(r) = (r - d)² + β (r - d)³/d for r < d,   V(r) = (r - c)² (c₀ + c₁ r + c₂ r²) for r < c,   else 0
 
@@ -60,14 +59,14 @@ class FinnisSinclair(EmbeddedPotential):
 
     @classmethod
     def published(cls, element: str) -> "FinnisSinclair":
-        """The paper's constants of Cr, Fe (of the erratum), Mo, Nb, Ta, V or W.
+        """Return the potential with the paper's constants of Cr, Fe (of the erratum), Mo, Nb, Ta, V or W.
 
         Raises:
             InputError: another element.
         """
         if element not in _PUBLISHED:
             raise InputError(f"FinnisSinclair.published has no constants for {element!r}; it has {', '.join(_PUBLISHED)}.")
-        return cls(**dict(zip(_NAMES, _PUBLISHED[element], strict=True)), element=element)
+        return cls(*_PUBLISHED[element], element=element)
 
     @property
     def range(self) -> Float[Array, ""]:

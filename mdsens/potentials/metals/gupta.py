@@ -28,7 +28,7 @@ _PUBLISHED = {
 
 
 class Gupta(EmbeddedPotential):
-    """U = Σ_i [Σ_{j≠i} A exp(-p (r_ij/r₀ - 1)) S(r_ij) - √ρ_i],   ρ_i = Σ_{j≠i} [ξ exp(-q (r_ij/r₀ - 1)) S(r_ij)]²
+    """The energy U = Σ_i [Σ_{j≠i} A exp(-p (r_ij/r₀ - 1)) S(r_ij) - √ρ_i],   ρ_i = Σ_{j≠i} [ξ exp(-q (r_ij/r₀ - 1)) S(r_ij)]²
 
     Args: numbers, or dicts by the pair (`{"Cu-Cu": ..., "Au-Cu": ..., "Au-Au": ...}`).
         A, xi: repulsion A and hopping ξ [eV]. p, q: how fast both fall. r0: r₀ [Å].
@@ -55,13 +55,13 @@ class Gupta(EmbeddedPotential):
 
     def __check_init__(self) -> None:
         check_numbers(self, positive=("r0",), not_negative=("A", "xi", "p", "q"))
-        check_switch(self)
+        check_switch(self, self.onset, self.cutoff)
 
     @classmethod
     def published(cls, element: str) -> "Gupta":
-        """Cleri and Rosato's constants (table II) of Ag, Al, Au, Cu, Ir, Ni, Pd, Pt or Rh, to the fifth neighbours.
+        """Return the potential with Cleri and Rosato's constants (table II) of Ag, Al, Au, Cu, Ir, Ni, Pd, Pt or Rh.
 
-        The switch lies between the fifth and the sixth ones, so that it leaves the crystal as it is in the paper.
+        The switch lies between the fifth and the sixth neighbours, so that it leaves the crystal as it is in the paper.
 
         Raises:
             InputError: another element.

@@ -13,10 +13,7 @@ from mdsens.potentials.forms.switching import quintic
 from mdsens.potentials.parameters import Parameter
 from mdsens.potentials.species import Atom, static
 
-_NAMES = (
-    *("re", "fe", "rhoe", "rhos", "alpha", "beta", "A", "B", "kappa", "lam"),
-    *("Fn0", "Fn1", "Fn2", "Fn3", "F0", "F1", "F2", "F3", "eta", "Fe"),
-)
+# The constants of each element in the order of the fields.
 # fmt: off
 _PUBLISHED = {
     "Ag": (2.891814, 1.106232, 14.604100, 14.604144, 9.132010, 4.870405, 0.277758, 0.419611, 0.339710, 0.750758,
@@ -102,23 +99,23 @@ class ZhouJohnsonWadley(EmbeddedPotential):
 
     def __check_init__(self) -> None:
         check_numbers(self, positive=("re", "fe", "rhoe", "rhos"))
-        check_switch(self)
+        check_switch(self, self.onset, self.cutoff)
 
     @classmethod
     def published(cls, *elements: str, onset: float = 6.0, cutoff: float = 7.0) -> "ZhouJohnsonWadley":
-        """The paper's constants for one or several of Ag, Al, Au, Co, Cu, Fe, Mg, Mo, Ni, Pb, Pd, Ta, Ti, W, Zr.
+        """Return the potential with the paper's constants, `ms.ZhouJohnsonWadley.published("Cu", "Ni")`.
 
-        Not platinum, whose pieces of F meet at ¼ ρₑ.
+        There are Ag, Al, Au, Co, Cu, Fe, Mg, Mo, Ni, Pb, Pd, Ta, Ti, W and Zr; not Pt, whose pieces of F meet at ¼ ρₑ.
 
         Raises:
             InputError: no element, or one that is not here.
         """
         if not elements or (unknown := [element for element in elements if element not in _PUBLISHED]):
-            asked = repr(unknown[0]) if elements else "no element"
-            raise InputError(f"ZhouJohnsonWadley.published has no constants for {asked}; it has {', '.join(_PUBLISHED)}.")
+            name = repr(unknown[0]) if elements else "no element"
+            raise InputError(f"ZhouJohnsonWadley.published has no constants for {name}; it has {', '.join(_PUBLISHED)}.")
         columns = zip(*(_PUBLISHED[element] for element in elements), strict=True)
-        values = [dict(zip(elements, column, strict=True)) if len(elements) > 1 else column[0] for column in columns]
-        return cls(**dict(zip(_NAMES, values, strict=True)), onset=onset, cutoff=cutoff)
+        values: list[Any] = [dict(zip(elements, column, strict=True)) if len(elements) > 1 else column[0] for column in columns]
+        return cls(*[*values, onset, cutoff])
 
     @property
     def smoothness(self) -> float:
@@ -135,25 +132,25 @@ class ZhouJohnsonWadley(EmbeddedPotential):
         return self._density(r, j) * quintic(r, self.onset, self.cutoff)
 
     def embedding(self, rho: Float[Array, ""], i: Atom) -> Float[Array, ""]:
-        of = self._of(i)
-        rhoe, rhos = of("rhoe"), of("rhos")
-        low = _cubic(rho / (0.85 * rhoe) - 1.0, *(of(f"Fn{k}") for k in range(4)))
-        middle = _cubic(rho / rhoe - 1.0, *(of(f"F{k}") for k in range(4)))
+        value = self._values(i)
+        rhoe, rhos = value("rhoe"), value("rhos")
+        low = _cubic(rho / (0.85 * rhoe) - 1.0, *(value(f"Fn{k}") for k in range(4)))
+        middle = _cubic(rho / rhoe - 1.0, *(value(f"F{k}") for k in range(4)))
         dense = rho >= 1.15 * rhoe
-        grown = (jnp.where(dense, rho, rhoe) / rhos) ** of("eta")
-        high = of("Fe") * (1.0 - jnp.log(grown)) * grown
+        grown = (jnp.where(dense, rho, rhoe) / rhos) ** value("eta")
+        high = value("Fe") * (1.0 - jnp.log(grown)) * grown
         return jnp.where(rho < 0.85 * rhoe, low, jnp.where(dense, high, middle))
 
     def _pair(self, r: Float[Array, ""], i: Atom) -> Array:
-        of = self._of(i)
-        x = r / of("re")
-        return of("A") * _decay(x, of("alpha"), of("kappa")) - of("B") * _decay(x, of("beta"), of("lam"))
+        value = self._values(i)
+        x = r / value("re")
+        return value("A") * _decay(x, value("alpha"), value("kappa")) - value("B") * _decay(x, value("beta"), value("lam"))
 
     def _density(self, r: Float[Array, ""], i: Atom) -> Array:
-        of = self._of(i)
-        return of("fe") * _decay(r / of("re"), of("beta"), of("lam"))
+        value = self._values(i)
+        return value("fe") * _decay(r / value("re"), value("beta"), value("lam"))
 
-    def _of(self, i: Atom) -> Callable[[str], Array]:
+    def _values(self, i: Atom) -> Callable[[str], Array]:
         return lambda name: self.one(getattr(self, name), i)
 
 

@@ -12,13 +12,13 @@ from mdsens.potentials.species import Atom, static
 
 
 class BornMayerHuggins(PairPotential):
-    """φ(r) = [A exp((σ - r)/ρ) - C/r⁶ + D/r⁸] S(r), for one or several species; without Coulomb's energy.
+    """The pair energy φ(r) = [A exp((σ - r)/ρ) - C/r⁶ + D/r⁸] S(r), for one or several species; without Coulomb's energy.
 
     Args (LAMMPS's names, `pair_style born`): numbers, or dicts `{"A-A": ..., "A-B": ..., "B-B": ...}`.
         A: [eV]. rho: ρ [Å]. sigma: σ [Å]. C: [eV Å⁶]. D: [eV Å⁸], which is negative where dipole-quadrupole
         dispersion attracts.
         cutoff: [Å], the same for all pairs; no parameter.
-        onset, switch: how the energy comes to zero there, as of `LennardJones`.
+        onset, switch: how the energy comes to zero there, as for `LennardJones`.
 
     A and σ are not independent: A exp(σ/ρ) is all that they mean.
 

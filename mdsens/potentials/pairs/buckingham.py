@@ -12,12 +12,12 @@ from mdsens.potentials.species import Atom, static
 
 
 class Buckingham(PairPotential):
-    """φ(r) = [A exp(-r/ρ) - C/r⁶] S(r), for one or several species.
+    """The pair energy φ(r) = [A exp(-r/ρ) - C/r⁶] S(r), for one or several species.
 
     Args (LAMMPS's names): numbers, or dicts `{"A-A": ..., "A-B": ..., "B-B": ...}`.
         A: [eV]. rho: ρ [Å]. C: [eV Å⁶].
         cutoff: [Å], the same for all pairs; no parameter.
-        onset, switch: how the energy comes to zero there, as of `LennardJones`.
+        onset, switch: how the energy comes to zero there, as for `LennardJones`.
 
     With C > 0 it falls to -∞ inside a barrier at short distance: start a relaxation outside of it, or add `ZBL`.
 

@@ -1,4 +1,4 @@
-"""Springs between given pairs of atoms: elastic networks."""
+"""`HarmonicBonds`: springs between given pairs of atoms, as in elastic networks."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -9,15 +9,17 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mdsens.common.errors import CoincidingAtoms, InputError
+from mdsens.potentials.base import constant_range
 from mdsens.potentials.checks import check_positive
 from mdsens.potentials.forms.pair import PairPotential
 from mdsens.potentials.species import Atom, static
+from mdsens.structures.neighbors.preparation import Preparation
 from mdsens.structures.neighbors.search import COINCIDENCE, find_neighbors, neighbors_of
 from mdsens.structures.system import System, is_concrete
 
 
 class HarmonicBonds(PairPotential):
-    """U = Σ_bonds ½ k (r - r₀)², whatever the distance.
+    """The energy U = Σ_bonds ½ k (r - r₀)², whatever the distance.
 
     Args:
         k: stiffness [eV/Å²]: one number, one value per bond, or keyed by the pair of species.
@@ -37,7 +39,7 @@ class HarmonicBonds(PairPotential):
     bonds: Sequence[Sequence[int]] | Int[np.ndarray, "bonds 2"] = static()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "bonds", _pairs(self.bonds))
+        object.__setattr__(self, "bonds", _as_pairs(self.bonds))
         super().__post_init__()
 
     def __check_init__(self) -> None:
@@ -51,18 +53,21 @@ class HarmonicBonds(PairPotential):
 
     @classmethod
     def at_rest(cls, system: System, cutoff: float, k: Float[Any, "*bonds"] | dict[str, Float[Any, ""]] = 1.0) -> "HarmonicBonds":
-        """A network without stress: all pairs within `cutoff` [Å] are bonds, whose rest lengths are what they are now."""
+        """Return a network without stress: all pairs within `cutoff` [Å] are bonds, whose rest lengths are those in the system.
+
+        `ms.HarmonicBonds.at_rest(system, cutoff=1.5)`
+        """
         listed = find_neighbors(system.positions, system.cell, system.pbc, radius=cutoff, skin=0.0)
         atoms, places = np.nonzero(np.asarray(listed.mask))
         pairs = np.column_stack([atoms, np.asarray(listed.index)[atoms, places]])
         bonds = pairs[pairs[:, 0] < pairs[:, 1]]
         if len(np.unique(bonds, axis=0)) < 0.5 * len(pairs):
             raise InputError(f"Within {cutoff} Å an atom sees itself, or another one twice: repeat the cell.")
-        return cls(k=k, r0=_nearest(system, bonds)[1], bonds=bonds)
+        return cls(k=k, r0=_nearest_images(system, bonds)[1], bonds=bonds)
 
     @property
     def range(self) -> Float[Array, ""]:
-        return np.asarray(np.inf)  # type: ignore[return-value]  # a constant of every trace
+        return constant_range(np.inf)
 
     @property
     def smoothness(self) -> float:
@@ -73,11 +78,11 @@ class HarmonicBonds(PairPotential):
         if (highest := max(map(max, self.bonds))) >= len(system):
             raise InputError(f"HarmonicBonds has a bond of atom {highest}, but the system has {len(system)} atoms, from 0.")
 
-    def find_neighbors(self, system: System, *, skin: float | None = None) -> Any:
+    def find_neighbors(self, system: System, *, skin: float | None = None) -> Preparation:
         if not is_concrete(system.positions, system.cell):
             return super().find_neighbors(system, skin=skin)  # says what is missing
         positions, bonds = np.asarray(system.positions), np.asarray(self.bonds)
-        image, length = _nearest(system, bonds)
+        image, length = _nearest_images(system, bonds)
         if length.min() < COINCIDENCE:
             i, j = bonds[length.argmin()]
             raise CoincidingAtoms(positions, f"The bonded atoms {i} and {j} coincide: move them apart.")
@@ -99,12 +104,13 @@ class HarmonicBonds(PairPotential):
 
 
 def _keys(i: Any, j: Any) -> Any:
-    """One number for each pair of atoms, the same in both orders."""
+    """Return one number for each pair of atoms, the same in both orders."""
     module = jnp if isinstance(i, jax.Array) else np
     return module.minimum(i, j).astype("int64") * 2**31 + module.maximum(i, j)
 
 
-def _pairs(bonds: Any) -> tuple[tuple[int, int], ...]:
+def _as_pairs(bonds: Any) -> tuple[tuple[int, int], ...]:
+    """Return bonds, however they were written, as pairs of whole numbers."""
     try:
         pairs = np.array(bonds)
     except ValueError:
@@ -119,11 +125,11 @@ def _pairs(bonds: Any) -> tuple[tuple[int, int], ...]:
     return tuple(map(tuple, pairs.tolist()))
 
 
-def _nearest(system: System, bonds: Int[np.ndarray, "bonds 2"]) -> tuple[np.ndarray, np.ndarray]:
-    """`(image, length)`: which image of the second atom is nearest to the first, in cell vectors, and how far [host].
+def _nearest_images(system: System, bonds: Int[np.ndarray, "bonds 2"]) -> tuple[np.ndarray, np.ndarray]:
+    """Return `(image, length)`: the image of the second atom nearest to the first, in cell vectors, and its distance [host].
 
     Raises:
-        InputError: a bond so long that another image may be nearest next.
+        InputError: a bond so long that another image may soon be the nearest.
     """
     from ase.geometry import complete_cell, find_mic
 

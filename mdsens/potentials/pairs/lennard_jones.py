@@ -6,13 +6,13 @@ from jaxtyping import Array, Float
 
 from mdsens.potentials.checks import check_positive
 from mdsens.potentials.forms.pair import PairPotential
-from mdsens.potentials.pairs.mixing_rules import check_mixing, mixed
+from mdsens.potentials.pairs.mixing_rules import check_mixing, pair_coefficients
 from mdsens.potentials.parameters import PerAtom
 from mdsens.potentials.species import Atom, static
 
 
 class LennardJones(PairPotential):
-    """φ(r) = 4 ε [(σ/r)¹² - (σ/r)⁶] S(r), for one or several species.
+    """The pair energy φ(r) = 4 ε [(σ/r)¹² - (σ/r)⁶] S(r), for one or several species.
 
     Args:
         epsilon: well depth ε [eV], a number or `{"A-A": ..., "A-B": ..., "B-B": ...}`.
@@ -40,6 +40,6 @@ class LennardJones(PairPotential):
         check_positive(self, "sigma")
 
     def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
-        epsilon, sigma = mixed(self, i, j)
+        epsilon, sigma = pair_coefficients(self, i, j)
         s6 = (sigma / r) ** 6
         return 4.0 * epsilon * s6 * (s6 - 1.0)

@@ -1,9 +1,10 @@
-"""Rules by which ε and σ of a pair follow from those of its two species: LAMMPS's `pair_modify mix`.
+"""Rules by which ε and σ of a pair follow from those of its two species, LAMMPS's `pair_modify mix`.
 
 A potential with a static field `mixing` takes the name of one; its ε and σ are then one number each, keyed by the species,
 or one value per atom, and these are its parameters.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,46 +15,38 @@ from jaxtyping import Array
 from mdsens.common.errors import InputError, did_you_mean
 from mdsens.potentials.base import Potential
 from mdsens.potentials.checks import check_positive
+from mdsens.potentials.species import Atom
 
-
-def _geometric_mean(x: Array, y: Array) -> Array:
-    return jnp.sqrt(x * y)
-
-
-def _mean(x: Array, y: Array) -> Array:
-    return 0.5 * (x + y)
-
-
-def _sixth_power_mean(x: Array, y: Array) -> Array:
-    return (0.5 * (x**6 + y**6)) ** (1.0 / 6.0)
-
-
-RULES = {"arithmetic": _mean, "geometric": _geometric_mean, "sixthpower": _sixth_power_mean}
-"""How lengths are mixed. `"arithmetic"` is Lorentz and Berthelot's rule, `"sixthpower"` Waldman and Hagler's
+RULES: dict[str, Callable[[Array, Array], Array]] = {
+    "arithmetic": lambda x, y: 0.5 * (x + y),
+    "geometric": lambda x, y: jnp.sqrt(x * y),
+    "sixthpower": lambda x, y: (0.5 * (x**6 + y**6)) ** (1.0 / 6.0),
+}
+"""Means of lengths by the rule's name. `"arithmetic"` is Lorentz and Berthelot's rule, `"sixthpower"` Waldman and Hagler's
 (doi:10.1002/jcc.540140909)."""
 
 
-def mixed(potential: Potential, i: Any, j: Any) -> tuple[Array, Array]:
-    """ε and σ of a pair: as given for pairs, or mixed."""
+def pair_coefficients(potential: Potential, i: Atom, j: Atom) -> tuple[Array, Array]:
+    """Return ε and σ of a pair: as given for pairs, or mixed."""
     if potential.mixing is None:
         return potential.pair(potential.epsilon, i, j), potential.pair(potential.sigma, i, j)
     sigmas = potential.one(potential.sigma, i), potential.one(potential.sigma, j)
-    epsilon = _geometric_mean(potential.one(potential.epsilon, i), potential.one(potential.epsilon, j))
+    epsilon = RULES["geometric"](potential.one(potential.epsilon, i), potential.one(potential.epsilon, j))
     sigma = RULES[potential.mixing](*sigmas)
     if potential.mixing == "sixthpower":
         epsilon = epsilon * (sigmas[0] * sigmas[1]) ** 3 / sigma**6
     return epsilon, sigma
 
 
-def mixed_exponent(potential: Potential, exponent: Any, i: Any, j: Any) -> Array:
-    """An exponent of a pair: as given for pairs, or mixed as lengths are."""
+def pair_exponent(potential: Potential, exponent: Any, i: Atom, j: Atom) -> Array:
+    """Return an exponent of a pair: as given for pairs, or mixed as lengths are."""
     if potential.mixing is None:
         return potential.pair(exponent, i, j)
     return RULES[potential.mixing](potential.one(exponent, i), potential.one(exponent, j))
 
 
 def check_mixing(potential: Potential, *names: str) -> None:
-    """Refuse a rule nobody knows, and parameters that do not fit together with or without one.
+    """Refuse an unknown rule, and parameters that do not fit together with or without one.
 
     Raises:
         InputError: naming what to change.

@@ -12,12 +12,12 @@ from mdsens.potentials.species import Atom, static
 
 
 class Morse(PairPotential):
-    """φ(r) = D₀ [exp(-2α(r - r₀)) - 2 exp(-α(r - r₀))] S(r), for one or several species.
+    """The pair energy φ(r) = D₀ [exp(-2α(r - r₀)) - 2 exp(-α(r - r₀))] S(r), for one or several species.
 
     Args (LAMMPS's names): numbers, or dicts `{"A-A": ..., "A-B": ..., "B-B": ...}`.
         D0: well depth D₀ [eV]. alpha: α [1/Å]. r0: distance r₀ of the minimum [Å].
         cutoff: [Å], the same for all pairs; no parameter.
-        onset, switch: how the energy comes to zero there, as of `LennardJones`.
+        onset, switch: how the energy comes to zero there, as for `LennardJones`.
 
     P. M. Morse, Phys. Rev. 34, 57 (1929), doi:10.1103/PhysRev.34.57.
     """

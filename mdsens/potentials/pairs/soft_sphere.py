@@ -1,4 +1,4 @@
-"""Soft (harmonic, Hertzian) repulsive spheres."""
+"""Soft repulsive spheres, harmonic or Hertzian."""
 
 from numbers import Real
 from typing import ClassVar
@@ -16,7 +16,7 @@ from mdsens.structures.system import is_concrete
 
 
 class SoftSphere(PairPotential):
-    """φ(r) = (ε/α) (1 - r/s)^α for r < s = (D_i + D_j)/2, else 0.
+    """The pair energy φ(r) = (ε/α) (1 - r/s)^α for r < s = (D_i + D_j)/2, else 0.
 
     Args:
         diameter: D [Å]: a number, `{"A": ..., "B": ...}`, or one value per particle, shape `(N,)`.

@@ -8,21 +8,21 @@ from jaxtyping import Array, Float
 
 from mdsens.potentials.checks import check_positive
 from mdsens.potentials.forms.pair import PairPotential
-from mdsens.potentials.pairs.mixing_rules import check_mixing, mixed
+from mdsens.potentials.pairs.mixing_rules import check_mixing, pair_coefficients
 from mdsens.potentials.parameters import PerAtom
 from mdsens.potentials.species import Atom, static
 
 MINIMUM = 2.0 ** (1.0 / 6.0)
-"""Where Lennard-Jones's potential has its minimum, in units of σ."""
+"""The distance at which Lennard-Jones's potential has its minimum, in units of σ."""
 
 
 class WeeksChandlerAndersen(PairPotential):
-    """φ(r) = 4 ε [(σ/r)¹² - (σ/r)⁶] + ε for r < 2^(1/6) σ, else 0; for one or several species.
+    """The pair energy φ(r) = 4 ε [(σ/r)¹² - (σ/r)⁶] + ε for r < 2^(1/6) σ, else 0; for one or several species.
 
     Args:
         epsilon: ε [eV], a number or `{"A-A": ..., "A-B": ..., "B-B": ...}`.
         sigma: σ [Å], likewise; it sets the range too.
-        mixing: as of `LennardJones`.
+        mixing: as for `LennardJones`.
 
     The second derivative jumps where a contact opens or closes.
 
@@ -49,9 +49,9 @@ class WeeksChandlerAndersen(PairPotential):
         return 1
 
     def kinks(self, i: Atom, j: Atom) -> tuple[Float[Array, ""], ...]:
-        return (MINIMUM * mixed(self, i, j)[1],)
+        return (MINIMUM * pair_coefficients(self, i, j)[1],)
 
     def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
-        epsilon, sigma = mixed(self, i, j)
+        epsilon, sigma = pair_coefficients(self, i, j)
         s6 = (sigma / r) ** 6
         return jnp.where(r < MINIMUM * sigma, epsilon * (4.0 * s6 * (s6 - 1.0) + 1.0), 0.0)

@@ -12,13 +12,13 @@ from mdsens.potentials.species import Atom, static
 
 
 class Yukawa(PairPotential):
-    """φ(r) = A exp(-κr)/r S(r), for one or several species.
+    """The pair energy φ(r) = A exp(-κr)/r S(r), for one or several species.
 
     Args: numbers, or dicts `{"A-A": ..., "A-B": ..., "B-B": ...}`.
         strength: A [eV Å], of either sign.
         kappa: inverse screening length κ [1/Å].
         cutoff: [Å], the same for all pairs; no parameter.
-        onset, switch: how the energy comes to zero there, as of `LennardJones`.
+        onset, switch: how the energy comes to zero there, as for `LennardJones`.
 
     H. Yukawa, Proc. Phys.-Math. Soc. Jpn. 17, 48 (1935), doi:10.11429/ppmsj1919.17.0_48.
     """

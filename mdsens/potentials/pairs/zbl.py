@@ -16,7 +16,7 @@ from mdsens.structures.system import System
 
 
 class ZBL(PairPotential):
-    """φ(r) = k Z_i Z_j / r Σ_n c_n exp(-d_n r/a) + S(r), a = a₀ / (Z_i^p + Z_j^p); Z from the species.
+    """The pair energy φ(r) = k Z_i Z_j / r Σ_n c_n exp(-d_n r/a) + S(r), a = a₀ / (Z_i^p + Z_j^p); Z from the species.
 
     Args:
         onset, cutoff: [Å], between which the force is switched off, LAMMPS's `inner` and `outer`; no parameters. By default the

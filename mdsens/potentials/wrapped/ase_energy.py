@@ -1,7 +1,7 @@
-"""`from_ase`: a calculator of ASE, whatever computes behind it, as a potential with parameters."""
+"""`from_ase`: a calculator of ASE, whatever it computes with, as a potential with parameters."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import equinox as eqx
@@ -16,29 +16,30 @@ from mdsens.potentials.base import Approximation
 from mdsens.potentials.parameters import Entries
 from mdsens.potentials.species import static
 from mdsens.potentials.wrapped.base import WrappedEnergy
-from mdsens.potentials.wrapped.finite_differences import best_step, noise_of
-from mdsens.potentials.wrapped.host_energy import CONSISTENT, BlackBox, Evaluation, Structure, energy
+from mdsens.potentials.wrapped.finite_differences import Step, best_step, central, measure_noise
+from mdsens.potentials.wrapped.host_energy import FORCE_TOLERANCE, BlackBox, Evaluation, State, Structure, energy
+from mdsens.structures.neighbors.preparation import Preparation
 from mdsens.structures.system import System, is_concrete
 
-LONGEST = 0.128
-"""Displacement from which steps are tried [Å]."""
+LONGEST_STEP = 0.128
+"""Longest displacement that is tried as a step [Å]."""
 
-SPACING = 1e-4
-"""Distance of the places between which nothing but noise has a sixth difference [Å]."""
+NOISE_SPACING = 1e-4
+"""Displacement so short that sixth differences over it are nothing but noise [Å]."""
 
 LONGEST_SHARE = 0.032
-"""Change of a parameter from which steps are tried, as a share of its value (of 1 where it is zero)."""
+"""Largest change of a parameter that is tried as a step, as a share of its value (of 1 where it is zero)."""
 
-SINGLE = 1e-7
+SINGLE_PRECISION_NOISE = 1e-7
 """Error of a derivative by noise [eV/Å²] above which energies may be of single precision."""
 
-UNTUNED = 1.0 / 64.0
-"""Of those the steps where nothing has been measured."""
+DEFAULT_SHARE = 1.0 / 64.0
+"""Steps as a share of the longest, where nothing has been measured."""
 
 
 @suggest_names
 def from_ase(calculator: Any, parameters: dict[str, Any] | None = None) -> "ExternalEnergy":
-    """A calculator of ASE (energy and forces; stress for cells that change) as a potential.
+    """Return a calculator of ASE (energy and forces; stress for cells that change) as a potential.
 
     `ms.from_ase(lambda epsilon, sigma: LennardJones(epsilon=epsilon, sigma=sigma, rc=8.5), {"epsilon": 0.01, "sigma": 3.4})`
 
@@ -47,8 +48,8 @@ def from_ase(calculator: Any, parameters: dict[str, Any] | None = None) -> "Exte
     certificate says so, and its bound includes their estimated error. Derivatives of third order are refused.
 
     A calculator is made anew for each set of parameters and each kind of structure, and kept for the last few, so that none is
-    ever changed. It is called from inside compiled programs, one call at a time, where JAX code would dead-lock: a
-    calculator that computes with JAX is no business of this function, wrap its energy by a `Potential` instead.
+    ever changed. It is called from inside compiled programs, one call at a time, where JAX code would dead-lock: write a
+    `Potential` around an energy that computes with JAX instead.
 
     Args:
         calculator: a function that makes one of the parameters by name, `calculator(**parameters)`; or a calculator, of whose
@@ -62,7 +63,7 @@ def from_ase(calculator: Any, parameters: dict[str, Any] | None = None) -> "Exte
     if not isinstance(values, dict) or any(not isinstance(name, str) for name in values):
         raise InputError(f'parameters are values by name, {{"epsilon": 1.0}}, not {parameters!r:.80}.')
     is_function = isinstance(calculator, type) or (callable(calculator) and not hasattr(calculator, "get_potential_energy"))
-    make = calculator if is_function else _remade(calculator, values)
+    make = calculator if is_function else _maker_like(calculator, values)
     potential = ExternalEnergy(values, None)  # type: ignore[arg-type]  # to see what its parameters are
     shapes = tuple((name, np.shape(value)) for name, value in potential.values.items())
     box = BlackBox(make, shapes, tuple(number for value in potential.values.values() for number in np.ravel(value).tolist()))
@@ -71,9 +72,9 @@ def from_ase(calculator: Any, parameters: dict[str, Any] | None = None) -> "Exte
 
 
 class ExternalEnergy(WrappedEnergy):
-    """A calculator's energy as a potential; built by `from_ase`.
+    """A calculator's energy as a potential, built by `from_ase`.
 
-    `potential.sigma` reads a parameter. There is one energy for the whole system (per-atom energies are equal shares).
+    There is one energy for the whole system (per-atom energies are equal shares).
     """
 
     box: BlackBox = static()
@@ -88,36 +89,41 @@ class ExternalEnergy(WrappedEnergy):
         if unknown := [label for label in system.labels if label not in atomic_numbers]:
             raise InputError(f"A calculator of ASE knows elements, and {unknown[0]!r} is none: give symbols.")
 
-    def find_neighbors(self, system: System, *, skin: float | None = None) -> Any:
-        """The steps of differences, measured at the state [host]."""
-        structure = self._structure(system)
-        positions, cell, codes = (np.asarray(part) for part in (system.positions, _cell(system), system.species))
+    def find_neighbors(self, system: System, *, skin: float | None = None) -> "Steps":
+        """Return the steps of differences, measured at the state [host]."""
         theta = np.asarray(self._theta()) if is_concrete(self) else np.array(self.box.values)
-        return measured_steps(self.box, structure, positions, cell, codes, theta)
+        state = State(np.asarray(system.positions), np.asarray(_cell(system)), theta, np.asarray(system.species))
+        return measure_steps(self.box, self._structure(system), state)
 
     def prepared(self, system: System) -> System:
         # Energies, forces and stress take no differences.
         self.check(system)
         if not is_concrete(system.positions, system.cell):
             return super().prepared(system)
-        steps = untuned_steps(np.array(self.box.values))
+        steps = default_steps(np.array(self.box.values))
         return eqx.tree_at(lambda s: s.neighbors, system, steps, is_leaf=lambda leaf: leaf is None)
 
     def total(self, system: System) -> Float[Array, ""]:
-        steps = (system.neighbors.length, system.neighbors.lengths)
-        return energy(self.box, self._structure(system), system.positions, _cell(system), self._theta(), system.species, steps)
+        steps = self._steps(system)
+        state = State(system.positions, _cell(system), self._theta(), system.species)
+        return energy(self.box, self._structure(system), state, (steps.length, steps.lengths))
 
     def atom_energies(self, system: System) -> Float[Array, " atoms"]:
         return jnp.full(len(system), self.total(system) / len(system))
 
     def approximation(self, system: System) -> Approximation:
-        steps = system.neighbors
+        steps = self._steps(system)
         mixed = Entries(zip(self.values, self._split(steps.mixed_error), strict=True))
         words = (
             f"derivatives of forces by central differences over {float(steps.length):.1e} Å, "
             f"estimated error {float(steps.hessian_error):.1e} eV/Å² (noise of forces {float(steps.noise):.1e} eV/Å)"
         )
         return Approximation(words, float(steps.hessian_error), eqx.tree_at(lambda p: p.values, self, mixed))
+
+    @staticmethod
+    def _steps(system: System) -> "Steps":
+        assert isinstance(system.neighbors, Steps)
+        return system.neighbors
 
     def _structure(self, system: System) -> Structure:
         from ase.data import atomic_numbers
@@ -132,15 +138,15 @@ class ExternalEnergy(WrappedEnergy):
         return [part.reshape(np.shape(v)) for part, v in zip(np.split(np.asarray(flat), ends), self.values.values(), strict=True)]
 
 
-class Steps(eqx.Module):
-    """In place of a neighbour list: steps of differences, and how good these are.
+class Steps(Preparation):
+    """Steps of differences, in place of a neighbour list, and how good these are.
 
     Attributes:
-        length: of displacements [Å].
-        lengths: of the parameters, in their units.
-        noise: of a component of a force [eV/Å].
-        hessian_error: of a product of the Hessian with a vector of unit length [eV/Å²].
-        mixed_error: of ∂F/∂θ, in the 2-norm over all atoms [eV/Å per unit of θ].
+        length: step of displacements [Å].
+        lengths: step of each parameter, in its unit.
+        noise: noise of a component of a force [eV/Å].
+        hessian_error: error of a product of the Hessian with a vector of unit length [eV/Å²].
+        mixed_error: error of ∂F/∂θ, in the 2-norm over all atoms [eV/Å per unit of θ].
     """
 
     length: Float[Any, ""]
@@ -149,76 +155,65 @@ class Steps(eqx.Module):
     hessian_error: Float[Any, ""]
     mixed_error: Float[Any, " parameters"]
 
-    def slack(self, interaction_range: Any, stretch: Any = 1.0) -> Any:
-        return jnp.asarray(jnp.inf)
 
-    def is_stale(self, positions: Array, interaction_range: Any) -> Any:
-        return jnp.asarray(False)
-
-    def reaches(self, interaction_range: Any) -> Any:
-        return True
-
-
-def untuned_steps(theta: np.ndarray) -> Steps:
-    """Steps that suit most calculators in double precision."""
+def default_steps(theta: np.ndarray) -> Steps:
+    """Return steps that suit most calculators in double precision."""
     unknown = np.full(theta.shape, np.nan)
-    lengths = UNTUNED * LONGEST_SHARE * _size(theta)
-    return jax.tree.map(jnp.asarray, Steps(UNTUNED * LONGEST, lengths, np.nan, np.nan, unknown))
+    lengths = DEFAULT_SHARE * LONGEST_SHARE * _size(theta)
+    return jax.tree.map(jnp.asarray, Steps(DEFAULT_SHARE * LONGEST_STEP, lengths, np.nan, np.nan, unknown))
 
 
-def measured_steps(
-    box: BlackBox, structure: Structure, positions: np.ndarray, cell: np.ndarray, codes: np.ndarray, theta: np.ndarray
-) -> Steps:
-    """The steps that suit a calculator at a state [host].
+def measure_steps(box: BlackBox, structure: Structure, state: State) -> Steps:
+    """Return the steps that suit a calculator at a state [host].
 
     Raises:
         InputError: the calculator fails there, or its forces are not minus the gradient of its energy.
     """
+    positions, theta = state.positions, state.theta
     u = np.random.default_rng(0).uniform(-1.0, 1.0, positions.shape)
 
     def at(t: float = 0.0, parameters: np.ndarray = theta) -> Evaluation:
         try:
-            return box.evaluate(structure, positions + t * u, cell, codes, parameters, False)
+            return box.evaluate(structure, state._replace(positions=positions + t * u, theta=parameters))
         except Exception as error:  # whatever a foreign program raises
             raise InputError(f"The calculator fails at this structure: {str(error).splitlines()[0]:.200}.") from error
 
     # By symmetry there may be no forces: then at least a rounding of an atom's energy over 1 Å.
-    noise = max(noise_of(lambda t: at(t).slope, SPACING), np.finfo(float).eps * abs(at().energy) / len(positions))
-    step = _step(lambda t: at(t).slope, LONGEST, noise)
+    noise = max(measure_noise(lambda t: at(t).slope, NOISE_SPACING), np.finfo(float).eps * abs(at().energy) / len(positions))
+    step = _step(lambda t: at(t).slope, LONGEST_STEP, noise)
     _check_conservative(at, u, step)
     lengths, errors = [], []
     for k, size in enumerate(_size(theta)):
         change = np.zeros_like(theta)
         change[k] = 1.0
-        found = _step(lambda t, change=change: at(parameters=theta + t * change).slope, LONGEST_SHARE * size, noise)
-        lengths.append(found.length)
-        errors.append(found.truncation + found.noise)
+        slope = lambda t, change=change: at(parameters=theta + t * change).slope  # noqa: E731
+        own = _step(slope, LONGEST_SHARE * size, noise)
+        lengths.append(own.length)
+        errors.append(own.truncation + own.noise)
     # Truncation was seen along a direction of all atoms; noise is worst for a displacement of one.
     error = step.truncation / np.linalg.norm(u) + step.noise
     return jax.tree.map(jnp.asarray, Steps(step.length, np.array(lengths), noise, error, np.array(errors)))
 
 
-def _step(slope: Any, longest: Any, noise: float) -> Any:
-    found = best_step(slope, longest, noise)
-    if np.linalg.norm(found.derivative) > 1e2 * found.noise:
-        return found
-    # No force changes, by symmetry: nothing was measured.
-    return found._replace(length=UNTUNED * longest)
+def _step(slope: Callable[[float], np.ndarray], longest: float, noise: float) -> Step:
+    step = best_step(slope, longest, noise)
+    # Where no force changes, by symmetry, nothing was measured.
+    return step if np.linalg.norm(step.derivative) > 1e2 * step.noise else step._replace(length=DEFAULT_SHARE * longest)
 
 
-def _check_conservative(at: Callable[..., Any], u: np.ndarray, step: Any) -> None:
+def _check_conservative(at: Callable[..., Evaluation], u: np.ndarray, step: Step) -> None:
     h, here = step.length, at().slope
-    by_energy = (8.0 * (at(h).energy - at(-h).energy) - (at(2 * h).energy - at(-2 * h).energy)) / (12.0 * h)
+    by_energy = float(central(lambda t: np.asarray(at(t).energy), h))
     scale = np.linalg.norm(u) * (np.linalg.norm(here) + h * np.linalg.norm(step.derivative))
-    rounding = 1e2 * np.finfo(np.float32 if step.noise > SINGLE else float).eps * abs(at().energy) / h
-    if abs(by_energy - np.vdot(here, u)) > CONSISTENT * scale + rounding:
+    rounding = 1e2 * np.finfo(np.float32 if step.noise > SINGLE_PRECISION_NOISE else float).eps * abs(at().energy) / h
+    if abs(by_energy - np.vdot(here, u)) > FORCE_TOLERANCE * scale + rounding:
         raise InputError(
             f"The calculator's forces are not minus the gradient of its energy (along a random direction {np.vdot(here, u):.6g} "
             f"and {by_energy:.6g} eV/Å): an equilibrium of such forces has no energy, so it cannot be wrapped."
         )
 
 
-def _size(theta: Any) -> np.ndarray:
+def _size(theta: np.ndarray) -> np.ndarray:
     return np.where(theta == 0.0, 1.0, np.abs(theta))
 
 
@@ -226,8 +221,8 @@ def _cell(system: System) -> Array:
     return jnp.zeros((3, 3)) if system.cell is None else system.cell
 
 
-def _remade(calculator: Any, values: Any) -> Callable[..., Any]:
-    """A function that makes calculators like this one with other parameters."""
+def _maker_like(calculator: Any, values: Collection[str]) -> Callable[..., Any]:
+    """Return a function that makes calculators like this one with other parameters."""
     known = getattr(calculator, "parameters", None)
     if not hasattr(calculator, "get_potential_energy") or not isinstance(known, dict):
         raise InputError(f"from_ase wants a calculator of ASE or a function that makes one, not {type(calculator).__name__}.")

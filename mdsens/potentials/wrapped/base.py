@@ -1,15 +1,15 @@
-"""What energies of other programs have in common as potentials."""
+"""`WrappedEnergy`: the base class of energies of other programs."""
 
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Array, Float
 
-from mdsens.potentials.base import Potential
+from mdsens.potentials.base import Potential, constant_range
 
 
 class WrappedEnergy(Potential):
-    """An energy of the whole system, not known as a sum over listed neighbours; nothing is promised of it.
+    """An energy of the whole system that is not known as a sum over listed neighbours, or to be smooth.
 
     `potential.sigma` reads a parameter, one of `values`.
     """
@@ -19,7 +19,7 @@ class WrappedEnergy(Potential):
     values: dict[str, Any]
 
     def __getattr__(self, name: str) -> Any:
-        # Reached only where there is no such field: the parameters read like any other potential's.
+        # Called only where there is no such field: the parameters read like any other potential's.
         if name != "values" and name in (values := self.__dict__.get("values", {})):
             return values[name]
         raise AttributeError(f"This {type(self).__name__} has no parameter {name!r}.")
@@ -29,8 +29,4 @@ class WrappedEnergy(Potential):
 
     @property
     def range(self) -> Float[Array, ""]:
-        return np.asarray(np.inf)  # type: ignore[return-value]  # a constant of every trace
-
-    @property
-    def smoothness(self) -> float:
-        return -1
+        return constant_range(np.inf)

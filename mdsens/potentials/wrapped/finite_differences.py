@@ -1,8 +1,8 @@
-"""Derivatives of what can only be evaluated, by central differences whose step and error are measured [host, NumPy].
+"""Derivatives of functions that can only be evaluated: central differences whose step and error are measured [host, NumPy].
 
 Of two steps, h and 2h, Richardson's combination leaves an error of h⁴. The noise of a function shows in its sixth differences
 over steps so short that nothing else does (Hamming; J. J. Moré, S. M. Wild, SIAM J. Sci. Comput. 33, 1292 (2011),
-doi:10.1137/100786125); of a few steps that one is taken whose truncation and noise together are least.
+doi:10.1137/100786125). Of a few steps that one is taken whose truncation and noise together are least.
 """
 
 import itertools
@@ -12,27 +12,27 @@ from typing import NamedTuple
 
 import numpy as np
 
-ORDER = 6
-"""Of the differences that show noise."""
+NOISE_ORDER = 6
+"""Order of the differences that show noise."""
 
 RATIO = 4.0
-"""Of the steps that are tried."""
+"""Ratio of each step that is tried to the next shorter one."""
 
-TRIED = 7
-"""How many."""
+N_STEPS = 7
+"""Number of steps that are tried."""
 
-SPREAD = math.sqrt(130.0) / 12.0
-"""Noise of Richardson's combination in units of the function's own, over h."""
+NOISE_FACTOR = math.sqrt(130.0) / 12.0
+"""Noise of Richardson's combination times h, in units of the function's own noise."""
 
 
 class Step(NamedTuple):
-    """A step, the derivative by it, and the error that it is good to.
+    """A step of differences, the derivative by it, and its error.
 
     Attributes:
         length: h.
         derivative: f'(0), of f's shape.
-        truncation: 2-norm of what the step's length leaves.
-        noise: 2-norm of what the function's noise makes of it.
+        truncation: 2-norm of the error that comes from the step's length.
+        noise: 2-norm of the error that comes from the function's noise.
     """
 
     length: float
@@ -42,27 +42,27 @@ class Step(NamedTuple):
 
 
 def central(function: Callable[[float], np.ndarray], h: float) -> np.ndarray:
-    """f'(0) from four values."""
+    """Return f'(0) from four values, with an error of h⁴."""
     near, far = function(h) - function(-h), function(2.0 * h) - function(-2.0 * h)
     return (8.0 * near - far) / (12.0 * h)
 
 
-def noise_of(function: Callable[[float], np.ndarray], spacing: float) -> float:
-    """Standard deviation of the noise of each component of f, at least a rounding of the largest."""
-    values = np.stack([function(k * spacing) for k in range(ORDER + 1)])
-    differences = np.diff(values, ORDER, axis=0)[0]
-    seen = np.sqrt(np.mean(differences**2) / math.comb(2 * ORDER, ORDER))
+def measure_noise(function: Callable[[float], np.ndarray], spacing: float) -> float:
+    """Return the standard deviation of the noise of a component of f, at least a rounding of the largest one."""
+    values = np.stack([function(k * spacing) for k in range(NOISE_ORDER + 1)])
+    differences = np.diff(values, NOISE_ORDER, axis=0)[0]
+    seen = np.sqrt(np.mean(differences**2) / math.comb(2 * NOISE_ORDER, NOISE_ORDER))
     return float(max(seen, np.finfo(float).eps * np.abs(values).max()))
 
 
 def best_step(function: Callable[[float], np.ndarray], longest: float, noise: float) -> Step:
-    """The step for `central`, among the longest over 4, 16, ... 1024."""
-    lengths = longest / RATIO ** np.arange(TRIED)
+    """Return the step for `central` with the smallest error, among the longest over 4, 16, ... 1024."""
+    lengths = longest / RATIO ** np.arange(N_STEPS)
     plain = [(function(h) - function(-h)) / (2.0 * h) for h in lengths]
-    # Of an error larger than that of `central`, whose steps are nearer each other.
+    # Their errors are larger than those of `central`, whose steps are nearer each other.
     combined = [(RATIO**2 * fine - coarse) / (RATIO**2 - 1.0) for coarse, fine in itertools.pairwise(plain)]
-    found = []
-    for k, (here, finer) in enumerate(itertools.pairwise(combined)):
-        h = lengths[k + 1]
-        found.append(Step(float(h), finer, float(np.linalg.norm(here - finer)), SPREAD * noise / h * math.sqrt(here.size)))
-    return min(found, key=lambda step: step.truncation + step.noise)
+    steps = [
+        Step(float(h), finer, float(np.linalg.norm(here - finer)), NOISE_FACTOR * noise / h * math.sqrt(here.size))
+        for h, (here, finer) in zip(lengths[1:-1], itertools.pairwise(combined), strict=True)
+    ]
+    return min(steps, key=lambda step: step.truncation + step.noise)

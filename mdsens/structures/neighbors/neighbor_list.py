@@ -12,6 +12,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from mdsens.structures.neighbors.preparation import Preparation
+
 SKIN = 0.1
 """Default skin as a share of the interaction range."""
 
@@ -19,7 +21,7 @@ IMAGES = 32
 """Least number of places in a list's table of images: those next to a cell are 27."""
 
 
-class Neighbors(eqx.Module):
+class Neighbors(Preparation):
     """The pairs within `radius` at the positions `reference`, with `capacity` places for each atom.
 
     The list is complete for interactions of the given range as long as no atom moved more than half of `radius - range`.
