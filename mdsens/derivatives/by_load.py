@@ -13,7 +13,7 @@ from mdsens.common.suggestions import spelled
 from mdsens.common.units import stress_unit
 from mdsens.common.voigt import unit_strains
 from mdsens.derivatives.first_order import Observable, check_finite, observable_shape, observed
-from mdsens.derivatives.linear_response import check_residual, usable
+from mdsens.derivatives.linear_response import check_residual, differentiable_hessian
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.implicit import root_jvp
 from mdsens.mechanics.hessian import Hessian
@@ -34,7 +34,7 @@ def pressure_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = 
         InputError: a fixed cell; an observable that is not real or not finite.
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
-    hessian = usable(eq, linear_solver, parameters=False)
+    hessian = differentiable_hessian(eq, linear_solver, parameters=False)
     if hessian.reference.freedom is None:
         raise InputError('A pressure acts on a cell that may change only: relax with cell="free" or cell="isotropic".')
     if not all(eq.system.pbc):
@@ -81,7 +81,7 @@ def strain_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = No
             finite.
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
-    hessian = usable(eq, linear_solver, parameters=False)
+    hessian = differentiable_hessian(eq, linear_solver, parameters=False)
     if hessian.reference.freedom is not None or not all(eq.system.pbc):
         raise InputError('A strain is applied to a fixed cell that is periodic in all directions: relax with cell="fixed".')
     if eq.constraints is not None:

@@ -35,17 +35,17 @@ MAX_DISPLACEMENT = 1e-5
 """Distance to the true equilibrium, ‖F‖ / lowest curvature, as a share of the distance of neighbours, above which a derivative is
 not trusted."""
 
-BESIDE_OTHERS = 1e-5
+SHARE_OF_LARGEST = 1e-5
 """Bound on the error of a θ dX/dθ that is allowed whatever its own size, as a share of the largest θ dX/dθ."""
 
-BESIDE_LENGTH = 1e-6
+SHARE_OF_LENGTH = 1e-6
 """The same as a share of the distance of neighbours: a derivative that vanishes has no digits."""
 
-KINK = 1e-6
+KINK_SHARE = 1e-6
 """Share of the range within which a pair counts as being at a point where the second derivative jumps."""
 
 
-SWITCH = 1e-6
+SWITCH_SHARE = 1e-6
 """Distance to an inequality, as a share of the distance of neighbours, or the force that presses on an active one, as a share of
 that times the stiffness, below which the active set is not certain."""
 
@@ -136,7 +136,7 @@ class Measurement(NamedTuple):
         difference, length: of the dot test (`mdsens.derivatives.linear_response.dot_test`).
         force: ‖F‖ outside the null space, what is left of the forces.
         method: how the linear systems were solved, in words.
-        doubt: what `doubtful` says.
+        doubt: what `explain_doubt` says.
         rough: whether forces or second derivatives were seen to jump at the state itself.
     """
 
@@ -189,7 +189,7 @@ def certify(eq: "Equilibrium", hessian: "Hessian", measured: Measurement) -> Cer
         reasons.append(
             "the forces or their derivatives jump at this very state: the derivative holds on one side only, if at all"
         )
-    elif kink < KINK * float(eq.potential.range):
+    elif kink < KINK_SHARE * float(eq.potential.range):
         reasons.append(
             f"a pair is {kink:.1e} Å from a point where the potential's second derivative jumps: "
             "the derivative holds on one side only"
@@ -199,7 +199,7 @@ def certify(eq: "Equilibrium", hessian: "Hessian", measured: Measurement) -> Cer
             f"no atom has a neighbour within the potential's range of {float(eq.potential.range):g} Å, so nothing depends on "
             "anything: are all lengths in Å?"
         )
-    if (gap := _nearest_switch(eq, spectrum.highest)) < SWITCH * neighbours:
+    if (gap := _nearest_switch(eq, spectrum.highest)) < SWITCH_SHARE * neighbours:
         reasons.append(
             f"an inequality is {gap:.1e} Å from changing between active and not: the derivative holds on one side only"
         )
@@ -233,7 +233,7 @@ def _has_neighbors(system: "System") -> bool:
     return not isinstance(system.neighbors, Neighbors) or bool(np.asarray(system.neighbors.used).any())
 
 
-def doubtful(names: "Sequence[str]", sizes: np.ndarray, bounds: np.ndarray, length: float) -> str:
+def explain_doubt(names: "Sequence[str]", sizes: np.ndarray, bounds: np.ndarray, length: float) -> str:
     """Which derivative may be off by more than its digits allow, in a sentence; empty where none is.
 
     Args:
@@ -242,7 +242,7 @@ def doubtful(names: "Sequence[str]", sizes: np.ndarray, bounds: np.ndarray, leng
         bounds: `(k,)`, on their errors.
         length: distance of neighbours [Å].
     """
-    allowed = TRUSTED_SHARE * sizes + BESIDE_OTHERS * sizes.max(initial=0.0) + BESIDE_LENGTH * length
+    allowed = TRUSTED_SHARE * sizes + SHARE_OF_LARGEST * sizes.max(initial=0.0) + SHARE_OF_LENGTH * length
     worst = int(np.argmax(bounds / allowed)) if sizes.size else 0
     if not sizes.size or bounds[worst] <= allowed[worst]:
         return ""
@@ -292,10 +292,10 @@ def distance_to_kinks(potential: "Potential") -> float | None:
     """inf where no second derivative jumps, nan where the potential doesn't say, None where `kink_gaps` knows."""
     if potential.smoothness >= 2:
         return np.inf
-    return None if all(hasattr(part, "kinks") for part in _rough(potential)) else np.nan
+    return None if all(hasattr(part, "kinks") for part in _rough_parts(potential)) else np.nan
 
 
-def _rough(potential: "Potential") -> "list[Potential]":
+def _rough_parts(potential: "Potential") -> "list[Potential]":
     return [part for part in potential.parts() if part.smoothness < 2]
 
 
@@ -311,7 +311,7 @@ def kink_gaps(potential: "Potential", system: "System") -> Array:
     r = jnp.linalg.norm(d, axis=0)
 
     def of_pair(r: Array, i: "Atom", j: "Atom") -> Array:
-        parts = _rough(potential)
+        parts = _rough_parts(potential)
         sees = [part.interact(i, j) if getattr(part, "no_interaction", ()) else True for part in parts]
         gaps = [jnp.where(one, r - kink, jnp.inf) for part, one in zip(parts, sees, strict=True) for kink in part.kinks(i, j)]
         return jnp.stack(gaps)

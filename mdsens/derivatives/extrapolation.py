@@ -24,13 +24,13 @@ from mdsens.common.suggestions import spelled
 from mdsens.derivatives.certificate import distance_to_kinks, kink_gaps
 from mdsens.derivatives.first_order import Observable
 from mdsens.derivatives.second_order import Taylor, derivatives_along, direction_to, taylor
-from mdsens.derivatives.verification import displaced
-from mdsens.equilibrium.descent import relisted
+from mdsens.derivatives.verification import remove_rigid_motion
+from mdsens.equilibrium.descent import relist
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.mechanics.hessian import Hessian
 from mdsens.mechanics.rounding import rounding_of
 from mdsens.mechanics.spectrum import spectrum_at
-from mdsens.mechanics.unknown import Reference, gridded
+from mdsens.mechanics.unknown import Reference, with_coarse_grid
 from mdsens.potentials.base import Potential
 from mdsens.structures.neighbors.neighbor_list import SKIN
 from mdsens.structures.system import System
@@ -47,7 +47,7 @@ GROWTH = 1.5
 BISECTIONS = 5
 INVERSE_ITERATIONS = 8
 
-QUARTERS = 4
+INNER_POINTS = 4
 """Places up to the range at which it is asked whether all modes still have their stiffness."""
 
 UNSTABLE = "the predicted structure is unstable: a mode has no stiffness left"
@@ -55,11 +55,11 @@ UNSTABLE = "the predicted structure is unstable: a mode has no stiffness left"
 LEAST_CHANGE = 0.01
 """Change of one of an observable's numbers, as a share of the largest, that its error is held against at least."""
 
-RESTING = 1e-12
+REST = 1e-12
 """Displacement [Å] below which nothing moves."""
 
 
-Wrong = Callable[[float], tuple[float, str]]
+ErrorAt = Callable[[float], tuple[float, str]]
 """`(error, what is wrong)` of a prediction at t."""
 
 
@@ -157,12 +157,12 @@ def validity(
     if observable is None:
         _, noise, _, stiffness = _newton_step(series.hessian, series.hessian.reference, series.potential, series.hessian.z, soft)
         wrong = lambda t: _wrong(series, t, order, float(noise), soft, float(stiffness))  # noqa: E731
-        guess, held = bent, _index_kept(eq, series, order)
+        guess, held = bent, _index_error(eq, series, order)
     else:
         wrong, guess = predicted_values(eq, series, observable, order, share, linear_solver)
         held = wrong
     reached, limit = _range(wrong, share, min(guess, farthest), farthest)
-    reached, limit = _held(held, share, reached, limit)
+    reached, limit = _check_inside(held, share, reached, limit)
     found = dataclasses.replace(found, range=SAFETY * reached, limit=limit)
     return dataclasses.replace(found, checks=tuple(check(eq, found, t) for t in _places(found, checks, farthest)))
 
@@ -173,7 +173,7 @@ def _farthest(series: Any) -> float:
     return 1.0 / max(np.max(np.abs(step)) / (np.max(np.abs(theta)) or 1.0) for theta, step in pairs if np.size(theta))
 
 
-def _range(wrong: Wrong, share: float, guess: Any, farthest: float) -> tuple[float, str]:
+def _range(wrong: ErrorAt, share: float, guess: Any, farthest: float) -> tuple[float, str]:
     """`(t, what ends it)` by steps up from a place where the prediction is right, then bisection."""
     low, high, reason = 0.0, None, ""
     t = 0.5 * guess
@@ -198,11 +198,11 @@ def _range(wrong: Wrong, share: float, guess: Any, farthest: float) -> tuple[flo
     return low, reason
 
 
-def _held(wrong: Wrong, share: float, reached: float, limit: str) -> tuple[float, str]:
+def _check_inside(wrong: ErrorAt, share: float, reached: float, limit: str) -> tuple[float, str]:
     """The range as far as nothing is wrong at places inside it either."""
     low = 0.0
-    for k in range(1, QUARTERS + 1):
-        t = reached * k / QUARTERS
+    for k in range(1, INNER_POINTS + 1):
+        t = reached * k / INNER_POINTS
         error, why = wrong(t)
         if error > share:
             high, limit = t, why
@@ -217,14 +217,14 @@ def _held(wrong: Wrong, share: float, reached: float, limit: str) -> tuple[float
     return low, limit
 
 
-def _index_kept(eq: Equilibrium, series: Taylor, order: int) -> Wrong:
+def _index_error(eq: Equilibrium, series: Taylor, order: int) -> ErrorAt:
     """Infinite where the predicted structure has another number of negative curvatures, of whatever modes."""
 
     def wrong(t: float) -> tuple[float, str]:
         potential, z = series.parameters(t), series.unknown(t, order)
         try:
-            reference = relisted(series.hessian.reference, z, potential, SKIN * _reach(potential))
-            index = spectrum_at(z, gridded(reference), potential).index
+            reference = relist(series.hessian.reference, z, potential, SKIN * _reach(potential))
+            index = spectrum_at(z, with_coarse_grid(reference), potential).index
         except MdsensError as error:
             return math.inf, f"the predicted structure makes no sense: {error}"
         return (0.0, "") if index == eq.index else (math.inf, UNSTABLE)
@@ -234,7 +234,7 @@ def _index_kept(eq: Equilibrium, series: Taylor, order: int) -> Wrong:
 
 def predicted_values(
     eq: Equilibrium, series: Taylor, g: Observable, order: int, share: float, linear_solver: Any
-) -> tuple[Wrong, float]:
+) -> tuple[ErrorAt, float]:
     """`(error and what is wrong at t, where the second-order term makes up the share)` of an observable's prediction."""
     first, second = (np.asarray(d, dtype=float) for d in derivatives_along(g, eq, series.direction, linear_solver=linear_solver))
     here = np.asarray(g(eq.system, eq.potential), dtype=float)
@@ -269,13 +269,13 @@ def _wrong(series: Any, t: float, order: int, noise: float, soft: Any, curvature
     """
     potential, z = series.parameters(t), series.unknown(t, order)
     try:
-        reference = relisted(series.hessian.reference, z, potential, SKIN * _reach(potential))
+        reference = relist(series.hessian.reference, z, potential, SKIN * _reach(potential))
     except MdsensError as error:
         return math.inf, f"the predicted structure makes no sense: {error}"
     size, step, residual, there = _newton_step(series.hessian, reference, potential, z, soft)
     if not (np.isfinite(step) and residual <= series.hessian.fail_rtol and there * curvature > 0.0):
         return math.inf, UNSTABLE
-    resting = max(RESTING, 10.0 * noise)
+    resting = max(REST, 10.0 * noise)
     if float(size) < resting:
         return (0.0 if float(step) < resting else math.inf), "what is predicted not to move moves"
     return float(step / size), "the prediction is off by the share"
@@ -333,7 +333,7 @@ def _first_contact(series: Any) -> float:
     if (unknown := distance_to_kinks(potential)) is not None:
         return unknown
     hessian = series.hessian
-    reference = relisted(hessian.reference, hessian.z, potential, SKIN * _reach(potential))
+    reference = relist(hessian.reference, hessian.z, potential, SKIN * _reach(potential))
     gaps, rates = _gaps_and_rates(reference, hessian.z, potential, series.direction, series.first)
     closing = np.asarray(gaps * rates) < 0.0
     return float(np.min(np.abs(np.asarray(gaps)[closing] / np.asarray(rates)[closing]), initial=math.inf))
@@ -362,8 +362,8 @@ def check(eq: Equilibrium, found: Validity, t: float) -> Check:
         again = warm(eq, predicted).again(found.taylor.parameters(t), progress=False)
     except MdsensError as error:
         return Check(t, moved, math.nan, math.inf, str(error))
-    there = displaced(eq, again.system)
-    return Check(t, moved, _distance(there, eq.system), _distance(there, predicted) / max(moved, RESTING))
+    there = remove_rigid_motion(eq, again.system)
+    return Check(t, moved, _distance(there, eq.system), _distance(there, predicted) / max(moved, REST))
 
 
 def _distance(a: System, b: System) -> float:
@@ -425,5 +425,5 @@ def extrapolate(
         still = Validity(math.inf, share, order, "nothing moves", math.inf, math.inf, math.inf, (), series)
         return Extrapolation(eq.system, potential, order, still, eq)
     found = validity(eq, direction, share=share, order=order, linear_solver=linear_solver)
-    stable = _index_kept(eq, found.taylor, order)(1.0)[0] == 0.0
+    stable = _index_error(eq, found.taylor, order)(1.0)[0] == 0.0
     return Extrapolation(found.taylor.system(1.0, order), potential, order, found, eq, stable)

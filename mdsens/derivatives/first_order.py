@@ -17,24 +17,24 @@ from jaxtyping import Array, Float
 from mdsens.common.errors import InputError, traceable
 from mdsens.common.suggestions import Spelled, spelled
 from mdsens.common.text import first_few
-from mdsens.derivatives.certificate import Certificate, Measurement, certify, doubtful
+from mdsens.derivatives.certificate import Certificate, Measurement, certify, explain_doubt
 from mdsens.derivatives.linear_response import (
     BATCH,
-    TOGETHER,
+    BATCHED_SIZE,
     Response,
+    adjoint_gradient,
+    adjoint_gradients,
     along,
     batches,
     changes,
     check_residual,
+    differentiable_hessian,
     dot_test,
-    errors,
-    pulled_back,
-    pulled_back_each,
+    error_bounds,
     solutions,
-    split_last,
-    usable,
+    split_last_axis,
 )
-from mdsens.derivatives.many_parameters import Together, worthwhile
+from mdsens.derivatives.many_parameters import DenseSystems, is_worthwhile
 from mdsens.derivatives.references import with_references
 from mdsens.derivatives.roughness import jumps_at
 from mdsens.derivatives.selection import Direction, Selection, check_direction, select
@@ -110,7 +110,7 @@ def sensitivity(
         InputError: a name in `wrt` that does not exist, or an answer that would not fit.
         LinearSolveError: with the residual, if `throw`.
     """
-    hessian = usable(eq, linear_solver)
+    hessian = differentiable_hessian(eq, linear_solver)
     selection = select(eq.potential, wrt)
     parameters = selection.parameters
     flat, _ = ravel_pytree(parameters)
@@ -123,18 +123,18 @@ def sensitivity(
         )
     weights = np.asarray(ravel_pytree(own_sizes(parameters))[0], flat.dtype)
     together = None
-    if linear_solver is None and worthwhile(hessian, flat.size):
+    if linear_solver is None and is_worthwhile(hessian, flat.size):
         try:
-            together = Together(hessian, selection)
+            together = DenseSystems(hessian, selection)
             response = together.response(weights)
         except np.linalg.LinAlgError:  # not positive to working precision
             together = None
     if together is None:
-        response = _solved_in_turn(hessian, selection, weights, progress)
+        response = _solve_in_batches(hessian, selection, weights, progress)
     worst = float(np.max(response.residuals))
     if throw:
         check_residual(worst, hessian)
-    bounds = weights * errors(hessian, selection, response, weights, None if together is None else together.defects)
+    bounds = weights * error_bounds(hessian, selection, response, weights, None if together is None else together.defects)
     difference, length = map(float, dot_test(hessian, parameters, response.columns, weights))
     paths = zip(parameter_paths(parameters), jax.tree.leaves(parameters), strict=True)
     names = [path for path, leaf in paths for _ in range(leaf.size)]
@@ -146,12 +146,12 @@ def sensitivity(
         length,
         response.force,
         hessian.method if together is None else together.method,
-        doubtful(names, sizes, bounds, typical_distance(eq.system, eq.potential)),
+        explain_doubt(names, sizes, bounds, typical_distance(eq.system, eq.potential)),
         jumps_at(hessian, selection),
     )
 
     def shaped(change: Array | np.ndarray) -> Potential:
-        return split_last(np.moveaxis(np.asarray(change), 0, -1), parameters)
+        return split_last_axis(np.moveaxis(np.asarray(change), 0, -1), parameters)
 
     positions: Array | np.ndarray
     if together is None:
@@ -161,7 +161,7 @@ def sensitivity(
     return Sensitivity(shaped(positions), None if cell is None else shaped(cell), certify(eq, hessian, measured), eq.potential)
 
 
-def _solved_in_turn(hessian: Hessian, selection: Selection, weights: np.ndarray, progress: bool | None) -> Response:
+def _solve_in_batches(hessian: Hessian, selection: Selection, weights: np.ndarray, progress: bool | None) -> Response:
     """The response to all parameters, `BATCH` at a time [host]; see `solutions`."""
     size, dtype = len(weights), weights.dtype
     parts: list[Response] = []
@@ -182,13 +182,13 @@ def _displacements(hessian: Hessian, columns: Array | np.ndarray) -> tuple[Array
     _, unravel = ravel_pytree(hessian.z)
 
     def displaced(dz: Any) -> tuple[Array, Array | None]:
-        _, moved = jax.jvp(lambda z: _placed(hessian.reference, z), (hessian.z,), (unravel(dz),))
+        _, moved = jax.jvp(lambda z: _place(hessian.reference, z), (hessian.z,), (unravel(dz),))
         return moved
 
     return jax.vmap(displaced)(columns)
 
 
-def _placed(reference: Reference, z: Any) -> tuple[Array, Array | None]:
+def _place(reference: Reference, z: Any) -> tuple[Array, Array | None]:
     system = reference.place(z)
     return system.positions, None if reference.freedom is None else system.cell
 
@@ -212,7 +212,7 @@ def value_and_gradient(g: Observable, eq: States, *, linear_solver: Any = None) 
     """
     check_index(g, eq)
     g, eq = with_references(g, eq)
-    hessians, potential = several(eq, linear_solver)
+    hessians, potential = hessians_of(eq, linear_solver)
     check_scalar(g, hessians, potential)
     value, total, residuals = _adjoint(g, hessians, potential)
     _check(g, hessians, potential, residuals, value, *jax.tree.leaves(total))
@@ -242,7 +242,7 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) 
     """
     check_index(g, eq)
     g, eq = with_references(g, eq)
-    hessians, potential = several(eq, linear_solver)
+    hessians, potential = hessians_of(eq, linear_solver)
     shape = observable_shape(g, hessians, potential)
     flat, _ = ravel_pytree(potential)
     forward = flat.size <= shape.size
@@ -258,7 +258,7 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) 
     matrix = np.concatenate(rows)
     _check(g, hessians, potential, np.max(np.concatenate(residuals), axis=0), value, matrix)
     matrix = np.moveaxis(matrix, 0, -1) if forward else matrix.reshape(*shape.shape, flat.size)
-    return value, split_last(matrix, potential)
+    return value, split_last_axis(matrix, potential)
 
 
 Displacement = tuple[Float[Array, "atoms dim"], Float[Array, "dim dim"] | None]
@@ -284,7 +284,7 @@ def jvp(
         InputError: a direction that is not of the potential's shape.
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
-    hessian = usable(eq, linear_solver)
+    hessian = differentiable_hessian(eq, linear_solver)
     dz, residual = along(hessian, check_direction(eq.potential, direction))
     check_residual(float(residual), hessian)
     positions, cell = _displacements(hessian, ravel_pytree(dz)[0][None])
@@ -317,10 +317,10 @@ def check_index(g: Observable, eq: States) -> None:
             raise InputError(f"The state {name!r} must be {kind[index]} it: this one has {state.index} negative curvatures.")
 
 
-def several(eq: States, linear_solver: Any) -> tuple[Hessians, Potential]:
+def hessians_of(eq: States, linear_solver: Any) -> tuple[Hessians, Potential]:
     """Return `(Hessians, potential)`: one Hessian, or a dict of them."""
     if isinstance(eq, Equilibrium):
-        return usable(eq, linear_solver), eq.potential
+        return differentiable_hessian(eq, linear_solver), eq.potential
     if not isinstance(eq, Mapping) or not eq:
         if callable(eq):
             raise InputError("The observable goes first, and the equilibrium behind it: gradient(g, eq).")
@@ -329,7 +329,7 @@ def several(eq: States, linear_solver: Any) -> tuple[Hessians, Potential]:
         raise InputError(f'States have names, {{"defect": eq1, ...}}, not {bad[0]!r}.')
     # In JAX's order of dicts.
     eq = dict(sorted(eq.items()))
-    hessians = {name: usable(one, linear_solver) for name, one in eq.items()}
+    hessians = {name: differentiable_hessian(one, linear_solver) for name, one in eq.items()}
     first = next(iter(eq.values()))
     for name, one in eq.items():
         alike = jax.tree.structure(one.potential) == jax.tree.structure(first.potential)  # type: ignore[operator]
@@ -339,7 +339,7 @@ def several(eq: States, linear_solver: Any) -> tuple[Hessians, Potential]:
     return hessians, first.potential
 
 
-def _listed(hessians: Hessians) -> list[Hessian]:
+def _hessian_list(hessians: Hessians) -> list[Hessian]:
     return [hessians] if isinstance(hessians, Hessian) else list(hessians.values())
 
 
@@ -362,16 +362,16 @@ def _pull(hessians: Hessians, slopes: Any, explicit: Any, pull: Callable[..., An
     """`(total derivative in θ, residuals)` from the slopes in the unknowns and the explicit derivative."""
     slopes = [slopes] if isinstance(hessians, Hessian) else [slopes[name] for name in hessians]
     residuals = []
-    for hessian, slope in zip(_listed(hessians), slopes, strict=True):
+    for hessian, slope in zip(_hessian_list(hessians), slopes, strict=True):
         implicit, residual = pull(hessian, slope)
         explicit = jax.tree.map(jnp.add, explicit, implicit)
         residuals.append(residual)
     return explicit, jnp.stack(residuals)
 
 
-def _each(row: Callable[..., Any], hessians: Hessians) -> Callable[..., Any]:
+def _map_rows(row: Callable[..., Any], hessians: Hessians) -> Callable[..., Any]:
     """A function of one direction for many: together in small systems, one after the other where one fills the cache."""
-    if sum(hessian.size for hessian in _listed(hessians)) <= TOGETHER:
+    if sum(hessian.size for hessian in _hessian_list(hessians)) <= BATCHED_SIZE:
         return jax.vmap(row)
     return lambda directions: jax.lax.map(row, directions)
 
@@ -380,7 +380,7 @@ def _each(row: Callable[..., Any], hessians: Hessians) -> Callable[..., Any]:
 def _adjoint(g: Observable, hessians: Hessians, potential: Potential) -> tuple[Any, ...]:
     value, pullback = jax.vjp(observed(g, hessians), _unknowns(hessians), potential)
     slopes, explicit = pullback(jnp.ones_like(value))
-    return value, *_pull(hessians, slopes, explicit, pulled_back)
+    return value, *_pull(hessians, slopes, explicit, adjoint_gradient)
 
 
 @eqx.filter_jit
@@ -389,10 +389,10 @@ def _adjoint_rows(g: Observable, hessians: Hessians, potential: Potential, direc
 
     def row(direction: Array) -> tuple[Array, Array]:
         slopes, explicit = pullback(direction.reshape(value.shape))
-        total, residuals = _pull(hessians, slopes, explicit, pulled_back_each)
+        total, residuals = _pull(hessians, slopes, explicit, adjoint_gradients)
         return ravel_pytree(total)[0], residuals
 
-    return *_each(row, hessians)(directions), value
+    return *_map_rows(row, hessians)(directions), value
 
 
 @eqx.filter_jit
@@ -401,12 +401,12 @@ def _forward_rows(g: Observable, hessians: Hessians, potential: Potential, direc
 
     def row(direction: Array) -> tuple[Array, Array]:
         tangent = unravel(direction)
-        moved = [along(hessian, tangent) for hessian in _listed(hessians)]
+        moved = [along(hessian, tangent) for hessian in _hessian_list(hessians)]
         dz = moved[0][0] if isinstance(hessians, Hessian) else {name: one for name, (one, _) in zip(hessians, moved, strict=True)}
         change = jax.jvp(observed(g, hessians), (_unknowns(hessians), potential), (dz, tangent))[1]
         return change, jnp.stack([residual for _, residual in moved])
 
-    return *_each(row, hessians)(directions), observed(g, hessians)(_unknowns(hessians), potential)
+    return *_map_rows(row, hessians)(directions), observed(g, hessians)(_unknowns(hessians), potential)
 
 
 def check_scalar(g: Observable, hessians: Hessians, potential: Potential) -> None:
@@ -431,7 +431,7 @@ def observable_shape(g: Observable, hessians: Hessians, potential: Potential) ->
 
 def _check(g: Observable, hessians: Hessians, potential: Potential, residuals: Any, *arrays: Any) -> None:
     """Raises for a failed solve, and for an observable that is not finite: NaN behind a solve that did not fail is its own."""
-    solves = list(zip(_listed(hessians), np.asarray(residuals, dtype=float).ravel(), strict=True))
+    solves = list(zip(_hessian_list(hessians), np.asarray(residuals, dtype=float).ravel(), strict=True))
     for hessian, residual in solves:
         if np.isfinite(residual):
             check_residual(residual, hessian)

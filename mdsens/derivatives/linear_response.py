@@ -19,7 +19,7 @@ from jaxtyping import Array
 from mdsens.common.errors import ConvergenceError, InputError, LinearSolveError
 from mdsens.common.progress import bar
 from mdsens.derivatives.selection import Selection
-from mdsens.equilibrium.descent import listed_tightly, unbalanced
+from mdsens.equilibrium.descent import residual_forces, with_tight_list
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.implicit import NullSpace, differentiable_solution, root_jvp, root_vjp
 from mdsens.implicit.bound import error_bound, other_point
@@ -35,14 +35,14 @@ from mdsens.solvers import Status
 BATCH = 64
 """Right-hand sides solved together."""
 
-TOGETHER = 3000
+BATCHED_SIZE = 3000
 """Unknowns up to which linear systems are solved together; beyond, one fills the cache, and each takes its own time."""
 
-STEEP = 100.0
+CURVATURE_CHANGE = 100.0
 """How much curvatures change over a mean distance between atoms, in units of the highest; pairs of Lennard-Jones's a third as
 much. Where that matters they are looked at."""
 
-NOTICED = 0.05
+MAX_SOFTENING = 0.05
 """Share by which the lowest curvature may change between a state and the true equilibrium before it is looked at."""
 
 STILL, NEAR = 100.0, 1e-5
@@ -52,7 +52,7 @@ it is so near to one, as a share of the distance between atoms."""
 Defects = Callable[[Any, np.ndarray], tuple[np.ndarray, float]]
 
 
-def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: bool = True) -> Hessian:
+def differentiable_hessian(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: bool = True) -> Hessian:
     """Return the Hessian of an equilibrium that has a derivative [host].
 
     Args:
@@ -72,7 +72,7 @@ def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: b
             "with a type and no mdsens.static (kappa: float)."
         )
     if not eq.is_as_relaxed:
-        eq = _looked_at_again(eq)
+        eq = _reexamine(eq)
     hessian = eq.hessian
     if hessian.spectrum.index != eq.index:
         raise ConvergenceError(
@@ -86,16 +86,16 @@ def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: b
     return hessian.solved_by(linear_solver)
 
 
-def _looked_at_again(eq: Equilibrium) -> Equilibrium:
+def _reexamine(eq: Equilibrium) -> Equilibrium:
     """A state of which something was replaced after it was relaxed, without what was known of it before [host].
 
     Raises:
         ConvergenceError: it is no equilibrium of what it has now.
     """
-    listed = listed_tightly(eq.system, eq.potential)
+    listed = with_tight_list(eq.system, eq.potential)
     eq = dataclasses.replace(eq, system=listed, spectrum=None).as_made()
     hessian = eq.hessian
-    norm = float(unbalanced(hessian.z, hessian.landscape)[1])
+    norm = float(residual_forces(hessian.z, hessian.landscape)[1])
     if not norm <= max(NEAR * spacing(listed) * hessian.spectrum.nearest_zero, STILL * max(eq.fmax, hessian.rounding)):
         raise ConvergenceError(
             "The potential, structure or conditions of this equilibrium were replaced after it was relaxed, and it is none of "
@@ -158,7 +158,7 @@ def solutions(hessian: Hessian, b: Any, rest: Any, weights: np.ndarray) -> Respo
     """
     nothing = hessian.rounding
     weight = np.append(weights, 1.0)
-    sides = weight[:, None] * np.asarray(_outside(hessian.null_space, b, rest), dtype=float)
+    sides = weight[:, None] * np.asarray(_project(hessian.null_space, b, rest), dtype=float)
     sizes = np.linalg.norm(sides, axis=1)
     rtol, left = hessian.solver.tolerances(rest.dtype)[0], sizes[-1]
     if not np.isfinite(sizes).all():
@@ -176,7 +176,7 @@ def solutions(hessian: Hessian, b: Any, rest: Any, weights: np.ndarray) -> Respo
     needed = np.divide(aims, np.abs(shares), out=np.full(shares.shape, np.inf), where=shares != 0.0).min(axis=1)
     solved_for = needed < 1.0
     columns = np.where(solved_for, basis, 0.0).T.astype(rest.dtype)
-    solved, residuals = _solved(hessian, columns, np.minimum(needed, 1.0).astype(rest.dtype))
+    solved, residuals = _solve_columns(hessian, columns, np.minimum(needed, 1.0).astype(rest.dtype))
     answers = (-(shares.T @ np.asarray(solved, dtype=float)) / weight[:, None]).astype(rest.dtype)
     errors = np.abs(shares).T @ np.where(solved_for, residuals, 1.0)
     residuals = np.divide(errors, scales, out=np.zeros_like(errors), where=scales > 0.0)
@@ -184,15 +184,15 @@ def solutions(hessian: Hessian, b: Any, rest: Any, weights: np.ndarray) -> Respo
 
 
 @eqx.filter_jit
-def _outside(null: NullSpace, b: Any, rest: Any) -> Array:
+def _project(null: NullSpace, b: Any, rest: Any) -> Array:
     return jax.vmap(null.project)(jnp.concatenate([b, rest[None]]))
 
 
 @eqx.filter_jit
-def _solved(hessian: Hessian, columns: Any, aims: Any) -> tuple[Array, Array]:
+def _solve_columns(hessian: Hessian, columns: Any, aims: Any) -> tuple[Array, Array]:
     """`(A⁻¹ of each column, residuals)`, each to what is aimed at."""
     solve = functools.partial(hessian.solve, product=hessian.product())
-    if hessian.solver.iterative and hessian.size > TOGETHER:
+    if hessian.solver.iterative and hessian.size > BATCHED_SIZE:
         return jax.lax.map(lambda both: solve(*both), (columns, aims))
     return jax.vmap(solve)(columns, aims)
 
@@ -201,31 +201,29 @@ def _solved(hessian: Hessian, columns: Any, aims: Any) -> tuple[Array, Array]:
 def along(hessian: Hessian, direction: Any) -> tuple[Any, Array]:
     """`(dz, residual)` along one direction in parameter space, z-shaped."""
     args = ((hessian.potential,), (direction,))
-    return root_jvp(hessian.condition, hessian.z, *args, project=True, probe=False, **_own_options(hessian))
+    return root_jvp(hessian.condition, hessian.z, *args, project=True, probe=False, **_options(hessian))
 
 
-def pulled_back(hessian: Hessian, slope: Any) -> tuple[Any, Array]:
+def adjoint_gradient(hessian: Hessian, slope: Any) -> tuple[Any, Array]:
     """`(the gradient in θ of a function of z whose gradient in z is `slope`, residual)`, by one adjoint solve."""
-    w, residual = adjoint_solution(hessian.condition, hessian.z, (hessian.potential,), slope, **_own_options(hessian))
+    w, residual = adjoint_solution(hessian.condition, hessian.z, (hessian.potential,), slope, **_options(hessian))
     return slopes_of_work(hessian.z, hessian.landscape, jax.tree.map(jnp.negative, w)), residual
 
 
-def pulled_back_each(hessian: Hessian, slope: Any) -> tuple[Any, Array]:
-    """Do what `pulled_back` does under `vmap`, for several slopes, which share ∂F/∂θ."""
-    (implicit,), residual = root_vjp(
-        hessian.condition, hessian.z, (hessian.potential,), slope, probe=False, **_own_options(hessian)
-    )
+def adjoint_gradients(hessian: Hessian, slope: Any) -> tuple[Any, Array]:
+    """Do what `adjoint_gradient` does under `vmap`, for several slopes, which share ∂F/∂θ."""
+    (implicit,), residual = root_vjp(hessian.condition, hessian.z, (hessian.potential,), slope, probe=False, **_options(hessian))
     return implicit, residual
 
 
-def _own_options(hessian: Hessian) -> dict[str, Any]:
+def _options(hessian: Hessian) -> dict[str, Any]:
     return {"operator": hessian.product, "linear_solver": hessian.solver, **hessian.options}
 
 
 def solution(hessian: Hessian, potential: Potential) -> Any:
     """z of a potential near the state's own, for derivatives of any order at it. Pure JAX."""
     found = differentiable_solution(
-        _at_the_state,
+        _state_of,
         _condition_of,
         symmetric=hessian.reference.symmetric,
         linear_solver=hessian.solver,
@@ -237,7 +235,7 @@ def solution(hessian: Hessian, potential: Potential) -> Any:
     return found(hessian, potential)[0]
 
 
-def _at_the_state(hessian: Hessian, potential: Potential) -> tuple[Any, Hessian]:
+def _state_of(hessian: Hessian, potential: Potential) -> tuple[Any, Hessian]:
     return hessian.z, hessian
 
 
@@ -273,14 +271,14 @@ def dot_test(hessian: Hessian, parameters: Potential, columns: Any, weights: Any
     shares = jax.random.normal(jax.random.key(3), columns.shape[:1], columns.dtype)
     v = weights * shares / jnp.sum(jnp.abs(shares))
     dz = v @ columns
-    slope, _ = pulled_back(hessian, unravel(w))
+    slope, _ = adjoint_gradient(hessian, unravel(w))
     chosen = jax.tree.map(
         lambda kept, value: None if kept is None else value, parameters, slope, is_leaf=lambda leaf: leaf is None
     )
     return jnp.abs(w @ dz - ravel_pytree(chosen)[0] @ v), jnp.linalg.norm(dz)
 
 
-def errors(
+def error_bounds(
     hessian: Hessian, selection: Selection, response: Response, weights: np.ndarray, defects: Defects | None = None
 ) -> np.ndarray:
     """Return bounds on ‖dz/dθ - dz*/dθ‖, one for each column [host]: what `implicit.jacobian_bound` does, for all together.
@@ -297,15 +295,15 @@ def errors(
     alpha = spectrum.nearest_zero
     distance = left / alpha if alpha > 0.0 else np.inf
     other, length = other_point(flat, step, distance, hessian.null_space)
-    falling = STEEP * spectrum.highest / spacing(hessian.reference.system)
-    if falling * (reached + distance) < NOTICED * alpha:
+    falling = CURVATURE_CHANGE * spectrum.highest / spacing(hessian.reference.system)
+    if falling * (reached + distance) < MAX_SOFTENING * alpha:
         alpha = alpha - falling * reached
     elif np.isfinite(reached + distance):
         # So soft, or so far from the equilibrium, that α may be another there.
         lowest_at = lambda point: spectrum_at(unravel(point), hessian.reference, selection.potential).nearest_zero  # noqa: E731
         at_other, alpha = alpha if other is flat else lowest_at(other), lowest_at(flat + step)
         falling = abs(at_other - alpha) / length
-    return _approximated(hessian, selection, alpha, size) + error_bound(
+    return _approximation_errors(hessian, selection, alpha, size) + error_bound(
         defect + hessian.rounding / weights,
         reached,
         left,
@@ -331,7 +329,7 @@ def _defects(hessian: Hessian, selection: Selection, z: Any, columns: np.ndarray
     return np.concatenate(norms), left
 
 
-def _approximated(hessian: Hessian, selection: Selection, lowest: float, size: Any) -> Any:
+def _approximation_errors(hessian: Hessian, selection: Selection, lowest: float, size: Any) -> Any:
     """What second derivatives that are not exact add to the errors of columns of some sizes."""
     approximation = hessian.potential.approximation(hessian.reference.system)
     if approximation is None:
@@ -354,7 +352,7 @@ def batches(count: int, dtype: Any, progress: bool | None) -> Iterator[Any]:
         yield (rows[:, None] == np.arange(count)).astype(dtype)
 
 
-def split_last(stacked: Any, tree: Any) -> Any:
+def split_last_axis(stacked: Any, tree: Any) -> Any:
     """The last axis, over all values of a tree, cut into leaves of shape `(..., *leaf.shape)` [host]."""
     leaves, structure = jax.tree.flatten(tree)
     ends = np.cumsum([leaf.size for leaf in leaves])[:-1]

@@ -21,7 +21,7 @@ from mdsens.mechanics.hessian import Hessian
 from mdsens.potentials.base import is_local
 from mdsens.structures.neighbors.neighbor_list import Neighbors
 
-LARGEST = 6000
+DENSE_LIMIT = 6000
 """Unknowns up to which a dense matrix is factorised for many right-hand sides (300 MB)."""
 
 SHARE = 8
@@ -30,11 +30,11 @@ SHARE = 8
 SAVED = 0.5
 """Share of the products that parameters of atoms must leave for the matrix to be put together from few."""
 
-AGREEMENT = 1e-10
+AGREEMENT_SHARE = 1e-10
 """Difference, beside the sizes of its summands, up to which a product is that of a matrix that was put together."""
 
 
-def worthwhile(hessian: Hessian, count: int) -> bool:
+def is_worthwhile(hessian: Hessian, count: int) -> bool:
     """Whether a factor for all right-hand sides is quicker, and the state has one."""
     reference = hessian.reference
     if not (hessian.is_definite and reference.freedom is None):
@@ -43,10 +43,10 @@ def worthwhile(hessian: Hessian, count: int) -> bool:
         return False
     if not isinstance(reference.system.neighbors, Neighbors) or hessian.dtype != np.float64:
         return False
-    return count > BATCH and hessian.size <= min(LARGEST, SHARE * count)
+    return count > BATCH and hessian.size <= min(DENSE_LIMIT, SHARE * count)
 
 
-class Together:
+class DenseSystems:
     """The linear systems of an equilibrium for all parameters together [host].
 
     Attributes:
@@ -64,7 +64,7 @@ class Together:
         near = _near(hessian.reference.system.neighbors)
         for reach in (near, near @ near):
             self.reach = reach
-            self.groups = _grouped(self.atoms, reach)
+            self.groups = _group(self.atoms, reach)
             if self.groups.max() + 1 > SAVED * self.count:
                 break
             if self._agrees():
@@ -151,7 +151,7 @@ class Together:
         b = self.slopes(self.hessian.z)[:-1]
         direction = np.random.default_rng(0).normal(size=(1, self.count))
         product, scale = self._products(self.hessian.z, direction)[0][0], np.abs(direction[0]) @ np.abs(b)
-        return bool((np.abs(direction[0] @ b - product) <= AGREEMENT * scale + np.finfo(float).eps * scale.max()).all())
+        return bool((np.abs(direction[0] @ b - product) <= AGREEMENT_SHARE * scale + np.finfo(float).eps * scale.max()).all())
 
     def _products(self, z: Any, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`(∂F/∂θ along each direction, F)` at some z."""
@@ -183,7 +183,7 @@ def _near(neighbors: Neighbors) -> Any:
     return ((near + near.T).tocsr() + scipy.sparse.eye_array(n, format="csr")) != 0.0
 
 
-def _grouped(atoms: np.ndarray, reach: Any) -> np.ndarray:
+def _group(atoms: np.ndarray, reach: Any) -> np.ndarray:
     """A group for each parameter; in one group are parameters of one field that act on different atoms, or a single one."""
     shared = reach @ reach.T
     color = np.full(reach.shape[0], -1)

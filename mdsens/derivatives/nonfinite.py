@@ -14,10 +14,10 @@ from mdsens.common.errors import InputError, level_of_user
 from mdsens.potentials.base import Potential, parameter_paths
 from mdsens.structures.system import System, is_concrete
 
-UNRESTED = 1e-2
+MAX_FORCE_SHARE = 1e-2
 """Force that is left, as a share of the one that moves an atom by its distance to others, above which a state is not relaxed."""
 
-RESTLESS = 1e-4
+WARNING_SHARE = 1e-4
 """Share of that force above which a state is used with a warning."""
 
 
@@ -28,9 +28,9 @@ def check_rest(share: Any, what: str) -> None:
         share: of the force that would move an atom by its distance to others; traced ones are not looked at.
         what: is asked for, in the plural.
     """
-    if not is_concrete(share) or not share > RESTLESS:
+    if not is_concrete(share) or not share > WARNING_SHARE:
         return
-    if share > UNRESTED:
+    if share > MAX_FORCE_SHARE:
         raise InputError(
             f"The structure is not relaxed, so that its {what} mean nothing (forces are {float(share):.1g} of those that would "
             "move an atom to another's place): ask for those of relax(system, potential).system."

@@ -14,20 +14,20 @@ from mdsens.equilibrium.relaxation import FLOAT32_FMAX, Equilibrium
 from mdsens.potentials.base import Potential
 from mdsens.structures.system import System, is_concrete
 
-ALONE = "structure"
+SINGLE_STATE = "structure"
 """Name of a structure that was given without one."""
 
-KEPT = 16
+CACHE_SIZE = 16
 """References relaxed again that are kept, since values and derivatives ask for the same ones."""
 
 
-class Reference(eqx.Module):
+class RelaxedReference(eqx.Module):
     """A reference that was relaxed with the potential that is asked about, without what changes from one to another."""
 
     system: System
 
 
-class Referring(eqx.Module):
+class ReferringObservable(eqx.Module):
     """Base class of observables whose value depends on other equilibria beside the structure's.
 
     A reference is relaxed again, under its own conditions, for each potential that is asked about. Inside `jit` that cannot be
@@ -41,11 +41,11 @@ class Referring(eqx.Module):
         if not any(isinstance(reference, Equilibrium) for reference in kept):
             return self.beside(system, [reference.system for reference in kept], potential)
         if is_concrete(system, potential):
-            return self.beside(system, [relaxed_for(reference, potential).system for reference in kept], potential)
+            return self.beside(system, [relax_for(reference, potential).system for reference in kept], potential)
         value = self.beside(system, [reference.system for reference in kept], potential)
-        alike = jnp.asarray([_agrees(reference.potential, potential) for reference in kept])
+        alike = jnp.asarray([_is_same_potential(reference.potential, potential) for reference in kept])
         for leaf in jax.tree.leaves(potential):
-            value = value + (_unknown(leaf) if any(map(_loaded, kept)) else _without_second(leaf))
+            value = value + (_zero_without_first(leaf) if any(map(_is_loaded, kept)) else _zero_without_second(leaf))
         return jnp.where(jnp.all(alike), value, jnp.nan)
 
     def beside(self, system: Any, references: list[System], potential: Potential) -> Array:
@@ -53,7 +53,7 @@ class Referring(eqx.Module):
         raise NotImplementedError
 
 
-class Beside(eqx.Module):
+class ObservableWithReferences(eqx.Module):
     """An observable whose references are among the states, by the names that stand in their places.
 
     Args:
@@ -81,46 +81,46 @@ def with_references(g: Any, eq: Any, *, order: int = 1) -> tuple[Any, Any]:
         eq: an equilibrium, or several by name.
         order: of the derivatives that are asked for.
     """
-    found = _found(g)
+    found = _references_in(g)
     if not found or not (isinstance(eq, Equilibrium) or (isinstance(eq, Mapping) and eq)):
         return g, eq
     potential = eq.potential if isinstance(eq, Equilibrium) else next(iter(eq.values())).potential
-    if order == 1 and not any(map(_loaded, found)):
-        return _replaced(g, lambda reference: Reference(relaxed_for(reference, potential).system)), eq
-    alone = ALONE if isinstance(eq, Equilibrium) else None
-    own = {ALONE: eq} if isinstance(eq, Equilibrium) else dict(eq)
+    if order == 1 and not any(map(_is_loaded, found)):
+        return _replace_references(g, lambda reference: RelaxedReference(relax_for(reference, potential).system)), eq
+    alone = SINGLE_STATE if isinstance(eq, Equilibrium) else None
+    own = {SINGLE_STATE: eq} if isinstance(eq, Equilibrium) else dict(eq)
     g, states = named_references(g, own, potential)
-    return Beside(g, tuple(name for name in states if name not in own), alone), states
+    return ObservableWithReferences(g, tuple(name for name in states if name not in own), alone), states
 
 
 def named_references(g: Any, states: Mapping[str, Any], potential: Potential) -> tuple[Any, dict[str, Any]]:
     """`(g, states)` with names in the places of g's references, which are relaxed for the potential and among the states."""
     states, names = dict(states), dict[int, str]()
-    for reference in _found(g):
+    for reference in _references_in(g):
         if id(reference) not in names:
             names[id(reference)] = f"reference {len(names) + 1} of an observable"
-            states[names[id(reference)]] = relaxed_for(reference, potential)
-    return _replaced(g, lambda reference: names[id(reference)]), states
+            states[names[id(reference)]] = relax_for(reference, potential)
+    return _replace_references(g, lambda reference: names[id(reference)]), states
 
 
 def with_named(g: Any, systems: Mapping[str, Any]) -> Any:
     """g with systems for the names that `named_references` put there."""
-    return _replaced(g, lambda name: Reference(systems[name]))
+    return _replace_references(g, lambda name: RelaxedReference(systems[name]))
 
 
-def relaxed_for(reference: Equilibrium, potential: Potential) -> Equilibrium:
+def relax_for(reference: Equilibrium, potential: Potential) -> Equilibrium:
     """A reference relaxed with another potential under its own conditions, or as it is where the potential is its own.
 
     Raises:
         ConvergenceError: it does not relax.
     """
-    if _agrees(reference.potential, potential):
+    if _is_same_potential(reference.potential, potential):
         return reference
-    return _again(_ByIdentity(reference), _ByValue(potential))
+    return _relax_again(_ByIdentity(reference), _ByValue(potential))
 
 
-@functools.lru_cache(maxsize=KEPT)
-def _again(reference: Any, potential: Any) -> Equilibrium:
+@functools.lru_cache(maxsize=CACHE_SIZE)
+def _relax_again(reference: Any, potential: Any) -> Equilibrium:
     eq = reference.held
     options: dict[str, Any] = {"progress": False}
     if eq.system.positions.dtype == jnp.float32:
@@ -158,16 +158,16 @@ class _ByValue:
 
 
 def _is_referring(node: Any) -> bool:
-    return isinstance(node, Referring)
+    return isinstance(node, ReferringObservable)
 
 
-def _found(g: Any) -> list[Equilibrium]:
+def _references_in(g: Any) -> list[Equilibrium]:
     """The references of an observable, and of those inside it, that nothing stands for yet."""
     nodes = [node for node in jax.tree.leaves(g, is_leaf=_is_referring) if _is_referring(node)]
     return [reference for node in nodes for reference in node.references if isinstance(reference, Equilibrium)]
 
 
-def _replaced(g: Any, change: Callable[[Any], Any]) -> Any:
+def _replace_references(g: Any, change: Callable[[Any], Any]) -> Any:
     """g with each reference changed."""
 
     def one(node: Any) -> Any:
@@ -178,12 +178,12 @@ def _replaced(g: Any, change: Callable[[Any], Any]) -> Any:
     return jax.tree.map(one, g, is_leaf=_is_referring)
 
 
-def _loaded(reference: Equilibrium) -> bool:
+def _is_loaded(reference: Equilibrium) -> bool:
     """Whether the energy is not at its minimum in all that moves: a load works on the cell."""
     return reference.load is not None and bool(np.any(np.asarray(reference.load) != 0.0))
 
 
-def _agrees(own: Potential, other: Potential) -> Any:
+def _is_same_potential(own: Potential, other: Potential) -> Any:
     if jax.tree.structure(own) != jax.tree.structure(other):  # type: ignore[operator]  # of jax's stubs
         return False
     pairs = list(zip(jax.tree.leaves(own), jax.tree.leaves(other), strict=True))
@@ -193,22 +193,22 @@ def _agrees(own: Potential, other: Potential) -> Any:
 
 
 @jax.custom_jvp
-def _unknown(x: Array) -> Array:
+def _zero_without_first(x: Array) -> Array:
     """Zero, with a derivative that is NaN."""
     return jnp.zeros((), x.dtype)
 
 
-@_unknown.defjvp
+@_zero_without_first.defjvp
 def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return jnp.zeros((), primals[0].dtype), jnp.sum(jnp.nan * tangents[0])
 
 
 @jax.custom_jvp
-def _without_second(x: Array) -> Array:
+def _zero_without_second(x: Array) -> Array:
     """Zero, as is its derivative, whose own one is NaN."""
     return jnp.zeros((), x.dtype)
 
 
-@_without_second.defjvp
+@_zero_without_second.defjvp
 def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    return jnp.zeros((), primals[0].dtype), _unknown(primals[0]) * jnp.sum(tangents[0])
+    return jnp.zeros((), primals[0].dtype), _zero_without_first(primals[0]) * jnp.sum(tangents[0])

@@ -15,10 +15,10 @@ from mdsens.potentials import SHIPPED
 STEP = 1e-6
 """Displacement at which forces are looked at, as a share of the distance between atoms."""
 
-EVEN = 0.75
+JUMP_RATIO = 0.75
 """What is twice as long is twice as large where nothing jumps, and as large where something does: in between."""
 
-SEEN_BESIDE = 1e-2
+NOTICEABLE_SHARE = 1e-2
 """Share of the largest change at which another is looked at."""
 
 NOISE = 1e4
@@ -57,5 +57,5 @@ def jumps_at(hessian: Hessian, selection: Selection) -> bool:
 
 def _is_jump(near: np.ndarray, far: np.ndarray, noise: float) -> bool:
     near, far = np.abs(near), np.abs(far)
-    noticed = near > max(noise, SEEN_BESIDE * far.max(initial=0.0))
-    return bool((noticed & (near > EVEN * far)).any())
+    noticed = near > max(noise, NOTICEABLE_SHARE * far.max(initial=0.0))
+    return bool((noticed & (near > JUMP_RATIO * far)).any())

@@ -19,11 +19,11 @@ from mdsens.derivatives.first_order import (
     check_finite,
     check_index,
     check_scalar,
+    hessians_of,
     observed,
-    several,
     value_and_gradient,
 )
-from mdsens.derivatives.linear_response import solution, usable
+from mdsens.derivatives.linear_response import differentiable_hessian, solution
 from mdsens.derivatives.references import with_references
 from mdsens.derivatives.selection import Direction, check_direction
 from mdsens.equilibrium.relaxation import Equilibrium
@@ -56,7 +56,7 @@ def hessian_vector(g: Observable, eq: States, direction: Direction, *, linear_so
     """
     check_index(g, eq)
     g, eq = with_references(g, eq, order=2)
-    hessians, potential = several(eq, linear_solver)
+    hessians, potential = hessians_of(eq, linear_solver)
     check_scalar(g, hessians, potential)
     product = _hessian_vector(g, hessians, potential, check_direction(potential, direction))
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(product)):
@@ -82,7 +82,7 @@ def derivatives_along(g: Observable, eq: States, direction: Direction, *, linear
     """
     check_index(g, eq)
     g, eq = with_references(g, eq, order=2)
-    hessians, potential = several(eq, linear_solver)
+    hessians, potential = hessians_of(eq, linear_solver)
     first, second = _derivatives_along(g, hessians, potential, check_direction(potential, direction))
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         check_finite(g, hessians, potential, first)
@@ -149,7 +149,7 @@ def taylor(eq: Equilibrium, direction: Direction, *, linear_solver: Any = None) 
         InputError: a direction that is not of the potential's shape.
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
-    hessian = usable(eq, linear_solver)
+    hessian = differentiable_hessian(eq, linear_solver)
     direction = check_direction(eq.potential, direction)
     first, second, placed = _taylor(hessian, eq.potential, direction)
     if not (np.isfinite(first).all() and np.isfinite(second).all()):

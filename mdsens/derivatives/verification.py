@@ -13,7 +13,7 @@ from mdsens.common.errors import ConvergenceError, InputError
 from mdsens.derivatives.first_order import Sensitivity
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.mechanics.null_space import known_null_space
-from mdsens.mechanics.scales import share_of_force, typical_distance
+from mdsens.mechanics.scales import force_scale, typical_distance
 from mdsens.potentials.base import parameter_paths
 from mdsens.structures.system import System
 
@@ -94,14 +94,14 @@ def _relaxed_at(eq: Equilibrium, position: int, entry: Any, change: float) -> np
     leaves, structure = jax.tree.flatten(eq.potential)
     leaves[position] = leaves[position].at[entry].add(change)
     hurried = {} if eq.index else {"check_minimum": False}
-    again = eq.again(jax.tree.unflatten(structure, leaves), fmax=share_of_force(eq, FMAX), progress=False, **hurried)
-    there = displaced(eq, again.system)
+    again = eq.again(jax.tree.unflatten(structure, leaves), fmax=force_scale(eq, FMAX), progress=False, **hurried)
+    there = remove_rigid_motion(eq, again.system)
     if eq.reference.freedom is None or there.cell is None:
         return np.asarray(there.positions)
     return np.asarray(jnp.concatenate([there.positions, there.cell]))
 
 
-def displaced(eq: Equilibrium, system: System) -> System:
+def remove_rigid_motion(eq: Equilibrium, system: System) -> System:
     """Another state of the equilibrium's atoms, without the rigid motion that lies between both [host]."""
     reference, start = eq.reference, eq.unknown
     null = known_null_space(start, reference, eq.spectrum.rattlers if eq.spectrum else ())

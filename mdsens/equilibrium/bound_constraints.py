@@ -58,12 +58,12 @@ class Constraints(eqx.Module):
 
     @eqx.filter_jit
     def equations(self, system: System) -> Float[Array, " k"]:
-        return _together(system, [part.values(system) for part in self.parts if not part.inequality])
+        return _concatenate(system, [part.values(system) for part in self.parts if not part.inequality])
 
     @eqx.filter_jit
     def slacks(self, system: System) -> Float[Array, " k"]:
         """The values of all inequalities."""
-        return _together(system, [part.values(system) for part in self.parts if part.inequality])
+        return _concatenate(system, [part.values(system) for part in self.parts if part.inequality])
 
     def lengths(self, system: System) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
         """`(the equations, the values of all inequalities)` as lengths [Å], to first order."""
@@ -109,7 +109,7 @@ class Constraints(eqx.Module):
         return Constraints(self.parts, self.held, self.scale, tuple(int(k) for k in active), count, self.steepness)
 
 
-def _together(system: System, values: Sequence[Array]) -> Array:
+def _concatenate(system: System, values: Sequence[Array]) -> Array:
     return jnp.concatenate([jnp.zeros(0, system.positions.dtype), *values])
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from mdsens.common.errors import InputError
 from mdsens.common.progress import residual_bar
-from mdsens.equilibrium.descent import NEWTON_STEPS, PROBLEM, Arrival, based, refresher
+from mdsens.equilibrium.descent import NEWTON_STEPS, PROBLEM, Arrival, rebase, refresher
 from mdsens.implicit import MINRES
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.null_space import null_space
@@ -59,7 +59,7 @@ def climb(
     if result.status is Status.NOT_FINITE:
         reference = reference_at(reference.place(result.z))
         return Arrival(reference, reference.start, result.norm, steps, result.status)
-    reference = based(reference, result.z, potential)
+    reference = rebase(reference, result.z, potential)
     return Arrival(reference, reference.start, result.norm, steps, result.status)
 
 

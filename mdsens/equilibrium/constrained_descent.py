@@ -24,18 +24,18 @@ from mdsens.equilibrium.descent import (
     Arrival,
     Settings,
     approach,
-    based,
     force_norm,
     is_stale,
-    listed_here,
-    newton_in,
+    mark_listed,
+    newton_method,
+    rebase,
     reference_volume,
     refresher,
-    unbalanced,
+    residual_forces,
 )
 from mdsens.implicit import MINRES, Direct
 from mdsens.implicit.linear import SMALL
-from mdsens.mechanics.forces import gradient, held_still, lagrangian
+from mdsens.mechanics.forces import gradient, lagrangian, zero_where_held
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.null_space import rigid_null_space
 from mdsens.mechanics.unknown import Reference, reference_at
@@ -46,20 +46,20 @@ from mdsens.structures.system import System
 ROUNDS = 60
 """Updates of the multipliers, at most."""
 
-SETTLED = 1e-4
+NEWTON_VIOLATION = 1e-4
 """Violation of the constraints, as lengths [units of `scales`, Å as a rule], below which Newton's method is tried on the KKT
 conditions."""
 
-ROUGH = 1e-3
+ROUND_FORCE = 1e-3
 """Largest force [units of `scales`, eV/Å as a rule] that a round of the augmented Lagrangian leaves."""
 
-STIFFEST = 1e6
+MAX_STIFFENING = 1e6
 """Factor by which a penalty may grow from its start before its constraint counts as one that cannot be met."""
 
-TOUCHING = 1e-6
+CONTACT_DISTANCE = 1e-6
 """Distance to an inequality [units of `scales`, Å as a rule] up to which it may be active at the start."""
 
-DEPENDENT = 1e-8
+MIN_SINGULAR_VALUE = 1e-8
 """Singular value of the constraints' unit normals below which they depend on each other."""
 
 
@@ -89,7 +89,7 @@ class Penalty(eqx.Module):
         return Penalty(self.constraints, multipliers, pushes, self.stiffness), jnp.max(jnp.abs(violation), initial=0.0)
 
 
-class Penalised(NamedTuple):
+class PenalisedLandscape(NamedTuple):
     """An energy landscape with a penalty for constraints that are not met."""
 
     reference: Reference
@@ -97,13 +97,15 @@ class Penalised(NamedTuple):
     penalty: Penalty
 
 
-def _penalised_gradient(z: Any, data: Penalised) -> Any:
+def _penalised_gradient(z: Any, data: PenalisedLandscape) -> Any:
     reference, potential, penalty = data
     slope = jax.grad(lambda z: lagrangian(z, Landscape(reference, potential)) + penalty.energy(reference.place(z)))(z)
-    return held_still(slope, reference)
+    return zero_where_held(slope, reference)
 
 
-PENALISED = Problem(_penalised_gradient, force_norm, is_stale, null_space=rigid_null_space, symmetric=True, kind="gradient")
+PENALISED_PROBLEM = Problem(
+    _penalised_gradient, force_norm, is_stale, null_space=rigid_null_space, symmetric=True, kind="gradient"
+)
 
 
 def settle(reference: Reference, potential: Potential, settings: Settings) -> Arrival:
@@ -120,28 +122,28 @@ def settle(reference: Reference, potential: Potential, settings: Settings) -> Ar
     free = Constraints((), constraints.held, constraints.scale, (), 0)
     # Motions that no inequality could ever stop; what others are free besides costs nothing and is left alone.
     motions = reference_at(reference.system, reference.freedom, every).motions
-    reference = listed_here(eqx.tree_at(lambda f: (f.constraints, f.motions), reference, (free, motions)))
-    constraints = _measured(constraints, reference)
+    reference = mark_listed(eqx.tree_at(lambda f: (f.constraints, f.motions), reference, (free, motions)))
+    constraints = _with_steepness(constraints, reference)
     _check_independent(constraints, reference)
     penalty = _first_penalty(constraints, reference, potential)
     constraints = dataclasses.replace(constraints, scale=penalty.stiffness)
     z, status, steps, softest = reference.start, Status.MAX_STEPS, 0, float(penalty.stiffness)
     units = settings.units
-    settled = SETTLED * units.length
+    settled = NEWTON_VIOLATION * units.length
     goal, before, norm = settled, np.inf, np.inf
     with residual_bar(settings.tolerance, settings.progress) as show:
         if settings.solver is None:
             # Near a KKT point Newton's method arrives at once.
-            multipliers, active = _guess(constraints, reference, potential, TOUCHING * units.length)
+            multipliers, active = _guess_multipliers(constraints, reference, potential, CONTACT_DISTANCE * units.length)
             arrival = _newton(
-                newton_in(units), reference, constraints, z, multipliers, active, potential, settings, volume, steps, show
+                newton_method(units), reference, constraints, z, multipliers, active, potential, settings, volume, steps, show
             )
             if arrival.status is Status.CONVERGED:
                 return arrival
         for _ in range(ROUNDS):
-            data = Penalised(reference, potential, penalty)
-            rough = max(settings.tolerance, ROUGH * units.force * min(1.0, goal / settled))
-            z, data, norm, steps, status, _ = approach(PENALISED, z, data, settings, volume, steps, show, tolerance=rough)
+            data = PenalisedLandscape(reference, potential, penalty)
+            rough = max(settings.tolerance, ROUND_FORCE * units.force * min(1.0, goal / settled))
+            z, data, norm, steps, status, _ = approach(PENALISED_PROBLEM, z, data, settings, volume, steps, show, tolerance=rough)
             reference = data.reference
             if status is not Status.CONVERGED:
                 break
@@ -159,7 +161,7 @@ def settle(reference: Reference, potential: Potential, settings: Settings) -> Ar
                 steps, goal, status = arrival.steps, 0.1 * goal, Status.STALLED
             if violation > 0.25 * before:
                 penalty = dataclasses.replace(penalty, stiffness=4.0 * penalty.stiffness)
-                if penalty.stiffness > STIFFEST * softest:
+                if penalty.stiffness > MAX_STIFFENING * softest:
                     status = Status.CONTRADICTION
                     break
             before = violation
@@ -168,7 +170,7 @@ def settle(reference: Reference, potential: Potential, settings: Settings) -> Ar
     return Arrival(reference, _unknown(reference, multipliers), norm, steps, status)
 
 
-def _measured(constraints: Any, reference: Reference) -> Any:
+def _with_steepness(constraints: Any, reference: Reference) -> Any:
     """The constraints with their steepness at the reference."""
     system = reference.system
     whole = dataclasses.replace(constraints, steepness=None, scale=jnp.ones_like(constraints.scale))
@@ -201,11 +203,11 @@ def _mean_stiffness(reference: Reference, potential: Potential) -> Array:
     return jnp.linalg.norm(ravel_pytree(change)[0]) / jnp.linalg.norm(probe)
 
 
-def _guess(constraints: Any, reference: Reference, potential: Potential, near: float) -> tuple[Array, Any]:
+def _guess_multipliers(constraints: Any, reference: Reference, potential: Potential, near: float) -> tuple[Array, Any]:
     """Multipliers that leave the smallest forces at the start, and the inequalities that hold with equality and press."""
     system = reference.system
     touching = np.flatnonzero(np.abs(np.asarray(constraints.lengths(system)[1])) < near)
-    forces = np.asarray(ravel_pytree(unbalanced(reference.start, Landscape(reference, potential))[0])[0])
+    forces = np.asarray(ravel_pytree(residual_forces(reference.start, Landscape(reference, potential))[0])[0])
 
     def fitted(active: Any) -> np.ndarray:
         normals = _normals(constraints.with_active(active, system), reference)
@@ -242,9 +244,9 @@ def _newton(
     """Newton's method on the equations and the active inequalities; not converged where the active set is another."""
     system = reference.place(z)
     # From a far start the constraints may have been of another steepness.
-    constraints = _measured(constraints, eqx.tree_at(lambda f: f.system, reference, system))
+    constraints = _with_steepness(constraints, eqx.tree_at(lambda f: f.system, reference, system))
     chosen = constraints.with_active(active, system)
-    reference = listed_here(reference_at(system.with_neighbors(potential), reference.freedom, chosen))
+    reference = mark_listed(reference_at(system.with_neighbors(potential), reference.freedom, chosen))
     size = ravel_pytree(z)[0].size + len(multipliers)
     method = dataclasses.replace(method, rtol=1e-7, linear_solver=Direct() if size <= SMALL else MINRES())
     run = functools.partial(solve, PROBLEM, method, refresh=refresher(volume))
@@ -253,11 +255,11 @@ def _newton(
         result = run(_unknown(reference, multipliers), Landscape(reference, potential), progress=show.after(steps), **options)
         steps = steps + result.steps
         multipliers = chosen.factors * result.z.multipliers if len(multipliers) else multipliers
-        reference = based(result.data.reference, result.z, potential)
-        norm = float(unbalanced(_unknown(reference, multipliers), Landscape(reference, potential))[1])
+        reference = rebase(result.data.reference, result.z, potential)
+        norm = float(residual_forces(_unknown(reference, multipliers), Landscape(reference, potential))[1])
         if result.status is not Status.CONVERGED or norm <= settings.tolerance:
             break
-        reference = listed_here(reference)
+        reference = mark_listed(reference)
     status = result.status if norm <= settings.tolerance else Status.STALLED
     pulls = (multipliers * chosen.scale / chosen.factors)[len(multipliers) - len(active) :]
     rest = np.delete(np.asarray(chosen.scale * chosen.lengths(reference.system)[1]), active)
@@ -268,7 +270,7 @@ def _newton(
 
 def _normals(constraints: Any, reference: Reference) -> np.ndarray:
     """∂values/∂z `(count, n)` at the reference's start, z without multipliers, zero where held."""
-    return np.asarray(_slopes(constraints, reference)) / float(constraints.scale) * _movable(reference)
+    return np.asarray(_slopes(constraints, reference)) / float(constraints.scale) * _movable_components(reference)
 
 
 @eqx.filter_jit
@@ -277,7 +279,7 @@ def _slopes(constraints: Any, reference: Reference) -> Array:
     return jax.jacrev(lambda z: constraints.values(reference.place(unravel(z))))(flat).reshape(-1, flat.size)
 
 
-def _movable(reference: Reference) -> np.ndarray:
+def _movable_components(reference: Reference) -> np.ndarray:
     """Which components of z, without multipliers, can move."""
     more = ravel_pytree(reference.start)[0].size - reference.held.size
     return np.concatenate([~np.asarray(reference.held).ravel(), np.ones(more, dtype=bool)])
@@ -286,13 +288,13 @@ def _movable(reference: Reference) -> np.ndarray:
 def _check_independent(constraints: Any, reference: Reference) -> None:
     if constraints.count == 0:
         return
-    normals, free = _normals(constraints, reference), int(_movable(reference).sum())
+    normals, free = _normals(constraints, reference), int(_movable_components(reference).sum())
     if constraints.count > free:
         raise InputError(f"There are {constraints.count} constraints for {free} degrees of freedom: leave some out.")
     lengths, names = np.linalg.norm(normals, axis=1), constraints.names(reference.system)
     if (lengths == 0.0).any():
         raise InputError(f"{names[int(np.argmin(lengths))]} acts on nothing that can move: leave it out.")
-    if np.linalg.svd(normals / lengths[:, None], compute_uv=False).min() < DEPENDENT:
+    if np.linalg.svd(normals / lengths[:, None], compute_uv=False).min() < MIN_SINGULAR_VALUE:
         raise InputError(
             "The constraints depend on each other at the start (or contradict each other): "
             f"leave out what others say already, among {', '.join(dict.fromkeys(names))}."

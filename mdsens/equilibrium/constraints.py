@@ -24,7 +24,7 @@ from mdsens.common.errors import InputError, traceable
 from mdsens.equilibrium.bound_constraints import Constraint, Constraints, bound_constraints
 from mdsens.structures.system import System, holds_atoms
 
-COLLINEAR = 1e-3
+MIN_SINE = 1e-3
 """Sine of the angle below which three atoms count as lying on a line."""
 
 
@@ -166,7 +166,7 @@ def _nearest_images(d: Any, system: System) -> np.ndarray:
     return np.rint((shortest - vectors) @ np.linalg.inv(complete_cell(cell))).astype(int)[:, :dim]
 
 
-class _Linear(Constraint):
+class _LinearConstraint(Constraint):
     """Displacements from the start along some directions vanish."""
 
     atoms: Any
@@ -189,14 +189,14 @@ class _Linear(Constraint):
         raise NotImplementedError
 
 
-class FixedPlane(_Linear):
+class FixedPlane(_LinearConstraint):
     """Each of some atoms stays in the plane through its place with the normal `direction`."""
 
     def _forbidden(self) -> Array:
         return self.direction[None]
 
 
-class FixedLine(_Linear):
+class FixedLine(_LinearConstraint):
     """Each of some atoms stays on the line through its place along `direction`."""
 
     def _forbidden(self) -> Array:
@@ -243,18 +243,18 @@ class RigidGroup(Constraint):
         if len(atoms) < 2:
             raise InputError("RigidGroup wants two atoms or more.")
         if system.dim == 3 and len(atoms) > 2:
-            atoms = self._led_by_a_triangle(atoms, np.asarray(system.positions))
+            atoms = self._triangle_first(atoms, np.asarray(system.positions))
         unbound = RigidGroup(jnp.asarray(atoms))
         return RigidGroup(jnp.asarray(atoms), unbound._coordinates(system))
 
     @staticmethod
-    def _led_by_a_triangle(atoms: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    def _triangle_first(atoms: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """The atoms in an order in which the first three span the largest triangle on the first and its farthest mate."""
         arms = positions[atoms] - positions[atoms[0]]
         far = int(np.argmax(np.linalg.norm(arms, axis=1)))
         height = np.linalg.norm(np.cross(arms, arms[far]), axis=1) / np.linalg.norm(arms[far]) ** 2
         third = int(np.argmax(height))
-        if height[third] < COLLINEAR:
+        if height[third] < MIN_SINE:
             raise InputError("The atoms of a RigidGroup lie on a line: take FixedLengths for a bond of two atoms.")
         first = [0, far, third]
         return atoms[[*first, *[k for k in range(len(atoms)) if k not in first]]]

@@ -18,8 +18,8 @@ from mdsens.mechanics.forces import gradient
 from mdsens.mechanics.hessian_operator import hessian_operator, is_stored
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.null_space import rigid_null_space
-from mdsens.mechanics.scales import ORDINARY_UNITS, Units, scales_of
-from mdsens.mechanics.unknown import Reference, Unknown, as_unknown, gridded, periodic_volume, reference_at
+from mdsens.mechanics.scales import USUAL_UNITS, Units, scales_of
+from mdsens.mechanics.unknown import Reference, Unknown, as_unknown, periodic_volume, reference_at, with_coarse_grid
 from mdsens.potentials.base import Potential
 from mdsens.potentials.sums import TermLists
 from mdsens.solvers import FIRE, LBFGS, Newton, Problem, Status, evaluated, solve
@@ -29,7 +29,7 @@ from mdsens.structures.system import System
 HANDOVER = 1e-2
 """Size of the largest force [units of `scales`, eV/Å as a rule] at which Newton's method is first tried."""
 
-HASTE = 0.05
+NEWTON_REACH = 0.05
 """Largest change of a component, in a step to the lowest point along the forces, up to which Newton's method is tried at once
 [units of `scales`, Å as a rule]. Its own is half as long again or more, and a list for it is longer the farther atoms are from
 rest."""
@@ -40,16 +40,16 @@ PROBE = 1e-4
 NEWTON_STEPS = 50
 """Newton steps after one hand-over, at most; a handful is usual."""
 
-TIGHT_SKIN = 0.01
+STATE_SKIN = 0.01
 """Skin of an equilibrium's list, as a share of the range: derivatives at the state need only its own pairs."""
 
-RECOMPILED = 2000
+RECOMPILATION_SIZE = 2000
 """Atoms from which on a list with fewer places is worth the compilation of what works on it."""
 
 VOLUME_RATIO = 8.0
 """Factor by which a cell may shrink or grow from its start before it counts as collapsed or flown apart."""
 
-REBASES = 20
+MAX_REBASES = 20
 """How often a relaxed cell becomes the reference of another descent, at most; under a pressure alone once is usual."""
 
 
@@ -67,21 +67,21 @@ def is_stale(z: Any, data: Any) -> Array:
     return data.reference.is_stale(z, data.potential.ranges)
 
 
-def _focused(z: Any, data: Any) -> Any:
+def _focus(z: Any, data: Any) -> Any:
     """A list of little more than the range at z, so that little is evaluated and stored; a preconditioner's grid [host]."""
     reference, potential = data.reference, data.potential
     listed = reference.system.neighbors
     if not isinstance(listed, Neighbors):
         # Of several kinds of lists none is made shorter.
         if isinstance(listed, TermLists) and _is_stale_now(z, data):
-            reference = relisted(reference, z, potential, None)
+            reference = relist(reference, z, potential, None)
         return data._replace(reference=reference)
     if not is_tight(listed) or _is_stale_now(z, data):
-        reference = relisted(reference, z, potential, TIGHT_SKIN * float(np.asarray(potential.range)))
-        if len(reference.system) < RECOMPILED:
+        reference = relist(reference, z, potential, STATE_SKIN * float(np.asarray(potential.range)))
+        if len(reference.system) < RECOMPILATION_SIZE:
             reference = eqx.tree_at(lambda f: f.system.neighbors, reference, widened_like(reference.system.neighbors, listed))
     # Interpolation on the grid forgives that atoms move on.
-    return data._replace(reference=gridded(reference) if is_stored(reference, potential) else reference)
+    return data._replace(reference=with_coarse_grid(reference) if is_stored(reference, potential) else reference)
 
 
 _is_stale_now = eqx.filter_jit(is_stale)
@@ -93,7 +93,7 @@ PROBLEM = Problem(
     null_space=rigid_null_space,
     symmetric=True,
     operator=hessian_operator,
-    focus=_focused,
+    focus=_focus,
     kind="gradient",
 )
 """The unknown at which no force is left: the problem that all solvers are given."""
@@ -102,7 +102,7 @@ LOADED_PROBLEM = dataclasses.replace(PROBLEM, symmetric=False)
 """The same under a stress that is not hydrostatic."""
 
 
-def unbalanced(z: Any, data: Any) -> Any:
+def residual_forces(z: Any, data: Any) -> Any:
     """`(F(z), its norm)` on an energy landscape, compiled [host]."""
     return evaluated(PROBLEM if data.reference.symmetric else LOADED_PROBLEM, z, data)
 
@@ -130,7 +130,7 @@ class Settings:
     polish: bool
     progress: bool | None
     own: bool = False
-    units: Units = ORDINARY_UNITS
+    units: Units = USUAL_UNITS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,18 +154,18 @@ def descend(reference: Reference, potential: Potential, settings: Settings) -> A
     problem = PROBLEM if reference.symmetric else LOADED_PROBLEM
     steps, volume = 0, reference_volume(reference)
     with residual_bar(settings.tolerance, settings.progress) as show:
-        for _ in range(REBASES):
-            reference = listed_here(reference)
+        for _ in range(MAX_REBASES):
+            reference = mark_listed(reference)
             start = (reference.start, Landscape(reference, potential))
             z, (reference, _), norm, steps, status, tolerance = approach(problem, *start, settings, volume, steps, show)
             if status is Status.NOT_FINITE:
                 reference = reference_at(reference.place(z), reference.freedom, reference.constraints)
                 return Arrival(reference, reference.start, norm, steps, status)
-            reference = based(reference, z, potential)
+            reference = rebase(reference, z, potential)
             if reference.freedom is None:
                 break
             check_volume(reference.start, reference, volume)
-            norm = float(unbalanced(reference.start, Landscape(reference, potential))[1])
+            norm = float(residual_forces(reference.start, Landscape(reference, potential))[1])
             if status is not Status.CONVERGED or norm <= tolerance:
                 break
             # Seen from the relaxed cell the strains are others, if only a little.
@@ -178,16 +178,16 @@ def reference_volume(reference: Reference) -> float | None:
     return None if reference.freedom is None else periodic_volume(reference.system)
 
 
-def listed_here(reference: Reference) -> Reference:
+def mark_listed(reference: Reference) -> Reference:
     """The reference, which says that its list was made for its own start."""
     if reference.freedom is None:
         return reference
     return eqx.tree_at(lambda f: f.listed, reference, reference.start, is_leaf=lambda leaf: leaf is None)
 
 
-def based(reference: Reference, z: Any, potential: Potential) -> Reference:
+def rebase(reference: Reference, z: Any, potential: Potential) -> Reference:
     """A reference with the same freedom at the state z, with the list that an equilibrium keeps."""
-    return reference_at(listed_tightly(reference.place(z), potential), reference.freedom, reference.constraints)
+    return reference_at(with_tight_list(reference.place(z), potential), reference.freedom, reference.constraints)
 
 
 def approach(
@@ -214,8 +214,8 @@ def approach(
     Returns:
         `(z, data, norm, steps, status, the tolerance that was obeyed)`.
     """
-    units, newton = settings.units, newton_in(settings.units)
-    solver, *others = solvers_in(units) if settings.solver is None else (settings.solver,)
+    units, newton = settings.units, newton_method(settings.units)
+    solver, *others = default_solvers(units) if settings.solver is None else (settings.solver,)
     newton_first = settings.solver is None and settings.polish
     hasty = newton_first and _is_near(problem, z, data, units.length)
     own = settings.own and tolerance is None
@@ -258,19 +258,19 @@ def approach(
     return z, data, arrived.norm, steps, Status.CONVERGED if close else arrived.status, fmax
 
 
-def solvers_in(units: Units) -> tuple[Any, ...]:
+def default_solvers(units: Units) -> tuple[Any, ...]:
     """What is tried one after the other where no solver was asked for."""
     time = units.stiffness**-0.5
     fire = FIRE(dt_start=0.1 * time, dt_max=0.4 * time, force_softening=1e-6 * units.force**2, max_step=0.2 * units.length)
     return LBFGS(max_step=0.2 * units.length, first_step=0.01 * units.length), fire
 
 
-def newton_in(units: Units) -> Newton:
+def newton_method(units: Units) -> Newton:
     """Newton's method for the last stretch."""
     return Newton(max_step=0.1 * units.length)
 
 
-def in_units(units: Units) -> Problem:
+def problem_in_units(units: Units) -> Problem:
     """The problem with lengths and stiffnesses counted in some units, which may be traced."""
 
     def scaled(z: Any, data: Any) -> Any:
@@ -290,7 +290,7 @@ def in_units(units: Units) -> Problem:
 
 
 def _is_near(problem: Problem, z: Any, data: Any, unit: float) -> bool:
-    """Whether the energy curves upwards along the forces, and so much that its lowest point there is no farther than HASTE."""
+    """Whether the energy curves upwards along the forces, and so much that its lowest point there is no farther than NEWTON_REACH."""
     flat, unravel = ravel_pytree(z)
     slope = ravel_pytree(evaluated(problem, z, data)[0])[0]
     steepest = float(jnp.max(jnp.abs(slope)))
@@ -299,7 +299,7 @@ def _is_near(problem: Problem, z: Any, data: Any, unit: float) -> bool:
     share = PROBE * unit / steepest
     change = slope - ravel_pytree(evaluated(problem, unravel(flat - share * slope), data)[0])[0]
     curvature = float(jnp.vdot(slope, change)) / (share * float(jnp.vdot(slope, slope)))
-    return curvature * HASTE * unit >= steepest
+    return curvature * NEWTON_REACH * unit >= steepest
 
 
 def refresher(volume: float | None = None) -> Callable[..., Any]:
@@ -316,12 +316,12 @@ def refresher(volume: float | None = None) -> Callable[..., Any]:
         check_volume(z, data.reference, volume)
         reach = np.asarray(data.potential.range)
         skin = SKIN * widening * float(reach) if np.isfinite(reach) else None
-        return data._replace(reference=relisted(data.reference, z, data.potential, skin))
+        return data._replace(reference=relist(data.reference, z, data.potential, skin))
 
     return refresh
 
 
-def relisted(reference: Reference, z: Any, potential: Potential, skin: float | None) -> Reference:
+def relist(reference: Reference, z: Any, potential: Potential, skin: float | None) -> Reference:
     """The same reference with a neighbour list made at z [host]."""
     neighbors = reference.place(z).with_neighbors(potential, skin=skin).neighbors
     if reference.freedom is None:
@@ -331,15 +331,15 @@ def relisted(reference: Reference, z: Any, potential: Potential, skin: float | N
     return eqx.tree_at(lambda f: (f.system.neighbors, f.listed), reference, listed, is_leaf=lambda leaf: leaf is None)
 
 
-def listed_tightly(system: System, potential: Potential) -> System:
+def with_tight_list(system: System, potential: Potential) -> System:
     """The system with the list that an equilibrium keeps; a function of positions, cell and range alone."""
     reach = float(np.asarray(potential.range))
-    return system.with_neighbors(potential, skin=TIGHT_SKIN * reach if np.isfinite(reach) else None)
+    return system.with_neighbors(potential, skin=STATE_SKIN * reach if np.isfinite(reach) else None)
 
 
 def is_tight(neighbors: Neighbors) -> bool:
     """Whether a list is the one that an equilibrium keeps, in which atoms have no room to move."""
-    return isinstance(neighbors, Neighbors) and bool(neighbors.skin <= 1.01 * TIGHT_SKIN * (neighbors.radius - neighbors.skin))
+    return isinstance(neighbors, Neighbors) and bool(neighbors.skin <= 1.01 * STATE_SKIN * (neighbors.radius - neighbors.skin))
 
 
 def check_volume(z: Any, reference: Reference, volume: float | None) -> None:

@@ -20,10 +20,10 @@ from mdsens.structures.system import System
 
 INTERPOLATIONS = ("idpp", "linear")
 
-SAME = 1e-3
+MIN_DISPLACEMENT = 1e-3
 """Largest displacement of an atom [Å] with which two structures are still the same."""
 
-CLIMBS_FROM = 5.0
+CLIMB_START = 5.0
 """The highest image climbs once the chain's forces are below so many fmax: before, another may be the highest."""
 
 
@@ -103,9 +103,9 @@ def nudged_chain(
     potential = _check_settings(initial, final, potential, images, fmax, spring, interpolation, max_steps)
     ends = [end.system if isinstance(end, Equilibrium) else end for end in (initial, final)]
     _check_ends(ends, potential, fmax)
-    atoms = _interpolated(ends, potential, images, interpolation)
+    atoms = _interpolate(ends, potential, images, interpolation)
     try:
-        neb, steps, converged = _relaxed(atoms, climb, fmax, spring, max_steps, progress)
+        neb, steps, converged = _relax_band(atoms, climb, fmax, spring, max_steps, progress)
     except CoincidingAtoms as error:
         raise InputError(
             f"On the {interpolation} path between the two structures atoms come to lie on each other: check that atom k is the "
@@ -120,7 +120,9 @@ def nudged_chain(
     return chain
 
 
-def _relaxed(atoms: Any, climb: bool, fmax: float, spring: float | None, max_steps: int, progress: Any) -> tuple[Any, int, bool]:
+def _relax_band(
+    atoms: Any, climb: bool, fmax: float, spring: float | None, max_steps: int, progress: Any
+) -> tuple[Any, int, bool]:
     """`(neb, steps, converged)`: first without climbing."""
     from ase.mep import NEB
     from ase.optimize import FIRE
@@ -133,7 +135,7 @@ def _relaxed(atoms: Any, climb: bool, fmax: float, spring: float | None, max_ste
             optimiser = FIRE(neb, logfile=None)
             shown = show.after(steps)
             optimiser.attach(lambda optimiser=optimiser, shown=shown: shown(optimiser.nsteps, float(neb.get_residual())))
-            goal = CLIMBS_FROM * fmax if climb and not climbing else fmax
+            goal = CLIMB_START * fmax if climb and not climbing else fmax
             converged = bool(optimiser.run(fmax=goal, steps=max_steps - steps))
             steps += optimiser.nsteps
             if not converged:
@@ -147,7 +149,7 @@ def _barrier_curvature(atoms: Any) -> float:
     return float(8.0 * np.ptp(energies) / _lengths([image.positions for image in atoms])[-1] ** 2)
 
 
-def _interpolated(ends: Any, potential: Potential, count: int, interpolation: str) -> list[Any]:
+def _interpolate(ends: Any, potential: Potential, count: int, interpolation: str) -> list[Any]:
     from ase.mep import NEB
 
     first, last = (end.to_ase() for end in ends)
@@ -250,5 +252,5 @@ def _check_ends(ends: Any, potential: Potential, fmax: float) -> None:
                 f"The {name} structure has a force of {largest:.1e} eV/Å left, more than fmax={fmax:g}: "
                 "relax it first, ms.relax(system, potential)."
             )
-    if np.linalg.norm(_nearest_image(*(end.to_ase() for end in ends)), axis=1).max() <= SAME:
+    if np.linalg.norm(_nearest_image(*(end.to_ase() for end in ends)), axis=1).max() <= MIN_DISPLACEMENT:
         raise InputError("The ends of a chain are the same structure: the path between them has no length.")

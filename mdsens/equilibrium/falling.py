@@ -12,10 +12,10 @@ from mdsens.potentials.sums import shared
 from mdsens.structures.neighbors.neighbor_list import Neighbors
 from mdsens.structures.system import System
 
-NEARER = 0.6
+NEAR_SHARE = 0.6
 """Share of the least distance at the start below which the nearest two are looked at."""
 
-CLOSER = (1.0, 0.8, 0.6, 0.4, 0.25)
+PROBED_SHARES = (1.0, 0.8, 0.6, 0.4, 0.25)
 """Shares of their distance at which their energy is."""
 
 
@@ -31,10 +31,10 @@ class Watch:
 
     def __call__(self, z: Any, data: Any) -> None:
         system, potential = data.reference.place(z), data.potential
-        if self.start is None or (found := _nearest(system)) is None or not found[0] < NEARER * self.start[0]:
+        if self.start is None or (found := _nearest(system)) is None or not found[0] < NEAR_SHARE * self.start[0]:
             return
-        if _falls(system, potential, found):
-            raise CoincidingAtoms(np.asarray(system.positions), _words(system, potential, found, self.start[0]))
+        if _is_falling(system, potential, found):
+            raise CoincidingAtoms(np.asarray(system.positions), _explanation(system, potential, found, self.start[0]))
 
 
 def _nearest(system: System) -> tuple[float, int, int, np.ndarray] | None:
@@ -51,20 +51,20 @@ def _nearest(system: System) -> tuple[float, int, int, np.ndarray] | None:
     return (float(r[place, i]), int(i), int(atom[place, i]), d[place, i]) if 0.0 < r[place, i] < np.inf else None
 
 
-def _falls(system: System, potential: Potential, found: Any) -> bool:
+def _is_falling(system: System, potential: Potential, found: Any) -> bool:
     """Whether the energy becomes lower and lower as both come nearer to their middle."""
     _, i, j, d = found
     if i == j or (bool(system.frozen[i]) and bool(system.frozen[j])):
         return False
     energies = []
-    for share in CLOSER:
+    for share in PROBED_SHARES:
         step = 0.5 * (1.0 - share) * d
         moved = system.positions.at[i].add(step).at[j].add(-step)
         energies.append(float(_energy(potential, system.with_positions(moved))))
     return bool(np.all(np.diff(energies) < 0.0))
 
 
-def _words(system: System, potential: Potential, found: Any, start: float) -> str:
+def _explanation(system: System, potential: Potential, found: Any, start: float) -> str:
     r, i, j, _ = found
     names = f"Atoms {i} ({system.symbols[i]}) and {j} ({system.symbols[j]})"
     whose = " + ".join(type(part).__name__ for part in potential.parts())

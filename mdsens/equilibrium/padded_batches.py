@@ -18,7 +18,7 @@ from mdsens.structures.neighbors.neighbor_list import Neighbors, padded, places,
 from mdsens.structures.system import System
 
 
-def each(action: Callable[..., Any], systems: Sequence[System]) -> list[Any]:
+def map_systems(action: Callable[..., Any], systems: Sequence[System]) -> list[Any]:
     """`action(system)` of all, its refusals with the number of the system."""
     if not systems:
         raise InputError("A batch of no systems has no positions: give at least one.")
@@ -31,7 +31,7 @@ def each(action: Callable[..., Any], systems: Sequence[System]) -> list[Any]:
     return done
 
 
-def listed(system: System, potential: Potential, skin: float | None) -> System:
+def with_list(system: System, potential: Potential, skin: float | None) -> System:
     """A member with its list [host].
 
     Raises:
@@ -43,19 +43,19 @@ def listed(system: System, potential: Potential, skin: float | None) -> System:
     return system
 
 
-def grouped(systems: Sequence[System]) -> list[tuple[list[int], Reference]]:
-    """Members that share a shape, each with their stacked frames [host]."""
-    frames = [_padded(reference_at(system), places(len(system))) for system in systems]
+def group_by_shape(systems: Sequence[System]) -> list[tuple[list[int], Reference]]:
+    """Members that share a shape, each with their stacked references [host]."""
+    references = [_pad(reference_at(system), places(len(system))) for system in systems]
     groups: dict[Any, Any] = {}
-    for k, reference in enumerate(frames):
+    for k, reference in enumerate(references):
         # Capacities are made equal within a group.
         same = eqx.tree_at(lambda f: f.system.neighbors, reference, None)
         key = jax.tree.structure(same), tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(same))
         groups.setdefault(key, []).append(k)
-    return [(members, _stacked([frames[k] for k in members])) for members in groups.values()]
+    return [(members, _stack([references[k] for k in members])) for members in groups.values()]
 
 
-def _padded(reference: Reference, n: int) -> Reference:
+def _pad(reference: Reference, n: int) -> Reference:
     system = reference.system
     more = n - len(system)
 
@@ -78,12 +78,12 @@ def _padded(reference: Reference, n: int) -> Reference:
     return eqx.tree_at(lambda f: f.system, reference, whole)
 
 
-def _stacked(frames: list[Reference]) -> Reference:
-    widest = frames[0].system.neighbors
-    for reference in frames:
+def _stack(references: list[Reference]) -> Reference:
+    widest = references[0].system.neighbors
+    for reference in references:
         widest = widened_like(widest, reference.system.neighbors)
-    frames = [
+    references = [
         eqx.tree_at(lambda f: f.system.neighbors, reference, widened_like(reference.system.neighbors, widest))
-        for reference in frames
+        for reference in references
     ]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *frames)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *references)

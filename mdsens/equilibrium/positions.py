@@ -16,8 +16,8 @@ from mdsens.equilibrium.descent import (
     HANDOVER,
     NEWTON_STEPS,
     PROBLEM,
-    in_units,
     is_tight,
+    problem_in_units,
 )
 from mdsens.equilibrium.relaxation import check_movable, check_settings, relax
 from mdsens.implicit import CG, differentiable_solution
@@ -85,8 +85,8 @@ def equilibrium_positions(
     """
     settings = _Settings(solver, fmax, max_steps)
     if isinstance(system, list | tuple):
-        padded_batches.each(lambda one: _check_traceable(one, potential, settings), system)
-        positions, codes = _find_together(system, potential, settings)
+        padded_batches.map_systems(lambda one: _check_traceable(one, potential, settings), system)
+        positions, codes = _find_batch(system, potential, settings)
     else:
         _check_traceable(system, potential, settings)
         found = _implicit(lambda _, potential: _find(system, potential, settings))
@@ -140,21 +140,23 @@ def _find(system: Any, potential: Potential, settings: Any) -> tuple[Array, _Wit
     return _descend_traced(reference, potential, settings)
 
 
-def _find_together(systems: Any, potential: Potential, settings: Any) -> tuple[Any, Array]:
+def _find_batch(systems: Any, potential: Potential, settings: Any) -> tuple[Any, Array]:
     with jax.ensure_compile_time_eval():
-        systems = padded_batches.each(lambda one: padded_batches.listed(one, potential, _traced_skin(one, potential)), systems)
-        groups = padded_batches.grouped(systems)
+        systems = padded_batches.map_systems(
+            lambda one: padded_batches.with_list(one, potential, _traced_skin(one, potential)), systems
+        )
+        groups = padded_batches.group_by_shape(systems)
     positions: list[Any] = [None] * len(systems)
     codes: list[Any] = [None] * len(systems)
-    for members, frames in groups:
-        found, status = _relaxed_group(frames, potential, settings)
+    for members, references in groups:
+        found, status = _relax_group(references, potential, settings)
         for k, x, code in zip(members, found, status, strict=True):
             positions[k], codes[k] = x[: len(systems[k])], code
     return positions, jnp.stack(codes)
 
 
 @eqx.filter_jit
-def _relaxed_group(frames: Any, potential: Potential, settings: Any) -> tuple[Array, Array]:
+def _relax_group(references: Any, potential: Potential, settings: Any) -> tuple[Array, Array]:
     found = _implicit(lambda reference, potential: _descend_traced(reference, potential, settings))
 
     def relaxed(reference: Reference) -> tuple[Array, Array]:
@@ -164,7 +166,7 @@ def _relaxed_group(frames: Any, potential: Potential, settings: Any) -> tuple[Ar
         return withheld(status != Status.CONVERGED.code, positions), status
 
     # One after the other: each takes the steps that it needs, and no more.
-    return jax.lax.map(relaxed, frames)
+    return jax.lax.map(relaxed, references)
 
 
 def _descend_traced(reference: Reference, potential: Potential, settings: Any) -> tuple[Array, _Witness]:
@@ -172,7 +174,7 @@ def _descend_traced(reference: Reference, potential: Potential, settings: Any) -
     steps, length = settings.max_steps, traced_distance(reference.system, potential)
     units = traced_scales(PROBLEM, reference.system.positions, data, length).units
     # Settings of our own choice of solvers are counted in the system's units: those of one that was asked for are not.
-    problem, unit = (PROBLEM, Units()) if settings.solver is not None else (in_units(units), units)
+    problem, unit = (PROBLEM, Units()) if settings.solver is not None else (problem_in_units(units), units)
     solver = LBFGS() if settings.solver is None else settings.solver
 
     def descend(carry: Any, tolerance: Array) -> tuple[Any, None]:

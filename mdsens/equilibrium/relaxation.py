@@ -24,16 +24,16 @@ from mdsens.equilibrium.descent import (
     Settings,
     UnstableCell,
     descend,
-    listed_here,
-    listed_tightly,
-    unbalanced,
+    mark_listed,
+    residual_forces,
+    with_tight_list,
 )
 from mdsens.mechanics.hessian import Hessian, hessian_at, known_hessian
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.preconditioner import CoarseGrid
 from mdsens.mechanics.scales import scales_of
 from mdsens.mechanics.spectrum import Spectrum
-from mdsens.mechanics.unknown import Reference, as_unknown, cell_freedom, gridded, periodic_volume, reference_at
+from mdsens.mechanics.unknown import Reference, as_unknown, cell_freedom, periodic_volume, reference_at, with_coarse_grid
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.solvers import Status
 from mdsens.structures.system import System, atoms_text, cell_text, has_values, is_concrete, periodicity_text
@@ -156,7 +156,7 @@ class Equilibrium(Spelled, eqx.Module):
             self.system, cell_freedom(self.system, self.cell, 0.0 if self.load is None else self.load), self.constraints
         )
         memory = self.kept.value
-        return gridded(reference, None if memory is None else memory.grid)
+        return with_coarse_grid(reference, None if memory is None else memory.grid)
 
     @property
     def unknown(self) -> Any:
@@ -238,13 +238,13 @@ def relax(
     try:
         newton_first = solver is None and polish and not constraints
         # The list of Newton's steps, which are few and mostly short.
-        system = listed_tightly(system, potential) if newton_first else potential.prepared(system)
+        system = with_tight_list(system, potential) if newton_first else potential.prepared(system)
         bound = bound_constraints(constraints, system)
         reference = reference_at(system, cell_freedom(system, cell, pressure), bound)
         check_movable(reference)
         if reference.freedom is None and smax is not None:
             raise InputError('smax is for a cell that may change: leave it out, or ask for cell="free".')
-        reference, own = listed_here(reference), fmax is None
+        reference, own = mark_listed(reference), fmax is None
         scales = scales_of(PROBLEM if reference.symmetric else LOADED_PROBLEM, reference.start, Landscape(reference, potential))
         fmax = float(scales.fmax) if fmax is None else fmax
         tolerance = _tolerance(reference, fmax, smax)
@@ -266,14 +266,14 @@ def relax(
 def _hashable(setting: Any) -> Any:
     """A mask or a stress as nested tuples."""
     try:
-        return setting if isinstance(setting, str) else nested(np.asarray(setting).tolist())
+        return setting if isinstance(setting, str) else as_tuples(np.asarray(setting).tolist())
     except ValueError:
         raise InputError(f"The rows of a mask or a stress must be of one length, unlike {setting!r:.80}.") from None
 
 
-def nested(value: Any) -> Any:
+def as_tuples(value: Any) -> Any:
     """Lists as tuples."""
-    return tuple(nested(entry) for entry in value) if isinstance(value, list) else value
+    return tuple(as_tuples(entry) for entry in value) if isinstance(value, list) else value
 
 
 def _tolerance(reference: Reference, fmax: float, smax: float | None) -> float:
@@ -332,9 +332,9 @@ def finish(arrival: Any, potential: Potential, asked: Any, check_minimum: bool, 
     spectrum, hessian = None, None
     if status is not Status.NOT_FINITE:
         if reference.freedom is not None:
-            fmax, stress_error = _left(z, reference, potential)
+            fmax, stress_error = _residuals(z, reference, potential)
         if status is Status.CONVERGED and check_minimum:
-            reference = gridded(reference)
+            reference = with_coarse_grid(reference)
             hessian = hessian_at(z, reference, potential)
             spectrum = hessian.spectrum
             if spectrum.index != asked.get("index", 0):
@@ -361,9 +361,9 @@ def finish(arrival: Any, potential: Potential, asked: Any, check_minimum: bool, 
     return state
 
 
-def _left(z: Any, reference: Reference, potential: Potential) -> tuple[float, float]:
+def _residuals(z: Any, reference: Reference, potential: Potential) -> tuple[float, float]:
     """The largest force on an atom [eV/Å], and the largest component of the stress that is not balanced."""
-    slope = as_unknown(unbalanced(z, Landscape(reference, potential))[0])
+    slope = as_unknown(residual_forces(z, Landscape(reference, potential))[0])
     fmax = float(np.linalg.norm(slope.positions, axis=-1).max())
     freedom = reference.freedom
     assert freedom is not None and slope.strain is not None

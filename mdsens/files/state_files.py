@@ -36,8 +36,8 @@ from mdsens.common.version import VERSION
 from mdsens.derivatives.certificate import Certificate
 from mdsens.derivatives.first_order import Sensitivity
 from mdsens.equilibrium.bound_constraints import Constraint
-from mdsens.equilibrium.descent import listed_tightly
-from mdsens.equilibrium.relaxation import Equilibrium, nested
+from mdsens.equilibrium.descent import with_tight_list
+from mdsens.equilibrium.relaxation import Equilibrium, as_tuples
 from mdsens.files.atomic_write import check_writable, write_whole
 from mdsens.files.checksums import checksum
 from mdsens.files.hdf5_attributes import attribute, has_attribute, read_record, set_attribute, write_record
@@ -294,12 +294,12 @@ def _read(file: Any, path: Path, template: Any, given: Any) -> tuple[Equilibrium
     potential = _read_potential(file["parameters/potential"], path, template)
     state = file["equilibrium"].attrs
     spectrum = _read_spectrum(file["equilibrium"])
-    cell = nested(json.loads(state.get("cell", '"fixed"')))
+    cell = as_tuples(json.loads(state.get("cell", '"fixed"')))
     # Files of version 0.1 called it the pressure, which was 0 at a fixed cell.
-    load = nested(json.loads(state.get("load", state.get("pressure", "0.0"))))
+    load = as_tuples(json.loads(state.get("load", state.get("pressure", "0.0"))))
     held = read_constraints(file["equilibrium/constraints"], path, given, system) if "equilibrium/constraints" in file else {}
     eq = Equilibrium(
-        listed_tightly(system, potential).as_held(bool(held) and held["constraints"].hold),
+        with_tight_list(system, potential).as_held(bool(held) and held["constraints"].hold),
         potential,
         float(file["observables/potential_energy/value"][0]),
         float(file["observables/maximum_force/value"][0]),

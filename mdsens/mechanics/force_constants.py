@@ -26,12 +26,12 @@ def couplings(system: System, potential: Potential) -> tuple[Array, ...]:
         terms = [couplings(at, term) for term, at in potential.placed(system)]
         return tuple(map(jnp.concatenate, zip(*terms, strict=True)))
     if not gives_stiffness(potential):
-        parts = _of_sites(system.neighbors, _probed(system, potential))
+        parts = _site_couplings(system.neighbors, _site_stiffness(system, potential))
     elif isinstance(stored := sound_stiffness(potential, system), PairStiffness):
         return pair_couplings(system.neighbors, stored)
     else:
-        parts = _of_sites(system.neighbors, jnp.moveaxis(stored.site_blocks(), -1, 0))
-    return _listed(*parts)
+        parts = _site_couplings(system.neighbors, jnp.moveaxis(stored.site_blocks(), -1, 0))
+    return _flatten(*parts)
 
 
 def coupling_numbers(system: System, potential: Potential) -> int:
@@ -45,17 +45,17 @@ def pair_couplings(neighbors: Neighbors, stored: PairStiffness) -> tuple[Array, 
     pairs = 2.0 * jnp.transpose(stored.blocks(), (3, 2, 0, 1))
     n, capacity = pairs.shape[:2]
     row = jnp.broadcast_to(jnp.arange(n)[:, None], (n, capacity + 1))
-    column, shift = _with_centre(neighbors)
-    return _listed(row, column, shift, jnp.concatenate([jnp.sum(pairs, axis=1, keepdims=True), -pairs], axis=1))
+    column, shift = _neighborhoods(neighbors)
+    return _flatten(row, column, shift, jnp.concatenate([jnp.sum(pairs, axis=1, keepdims=True), -pairs], axis=1))
 
 
-def _listed(row: Array, column: Array, shift: Array, block: Array) -> tuple[Array, ...]:
+def _flatten(row: Array, column: Array, shift: Array, block: Array) -> tuple[Array, ...]:
     dim = block.shape[-1]
     return row.ravel(), column.ravel(), shift.reshape(-1, dim), block.reshape(-1, dim, dim)
 
 
-def _of_sites(neighbors: Neighbors, stiffness: Float[Array, "atoms capacity dim capacity dim"]) -> tuple[Array, ...]:
-    column, shift = _with_centre(neighbors)
+def _site_couplings(neighbors: Neighbors, stiffness: Float[Array, "atoms capacity dim capacity dim"]) -> tuple[Array, ...]:
+    column, shift = _neighborhoods(neighbors)
     # Moving the centre moves all neighbours the other way.
     stiffness = jnp.concatenate([-jnp.sum(stiffness, axis=1, keepdims=True), stiffness], axis=1)
     stiffness = jnp.concatenate([-jnp.sum(stiffness, axis=3, keepdims=True), stiffness], axis=3)
@@ -65,7 +65,7 @@ def _of_sites(neighbors: Neighbors, stiffness: Float[Array, "atoms capacity dim 
     return row, other, shift[:, None, :] - shift[:, :, None], jnp.swapaxes(stiffness, 2, 3)
 
 
-def _probed(system: System, potential: Potential) -> Float[Array, "atoms capacity dim capacity dim"]:
+def _site_stiffness(system: System, potential: Potential) -> Float[Array, "atoms capacity dim capacity dim"]:
     """∂²E_i/∂d_ik ∂d_il of each atom's energy in the vectors to its neighbours [eV/Å²]."""
     assert system.cell is not None
     neighbors, dim = system.neighbors, system.dim
@@ -83,7 +83,7 @@ def _probed(system: System, potential: Potential) -> Float[Array, "atoms capacit
     return jnp.transpose(images.reshape(dim, capacity, *still.shape), (4, 1, 0, 3, 2))
 
 
-def _with_centre(neighbors: Neighbors) -> tuple[Array, Array]:
+def _neighborhoods(neighbors: Neighbors) -> tuple[Array, Array]:
     """Atoms and cell shifts of each atom's neighbourhood, itself first."""
     n, _, dim = neighbors.shift.shape
     index = jnp.concatenate([jnp.arange(n, dtype=neighbors.index.dtype)[:, None], neighbors.index], axis=1)

@@ -30,7 +30,7 @@ def _work(freedom: CellFreedom, tensor: Array) -> Array:
     return jnp.einsum("ab,kba->k", tensor, freedom.directions) / freedom.length
 
 
-def held_still(slope: Any, reference: Reference) -> Any:
+def zero_where_held(slope: Any, reference: Reference) -> Any:
     """No condition for what does not move."""
     positions = jnp.where(reference.held, 0.0, as_unknown(slope).positions)
     return slope._replace(positions=positions) if isinstance(slope, Unknown) else positions
@@ -49,7 +49,7 @@ def gradient(z: Any, landscape: Landscape) -> Any:
         volume, deformation = reference.place(z).volume, freedom.deformation(z.strain)
         true = volume * jnp.linalg.solve(deformation, freedom.tension)
         slope = slope._replace(strain=slope.strain + _work(freedom, reference.system.volume * freedom.tension - true))
-    return held_still(slope, reference)
+    return zero_where_held(slope, reference)
 
 
 def slopes_of_work(z: Any, landscape: Landscape, displacement: Any) -> Any:
@@ -58,5 +58,5 @@ def slopes_of_work(z: Any, landscape: Landscape, displacement: Any) -> Any:
     The parameters' derivative of the energy's change along v; for one v that costs less than ∂F/∂θ transposed.
     """
     reference, potential = landscape
-    v = held_still(displacement, reference)
+    v = zero_where_held(displacement, reference)
     return jax.grad(lambda theta: jax.jvp(lambda x: lagrangian(x, Landscape(reference, theta)), (z,), (v,))[1])(potential)

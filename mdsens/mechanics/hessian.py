@@ -25,25 +25,25 @@ from mdsens.mechanics import hessian_operator
 from mdsens.mechanics.factors import DenseFactor, DenseMatrix, SparseFactor, dense_factor, sparse_factor
 from mdsens.mechanics.forces import gradient
 from mdsens.mechanics.hessian_matrix import hessian
-from mdsens.mechanics.hessian_operator import Preconditioned, StoredOperator, is_stored, stored_size
+from mdsens.mechanics.hessian_operator import PreconditionedOperator, StoredOperator, is_stored, stored_size
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.null_space import known_null_space
 from mdsens.mechanics.scales import spacing
 from mdsens.mechanics.softest_modes import Columns, operator_at
-from mdsens.mechanics.spectrum import Spectrum, examined
+from mdsens.mechanics.spectrum import Spectrum, examine_hessian
 from mdsens.mechanics.unknown import Reference
 from mdsens.potentials.base import Approximation, Potential
 
-WELL_POSED = 1e4
+FACTOR_MARGIN = 1e4
 """Lowest eigenvalue, in roundings of the highest, above which a matrix is worth factorising."""
 
-KEPT_NUMBERS = 2 * 10**7
+OPERATOR_LIMIT = 2 * 10**7
 """Numbers in an operator that is kept with its state, at most."""
 
-LOOSEST = 1e-4
+MAX_RTOL = 1e-4
 """Relative residual that is asked for, at least, where the operator is approximate."""
 
-KRYLOV = 300
+GMRES_RESTART = 300
 """Size of GMRES's space, for stresses that are not hydrostatic."""
 
 
@@ -65,7 +65,7 @@ class Hessian(eqx.Module):
     z: Any
     potential: Potential
     null_space: NullSpace
-    operator: StoredOperator | Preconditioned | DenseMatrix | None
+    operator: StoredOperator | PreconditionedOperator | DenseMatrix | None
     factor: DenseFactor | SparseFactor | None
     solver: LinearSolver = eqx.field(static=True)
     aside: Aside[Spectrum] = eqx.field(static=True)
@@ -108,7 +108,7 @@ class Hessian(eqx.Module):
         return self.product_at(self.z if z is None else z, self.potential if potential is None else potential)
 
     def _preconditioned(self, operator: Any) -> Callable[..., Any]:
-        return operator if self.factor is None else Preconditioned(operator, jax.lax.stop_gradient(self.factor))
+        return operator if self.factor is None else PreconditionedOperator(operator, jax.lax.stop_gradient(self.factor))
 
     def solve(
         self, b: Float[Array, " n"], goal: Any = None, *, product: Callable[..., Any] | None = None
@@ -158,25 +158,25 @@ class Hessian(eqx.Module):
 
 
 def hessian_at(z: Any, reference: Reference, potential: Potential) -> Hessian:
-    """Return the Hessian at a state, examined [host].
+    """Return the Hessian at a state, examine_hessian [host].
 
     Raises:
-        InputError: as `mdsens.mechanics.spectrum.examined`.
+        InputError: as `mdsens.mechanics.spectrum.examine_hessian`.
     """
-    found = examined(z, reference, potential)
-    return _made(z, reference, potential, found.spectrum, found.columns, found.matrix)
+    found = examine_hessian(z, reference, potential)
+    return _build_hessian(z, reference, potential, found.spectrum, found.columns, found.matrix)
 
 
 def known_hessian(z: Any, reference: Reference, potential: Potential, spectrum: Spectrum) -> Hessian:
     """Return the Hessian at a state whose spectrum is known already [host]."""
-    stored = is_stored(reference, potential) and stored_size(reference.system, potential) <= KEPT_NUMBERS
+    stored = is_stored(reference, potential) and stored_size(reference.system, potential) <= OPERATOR_LIMIT
     if not (stored or _has_factor(spectrum, reference, potential)):
-        return _made(z, reference, potential, spectrum, None, None)
+        return _build_hessian(z, reference, potential, spectrum, None, None)
     columns = Columns(operator_at(z, Landscape(reference, potential)), ravel_pytree(z)[0].size, reference.system.positions.dtype)
-    return _made(z, reference, potential, spectrum, columns, None)
+    return _build_hessian(z, reference, potential, spectrum, columns, None)
 
 
-def _made(
+def _build_hessian(
     z: Any,
     reference: Reference,
     potential: Potential,
@@ -185,7 +185,7 @@ def _made(
     matrix: np.ndarray | None,
 ) -> Hessian:
     null_space = known_null_space(z, reference, spectrum.rattlers)
-    operator: StoredOperator | Preconditioned | DenseMatrix | None = None if columns is None else _light(columns)
+    operator: StoredOperator | PreconditionedOperator | DenseMatrix | None = None if columns is None else _small_operator(columns)
     factor: DenseFactor | SparseFactor | None = None
     if columns is not None and _has_factor(spectrum, reference, potential):
         free = np.flatnonzero(np.asarray(null_space.active))
@@ -203,13 +203,13 @@ def _made(
     solver = _default_solver(reference, spectrum, ravel_pytree(z)[0].size)
     approximation = potential.approximation(reference.system)
     if approximation is not None:
-        solver = _within(approximation, spectrum, solver, reference.system.positions.dtype)
+        solver = _with_reachable_rtol(approximation, spectrum, solver, reference.system.positions.dtype)
     return Hessian(reference, z, potential, null_space, operator, factor, solver, Aside(spectrum))
 
 
 def _is_definite(spectrum: Spectrum, reference: Reference) -> bool:
     rounding = np.finfo(reference.system.positions.dtype).eps * spectrum.highest
-    return bool(reference.symmetric and reference.constraints is None and WELL_POSED * rounding < spectrum.lowest < np.inf)
+    return bool(reference.symmetric and reference.constraints is None and FACTOR_MARGIN * rounding < spectrum.lowest < np.inf)
 
 
 def _has_factor(spectrum: Spectrum, reference: Reference, potential: Potential) -> bool:
@@ -219,25 +219,25 @@ def _has_factor(spectrum: Spectrum, reference: Reference, potential: Potential) 
     return spectrum.exact or (reference.freedom is None and reference.system.dim == 2 and is_stored(reference, potential))
 
 
-def _light(columns: Columns) -> StoredOperator | Preconditioned | None:
+def _small_operator(columns: Columns) -> StoredOperator | PreconditionedOperator | None:
     """An operator whose numbers are few enough to be kept; None for others."""
     operator = columns.function
-    if not isinstance(operator, StoredOperator) or sum(np.size(leaf) for leaf in jax.tree.leaves(operator)) > KEPT_NUMBERS:
+    if not isinstance(operator, StoredOperator) or sum(np.size(leaf) for leaf in jax.tree.leaves(operator)) > OPERATOR_LIMIT:
         return None
-    return operator if columns.preconditioner is None else Preconditioned(operator, columns.preconditioner)
+    return operator if columns.preconditioner is None else PreconditionedOperator(operator, columns.preconditioner)
 
 
 def _default_solver(reference: Reference, spectrum: Spectrum, size: int) -> LinearSolver:
     if not reference.symmetric:
-        return Direct() if size <= DIRECT_LIMIT else GMRES(restart=KRYLOV)
+        return Direct() if size <= DIRECT_LIMIT else GMRES(restart=GMRES_RESTART)
     multiplied = reference.constraints is not None and reference.constraints.count
     return MINRES() if spectrum.index or multiplied else CG()
 
 
-def _within(approximation: Approximation, spectrum: Spectrum, solver: LinearSolver, dtype: Any) -> LinearSolver:
+def _with_reachable_rtol(approximation: Approximation, spectrum: Spectrum, solver: LinearSolver, dtype: Any) -> LinearSolver:
     """A solver that asks for no smaller a residual than the error of the operator leaves."""
     rtol, fail_rtol = solver.tolerances(dtype)
-    reachable = min(approximation.hessian / spectrum.nearest_zero, LOOSEST)
+    reachable = min(approximation.hessian / spectrum.nearest_zero, MAX_RTOL)
     if not reachable > rtol:
         return solver
     # In whole powers, so that compiled code is found again.

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from mdsens.mechanics.forces import gradient
 from mdsens.mechanics.landscape import Landscape
-from mdsens.mechanics.preconditioner import TwoLevel, two_level
+from mdsens.mechanics.preconditioner import TwoLevelPreconditioner, two_level
 from mdsens.mechanics.unknown import Reference, Unknown, as_unknown
 from mdsens.potentials.base import Potential, gives_stiffness, sound_stiffness
 from mdsens.potentials.forms.stored_stiffness import LocalStiffness
@@ -43,7 +43,7 @@ def hessian_operator(z: Any, landscape: Landscape) -> Callable[..., Any]:
     return StoredOperator(z, reference, system.neighbors, stiffness, by_strain)
 
 
-class Preconditioned(eqx.Module):
+class PreconditionedOperator(eqx.Module):
     """An operator and a preconditioner for it."""
 
     operator: Any
@@ -108,7 +108,7 @@ class Preconditioner(eqx.Module):
     """
 
     z: Any
-    among_positions: TwoLevel
+    among_positions: TwoLevelPreconditioner
     of_strain: Float[Array, ""]
 
     def __call__(self, r: Float[Array, " n"]) -> Float[Array, " n"]:

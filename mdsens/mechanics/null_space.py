@@ -25,7 +25,7 @@ def rigid_null_space(z: Any, landscape: Landscape) -> NullSpace:
 def null_space(z: Any, landscape: Landscape) -> NullSpace:
     """The known null space of the Hessian at a state: rattlers too, on which a general right-hand side may act."""
     reference = landscape.reference
-    return null_space_of(z, reference, coupled(hessian_operator(z, landscape), z, reference))
+    return null_space_of(z, reference, coupled_components(hessian_operator(z, landscape), z, reference))
 
 
 @eqx.filter_jit
@@ -34,7 +34,7 @@ def known_null_space(z: Any, reference: Reference, rattlers: tuple[int, ...]) ->
     return null_space_of(z, reference, (~reference.held).at[np.array(rattlers, dtype=int)].set(False))
 
 
-def coupled(product: Callable[..., Any], z: Any, reference: Reference) -> Array:
+def coupled_components(product: Callable[..., Any], z: Any, reference: Reference) -> Array:
     """`(N, dim)`: components of positions that can move and that something acts on."""
     _, unravel = ravel_pytree(z)
     image = coupled_atoms(lambda v: as_unknown(unravel(product(v))).positions, ravel_pytree(z)[0])

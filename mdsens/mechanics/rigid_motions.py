@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from mdsens.structures.system import System
 
-_NEGLIGIBLE = 1e-6
+_ZERO_SHARE = 1e-6
 
 
 class RigidMotions(eqx.Module):
@@ -47,7 +47,7 @@ def rigid_motions(system: System, constraints: Any = None) -> RigidMotions:
     # Rotations move atoms by their distances from the origin, translations by 1.
     usual = np.ones(len(scale))
     usual[dim:] = np.linalg.norm(positions - origin)
-    scale[scale <= _NEGLIGIBLE * usual] = 1.0
+    scale[scale <= _ZERO_SHARE * usual] = 1.0
     generators = generators / scale
     combinations = np.eye(generators.shape[1])
     if not rows.all():
@@ -59,8 +59,8 @@ def rigid_motions(system: System, constraints: Any = None) -> RigidMotions:
         combinations = combinations @ _null_space(normals @ generators @ combinations)
     if combinations.shape[1]:
         _, singular, right = np.linalg.svd(generators[rows] @ combinations, full_matrices=False)
-        if (singular > _NEGLIGIBLE).sum() < combinations.shape[1]:
-            combinations = combinations @ right[singular > _NEGLIGIBLE].T
+        if (singular > _ZERO_SHARE).sum() < combinations.shape[1]:
+            combinations = combinations @ right[singular > _ZERO_SHARE].T
     names = [f"translation {'xyz'[k]}" for k in range(dim)] + [f"rotation {k + 1}" for k in range(len(axes))]
     if combinations.shape != (len(names), len(names)):
         names = [f"rigid motion {k + 1}" for k in range(combinations.shape[1])]
@@ -112,5 +112,5 @@ def _rotation_axes(system: System) -> np.ndarray:
 
 def _null_space(matrix: Any) -> np.ndarray:
     _, singular, right = np.linalg.svd(matrix, full_matrices=True)
-    rank = int((singular > _NEGLIGIBLE * max(1.0, singular.max(initial=0.0))).sum())
+    rank = int((singular > _ZERO_SHARE * max(1.0, singular.max(initial=0.0))).sum())
     return right[rank:].T

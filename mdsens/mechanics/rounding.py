@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from mdsens.structures.system import System
 
-SLIGHT = 1e-7
+NUDGE = 1e-7
 """Displacement, as a share of the distance between atoms, that means nothing."""
 
 ROUNDING = 1e-12
@@ -27,17 +27,17 @@ def rounding_of(
     here = value(systems)
     found = ROUNDING * np.abs(here)
     for seed in range(2):
-        there = value({name: _nudged(system, np.random.default_rng(seed)) for name, system in systems.items()})
+        there = value({name: _nudge(system, np.random.default_rng(seed)) for name, system in systems.items()})
         found = np.fmax(found, np.abs(there - here))
     return found
 
 
-def _nudged(system: System, rng: Any) -> System:
+def _nudge(system: System, rng: Any) -> System:
     positions, dim = np.asarray(system.positions), system.dim
     volume = np.ptp(positions, axis=0).max() ** dim if system.cell is None else float(system.volume)
-    moved = positions + SLIGHT * (volume / len(positions)) ** (1.0 / dim) * rng.normal(size=positions.shape)
+    moved = positions + NUDGE * (volume / len(positions)) ** (1.0 / dim) * rng.normal(size=positions.shape)
     if system.cell is None:
         return system.with_positions(moved)
     strain = rng.normal(size=(dim, dim))
-    larger = np.eye(dim) + SLIGHT * (strain + strain.T)
+    larger = np.eye(dim) + NUDGE * (strain + strain.T)
     return eqx.tree_at(lambda s: (s.positions, s.cell), system, (moved @ larger, np.asarray(system.cell) @ larger))

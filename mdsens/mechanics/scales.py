@@ -12,23 +12,23 @@ from mdsens.solvers import Problem, evaluated
 from mdsens.structures.neighbors.neighbor_list import Neighbors
 from mdsens.structures.system import System, is_concrete
 
-RELATIVE = 1e-11
+FORCE_SHARE = 1e-11
 """Largest force that a relaxation leaves by default, as a share of the typical stiffness times the distance of neighbours: about
 1e-9 eV/Å in covalent solids and metals."""
 
-ROUNDING = 8.0
+FORCE_ROUNDINGS = 8.0
 """The same in roundings of the largest coordinate times the stiffness, below which forces are noise."""
 
-UNKNOWN = 1e-8
+FALLBACK_FMAX = 1e-8
 """Largest force that is left where no displacement changes any [eV/Å]."""
 
 PROBE = 1e-5
 """Displacement that shows the stiffness, as a share of the distance of neighbours."""
 
-SAMPLED = 2000
+SAMPLE_SIZE = 2000
 """Atoms of which the nearest neighbours are looked at, at most."""
 
-ORDINARY = {"length": 2.0, "stiffness": 6.0}
+USUAL_SIZE = {"length": 2.0, "stiffness": 6.0}
 """The middle of what is usual in Å and eV/Å²."""
 
 DECADES = {"length": 1, "stiffness": 4}
@@ -50,14 +50,14 @@ class Scales(NamedTuple):
     @property
     def fmax(self) -> Any:
         """What counts as no force by default [eV/Å]."""
-        xp = _numbers(self.stiffness)
-        found = xp.maximum(RELATIVE * self.length, ROUNDING * self.rounding) * self.stiffness
-        return xp.where(found > 0.0, found, UNKNOWN)
+        xp = _array_module(self.stiffness)
+        found = xp.maximum(FORCE_SHARE * self.length, FORCE_ROUNDINGS * self.rounding) * self.stiffness
+        return xp.where(found > 0.0, found, FALLBACK_FMAX)
 
     @property
     def units(self) -> "Units":
         """Powers of ten near the scales, for the settings of solvers: 1 for what is usual in Å and eV."""
-        return Units(_rounded(self.length, "length"), _rounded(self.stiffness, "stiffness"))
+        return Units(_power_near(self.length, "length"), _power_near(self.stiffness, "stiffness"))
 
 
 class Units(NamedTuple):
@@ -71,17 +71,17 @@ class Units(NamedTuple):
         return self.length * self.stiffness
 
 
-ORDINARY_UNITS = Units()
+USUAL_UNITS = Units()
 
 
-def _rounded(value: Any, name: str) -> Any:
-    xp = _numbers(value)
-    steps = xp.rint(xp.log10(xp.where(value > 0.0, value, ORDINARY[name]) / ORDINARY[name]) / DECADES[name])
+def _power_near(value: Any, name: str) -> Any:
+    xp = _array_module(value)
+    steps = xp.rint(xp.log10(xp.where(value > 0.0, value, USUAL_SIZE[name]) / USUAL_SIZE[name]) / DECADES[name])
     power = 10.0 ** (DECADES[name] * steps)
     return power if xp is jnp else float(power)
 
 
-def _numbers(*values: Any) -> Any:
+def _array_module(*values: Any) -> Any:
     """`jax.numpy` where anything is traced; else NumPy, which compiles nothing."""
     return jnp if any(isinstance(value, jax.core.Tracer) for value in values) else np
 
@@ -90,33 +90,33 @@ def scales_of(problem: Problem, z: Any, data: Any) -> Scales:
     """The scales at a state, by two evaluations of its forces [host]."""
     reference, potential = data.reference, data.potential
     length = typical_distance(reference.place(z), potential)
-    here, there = (jax.tree.map(np.asarray, evaluated(problem, at, data)[0]) for at in (z, _probed(z, reference, length)))
+    here, there = (jax.tree.map(np.asarray, evaluated(problem, at, data)[0]) for at in (z, _displace(z, reference, length)))
     return _scales(z, length, here, there, np)
 
 
 def traced_scales(problem: Problem, z: Any, data: Any, length: Any) -> Scales:
     """The same inside a traced function, where the length is known."""
-    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), z, _probed(z, data.reference, length))
+    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), z, _displace(z, data.reference, length))
     residuals = jax.lax.map(lambda at: problem.residual(at, data), both)
     here, there = (jax.tree.map(lambda leaf, k=k: leaf[k], residuals) for k in (0, 1))
     return _scales(z, length, here, there, jnp)
 
 
-def share_of_force(eq: Any, share: float) -> float:
+def force_scale(eq: Any, share: float) -> float:
     """A force in an equilibrium's own units: a share of its largest curvature times the distance of neighbours [eV/Å]."""
     spectrum = eq.spectrum
     if spectrum is None or not 0.0 < spectrum.highest < np.inf:
-        return UNKNOWN
+        return FALLBACK_FMAX
     largest = float(np.abs(np.asarray(eq.system.positions)).max())
-    rounding = ROUNDING * float(np.finfo(eq.system.positions.dtype).eps) * largest
+    rounding = FORCE_ROUNDINGS * float(np.finfo(eq.system.positions.dtype).eps) * largest
     return max(share * typical_distance(eq.system, eq.potential), rounding) * spectrum.highest
 
 
-def _probed(z: Any, reference: Reference, length: Any) -> Any:
+def _displace(z: Any, reference: Reference, length: Any) -> Any:
     """z displaced at random, not as a whole; the same at every state, since what looks there is compiled, and this is not."""
     random, unknown = np.random.default_rng(0), as_unknown(z)
     noise, held = random.normal(size=unknown.positions.shape), reference.held
-    xp = _numbers(held, unknown.positions)
+    xp = _array_module(held, unknown.positions)
     noise = xp.where(xp.asarray(held), 0.0, noise - noise.mean(axis=0))
     moved = jnp.asarray(xp.asarray(unknown.positions) + PROBE * length * noise, unknown.positions.dtype)
     if not hasattr(z, "strain"):
@@ -150,22 +150,22 @@ def typical_distance(system: System, potential: Potential) -> float:
     """The median over atoms of the distance to the nearest neighbour [Å] [host]."""
     n = len(system)
     if isinstance(system.neighbors, Neighbors):
-        chosen = np.unique(np.linspace(0, n - 1, min(n, SAMPLED)).astype(int))
+        chosen = np.unique(np.linspace(0, n - 1, min(n, SAMPLE_SIZE)).astype(int))
         cell = None if system.cell is None else np.asarray(system.cell)
-        if (found := listed_distance(np.asarray(system.positions), cell, system.neighbors, chosen, np)) > 0.0:
+        if (found := median_distance(np.asarray(system.positions), cell, system.neighbors, chosen, np)) > 0.0:
             return float(found)
-    return _without_neighbors(system, potential)
+    return _distance_without_list(system, potential)
 
 
 def traced_distance(system: System, potential: Potential) -> Any:
     """The same of a structure that may be traced, as long as it has a list then."""
     if is_concrete(system):
         return typical_distance(system, potential)
-    found = listed_distance(system.positions, system.cell, system.neighbors, slice(None), jnp)
+    found = median_distance(system.positions, system.cell, system.neighbors, slice(None), jnp)
     return jnp.where(found > 0.0, found, 1.0)
 
 
-def listed_distance(positions: Any, cell: Any, neighbors: Neighbors, chosen: Any, xp: Any) -> Any:
+def median_distance(positions: Any, cell: Any, neighbors: Neighbors, chosen: Any, xp: Any) -> Any:
     """The median of some atoms' distances to their nearest listed neighbours [Å]; 0 where there is none."""
     atom, kind, opposite = (xp.asarray(part)[:, chosen] for part in (neighbors.atom, neighbors.kind, neighbors.opposite))
     x = positions.T
@@ -176,7 +176,7 @@ def listed_distance(positions: Any, cell: Any, neighbors: Neighbors, chosen: Any
     return _median(nearest, xp.isfinite(nearest), 0.0, xp)
 
 
-def _without_neighbors(system: System, potential: Potential) -> float:
+def _distance_without_list(system: System, potential: Potential) -> float:
     from scipy.spatial import cKDTree
 
     positions, candidates = np.asarray(system.positions), []

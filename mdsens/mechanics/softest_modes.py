@@ -18,22 +18,22 @@ from mdsens.mechanics.landscape import Landscape
 DENSE_LIMIT = 1500
 """Unknowns that can move up to which all curvatures are computed from the assembled matrix."""
 
-SOUGHT = 2
+SEARCH_COUNT = 2
 """Curvatures sought in larger systems while they are negative: one more than a saddle point has."""
 
-STEPS = {"preconditioned": 24, "plain": 120}
+LANCZOS_STEPS = {"preconditioned": 24, "plain": 120}
 """Steps of Lanczos towards a negative curvature."""
 
-LANCZOS_NUMBERS = 10**8
+LANCZOS_LIMIT = 10**8
 """Numbers that its vectors may be; in huge systems it takes as few steps as with a preconditioner."""
 
-POLISHING_STEPS = {"lowest": 10, "highest": 8}
+LOBPCG_STEPS = {"lowest": 10, "highest": 8}
 """Steps of LOBPCG from there to the lowest curvature, and to the highest, of which the size is wanted only."""
 
-BLOCK_NUMBERS = 10**7
+BLOCK_LIMIT = 10**7
 """Numbers in the columns of a matrix that are computed together, at most."""
 
-TINY = 1e-12
+ZERO_SHARE = 1e-12
 """Share of a vector that counts as nothing left of it."""
 
 
@@ -56,30 +56,30 @@ class Columns:
         self.width = min(COLUMNS, size) if size <= DENSE_LIMIT else 1
 
     def __call__(self, vectors: np.ndarray) -> Any:
-        return self._batched(self.function, vectors)
+        return self._apply(self.function, vectors)
 
     def between(self, free: np.ndarray) -> np.ndarray:
         """The matrix between some components."""
         matrix = np.empty((len(free), len(free)))
-        width = max(1, min(COLUMNS, self.size, BLOCK_NUMBERS // self.size))
+        width = max(1, min(COLUMNS, self.size, BLOCK_LIMIT // self.size))
         for start in range(0, len(free), width):
             chosen = free[start : start + width]
             unit = np.zeros((self.size, width), self.dtype)
             unit[chosen, np.arange(len(chosen))] = 1.0
-            matrix[:, start : start + width] = np.asarray(_each(self.function, unit))[free, : len(chosen)]
+            matrix[:, start : start + width] = np.asarray(_apply_columns(self.function, unit))[free, : len(chosen)]
         return matrix
 
-    def _batched(self, function: Callable[..., Any], vectors: np.ndarray) -> np.ndarray:
+    def _apply(self, function: Callable[..., Any], vectors: np.ndarray) -> np.ndarray:
         images = np.empty_like(vectors)
         for start in range(0, vectors.shape[1], self.width):
             part = vectors[:, start : start + self.width]
             filled = np.zeros((len(vectors), self.width), self.dtype)
             filled[:, : part.shape[1]] = part
-            images[:, start : start + self.width] = np.asarray(_each(function, filled))[:, : part.shape[1]]
+            images[:, start : start + self.width] = np.asarray(_apply_columns(function, filled))[:, : part.shape[1]]
         return images
 
 
-class _Negative(eqx.Module):
+class _NegativeOperator(eqx.Module):
     """-A."""
 
     function: Any
@@ -89,7 +89,7 @@ class _Negative(eqx.Module):
 
 
 @jax.jit
-def _each(function: Callable[..., Any], vectors: Any) -> Array:
+def _apply_columns(function: Callable[..., Any], vectors: Any) -> Array:
     return jax.vmap(function, 1, 1)(vectors)
 
 
@@ -112,21 +112,21 @@ def search_ends(columns: "Columns", null: Any) -> tuple[np.ndarray, float]:
     """`(the lowest eigenvalues, the highest)` of an operator outside a null space: more than one while they are negative."""
     active, basis = np.asarray(null.active), np.asarray(null.basis)
     # A place for a direction that was found.
-    basis, rank = np.pad(basis, ((0, 0), (0, SOUGHT - 1))), basis.shape[1]
-    most = STEPS["plain" if columns.preconditioner is None else "preconditioned"]
-    steps = max(STEPS["preconditioned"], min(most, LANCZOS_NUMBERS // active.size))
+    basis, rank = np.pad(basis, ((0, 0), (0, SEARCH_COUNT - 1))), basis.shape[1]
+    most = LANCZOS_STEPS["plain" if columns.preconditioner is None else "preconditioned"]
+    steps = max(LANCZOS_STEPS["preconditioned"], min(most, LANCZOS_LIMIT // active.size))
     lowest, highest = [], 0.0
-    for k in range(SOUGHT):
+    for k in range(SEARCH_COUNT):
         start, outside = (
             jnp.asarray(random_vectors(active.size, k + 1)[:, k], columns.dtype),
             NullSpace(null.active, jnp.asarray(basis)),
         )
         softest = softest_vector(columns.function, columns.preconditioner, outside, start, steps)
-        value, vector = _polished(columns.function, columns.preconditioner, outside, softest, POLISHING_STEPS["lowest"])
+        value, vector = _lobpcg(columns.function, columns.preconditioner, outside, softest, LOBPCG_STEPS["lowest"])
         lowest.append(float(value))
         if k == 0:
-            highest = -float(_polished(_Negative(columns.function), None, outside, start, POLISHING_STEPS["highest"])[0])
-        if not value < 0.0 or k + 1 == SOUGHT:
+            highest = -float(_lobpcg(_NegativeOperator(columns.function), None, outside, start, LOBPCG_STEPS["highest"])[0])
+        if not value < 0.0 or k + 1 == SEARCH_COUNT:
             break
         basis[:, rank + k] = vector
     return np.array(lowest), max(highest, *np.abs(lowest))
@@ -155,7 +155,7 @@ def softest_vector(product: Callable[..., Any], precondition: Any, null: Any, st
 
 
 @eqx.filter_jit
-def _polished(product: Callable[..., Any], precondition: Any, null: Any, start: Array, steps: int) -> tuple[Array, Array]:
+def _lobpcg(product: Callable[..., Any], precondition: Any, null: Any, start: Array, steps: int) -> tuple[Array, Array]:
     """`(the lowest eigenvalue, its vector)` from a start by LOBPCG with one vector, and none of its products twice.
 
     Each step takes the best of the vector x, its preconditioned residual and the last step.
@@ -173,7 +173,7 @@ def _polished(product: Callable[..., Any], precondition: Any, null: Any, start: 
                 share = w @ v
                 v, Av = v - share * w, Av - share * Aw
         size = jnp.linalg.norm(v)
-        scale = jnp.where(size > TINY * jnp.linalg.norm(pair[0]), 1.0 / size, 0.0)
+        scale = jnp.where(size > ZERO_SHARE * jnp.linalg.norm(pair[0]), 1.0 / size, 0.0)
         return scale * v, scale * Av
 
     def step(_: Any, carry: Any) -> Any:

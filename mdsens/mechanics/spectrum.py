@@ -22,23 +22,23 @@ from mdsens.mechanics.unknown import Reference, as_unknown
 from mdsens.potentials.base import Potential
 from mdsens.potentials.forms.stored_stiffness import SiteStiffness, SumStiffness
 
-FEW = 4
+LOWEST_COUNT = 4
 """Eigenvalues that are kept of a whole spectrum, from the lowest."""
 
-FEW_STEPS = 48
+BATCH_LANCZOS_STEPS = 48
 """Steps of Lanczos towards a negative eigenvalue of each of many structures."""
 
-NEGATIVE = 1e-7
+NEGATIVE_SHARE = 1e-7
 """Share of the largest eigenvalue below minus which one counts as negative."""
 
-LOOKED_AT = 64
+PROBED_ATOMS = 64
 """Atoms, for each place of a list, whose unused places are looked at."""
 
-ASYMMETRIC = 1e3
+MAX_ASYMMETRY = 1e3
 """Difference of a Hessian from its transpose, as a share of it, beyond which its forces are no gradient, in roots of the rounding
 error: energies of networks may be in single precision inside. Beside it ten times the error of a Hessian by differences."""
 
-FLOPPY = 1e-9
+FLOPPY_SHARE = 1e-9
 """Share of the largest eigenvalue within which one counts as zero."""
 
 
@@ -81,11 +81,11 @@ class Examination(NamedTuple):
 
 
 def spectrum_at(z: Any, reference: Reference, potential: Potential) -> Spectrum:
-    """Return the ends of the spectrum at a state [host]; see `examined`."""
-    return examined(z, reference, potential).spectrum
+    """Return the ends of the spectrum at a state [host]; see `examine_hessian`."""
+    return examine_hessian(z, reference, potential).spectrum
 
 
-def examined(z: Any, reference: Reference, potential: Potential) -> Examination:
+def examine_hessian(z: Any, reference: Reference, potential: Potential) -> Examination:
     """Examine the Hessian at a state [host]: its spectrum is exact up to `DENSE_LIMIT` unknowns, else sought.
 
     Lanczos' method for A x = μ M⁻¹x with the preconditioner M, which CG would stop at a negative eigenvalue with, sees one of
@@ -104,7 +104,7 @@ def examined(z: Any, reference: Reference, potential: Potential) -> Examination:
     moving = ~np.asarray(reference.held) & np.any(np.asarray(image) != 0.0, axis=1)[:, None]
     loose = ~moving.any(axis=1) & ~np.asarray(reference.held).all(axis=1)
     rattlers = tuple(int(atom) for atom in np.flatnonzero(loose))
-    null, rigid = _outside(z, reference, moving, rattlers)
+    null, rigid = _spectrum_null_space(z, reference, moving, rattlers)
     active, basis = np.asarray(null.active), np.asarray(null.basis)
     free = np.flatnonzero(active)
     if free.size <= basis.shape[1]:
@@ -121,11 +121,11 @@ def examined(z: Any, reference: Reference, potential: Potential) -> Examination:
     spectrum = Spectrum(
         float(values.min()),
         highest,
-        int((np.abs(values) <= FLOPPY * highest).sum()),
+        int((np.abs(values) <= FLOPPY_SHARE * highest).sum()),
         rattlers,
         exact,
-        tuple(float(value) for value in values[:FEW]),
-        int((values < -NEGATIVE * highest).sum()),
+        tuple(float(value) for value in values[:LOWEST_COUNT]),
+        int((values < -NEGATIVE_SHARE * highest).sum()),
         nearest,
     )
     return Examination(spectrum, columns, matrix)
@@ -142,9 +142,9 @@ def is_saddle(positions: Array, reference: Reference, potential: Potential) -> A
     product = hessian_operator(positions, landscape)
     null = null_space(positions, landscape)
     start = jnp.asarray(random_vectors(positions.size, 1)[:, 0], positions.dtype)
-    vector = softest_vector(product, None, null, start, min(positions.size, FEW_STEPS))
+    vector = softest_vector(product, None, null, start, min(positions.size, BATCH_LANCZOS_STEPS))
     highest = jnp.linalg.norm(product(null.project(start))) / jnp.linalg.norm(null.project(start))
-    return vector @ product(vector) < -NEGATIVE * highest * (vector @ vector)
+    return vector @ product(vector) < -NEGATIVE_SHARE * highest * (vector @ vector)
 
 
 def _check_symmetric(matrix: Any, columns: "Columns", active: np.ndarray, reference: Reference, potential: Potential) -> None:
@@ -158,7 +158,7 @@ def _check_symmetric(matrix: Any, columns: "Columns", active: np.ndarray, refere
         size, off = np.linalg.norm(matrix), np.linalg.norm(matrix - matrix.T)
     approximation = potential.approximation(reference.system)
     known = 0.0 if approximation is None else 10.0 * approximation.hessian * np.sqrt(active.sum())
-    if off > np.sqrt(np.finfo(columns.dtype).eps) * ASYMMETRIC * size + known:
+    if off > np.sqrt(np.finfo(columns.dtype).eps) * MAX_ASYMMETRY * size + known:
         raise InputError(
             f"The forces of {type(potential).__name__} are no gradient of an energy: second derivatives differ from their "
             f"transpose by {off / size:.1e} of their size. A pair energy must be the same for i, j and j, i, and a calculator's "
@@ -177,7 +177,7 @@ def _check_masks(operator: Any, potential: Potential) -> None:
             continue
         used, blocks = np.asarray((listed or whole).used), np.asarray(part.blocks)
         for place in range(len(used)):
-            if np.any(np.abs(blocks[place, :, place][..., np.flatnonzero(~used[place])[:LOOKED_AT]]) > 0.0):
+            if np.any(np.abs(blocks[place, :, place][..., np.flatnonzero(~used[place])[:PROBED_ATOMS]]) > 0.0):
                 raise InputError(
                     f"The energy of a site in {type(potential).__name__} counts places where its mask is False, which hold a "
                     "harmless vector and nobody: multiply by jnp.where(mask, 1.0, 0.0) before summing over neighbours."
@@ -192,17 +192,19 @@ def _nearest_zero(columns: "Columns", z: Any, reference: Reference, moving: Any)
     return float(np.abs(values).min())
 
 
-def _outside(z: Any, reference: Reference, moving: np.ndarray, rattlers: tuple[int, ...]) -> tuple[NullSpace, np.ndarray]:
+def _spectrum_null_space(
+    z: Any, reference: Reference, moving: np.ndarray, rattlers: tuple[int, ...]
+) -> tuple[NullSpace, np.ndarray]:
     """`(null space of the spectrum, rigid motions)`: constraints leave motions along them only, multipliers are no motions."""
     null = known_null_space(z, reference, rattlers)
     rigid = np.asarray(null.basis)
     if reference.constraints is None:
         return null, rigid
-    return _along(z, reference, null), rigid
+    return _tangent_null_space(z, reference, null), rigid
 
 
 @eqx.filter_jit
-def _along(z: Any, reference: Reference, null: Any) -> NullSpace:
+def _tangent_null_space(z: Any, reference: Reference, null: Any) -> NullSpace:
     """The null space of motions along constraints."""
     flat, unravel = ravel_pytree(z)
     normals = jax.jacrev(lambda x: reference.constraints.values(reference.place(unravel(x))))(flat).T

@@ -132,7 +132,7 @@ class Reference(eqx.Module):
         return (room < 0.0) | (jnp.max(moved) > room**2)
 
 
-def gridded(reference: Reference, grid: Any = None) -> Reference:
+def with_coarse_grid(reference: Reference, grid: Any = None) -> Reference:
     """The reference with a preconditioner's grid: its own, the one given, or one made for its system [host]."""
     if reference.grid is not None:
         return reference
@@ -156,7 +156,7 @@ def cell_freedom(system: System, cell: Any, pressure: Any) -> CellFreedom | None
         InputError: a mask or stress of the wrong shape, strains along directions that are not periodic, a load on a fixed
             cell or on a system that has no volume.
     """
-    load = _load(pressure, system.dim)
+    load = _stress_tensor(pressure, system.dim)
     if isinstance(cell, str) and cell == "fixed":
         if np.any(load):
             raise InputError('A pressure acts on a cell that may change only: ask for cell="free" or cell="isotropic".')
@@ -190,7 +190,7 @@ def cell_freedom(system: System, cell: Any, pressure: Any) -> CellFreedom | None
     )
 
 
-def _load(pressure: Any, dim: int) -> np.ndarray:
+def _stress_tensor(pressure: Any, dim: int) -> np.ndarray:
     """The stress that is asked for, `(dim, dim)`."""
     try:
         value = np.asarray(pressure, dtype=float)
@@ -230,14 +230,14 @@ def _periodic_axes(system: System) -> np.ndarray:
     return np.linalg.svd(vectors.T, full_matrices=False)[0]
 
 
-def _symmetric(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _symmetric_tensor(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     tensor = 0.5 * (np.outer(a, b) + np.outer(b, a))
     return tensor / np.linalg.norm(tensor)
 
 
 def _free_directions(axes: Any) -> np.ndarray:
     columns = axes.T
-    return np.stack([_symmetric(columns[k], columns[l]) for k in range(len(columns)) for l in range(k, len(columns))])
+    return np.stack([_symmetric_tensor(columns[k], columns[l]) for k in range(len(columns)) for l in range(k, len(columns))])
 
 
 def _masked_directions(mask: Any, axes: Any) -> np.ndarray:
@@ -260,7 +260,7 @@ def _masked_directions(mask: Any, axes: Any) -> np.ndarray:
     for k, l in VOIGT[dim]:
         if not mask[k, l]:
             continue
-        direction = _symmetric(np.eye(dim)[k], np.eye(dim)[l])
+        direction = _symmetric_tensor(np.eye(dim)[k], np.eye(dim)[l])
         if not np.allclose(projector @ direction @ projector, direction, atol=1e-9):
             raise InputError(f"The strain {'xyz'[k]}{'xyz'[l]} is free in the mask, but the system is not periodic along it.")
         directions.append(direction)
