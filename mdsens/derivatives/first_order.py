@@ -35,13 +35,15 @@ from mdsens.derivatives.linear_response import (
     split_last_axis,
 )
 from mdsens.derivatives.many_parameters import DenseSystems, is_worthwhile
+from mdsens.derivatives.nonfinite import explain_nonfinite
 from mdsens.derivatives.references import with_references
 from mdsens.derivatives.roughness import jumps_at
 from mdsens.derivatives.selection import Direction, Selection, check_direction, select
 from mdsens.equilibrium.relaxation import Equilibrium
+from mdsens.implicit.linear_system import LinearSolver
 from mdsens.mechanics.hessian import Hessian
 from mdsens.mechanics.scales import typical_distance
-from mdsens.mechanics.unknown import Reference
+from mdsens.mechanics.unknown import Reference, Unknown
 from mdsens.potentials.base import Potential, parameter_paths
 from mdsens.potentials.reparameterised import own_sizes
 
@@ -51,10 +53,11 @@ MAX_BYTES = 4e9
 Observable = Callable[[Any, Potential], Any]
 States = Equilibrium | Mapping[str, Equilibrium]
 Hessians = Hessian | dict[str, Hessian]
+Pull = Callable[[Hessian, Unknown | Array], tuple[Potential, Array]]
 
 
 class Sensitivity(Spelled, eqx.Module):
-    """dX/dθ and dh/dθ for the parameters θ of a potential.
+    """The derivatives dX/dθ and dh/dθ for the parameters θ of a potential.
 
     Attributes:
         positions: a tree of the potential's shape whose leaves are dX/dθ, `(N, dim, *θ.shape)` [Å per unit of θ]; None
@@ -75,9 +78,9 @@ class Sensitivity(Spelled, eqx.Module):
         return "\n".join(sensitivity_lines(self, parameter_paths(self.positions)))
 
     def scaled(self) -> "Sensitivity":
-        """θ dX/dθ [Å], the form in which parameters compare: the displacement by a change of θ of 100 %, to first order."""
+        """Return θ dX/dθ [Å], in which parameters compare: the displacement by a change of θ of 100 %, to first order."""
 
-        def times(tree: Any) -> Any:
+        def times(tree: Potential) -> Potential:
             is_none = lambda leaf: leaf is None  # noqa: E731
             return jax.tree.map(lambda theta, d: None if d is None else theta * d, self.potential, tree, is_leaf=is_none)
 
@@ -89,12 +92,15 @@ def sensitivity(
     eq: Equilibrium,
     *,
     wrt: Sequence[str] | None = None,
-    linear_solver: Any = None,
+    linear_solver: LinearSolver | None = None,
     max_bytes: float = MAX_BYTES,
     throw: bool = True,
     progress: bool | None = None,
 ) -> Sensitivity:
-    """dX/dθ of relaxed positions, and dh/dθ of a relaxed cell, for every parameter θ, or for those in `wrt`.
+    """Compute dX/dθ of relaxed positions, and dh/dθ of a relaxed cell, for every parameter θ, or for those in `wrt`.
+
+        derivatives = ms.sensitivity(eq)
+        derivatives.positions.sigma  # (N, dim) [Å per unit of sigma]
 
     Args:
         wrt: names or paths: `["sigma", "epsilon.A-B"]`.
@@ -162,7 +168,7 @@ def sensitivity(
 
 
 def _solve_in_batches(hessian: Hessian, selection: Selection, weights: np.ndarray, progress: bool | None) -> Response:
-    """The response to all parameters, `BATCH` at a time [host]; see `solutions`."""
+    """Return the response to all parameters, `BATCH` at a time [host]; see `solutions`."""
     size, dtype = len(weights), weights.dtype
     parts: list[Response] = []
     for directions in batches(size, dtype, progress):
@@ -178,28 +184,28 @@ def _solve_in_batches(hessian: Hessian, selection: Selection, weights: np.ndarra
 
 @eqx.filter_jit
 def _displacements(hessian: Hessian, columns: Array | np.ndarray) -> tuple[Array, Array | None]:
-    """The changes of positions `(k, N, dim)` and of a free cell `(k, dim, dim)` by changes dz."""
+    """Return the changes of positions `(k, N, dim)` and of a free cell `(k, dim, dim)` by changes dz."""
     _, unravel = ravel_pytree(hessian.z)
 
-    def displaced(dz: Any) -> tuple[Array, Array | None]:
+    def displaced(dz: Array) -> tuple[Array, Array | None]:
         _, moved = jax.jvp(lambda z: _place(hessian.reference, z), (hessian.z,), (unravel(dz),))
         return moved
 
-    return jax.vmap(displaced)(columns)
+    return jax.vmap(displaced)(jnp.asarray(columns))
 
 
-def _place(reference: Reference, z: Any) -> tuple[Array, Array | None]:
+def _place(reference: Reference, z: Unknown | Array) -> tuple[Array, Array | None]:
     system = reference.place(z)
     return system.positions, None if reference.freedom is None else system.cell
 
 
 @spelled
-def value_and_gradient(g: Observable, eq: States, *, linear_solver: Any = None) -> tuple[Array, Potential]:
-    """An observable and its total derivative with respect to every parameter, by one adjoint solve for each state.
+def value_and_gradient(g: Observable, eq: States, *, linear_solver: LinearSolver | None = None) -> tuple[Array, Potential]:
+    """Return an observable and its total derivative in every parameter, by one adjoint solve for each state.
 
     Args:
         g: `g(system, potential)` → a real scalar, made of `jax.numpy`.
-        eq: an equilibrium; or several of one potential by name, and then g is given a dict of systems:
+        eq: an equilibrium; or several of one potential by name, and then g takes a dict of systems:
             `g = lambda states, potential: potential.energy(states["saddle"]) - potential.energy(states["minimum"])`.
 
     Returns:
@@ -220,22 +226,25 @@ def value_and_gradient(g: Observable, eq: States, *, linear_solver: Any = None) 
 
 
 @spelled
-def gradient(g: Observable, eq: States, *, linear_solver: Any = None) -> Potential:
-    """Total derivative of a scalar observable with respect to every parameter; see `value_and_gradient`."""
+def gradient(g: Observable, eq: States, *, linear_solver: LinearSolver | None = None) -> Potential:
+    """Return the total derivative of a scalar observable in every parameter; see `value_and_gradient`.
+
+    slope = ms.gradient(ms.observables.volume, eq).sigma
+    """
     return value_and_gradient(g, eq, linear_solver=linear_solver)[1]
 
 
 @spelled
-def jacobian(g: Observable, eq: States, *, linear_solver: Any = None) -> Potential:
-    """Total derivative of an array-valued observable; see `value_and_jacobian`."""
+def jacobian(g: Observable, eq: States, *, linear_solver: LinearSolver | None = None) -> Potential:
+    """Return the total derivative of an array-valued observable; see `value_and_jacobian`."""
     return value_and_jacobian(g, eq, linear_solver=linear_solver)[1]
 
 
 @spelled
-def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) -> tuple[Array, Potential]:
-    """An array-valued observable and its total derivative, whose leaves have shape `(*g.shape, *θ.shape)`.
+def value_and_jacobian(g: Observable, eq: States, *, linear_solver: LinearSolver | None = None) -> tuple[Array, Potential]:
+    """Return an array-valued observable and its total derivative, whose leaves have shape `(*g.shape, *θ.shape)`.
 
-    Forward (one solve a parameter) or adjoint (one solve a component of g), whichever needs fewer solves.
+    It goes forward (one solve a parameter) or backward (one adjoint solve a component of g), whichever needs fewer solves.
 
     Raises:
         as `value_and_gradient`.
@@ -252,9 +261,9 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) 
     residuals: list[np.ndarray] = []
     for directions in batches(count, flat.dtype, None):
         row, residual, value = product(g, hessians, potential, directions)
-        kept = slice(0, min(BATCH, count - len(rows) * BATCH))
-        rows.append(np.asarray(row)[kept])
-        residuals.append(np.asarray(residual)[kept])
+        used = slice(0, min(BATCH, count - len(rows) * BATCH))
+        rows.append(np.asarray(row)[used])
+        residuals.append(np.asarray(residual)[used])
     matrix = np.concatenate(rows)
     _check(g, hessians, potential, np.max(np.concatenate(residuals), axis=0), value, matrix)
     matrix = np.moveaxis(matrix, 0, -1) if forward else matrix.reshape(*shape.shape, flat.size)
@@ -266,15 +275,19 @@ Displacement = tuple[Float[Array, "atoms dim"], Float[Array, "dim dim"] | None]
 
 @overload
 def jvp(
-    eq: Equilibrium, direction: Direction, *, linear_solver: Any = None, return_cell: Literal[False] = False
+    eq: Equilibrium, direction: Direction, *, linear_solver: LinearSolver | None = None, return_cell: Literal[False] = False
 ) -> Float[Array, "atoms dim"]: ...
 @overload
-def jvp(eq: Equilibrium, direction: Direction, *, linear_solver: Any = None, return_cell: Literal[True]) -> Displacement: ...
+def jvp(
+    eq: Equilibrium, direction: Direction, *, linear_solver: LinearSolver | None = None, return_cell: Literal[True]
+) -> Displacement: ...
 @spelled
 def jvp(
-    eq: Equilibrium, direction: Direction, *, linear_solver: Any = None, return_cell: bool = False
+    eq: Equilibrium, direction: Direction, *, linear_solver: LinearSolver | None = None, return_cell: bool = False
 ) -> Float[Array, "atoms dim"] | Displacement:
-    """dX along one direction in parameter space, by one solve [Å].
+    """Return dX along one direction in parameter space, by one solve [Å].
+
+        displacement = ms.jvp(eq, {"sigma": 0.01})  # (N, dim), to first order
 
     Args:
         direction: potential-shaped, None where nothing moves; or steps by name or path, `{"sigma": 1.0, "epsilon.A-B": 0.1}`.
@@ -292,11 +305,8 @@ def jvp(
 
 
 def check_finite(g: Observable, hessians: Hessians, potential: Potential, *arrays: Any) -> None:
-    """Raises InputError where an observable or its derivative is not finite."""
+    """Raise InputError where an observable or its derivative is not finite."""
     if not all(np.isfinite(a).all() for a in arrays):
-        # Only a catalogue of observables knows how to look for the place, and it stands above.
-        from mdsens.derivatives.nonfinite import explain_nonfinite
-
         systems = (
             hessians.reference.system
             if isinstance(hessians, Hessian)
@@ -309,7 +319,7 @@ def check_finite(g: Observable, hessians: Hessians, potential: Potential, *array
 
 
 def check_index(g: Observable, eq: States) -> None:
-    """Raises InputError where an observable of several states is given a minimum for a saddle point, or the other way round."""
+    """Raise InputError where an observable of several states gets a minimum for a saddle point, or the other way round."""
     for name, index in getattr(g, "state_index", {}).items():
         state = eq.get(name) if isinstance(eq, Mapping) else None
         if isinstance(state, Equilibrium) and state.index != index:
@@ -317,7 +327,7 @@ def check_index(g: Observable, eq: States) -> None:
             raise InputError(f"The state {name!r} must be {kind[index]} it: this one has {state.index} negative curvatures.")
 
 
-def hessians_of(eq: States, linear_solver: Any) -> tuple[Hessians, Potential]:
+def hessians_of(eq: States, linear_solver: LinearSolver | None) -> tuple[Hessians, Potential]:
     """Return `(Hessians, potential)`: one Hessian, or a dict of them."""
     if isinstance(eq, Equilibrium):
         return differentiable_hessian(eq, linear_solver), eq.potential
@@ -347,7 +357,7 @@ def _unknowns(hessians: Hessians) -> Any:
     return hessians.z if isinstance(hessians, Hessian) else {name: hessian.z for name, hessian in hessians.items()}
 
 
-def observed(g: Observable, hessians: Hessians) -> Callable[..., Any]:
+def observed(g: Observable, hessians: Hessians) -> Callable[[Any, Potential], Array]:
     """Return g as a function of `(z, potential)`, z being the unknown of the state, or those of the states by name."""
 
     def value(z: Any, potential: Potential) -> Array:
@@ -358,8 +368,8 @@ def observed(g: Observable, hessians: Hessians) -> Callable[..., Any]:
     return value
 
 
-def _pull(hessians: Hessians, slopes: Any, explicit: Any, pull: Callable[..., Any]) -> tuple[Any, Array]:
-    """`(total derivative in θ, residuals)` from the slopes in the unknowns and the explicit derivative."""
+def _pull(hessians: Hessians, slopes: Any, explicit: Potential, pull: Pull) -> tuple[Potential, Array]:
+    """Return `(total derivative in θ, residuals)` from the slopes in the unknowns and the explicit derivative."""
     slopes = [slopes] if isinstance(hessians, Hessian) else [slopes[name] for name in hessians]
     residuals = []
     for hessian, slope in zip(_hessian_list(hessians), slopes, strict=True):
@@ -370,7 +380,7 @@ def _pull(hessians: Hessians, slopes: Any, explicit: Any, pull: Callable[..., An
 
 
 def _map_rows(row: Callable[..., Any], hessians: Hessians) -> Callable[..., Any]:
-    """A function of one direction for many: together in small systems, one after the other where one fills the cache."""
+    """Return a function of many directions: together in small systems, one after the other where one fills the cache."""
     if sum(hessian.size for hessian in _hessian_list(hessians)) <= BATCHED_SIZE:
         return jax.vmap(row)
     return lambda directions: jax.lax.map(row, directions)
@@ -384,7 +394,7 @@ def _adjoint(g: Observable, hessians: Hessians, potential: Potential) -> tuple[A
 
 
 @eqx.filter_jit
-def _adjoint_rows(g: Observable, hessians: Hessians, potential: Potential, directions: Array) -> tuple[Any, ...]:
+def _adjoint_rows(g: Observable, hessians: Hessians, potential: Potential, directions: Array | np.ndarray) -> tuple[Any, ...]:
     value, pullback = jax.vjp(observed(g, hessians), _unknowns(hessians), potential)
 
     def row(direction: Array) -> tuple[Array, Array]:
@@ -396,7 +406,7 @@ def _adjoint_rows(g: Observable, hessians: Hessians, potential: Potential, direc
 
 
 @eqx.filter_jit
-def _forward_rows(g: Observable, hessians: Hessians, potential: Potential, directions: Array) -> tuple[Any, ...]:
+def _forward_rows(g: Observable, hessians: Hessians, potential: Potential, directions: Array | np.ndarray) -> tuple[Any, ...]:
     _, unravel = ravel_pytree(potential)
 
     def row(direction: Array) -> tuple[Array, Array]:
@@ -410,14 +420,18 @@ def _forward_rows(g: Observable, hessians: Hessians, potential: Potential, direc
 
 
 def check_scalar(g: Observable, hessians: Hessians, potential: Potential) -> None:
-    """Raises InputError for an observable that is no real scalar."""
+    """Raise InputError for an observable that is no real scalar."""
     shape = observable_shape(g, hessians, potential)
     if shape.shape != ():
         raise InputError(f"The observable has shape {shape.shape}, not (): use jacobian(g, eq) for arrays.")
 
 
 def observable_shape(g: Observable, hessians: Hessians, potential: Potential) -> jax.ShapeDtypeStruct:
-    """Raises InputError for an observable that cannot be traced, or is not real."""
+    """Return the shape of an observable.
+
+    Raises:
+        InputError: it cannot be traced, or is not real.
+    """
     if not callable(g):
         raise InputError(f"An observable is a function g(system, potential), such as ms.observables.volume, not {g!r:.80}.")
     if isinstance(g, type):
@@ -430,7 +444,7 @@ def observable_shape(g: Observable, hessians: Hessians, potential: Potential) ->
 
 
 def _check(g: Observable, hessians: Hessians, potential: Potential, residuals: Any, *arrays: Any) -> None:
-    """Raises for a failed solve, and for an observable that is not finite: NaN behind a solve that did not fail is its own."""
+    """Raise LinearSolveError for a failed solve, and InputError for an observable that is not finite although none failed."""
     solves = list(zip(_hessian_list(hessians), np.asarray(residuals, dtype=float).ravel(), strict=True))
     for hessian, residual in solves:
         if np.isfinite(residual):
@@ -441,7 +455,7 @@ def _check(g: Observable, hessians: Hessians, potential: Potential, residuals: A
 
 
 def sensitivity_lines(sensitivity: Sensitivity, names: list[str]) -> Iterator[str]:
-    """Say what was differentiated in what, and whether it can be trusted; `names` are the parameters'."""
+    """Yield lines on what was differentiated in what, and whether it can be trusted; `names` are the parameters'."""
     what = "positions and cell" if sensitivity.cell is not None else "positions"
     yield f"Sensitivity  of {what} to {first_few(names)} of {type(sensitivity.potential).__name__}"
     first, *_ = str(sensitivity.certificate).splitlines()

@@ -15,14 +15,14 @@ from mdsens.potentials.base import Potential
 from mdsens.structures.system import System, is_concrete
 
 SINGLE_STATE = "structure"
-"""Name of a structure that was given without one."""
+"""Name of a structure that comes without one."""
 
 CACHE_SIZE = 16
-"""References relaxed again that are kept, since values and derivatives ask for the same ones."""
+"""References relaxed again that are remembered, since values and derivatives need the same ones."""
 
 
 class RelaxedReference(eqx.Module):
-    """A reference that was relaxed with the potential that is asked about, without what changes from one to another."""
+    """The structure of a reference, relaxed with the potential of the moment."""
 
     system: System
 
@@ -30,8 +30,8 @@ class RelaxedReference(eqx.Module):
 class ReferringObservable(eqx.Module):
     """Base class of observables whose value depends on other equilibria beside the structure's.
 
-    A reference is relaxed again, under its own conditions, for each potential that is asked about. Inside `jit` that cannot be
-    done: there another potential than the reference's gives NaN, and so do second derivatives, in which its response counts.
+    A reference is relaxed again, under its own conditions, for each potential. Inside `jit` that is impossible: there another
+    potential than the reference's gives NaN, and so do second derivatives, to which its response belongs.
     """
 
     references: Any
@@ -49,7 +49,7 @@ class ReferringObservable(eqx.Module):
         return jnp.where(jnp.all(alike), value, jnp.nan)
 
     def beside(self, system: Any, references: list[System], potential: Potential) -> Array:
-        """The observable of a system and of its references, relaxed with the same potential."""
+        """Return the observable of a system and of its references, relaxed with the same potential."""
         raise NotImplementedError
 
 
@@ -58,7 +58,7 @@ class ObservableWithReferences(eqx.Module):
 
     Args:
         names: of the references.
-        alone: the structure's name, where the observable is of a single one.
+        alone: name of the structure, where the observable takes a single one.
     """
 
     observable: Any
@@ -73,13 +73,13 @@ class ObservableWithReferences(eqx.Module):
 
 
 def with_references(g: Any, eq: Any, *, order: int = 1) -> tuple[Any, Any]:
-    """`(g, states)` with what g refers to relaxed for the states' potential, and among the states where it must be.
+    """Return `(g, states)` with the references of g relaxed for the states' potential, and among the states where needed.
 
-    An energy's first derivatives are those at the relaxed structure, unless a load works on its cell.
+    They are not needed for first derivatives of an energy at its minimum, where no load works on the cell.
 
     Args:
         eq: an equilibrium, or several by name.
-        order: of the derivatives that are asked for.
+        order: of the derivatives.
     """
     found = _references_in(g)
     if not found or not (isinstance(eq, Equilibrium) or (isinstance(eq, Mapping) and eq)):
@@ -94,7 +94,7 @@ def with_references(g: Any, eq: Any, *, order: int = 1) -> tuple[Any, Any]:
 
 
 def named_references(g: Any, states: Mapping[str, Any], potential: Potential) -> tuple[Any, dict[str, Any]]:
-    """`(g, states)` with names in the places of g's references, which are relaxed for the potential and among the states."""
+    """Return `(g, states)` with names in the places of g's references, which join the states, relaxed for the potential."""
     states, names = dict(states), dict[int, str]()
     for reference in _references_in(g):
         if id(reference) not in names:
@@ -104,12 +104,12 @@ def named_references(g: Any, states: Mapping[str, Any], potential: Potential) ->
 
 
 def with_named(g: Any, systems: Mapping[str, Any]) -> Any:
-    """g with systems for the names that `named_references` put there."""
+    """Return g with systems for the names that `named_references` put there."""
     return _replace_references(g, lambda name: RelaxedReference(systems[name]))
 
 
 def relax_for(reference: Equilibrium, potential: Potential) -> Equilibrium:
-    """A reference relaxed with another potential under its own conditions, or as it is where the potential is its own.
+    """Relax a reference with another potential under its own conditions; with its own it stays as it is.
 
     Raises:
         ConvergenceError: it does not relax.
@@ -119,32 +119,25 @@ def relax_for(reference: Equilibrium, potential: Potential) -> Equilibrium:
     return _relax_again(_ByIdentity(reference), _ByValue(potential))
 
 
-@functools.lru_cache(maxsize=CACHE_SIZE)
-def _relax_again(reference: Any, potential: Any) -> Equilibrium:
-    eq = reference.held
-    options: dict[str, Any] = {"progress": False}
-    if eq.system.positions.dtype == jnp.float32:
-        options["fmax"] = FLOAT32_FMAX
-    return eq.again(potential.held, **options)
-
-
 class _ByIdentity:
-    def __init__(self, held: Any) -> None:
-        self.held = held
+    """A reference, equal to itself only."""
+
+    def __init__(self, value: Equilibrium) -> None:
+        self.value = value
 
     def __hash__(self) -> int:
-        return id(self.held)
+        return id(self.value)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByIdentity) and self.held is other.held
+        return isinstance(other, _ByIdentity) and self.value is other.value
 
 
 class _ByValue:
     """A potential, equal to others with the same numbers."""
 
-    def __init__(self, held: Potential) -> None:
-        self.held = held
-        self.numbers = tuple((np.shape(leaf), np.asarray(leaf).tobytes()) for leaf in jax.tree.leaves(held))
+    def __init__(self, value: Potential) -> None:
+        self.value = value
+        self.numbers = tuple((np.shape(leaf), np.asarray(leaf).tobytes()) for leaf in jax.tree.leaves(value))
 
     def __hash__(self) -> int:
         return hash(self.numbers)
@@ -153,8 +146,17 @@ class _ByValue:
         return (
             isinstance(other, _ByValue)
             and self.numbers == other.numbers
-            and jax.tree.structure(self.held) == jax.tree.structure(other.held)  # type: ignore[operator]  # of jax's stubs
+            and jax.tree.structure(self.value) == jax.tree.structure(other.value)  # type: ignore[operator]  # of jax's stubs
         )
+
+
+@functools.lru_cache(maxsize=CACHE_SIZE)
+def _relax_again(reference: _ByIdentity, potential: _ByValue) -> Equilibrium:
+    eq = reference.value
+    options: dict[str, Any] = {"progress": False}
+    if eq.system.positions.dtype == jnp.float32:
+        options["fmax"] = FLOAT32_FMAX
+    return eq.again(potential.value, **options)
 
 
 def _is_referring(node: Any) -> bool:
@@ -162,28 +164,28 @@ def _is_referring(node: Any) -> bool:
 
 
 def _references_in(g: Any) -> list[Equilibrium]:
-    """The references of an observable, and of those inside it, that nothing stands for yet."""
+    """Return the references of an observable, and of those inside it, that no name or structure stands for yet."""
     nodes = [node for node in jax.tree.leaves(g, is_leaf=_is_referring) if _is_referring(node)]
     return [reference for node in nodes for reference in node.references if isinstance(reference, Equilibrium)]
 
 
 def _replace_references(g: Any, change: Callable[[Any], Any]) -> Any:
-    """g with each reference changed."""
+    """Return g with each reference changed."""
 
-    def one(node: Any) -> Any:
+    def replace(node: Any) -> Any:
         if not _is_referring(node):
             return node
         return eqx.tree_at(lambda n: n.references, node, tuple(map(change, node.references)))
 
-    return jax.tree.map(one, g, is_leaf=_is_referring)
+    return jax.tree.map(replace, g, is_leaf=_is_referring)
 
 
 def _is_loaded(reference: Equilibrium) -> bool:
-    """Whether the energy is not at its minimum in all that moves: a load works on the cell."""
+    """Return whether a load works on the cell, so that the energy is not at its minimum in all that moves."""
     return reference.load is not None and bool(np.any(np.asarray(reference.load) != 0.0))
 
 
-def _is_same_potential(own: Potential, other: Potential) -> Any:
+def _is_same_potential(own: Potential, other: Potential) -> bool | Array:
     if jax.tree.structure(own) != jax.tree.structure(other):  # type: ignore[operator]  # of jax's stubs
         return False
     pairs = list(zip(jax.tree.leaves(own), jax.tree.leaves(other), strict=True))
@@ -194,7 +196,7 @@ def _is_same_potential(own: Potential, other: Potential) -> Any:
 
 @jax.custom_jvp
 def _zero_without_first(x: Array) -> Array:
-    """Zero, with a derivative that is NaN."""
+    """Return zero, with a derivative that is NaN."""
     return jnp.zeros((), x.dtype)
 
 
@@ -205,7 +207,7 @@ def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def _zero_without_second(x: Array) -> Array:
-    """Zero, as is its derivative, whose own one is NaN."""
+    """Return zero, with a derivative of zero and a second one that is NaN."""
     return jnp.zeros((), x.dtype)
 
 

@@ -1,6 +1,6 @@
-"""Many structures of different sizes relaxed together: in groups padded to one shape, which share a compiled program.
+"""Structures of different sizes in groups padded to one shape, which share a compiled program.
 
-Padding is atoms that are frozen and have no neighbours: they move nothing, and nothing moves them.
+The padding is atoms that are frozen and have no neighbours: they move nothing, and nothing moves them.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,21 +18,21 @@ from mdsens.structures.neighbors.neighbor_list import Neighbors, padded, places,
 from mdsens.structures.system import System
 
 
-def map_systems(action: Callable[..., Any], systems: Sequence[System]) -> list[Any]:
-    """`action(system)` of all, its refusals with the number of the system."""
+def map_systems(action: Callable[[System], Any], systems: Sequence[System]) -> list[Any]:
+    """Return `action(system)` of each system; a refusal says the number of the system."""
     if not systems:
         raise InputError("A batch of no systems has no positions: give at least one.")
-    done = []
+    results = []
     for k, system in enumerate(systems):
         try:
-            done.append(action(system))
+            results.append(action(system))
         except InputError as error:
             raise InputError(f"System {k} of the batch: {error}") from error
-    return done
+    return results
 
 
 def with_list(system: System, potential: Potential, skin: float | None) -> System:
-    """A member with its list [host].
+    """Return a member with its list [host].
 
     Raises:
         InputError: a potential whose list has a form of its own.
@@ -44,7 +44,7 @@ def with_list(system: System, potential: Potential, skin: float | None) -> Syste
 
 
 def group_by_shape(systems: Sequence[System]) -> list[tuple[list[int], Reference]]:
-    """Members that share a shape, each with their stacked references [host]."""
+    """Return groups of systems that share a shape: their numbers, and their references stacked [host]."""
     references = [_pad(reference_at(system), places(len(system))) for system in systems]
     groups: dict[Any, Any] = {}
     for k, reference in enumerate(references):
@@ -59,7 +59,7 @@ def _pad(reference: Reference, n: int) -> Reference:
     system = reference.system
     more = n - len(system)
 
-    def filled(values: Any, value: Any) -> Array:
+    def filled(values: Array, value: float) -> Array:
         return jnp.concatenate([values, jnp.full((more, *values.shape[1:]), value, values.dtype)])
 
     middle = jnp.broadcast_to(jnp.mean(system.positions, axis=0), (more, system.dim))

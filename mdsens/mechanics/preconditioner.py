@@ -1,4 +1,4 @@
-"""A preconditioner for periodic solids: what Krylov methods are slow at, long waves, is solved on a coarse grid by Fourier.
+"""A preconditioner for periodic solids: long waves, at which Krylov methods are slow, are solved on a coarse grid by Fourier.
 
     M = D⁻¹ + P C⁻¹ Pᵀ
 
@@ -9,7 +9,7 @@ Smith, Bjørstad, Gropp, "Domain Decomposition", 1996, chapter 2), with the coar
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -30,7 +30,7 @@ MIN_ATOMS = 1000
 """Atoms below which the grid would save nothing."""
 
 MIN_STIFFNESS_SHARE = 1e-9
-"""Share of the stiffest wave below which a wave of the grid is left to D."""
+"""Stiffness, as a share of that of the stiffest wave, below which a wave of the grid is left to D."""
 
 
 class CoarseGrid(eqx.Module):
@@ -49,16 +49,16 @@ class CoarseGrid(eqx.Module):
     shape: tuple[int, ...] = eqx.field(static=True)
 
     def to_atoms(self, field: Float[Array, "dim nodes"]) -> Float[Array, "dim atoms"]:
-        """P."""
+        """Return P field."""
         return jnp.stack([jnp.sum(self.weight * row[self.node], axis=0) for row in field])
 
     def to_nodes(self, vectors: Float[Array, "dim atoms"]) -> Float[Array, "dim nodes"]:
-        """Pᵀ."""
+        """Return Pᵀ vectors."""
         return jnp.stack([jnp.sum(self.share * row[self.member], axis=0) for row in vectors])
 
 
 def coarse_grid(system: "System") -> CoarseGrid | None:
-    """The grid of a system [host]; None where it is too small or not periodic in all directions."""
+    """Return the grid of a system [host]; None where it is too small or not periodic in all directions."""
     n, dim = system.positions.shape
     if n < MIN_ATOMS or not all(system.pbc):
         return None
@@ -81,11 +81,12 @@ def coarse_grid(system: "System") -> CoarseGrid | None:
 
 
 def _node_count(count: float) -> int:
-    """Whole nodes along a cell vector: few, or a multiple of the distance between impulses."""
+    """Return the nodes along a cell vector: few, or a multiple of the distance between impulses."""
     return max(2, round(count)) if count < 1.5 * SPACING else SPACING * round(count / SPACING)
 
 
-def _invert_interpolation(node: Any, weight: Array, count: int) -> tuple[Any, Any]:
+def _invert_interpolation(node: np.ndarray, weight: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the atoms around each node, and their shares."""
     atoms = np.broadcast_to(np.arange(node.shape[1]), node.shape).ravel()
     order = np.argsort(node, axis=None, kind="stable")
     held = np.bincount(node.ravel(), minlength=count)
@@ -118,8 +119,8 @@ class TwoLevelPreconditioner(eqx.Module):
         return self.relaxation * r + grid.to_atoms(field.reshape(dim, -1))
 
 
-def two_level(grid: CoarseGrid, product: Callable[..., Any], diagonal: Float[Array, " atoms"]) -> TwoLevelPreconditioner:
-    """The preconditioner of a Hessian; pure JAX.
+def two_level(grid: CoarseGrid, product: Callable[[Array], Array], diagonal: Float[Array, " atoms"]) -> TwoLevelPreconditioner:
+    """Return the preconditioner of a Hessian; pure JAX.
 
     Args:
         product: the Hessian's, on `(dim, N)`.
@@ -128,15 +129,15 @@ def two_level(grid: CoarseGrid, product: Callable[..., Any], diagonal: Float[Arr
     return TwoLevelPreconditioner(grid, 1.0 / jnp.where(diagonal > 0.0, diagonal, jnp.inf), _inverse(_symbol(grid, product)))
 
 
-def _symbol(grid: Any, product: Callable[..., Any]) -> Array:
-    """The Fourier transform of the mean response of the grid to an impulse, `(*waves, dim, dim)`, Hermitian."""
+def _symbol(grid: CoarseGrid, product: Callable[[Array], Array]) -> Array:
+    """Return the Fourier transform of the mean response of the grid to an impulse, `(*waves, dim, dim)`, Hermitian."""
     dim, shape = len(grid.shape), grid.shape
     period = tuple(SPACING if m % SPACING == 0 else m for m in shape)
     impulses = np.zeros(shape)
     impulses[tuple(slice(None, None, p) for p in period)] = 1.0
     impulse = jnp.asarray(impulses.ravel(), grid.weight.dtype)
 
-    def response(direction: Any) -> Any:
+    def response(direction: Array) -> Array:
         answer = grid.to_nodes(product(grid.to_atoms(direction[:, None] * impulse))).reshape(dim, *shape)
         for axis, (m, p) in enumerate(zip(shape, period, strict=True)):
             answer = answer.reshape(*answer.shape[: axis + 1], m // p, p, *answer.shape[axis + 2 :]).mean(axis=axis + 1)
@@ -154,7 +155,7 @@ def _symbol(grid: Any, product: Callable[..., Any]) -> Array:
 
 
 def _inverse(symbol: Array) -> Array:
-    """The inverse of each matrix; zero for the uniform wave and those that are not clearly positive."""
+    """Return the inverse of each matrix; zero for the uniform wave and those that are not clearly positive."""
     dim = symbol.shape[-1]
     trace = jnp.real(jnp.trace(symbol, axis1=-2, axis2=-1))
     floor = MIN_STIFFNESS_SHARE * jnp.max(trace)

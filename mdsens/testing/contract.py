@@ -17,6 +17,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
+from mdsens.common.differences import richardson_difference
 from mdsens.common.errors import InputError, MdsensError
 from mdsens.common.units import stress_unit
 from mdsens.common.voigt import from_voigt
@@ -293,7 +294,7 @@ def _off(case: _Case, of: Callable[..., Any], at: Callable[..., Any], slope: Any
     error = np.inf
     for step in unit * np.array(STEPS):
         found = {k: of(case.evaluate(*at(k * step))) for k in (-2, -1, 1, 2)}
-        difference = (8.0 * (found[1] - found[-1]) - (found[2] - found[-2])) / (12.0 * step)
+        difference = richardson_difference(found[1] - found[-1], found[2] - found[-2], step)
         error = min(error, _relative((difference - slope) / scale, 0.0))
         if error <= DIFFERENCES:
             break

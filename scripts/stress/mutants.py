@@ -89,8 +89,8 @@ MUTANTS = (
     Mutant(
         "the default force is one in eV/Å",
         "mechanics/scales.py",
-        "        return xp.where(found > 0.0, found, FALLBACK_FMAX)",
-        "        return UNKNOWN",
+        "        return xp.where(force > 0.0, force, FALLBACK_FMAX)",
+        "        return FALLBACK_FMAX",
         "mechanics/test_scales.py -k 'numbers_only'",
     ),
     Mutant(
@@ -225,7 +225,7 @@ MUTANTS = (
     Mutant(
         "saddle points pass for minima",
         "equilibrium/relaxation.py",
-        'if spectrum.index != asked.get("index", 0):',
+        'if spectrum.index != request.get("index", 0):',
         "if False:",
         "equilibrium/test_equilibrium.py -k saddle_point_is_not",
     ),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mdsens.common.differences import richardson_difference
 from mdsens.common.errors import InputError
 from mdsens.common.suggestions import spelled
 from mdsens.potentials.base import Approximation
@@ -208,7 +209,7 @@ def _step(slope: Any, longest: Any, noise: float) -> Any:
 
 def _check_conservative(at: Callable[..., Any], u: np.ndarray, step: Any) -> None:
     h, here = step.length, at().slope
-    by_energy = (8.0 * (at(h).energy - at(-h).energy) - (at(2 * h).energy - at(-2 * h).energy)) / (12.0 * h)
+    by_energy = richardson_difference(at(h).energy - at(-h).energy, at(2 * h).energy - at(-2 * h).energy, h)
     scale = np.linalg.norm(u) * (np.linalg.norm(here) + h * np.linalg.norm(step.derivative))
     rounding = 1e2 * np.finfo(np.float32 if step.noise > SINGLE else float).eps * abs(at().energy) / h
     if abs(by_energy - np.vdot(here, u)) > CONSISTENT * scale + rounding:

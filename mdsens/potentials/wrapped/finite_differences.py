@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mdsens.common.differences import richardson_difference
+
 ORDER = 6
 """Of the differences that show noise."""
 
@@ -44,7 +46,7 @@ class Step(NamedTuple):
 def central(function: Callable[[float], np.ndarray], h: float) -> np.ndarray:
     """f'(0) from four values."""
     near, far = function(h) - function(-h), function(2.0 * h) - function(-2.0 * h)
-    return (8.0 * near - far) / (12.0 * h)
+    return richardson_difference(near, far, h)
 
 
 def noise_of(function: Callable[[float], np.ndarray], spacing: float) -> float:
