@@ -169,7 +169,8 @@ def certify(eq: "Equilibrium", hessian: "Hessian", measured: Measurement) -> Cer
     if not mismatch <= allowed:
         reasons.append(f"forward and adjoint derivatives differ by {mismatch:.1e}: one of the linear solves is not what it says")
     if spectrum.index != eq.index or (eq.index == 0 and not spectrum.lowest > 0.0):
-        reasons.append(f"the lowest curvature is {spectrum.lowest:.1e} eV/Å², so the state is no isolated {_kind(eq)}")
+        kind = "saddle point of first order" if eq.index else "minimum"
+        reasons.append(f"the lowest curvature is {spectrum.lowest:.1e} eV/Å², so the state is no isolated {kind}")
     if spectrum.floppy:
         reasons.append(
             f"{spectrum.floppy} mode(s) beyond the known zero modes cost no energy: groups of atoms are loose, "
@@ -193,7 +194,10 @@ def certify(eq: "Equilibrium", hessian: "Hessian", measured: Measurement) -> Cer
             f"a pair is {kink:.1e} Å from a point where the potential's second derivative jumps: "
             "the derivative holds on one side only"
         )
-    if len(spectrum.rattlers) == len(eq.system) and not _has_neighbors(eq.system):
+    listed = eq.system.neighbors
+    # An atom alone in a small cell has its own images as neighbours, and moves with them.
+    alone = isinstance(listed, Neighbors) and not np.asarray(listed.used).any()
+    if alone and len(spectrum.rattlers) == len(eq.system):
         reasons.append(
             f"no atom has a neighbour within the potential's range of {float(eq.potential.range):g} Å, so nothing depends on "
             "anything: are all lengths in Å?"
@@ -225,11 +229,6 @@ def certify(eq: "Equilibrium", hessian: "Hessian", measured: Measurement) -> Cer
         zero_modes_expected=len(names),
         mismatch=mismatch,
     )
-
-
-def _has_neighbors(system: "System") -> bool:
-    """Return whether any atom has a listed neighbour; one alone in a small cell has its own images, which move with it."""
-    return not isinstance(system.neighbors, Neighbors) or bool(np.asarray(system.neighbors.used).any())
 
 
 def explain_doubt(names: "Sequence[str]", sizes: np.ndarray, bounds: np.ndarray, length: float) -> str:
@@ -275,10 +274,6 @@ def _slopes_of_slacks(constraints: "Constraints", system: "System") -> Array:
 def _stiffness_along(reference: Reference, potential: "Potential", directions: Array) -> Array:
     """Return ∂²E/∂x² v of several displacements, `(k, N dim)`."""
     return jax.lax.map(hessian_operator(reference.system.positions, Landscape(reference, potential)), directions)
-
-
-def _kind(eq: "Equilibrium") -> str:
-    return "saddle point of first order" if eq.index else "minimum"
 
 
 def kink_distance(eq: "Equilibrium") -> float:

@@ -154,7 +154,8 @@ def validity(
     farthest = _farthest(series)
     bent = 2.0 * share * first / second if second > 0.0 else math.inf
     soft, lowest, slope = _softening(series.hessian, series.direction, series.first)
-    vanishing, contact = _vanishing(float(lowest), float(slope)), _first_contact(series)
+    vanishing, contact = -float(lowest) / float(slope) if slope else math.inf, _first_contact(series)
+    vanishing = vanishing if vanishing > 0.0 else math.inf
     if observable is None:
         error_at, guess, inside = _step_error(series, order, soft), bent, _index_error(eq, series, order)
     else:
@@ -162,7 +163,9 @@ def validity(
         inside = error_at
     reached, limit = _range(error_at, share, min(guess, farthest), farthest)
     reached, limit = _check_inside(inside, share, reached, limit)
-    result = Validity(SAFETY * reached, share, order, limit, bent, vanishing, contact, (), series)
+    result = Validity(
+        SAFETY * reached, share, order, limit, bent, vanishing if vanishing > 0.0 else math.inf, contact, (), series
+    )
     return dataclasses.replace(result, checks=tuple(check(eq, result, t) for t in _check_points(result, checks, farthest)))
 
 
@@ -220,7 +223,7 @@ def _index_error(eq: Equilibrium, series: Taylor, order: int) -> ErrorAt:
     def error_at(t: float) -> tuple[float, str]:
         potential, z = series.parameters(t), series.unknown(t, order)
         try:
-            reference = relist(series.hessian.reference, z, potential, SKIN * _reach(potential))
+            reference = relist(series.hessian.reference, z, potential, SKIN * potential._host_range())
             index = spectrum_at(z, with_coarse_grid(reference), potential).index
         except MdsensError as error:
             return math.inf, f"the predicted structure makes no sense: {error}"
@@ -269,7 +272,7 @@ def _step_error(series: Taylor, order: int, soft: Array) -> ErrorAt:
     def error_at(t: float) -> tuple[float, str]:
         potential, z = series.parameters(t), series.unknown(t, order)
         try:
-            reference = relist(series.hessian.reference, z, potential, SKIN * _reach(potential))
+            reference = relist(series.hessian.reference, z, potential, SKIN * potential._host_range())
         except MdsensError as error:
             return math.inf, f"the predicted structure makes no sense: {error}"
         step = _newton_step(series.hessian, reference, potential, z, soft)
@@ -283,19 +286,8 @@ def _step_error(series: Taylor, order: int, soft: Array) -> ErrorAt:
     return error_at
 
 
-def _reach(potential: Potential) -> float:
-    return float(np.asarray(potential.range))
-
-
 class NewtonStep(NamedTuple):
-    """The Newton step from a prediction; lengths are of displacements of atoms and cell [Å].
-
-    Attributes:
-        moved: ‖z - the state's z‖.
-        length: of the step.
-        residual: of its linear system.
-        curvature: along the softest mode of the state.
-    """
+    """A Newton step from z: ‖z - the state's z‖, its length [Å], its residual, and the curvature along the softest mode."""
 
     moved: Array
     length: Array
@@ -315,12 +307,6 @@ def _newton_step(hessian: Hessian, reference: Reference, potential: Potential, z
     displacement = jax.tree.map(jnp.subtract, there, (start.positions, start.cell))
     distance, length = (jnp.linalg.norm(ravel_pytree(change)[0]) for change in (displacement, moved))
     return NewtonStep(distance, length, residual, soft @ product(soft))
-
-
-def _vanishing(curvature: float, slope: float) -> float:
-    """Return t at which a curvature would vanish, to first order; inf where it grows."""
-    t = -curvature / slope if slope else math.inf
-    return t if t > 0.0 else math.inf
 
 
 @eqx.filter_jit
@@ -350,7 +336,7 @@ def _first_contact(series: Taylor) -> float:
     if (unknown := distance_to_kinks(potential)) is not None:
         return unknown
     hessian = series.hessian
-    reference = relist(hessian.reference, hessian.z, potential, SKIN * _reach(potential))
+    reference = relist(hessian.reference, hessian.z, potential, SKIN * potential._host_range())
     gaps, rates = _gaps_and_rates(reference, hessian.z, potential, series.direction, series.first)
     closing = np.asarray(gaps * rates) < 0.0
     return float(np.min(np.abs(np.asarray(gaps)[closing] / np.asarray(rates)[closing]), initial=math.inf))

@@ -17,23 +17,9 @@ from jaxtyping import Array, Float
 from mdsens.common.errors import InputError, traceable
 from mdsens.common.suggestions import Spelled, spelled
 from mdsens.common.text import first_few
+from mdsens.derivatives import linear_response
 from mdsens.derivatives.certificate import Certificate, Measurement, certify, explain_doubt
-from mdsens.derivatives.linear_response import (
-    BATCH,
-    BATCHED_SIZE,
-    Response,
-    adjoint_gradient,
-    adjoint_gradients,
-    along,
-    batches,
-    changes,
-    check_residual,
-    differentiable_hessian,
-    dot_test,
-    error_bounds,
-    solutions,
-    split_last_axis,
-)
+from mdsens.derivatives.linear_response import Response
 from mdsens.derivatives.many_parameters import DenseSystems, is_worthwhile
 from mdsens.derivatives.nonfinite import explain_nonfinite
 from mdsens.derivatives.references import with_references
@@ -116,7 +102,7 @@ def sensitivity(
         InputError: a name in `wrt` that does not exist, or an answer that would not fit.
         LinearSolveError: with the residual, if `throw`.
     """
-    hessian = differentiable_hessian(eq, linear_solver)
+    hessian = linear_response.differentiable_hessian(eq, linear_solver)
     selection = select(eq.potential, wrt)
     parameters = selection.parameters
     flat, _ = ravel_pytree(parameters)
@@ -139,9 +125,10 @@ def sensitivity(
         response = _solve_in_batches(hessian, selection, weights, progress)
     worst = float(np.max(response.residuals))
     if throw:
-        check_residual(worst, hessian)
-    bounds = weights * error_bounds(hessian, selection, response, weights, None if together is None else together.defects)
-    difference, length = map(float, dot_test(hessian, parameters, response.columns, weights))
+        linear_response.check_residual(worst, hessian)
+    defects = None if together is None else together.defects
+    bounds = weights * linear_response.error_bounds(hessian, selection, response, weights, defects)
+    difference, length = map(float, linear_response.dot_test(hessian, parameters, response.columns, weights))
     paths = zip(parameter_paths(parameters), jax.tree.leaves(parameters), strict=True)
     names = [path for path, leaf in paths for _ in range(leaf.size)]
     sizes = weights * np.linalg.norm(response.columns, axis=1)
@@ -157,7 +144,7 @@ def sensitivity(
     )
 
     def shaped(change: Array | np.ndarray) -> Potential:
-        return split_last_axis(np.moveaxis(np.asarray(change), 0, -1), parameters)
+        return linear_response.split_last_axis(np.moveaxis(np.asarray(change), 0, -1), parameters)
 
     positions: Array | np.ndarray
     if together is None:
@@ -171,12 +158,12 @@ def _solve_in_batches(hessian: Hessian, selection: Selection, weights: np.ndarra
     """Return the response to all parameters, `BATCH` at a time [host]; see `solutions`."""
     size, dtype = len(weights), weights.dtype
     parts: list[Response] = []
-    for directions in batches(size, dtype, progress):
-        b, rest = changes(hessian, hessian.z, selection, directions, None)
-        start = len(parts) * BATCH
-        count = min(BATCH, size - start)
-        weight = np.pad(weights[start : start + BATCH], (0, len(b) - count), constant_values=1.0)
-        part = solutions(hessian, b, rest, weight)
+    for directions in linear_response.batches(size, dtype, progress):
+        b, rest = linear_response.changes(hessian, hessian.z, selection, directions, None)
+        start = len(parts) * linear_response.BATCH
+        count = min(linear_response.BATCH, size - start)
+        weight = np.pad(weights[start : start + linear_response.BATCH], (0, len(b) - count), constant_values=1.0)
+        part = linear_response.solutions(hessian, b, rest, weight)
         parts.append(part._replace(columns=part.columns[:count], residuals=part.residuals[:count]))
     columns, residuals = (np.concatenate([getattr(part, name) for part in parts]) for name in ("columns", "residuals"))
     return Response(columns, parts[-1].step, residuals, parts[-1].force)
@@ -216,9 +203,7 @@ def value_and_gradient(g: Observable, eq: States, *, linear_solver: LinearSolver
             potentials.
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
-    check_index(g, eq)
-    g, eq = with_references(g, eq)
-    hessians, potential = hessians_of(eq, linear_solver)
+    g, hessians, potential = prepare(g, eq, linear_solver)
     check_scalar(g, hessians, potential)
     value, total, residuals = _adjoint(g, hessians, potential)
     _check(g, hessians, potential, residuals, value, *jax.tree.leaves(total))
@@ -249,9 +234,7 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: LinearSolver
     Raises:
         as `value_and_gradient`.
     """
-    check_index(g, eq)
-    g, eq = with_references(g, eq)
-    hessians, potential = hessians_of(eq, linear_solver)
+    g, hessians, potential = prepare(g, eq, linear_solver)
     shape = observable_shape(g, hessians, potential)
     flat, _ = ravel_pytree(potential)
     forward = flat.size <= shape.size
@@ -259,15 +242,15 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: LinearSolver
     count = flat.size if forward else shape.size
     rows: list[np.ndarray] = []
     residuals: list[np.ndarray] = []
-    for directions in batches(count, flat.dtype, None):
+    for directions in linear_response.batches(count, flat.dtype, None):
         row, residual, value = product(g, hessians, potential, directions)
-        used = slice(0, min(BATCH, count - len(rows) * BATCH))
+        used = slice(0, min(linear_response.BATCH, count - len(rows) * linear_response.BATCH))
         rows.append(np.asarray(row)[used])
         residuals.append(np.asarray(residual)[used])
     matrix = np.concatenate(rows)
     _check(g, hessians, potential, np.max(np.concatenate(residuals), axis=0), value, matrix)
     matrix = np.moveaxis(matrix, 0, -1) if forward else matrix.reshape(*shape.shape, flat.size)
-    return value, split_last_axis(matrix, potential)
+    return value, linear_response.split_last_axis(matrix, potential)
 
 
 Displacement = tuple[Float[Array, "atoms dim"], Float[Array, "dim dim"] | None]
@@ -297,9 +280,9 @@ def jvp(
         InputError: a direction that is not of the potential's shape.
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
-    hessian = differentiable_hessian(eq, linear_solver)
-    dz, residual = along(hessian, check_direction(eq.potential, direction))
-    check_residual(float(residual), hessian)
+    hessian = linear_response.differentiable_hessian(eq, linear_solver)
+    dz, residual = linear_response.along(hessian, check_direction(eq.potential, direction))
+    linear_response.check_residual(float(residual), hessian)
     positions, cell = _displacements(hessian, ravel_pytree(dz)[0][None])
     return (positions[0], None if cell is None else cell[0]) if return_cell else positions[0]
 
@@ -307,11 +290,7 @@ def jvp(
 def check_finite(g: Observable, hessians: Hessians, potential: Potential, *arrays: Any) -> None:
     """Raise InputError where an observable or its derivative is not finite."""
     if not all(np.isfinite(a).all() for a in arrays):
-        systems = (
-            hessians.reference.system
-            if isinstance(hessians, Hessian)
-            else {name: one.reference.system for name, one in hessians.items()}
-        )
+        systems = map_states(lambda hessian: hessian.reference.system, hessians)
         raise InputError(
             "The observable or its derivative is not finite at the equilibrium: it must be finite and differentiable there. "
             f"{explain_nonfinite(g, systems, potential)}".strip()
@@ -327,10 +306,19 @@ def check_index(g: Observable, eq: States) -> None:
             raise InputError(f"The state {name!r} must be {kind[index]} it: this one has {state.index} negative curvatures.")
 
 
+def prepare(
+    g: Observable, eq: States, linear_solver: LinearSolver | None, *, order: int = 1
+) -> tuple[Observable, Hessians, Potential]:
+    """Return an observable with its references among the states, the Hessians of the states, and their potential."""
+    check_index(g, eq)
+    g, eq = with_references(g, eq, order=order)
+    return g, *hessians_of(eq, linear_solver)
+
+
 def hessians_of(eq: States, linear_solver: LinearSolver | None) -> tuple[Hessians, Potential]:
     """Return `(Hessians, potential)`: one Hessian, or a dict of them."""
     if isinstance(eq, Equilibrium):
-        return differentiable_hessian(eq, linear_solver), eq.potential
+        return linear_response.differentiable_hessian(eq, linear_solver), eq.potential
     if not isinstance(eq, Mapping) or not eq:
         if callable(eq):
             raise InputError("The observable goes first, and the equilibrium behind it: gradient(g, eq).")
@@ -339,7 +327,7 @@ def hessians_of(eq: States, linear_solver: LinearSolver | None) -> tuple[Hessian
         raise InputError(f'States have names, {{"defect": eq1, ...}}, not {bad[0]!r}.')
     # In JAX's order of dicts.
     eq = dict(sorted(eq.items()))
-    hessians = {name: differentiable_hessian(one, linear_solver) for name, one in eq.items()}
+    hessians = {name: linear_response.differentiable_hessian(one, linear_solver) for name, one in eq.items()}
     first = next(iter(eq.values()))
     for name, one in eq.items():
         alike = jax.tree.structure(one.potential) == jax.tree.structure(first.potential)  # type: ignore[operator]
@@ -353,8 +341,13 @@ def _hessian_list(hessians: Hessians) -> list[Hessian]:
     return [hessians] if isinstance(hessians, Hessian) else list(hessians.values())
 
 
+def map_states(function: Callable[[Hessian], Any], hessians: Hessians) -> Any:
+    """Return what a function gives at one state, or at several by name."""
+    return function(hessians) if isinstance(hessians, Hessian) else {name: function(one) for name, one in hessians.items()}
+
+
 def _unknowns(hessians: Hessians) -> Any:
-    return hessians.z if isinstance(hessians, Hessian) else {name: hessian.z for name, hessian in hessians.items()}
+    return map_states(lambda hessian: hessian.z, hessians)
 
 
 def observed(g: Observable, hessians: Hessians) -> Callable[[Any, Potential], Array]:
@@ -381,7 +374,7 @@ def _pull(hessians: Hessians, slopes: Any, explicit: Potential, pull: Pull) -> t
 
 def _map_rows(row: Callable[..., Any], hessians: Hessians) -> Callable[..., Any]:
     """Return a function of many directions: together in small systems, one after the other where one fills the cache."""
-    if sum(hessian.size for hessian in _hessian_list(hessians)) <= BATCHED_SIZE:
+    if sum(hessian.size for hessian in _hessian_list(hessians)) <= linear_response.BATCHED_SIZE:
         return jax.vmap(row)
     return lambda directions: jax.lax.map(row, directions)
 
@@ -390,7 +383,7 @@ def _map_rows(row: Callable[..., Any], hessians: Hessians) -> Callable[..., Any]
 def _adjoint(g: Observable, hessians: Hessians, potential: Potential) -> tuple[Any, ...]:
     value, pullback = jax.vjp(observed(g, hessians), _unknowns(hessians), potential)
     slopes, explicit = pullback(jnp.ones_like(value))
-    return value, *_pull(hessians, slopes, explicit, adjoint_gradient)
+    return value, *_pull(hessians, slopes, explicit, linear_response.adjoint_gradient)
 
 
 @eqx.filter_jit
@@ -399,7 +392,7 @@ def _adjoint_rows(g: Observable, hessians: Hessians, potential: Potential, direc
 
     def row(direction: Array) -> tuple[Array, Array]:
         slopes, explicit = pullback(direction.reshape(value.shape))
-        total, residuals = _pull(hessians, slopes, explicit, adjoint_gradients)
+        total, residuals = _pull(hessians, slopes, explicit, linear_response.adjoint_gradients)
         return ravel_pytree(total)[0], residuals
 
     return *_map_rows(row, hessians)(directions), value
@@ -411,7 +404,7 @@ def _forward_rows(g: Observable, hessians: Hessians, potential: Potential, direc
 
     def row(direction: Array) -> tuple[Array, Array]:
         tangent = unravel(direction)
-        moved = [along(hessian, tangent) for hessian in _hessian_list(hessians)]
+        moved = [linear_response.along(hessian, tangent) for hessian in _hessian_list(hessians)]
         dz = moved[0][0] if isinstance(hessians, Hessian) else {name: one for name, (one, _) in zip(hessians, moved, strict=True)}
         change = jax.jvp(observed(g, hessians), (_unknowns(hessians), potential), (dz, tangent))[1]
         return change, jnp.stack([residual for _, residual in moved])
@@ -448,10 +441,10 @@ def _check(g: Observable, hessians: Hessians, potential: Potential, residuals: A
     solves = list(zip(_hessian_list(hessians), np.asarray(residuals, dtype=float).ravel(), strict=True))
     for hessian, residual in solves:
         if np.isfinite(residual):
-            check_residual(residual, hessian)
+            linear_response.check_residual(residual, hessian)
     check_finite(g, hessians, potential, *arrays)
     for hessian, residual in solves:
-        check_residual(residual, hessian)
+        linear_response.check_residual(residual, hessian)
 
 
 def sensitivity_lines(sensitivity: Sensitivity, names: list[str]) -> Iterator[str]:

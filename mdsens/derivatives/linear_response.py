@@ -129,11 +129,7 @@ class Response(NamedTuple):
 
 @eqx.filter_jit
 def changes(
-    hessian: Hessian,
-    z: Unknown | Array,
-    selection: Selection,
-    directions: Array | np.ndarray,
-    columns: Array | np.ndarray | None,
+    hessian: Hessian, z: Unknown | Array, selection: Selection, directions: Array | np.ndarray, columns: Array | np.ndarray | None
 ) -> tuple[Array, Array]:
     """Return `(A dz + B dθ, F)` at some z, for each direction dθ and column dz together. With `columns` None it is B dθ."""
     parameters = selection.parameters

@@ -1,7 +1,7 @@
 """Observables that refer to other equilibria, as formation energies do: these are relaxed with the same potential."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -116,43 +116,27 @@ def relax_for(reference: Equilibrium, potential: Potential) -> Equilibrium:
     """
     if _is_same_potential(reference.potential, potential):
         return reference
-    return _relax_again(_ByIdentity(reference), _ByValue(potential))
+    leaves, structure = jax.tree.flatten(potential)
+    numbers = tuple((np.shape(leaf), np.asarray(leaf).tobytes()) for leaf in leaves)
+    return _relax_again(_Key(reference, id(reference)), _Key(potential, numbers, structure))
 
 
-class _ByIdentity:
-    """A reference, equal to itself only."""
+class _Key:
+    """A value that a cache finds again by its key."""
 
-    def __init__(self, value: Equilibrium) -> None:
-        self.value = value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByIdentity) and self.value is other.value
-
-
-class _ByValue:
-    """A potential, equal to others with the same numbers."""
-
-    def __init__(self, value: Potential) -> None:
-        self.value = value
-        self.numbers = tuple((np.shape(leaf), np.asarray(leaf).tobytes()) for leaf in jax.tree.leaves(value))
+    def __init__(self, value: Any, key: Hashable, structure: Any = None) -> None:
+        self.value, self.key, self.structure = value, key, structure
 
     def __hash__(self) -> int:
-        return hash(self.numbers)
+        return hash(self.key)
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, _ByValue)
-            and self.numbers == other.numbers
-            and jax.tree.structure(self.value) == jax.tree.structure(other.value)  # type: ignore[operator]  # of jax's stubs
-        )
+        return isinstance(other, _Key) and self.key == other.key and bool(self.structure == other.structure)
 
 
 @functools.lru_cache(maxsize=CACHE_SIZE)
-def _relax_again(reference: _ByIdentity, potential: _ByValue) -> Equilibrium:
-    eq = reference.value
+def _relax_again(reference: _Key, potential: _Key) -> Equilibrium:
+    eq: Equilibrium = reference.value
     options: dict[str, Any] = {"progress": False}
     if eq.system.positions.dtype == jnp.float32:
         options["fmax"] = FLOAT32_FMAX

@@ -17,14 +17,13 @@ from mdsens.derivatives.first_order import (
     Observable,
     States,
     check_finite,
-    check_index,
     check_scalar,
-    hessians_of,
+    map_states,
     observed,
+    prepare,
     value_and_gradient,
 )
 from mdsens.derivatives.linear_response import differentiable_hessian, solution
-from mdsens.derivatives.references import with_references
 from mdsens.derivatives.selection import Direction, check_direction
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.implicit.linear_system import LinearSolver
@@ -58,13 +57,11 @@ def hessian_vector(g: Observable, eq: States, direction: Direction, *, linear_so
     Raises:
         as `value_and_gradient`.
     """
-    check_index(g, eq)
-    g, eq = with_references(g, eq, order=2)
-    hessians, potential = hessians_of(eq, linear_solver)
-    check_scalar(g, hessians, potential)
-    product = _hessian_vector(g, hessians, potential, check_direction(potential, direction))
+    prepared, hessians, potential = prepare(g, eq, linear_solver, order=2)
+    check_scalar(prepared, hessians, potential)
+    product = _hessian_vector(prepared, hessians, potential, check_direction(potential, direction))
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(product)):
-        check_finite(g, hessians, potential, *jax.tree.leaves(value_and_gradient(g, eq, linear_solver=linear_solver)))
+        check_finite(prepared, hessians, potential, *jax.tree.leaves(value_and_gradient(g, eq, linear_solver=linear_solver)))
         raise LinearSolveError(NO_SECOND)
     return product
 
@@ -86,9 +83,7 @@ def derivatives_along(
     Raises:
         as `hessian_vector`.
     """
-    check_index(g, eq)
-    g, eq = with_references(g, eq, order=2)
-    hessians, potential = hessians_of(eq, linear_solver)
+    g, hessians, potential = prepare(g, eq, linear_solver, order=2)
     first, second = _derivatives_along(g, hessians, potential, check_direction(potential, direction))
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         check_finite(g, hessians, potential, first)
@@ -107,9 +102,8 @@ def _derivatives_along(g: Observable, hessians: Hessians, potential: Potential, 
 
 def _total(g: Observable, hessians: Hessians, parameters: Potential) -> Array:
     """Return g at the equilibria of other parameters."""
-    if isinstance(hessians, Hessian):
-        return observed(g, hessians)(solution(hessians, parameters), parameters)
-    return observed(g, hessians)({name: solution(hessian, parameters) for name, hessian in hessians.items()}, parameters)
+    z = map_states(lambda hessian: solution(hessian, parameters), hessians)
+    return observed(g, hessians)(z, parameters)
 
 
 @dataclasses.dataclass(frozen=True)

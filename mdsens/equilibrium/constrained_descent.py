@@ -17,22 +17,8 @@ from jaxtyping import Array, Float
 
 from mdsens.common.errors import InputError
 from mdsens.common.progress import residual_bar
+from mdsens.equilibrium import descent
 from mdsens.equilibrium.bound_constraints import Constraints
-from mdsens.equilibrium.descent import (
-    NEWTON_STEPS,
-    PROBLEM,
-    Arrival,
-    Settings,
-    approach,
-    force_norm,
-    is_stale,
-    mark_listed,
-    newton_method,
-    rebase,
-    reference_volume,
-    refresher,
-    residual_forces,
-)
 from mdsens.implicit import MINRES, Direct
 from mdsens.implicit.linear import SMALL
 from mdsens.mechanics.forces import gradient, lagrangian, zero_where_held
@@ -64,14 +50,7 @@ MIN_SINGULAR_VALUE = 1e-8
 
 
 class Penalty(eqx.Module):
-    """The augmented part of the Lagrangian: m c + ½ κ c², and its one-sided form for inequalities.
-
-    Attributes:
-        constraints: c, as lengths.
-        multipliers: m of the equations, as forces.
-        pushes: -m of the inequalities, not negative.
-        stiffness: κ.
-    """
+    """The augmented part of the Lagrangian: m c + ½ κ c², and its one-sided form for inequalities; c as lengths, m as forces."""
 
     constraints: Constraints
     multipliers: Float[Array, " equations"]
@@ -106,13 +85,7 @@ class PenalisedLandscape(NamedTuple):
 
 
 class KKTGuess(NamedTuple):
-    """A start for Newton's method on the KKT conditions.
-
-    Attributes:
-        z: the unknown without multipliers.
-        multipliers: `(k,)`, of the equations and the active inequalities, in their own units.
-        active: which inequalities hold with equality.
-    """
+    """A start for Newton's method: z without multipliers, multipliers in their own units, and the active inequalities."""
 
     z: Unknown | Array
     multipliers: Array
@@ -126,11 +99,11 @@ def _penalised_gradient(z: Unknown | Array, data: PenalisedLandscape) -> Unknown
 
 
 PENALISED_PROBLEM = Problem(
-    _penalised_gradient, force_norm, is_stale, null_space=rigid_null_space, symmetric=True, kind="gradient"
+    _penalised_gradient, descent.force_norm, descent.is_stale, null_space=rigid_null_space, symmetric=True, kind="gradient"
 )
 
 
-def settle(reference: Reference, potential: Potential, settings: Settings) -> Arrival:
+def settle(reference: Reference, potential: Potential, settings: descent.Settings) -> descent.Arrival:
     """Go from the reference to a KKT point of its constraints [host].
 
     Raises:
@@ -139,12 +112,12 @@ def settle(reference: Reference, potential: Potential, settings: Settings) -> Ar
     """
     if not reference.symmetric:
         raise InputError("Constraints go with a pressure, not with a stress that is not hydrostatic.")
-    constraints, volume = reference.constraints, reference_volume(reference)
+    constraints, volume = reference.constraints, descent.reference_volume(reference)
     every = constraints.with_active(range(constraints.slacks(reference.system).size), reference.system)
     free = Constraints((), constraints.held, constraints.scale, (), 0)
     # Only motions that no inequality could ever stop count; others that are free cost nothing, and need no projection.
     motions = reference_at(reference.system, reference.freedom, every).motions
-    reference = mark_listed(eqx.tree_at(lambda f: (f.constraints, f.motions), reference, (free, motions)))
+    reference = descent.mark_listed(eqx.tree_at(lambda f: (f.constraints, f.motions), reference, (free, motions)))
     constraints = _with_steepness(constraints, reference)
     _check_independent(constraints, reference)
     penalty = _first_penalty(constraints, reference, potential)
@@ -158,14 +131,16 @@ def settle(reference: Reference, potential: Potential, settings: Settings) -> Ar
         if settings.solver is None:
             # Near a KKT point Newton's method arrives at once.
             guess = _guess_multipliers(constraints, reference, potential, CONTACT_DISTANCE * units.length)
-            arrival = newton(newton_method(units), Landscape(reference, potential), constraints, guess, steps=steps)
+            arrival = newton(
+                Newton(max_step=0.1 * units.length), Landscape(reference, potential), constraints, guess, steps=steps
+            )
             if arrival.status is Status.CONVERGED:
                 return arrival
         for _ in range(ROUNDS):
             data = PenalisedLandscape(reference, potential, penalty)
             rough = max(settings.tolerance, ROUND_FORCE * units.force * min(1.0, goal / settled))
             options: dict[str, Any] = {"volume": volume, "steps": steps, "show": show, "tolerance": rough}
-            z, data, norm, steps, status, _ = approach(PENALISED_PROBLEM, z, data, settings, **options)
+            z, data, norm, steps, status, _ = descent.approach(PENALISED_PROBLEM, z, data, settings, **options)
             reference = data.reference
             if status is not Status.CONVERGED:
                 break
@@ -187,7 +162,7 @@ def settle(reference: Reference, potential: Potential, settings: Settings) -> Ar
             before = violation
     reference = reference_at(reference.place(z), reference.freedom, constraints)
     multipliers = _in_own_units(constraints, penalty.multipliers, penalty.pushes, np.array([], int))
-    return Arrival(reference, _unknown(reference, multipliers), norm, steps, status)
+    return descent.Arrival(reference, _unknown(reference, multipliers), norm, steps, status)
 
 
 def _with_steepness(constraints: Constraints, reference: Reference) -> Constraints:
@@ -227,7 +202,7 @@ def _guess_multipliers(constraints: Constraints, reference: Reference, potential
     """Guess the multipliers that leave the smallest forces at the start, with the inequalities that press there."""
     system = reference.system
     touching = np.flatnonzero(np.abs(np.asarray(constraints.lengths(system)[1])) < near)
-    forces = np.asarray(ravel_pytree(residual_forces(reference.start, Landscape(reference, potential))[0])[0])
+    forces = np.asarray(ravel_pytree(descent.residual_forces(reference.start, Landscape(reference, potential))[0])[0])
 
     def fit(active: np.ndarray) -> np.ndarray:
         normals = _normals(constraints.with_active(active, system), reference)
@@ -255,37 +230,37 @@ def _newton(
     constraints: Constraints,
     guess: KKTGuess,
     *,
-    settings: Settings,
+    settings: descent.Settings,
     volume: float | None,
     steps: int,
     show: Any,
-) -> Arrival:
+) -> descent.Arrival:
     """Solve the equations and active inequalities by Newton's method; not converged where another set is active."""
     (reference, potential), (z, multipliers, active) = landscape, guess
     system = reference.place(z)
     # Far from the start the constraints may have another steepness.
     constraints = _with_steepness(constraints, eqx.tree_at(lambda f: f.system, reference, system))
     chosen = constraints.with_active(active, system)
-    reference = mark_listed(reference_at(system.with_neighbors(potential), reference.freedom, chosen))
+    reference = descent.mark_listed(reference_at(system.with_neighbors(potential), reference.freedom, chosen))
     size = ravel_pytree(z)[0].size + len(multipliers)
     method = dataclasses.replace(method, rtol=1e-7, linear_solver=Direct() if size <= SMALL else MINRES())
-    run = functools.partial(solve, PROBLEM, method, refresh=refresher(volume))
-    options: dict[str, Any] = {"tolerance": settings.tolerance, "max_steps": NEWTON_STEPS}
+    run = functools.partial(solve, descent.PROBLEM, method, refresh=descent.refresher(volume))
+    options: dict[str, Any] = {"tolerance": settings.tolerance, "max_steps": descent.NEWTON_STEPS}
     for _ in range(2):
         result = run(_unknown(reference, multipliers), Landscape(reference, potential), progress=show.after(steps), **options)
         steps = steps + result.steps
         multipliers = chosen.factors * result.z.multipliers if len(multipliers) else multipliers
-        reference = rebase(result.data.reference, result.z, potential)
-        norm = float(residual_forces(_unknown(reference, multipliers), Landscape(reference, potential))[1])
+        reference = descent.rebase(result.data.reference, result.z, potential)
+        norm = float(descent.residual_forces(_unknown(reference, multipliers), Landscape(reference, potential))[1])
         if result.status is not Status.CONVERGED or norm <= settings.tolerance:
             break
-        reference = mark_listed(reference)
+        reference = descent.mark_listed(reference)
     status = result.status if norm <= settings.tolerance else Status.STALLED
     pulls = (multipliers * chosen.scale / chosen.factors)[len(multipliers) - len(active) :]
     rest = np.delete(np.asarray(chosen.scale * chosen.lengths(reference.system)[1]), active)
     if (np.asarray(pulls) > settings.tolerance).any() or (rest < -settings.tolerance).any():
         status = Status.STALLED
-    return Arrival(reference, _unknown(reference, multipliers), norm, steps, status)
+    return descent.Arrival(reference, _unknown(reference, multipliers), norm, steps, status)
 
 
 def _normals(constraints: Constraints, reference: Reference) -> np.ndarray:

@@ -149,16 +149,7 @@ class Arrival:
 
 
 class Stage(NamedTuple):
-    """The end of one approach, from which a descent may go on.
-
-    Attributes:
-        z: the unknown.
-        data: the landscape, with the list that was made last.
-        norm: largest force that is left [eV/Å].
-        steps: taken so far, in earlier stages too.
-        status: how the last solver ended.
-        tolerance: the one that was obeyed [eV/Å].
-    """
+    """The end of one approach: z, the landscape with its last list, the force left, all steps so far, the tolerance obeyed."""
 
     z: Any
     data: Any
@@ -238,7 +229,7 @@ def approach(
         show: a bar, from `residual_bar`.
         tolerance: None for that of the settings.
     """
-    units, newton = settings.units, newton_method(settings.units)
+    units, newton = settings.units, Newton(max_step=0.1 * settings.units.length)
     solver, *others = default_solvers(units) if settings.solver is None else (settings.solver,)
     newton_first = settings.solver is None and settings.polish
     is_near = newton_first and _is_near(problem, z, data, units.length)
@@ -287,11 +278,6 @@ def default_solvers(units: Units) -> tuple[Any, ...]:
     time = units.stiffness**-0.5
     fire = FIRE(dt_start=0.1 * time, dt_max=0.4 * time, force_softening=1e-6 * units.force**2, max_step=0.2 * units.length)
     return LBFGS(max_step=0.2 * units.length, first_step=0.01 * units.length), fire
-
-
-def newton_method(units: Units) -> Newton:
-    """Return Newton's method for the last stretch."""
-    return Newton(max_step=0.1 * units.length)
 
 
 def problem_in_units(units: Units) -> Problem:

@@ -64,17 +64,9 @@ def _pad(reference: Reference, n: int) -> Reference:
 
     middle = jnp.broadcast_to(jnp.mean(system.positions, axis=0), (more, system.dim))
     positions = jnp.concatenate([system.positions, middle])
-    whole = eqx.tree_at(
-        lambda s: (s.positions, s.species, s.masses, s.frozen, s.neighbors),
-        system,
-        (
-            positions,
-            filled(system.species, 0),
-            filled(system.masses, 1.0),
-            filled(system.frozen, True),
-            padded(system.neighbors, positions),
-        ),
-    )
+    where = lambda s: (s.positions, s.species, s.masses, s.frozen, s.neighbors)  # noqa: E731
+    parts = (filled(system.species, 0), filled(system.masses, 1.0), filled(system.frozen, True))
+    whole = eqx.tree_at(where, system, (positions, *parts, padded(system.neighbors, positions)))
     return eqx.tree_at(lambda f: f.system, reference, whole)
 
 

@@ -12,13 +12,7 @@ from jaxtyping import Array
 
 from mdsens.common.suggestions import spelled
 from mdsens.equilibrium import padded_batches
-from mdsens.equilibrium.descent import (
-    HANDOVER,
-    NEWTON_STEPS,
-    PROBLEM,
-    is_tight,
-    problem_in_units,
-)
+from mdsens.equilibrium.descent import HANDOVER, NEWTON_STEPS, PROBLEM, is_tight, problem_in_units
 from mdsens.equilibrium.relaxation import check_movable, check_settings, relax
 from mdsens.implicit import CG, differentiable_solution
 from mdsens.implicit.linear_system import NullSpace

@@ -15,20 +15,10 @@ from mdsens.common.aside import Aside
 from mdsens.common.errors import CoincidingAtoms, ConvergenceError, InputError
 from mdsens.common.suggestions import Spelled, spelled
 from mdsens.common.units import stress_unit
+from mdsens.equilibrium import descent
 from mdsens.equilibrium.bound_constraints import Constraint, Constraints, bound_constraints
 from mdsens.equilibrium.climb import checked_mode, climb
 from mdsens.equilibrium.constrained_descent import settle
-from mdsens.equilibrium.descent import (
-    LOADED_PROBLEM,
-    PROBLEM,
-    Arrival,
-    Settings,
-    UnstableCell,
-    descend,
-    mark_listed,
-    residual_forces,
-    with_tight_list,
-)
 from mdsens.mechanics.hessian import Hessian, hessian_at, known_hessian
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.preconditioner import CoarseGrid
@@ -245,24 +235,25 @@ def relax(
     try:
         newton_first = solver is None and polish and not constraints
         # Newton's steps are few and mostly short: a tight list will do.
-        system = with_tight_list(system, potential) if newton_first else potential.prepared(system)
+        system = descent.with_tight_list(system, potential) if newton_first else potential.prepared(system)
         bound = bound_constraints(constraints, system)
         reference = reference_at(system, cell_freedom(system, cell, pressure), bound)
         check_movable(reference)
         if reference.freedom is None and smax is not None:
             raise InputError('smax is for a cell that may change: leave it out, or ask for cell="free".')
-        reference, own = mark_listed(reference), fmax is None
-        scales = scales_of(PROBLEM if reference.symmetric else LOADED_PROBLEM, reference.start, Landscape(reference, potential))
+        reference, own = descent.mark_listed(reference), fmax is None
+        problem = descent.PROBLEM if reference.symmetric else descent.LOADED_PROBLEM
+        scales = scales_of(problem, reference.start, Landscape(reference, potential))
         fmax = float(scales.fmax) if fmax is None else fmax
         tolerance = _tolerance(reference, fmax, smax)
-        settings = Settings(solver, tolerance, max_steps, polish, progress, own=own and smax is None, units=scales.units)
-        reach = settle if bound is not None and bound.has_values(system) else descend
+        settings = descent.Settings(solver, tolerance, max_steps, polish, progress, own=own and smax is None, units=scales.units)
+        reach = settle if bound is not None and bound.has_values(system) else descent.descend
         return finish(reach(reference, potential, settings), potential, request, check_minimum, throw)
     except CoincidingAtoms as error:
         if throw:
             raise
         return _failure(system.with_positions(jnp.asarray(error.positions)), potential, Status.COINCIDING, request)
-    except UnstableCell as error:
+    except descent.UnstableCell as error:
         if throw:
             raise ConvergenceError(f"The structure was not relaxed: {error}.") from None
         return _failure(error.reference.place(error.z), potential, Status.UNSTABLE_CELL, request)
@@ -314,7 +305,7 @@ def saddle_from(
     try:
         reference = reference_at(potential.prepared(system))
         check_movable(reference)
-        scales = scales_of(PROBLEM, reference.start, Landscape(reference, potential))
+        scales = scales_of(descent.PROBLEM, reference.start, Landscape(reference, potential))
         fmax = float(scales.fmax) if fmax is None else fmax
         length = scales.units.length
         max_step = 0.1 * length if max_step is None else max_step
@@ -327,7 +318,9 @@ def saddle_from(
     return finish(arrival, potential, request, True, throw)
 
 
-def finish(arrival: Arrival, potential: Potential, request: Mapping[str, Any], check_minimum: bool, throw: bool) -> Equilibrium:
+def finish(
+    arrival: descent.Arrival, potential: Potential, request: Mapping[str, Any], check_minimum: bool, throw: bool
+) -> Equilibrium:
     """Make the equilibrium at which a descent or a climb arrived, and check it [host].
 
     Args:
@@ -372,7 +365,7 @@ def finish(arrival: Arrival, potential: Potential, request: Mapping[str, Any], c
 
 def _residuals(z: Unknown | Array, reference: Reference, potential: Potential) -> tuple[float, float]:
     """Return the largest force on an atom [eV/Å], and the largest component of the stress that is not balanced."""
-    slope = as_unknown(residual_forces(z, Landscape(reference, potential))[0])
+    slope = as_unknown(descent.residual_forces(z, Landscape(reference, potential))[0])
     fmax = float(np.linalg.norm(slope.positions, axis=-1).max())
     freedom = reference.freedom
     assert freedom is not None and slope.strain is not None

@@ -25,14 +25,7 @@ from mdsens.potentials.electrostatics import ChargeEquilibration, InducedDipoles
 from mdsens.potentials.electrostatics.self_consistent import settled
 from mdsens.structures.system import System
 
-__all__ = [
-    "ChargeEquilibration",
-    "ChargedEquilibrium",
-    "InducedDipoles",
-    "SelfConsistent",
-    "WithCharges",
-    "relax_with_charges",
-]
+__all__ = ["ChargeEquilibration", "ChargedEquilibrium", "InducedDipoles", "SelfConsistent", "WithCharges", "relax_with_charges"]
 """The names of `mdsens.electrostatics`."""
 
 

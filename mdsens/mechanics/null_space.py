@@ -7,7 +7,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool
 
 from mdsens.implicit.linear_system import NullSpace
-from mdsens.mechanics.hessian_operator import Operator, hessian_operator
+from mdsens.mechanics.hessian_operator import hessian_operator
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.rigid_motions import coupled_atoms
 from mdsens.mechanics.unknown import Reference, Unknown, as_unknown
@@ -21,21 +21,16 @@ def rigid_null_space(z: Unknown | Array, landscape: Landscape) -> NullSpace:
 
 def null_space(z: Unknown | Array, landscape: Landscape) -> NullSpace:
     """Return the null space of the Hessian at a state: rattlers too, on which a general right-hand side may act."""
-    reference = landscape.reference
-    return null_space_of(z, reference, coupled_components(hessian_operator(z, landscape), z, reference))
+    reference, product = landscape.reference, hessian_operator(z, landscape)
+    flat, unravel = ravel_pytree(z)
+    coupled = coupled_atoms(lambda v: as_unknown(unravel(product(v))).positions, flat)
+    return null_space_of(z, reference, ~reference.held & coupled[:, None])
 
 
 @eqx.filter_jit
 def known_null_space(z: Unknown | Array, reference: Reference, rattlers: tuple[int, ...]) -> NullSpace:
     """Return what `null_space` does, where the rattlers are known already."""
     return null_space_of(z, reference, (~reference.held).at[np.array(rattlers, dtype=int)].set(False))
-
-
-def coupled_components(product: Operator, z: Unknown | Array, reference: Reference) -> Bool[Array, "atoms dim"]:
-    """Return which components of positions that can move and that something acts on."""
-    _, unravel = ravel_pytree(z)
-    image = coupled_atoms(lambda v: as_unknown(unravel(product(v))).positions, ravel_pytree(z)[0])
-    return ~reference.held & image[:, None]
 
 
 def null_space_of(z: Unknown | Array, reference: Reference, active: Bool[Array, "atoms dim"]) -> NullSpace:

@@ -9,7 +9,6 @@ Smith, Bjørstad, Gropp, "Domain Decomposition", 1996, chapter 2), with the coar
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -17,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Int
 
-if TYPE_CHECKING:
-    from mdsens.structures.system import System
+from mdsens.structures.system import System
 
 ATOMS_PER_NODE = {2: 4, 3: 8}
 """Atoms for each node of the grid, by dimension."""
@@ -57,7 +55,7 @@ class CoarseGrid(eqx.Module):
         return jnp.stack([jnp.sum(self.share * row[self.member], axis=0) for row in vectors])
 
 
-def coarse_grid(system: "System") -> CoarseGrid | None:
+def coarse_grid(system: System) -> CoarseGrid | None:
     """Return the grid of a system [host]; None where it is too small or not periodic in all directions."""
     n, dim = system.positions.shape
     if n < MIN_ATOMS or not all(system.pbc):
@@ -65,7 +63,9 @@ def coarse_grid(system: "System") -> CoarseGrid | None:
     cell = np.asarray(system.cell, dtype=float)
     lengths = np.linalg.norm(cell, axis=1)
     spacing = (np.prod(lengths) * ATOMS_PER_NODE[dim] / n) ** (1.0 / dim)
-    shape = tuple(_node_count(length / spacing) for length in lengths)
+    counts = lengths / spacing
+    # Few nodes, or a multiple of the distance between impulses.
+    shape = tuple(max(2, round(m)) if m < 1.5 * SPACING else SPACING * round(m / SPACING) for m in counts.tolist())
     place = np.asarray(system.positions, dtype=float) @ np.linalg.inv(cell)
     place = (place - np.floor(place)) * shape
     first = np.minimum(np.floor(place).astype(np.int64), np.array(shape) - 1)
@@ -78,11 +78,6 @@ def coarse_grid(system: "System") -> CoarseGrid | None:
     return CoarseGrid(
         jnp.asarray(node, jnp.int32), jnp.asarray(weight, dtype), jnp.asarray(member, jnp.int32), jnp.asarray(share, dtype), shape
     )
-
-
-def _node_count(count: float) -> int:
-    """Return the nodes along a cell vector: few, or a multiple of the distance between impulses."""
-    return max(2, round(count)) if count < 1.5 * SPACING else SPACING * round(count / SPACING)
 
 
 def _invert_interpolation(node: np.ndarray, weight: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -67,10 +67,7 @@ def rigid_motions(system: System, constraints: Any = None) -> RigidMotions:
         names = [f"rigid motion {k + 1}" for k in range(combinations.shape[1])]
     dtype = system.positions.dtype
     return RigidMotions(
-        jnp.asarray(combinations / scale[:, None], dtype),
-        jnp.asarray(axes, dtype),
-        jnp.asarray(origin, dtype),
-        tuple(names),
+        jnp.asarray(combinations / scale[:, None], dtype), jnp.asarray(axes, dtype), jnp.asarray(origin, dtype), tuple(names)
     )
 
 
