@@ -15,7 +15,7 @@ import numpy as np
 from mdsens.common.errors import InputError, StoreError
 from mdsens.common.text import count_text
 from mdsens.derivatives.first_order import sensitivity as differentiate
-from mdsens.derivatives.verification import displaced
+from mdsens.derivatives.verification import remove_rigid_motion
 from mdsens.files.atomic_write import write_whole
 from mdsens.files.provenance import current_provenance
 from mdsens.files.state_files import load_one, read_provenance
@@ -199,9 +199,9 @@ def rerun_result(path: Path) -> tuple[list[str], list[Difference]]:
     still[list(eq.spectrum.rattlers if eq.spectrum else ())] = True
     step = 0.0 if eq.index or eq.constraints is not None else STEP
     shift = np.random.default_rng(0).uniform(-step, step, system.positions.shape) * ~still[:, None]
-    moved = eqx.tree_at(lambda state: state.system, eq, displaced(eq, system.with_positions(system.positions + shift)))
+    moved = eqx.tree_at(lambda state: state.system, eq, remove_rigid_motion(eq, system.with_positions(system.positions + shift)))
     again = moved.again(fmax=max(eq.fmax, FMAX), progress=False)
-    there = displaced(eq, again.system)
+    there = remove_rigid_motion(eq, again.system)
     rows = [
         Difference("", "energy", abs(again.energy - eq.energy) / max(abs(eq.energy), LEAST_SCALE)),
         Difference("", "positions", float(np.abs(there.positions - system.positions).max())),

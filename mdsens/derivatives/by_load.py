@@ -1,7 +1,6 @@
-"""Derivatives of an equilibrium in what acts on it from outside: pressure, and homogeneous strain."""
+"""Derivatives of an equilibrium in its loads: pressure, and homogeneous strain."""
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,19 +12,23 @@ from mdsens.common.suggestions import suggest_names
 from mdsens.common.units import stress_unit
 from mdsens.common.voigt import unit_strains
 from mdsens.derivatives.first_order import Observable, check_finite, observable_shape, observed
-from mdsens.derivatives.linear_response import check_residual, usable
+from mdsens.derivatives.linear_response import check_residual, differentiable_hessian
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.implicit import root_jvp
+from mdsens.implicit.linear_system import LinearSolver
 from mdsens.mechanics.hessian import Hessian
+from mdsens.mechanics.unknown import Unknown
 from mdsens.potentials.base import total_energy
 from mdsens.structures.system import System
 
 
 @suggest_names
-def pressure_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = None) -> Array:
-    """dg/dp of an observable where the cell is free: positions and cell follow the pressure, by one solve.
+def pressure_derivative(g: Observable, eq: Equilibrium, *, linear_solver: LinearSolver | None = None) -> Array:
+    """Return dg/dp of an observable where the cell is free: positions and cell follow the pressure, by one solve.
 
-    Of the volume it is -V/K. Under a stress that is not hydrostatic a pressure is added to it.
+    The derivative of the volume is -V/K. A pressure is added to a stress that is not hydrostatic.
+
+        bulk_modulus = -volume / ms.pressure_derivative(ms.observables.volume, eq)  # [GPa]
 
     Returns:
         of g's shape [per GPa; in 2-D per eV/Å²].
@@ -34,16 +37,16 @@ def pressure_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = 
         InputError: a fixed cell; an observable that is not real or not finite.
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
-    hessian = usable(eq, linear_solver, parameters=False)
+    hessian = differentiable_hessian(eq, linear_solver, parameters=False)
     if hessian.reference.freedom is None:
         raise InputError('A pressure acts on a cell that may change only: relax with cell="free" or cell="isotropic".')
     if not all(eq.system.pbc):
         raise InputError("A pressure needs a cell that is periodic in all directions: this one has no volume of its own.")
-    return _checked(_by_pressure, g, hessian)
+    return _checked_derivative(_by_pressure, g, hessian)
 
 
-def _checked(by: Callable[..., tuple[Array, Array]], g: Observable, hessian: Hessian) -> Array:
-    """What `by` says of an observable, whose solves and numbers were looked at."""
+def _checked_derivative(by: Callable[..., tuple[Array, Array]], g: Observable, hessian: Hessian) -> Array:
+    """Return the derivative that `by` computes, with its solve and its numbers checked."""
     observable_shape(g, hessian, hessian.potential)
     change, residual = by(g, hessian)
     check_residual(float(residual), hessian)
@@ -57,7 +60,7 @@ def _by_pressure(g: Observable, hessian: Hessian) -> tuple[Array, Array]:
     freedom = reference.freedom
     assert freedom is not None
 
-    def condition(z: Any, pressure: Array) -> Any:
+    def condition(z: Unknown | Array, pressure: Array) -> Unknown | Array:
         loaded = eqx.tree_at(lambda f: f.freedom.pressure, reference, freedom.pressure + pressure / unit)
         return eqx.tree_at(lambda s: s.reference, hessian, loaded).condition(z, potential)
 
@@ -68,10 +71,10 @@ def _by_pressure(g: Observable, hessian: Hessian) -> tuple[Array, Array]:
 
 
 @suggest_names
-def strain_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = None) -> Array:
-    """dg/dε_k of an observable under homogeneous strain of a fixed cell, the atoms relaxed in it: one solve a strain.
+def strain_derivative(g: Observable, eq: Equilibrium, *, linear_solver: LinearSolver | None = None) -> Array:
+    """Return dg/dε_k of an observable under homogeneous strain of a fixed cell with relaxed atoms, by one solve a strain.
 
-    Of the stress it is Birch's matrix of elastic constants; of the positions, the affine displacement and the other.
+    The derivative of the stress is Birch's matrix of elastic constants; that of positions is both affine and non-affine.
 
     Returns:
         `(*g.shape, 6)`, in 2-D `(*g.shape, 3)`, in Voigt's order with shears γ = 2ε.
@@ -81,12 +84,12 @@ def strain_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Any = No
             finite.
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
-    hessian = usable(eq, linear_solver, parameters=False)
+    hessian = differentiable_hessian(eq, linear_solver, parameters=False)
     if hessian.reference.freedom is not None or not all(eq.system.pbc):
         raise InputError('A strain is applied to a fixed cell that is periodic in all directions: relax with cell="fixed".')
     if eq.constraints is not None:
         raise InputError("strain_derivative knows frozen atoms only, no other constraints: how would they strain?")
-    return _checked(_by_strain, g, hessian)
+    return _checked_derivative(_by_strain, g, hessian)
 
 
 @eqx.filter_jit

@@ -1,4 +1,4 @@
-"""`Certificate`: how far a derivative can be trusted, in numbers and in words."""
+"""`Certificate`: the trust that a derivative deserves, in numbers and in words."""
 
 import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,22 +32,21 @@ MAX_RESIDUAL = 1e-9
 """Relative residual of the linear systems above which a derivative is not trusted."""
 
 MAX_DISPLACEMENT = 1e-5
-"""Distance to the true equilibrium, ‖F‖ / lowest curvature, as a share of the distance of neighbours, above which a derivative is
-not trusted."""
+"""Distance to the true equilibrium, ‖F‖ / lowest curvature, above which a derivative is not trusted, as a share of that of
+neighbours."""
 
-BESIDE_OTHERS = 1e-5
-"""Bound on the error of a θ dX/dθ that is allowed whatever its own size, as a share of the largest θ dX/dθ."""
+SHARE_OF_LARGEST = 1e-5
+"""Error of a θ dX/dθ that is allowed whatever its own size, as a share of the largest θ dX/dθ."""
 
-BESIDE_LENGTH = 1e-6
-"""The same as a share of the distance of neighbours: a derivative that vanishes has no digits."""
+SHARE_OF_LENGTH = 1e-6
+"""Error of a θ dX/dθ that is allowed besides, as a share of the distance of neighbours: one that vanishes has no digits."""
 
-KINK = 1e-6
-"""Share of the range within which a pair counts as being at a point where the second derivative jumps."""
+KINK_SHARE = 1e-6
+"""Distance of a pair to a point where the second derivative jumps, as a share of the range, below which it counts as there."""
 
-
-SWITCH = 1e-6
-"""Distance to an inequality, as a share of the distance of neighbours, or the force that presses on an active one, as a share of
-that times the stiffness, below which the active set is not certain."""
+SWITCH_SHARE = 1e-6
+"""Distance to an inequality, as a share of that of neighbours, below which the active set is not certain; for an active one the
+force that presses on it, divided by the stiffness."""
 
 MAX_MISMATCH = 1e-8
 """Relative difference of forward and adjoint derivatives above which neither is trusted."""
@@ -55,19 +54,19 @@ MAX_MISMATCH = 1e-8
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Certificate:
-    """What was measured about a sensitivity.
+    """The verdict on a sensitivity, and the numbers that it rests on.
 
     Attributes:
         residual: largest relative residual ‖A u - b‖/‖b‖ of its linear systems, recomputed from the answers.
         error_bound: bound on the error of θ dX/dθ (of dX/dθ where θ is zero or a logarithm), in the 2-norm over all atoms, the
             largest over θ [Å]: what the linear solves, the distance of the state from the true equilibrium and rounding can
             amount to (`mdsens.implicit.bound`); inf where the state is too far from the equilibrium for a bound.
-        linear_solver: what solved the linear systems, and what preconditioned them; how second derivatives were approximated,
-            where they are not exact.
+        linear_solver: the solver of the linear systems and its preconditioner; the approximation of second derivatives that are
+            not exact.
         lowest_curvature: lowest eigenvalue of the Hessian outside the zero modes [eV/Å²].
         curvature_exact: whether it comes from the whole spectrum; otherwise it is an upper bound by a search, and
             error_bound an estimate.
-        zero_modes: the motions that were projected out, by name.
+        zero_modes: names of the motions that were projected out.
         rattlers: atoms without a contact; their sensitivity is zero by convention (in a free cell, relative to it).
         displacement: ‖F‖ / lowest curvature, how far the state may be from the true equilibrium [Å].
         kink_distance: distance of the nearest pair to a point where its second derivative jumps (a contact that opens or
@@ -75,13 +74,13 @@ class Certificate:
             second derivatives of an energy of one's own were seen to jump at the state.
         precision: of the numbers, `"float64"`.
         trusted: True only if nothing speaks against it.
-        reasons: what speaks against it, one sentence each.
+        reasons: against trust, one sentence each.
         fmax: largest force left in the state [eV/Å].
         stress_error: largest stress left in a free cell [GPa].
         curvatures: the few lowest [eV/Å²].
         index: how many of them are negative; 0 at a minimum, 1 at a saddle point.
-        zero_modes_found: how many modes cost no energy, rigid motions and rattlers included.
-        zero_modes_expected: how many of them are known: rigid motions that the periodicity and constraints leave, rattlers.
+        zero_modes_found: number of modes that cost no energy, rigid motions and rattlers included.
+        zero_modes_expected: number of those that are known: rigid motions that the periodicity and constraints leave, rattlers.
         mismatch: |⟨w, J v⟩ - ⟨Jᵀw, v⟩| / ‖w‖‖J v‖ of random v and w, J v by the forward and Jᵀw by an adjoint solve; where J v
             is no larger than the bound on its error, as a share of what that allows.
     """
@@ -110,10 +109,10 @@ class Certificate:
         return "Certificate: " + str(self).replace("\n", "\n  ")
 
     def __str__(self) -> str:
-        """In words."""
+        """Return the certificate in words."""
         bound = "at most" if self.curvature_exact else "about"
         verdict = "trusted" if self.trusted else "NOT TRUSTED"
-        # Of a cell that is fixed none is asked for.
+        # A fixed cell balances any stress.
         stress = f"stress {self.stress_error:.1e} GPa off, " if self.stress_error > 0.0 else ""
         lines = [
             f"{verdict}: θ dX/dθ in {self.precision}, error {bound} {self.error_bound:.1e} Å",
@@ -128,15 +127,15 @@ class Certificate:
 
 
 class Measurement(NamedTuple):
-    """What was measured about the derivatives at an equilibrium.
+    """The measured quality of derivatives at an equilibrium.
 
     Attributes:
         residual: largest relative residual of the linear systems.
         error: bound on the error of θ dX/dθ, the largest over θ [Å].
         difference, length: of the dot test (`mdsens.derivatives.linear_response.dot_test`).
-        force: ‖F‖ outside the null space, what is left of the forces.
+        force: ‖F‖ outside the null space: the forces that are left.
         method: how the linear systems were solved, in words.
-        doubt: what `doubtful` says.
+        doubt: from `explain_doubt`.
         rough: whether forces or second derivatives were seen to jump at the state itself.
     """
 
@@ -164,13 +163,14 @@ def certify(eq: "Equilibrium", hessian: "Hessian", measured: Measurement) -> Cer
         reasons.append(f"a linear system was solved to a relative residual of {measured.residual:.1e} only")
     inexact = 0.0 if approximation is None else approximation.hessian / softest
     allowed = max(MAX_MISMATCH if precision == "float64" else 1e-2, inexact)
-    # Of a derivative that is nothing no digit need agree: the difference may be as large as the bound on its error.
+    # A derivative that vanishes has no digits: the difference may be as large as the bound on its error.
     scale = max(measured.length, error / allowed)
     mismatch = measured.difference / scale if scale > 0.0 else measured.difference
     if not mismatch <= allowed:
         reasons.append(f"forward and adjoint derivatives differ by {mismatch:.1e}: one of the linear solves is not what it says")
     if spectrum.index != eq.index or (eq.index == 0 and not spectrum.lowest > 0.0):
-        reasons.append(f"the lowest curvature is {spectrum.lowest:.1e} eV/Å², so the state is no isolated {_kind(eq)}")
+        kind = "saddle point of first order" if eq.index else "minimum"
+        reasons.append(f"the lowest curvature is {spectrum.lowest:.1e} eV/Å², so the state is no isolated {kind}")
     if spectrum.floppy:
         reasons.append(
             f"{spectrum.floppy} mode(s) beyond the known zero modes cost no energy: groups of atoms are loose, "
@@ -189,17 +189,20 @@ def certify(eq: "Equilibrium", hessian: "Hessian", measured: Measurement) -> Cer
         reasons.append(
             "the forces or their derivatives jump at this very state: the derivative holds on one side only, if at all"
         )
-    elif kink < KINK * float(eq.potential.range):
+    elif kink < KINK_SHARE * float(eq.potential.range):
         reasons.append(
             f"a pair is {kink:.1e} Å from a point where the potential's second derivative jumps: "
             "the derivative holds on one side only"
         )
-    if len(spectrum.rattlers) == len(eq.system) and not _has_neighbors(eq.system):
+    listed = eq.system.neighbors
+    # An atom alone in a small cell has its own images as neighbours, and moves with them.
+    alone = isinstance(listed, Neighbors) and not np.asarray(listed.used).any()
+    if alone and len(spectrum.rattlers) == len(eq.system):
         reasons.append(
             f"no atom has a neighbour within the potential's range of {float(eq.potential.range):g} Å, so nothing depends on "
             "anything: are all lengths in Å?"
         )
-    if (gap := _nearest_switch(eq, spectrum.highest)) < SWITCH * neighbours:
+    if (gap := _nearest_switch(eq, spectrum.highest)) < SWITCH_SHARE * neighbours:
         reasons.append(
             f"an inequality is {gap:.1e} Å from changing between active and not: the derivative holds on one side only"
         )
@@ -228,13 +231,8 @@ def certify(eq: "Equilibrium", hessian: "Hessian", measured: Measurement) -> Cer
     )
 
 
-def _has_neighbors(system: "System") -> bool:
-    """Whether any atom has one; an atom alone in a small cell sees its own images, and moves with them."""
-    return not isinstance(system.neighbors, Neighbors) or bool(np.asarray(system.neighbors.used).any())
-
-
-def doubtful(names: "Sequence[str]", sizes: np.ndarray, bounds: np.ndarray, length: float) -> str:
-    """Which derivative may be off by more than its digits allow, in a sentence; empty where none is.
+def explain_doubt(names: "Sequence[str]", sizes: np.ndarray, bounds: np.ndarray, length: float) -> str:
+    """Return a sentence on the derivative that may be off by more than is allowed; empty where none is.
 
     Args:
         names: one for each parameter value.
@@ -242,7 +240,7 @@ def doubtful(names: "Sequence[str]", sizes: np.ndarray, bounds: np.ndarray, leng
         bounds: `(k,)`, on their errors.
         length: distance of neighbours [Å].
     """
-    allowed = TRUST_SHARE * sizes + BESIDE_OTHERS * sizes.max(initial=0.0) + BESIDE_LENGTH * length
+    allowed = TRUST_SHARE * sizes + SHARE_OF_LARGEST * sizes.max(initial=0.0) + SHARE_OF_LENGTH * length
     worst = int(np.argmax(bounds / allowed)) if sizes.size else 0
     if not sizes.size or bounds[worst] <= allowed[worst]:
         return ""
@@ -250,7 +248,7 @@ def doubtful(names: "Sequence[str]", sizes: np.ndarray, bounds: np.ndarray, leng
 
 
 def _nearest_switch(eq: "Equilibrium", stiffness: float) -> float:
-    """The smallest distance to an inequality that is not active, or that its multiplier stands for where it is [Å]."""
+    """Return the smallest distance to an inequality [Å]; an active one's multiplier, divided by the stiffness, counts as one."""
     if eq.constraints is None:
         return np.inf
     constraints, active = eq.constraints, list(eq.constraints.active)
@@ -260,7 +258,7 @@ def _nearest_switch(eq: "Equilibrium", stiffness: float) -> float:
     gaps = np.delete(slacks, active)
     if active:
         pulls = np.asarray(eq.multipliers)[constraints.count - len(active) :] * steep[active]
-        # What constraints hold has no curvature among those that are left, and may be all that is stiff.
+        # The spectrum has no curvature along constraints, and all that is stiff may lie there.
         along = _stiffness_along(reference_at(eq.system), eq.potential, jnp.asarray(slopes[active]))
         stiff = np.maximum(stiffness, np.linalg.norm(along, axis=1) / steep[active])
         gaps = np.append(gaps, np.divide(pulls, stiff, out=np.full(len(pulls), np.inf), where=stiff > 0.0))
@@ -274,28 +272,24 @@ def _slopes_of_slacks(constraints: "Constraints", system: "System") -> Array:
 
 @eqx.filter_jit
 def _stiffness_along(reference: Reference, potential: "Potential", directions: Array) -> Array:
-    """∂²E/∂x² v of each of some displacements, `(k, N dim)`."""
+    """Return ∂²E/∂x² v of several displacements, `(k, N dim)`."""
     return jax.lax.map(hessian_operator(reference.system.positions, Landscape(reference, potential)), directions)
 
 
-def _kind(eq: "Equilibrium") -> str:
-    return "saddle point of first order" if eq.index else "minimum"
-
-
 def kink_distance(eq: "Equilibrium") -> float:
-    """Distance of the listed pair nearest to a point where its second derivative jumps [Å]."""
-    unknown = distance_to_kinks(eq.potential)
-    return float(_nearest_kink(eq.potential, eq.system)) if unknown is None else unknown
+    """Return the distance of the listed pair nearest to a point where its second derivative jumps [Å]."""
+    distance = distance_to_kinks(eq.potential)
+    return float(_nearest_kink(eq.potential, eq.system)) if distance is None else distance
 
 
 def distance_to_kinks(potential: "Potential") -> float | None:
-    """inf where no second derivative jumps, nan where the potential doesn't say, None where `kink_gaps` knows."""
+    """Return inf where no second derivative jumps, nan where the potential doesn't say, None where `kink_gaps` knows."""
     if potential.smoothness >= 2:
         return np.inf
-    return None if all(hasattr(part, "kinks") for part in _rough(potential)) else np.nan
+    return None if all(hasattr(part, "kinks") for part in _rough_parts(potential)) else np.nan
 
 
-def _rough(potential: "Potential") -> "list[Potential]":
+def _rough_parts(potential: "Potential") -> "list[Potential]":
     return [part for part in potential.parts() if part.smoothness < 2]
 
 
@@ -305,17 +299,17 @@ def _nearest_kink(potential: "Potential", system: "System") -> Array:
 
 
 def kink_gaps(potential: "Potential", system: "System") -> Array:
-    """r - r_kink of each listed pair and each of its kinks, `(N, capacity, kinks)` [Å]; inf in unused places. Pure JAX."""
+    """Return r - r_kink of each listed pair and each of its kinks, `(N, capacity, kinks)` [Å]; inf in unused places. Pure JAX."""
     system = with_pair_list(system)
     neighbors = pair_list(system)
     d, _ = bond_vectors(system, neighbors.radius)
     r = jnp.linalg.norm(d, axis=0)
 
-    def of_pair(r: Array, i: "Atom", j: "Atom") -> Array:
-        parts = _rough(potential)
-        sees = [part.interact(i, j) if getattr(part, "no_interaction", ()) else True for part in parts]
-        gaps = [jnp.where(one, r - kink, jnp.inf) for part, one in zip(parts, sees, strict=True) for kink in part.kinks(i, j)]
+    def pair_gaps(r: Array, i: "Atom", j: "Atom") -> Array:
+        parts = _rough_parts(potential)
+        acts = [part.interact(i, j) if getattr(part, "no_interaction", ()) else True for part in parts]
+        gaps = [jnp.where(act, r - kink, jnp.inf) for part, act in zip(parts, acts, strict=True) for kink in part.kinks(i, j)]
         return jnp.stack(gaps)
 
-    gaps = map_pairs(of_pair, r, *handles(system))
+    gaps = map_pairs(pair_gaps, r, *handles(system))
     return jnp.where(neighbors.mask[..., None], jnp.swapaxes(gaps, 0, 1), jnp.inf)

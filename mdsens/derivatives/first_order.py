@@ -17,31 +17,19 @@ from jaxtyping import Array, Float
 from mdsens.common.errors import InputError, explain_untraceable
 from mdsens.common.suggestions import NameSuggester, suggest_names
 from mdsens.common.text import short_list
-from mdsens.derivatives.certificate import Certificate, Measurement, certify, doubtful
-from mdsens.derivatives.linear_response import (
-    BATCH,
-    TOGETHER,
-    Response,
-    along,
-    batches,
-    changes,
-    check_residual,
-    dot_test,
-    errors,
-    pulled_back,
-    pulled_back_each,
-    solutions,
-    split_last,
-    usable,
-)
-from mdsens.derivatives.many_parameters import Together, worthwhile
+from mdsens.derivatives import linear_response
+from mdsens.derivatives.certificate import Certificate, Measurement, certify, explain_doubt
+from mdsens.derivatives.linear_response import Response
+from mdsens.derivatives.many_parameters import DenseSystems, is_worthwhile
+from mdsens.derivatives.nonfinite import explain_nonfinite
 from mdsens.derivatives.references import with_references
 from mdsens.derivatives.roughness import jumps_at
 from mdsens.derivatives.selection import Direction, Selection, check_direction, select
 from mdsens.equilibrium.relaxation import Equilibrium
+from mdsens.implicit.linear_system import LinearSolver
 from mdsens.mechanics.hessian import Hessian
 from mdsens.mechanics.scales import typical_distance
-from mdsens.mechanics.unknown import Reference
+from mdsens.mechanics.unknown import Reference, Unknown
 from mdsens.potentials.base import Potential, parameter_paths
 from mdsens.potentials.reparameterised import own_sizes
 
@@ -51,10 +39,11 @@ MAX_BYTES = 4e9
 Observable = Callable[[Any, Potential], Any]
 States = Equilibrium | Mapping[str, Equilibrium]
 Hessians = Hessian | dict[str, Hessian]
+Pull = Callable[[Hessian, Unknown | Array], tuple[Potential, Array]]
 
 
 class Sensitivity(NameSuggester, eqx.Module):
-    """dX/dθ and dh/dθ for the parameters θ of a potential.
+    """The derivatives dX/dθ and dh/dθ for the parameters θ of a potential.
 
     Attributes:
         positions: a tree of the potential's shape whose leaves are dX/dθ, `(N, dim, *θ.shape)` [Å per unit of θ]; None
@@ -75,9 +64,9 @@ class Sensitivity(NameSuggester, eqx.Module):
         return "\n".join(sensitivity_lines(self, parameter_paths(self.positions)))
 
     def scaled(self) -> "Sensitivity":
-        """θ dX/dθ [Å], the form in which parameters compare: the displacement by a change of θ of 100 %, to first order."""
+        """Return θ dX/dθ [Å], in which parameters compare: the displacement by a change of θ of 100 %, to first order."""
 
-        def times(tree: Any) -> Any:
+        def times(tree: Potential) -> Potential:
             is_none = lambda leaf: leaf is None  # noqa: E731
             return jax.tree.map(lambda theta, d: None if d is None else theta * d, self.potential, tree, is_leaf=is_none)
 
@@ -89,12 +78,15 @@ def sensitivity(
     eq: Equilibrium,
     *,
     wrt: Sequence[str] | None = None,
-    linear_solver: Any = None,
+    linear_solver: LinearSolver | None = None,
     max_bytes: float = MAX_BYTES,
     throw: bool = True,
     progress: bool | None = None,
 ) -> Sensitivity:
-    """dX/dθ of relaxed positions, and dh/dθ of a relaxed cell, for every parameter θ, or for those in `wrt`.
+    """Compute dX/dθ of relaxed positions, and dh/dθ of a relaxed cell, for every parameter θ, or for those in `wrt`.
+
+        derivatives = ms.sensitivity(eq)
+        derivatives.positions.sigma  # (N, dim) [Å per unit of sigma]
 
     Args:
         wrt: names or paths: `["sigma", "epsilon.A-B"]`.
@@ -110,7 +102,7 @@ def sensitivity(
         InputError: a name in `wrt` that does not exist, or an answer that would not fit.
         LinearSolveError: with the residual, if `throw`.
     """
-    hessian = usable(eq, linear_solver)
+    hessian = linear_response.differentiable_hessian(eq, linear_solver)
     selection = select(eq.potential, wrt)
     parameters = selection.parameters
     flat, _ = ravel_pytree(parameters)
@@ -123,19 +115,20 @@ def sensitivity(
         )
     weights = np.asarray(ravel_pytree(own_sizes(parameters))[0], flat.dtype)
     together = None
-    if linear_solver is None and worthwhile(hessian, flat.size):
+    if linear_solver is None and is_worthwhile(hessian, flat.size):
         try:
-            together = Together(hessian, selection)
+            together = DenseSystems(hessian, selection)
             response = together.response(weights)
         except np.linalg.LinAlgError:  # not positive to working precision
             together = None
     if together is None:
-        response = _solved_in_turn(hessian, selection, weights, progress)
+        response = _solve_in_batches(hessian, selection, weights, progress)
     worst = float(np.max(response.residuals))
     if throw:
-        check_residual(worst, hessian)
-    bounds = weights * errors(hessian, selection, response, weights, None if together is None else together.defects)
-    difference, length = map(float, dot_test(hessian, parameters, response.columns, weights))
+        linear_response.check_residual(worst, hessian)
+    defects = None if together is None else together.defects
+    bounds = weights * linear_response.error_bounds(hessian, selection, response, weights, defects)
+    difference, length = map(float, linear_response.dot_test(hessian, parameters, response.columns, weights))
     paths = zip(parameter_paths(parameters), jax.tree.leaves(parameters), strict=True)
     names = [path for path, leaf in paths for _ in range(leaf.size)]
     sizes = weights * np.linalg.norm(response.columns, axis=1)
@@ -146,12 +139,12 @@ def sensitivity(
         length,
         response.force,
         hessian.method if together is None else together.method,
-        doubtful(names, sizes, bounds, typical_distance(eq.system, eq.potential)),
+        explain_doubt(names, sizes, bounds, typical_distance(eq.system, eq.potential)),
         jumps_at(hessian, selection),
     )
 
     def shaped(change: Array | np.ndarray) -> Potential:
-        return split_last(np.moveaxis(np.asarray(change), 0, -1), parameters)
+        return linear_response.split_last_axis(np.moveaxis(np.asarray(change), 0, -1), parameters)
 
     positions: Array | np.ndarray
     if together is None:
@@ -161,16 +154,16 @@ def sensitivity(
     return Sensitivity(shaped(positions), None if cell is None else shaped(cell), certify(eq, hessian, measured), eq.potential)
 
 
-def _solved_in_turn(hessian: Hessian, selection: Selection, weights: np.ndarray, progress: bool | None) -> Response:
-    """The response to all parameters, `BATCH` at a time [host]; see `solutions`."""
+def _solve_in_batches(hessian: Hessian, selection: Selection, weights: np.ndarray, progress: bool | None) -> Response:
+    """Return the response to all parameters, `BATCH` at a time [host]; see `solutions`."""
     size, dtype = len(weights), weights.dtype
     parts: list[Response] = []
-    for directions in batches(size, dtype, progress):
-        b, rest = changes(hessian, hessian.z, selection, directions, None)
-        start = len(parts) * BATCH
-        count = min(BATCH, size - start)
-        weight = np.pad(weights[start : start + BATCH], (0, len(b) - count), constant_values=1.0)
-        part = solutions(hessian, b, rest, weight)
+    for directions in linear_response.batches(size, dtype, progress):
+        b, rest = linear_response.changes(hessian, hessian.z, selection, directions, None)
+        start = len(parts) * linear_response.BATCH
+        count = min(linear_response.BATCH, size - start)
+        weight = np.pad(weights[start : start + linear_response.BATCH], (0, len(b) - count), constant_values=1.0)
+        part = linear_response.solutions(hessian, b, rest, weight)
         parts.append(part._replace(columns=part.columns[:count], residuals=part.residuals[:count]))
     columns, residuals = (np.concatenate([getattr(part, name) for part in parts]) for name in ("columns", "residuals"))
     return Response(columns, parts[-1].step, residuals, parts[-1].force)
@@ -178,28 +171,28 @@ def _solved_in_turn(hessian: Hessian, selection: Selection, weights: np.ndarray,
 
 @eqx.filter_jit
 def _displacements(hessian: Hessian, columns: Array | np.ndarray) -> tuple[Array, Array | None]:
-    """The changes of positions `(k, N, dim)` and of a free cell `(k, dim, dim)` by changes dz."""
+    """Return the changes of positions `(k, N, dim)` and of a free cell `(k, dim, dim)` by changes dz."""
     _, unravel = ravel_pytree(hessian.z)
 
-    def displaced(dz: Any) -> tuple[Array, Array | None]:
-        _, moved = jax.jvp(lambda z: _placed(hessian.reference, z), (hessian.z,), (unravel(dz),))
+    def displaced(dz: Array) -> tuple[Array, Array | None]:
+        _, moved = jax.jvp(lambda z: _place(hessian.reference, z), (hessian.z,), (unravel(dz),))
         return moved
 
-    return jax.vmap(displaced)(columns)
+    return jax.vmap(displaced)(jnp.asarray(columns))
 
 
-def _placed(reference: Reference, z: Any) -> tuple[Array, Array | None]:
+def _place(reference: Reference, z: Unknown | Array) -> tuple[Array, Array | None]:
     system = reference.place(z)
     return system.positions, None if reference.freedom is None else system.cell
 
 
 @suggest_names
-def value_and_gradient(g: Observable, eq: States, *, linear_solver: Any = None) -> tuple[Array, Potential]:
-    """An observable and its total derivative with respect to every parameter, by one adjoint solve for each state.
+def value_and_gradient(g: Observable, eq: States, *, linear_solver: LinearSolver | None = None) -> tuple[Array, Potential]:
+    """Return an observable and its total derivative in every parameter, by one adjoint solve for each state.
 
     Args:
         g: `g(system, potential)` → a real scalar, made of `jax.numpy`.
-        eq: an equilibrium; or several of one potential by name, and then g is given a dict of systems:
+        eq: an equilibrium; or several of one potential by name, and then g takes a dict of systems:
             `g = lambda states, potential: potential.energy(states["saddle"]) - potential.energy(states["minimum"])`.
 
     Returns:
@@ -210,9 +203,7 @@ def value_and_gradient(g: Observable, eq: States, *, linear_solver: Any = None) 
             potentials.
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
-    check_index(g, eq)
-    g, eq = with_references(g, eq)
-    hessians, potential = several(eq, linear_solver)
+    g, hessians, potential = prepare(g, eq, linear_solver)
     check_scalar(g, hessians, potential)
     value, total, residuals = _adjoint(g, hessians, potential)
     _check(g, hessians, potential, residuals, value, *jax.tree.leaves(total))
@@ -220,29 +211,30 @@ def value_and_gradient(g: Observable, eq: States, *, linear_solver: Any = None) 
 
 
 @suggest_names
-def gradient(g: Observable, eq: States, *, linear_solver: Any = None) -> Potential:
-    """Total derivative of a scalar observable with respect to every parameter; see `value_and_gradient`."""
+def gradient(g: Observable, eq: States, *, linear_solver: LinearSolver | None = None) -> Potential:
+    """Return the total derivative of a scalar observable in every parameter; see `value_and_gradient`.
+
+    slope = ms.gradient(ms.observables.volume, eq).sigma
+    """
     return value_and_gradient(g, eq, linear_solver=linear_solver)[1]
 
 
 @suggest_names
-def jacobian(g: Observable, eq: States, *, linear_solver: Any = None) -> Potential:
-    """Total derivative of an array-valued observable; see `value_and_jacobian`."""
+def jacobian(g: Observable, eq: States, *, linear_solver: LinearSolver | None = None) -> Potential:
+    """Return the total derivative of an array-valued observable; see `value_and_jacobian`."""
     return value_and_jacobian(g, eq, linear_solver=linear_solver)[1]
 
 
 @suggest_names
-def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) -> tuple[Array, Potential]:
-    """An array-valued observable and its total derivative, whose leaves have shape `(*g.shape, *θ.shape)`.
+def value_and_jacobian(g: Observable, eq: States, *, linear_solver: LinearSolver | None = None) -> tuple[Array, Potential]:
+    """Return an array-valued observable and its total derivative, whose leaves have shape `(*g.shape, *θ.shape)`.
 
-    Forward (one solve a parameter) or adjoint (one solve a component of g), whichever needs fewer solves.
+    It goes forward (one solve a parameter) or backward (one adjoint solve a component of g), whichever needs fewer solves.
 
     Raises:
         as `value_and_gradient`.
     """
-    check_index(g, eq)
-    g, eq = with_references(g, eq)
-    hessians, potential = several(eq, linear_solver)
+    g, hessians, potential = prepare(g, eq, linear_solver)
     shape = observable_shape(g, hessians, potential)
     flat, _ = ravel_pytree(potential)
     forward = flat.size <= shape.size
@@ -250,15 +242,15 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: Any = None) 
     count = flat.size if forward else shape.size
     rows: list[np.ndarray] = []
     residuals: list[np.ndarray] = []
-    for directions in batches(count, flat.dtype, None):
+    for directions in linear_response.batches(count, flat.dtype, None):
         row, residual, value = product(g, hessians, potential, directions)
-        kept = slice(0, min(BATCH, count - len(rows) * BATCH))
-        rows.append(np.asarray(row)[kept])
-        residuals.append(np.asarray(residual)[kept])
+        used = slice(0, min(linear_response.BATCH, count - len(rows) * linear_response.BATCH))
+        rows.append(np.asarray(row)[used])
+        residuals.append(np.asarray(residual)[used])
     matrix = np.concatenate(rows)
     _check(g, hessians, potential, np.max(np.concatenate(residuals), axis=0), value, matrix)
     matrix = np.moveaxis(matrix, 0, -1) if forward else matrix.reshape(*shape.shape, flat.size)
-    return value, split_last(matrix, potential)
+    return value, linear_response.split_last_axis(matrix, potential)
 
 
 Displacement = tuple[Float[Array, "atoms dim"], Float[Array, "dim dim"] | None]
@@ -266,15 +258,19 @@ Displacement = tuple[Float[Array, "atoms dim"], Float[Array, "dim dim"] | None]
 
 @overload
 def jvp(
-    eq: Equilibrium, direction: Direction, *, linear_solver: Any = None, return_cell: Literal[False] = False
+    eq: Equilibrium, direction: Direction, *, linear_solver: LinearSolver | None = None, return_cell: Literal[False] = False
 ) -> Float[Array, "atoms dim"]: ...
 @overload
-def jvp(eq: Equilibrium, direction: Direction, *, linear_solver: Any = None, return_cell: Literal[True]) -> Displacement: ...
+def jvp(
+    eq: Equilibrium, direction: Direction, *, linear_solver: LinearSolver | None = None, return_cell: Literal[True]
+) -> Displacement: ...
 @suggest_names
 def jvp(
-    eq: Equilibrium, direction: Direction, *, linear_solver: Any = None, return_cell: bool = False
+    eq: Equilibrium, direction: Direction, *, linear_solver: LinearSolver | None = None, return_cell: bool = False
 ) -> Float[Array, "atoms dim"] | Displacement:
-    """dX along one direction in parameter space, by one solve [Å].
+    """Return dX along one direction in parameter space, by one solve [Å].
+
+        displacement = ms.jvp(eq, {"sigma": 0.01})  # (N, dim), to first order
 
     Args:
         direction: potential-shaped, None where nothing moves; or steps by name or path, `{"sigma": 1.0, "epsilon.A-B": 0.1}`.
@@ -284,24 +280,17 @@ def jvp(
         InputError: a direction that is not of the potential's shape.
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
-    hessian = usable(eq, linear_solver)
-    dz, residual = along(hessian, check_direction(eq.potential, direction))
-    check_residual(float(residual), hessian)
+    hessian = linear_response.differentiable_hessian(eq, linear_solver)
+    dz, residual = linear_response.along(hessian, check_direction(eq.potential, direction))
+    linear_response.check_residual(float(residual), hessian)
     positions, cell = _displacements(hessian, ravel_pytree(dz)[0][None])
     return (positions[0], None if cell is None else cell[0]) if return_cell else positions[0]
 
 
 def check_finite(g: Observable, hessians: Hessians, potential: Potential, *arrays: Any) -> None:
-    """Raises InputError where an observable or its derivative is not finite."""
+    """Raise InputError where an observable or its derivative is not finite."""
     if not all(np.isfinite(a).all() for a in arrays):
-        # Only a catalogue of observables knows how to look for the place, and it stands above.
-        from mdsens.derivatives.nonfinite import explain_nonfinite
-
-        systems = (
-            hessians.reference.system
-            if isinstance(hessians, Hessian)
-            else {name: one.reference.system for name, one in hessians.items()}
-        )
+        systems = map_states(lambda hessian: hessian.reference.system, hessians)
         raise InputError(
             "The observable or its derivative is not finite at the equilibrium: it must be finite and differentiable there. "
             f"{explain_nonfinite(g, systems, potential)}".strip()
@@ -309,7 +298,7 @@ def check_finite(g: Observable, hessians: Hessians, potential: Potential, *array
 
 
 def check_index(g: Observable, eq: States) -> None:
-    """Raises InputError where an observable of several states is given a minimum for a saddle point, or the other way round."""
+    """Raise InputError where an observable of several states gets a minimum for a saddle point, or the other way round."""
     for name, index in getattr(g, "state_index", {}).items():
         state = eq.get(name) if isinstance(eq, Mapping) else None
         if isinstance(state, Equilibrium) and state.index != index:
@@ -317,10 +306,19 @@ def check_index(g: Observable, eq: States) -> None:
             raise InputError(f"The state {name!r} must be {kind[index]} it: this one has {state.index} negative curvatures.")
 
 
-def several(eq: States, linear_solver: Any) -> tuple[Hessians, Potential]:
+def prepare(
+    g: Observable, eq: States, linear_solver: LinearSolver | None, *, order: int = 1
+) -> tuple[Observable, Hessians, Potential]:
+    """Return an observable with its references among the states, the Hessians of the states, and their potential."""
+    check_index(g, eq)
+    g, eq = with_references(g, eq, order=order)
+    return g, *hessians_of(eq, linear_solver)
+
+
+def hessians_of(eq: States, linear_solver: LinearSolver | None) -> tuple[Hessians, Potential]:
     """Return `(Hessians, potential)`: one Hessian, or a dict of them."""
     if isinstance(eq, Equilibrium):
-        return usable(eq, linear_solver), eq.potential
+        return linear_response.differentiable_hessian(eq, linear_solver), eq.potential
     if not isinstance(eq, Mapping) or not eq:
         if callable(eq):
             raise InputError("The observable goes first, and the equilibrium behind it: gradient(g, eq).")
@@ -329,7 +327,7 @@ def several(eq: States, linear_solver: Any) -> tuple[Hessians, Potential]:
         raise InputError(f'States have names, {{"defect": eq1, ...}}, not {bad[0]!r}.')
     # In JAX's order of dicts.
     eq = dict(sorted(eq.items()))
-    hessians = {name: usable(one, linear_solver) for name, one in eq.items()}
+    hessians = {name: linear_response.differentiable_hessian(one, linear_solver) for name, one in eq.items()}
     first = next(iter(eq.values()))
     for name, one in eq.items():
         alike = jax.tree.structure(one.potential) == jax.tree.structure(first.potential)  # type: ignore[operator]
@@ -339,15 +337,20 @@ def several(eq: States, linear_solver: Any) -> tuple[Hessians, Potential]:
     return hessians, first.potential
 
 
-def _listed(hessians: Hessians) -> list[Hessian]:
+def _hessian_list(hessians: Hessians) -> list[Hessian]:
     return [hessians] if isinstance(hessians, Hessian) else list(hessians.values())
 
 
+def map_states(function: Callable[[Hessian], Any], hessians: Hessians) -> Any:
+    """Return what a function gives at one state, or at several by name."""
+    return function(hessians) if isinstance(hessians, Hessian) else {name: function(one) for name, one in hessians.items()}
+
+
 def _unknowns(hessians: Hessians) -> Any:
-    return hessians.z if isinstance(hessians, Hessian) else {name: hessian.z for name, hessian in hessians.items()}
+    return map_states(lambda hessian: hessian.z, hessians)
 
 
-def observed(g: Observable, hessians: Hessians) -> Callable[..., Any]:
+def observed(g: Observable, hessians: Hessians) -> Callable[[Any, Potential], Array]:
     """Return g as a function of `(z, potential)`, z being the unknown of the state, or those of the states by name."""
 
     def value(z: Any, potential: Potential) -> Array:
@@ -358,20 +361,20 @@ def observed(g: Observable, hessians: Hessians) -> Callable[..., Any]:
     return value
 
 
-def _pull(hessians: Hessians, slopes: Any, explicit: Any, pull: Callable[..., Any]) -> tuple[Any, Array]:
-    """`(total derivative in θ, residuals)` from the slopes in the unknowns and the explicit derivative."""
+def _pull(hessians: Hessians, slopes: Any, explicit: Potential, pull: Pull) -> tuple[Potential, Array]:
+    """Return `(total derivative in θ, residuals)` from the slopes in the unknowns and the explicit derivative."""
     slopes = [slopes] if isinstance(hessians, Hessian) else [slopes[name] for name in hessians]
     residuals = []
-    for hessian, slope in zip(_listed(hessians), slopes, strict=True):
+    for hessian, slope in zip(_hessian_list(hessians), slopes, strict=True):
         implicit, residual = pull(hessian, slope)
         explicit = jax.tree.map(jnp.add, explicit, implicit)
         residuals.append(residual)
     return explicit, jnp.stack(residuals)
 
 
-def _each(row: Callable[..., Any], hessians: Hessians) -> Callable[..., Any]:
-    """A function of one direction for many: together in small systems, one after the other where one fills the cache."""
-    if sum(hessian.size for hessian in _listed(hessians)) <= TOGETHER:
+def _map_rows(row: Callable[..., Any], hessians: Hessians) -> Callable[..., Any]:
+    """Return a function of many directions: together in small systems, one after the other where one fills the cache."""
+    if sum(hessian.size for hessian in _hessian_list(hessians)) <= linear_response.BATCHED_SIZE:
         return jax.vmap(row)
     return lambda directions: jax.lax.map(row, directions)
 
@@ -380,44 +383,48 @@ def _each(row: Callable[..., Any], hessians: Hessians) -> Callable[..., Any]:
 def _adjoint(g: Observable, hessians: Hessians, potential: Potential) -> tuple[Any, ...]:
     value, pullback = jax.vjp(observed(g, hessians), _unknowns(hessians), potential)
     slopes, explicit = pullback(jnp.ones_like(value))
-    return value, *_pull(hessians, slopes, explicit, pulled_back)
+    return value, *_pull(hessians, slopes, explicit, linear_response.adjoint_gradient)
 
 
 @eqx.filter_jit
-def _adjoint_rows(g: Observable, hessians: Hessians, potential: Potential, directions: Array) -> tuple[Any, ...]:
+def _adjoint_rows(g: Observable, hessians: Hessians, potential: Potential, directions: Array | np.ndarray) -> tuple[Any, ...]:
     value, pullback = jax.vjp(observed(g, hessians), _unknowns(hessians), potential)
 
     def row(direction: Array) -> tuple[Array, Array]:
         slopes, explicit = pullback(direction.reshape(value.shape))
-        total, residuals = _pull(hessians, slopes, explicit, pulled_back_each)
+        total, residuals = _pull(hessians, slopes, explicit, linear_response.adjoint_gradients)
         return ravel_pytree(total)[0], residuals
 
-    return *_each(row, hessians)(directions), value
+    return *_map_rows(row, hessians)(directions), value
 
 
 @eqx.filter_jit
-def _forward_rows(g: Observable, hessians: Hessians, potential: Potential, directions: Array) -> tuple[Any, ...]:
+def _forward_rows(g: Observable, hessians: Hessians, potential: Potential, directions: Array | np.ndarray) -> tuple[Any, ...]:
     _, unravel = ravel_pytree(potential)
 
     def row(direction: Array) -> tuple[Array, Array]:
         tangent = unravel(direction)
-        moved = [along(hessian, tangent) for hessian in _listed(hessians)]
+        moved = [linear_response.along(hessian, tangent) for hessian in _hessian_list(hessians)]
         dz = moved[0][0] if isinstance(hessians, Hessian) else {name: one for name, (one, _) in zip(hessians, moved, strict=True)}
         change = jax.jvp(observed(g, hessians), (_unknowns(hessians), potential), (dz, tangent))[1]
         return change, jnp.stack([residual for _, residual in moved])
 
-    return *_each(row, hessians)(directions), observed(g, hessians)(_unknowns(hessians), potential)
+    return *_map_rows(row, hessians)(directions), observed(g, hessians)(_unknowns(hessians), potential)
 
 
 def check_scalar(g: Observable, hessians: Hessians, potential: Potential) -> None:
-    """Raises InputError for an observable that is no real scalar."""
+    """Raise InputError for an observable that is no real scalar."""
     shape = observable_shape(g, hessians, potential)
     if shape.shape != ():
         raise InputError(f"The observable has shape {shape.shape}, not (): use jacobian(g, eq) for arrays.")
 
 
 def observable_shape(g: Observable, hessians: Hessians, potential: Potential) -> jax.ShapeDtypeStruct:
-    """Raises InputError for an observable that cannot be traced, or is not real."""
+    """Return the shape of an observable.
+
+    Raises:
+        InputError: it cannot be traced, or is not real.
+    """
     if not callable(g):
         raise InputError(f"An observable is a function g(system, potential), such as ms.observables.volume, not {g!r:.80}.")
     if isinstance(g, type):
@@ -430,18 +437,18 @@ def observable_shape(g: Observable, hessians: Hessians, potential: Potential) ->
 
 
 def _check(g: Observable, hessians: Hessians, potential: Potential, residuals: Any, *arrays: Any) -> None:
-    """Raises for a failed solve, and for an observable that is not finite: NaN behind a solve that did not fail is its own."""
-    solves = list(zip(_listed(hessians), np.asarray(residuals, dtype=float).ravel(), strict=True))
+    """Raise LinearSolveError for a failed solve, and InputError for an observable that is not finite although none failed."""
+    solves = list(zip(_hessian_list(hessians), np.asarray(residuals, dtype=float).ravel(), strict=True))
     for hessian, residual in solves:
         if np.isfinite(residual):
-            check_residual(residual, hessian)
+            linear_response.check_residual(residual, hessian)
     check_finite(g, hessians, potential, *arrays)
     for hessian, residual in solves:
-        check_residual(residual, hessian)
+        linear_response.check_residual(residual, hessian)
 
 
 def sensitivity_lines(sensitivity: Sensitivity, names: list[str]) -> Iterator[str]:
-    """Say what was differentiated in what, and whether it can be trusted; `names` are the parameters'."""
+    """Yield lines on what was differentiated in what, and whether it can be trusted; `names` are the parameters'."""
     what = "positions and cell" if sensitivity.cell is not None else "positions"
     yield f"Sensitivity  of {what} to {short_list(names)} of {type(sensitivity.potential).__name__}"
     first, *_ = str(sensitivity.certificate).splitlines()

@@ -19,7 +19,7 @@ from jaxtyping import Array
 from mdsens.common.errors import ConvergenceError, InputError, LinearSolveError
 from mdsens.common.progress import bar
 from mdsens.derivatives.selection import Selection
-from mdsens.equilibrium.descent import listed_tightly, unbalanced
+from mdsens.equilibrium.descent import residual_forces, with_tight_list
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.implicit import NullSpace, differentiable_solution, root_jvp, root_vjp
 from mdsens.implicit.bound import error_bound, other_point
@@ -27,39 +27,44 @@ from mdsens.implicit.linear_system import LinearSolver
 from mdsens.implicit.root import adjoint_solution
 from mdsens.mechanics.forces import slopes_of_work
 from mdsens.mechanics.hessian import Hessian
+from mdsens.mechanics.hessian_operator import Operator
 from mdsens.mechanics.scales import spacing
 from mdsens.mechanics.spectrum import spectrum_at
+from mdsens.mechanics.unknown import Unknown
 from mdsens.potentials.base import Potential
 from mdsens.solvers import Status
 
 BATCH = 64
 """Right-hand sides solved together."""
 
-TOGETHER = 3000
+BATCHED_SIZE = 3000
 """Unknowns up to which linear systems are solved together; beyond, one fills the cache, and each takes its own time."""
 
-STEEP = 100.0
-"""How much curvatures change over a mean distance between atoms, in units of the highest; pairs of Lennard-Jones's a third as
-much. Where that matters they are looked at."""
+CURVATURE_CHANGE = 100.0
+"""Change of curvatures over a mean distance between atoms, in units of the highest: thrice that of Lennard-Jones's pairs. Where
+it matters the curvatures are computed."""
 
-NOTICED = 0.05
-"""Share by which the lowest curvature may change between a state and the true equilibrium before it is looked at."""
+MAX_SOFTENING = 0.05
+"""Share by which the lowest curvature may change between a state and the true equilibrium before it is computed there."""
 
-STILL, NEAR = 100.0, 1e-5
-"""A state of which something was replaced is still an equilibrium if forces are up to so many times what was left before, or if
-it is so near to one, as a share of the distance between atoms."""
+MAX_FORCE_GROWTH = 100.0
+"""Factor by which forces may grow when part of a state is replaced, while it still counts as an equilibrium."""
 
-Defects = Callable[[Any, np.ndarray], tuple[np.ndarray, float]]
+MAX_OFFSET = 1e-5
+"""Distance to the next equilibrium, as a share of that between atoms, up to which such a state counts as one too."""
+
+Defects = Callable[[Unknown | Array, np.ndarray], tuple[np.ndarray, float]]
+"""A function of z and columns dz/dθ: `(‖A dz/dθ + B‖ of each column, ‖F‖)`."""
 
 
-def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: bool = True) -> Hessian:
+def differentiable_hessian(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: bool = True) -> Hessian:
     """Return the Hessian of an equilibrium that has a derivative [host].
 
     Args:
         parameters: whether the derivative is one in the potential's parameters.
 
     Raises:
-        ConvergenceError: it has none.
+        ConvergenceError: it has no derivative.
         InputError: something else than an equilibrium, a potential without parameters, no linear solver of mdsens's.
     """
     if not isinstance(eq, Equilibrium):
@@ -72,7 +77,7 @@ def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: b
             "with a type and no mdsens.static (kappa: float)."
         )
     if not eq.is_as_relaxed:
-        eq = _looked_at_again(eq)
+        eq = _reexamine(eq)
     hessian = eq.hessian
     if hessian.spectrum.index != eq.index:
         raise ConvergenceError(
@@ -86,17 +91,19 @@ def usable(eq: Equilibrium, linear_solver: LinearSolver | None, *, parameters: b
     return hessian.solved_by(linear_solver)
 
 
-def _looked_at_again(eq: Equilibrium) -> Equilibrium:
-    """A state of which something was replaced after it was relaxed, without what was known of it before [host].
+def _reexamine(eq: Equilibrium) -> Equilibrium:
+    """Return a state of which part was replaced after it was relaxed, without what was known of it before [host].
 
     Raises:
         ConvergenceError: it is no equilibrium of what it has now.
     """
-    listed = listed_tightly(eq.system, eq.potential)
+    listed = with_tight_list(eq.system, eq.potential)
     eq = dataclasses.replace(eq, system=listed, spectrum=None).as_made()
     hessian = eq.hessian
-    norm = float(unbalanced(hessian.z, hessian.landscape)[1])
-    if not norm <= max(NEAR * spacing(listed) * hessian.spectrum.nearest_zero, STILL * max(eq.fmax, hessian.rounding)):
+    norm = float(residual_forces(hessian.z, hessian.landscape)[1])
+    if not norm <= max(
+        MAX_OFFSET * spacing(listed) * hessian.spectrum.nearest_zero, MAX_FORCE_GROWTH * max(eq.fmax, hessian.rounding)
+    ):
         raise ConvergenceError(
             "The potential, structure or conditions of this equilibrium were replaced after it was relaxed, and it is none of "
             f"what it has now (largest force {norm:.1e} eV/Å): relax it again, eq.again(potential)."
@@ -105,12 +112,12 @@ def _looked_at_again(eq: Equilibrium) -> Equilibrium:
 
 
 class Response(NamedTuple):
-    """The answers of an equilibrium's linear systems, outside the null space.
+    """The solutions of an equilibrium's linear systems, outside the null space.
 
     Attributes:
         columns: `(k, n)`, dz/dθ for each parameter value.
         step: `(n,)`, -A⁻¹F to three digits, the Newton step to the true equilibrium.
-        residuals: `(k,)`, relative ones of the columns.
+        residuals: `(k,)`, relative, of the columns.
         force: ‖F‖, what is left of the forces.
     """
 
@@ -122,17 +129,17 @@ class Response(NamedTuple):
 
 @eqx.filter_jit
 def changes(
-    hessian: Hessian, z: Any, selection: Selection, directions: Array | np.ndarray, columns: Array | np.ndarray | None
+    hessian: Hessian, z: Unknown | Array, selection: Selection, directions: Array | np.ndarray, columns: Array | np.ndarray | None
 ) -> tuple[Array, Array]:
     """Return `(A dz + B dθ, F)` at some z, for each direction dθ and column dz together. With `columns` None it is B dθ."""
     parameters = selection.parameters
     _, unravel_parameters = ravel_pytree(parameters)
     _, unravel = ravel_pytree(z)
 
-    def condition(z: Any, parameters: Any) -> Array:
+    def condition(z: Unknown | Array, parameters: Potential) -> Array:
         return ravel_pytree(hessian.condition(z, eqx.combine(parameters, selection.rest)))[0]
 
-    def change(dz: Array, direction: Any) -> Array:
+    def change(dz: Array, direction: Array) -> Array:
         return jax.jvp(condition, (z, parameters), (unravel(dz), unravel_parameters(direction)))[1]
 
     if columns is None:
@@ -141,11 +148,11 @@ def changes(
     return jax.vmap(change)(jnp.asarray(columns), jnp.asarray(directions)), condition(z, parameters)
 
 
-def solutions(hessian: Hessian, b: Any, rest: Any, weights: np.ndarray) -> Response:
-    """Solve for several right-hand sides, for each direction that they share once [host].
+def solutions(hessian: Hessian, b: Array, rest: Array, weights: np.ndarray) -> Response:
+    """Solve for several right-hand sides, once for each direction that they share [host].
 
     Right-hand sides of one potential lie in few directions: where energies scale, some are parallel, and some are what is
-    left of the forces. So an orthonormal basis of them is solved for, each of its vectors to what it matters.
+    left of the forces. So an orthonormal basis of them is solved for, each vector as accurately as it matters.
 
     Args:
         b: `(k, n)`, ∂F/∂θ.
@@ -153,12 +160,12 @@ def solutions(hessian: Hessian, b: Any, rest: Any, weights: np.ndarray) -> Respo
         weights: `(k,)`, the parameters' own sizes, since errors of θ dz/dθ compare.
 
     Returns:
-        the response, whose residuals are bounds. Where θ ∂F/∂θ is no larger than what is left of F or of rounding, three digits
-        of that are enough, and such a residual is relative to them.
+        the response, whose residuals are bounds. Where θ ∂F/∂θ is no larger than what is left of F, or than rounding, it is
+        solved to three digits of that, and its residual is relative to them.
     """
     nothing = hessian.rounding
     weight = np.append(weights, 1.0)
-    sides = weight[:, None] * np.asarray(_outside(hessian.null_space, b, rest), dtype=float)
+    sides = weight[:, None] * np.asarray(_project(hessian.null_space, b, rest), dtype=float)
     sizes = np.linalg.norm(sides, axis=1)
     rtol, left = hessian.solver.tolerances(rest.dtype)[0], sizes[-1]
     if not np.isfinite(sizes).all():
@@ -166,7 +173,7 @@ def solutions(hessian: Hessian, b: Any, rest: Any, weights: np.ndarray) -> Respo
     scales = np.maximum(sizes, hessian.solver.atol * weight)
     aims = np.maximum(rtol * sizes, hessian.solver.atol * weight)
     small = sizes <= max(2.0 * left, nothing)
-    # Unless nothing but such derivatives was asked for.
+    # If all derivatives are that small, the largest of them keeps its digits.
     aims[small] = np.maximum(aims[small], max(min(1e-3 * left, 1e-9 * sizes.max()), 1e-3 * nothing))
     aims[-1] = max(aims[-1], 1e-3 * left)
     scales[small] = aims[small] / max(rtol, np.finfo(rest.dtype).eps)
@@ -176,7 +183,7 @@ def solutions(hessian: Hessian, b: Any, rest: Any, weights: np.ndarray) -> Respo
     needed = np.divide(aims, np.abs(shares), out=np.full(shares.shape, np.inf), where=shares != 0.0).min(axis=1)
     solved_for = needed < 1.0
     columns = np.where(solved_for, basis, 0.0).T.astype(rest.dtype)
-    solved, residuals = _solved(hessian, columns, np.minimum(needed, 1.0).astype(rest.dtype))
+    solved, residuals = _solve_columns(hessian, columns, np.minimum(needed, 1.0).astype(rest.dtype))
     answers = (-(shares.T @ np.asarray(solved, dtype=float)) / weight[:, None]).astype(rest.dtype)
     errors = np.abs(shares).T @ np.where(solved_for, residuals, 1.0)
     residuals = np.divide(errors, scales, out=np.zeros_like(errors), where=scales > 0.0)
@@ -184,48 +191,46 @@ def solutions(hessian: Hessian, b: Any, rest: Any, weights: np.ndarray) -> Respo
 
 
 @eqx.filter_jit
-def _outside(null: NullSpace, b: Any, rest: Any) -> Array:
+def _project(null: NullSpace, b: Array, rest: Array) -> Array:
     return jax.vmap(null.project)(jnp.concatenate([b, rest[None]]))
 
 
 @eqx.filter_jit
-def _solved(hessian: Hessian, columns: Any, aims: Any) -> tuple[Array, Array]:
-    """`(A⁻¹ of each column, residuals)`, each to what is aimed at."""
+def _solve_columns(hessian: Hessian, columns: np.ndarray, aims: np.ndarray) -> tuple[Array, Array]:
+    """Return `(A⁻¹ of each column, residuals)`, each solved to its own aim."""
     solve = functools.partial(hessian.solve, product=hessian.product())
-    if hessian.solver.iterative and hessian.size > TOGETHER:
+    if hessian.solver.iterative and hessian.size > BATCHED_SIZE:
         return jax.lax.map(lambda both: solve(*both), (columns, aims))
-    return jax.vmap(solve)(columns, aims)
+    return jax.vmap(solve)(jnp.asarray(columns), jnp.asarray(aims))
 
 
 @eqx.filter_jit
-def along(hessian: Hessian, direction: Any) -> tuple[Any, Array]:
-    """`(dz, residual)` along one direction in parameter space, z-shaped."""
+def along(hessian: Hessian, direction: Potential) -> tuple[Unknown | Array, Array]:
+    """Return `(dz, residual)` along one direction in parameter space."""
     args = ((hessian.potential,), (direction,))
-    return root_jvp(hessian.condition, hessian.z, *args, project=True, probe=False, **_own_options(hessian))
+    return root_jvp(hessian.condition, hessian.z, *args, project=True, probe=False, **_options(hessian))
 
 
-def pulled_back(hessian: Hessian, slope: Any) -> tuple[Any, Array]:
-    """`(the gradient in θ of a function of z whose gradient in z is `slope`, residual)`, by one adjoint solve."""
-    w, residual = adjoint_solution(hessian.condition, hessian.z, (hessian.potential,), slope, **_own_options(hessian))
+def adjoint_gradient(hessian: Hessian, slope: Unknown | Array) -> tuple[Potential, Array]:
+    """Return `(gradient in θ, residual)` of a function whose gradient in z is `slope`, by one adjoint solve."""
+    w, residual = adjoint_solution(hessian.condition, hessian.z, (hessian.potential,), slope, **_options(hessian))
     return slopes_of_work(hessian.z, hessian.landscape, jax.tree.map(jnp.negative, w)), residual
 
 
-def pulled_back_each(hessian: Hessian, slope: Any) -> tuple[Any, Array]:
-    """Do what `pulled_back` does under `vmap`, for several slopes, which share ∂F/∂θ."""
-    (implicit,), residual = root_vjp(
-        hessian.condition, hessian.z, (hessian.potential,), slope, probe=False, **_own_options(hessian)
-    )
+def adjoint_gradients(hessian: Hessian, slope: Unknown | Array) -> tuple[Potential, Array]:
+    """Return what `adjoint_gradient` does, under `vmap`: several slopes share ∂F/∂θ."""
+    (implicit,), residual = root_vjp(hessian.condition, hessian.z, (hessian.potential,), slope, probe=False, **_options(hessian))
     return implicit, residual
 
 
-def _own_options(hessian: Hessian) -> dict[str, Any]:
+def _options(hessian: Hessian) -> dict[str, Any]:
     return {"operator": hessian.product, "linear_solver": hessian.solver, **hessian.options}
 
 
-def solution(hessian: Hessian, potential: Potential) -> Any:
-    """z of a potential near the state's own, for derivatives of any order at it. Pure JAX."""
-    found = differentiable_solution(
-        _at_the_state,
+def solution(hessian: Hessian, potential: Potential) -> Unknown | Array:
+    """Return z of a potential near the state's own, for derivatives of any order at the state; pure JAX."""
+    solve = differentiable_solution(
+        _state_of,
         _condition_of,
         symmetric=hessian.reference.symmetric,
         linear_solver=hessian.solver,
@@ -233,38 +238,38 @@ def solution(hessian: Hessian, potential: Potential) -> Any:
         operator=_operator_of,
         project=True,
     )
-    # The state travels as the start, which has no derivative, and comes back as the witness.
-    return found(hessian, potential)[0]
+    # The state goes in as the start, which has no derivative, and comes back as the witness.
+    return solve(hessian, potential)[0]
 
 
-def _at_the_state(hessian: Hessian, potential: Potential) -> tuple[Any, Hessian]:
+def _state_of(hessian: Hessian, potential: Potential) -> tuple[Unknown | Array, Hessian]:
     return hessian.z, hessian
 
 
-def _condition_of(z: Any, hessian: Hessian, potential: Potential) -> Any:
+def _condition_of(z: Unknown | Array, hessian: Hessian, potential: Potential) -> Unknown | Array:
     return hessian.condition(z, potential)
 
 
-def _null_space_of(z: Any, hessian: Hessian, potential: Potential) -> NullSpace:
+def _null_space_of(z: Unknown | Array, hessian: Hessian, potential: Potential) -> NullSpace:
     return hessian.null_space
 
 
-def _operator_of(z: Any, hessian: Hessian, potential: Potential) -> Callable[..., Any]:
+def _operator_of(z: Unknown | Array, hessian: Hessian, potential: Potential) -> Operator:
     return hessian.product_at(z, potential)
 
 
 @eqx.filter_jit
-def _sizes(vectors: Array, vector: Any, null: NullSpace) -> tuple[Array, Array]:
+def _sizes(vectors: Array, vector: Array, null: NullSpace) -> tuple[Array, Array]:
     size = lambda vector: jnp.linalg.norm(null.project(vector))  # noqa: E731
     return jax.vmap(size)(vectors), size(vector)
 
 
 @eqx.filter_jit
-def dot_test(hessian: Hessian, parameters: Potential, columns: Any, weights: Any) -> tuple[Array, Array]:
-    """⟨w, dz·v⟩ by the columns dz/dθ and by an adjoint solve, for a random unit vector w and random shares v of each θ's size.
+def dot_test(hessian: Hessian, parameters: Potential, columns: np.ndarray, weights: np.ndarray) -> tuple[Array, Array]:
+    """Compare ⟨w, dz·v⟩ by the columns dz/dθ and by an adjoint solve: w a random unit vector, v random shares of each θ's size.
 
     Returns:
-        `(their difference, ‖dz·v‖)`. The shares add up to one, so that the former compares with a bound on θ dz/dθ.
+        `(the difference, ‖dz·v‖)`. The shares add up to one, so that the former compares with a bound on θ dz/dθ.
     """
     flat, unravel = ravel_pytree(hessian.z)
     w = hessian.null_space.project(jax.random.normal(jax.random.key(2), flat.shape, flat.dtype))
@@ -273,21 +278,21 @@ def dot_test(hessian: Hessian, parameters: Potential, columns: Any, weights: Any
     shares = jax.random.normal(jax.random.key(3), columns.shape[:1], columns.dtype)
     v = weights * shares / jnp.sum(jnp.abs(shares))
     dz = v @ columns
-    slope, _ = pulled_back(hessian, unravel(w))
+    slope, _ = adjoint_gradient(hessian, unravel(w))
     chosen = jax.tree.map(
         lambda kept, value: None if kept is None else value, parameters, slope, is_leaf=lambda leaf: leaf is None
     )
     return jnp.abs(w @ dz - ravel_pytree(chosen)[0] @ v), jnp.linalg.norm(dz)
 
 
-def errors(
+def error_bounds(
     hessian: Hessian, selection: Selection, response: Response, weights: np.ndarray, defects: Defects | None = None
 ) -> np.ndarray:
-    """Return bounds on ‖dz/dθ - dz*/dθ‖, one for each column [host]: what `implicit.jacobian_bound` does, for all together.
+    """Return bounds on ‖dz/dθ - dz*/dθ‖, one for each column [host]: `implicit.jacobian_bound` for all columns together.
 
     Args:
         weights: the parameters' own sizes.
-        defects: how `(‖A dz/dθ + B‖ of each column, ‖F‖)` at some z is computed; None for products of the potential.
+        defects: None to compute them by products of the potential.
     """
     flat, unravel = ravel_pytree(hessian.z)
     columns, step, spectrum = response.columns, response.step, hessian.spectrum
@@ -297,15 +302,15 @@ def errors(
     alpha = spectrum.nearest_zero
     distance = left / alpha if alpha > 0.0 else np.inf
     other, length = other_point(flat, step, distance, hessian.null_space)
-    falling = STEEP * spectrum.highest / spacing(hessian.reference.system)
-    if falling * (reached + distance) < NOTICED * alpha:
+    falling = CURVATURE_CHANGE * spectrum.highest / spacing(hessian.reference.system)
+    if falling * (reached + distance) < MAX_SOFTENING * alpha:
         alpha = alpha - falling * reached
     elif np.isfinite(reached + distance):
-        # So soft, or so far from the equilibrium, that α may be another there.
+        # The state is so soft, or so far from the equilibrium, that α may be another there.
         lowest_at = lambda point: spectrum_at(unravel(point), hessian.reference, selection.potential).nearest_zero  # noqa: E731
         at_other, alpha = alpha if other is flat else lowest_at(other), lowest_at(flat + step)
         falling = abs(at_other - alpha) / length
-    return _approximated(hessian, selection, alpha, size) + error_bound(
+    return _approximation_errors(hessian, selection, alpha, size) + error_bound(
         defect + hessian.rounding / weights,
         reached,
         left,
@@ -319,8 +324,8 @@ def errors(
     )
 
 
-def _defects(hessian: Hessian, selection: Selection, z: Any, columns: np.ndarray) -> tuple[np.ndarray, float]:
-    """`(‖A dz/dθ + B‖ of each column, ‖F‖)` at some z, outside the null space."""
+def _defects(hessian: Hessian, selection: Selection, z: Unknown | Array, columns: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return `(‖A dz/dθ + B‖ of each column, ‖F‖)` at some z, outside the null space."""
     norms, left = [], 0.0
     for k, directions in enumerate(batches(len(columns), columns.dtype, False)):
         part = columns[k * BATCH : (k + 1) * BATCH]
@@ -331,8 +336,8 @@ def _defects(hessian: Hessian, selection: Selection, z: Any, columns: np.ndarray
     return np.concatenate(norms), left
 
 
-def _approximated(hessian: Hessian, selection: Selection, lowest: float, size: Any) -> Any:
-    """What second derivatives that are not exact add to the errors of columns of some sizes."""
+def _approximation_errors(hessian: Hessian, selection: Selection, lowest: float, size: np.ndarray) -> np.ndarray | float:
+    """Return the errors that approximate second derivatives add to columns of some sizes."""
     approximation = hessian.potential.approximation(hessian.reference.system)
     if approximation is None:
         return 0.0
@@ -344,8 +349,8 @@ def _approximated(hessian: Hessian, selection: Selection, lowest: float, size: A
     return (approximation.hessian * size + np.asarray(ravel_pytree(mixed)[0])) / softest if softest > 0.0 else np.inf
 
 
-def batches(count: int, dtype: Any, progress: bool | None) -> Iterator[Any]:
-    """One-hot directions, `BATCH` at a time; the last batch is filled up with zeros."""
+def batches(count: int, dtype: Any, progress: bool | None) -> Iterator[np.ndarray]:
+    """Yield one-hot directions, `BATCH` at a time; the last batch is filled up with zeros."""
     batch = min(BATCH, count)
     starts = range(0, count, batch)
     wanted = False if len(starts) == 1 else progress
@@ -354,11 +359,11 @@ def batches(count: int, dtype: Any, progress: bool | None) -> Iterator[Any]:
         yield (rows[:, None] == np.arange(count)).astype(dtype)
 
 
-def split_last(stacked: Any, tree: Any) -> Any:
-    """The last axis, over all values of a tree, cut into leaves of shape `(..., *leaf.shape)` [host]."""
+def split_last_axis(stacked: np.ndarray, tree: Potential) -> Potential:
+    """Cut the last axis, over all values of a tree, into leaves of shape `(..., *leaf.shape)` [host]."""
     leaves, structure = jax.tree.flatten(tree)
     ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
-    parts = np.split(np.asarray(stacked), ends, axis=-1)
+    parts = np.split(stacked, ends, axis=-1)
     shaped = [jnp.asarray(part.reshape((*stacked.shape[:-1], *leaf.shape))) for part, leaf in zip(parts, leaves, strict=True)]
     return jax.tree.unflatten(structure, shaped)
 

@@ -1,10 +1,8 @@
-"""Sensitivities to hundreds of parameters: one dense factor of the Hessian for all right-hand sides, few products for ∂F/∂θ.
+"""Sensitivities to hundreds of parameters, by one dense factor of the Hessian and few products for ∂F/∂θ.
 
-A parameter of one atom acts on the forces nearby only. So parameters of atoms that are far from each other share a product, as
-columns of a sparse Jacobian do: A. R. Curtis, M. J. D. Powell, J. K. Reid, IMA J. Appl. Math. 13, 117 (1974).
+A parameter of one atom acts on the forces nearby only. So parameters of atoms far from each other share a product, as columns of
+a sparse Jacobian do: A. R. Curtis, M. J. D. Powell, J. K. Reid, IMA J. Appl. Math. 13, 117 (1974).
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,31 +10,33 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
 
 from mdsens.derivatives.linear_response import BATCH, Response, changes
 from mdsens.derivatives.selection import Selection
 from mdsens.implicit import Cholesky
 from mdsens.mechanics import hessian_matrix
 from mdsens.mechanics.hessian import Hessian
-from mdsens.potentials.base import is_local
+from mdsens.mechanics.unknown import Unknown
+from mdsens.potentials.base import Potential, is_local
 from mdsens.potentials.forms.neighbor_vectors import pair_list
 from mdsens.structures.neighbors.neighbor_list import Neighbors
 
-LARGEST = 6000
+DENSE_LIMIT = 6000
 """Unknowns up to which a dense matrix is factorised for many right-hand sides (300 MB)."""
 
 SHARE = 8
-"""Unknowns for each right-hand side, at most: with more, it is quicker to solve for some after the other."""
+"""Unknowns, at most, for each right-hand side: with more, an iterative solver is quicker."""
 
-SAVED = 0.5
-"""Share of the products that parameters of atoms must leave for the matrix to be put together from few."""
+GROUPED_SHARE = 0.5
+"""Products of groups of parameters, as a share of one for each parameter, up to which they are used."""
 
-AGREEMENT = 1e-10
-"""Difference, beside the sizes of its summands, up to which a product is that of a matrix that was put together."""
+AGREEMENT_SHARE = 1e-10
+"""Difference between a product and that of the matrix from grouped products, as a share of the summands, that is rounding."""
 
 
-def worthwhile(hessian: Hessian, count: int) -> bool:
-    """Whether a factor for all right-hand sides is quicker, and the state has one."""
+def is_worthwhile(hessian: Hessian, count: int) -> bool:
+    """Return whether a factor for all right-hand sides is quicker, and the state has one."""
     reference = hessian.reference
     if not (hessian.is_definite and reference.freedom is None):
         return False
@@ -44,16 +44,16 @@ def worthwhile(hessian: Hessian, count: int) -> bool:
         return False
     if not isinstance(reference.system.neighbors, Neighbors) or hessian.dtype != np.float64:
         return False
-    return count > BATCH and hessian.size <= min(LARGEST, SHARE * count)
+    return count > BATCH and hessian.size <= min(DENSE_LIMIT, SHARE * count)
 
 
-class Together:
+class DenseSystems:
     """The linear systems of an equilibrium for all parameters together [host].
 
     Attributes:
-        groups: of which parameter's product each takes part; parameters of one group act on different atoms' forces.
-        reach: `(N, N)`, sparse: the forces of which atoms those of an atom act on.
-        atoms: for each parameter the atom that it belongs to, or -1: it acts on all.
+        groups: `(k,)`, the product that each parameter shares; parameters of one group act on different atoms' forces.
+        reach: `(N, N)`, sparse: the atoms on whose forces the parameters of an atom act.
+        atoms: `(k,)`, the atom that each parameter belongs to, or -1: it acts on all.
     """
 
     def __init__(self, hessian: Hessian, selection: Selection) -> None:
@@ -65,28 +65,28 @@ class Together:
         near = _near(pair_list(hessian.reference.system))
         for reach in (near, near @ near):
             self.reach = reach
-            self.groups = _grouped(self.atoms, reach)
-            if self.groups.max() + 1 > SAVED * self.count:
+            self.groups = _group(self.atoms, reach)
+            if self.groups.max() + 1 > GROUPED_SHARE * self.count:
                 break
             if self._agrees():
                 return
         self.atoms, self.groups = np.full(self.count, -1), np.arange(self.count)
 
     def outside(self, rows: np.ndarray) -> np.ndarray:
-        """Rows without what lies in the null space, in their place; derivatives of forces have no more than rounding there."""
+        """Remove from rows, in their place, what lies in the null space; derivatives of forces have only rounding there."""
         if self.held.size:
             rows[:, self.held] = 0.0
         if self.basis.size:
             rows -= (rows @ self.basis) @ self.basis.T
         return rows
 
-    def matrix(self, z: Any) -> Any:
-        """A at some z, sparse."""
+    def matrix(self, z: Unknown | Array) -> scipy.sparse.csr_array:
+        """Return A at some z, sparse."""
         return hessian_matrix.hessian(self.hessian.reference.place(z), self.hessian.potential).tocsr()
 
     @property
     def method(self) -> str:
-        """How the linear systems are solved, in words."""
+        """The way the linear systems are solved, in words."""
         return repr(Cholesky())
 
     def response(self, weights: np.ndarray) -> Response:
@@ -100,14 +100,14 @@ class Together:
         """
         sides = self.outside(self.slopes(self.hessian.z))
         matrix, free, null = self.matrix(self.hessian.z), self.free, self.basis[self.free]
-        # In LAPACK's own order, and each in the place of the last.
+        # In LAPACK's own order, each step in the place of the one before.
         between = (matrix if not self.held.size else matrix[free][:, free]).toarray().T
         stiff = np.abs(np.diag(between)).max()
         between = scipy.linalg.blas.dsyrk(stiff, null, 1.0, between, lower=True, overwrite_c=True)
         factor = scipy.linalg.cho_factor(between, lower=True, overwrite_a=True, check_finite=False)
 
         def solved(rows: np.ndarray) -> np.ndarray:
-            """In the place of rows."""
+            """Solve in the place of rows."""
             if not self.held.size:
                 return self.outside(scipy.linalg.cho_solve(factor, rows.T, overwrite_b=True, check_finite=False).T)
             rows[:, free] = scipy.linalg.cho_solve(factor, rows[:, free].T, overwrite_b=True, check_finite=False).T
@@ -122,20 +122,20 @@ class Together:
         if (rough := errors > self.hessian.solver.tolerances(np.float64)[0] * sizes).any():
             answers[rough] -= solved(rest[rough])
             errors[rough] = _lengths(left(answers[rough], sides[rough]))
-        # Of a right-hand side that is rounding, the residual is relative to what rounding leaves.
+        # If a right-hand side is rounding, its residual is relative to the size of rounding.
         scales = np.maximum(sizes, self.hessian.rounding / np.append(weights, 1.0))
         residuals = np.divide(errors, scales, out=np.zeros_like(errors), where=errors > 0.0)
         return Response(answers[:-1], jnp.asarray(answers[-1]), residuals[:-1], float(sizes[-1]))
 
-    def defects(self, z: Any, columns: np.ndarray) -> tuple[np.ndarray, float]:
-        """`(‖A dz/dθ + ∂F/∂θ‖ of each column, ‖F‖)` at some z, outside the null space."""
+    def defects(self, z: Unknown | Array, columns: np.ndarray) -> tuple[np.ndarray, float]:
+        """Return `(‖A dz/dθ + ∂F/∂θ‖ of each column, ‖F‖)` at some z, outside the null space."""
         rows = self.slopes(z)
         rows[:-1] += columns @ self.matrix(z)
         sizes = _lengths(self.outside(rows))
         return sizes[:-1], float(sizes[-1])
 
-    def slopes(self, z: Any) -> np.ndarray:
-        """∂F/∂θ for each θ, and F as the last row, at some z."""
+    def slopes(self, z: Unknown | Array) -> np.ndarray:
+        """Return ∂F/∂θ for each θ, and F as the last row, at some z."""
         products, rest = self._products(z, np.eye(self.groups.max() + 1)[:, self.groups])
         n, dim = len(self.hessian.reference.system), self.hessian.reference.system.dim
         b = np.zeros((self.count + 1, n, dim))
@@ -148,14 +148,14 @@ class Together:
         return b.reshape(-1, n * dim)
 
     def _agrees(self) -> bool:
-        """Whether parameters of atoms act no farther than supposed, by one product with all of them."""
+        """Return whether parameters of atoms act no farther than supposed, by one product with all of them."""
         b = self.slopes(self.hessian.z)[:-1]
         direction = np.random.default_rng(0).normal(size=(1, self.count))
         product, scale = self._products(self.hessian.z, direction)[0][0], np.abs(direction[0]) @ np.abs(b)
-        return bool((np.abs(direction[0] @ b - product) <= AGREEMENT * scale + np.finfo(float).eps * scale.max()).all())
+        return bool((np.abs(direction[0] @ b - product) <= AGREEMENT_SHARE * scale + np.finfo(float).eps * scale.max()).all())
 
-    def _products(self, z: Any, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """`(∂F/∂θ along each direction, F)` at some z."""
+    def _products(self, z: Unknown | Array, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return `(∂F/∂θ along each direction, F)` at some z."""
         products, rest = [], None
         for start in range(0, len(directions), BATCH):
             some = directions[start : start + BATCH]
@@ -169,14 +169,14 @@ def _lengths(rows: np.ndarray) -> np.ndarray:
     return np.sqrt(np.einsum("ij,ij->i", rows, rows))
 
 
-def _atoms(parameters: Any, n: int) -> np.ndarray:
-    """The atom of each parameter, where its field has as many numbers as there are atoms; otherwise -1."""
+def _atoms(parameters: Potential, n: int) -> np.ndarray:
+    """Return the atom of each parameter, where its field has as many numbers as there are atoms; otherwise -1."""
     leaves = jax.tree.leaves(parameters)
     return np.concatenate([np.arange(n) if leaf.shape == (n,) else np.full(leaf.size, -1) for leaf in leaves])
 
 
-def _near(neighbors: Neighbors) -> Any:
-    """`(N, N)`, sparse: which atoms are listed neighbours, or the same."""
+def _near(neighbors: Neighbors) -> scipy.sparse.csr_array:
+    """Return a sparse mask `(N, N)` of atoms that are listed neighbours, or the same."""
     used = np.asarray(neighbors.used)
     n = used.shape[1]
     pairs = np.broadcast_to(np.arange(n), used.shape)[used], np.asarray(neighbors.atom)[used]
@@ -184,8 +184,8 @@ def _near(neighbors: Neighbors) -> Any:
     return ((near + near.T).tocsr() + scipy.sparse.eye_array(n, format="csr")) != 0.0
 
 
-def _grouped(atoms: np.ndarray, reach: Any) -> np.ndarray:
-    """A group for each parameter; in one group are parameters of one field that act on different atoms, or a single one."""
+def _group(atoms: np.ndarray, reach: scipy.sparse.csr_array) -> np.ndarray:
+    """Return the group of each parameter: a single one, or parameters of one field that act on different atoms."""
     shared = reach @ reach.T
     color = np.full(reach.shape[0], -1)
     for atom in range(len(color)):

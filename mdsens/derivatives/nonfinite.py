@@ -1,4 +1,4 @@
-"""What is wrong with an observable that turned out not to be finite or differentiable, and where."""
+"""Explanations for observables that have no value or derivative at a state: not finite, not relaxed, held by constraints."""
 
 import warnings
 from collections.abc import Mapping
@@ -14,23 +14,23 @@ from mdsens.common.errors import InputError, level_of_user
 from mdsens.potentials.base import Potential, parameter_paths
 from mdsens.structures.system import System, is_concrete
 
-UNRESTED = 1e-2
+MAX_FORCE_SHARE = 1e-2
 """Force that is left, as a share of the one that moves an atom by its distance to others, above which a state is not relaxed."""
 
-RESTLESS = 1e-4
+WARNING_SHARE = 1e-4
 """Share of that force above which a state is used with a warning."""
 
 
 def check_rest(share: Any, what: str) -> None:
-    """Raises InputError, or warns, where the forces that are left change what is asked of a relaxed state [host].
+    """Raise InputError, or warn, where forces are left that change a property of a relaxed state [host].
 
     Args:
-        share: of the force that would move an atom by its distance to others; traced ones are not looked at.
-        what: is asked for, in the plural.
+        share: of the force that would move an atom by its distance to others; a traced one is not checked.
+        what: the property, in the plural.
     """
-    if not is_concrete(share) or not share > RESTLESS:
+    if not is_concrete(share) or not share > WARNING_SHARE:
         return
-    if share > UNRESTED:
+    if share > MAX_FORCE_SHARE:
         raise InputError(
             f"The structure is not relaxed, so that its {what} mean nothing (forces are {float(share):.1g} of those that would "
             "move an atom to another's place): ask for those of relax(system, potential).system."
@@ -44,7 +44,7 @@ def check_rest(share: Any, what: str) -> None:
 
 
 def check_free(system: System, what: str) -> None:
-    """Raises InputError for a state that constraints hold."""
+    """Raise InputError for a state that constraints hold."""
     if system.held:
         raise InputError(
             f"This state is held by constraints, which {what} know nothing of: relax it without constraints, or freeze atoms by "
@@ -53,9 +53,9 @@ def check_free(system: System, what: str) -> None:
 
 
 def explain_nonfinite(g: Any, system: Any, potential: Potential) -> str:
-    """Where an observable, or its partial derivative in positions, cell or parameters, is no finite real number [host].
+    """Say where an observable, or its partial derivative in positions, cell or parameters, is no finite real number [host].
 
-    Of the implicit part of a total derivative, which comes from the equilibrium, it says nothing.
+    The implicit part of a total derivative, which comes from the equilibrium, is not checked.
 
     Args:
         g: `g(system, potential)`, or with a dict of systems `g(states, potential)`.
@@ -87,7 +87,7 @@ def explain_nonfinite(g: Any, system: Any, potential: Potential) -> str:
 
 
 def _slopes(g: Any, system: Any, potential: Potential) -> tuple[Any, Any, Any]:
-    """`(value, its rates along a direction in which everything changes, the slopes of its sum)` with everything traced.
+    """Return `(value, its rates along a direction in which everything changes, the slopes of its sum)`.
 
     A derivative that is not finite shows in the rates of its component, whatever the direction, and in the slopes of its
     variable.
@@ -109,20 +109,20 @@ def _slopes(g: Any, system: Any, potential: Potential) -> tuple[Any, Any, Any]:
 
 
 def _places(slopes: Any, system: Any, potential: Potential) -> list[str]:
-    """The variables in which a derivative is not finite, in words."""
+    """Return the variables in which a derivative is not finite, in words."""
     points, parameters = slopes
-    found = []
+    places = []
     for key, (positions, cell) in points.items():
         of = f" of the state {key!r}" if isinstance(system, Mapping) else ""
-        found += [f"the position of atom {k}{of}" for k in np.flatnonzero(~np.isfinite(positions).all(axis=1))]
+        places += [f"the position of atom {k}{of}" for k in np.flatnonzero(~np.isfinite(positions).all(axis=1))]
         if cell is not None and not np.isfinite(cell).all():
-            found.append(f"the cell{of}")
+            places.append(f"the cell{of}")
     leaves = zip(parameter_paths(potential), jax.tree.leaves(parameters), strict=True)
-    return found + [f"the parameter {name}" for name, leaf in leaves if not np.isfinite(leaf).all()]
+    return places + [f"the parameter {name}" for name, leaf in leaves if not np.isfinite(leaf).all()]
 
 
 def _component(values: Any, lower: bool = False) -> str:
-    """The first component that is not finite, in words; the observable, where it is a scalar or all are finite."""
+    """Return the first component that is not finite, in words; the observable, where it is a scalar or all are finite."""
     bad = np.argwhere(~np.isfinite(values))
     if np.ndim(values) == 0 or len(bad) == 0:
         return "the observable" if lower else "The observable"

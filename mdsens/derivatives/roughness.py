@@ -1,4 +1,4 @@
-"""Whether forces or second derivatives jump at a state: what a potential that is not one of mdsens's may not say, or not know."""
+"""`jumps_at`: jumps of forces or second derivatives at a state, of which a potential of the user's need not say anything."""
 
 import jax
 import numpy as np
@@ -13,22 +13,22 @@ from mdsens.mechanics.scales import spacing
 from mdsens.potentials import SHIPPED
 
 STEP = 1e-6
-"""Displacement at which forces are looked at, as a share of the distance between atoms."""
+"""Displacement at which forces are compared, as a share of the distance between atoms."""
 
-EVEN = 0.75
-"""What is twice as long is twice as large where nothing jumps, and as large where something does: in between."""
+JUMP_RATIO = 0.75
+"""Change over one step, as a share of that over two, above which something jumps: 0.5 is usual, 1 a jump."""
 
-SEEN_BESIDE = 1e-2
-"""Share of the largest change at which another is looked at."""
+NOTICEABLE_SHARE = 1e-2
+"""Share of the largest change above which another counts."""
 
 NOISE = 1e4
-"""Roundings of a product of the Hessian up to which it means nothing."""
+"""Size of a product of the Hessian, in roundings, up to which it means nothing."""
 
 
 def jumps_at(hessian: Hessian, selection: Selection) -> bool:
-    """Whether forces or their derivatives differ on both sides of a state [host]; where the potential is known not to, False.
+    """Return whether forces or their derivatives jump at a state [host]; False where the potential says that they do not.
 
-    By the program that the bound on the error has been computed with.
+    It uses the compiled program of the bound on the error.
     """
     potential, shipped = hessian.potential, set(SHIPPED.values())
     known = all(type(part) in shipped for part in (potential, *potential.parts()))
@@ -57,5 +57,5 @@ def jumps_at(hessian: Hessian, selection: Selection) -> bool:
 
 def _is_jump(near: np.ndarray, far: np.ndarray, noise: float) -> bool:
     near, far = np.abs(near), np.abs(far)
-    noticed = near > max(noise, SEEN_BESIDE * far.max(initial=0.0))
-    return bool((noticed & (near > EVEN * far)).any())
+    noticed = near > max(noise, NOTICEABLE_SHARE * far.max(initial=0.0))
+    return bool((noticed & (near > JUMP_RATIO * far)).any())

@@ -17,17 +17,18 @@ from mdsens.derivatives.first_order import (
     Observable,
     States,
     check_finite,
-    check_index,
     check_scalar,
+    map_states,
     observed,
-    several,
+    prepare,
     value_and_gradient,
 )
-from mdsens.derivatives.linear_response import solution, usable
-from mdsens.derivatives.references import with_references
+from mdsens.derivatives.linear_response import differentiable_hessian, solution
 from mdsens.derivatives.selection import Direction, check_direction
 from mdsens.equilibrium.relaxation import Equilibrium
+from mdsens.implicit.linear_system import LinearSolver
 from mdsens.mechanics.hessian import Hessian
+from mdsens.mechanics.unknown import Unknown
 from mdsens.potentials.base import Potential
 from mdsens.structures.system import System
 
@@ -38,11 +39,13 @@ NO_SECOND = (
 
 
 @suggest_names
-def hessian_vector(g: Observable, eq: States, direction: Direction, *, linear_solver: Any = None) -> Potential:
-    """(d²g/dθ²) v, the change of an observable's total gradient along a direction v in parameter space.
+def hessian_vector(g: Observable, eq: States, direction: Direction, *, linear_solver: LinearSolver | None = None) -> Potential:
+    """Return (d²g/dθ²) v, the change of an observable's total gradient along a direction v in parameter space.
 
-    Exact, by forward over reverse differentiation of the implicit solution: a few solves for each state, whatever the
-    number of parameters; the Hessian itself is never formed.
+    It is exact, by forward over reverse differentiation of the implicit solution: a few solves for each state, whatever the
+    number of parameters; d²g/dθ² itself is never formed.
+
+        change = ms.hessian_vector(ms.observables.volume, eq, {"sigma": 1.0}).epsilon  # d²V/dε dσ
 
     Args:
         g, eq: as for `value_and_gradient`.
@@ -54,24 +57,24 @@ def hessian_vector(g: Observable, eq: States, direction: Direction, *, linear_so
     Raises:
         as `value_and_gradient`.
     """
-    check_index(g, eq)
-    g, eq = with_references(g, eq, order=2)
-    hessians, potential = several(eq, linear_solver)
-    check_scalar(g, hessians, potential)
-    product = _hessian_vector(g, hessians, potential, check_direction(potential, direction))
+    prepared, hessians, potential = prepare(g, eq, linear_solver, order=2)
+    check_scalar(prepared, hessians, potential)
+    product = _hessian_vector(prepared, hessians, potential, check_direction(potential, direction))
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(product)):
-        check_finite(g, hessians, potential, *jax.tree.leaves(value_and_gradient(g, eq, linear_solver=linear_solver)))
+        check_finite(prepared, hessians, potential, *jax.tree.leaves(value_and_gradient(g, eq, linear_solver=linear_solver)))
         raise LinearSolveError(NO_SECOND)
     return product
 
 
 @eqx.filter_jit
-def _hessian_vector(g: Observable, hessians: Hessians, potential: Potential, direction: Any) -> Potential:
+def _hessian_vector(g: Observable, hessians: Hessians, potential: Potential, direction: Potential) -> Potential:
     return jax.jvp(jax.grad(lambda parameters: _total(g, hessians, parameters)), (potential,), (direction,))[1]
 
 
-def derivatives_along(g: Observable, eq: States, direction: Direction, *, linear_solver: Any = None) -> tuple[Array, Array]:
-    """`(dg/dt, d²g/dt²)` of an array-valued observable along θ + t v, by a few linear solves for each state.
+def derivatives_along(
+    g: Observable, eq: States, direction: Direction, *, linear_solver: LinearSolver | None = None
+) -> tuple[Array, Array]:
+    """Return `(dg/dt, d²g/dt²)` of an array-valued observable along θ + t v, by a few linear solves for each state.
 
     Args:
         g, eq: as for `value_and_jacobian`.
@@ -80,9 +83,7 @@ def derivatives_along(g: Observable, eq: States, direction: Direction, *, linear
     Raises:
         as `hessian_vector`.
     """
-    check_index(g, eq)
-    g, eq = with_references(g, eq, order=2)
-    hessians, potential = several(eq, linear_solver)
+    g, hessians, potential = prepare(g, eq, linear_solver, order=2)
     first, second = _derivatives_along(g, hessians, potential, check_direction(potential, direction))
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         check_finite(g, hessians, potential, first)
@@ -91,19 +92,18 @@ def derivatives_along(g: Observable, eq: States, direction: Direction, *, linear
 
 
 @eqx.filter_jit
-def _derivatives_along(g: Observable, hessians: Hessians, potential: Potential, direction: Any) -> tuple[Array, Array]:
+def _derivatives_along(g: Observable, hessians: Hessians, potential: Potential, direction: Potential) -> tuple[Array, Array]:
     def along(t: Array) -> Array:
-        return _total(g, hessians, moved(potential, direction, t))
+        return _total(g, hessians, step_along(potential, direction, t))
 
     zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(potential)))
     return jax.jvp(lambda t: jax.jvp(along, (t,), (jnp.ones_like(t),))[1], (zero,), (jnp.ones_like(zero),))
 
 
 def _total(g: Observable, hessians: Hessians, parameters: Potential) -> Array:
-    """g at the equilibrium that the states become."""
-    if isinstance(hessians, Hessian):
-        return observed(g, hessians)(solution(hessians, parameters), parameters)
-    return observed(g, hessians)({name: solution(hessian, parameters) for name, hessian in hessians.items()}, parameters)
+    """Return g at the equilibria of other parameters."""
+    z = map_states(lambda hessian: solution(hessian, parameters), hessians)
+    return observed(g, hessians)(z, parameters)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,9 +112,10 @@ class Taylor:
 
     Attributes:
         positions: `(dX/dt, d²X/dt²)`, each `(N, dim)` [Å].
-        cell: the same of a free cell, each `(dim, dim)`; None for a fixed one.
-        first, second: the same of the unknown z, flat.
-        hessian, potential, direction: where it starts.
+        cell: `(dh/dt, d²h/dt²)` of a free cell, each `(dim, dim)`; None for a fixed one.
+        first, second: z' and z'', flat.
+        hessian: at the start.
+        potential, direction: θ and v.
     """
 
     positions: tuple[Float[Array, "atoms dim"], Float[Array, "atoms dim"]]
@@ -125,22 +126,25 @@ class Taylor:
     potential: Potential
     direction: Potential
 
-    def unknown(self, t: float, order: int = 2) -> Any:
-        """z(t) to first or second order."""
+    def unknown(self, t: float, order: int = 2) -> Unknown | Array:
+        """Return z(t) to first or second order."""
         flat, unravel = ravel_pytree(self.hessian.z)
         return unravel(flat + t * self.first + (0.5 * t**2 * self.second if order == 2 else 0.0))
 
     def system(self, t: float, order: int = 2) -> System:
+        """Return the structure at z(t)."""
         return self.hessian.reference.place(self.unknown(t, order))
 
     def parameters(self, t: float) -> Potential:
-        """θ + t v."""
-        return moved(self.potential, self.direction, t)
+        """Return θ + t v."""
+        return step_along(self.potential, self.direction, t)
 
 
 @suggest_names
-def taylor(eq: Equilibrium, direction: Direction, *, linear_solver: Any = None) -> Taylor:
-    """dX/dt and d²X/dt² along one direction in parameter space, by a few linear solves.
+def taylor(eq: Equilibrium, direction: Direction, *, linear_solver: LinearSolver | None = None) -> Taylor:
+    """Compute dX/dt and d²X/dt² along one direction in parameter space, by a few linear solves.
+
+        guess = ms.taylor(eq, {"sigma": 1.0}).system(0.01)  # the structure at sigma + 0.01
 
     Args:
         direction: v, potential-shaped, or steps by name: `{"sigma": 1.0}`.
@@ -149,7 +153,7 @@ def taylor(eq: Equilibrium, direction: Direction, *, linear_solver: Any = None) 
         InputError: a direction that is not of the potential's shape.
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
-    hessian = usable(eq, linear_solver)
+    hessian = differentiable_hessian(eq, linear_solver)
     direction = check_direction(eq.potential, direction)
     first, second, placed = _taylor(hessian, eq.potential, direction)
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
@@ -161,9 +165,9 @@ def taylor(eq: Equilibrium, direction: Direction, *, linear_solver: Any = None) 
 
 
 @eqx.filter_jit
-def _taylor(hessian: Hessian, potential: Potential, direction: Any) -> tuple[Array, Array, Any]:
+def _taylor(hessian: Hessian, potential: Potential, direction: Potential) -> tuple[Array, Array, Any]:
     def along(t: Array) -> tuple[Array, Any]:
-        z = solution(hessian, moved(potential, direction, t))
+        z = solution(hessian, step_along(potential, direction, t))
         system = hessian.reference.place(z)
         cell = jnp.zeros(()) if hessian.reference.freedom is None else system.cell
         return ravel_pytree(z)[0], (system.positions, cell)
@@ -176,13 +180,13 @@ def _taylor(hessian: Hessian, potential: Potential, direction: Any) -> tuple[Arr
     return first, second, (placed, bent)
 
 
-def moved(potential: Potential, direction: Any, t: Any) -> Potential:
-    """θ + t v."""
+def step_along(potential: Potential, direction: Potential, t: float | Array) -> Potential:
+    """Return θ + t v."""
     return jax.tree.map(lambda theta, step: theta + t * step, potential, direction)
 
 
 def direction_to(potential: Potential, new: Potential) -> Potential:
-    """What leads from one potential to another of the same kind.
+    """Return the difference of two potentials of the same kind.
 
     Raises:
         InputError: another class, other settings or other species.

@@ -1,4 +1,4 @@
-"""In which parameters a derivative is asked for: some of them by name, or one direction in their space."""
+"""`Selection`: the parameters of a derivative, and directions in their space."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ class Selection(NamedTuple):
 
 
 def select(potential: Potential, wrt: Sequence[str] | str | None) -> Selection:
-    """Return the parameters that are asked for by name or path; all of them for None.
+    """Select parameters by name or path; all of them for None.
 
     Raises:
         InputError: a name that no parameter has, or none at all.
@@ -46,7 +46,7 @@ def select(potential: Potential, wrt: Sequence[str] | str | None) -> Selection:
 
 
 def check_direction(potential: Potential, direction: Direction) -> Potential:
-    """A direction in parameter space, potential-shaped, with zeros for what does not move.
+    """Return a direction in parameter space, potential-shaped, with zeros for what does not move.
 
     Args:
         direction: potential-shaped, None where nothing moves; or steps by name or path, `{"sigma": 1.0, "epsilon.A-B": 0.1}`.

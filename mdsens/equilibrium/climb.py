@@ -1,4 +1,4 @@
-"""How `find_saddle` gets to a saddle point: the softest mode is followed up, and Newton's method goes the last stretch."""
+"""The way of `find_saddle` to a saddle point: the softest mode is followed up, and Newton's method goes the last stretch."""
 
 import dataclasses
 from typing import Any
@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from mdsens.common.errors import InputError
 from mdsens.common.progress import residual_bar
-from mdsens.equilibrium.descent import NEWTON_STEPS, PROBLEM, Arrival, based, refresher
+from mdsens.equilibrium.descent import NEWTON_STEPS, PROBLEM, Arrival, rebase, refresher
 from mdsens.implicit import MINRES
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.null_space import null_space
@@ -19,23 +19,24 @@ from mdsens.solvers import MinimumMode, Newton, Status, solve
 from mdsens.structures.system import System
 
 CLIMB = dataclasses.replace(PROBLEM, null_space=null_space)
-"""The problem with rattlers in its null space, whose curvatures would otherwise be the lowest."""
+"""The problem with rattlers in its null space, whose vanishing curvatures would otherwise be the lowest."""
 
 POLISH = Newton(linear_solver=MINRES())
-"""Newton's method as it goes to saddle points too."""
+"""Newton's method with a linear solver for saddle points too."""
 
 
 def climb(
     reference: Reference,
     potential: Potential,
     mode: Array | None,
+    *,
     max_step: float,
     length: float,
     fmax: float,
     max_steps: int,
     progress: bool | None,
 ) -> Arrival:
-    """Return where the climb from a reference arrives.
+    """Climb from a reference to a saddle point [host].
 
     Args:
         mode: the direction to go first; None for the softest mode.
@@ -52,14 +53,14 @@ def climb(
         result = solve(CLIMB, solver, reference.start, data, max_steps=max_steps, progress=show.after(0), **options)
         steps = result.steps
         if result.status is Status.STALLED:
-            # Its steps are judged by how well forces are predicted, which rounding hides at the end.
+            # Its steps are judged by how well they predict the forces, which at the end are lost in rounding.
             result = solve(PROBLEM, polish, result.z, result.data, max_steps=NEWTON_STEPS, progress=show.after(steps), **options)
             steps += result.steps
     reference = result.data.reference
     if result.status is Status.NOT_FINITE:
         reference = reference_at(reference.place(result.z))
-        return Arrival(reference, reference.start, result.norm, steps, result.status)
-    reference = based(reference, result.z, potential)
+    else:
+        reference = rebase(reference, result.z, potential)
     return Arrival(reference, reference.start, result.norm, steps, result.status)
 
 

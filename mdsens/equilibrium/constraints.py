@@ -1,4 +1,4 @@
-"""Constraints: what a relaxation must respect beside frozen atoms.
+"""Constraints that a relaxation respects beside frozen atoms.
 
     held still      FixedComponents
     equations       FixedScaled, FixedLengths, FixedPlane, FixedLine, FixedCentreOfMass, RigidGroup, Equation
@@ -24,14 +24,13 @@ from mdsens.common.errors import InputError, explain_untraceable
 from mdsens.equilibrium.bound_constraints import Constraint, Constraints, bound_constraints
 from mdsens.structures.system import System, holds_atoms
 
-COLLINEAR = 1e-3
+MIN_SINE = 1e-3
 """Sine of the angle below which three atoms count as lying on a line."""
 
 
 def _atoms(atoms: Any, system: System, name: str) -> np.ndarray:
-    """Indices of atoms, negative ones counted from the end."""
-    index = np.arange(len(system)) if atoms is None else np.atleast_1d(_numbers(atoms, name))
-    index = index.astype(int) if np.array_equal(index, np.rint(index)) else index
+    """Return indices of atoms; negative ones count from the end."""
+    index = np.arange(len(system)) if atoms is None else np.atleast_1d(_integers(atoms, name))
     if index.dtype.kind not in "iu" or index.ndim != 1 or index.size == 0:
         raise InputError(f"{name} wants indices of atoms, not {atoms!r:.80}.")
     if index.min() < -len(system) or index.max() >= len(system):
@@ -49,6 +48,12 @@ def _numbers(value: Any, name: str) -> np.ndarray:
         raise InputError(f"{name} wants numbers, not {value!r:.80}.") from None
 
 
+def _integers(value: Any, name: str) -> np.ndarray:
+    """Return numbers as integers where all of them are whole."""
+    numbers = _numbers(value, name)
+    return numbers.astype(int) if np.array_equal(numbers, np.rint(numbers)) else numbers
+
+
 def _vector(value: Any, dim: int, name: str) -> np.ndarray:
     vector = _numbers(value, name)
     if vector.shape != (dim,) or not np.isfinite(vector).all() or not np.linalg.norm(vector) > 0.0:
@@ -58,6 +63,8 @@ def _vector(value: Any, dim: int, name: str) -> np.ndarray:
 
 class FixedComponents(Constraint):
     """Cartesian components that keep their value; in a free cell they ride with it, as frozen atoms do.
+
+        ms.relax(system, potential, constraints=[FixedComponents([0, 1], "xz")])
 
     Args:
         atoms: indices.
@@ -130,8 +137,7 @@ class FixedLengths(Constraint):
     def bound(self, system: System) -> Constraint:
         if self.shift is not None:
             return self
-        pairs = _numbers(self.pairs, "FixedLengths")
-        pairs = pairs.astype(int) if np.array_equal(pairs, np.rint(pairs)) else pairs
+        pairs = _integers(self.pairs, "FixedLengths")
         if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu" or (pairs[:, 0] == pairs[:, 1]).any():
             raise InputError("FixedLengths wants pairs of different atoms: [(i, j), ...].")
         if pairs.min() < -len(system) or pairs.max() >= len(system):
@@ -153,7 +159,7 @@ class FixedLengths(Constraint):
 
 
 def _nearest_images(d: Any, system: System) -> np.ndarray:
-    """Cell shifts that bring vectors near their shortest images."""
+    """Return cell shifts that bring vectors near their shortest images."""
     from ase.geometry import complete_cell, find_mic
 
     if not any(system.pbc):
@@ -166,8 +172,8 @@ def _nearest_images(d: Any, system: System) -> np.ndarray:
     return np.rint((shortest - vectors) @ np.linalg.inv(complete_cell(cell))).astype(int)[:, :dim]
 
 
-class _Linear(Constraint):
-    """Displacements from the start along some directions vanish."""
+class _LinearConstraint(Constraint):
+    """Base class of constraints under which displacements from the start vanish along some directions."""
 
     atoms: Any
     direction: Any
@@ -185,18 +191,18 @@ class _Linear(Constraint):
         return ((system.positions[self.atoms] - self.start) @ self._forbidden().T).ravel()
 
     def _forbidden(self) -> Array:
-        """`(k, dim)`: directions that atoms do not move along."""
+        """Return the directions `(k, dim)` that atoms do not move along."""
         raise NotImplementedError
 
 
-class FixedPlane(_Linear):
+class FixedPlane(_LinearConstraint):
     """Each of some atoms stays in the plane through its place with the normal `direction`."""
 
     def _forbidden(self) -> Array:
         return self.direction[None]
 
 
-class FixedLine(_Linear):
+class FixedLine(_LinearConstraint):
     """Each of some atoms stays on the line through its place along `direction`."""
 
     def _forbidden(self) -> Array:
@@ -227,7 +233,7 @@ class FixedCentreOfMass(Constraint):
 
 
 class RigidGroup(Constraint):
-    """Some atoms move as one rigid body. They must not reach across a periodic boundary, nor lie on a line (in 3-D).
+    """Some atoms move as one rigid body; they must not reach across a periodic boundary, nor lie on a line (in 3-D).
 
     The body's frame is spanned by three of its atoms (two in 2-D); the coordinates of all in it are constant: with n atoms
     3n - 6 equations in 3-D, 2n - 3 in 2-D.
@@ -243,18 +249,18 @@ class RigidGroup(Constraint):
         if len(atoms) < 2:
             raise InputError("RigidGroup wants two atoms or more.")
         if system.dim == 3 and len(atoms) > 2:
-            atoms = self._led_by_a_triangle(atoms, np.asarray(system.positions))
+            atoms = self._triangle_first(atoms, np.asarray(system.positions))
         unbound = RigidGroup(jnp.asarray(atoms))
         return RigidGroup(jnp.asarray(atoms), unbound._coordinates(system))
 
     @staticmethod
-    def _led_by_a_triangle(atoms: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """The atoms in an order in which the first three span the largest triangle on the first and its farthest mate."""
+    def _triangle_first(atoms: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Return the atoms in an order in which the first three span the largest triangle on the first and its farthest mate."""
         arms = positions[atoms] - positions[atoms[0]]
         far = int(np.argmax(np.linalg.norm(arms, axis=1)))
         height = np.linalg.norm(np.cross(arms, arms[far]), axis=1) / np.linalg.norm(arms[far]) ** 2
         third = int(np.argmax(height))
-        if height[third] < COLLINEAR:
+        if height[third] < MIN_SINE:
             raise InputError("The atoms of a RigidGroup lie on a line: take FixedLengths for a bond of two atoms.")
         first = [0, far, third]
         return atoms[[*first, *[k for k in range(len(atoms)) if k not in first]]]
@@ -263,7 +269,7 @@ class RigidGroup(Constraint):
         return self._coordinates(system) - self.start
 
     def _coordinates(self, system: System) -> Array:
-        """The group's coordinates in its own frame that are not zero by the frame's definition."""
+        """Return the group's coordinates in its own frame that are not zero by the frame's definition."""
         arms = system.positions[self.atoms[1:]] - system.positions[self.atoms[0]]
         length = jnp.sqrt(arms[0] @ arms[0])
         first = arms[0] / length
@@ -279,7 +285,7 @@ class RigidGroup(Constraint):
 
 
 class Equation(Constraint):
-    """`function(system) → array` vanishes; written with jax.numpy. One of module level is found again by compiled code."""
+    """`function(system) → array` vanishes; written with jax.numpy, at module level so that compiled code is found again."""
 
     function: Callable[..., Any] = eqx.field(static=True)
 
@@ -327,9 +333,9 @@ def _check_function(function: Callable[..., Any], system: System, name: str) -> 
 
 
 def from_ase(atoms: Any) -> tuple[System, list[Constraint]]:
-    """`(system, constraints)` of `ase.Atoms`.
+    """Return `(system, constraints)` of `ase.Atoms`.
 
-    Translates FixAtoms, FixCartesian, FixScaled (selective dynamics of POSCAR files), FixedPlane, FixedLine, FixBondLengths,
+    It translates FixAtoms, FixCartesian, FixScaled (selective dynamics of POSCAR files), FixedPlane, FixedLine, FixBondLengths,
     FixCom and FixSubsetCom.
 
     Raises:
@@ -338,18 +344,18 @@ def from_ase(atoms: Any) -> tuple[System, list[Constraint]]:
     from ase.constraints import FixAtoms
 
     translated: list[Constraint] = []
-    plain, kept, held = atoms.copy(), [], np.zeros((len(atoms), 3), dtype=bool)
-    along, frozen = np.zeros((len(atoms), 3), dtype=bool), np.zeros(len(atoms), dtype=bool)
+    plain, fix_atoms, frozen = atoms.copy(), [], np.zeros(len(atoms), dtype=bool)
+    cartesian, scaled = np.zeros((2, len(atoms), 3), dtype=bool)
     straight = np.count_nonzero(atoms.cell.array - np.diag(np.diag(atoms.cell.array))) == 0
     for constraint in atoms.constraints:
         name = type(constraint).__name__
         if holds_atoms(constraint):
-            kept.append(FixAtoms(constraint.index))
+            fix_atoms.append(FixAtoms(constraint.index))
             frozen[constraint.index] = True
         elif name == "FixCartesian" or (name == "FixScaled" and straight):
-            held[constraint.index] |= np.asarray(constraint.mask, bool)
+            cartesian[constraint.index] |= np.asarray(constraint.mask, bool)
         elif name == "FixScaled":
-            along[constraint.index] |= np.asarray(constraint.mask, bool)
+            scaled[constraint.index] |= np.asarray(constraint.mask, bool)
         elif name in ("FixedPlane", "FixedLine"):
             kind: type[FixedPlane | FixedLine] = FixedPlane if name == "FixedPlane" else FixedLine
             translated.append(kind(np.asarray(constraint.index), np.asarray(constraint.dir)))
@@ -360,16 +366,16 @@ def from_ase(atoms: Any) -> tuple[System, list[Constraint]]:
             translated.append(FixedCentreOfMass(None if name == "FixCom" else np.asarray(constraint.index)))
         else:
             raise InputError(f"The ASE constraint {name} is not supported: write it as an Equation, or remove it.")
-    along[frozen] = False
-    still: list[Constraint] = []
-    # One constraint for all atoms that are held alike: POSCAR files come with one for each.
-    for mask in np.unique(held[held.any(axis=1)], axis=0):
+    scaled[frozen] = False
+    masked: list[Constraint] = []
+    # One constraint for all atoms with the same mask: POSCAR files come with one for each atom.
+    for mask in np.unique(cartesian[cartesian.any(axis=1)], axis=0):
         axes = "".join(axis for axis, fixed in zip("xyz", mask, strict=True) if fixed)
-        still.append(FixedComponents(np.flatnonzero((held == mask).all(axis=1)), axes))
-    for mask in np.unique(along[along.any(axis=1)], axis=0):
-        still.append(FixedScaled(np.flatnonzero((along == mask).all(axis=1)), np.flatnonzero(mask)))
-    plain.set_constraint(kept)
-    return System.from_ase(plain), [*still, *translated]
+        masked.append(FixedComponents(np.flatnonzero((cartesian == mask).all(axis=1)), axes))
+    for mask in np.unique(scaled[scaled.any(axis=1)], axis=0):
+        masked.append(FixedScaled(np.flatnonzero((scaled == mask).all(axis=1)), np.flatnonzero(mask)))
+    plain.set_constraint(fix_atoms)
+    return System.from_ase(plain), [*masked, *translated]
 
 
 __all__ = [

@@ -1,9 +1,9 @@
-"""How `relax` gets to an equilibrium: a solver to a hand-over, Newton's method from there, neighbour lists renewed on the way."""
+"""The way of `relax` to an equilibrium: a solver to a hand-over, Newton's method from there, new neighbour lists on the way."""
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -15,47 +15,47 @@ from mdsens.common.errors import MdsensError
 from mdsens.common.progress import residual_bar
 from mdsens.equilibrium.falling import Watch
 from mdsens.mechanics.forces import gradient
-from mdsens.mechanics.hessian_operator import hessian_operator, is_stored
-from mdsens.mechanics.landscape import Landscape
+from mdsens.mechanics.hessian_operator import Operator, hessian_operator, is_stored
+from mdsens.mechanics.landscape import Landscape, LandscapeLike
 from mdsens.mechanics.null_space import rigid_null_space
-from mdsens.mechanics.scales import ORDINARY_UNITS, Units, scales_of
-from mdsens.mechanics.unknown import Reference, Unknown, as_unknown, gridded, periodic_volume, reference_at
+from mdsens.mechanics.scales import USUAL_UNITS, Units, scales_of
+from mdsens.mechanics.unknown import Reference, Unknown, as_unknown, periodic_volume, reference_at, with_coarse_grid
 from mdsens.potentials.base import Potential
 from mdsens.potentials.forms.neighbor_vectors import pair_list
 from mdsens.potentials.sums import TermLists
 from mdsens.solvers import FIRE, LBFGS, Newton, Problem, Status, evaluated, solve
 from mdsens.structures.neighbors.neighbor_list import SKIN, Neighbors, widen_like
+from mdsens.structures.neighbors.preparation import Preparation
 from mdsens.structures.system import System
 
 HANDOVER = 1e-2
 """Size of the largest force [units of `scales`, eV/Å as a rule] at which Newton's method is first tried."""
 
-HASTE = 0.05
+NEWTON_REACH = 0.05
 """Largest change of a component, in a step to the lowest point along the forces, up to which Newton's method is tried at once
-[units of `scales`, Å as a rule]. Its own is half as long again or more, and a list for it is longer the farther atoms are from
-rest."""
+[units of `scales`, Å as a rule]. Its own step is half as long again or more, and needs a list that is as much longer."""
 
 PROBE = 1e-4
 """Largest change of a component in the step that shows the curvature along the forces [units of `scales`, Å as a rule]."""
 
 NEWTON_STEPS = 50
-"""Newton steps after one hand-over, at most; a handful is usual."""
+"""Newton steps, at most, after one hand-over; a handful is usual."""
 
-TIGHT_SKIN = 0.01
-"""Skin of an equilibrium's list, as a share of the range: derivatives at the state need only its own pairs."""
+STATE_SKIN = 0.01
+"""Skin of an equilibrium's list, as a share of the range: derivatives at the state need no more pairs than its own."""
 
-RECOMPILED = 2000
-"""Atoms from which on a list with fewer places is worth the compilation of what works on it."""
+RECOMPILATION_SIZE = 2000
+"""Number of atoms from which a list with fewer places is worth compiling the forces again."""
 
 VOLUME_RATIO = 8.0
 """Factor by which a cell may shrink or grow from its start before it counts as collapsed or flown apart."""
 
-REBASES = 20
-"""How often a relaxed cell becomes the reference of another descent, at most; under a pressure alone once is usual."""
+MAX_REBASES = 20
+"""Descents, at most, from a relaxed cell as a new reference; under a pressure alone one is usual."""
 
 
-def force_norm(slope: Any) -> Array:
-    """The largest force on an atom or a component of the strain [eV/Å], or violation of a constraint."""
+def force_norm(slope: Unknown | Array) -> Array:
+    """Return the largest force on an atom or a component of the strain [eV/Å], or violation of a constraint."""
     parts = as_unknown(slope)
     norm = jnp.sqrt(jnp.max(jnp.sum(parts.positions**2, axis=-1)))
     for part in (parts.strain, parts.multipliers):
@@ -63,26 +63,26 @@ def force_norm(slope: Any) -> Array:
     return norm
 
 
-def is_stale(z: Any, data: Any) -> Array:
-    """Return whether a pair within the range could be missing from the list at z; `data` is a `Landscape` or has its fields."""
+def is_stale(z: Unknown | Array, data: LandscapeLike) -> Array:
+    """Return whether a pair within the range could be missing from the list at z."""
     return data.reference.is_stale(z, data.potential.ranges)
 
 
-def _focused(z: Any, data: Any) -> Any:
-    """A list of little more than the range at z, so that little is evaluated and stored; a preconditioner's grid [host]."""
+def _focus(z: Unknown | Array, data: LandscapeLike) -> LandscapeLike:
+    """Make a list of little more than the range at z, so that little is evaluated and stored, and a coarse grid [host]."""
     reference, potential = data.reference, data.potential
     listed = reference.system.neighbors
     if not isinstance(listed, Neighbors):
-        # Of several kinds of lists none is made shorter.
+        # A potential of several terms keeps its lists as they are.
         if isinstance(listed, TermLists) and _is_stale_now(z, data):
-            reference = relisted(reference, z, potential, None)
+            reference = relist(reference, z, potential, None)
         return data._replace(reference=reference)
     if not is_tight(listed) or _is_stale_now(z, data):
-        reference = relisted(reference, z, potential, TIGHT_SKIN * float(np.asarray(potential.range)))
-        if len(reference.system) < RECOMPILED:
+        reference = relist(reference, z, potential, STATE_SKIN * float(np.asarray(potential.range)))
+        if len(reference.system) < RECOMPILATION_SIZE:
             reference = eqx.tree_at(lambda f: f.system.neighbors, reference, widen_like(pair_list(reference.system), listed))
     # Interpolation on the grid forgives that atoms move on.
-    return data._replace(reference=gridded(reference) if is_stored(reference, potential) else reference)
+    return data._replace(reference=with_coarse_grid(reference) if is_stored(reference, potential) else reference)
 
 
 _is_stale_now = eqx.filter_jit(is_stale)
@@ -94,35 +94,40 @@ PROBLEM = Problem(
     null_space=rigid_null_space,
     symmetric=True,
     operator=hessian_operator,
-    focus=_focused,
+    focus=_focus,
     kind="gradient",
 )
-"""The unknown at which no force is left: the problem that all solvers are given."""
+"""The problem that all solvers are given: find the unknown at which no force is left."""
 
 LOADED_PROBLEM = dataclasses.replace(PROBLEM, symmetric=False)
-"""The same under a stress that is not hydrostatic."""
+"""The problem under a stress that is not hydrostatic."""
 
 
-def unbalanced(z: Any, data: Any) -> Any:
-    """`(F(z), its norm)` on an energy landscape, compiled [host]."""
+def residual_forces(z: Unknown | Array, data: LandscapeLike) -> tuple[Any, Array]:
+    """Return `(F(z), its norm)` on an energy landscape, compiled [host]."""
     return evaluated(PROBLEM if data.reference.symmetric else LOADED_PROBLEM, z, data)
 
 
 class UnstableCell(MdsensError):
-    """A cell collapsed or flew apart; `z` and `reference` are where."""
+    """A cell collapsed or flew apart, at the state `z` of a `reference`."""
 
-    def __init__(self, z: Any, reference: Reference) -> None:
+    def __init__(self, z: Unknown | Array, reference: Reference) -> None:
         super().__init__(Status.UNSTABLE_CELL.value)
         self.z, self.reference = z, reference
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a descent is asked for: the solver (None: as `approach` says), its tolerance [eV/Å], ...
+    """The settings of a descent.
 
     Attributes:
+        solver: None for the choice that `approach` makes.
+        tolerance: largest force that may be left [eV/Å].
+        max_steps: of all solvers together.
+        polish: whether Newton's method takes over.
+        progress: whether to show a bar; None for the default.
         own: whether the tolerance is the system's own, and follows its stiffness.
-        units: what the settings of our own choice of solvers are counted in.
+        units: of the settings of the default solvers.
     """
 
     solver: Any
@@ -131,42 +136,54 @@ class Settings:
     polish: bool
     progress: bool | None
     own: bool = False
-    units: Units = ORDINARY_UNITS
+    units: Units = USUAL_UNITS
 
 
 @dataclasses.dataclass(frozen=True)
 class Arrival:
-    """Where a descent ended: the reference at the state z, the size of what is left of the forces, ..."""
+    """The end of a descent or a climb: the state z in its own reference, and the largest force that is left [eV/Å]."""
 
     reference: Reference
-    z: Any
+    z: Unknown | Array
     norm: float
     steps: int
     status: Status
 
 
+class Stage(NamedTuple):
+    """The end of one approach: z, the landscape with its last list, the force left, all steps so far, the tolerance obeyed."""
+
+    z: Any
+    data: Any
+    norm: float
+    steps: int
+    status: Status
+    tolerance: float
+
+
 def descend(reference: Reference, potential: Potential, settings: Settings) -> Arrival:
-    """From the reference to the next equilibrium [host].
+    """Go from the reference to the next equilibrium [host].
 
     Raises:
-        UnstableCell: the volume left the range in which a crystal could be the one that was given.
+        UnstableCell: the volume left the range in which the crystal could still be the one at the start.
         CoincidingAtoms: two atoms met.
     """
     problem = PROBLEM if reference.symmetric else LOADED_PROBLEM
     steps, volume = 0, reference_volume(reference)
     with residual_bar(settings.tolerance, settings.progress) as show:
-        for _ in range(REBASES):
-            reference = listed_here(reference)
-            start = (reference.start, Landscape(reference, potential))
-            z, (reference, _), norm, steps, status, tolerance = approach(problem, *start, settings, volume, steps, show)
+        for _ in range(MAX_REBASES):
+            reference = mark_listed(reference)
+            data = Landscape(reference, potential)
+            stage = approach(problem, reference.start, data, settings, volume=volume, steps=steps, show=show)
+            z, (reference, _), norm, steps, status, tolerance = stage
             if status is Status.NOT_FINITE:
                 reference = reference_at(reference.place(z), reference.freedom, reference.constraints)
                 return Arrival(reference, reference.start, norm, steps, status)
-            reference = based(reference, z, potential)
+            reference = rebase(reference, z, potential)
             if reference.freedom is None:
                 break
             check_volume(reference.start, reference, volume)
-            norm = float(unbalanced(reference.start, Landscape(reference, potential))[1])
+            norm = float(residual_forces(reference.start, Landscape(reference, potential))[1])
             if status is not Status.CONVERGED or norm <= tolerance:
                 break
             # Seen from the relaxed cell the strains are others, if only a little.
@@ -176,122 +193,116 @@ def descend(reference: Reference, potential: Potential, settings: Settings) -> A
 
 
 def reference_volume(reference: Reference) -> float | None:
+    """Return the volume of a free cell, None of a fixed one."""
     return None if reference.freedom is None else periodic_volume(reference.system)
 
 
-def listed_here(reference: Reference) -> Reference:
-    """The reference, which says that its list was made for its own start."""
+def mark_listed(reference: Reference) -> Reference:
+    """Return the reference with a note that its list was made for its own start."""
     if reference.freedom is None:
         return reference
     return eqx.tree_at(lambda f: f.listed, reference, reference.start, is_leaf=lambda leaf: leaf is None)
 
 
-def based(reference: Reference, z: Any, potential: Potential) -> Reference:
-    """A reference with the same freedom at the state z, with the list that an equilibrium keeps."""
-    return reference_at(listed_tightly(reference.place(z), potential), reference.freedom, reference.constraints)
+def rebase(reference: Reference, z: Unknown | Array, potential: Potential) -> Reference:
+    """Return a reference of the same freedom that starts at the state z, with the list that an equilibrium keeps."""
+    return reference_at(with_tight_list(reference.place(z), potential), reference.freedom, reference.constraints)
 
 
 def approach(
     problem: Problem,
-    z: Any,
-    data: Any,
+    z: Unknown | Array,
+    data: LandscapeLike,
     settings: Settings,
+    *,
     volume: float | None,
     steps: int,
     show: Any,
-    *,
     tolerance: float | None = None,
-) -> tuple[Any, ...]:
-    """The solver down to a hand-over, Newton from there; when Newton refuses, the solver goes on to a lower one.
+) -> Stage:
+    """Run the solver down to a hand-over, and Newton's method from there; where that refuses, the solver goes on to a lower one.
 
-    Without a solver asked for Newton is tried at once where the state looks near: there it arrives in a few steps. Else, and
-    where it refuses, L-BFGS comes first, and FIRE should that stall.
+    By default Newton's method is tried at once where the state looks near: there it arrives in a few steps. Else, and where it
+    refuses, L-BFGS comes first, and FIRE should that stall.
 
     Args:
-        data: a `Landscape`, or what has its fields.
         volume: of the cell that the relaxation started from.
         steps: taken before.
-
-    Returns:
-        `(z, data, norm, steps, status, the tolerance that was obeyed)`.
+        show: a bar, from `residual_bar`.
+        tolerance: None for that of the settings.
     """
-    units, newton = settings.units, newton_in(settings.units)
-    solver, *others = solvers_in(units) if settings.solver is None else (settings.solver,)
+    units, newton = settings.units, Newton(max_step=0.1 * settings.units.length)
+    solver, *others = default_solvers(units) if settings.solver is None else (settings.solver,)
     newton_first = settings.solver is None and settings.polish
-    hasty = newton_first and _is_near(problem, z, data, units.length)
+    is_near = newton_first and _is_near(problem, z, data, units.length)
     own = settings.own and tolerance is None
     fmax, max_steps = settings.tolerance if tolerance is None else tolerance, settings.max_steps
     refresh = refresher(volume)
     polish = settings.polish and not isinstance(solver, Newton)
     handover = max(fmax, HANDOVER * units.force) if polish else fmax
-    if newton_first and not hasty:
-        # What Newton's method lists leaves no room for many short steps.
+    if newton_first and not is_near:
+        # The list of Newton's method leaves no room for many short steps.
         data = refresh(z, data, False)
     run = functools.partial(solve, problem, refresh=refresh, watch=Watch(z, data))
     while True:
-        if not hasty:
+        if not is_near:
             result = run(solver, z, data, tolerance=handover, max_steps=max_steps - steps, progress=show.after(steps))
             z, data, steps = result.z, result.data, steps + result.steps
             if own and 0.0 < result.norm < np.inf:
-                # What lay too near at the start looked stiff, what lay far apart soft.
+                # Atoms too near each other at the start made the system look stiff, those far apart soft.
                 fmax = float(scales_of(problem, z, data).fmax)
             if result.status is Status.STALLED and result.norm > fmax and others:
                 solver, *others = others
                 continue
-        if not hasty and (result.status is not Status.CONVERGED or result.norm <= fmax):
+        if not is_near and (result.status is not Status.CONVERGED or result.norm <= fmax):
             arrived = result
         else:
             limit = max(1, min(NEWTON_STEPS, max_steps - steps))
             arrived = run(newton, z, data, tolerance=fmax, max_steps=limit, progress=show.after(steps))
             steps += arrived.steps
             if arrived.status is not Status.CONVERGED:
-                data, handover = (refresh(z, data, False), handover) if hasty else (data, max(fmax, 0.01 * handover))
-                hasty = False
+                data, handover = (refresh(z, data, False), handover) if is_near else (data, max(fmax, 0.01 * handover))
+                is_near = False
                 continue
             z, data = arrived.z, arrived.data
-        if own and not hasty and 0.0 < arrived.norm < np.inf:
+        if own and not is_near and 0.0 < arrived.norm < np.inf:
             before, fmax = fmax, float(scales_of(problem, z, data).fmax)
             if arrived.norm > fmax and arrived.status is Status.CONVERGED and fmax < before:
                 handover = max(fmax, min(handover, 0.01 * before)) if polish else fmax
                 continue
         break
     close = arrived.status is Status.STALLED and arrived.norm <= fmax
-    return z, data, arrived.norm, steps, Status.CONVERGED if close else arrived.status, fmax
+    return Stage(z, data, arrived.norm, steps, Status.CONVERGED if close else arrived.status, fmax)
 
 
-def solvers_in(units: Units) -> tuple[Any, ...]:
-    """What is tried one after the other where no solver was asked for."""
+def default_solvers(units: Units) -> tuple[Any, ...]:
+    """Return the solvers that are tried one after the other by default."""
     time = units.stiffness**-0.5
     fire = FIRE(dt_start=0.1 * time, dt_max=0.4 * time, force_softening=1e-6 * units.force**2, max_step=0.2 * units.length)
     return LBFGS(max_step=0.2 * units.length, first_step=0.01 * units.length), fire
 
 
-def newton_in(units: Units) -> Newton:
-    """Newton's method for the last stretch."""
-    return Newton(max_step=0.1 * units.length)
+def problem_in_units(units: Units) -> Problem:
+    """Return the problem with lengths and stiffnesses counted in some units, which may be traced."""
 
-
-def in_units(units: Units) -> Problem:
-    """The problem with lengths and stiffnesses counted in some units, which may be traced."""
-
-    def scaled(z: Any, data: Any) -> Any:
+    def residual(z: Array, data: Landscape) -> Any:
         return gradient(z * units.length, data) / units.force
 
-    def operator(z: Any, data: Any) -> Callable[..., Any]:
+    def operator(z: Array, data: Landscape) -> Operator:
         product = hessian_operator(z * units.length, data)
         return lambda v: product(v) / units.stiffness
 
     return dataclasses.replace(
         PROBLEM,
-        residual=scaled,
+        residual=residual,
         is_stale=lambda z, data: PROBLEM.is_stale(z * units.length, data),
         null_space=lambda z, data: PROBLEM.null_space(z * units.length, data),
         operator=operator,
     )
 
 
-def _is_near(problem: Problem, z: Any, data: Any, unit: float) -> bool:
-    """Whether the energy curves upwards along the forces, and so much that its lowest point there is no farther than HASTE."""
+def _is_near(problem: Problem, z: Unknown | Array, data: LandscapeLike, unit: float) -> bool:
+    """Return whether the energy curves upwards along the forces, with its lowest point no farther than NEWTON_REACH."""
     flat, unravel = ravel_pytree(z)
     slope = ravel_pytree(evaluated(problem, z, data)[0])[0]
     steepest = float(jnp.max(jnp.abs(slope)))
@@ -300,51 +311,52 @@ def _is_near(problem: Problem, z: Any, data: Any, unit: float) -> bool:
     share = PROBE * unit / steepest
     change = slope - ravel_pytree(evaluated(problem, unravel(flat - share * slope), data)[0])[0]
     curvature = float(jnp.vdot(slope, change)) / (share * float(jnp.vdot(slope, slope)))
-    return curvature * HASTE * unit >= steepest
+    return curvature * NEWTON_REACH * unit >= steepest
 
 
 def refresher(volume: float | None = None) -> Callable[..., Any]:
-    """Return `refresh(z, data, wider)` for the driver, which makes a new list and looks at the cell; `data` as for `is_stale`.
+    """Return `refresh(z, data, wider)` for the driver, which makes a new list and checks the volume of the cell.
 
     Args:
         volume: of the cell that the relaxation started from.
     """
     widening = 1.0
 
-    def refresh(z: Any, data: Any, wider: bool) -> Any:
+    def refresh(z: Unknown | Array, data: Any, wider: bool) -> Any:
         nonlocal widening
         widening = 2.0 * widening if wider else widening
         check_volume(z, data.reference, volume)
         reach = np.asarray(data.potential.range)
         skin = SKIN * widening * float(reach) if np.isfinite(reach) else None
-        return data._replace(reference=relisted(data.reference, z, data.potential, skin))
+        return data._replace(reference=relist(data.reference, z, data.potential, skin))
 
     return refresh
 
 
-def relisted(reference: Reference, z: Any, potential: Potential, skin: float | None) -> Reference:
-    """The same reference with a neighbour list made at z [host]."""
+def relist(reference: Reference, z: Unknown | Array, potential: Potential, skin: float | None) -> Reference:
+    """Return the reference with a neighbour list made at z [host]."""
     neighbors = reference.place(z).with_neighbors(potential, skin=skin).neighbors
     if reference.freedom is None:
         moved = reference.system.with_positions(as_unknown(z).positions)
         return eqx.tree_at(lambda f: f.system, reference, eqx.tree_at(lambda s: s.neighbors, moved, neighbors))
-    listed = (neighbors, Unknown(z.positions, z.strain))
-    return eqx.tree_at(lambda f: (f.system.neighbors, f.listed), reference, listed, is_leaf=lambda leaf: leaf is None)
+    listed = as_unknown(z)._replace(multipliers=None)
+    where = lambda f: (f.system.neighbors, f.listed)  # noqa: E731
+    return eqx.tree_at(where, reference, (neighbors, listed), is_leaf=lambda leaf: leaf is None)
 
 
-def listed_tightly(system: System, potential: Potential) -> System:
-    """The system with the list that an equilibrium keeps; a function of positions, cell and range alone."""
+def with_tight_list(system: System, potential: Potential) -> System:
+    """Return the system with the list that an equilibrium keeps; it depends on positions, cell and range alone."""
     reach = float(np.asarray(potential.range))
-    return system.with_neighbors(potential, skin=TIGHT_SKIN * reach if np.isfinite(reach) else None)
+    return system.with_neighbors(potential, skin=STATE_SKIN * reach if np.isfinite(reach) else None)
 
 
-def is_tight(neighbors: Neighbors) -> bool:
-    """Whether a list is the one that an equilibrium keeps, in which atoms have no room to move."""
-    return isinstance(neighbors, Neighbors) and bool(neighbors.skin <= 1.01 * TIGHT_SKIN * (neighbors.radius - neighbors.skin))
+def is_tight(neighbors: Preparation | None) -> bool:
+    """Return whether a list is the one that an equilibrium keeps, in which atoms have no room to move."""
+    return isinstance(neighbors, Neighbors) and bool(neighbors.skin <= 1.01 * STATE_SKIN * (neighbors.radius - neighbors.skin))
 
 
-def check_volume(z: Any, reference: Reference, volume: float | None) -> None:
-    """Raises UnstableCell."""
+def check_volume(z: Unknown | Array, reference: Reference, volume: float | None) -> None:
+    """Raise UnstableCell where the volume has changed by more than `VOLUME_RATIO`."""
     if reference.freedom is None or volume is None:
         return
     ratio = periodic_volume(reference.place(z)) / volume

@@ -20,11 +20,11 @@ from mdsens.structures.system import System
 
 INTERPOLATIONS = ("idpp", "linear")
 
-SAME = 1e-3
-"""Largest displacement of an atom [Å] with which two structures are still the same."""
+MIN_DISPLACEMENT = 1e-3
+"""Largest displacement of an atom [Å] up to which two structures count as the same."""
 
-CLIMBS_FROM = 5.0
-"""The highest image climbs once the chain's forces are below so many fmax: before, another may be the highest."""
+CLIMB_START = 5.0
+"""Forces of the chain, in units of fmax, below which the highest image climbs: before, another may be the highest."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -77,11 +77,11 @@ def nudged_chain(
     throw: bool = True,
     progress: bool | None = None,
 ) -> Chain:
-    """The nudged elastic band between two equilibria of the same atoms in the same cell.
+    """Find the path of least energy between two equilibria of the same atoms in the same cell, as a nudged elastic band.
 
-    ASE's own (`ase.mep.NEB` with FIRE), on mdsens's energies. G. Henkelman, B. P. Uberuaga, H. Jónsson, J. Chem. Phys. 113,
-    9901 (2000), the climbing image; G. Henkelman, H. Jónsson, ibid. 9978, the tangent; S. Smidstrup, A. Pedersen,
-    K. Stokbro, H. Jónsson, J. Chem. Phys. 140, 214106 (2014), the interpolation of distances ("idpp").
+    The band is ASE's own (`ase.mep.NEB` with FIRE), on mdsens's energies. G. Henkelman, B. P. Uberuaga, H. Jónsson,
+    J. Chem. Phys. 113, 9901 (2000), the climbing image; G. Henkelman, H. Jónsson, ibid. 9978, the tangent; S. Smidstrup,
+    A. Pedersen, K. Stokbro, H. Jónsson, J. Chem. Phys. 140, 214106 (2014), the interpolation of distances ("idpp").
 
     Args:
         initial, final: relaxed; atom k of one is atom k of the other, at its nearest periodic image.
@@ -100,12 +100,20 @@ def nudged_chain(
             on which atoms coincide, settings out of their range.
         ConvergenceError: the chain did not converge, or no image lies above both ends.
     """
-    potential = _check_settings(initial, final, potential, images, fmax, spring, interpolation, max_steps)
+    if not (images >= 3 and fmax > 0.0 and max_steps >= 1 and (spring is None or spring > 0.0)):
+        raise InputError(
+            "nudged_chain needs images >= 3 (the ends count), positive fmax and spring and max_steps >= 1, not "
+            f"{images}, {fmax}, {spring} and {max_steps}."
+        )
+    if interpolation not in INTERPOLATIONS:
+        raise InputError(f"interpolation must be one of {', '.join(map(repr, INTERPOLATIONS))}, not {interpolation!r}.")
+    potential = _common_potential((initial, final), potential)
     ends = [end.system if isinstance(end, Equilibrium) else end for end in (initial, final)]
     _check_ends(ends, potential, fmax)
-    atoms = _interpolated(ends, potential, images, interpolation)
+    atoms = _interpolate(ends, potential, images, interpolation)
     try:
-        neb, steps, converged = _relaxed(atoms, climb, fmax, spring, max_steps, progress)
+        spring = _barrier_curvature(atoms) if spring is None else spring
+        neb, steps, converged = _relax_band(atoms, climb, spring, fmax=fmax, max_steps=max_steps, progress=progress)
     except CoincidingAtoms as error:
         raise InputError(
             f"On the {interpolation} path between the two structures atoms come to lie on each other: check that atom k is the "
@@ -120,12 +128,14 @@ def nudged_chain(
     return chain
 
 
-def _relaxed(atoms: Any, climb: bool, fmax: float, spring: float | None, max_steps: int, progress: Any) -> tuple[Any, int, bool]:
-    """`(neb, steps, converged)`: first without climbing."""
+def _relax_band(
+    atoms: list[Any], climb: bool, spring: float, *, fmax: float, max_steps: int, progress: bool | None
+) -> tuple[Any, int, bool]:
+    """Return `(neb, steps, converged)`; the band relaxes without climbing first."""
     from ase.mep import NEB
     from ase.optimize import FIRE
 
-    neb = NEB(atoms, k=_barrier_curvature(atoms) if spring is None else spring, climb=False, method="improvedtangent")
+    neb = NEB(atoms, k=spring, climb=False, method="improvedtangent")
     steps, converged = 0, False
     with residual_bar(fmax, progress) as show:
         for climbing in (False, True) if climb else (False,):
@@ -133,7 +143,7 @@ def _relaxed(atoms: Any, climb: bool, fmax: float, spring: float | None, max_ste
             optimiser = FIRE(neb, logfile=None)
             shown = show.after(steps)
             optimiser.attach(lambda optimiser=optimiser, shown=shown: shown(optimiser.nsteps, float(neb.get_residual())))
-            goal = CLIMBS_FROM * fmax if climb and not climbing else fmax
+            goal = CLIMB_START * fmax if climb and not climbing else fmax
             converged = bool(optimiser.run(fmax=goal, steps=max_steps - steps))
             steps += optimiser.nsteps
             if not converged:
@@ -141,13 +151,13 @@ def _relaxed(atoms: Any, climb: bool, fmax: float, spring: float | None, max_ste
     return neb, steps, converged
 
 
-def _barrier_curvature(atoms: Any) -> float:
-    """That of a parabola as high and as wide as the interpolated barrier."""
+def _barrier_curvature(atoms: list[Any]) -> float:
+    """Return the curvature of a parabola as high and as wide as the interpolated barrier."""
     energies = np.array([image.get_potential_energy() for image in atoms])
     return float(8.0 * np.ptp(energies) / _lengths([image.positions for image in atoms])[-1] ** 2)
 
 
-def _interpolated(ends: Any, potential: Potential, count: int, interpolation: str) -> list[Any]:
+def _interpolate(ends: Sequence[System], potential: Potential, count: int, interpolation: str) -> list[Any]:
     from ase.mep import NEB
 
     first, last = (end.to_ase() for end in ends)
@@ -161,7 +171,7 @@ def _interpolated(ends: Any, potential: Potential, count: int, interpolation: st
 
 
 def _nearest_image(first: Any, last: Any) -> np.ndarray:
-    """Displacements from one structure to the periodic images of the other that are nearest, `(N, 3)`."""
+    """Return the displacements from one structure to the periodic images of the other that are nearest, `(N, 3)`."""
     from ase.geometry import find_mic
 
     return find_mic(last.positions - first.positions, first.cell, first.pbc)[0]
@@ -189,7 +199,7 @@ def _chain(neb: Any, first: System, steps: int, converged: bool) -> Chain:
 
 
 def _tangent(positions: Sequence[np.ndarray], energies: np.ndarray, k: int) -> np.ndarray:
-    """Equations 10 to 12 of Henkelman and Jónsson for an image that is a maximum."""
+    """Return the tangent at an image that is a maximum: equations 10 to 12 of Henkelman and Jónsson."""
     behind, ahead = energies[k] - energies[k - 1], energies[k] - energies[k + 1]
     smaller, larger = sorted((behind, ahead))
     weights = (larger, smaller) if behind > ahead else (smaller, larger)
@@ -202,29 +212,14 @@ def _lengths(positions: Sequence[np.ndarray]) -> np.ndarray:
     return np.cumsum([0.0, *(np.linalg.norm(b - a) for a, b in itertools.pairwise(positions))])
 
 
-def _check_settings(
-    initial: Any,
-    final: Any,
-    potential: Potential | None,
-    images: int,
-    fmax: float,
-    spring: float | None,
-    interpolation: str,
-    max_steps: int,
-) -> Potential:
-    if not (images >= 3 and fmax > 0.0 and max_steps >= 1 and (spring is None or spring > 0.0)):
-        raise InputError(
-            "nudged_chain needs images >= 3 (the ends count), positive fmax and spring and max_steps >= 1, not "
-            f"{images}, {fmax}, {spring} and {max_steps}."
-        )
-    if interpolation not in INTERPOLATIONS:
-        raise InputError(f"interpolation must be one of {', '.join(map(repr, INTERPOLATIONS))}, not {interpolation!r}.")
-    for end in (initial, final):
+def _common_potential(ends: tuple[Equilibrium | System, ...], potential: Potential | None) -> Potential:
+    """Return the potential of both ends, or the one that comes with systems."""
+    for end in ends:
         if not isinstance(end, Equilibrium | System):
             raise InputError(
                 f"A chain is spanned between two equilibria, ms.relax(system, potential), not a {type(end).__name__}."
             )
-    known = [end.potential for end in (initial, final) if isinstance(end, Equilibrium)]
+    known = [end.potential for end in ends if isinstance(end, Equilibrium)]
     known += [] if potential is None else [potential]
     if not known:
         raise InputError("Two systems know no potential: give nudged_chain(initial, final, potential), or two equilibria.")
@@ -233,7 +228,7 @@ def _check_settings(
     return known[0]
 
 
-def _check_ends(ends: Any, potential: Potential, fmax: float) -> None:
+def _check_ends(ends: Sequence[System], potential: Potential, fmax: float) -> None:
     first, last = ends
     if len(first) != len(last) or first.symbols != last.symbols:
         raise InputError("The ends of a chain must have the same atoms in the same order: atom k of one is atom k of the other.")
@@ -250,5 +245,5 @@ def _check_ends(ends: Any, potential: Potential, fmax: float) -> None:
                 f"The {name} structure has a force of {largest:.1e} eV/Å left, more than fmax={fmax:g}: "
                 "relax it first, ms.relax(system, potential)."
             )
-    if np.linalg.norm(_nearest_image(*(end.to_ase() for end in ends)), axis=1).max() <= SAME:
+    if np.linalg.norm(_nearest_image(*(end.to_ase() for end in ends)), axis=1).max() <= MIN_DISPLACEMENT:
         raise InputError("The ends of a chain are the same structure: the path between them has no length.")

@@ -1,44 +1,57 @@
-"""Atoms that fall into each other, where an energy has no wall at short distance: seen on the way, and said with their names."""
+"""`Watch`: a look at atoms that fall into each other, where an energy has no wall at short distance."""
 
-from typing import Any
+from typing import NamedTuple
 
 import equinox as eqx
 import numpy as np
+from jaxtyping import Array
 
 from mdsens.common.errors import CoincidingAtoms
+from mdsens.mechanics.landscape import LandscapeLike
+from mdsens.mechanics.unknown import Unknown
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.potentials.learned.snap import SNAP
 from mdsens.potentials.sums import with_pair_list
 from mdsens.structures.neighbors.neighbor_list import Neighbors
 from mdsens.structures.system import System
 
-NEARER = 0.6
-"""Share of the least distance at the start below which the nearest two are looked at."""
+NEAR_SHARE = 0.6
+"""Distance of two atoms, as a share of the least distance at the start, below which their energy is looked at."""
 
-CLOSER = (1.0, 0.8, 0.6, 0.4, 0.25)
-"""Shares of their distance at which their energy is."""
+PROBED_SHARES = (1.0, 0.8, 0.6, 0.4, 0.25)
+"""Shares of their distance at which their energy is looked at."""
+
+
+class Pair(NamedTuple):
+    """Two neighbours: their distance [Å], their indices, and the vector from i to j [Å]."""
+
+    distance: float
+    i: int
+    j: int
+    vector: np.ndarray
 
 
 class Watch:
-    """`watch(z, data)`, of `data = (reference, potential, ...)`, looks at a state on the way [host].
+    """A function `watch(z, data)` that looks at the nearest atoms of a state on the way [host].
 
     Raises:
         CoincidingAtoms: the two nearest atoms came much nearer, and the energy falls the more the nearer they come.
     """
 
-    def __init__(self, z: Any, data: Any) -> None:
-        self.start = _nearest(data.reference.place(z))
+    def __init__(self, z: Unknown | Array, data: LandscapeLike) -> None:
+        self.start = _nearest_pair(data.reference.place(z))
 
-    def __call__(self, z: Any, data: Any) -> None:
+    def __call__(self, z: Unknown | Array, data: LandscapeLike) -> None:
         system, potential = data.reference.place(z), data.potential
-        if self.start is None or (found := _nearest(system)) is None or not found[0] < NEARER * self.start[0]:
+        pair = None if self.start is None else _nearest_pair(system)
+        if self.start is None or pair is None or not pair.distance < NEAR_SHARE * self.start.distance:
             return
-        if _falls(system, potential, found):
-            raise CoincidingAtoms(np.asarray(system.positions), _words(system, potential, found, self.start[0]))
+        if _is_falling(system, potential, pair):
+            raise CoincidingAtoms(np.asarray(system.positions), _explanation(system, potential, pair, self.start.distance))
 
 
-def _nearest(system: System) -> tuple[float, int, int, np.ndarray] | None:
-    """`(distance, i, j, vector from i to j)` of the nearest listed pair; None without a list or a pair."""
+def _nearest_pair(system: System) -> Pair | None:
+    """Return the nearest listed pair; None without a list or a pair."""
     neighbors = with_pair_list(system).neighbors
     if not isinstance(neighbors, Neighbors):
         return None
@@ -48,24 +61,24 @@ def _nearest(system: System) -> tuple[float, int, int, np.ndarray] | None:
         d = d + (np.asarray(neighbors.images).T @ np.asarray(system.cell))[np.asarray(neighbors.kind)]
     r = np.where(np.asarray(neighbors.used), np.linalg.norm(d, axis=-1), np.inf)
     place, i = np.unravel_index(np.argmin(r), r.shape)
-    return (float(r[place, i]), int(i), int(atom[place, i]), d[place, i]) if 0.0 < r[place, i] < np.inf else None
+    return Pair(float(r[place, i]), int(i), int(atom[place, i]), d[place, i]) if 0.0 < r[place, i] < np.inf else None
 
 
-def _falls(system: System, potential: Potential, found: Any) -> bool:
-    """Whether the energy becomes lower and lower as both come nearer to their middle."""
-    _, i, j, d = found
+def _is_falling(system: System, potential: Potential, pair: Pair) -> bool:
+    """Return whether the energy becomes lower and lower as both atoms come nearer to their middle."""
+    _, i, j, d = pair
     if i == j or (bool(system.frozen[i]) and bool(system.frozen[j])):
         return False
     energies = []
-    for share in CLOSER:
+    for share in PROBED_SHARES:
         step = 0.5 * (1.0 - share) * d
         moved = system.positions.at[i].add(step).at[j].add(-step)
         energies.append(float(_energy(potential, system.with_positions(moved))))
     return bool(np.all(np.diff(energies) < 0.0))
 
 
-def _words(system: System, potential: Potential, found: Any, start: float) -> str:
-    r, i, j, _ = found
+def _explanation(system: System, potential: Potential, pair: Pair, start: float) -> str:
+    r, i, j, _ = pair
     names = f"Atoms {i} ({system.symbols[i]}) and {j} ({system.symbols[j]})"
     whose = " + ".join(type(part).__name__ for part in potential.parts())
     is_snap = any(isinstance(part, SNAP) for part in potential.parts())

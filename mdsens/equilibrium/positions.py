@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -12,13 +12,7 @@ from jaxtyping import Array
 
 from mdsens.common.suggestions import suggest_names
 from mdsens.equilibrium import padded_batches
-from mdsens.equilibrium.descent import (
-    HANDOVER,
-    NEWTON_STEPS,
-    PROBLEM,
-    in_units,
-    is_tight,
-)
+from mdsens.equilibrium.descent import HANDOVER, NEWTON_STEPS, PROBLEM, is_tight, problem_in_units
 from mdsens.equilibrium.relaxation import check_movable, check_settings, relax
 from mdsens.implicit import CG, differentiable_solution
 from mdsens.implicit.linear_system import NullSpace
@@ -41,13 +35,15 @@ TRACED_CAPACITY = 100
 
 @dataclasses.dataclass(frozen=True)
 class _Settings:
+    """The settings of `equilibrium_positions`, by the names that `relax` gives them."""
+
     solver: Any
     fmax: float | None
     max_steps: int
 
 
 class _Witness(eqx.Module):
-    """What the equilibrium condition needs beside the parameters, found by the solver; and how the solve ended."""
+    """The reference that the equilibrium condition needs beside the parameters, and how the solve ended."""
 
     reference: Reference
     status: Array
@@ -63,7 +59,10 @@ def equilibrium_positions(
     max_steps: int = 100_000,
     return_status: bool = False,
 ) -> Any:
-    """Relaxed positions `(N, dim)` [Å] as a JAX function of `potential`.
+    """Return relaxed positions `(N, dim)` [Å], as a JAX function of `potential`.
+
+        bond = lambda p: jnp.linalg.norm(jnp.subtract(*ms.equilibrium_positions(dimer, p)))
+        slopes = jax.grad(bond)(potential)
 
     Differentiable in the potential to any order, forward and reverse, and works under `jit` and `vmap`. With concrete
     values it is `relax`. Under `jit` and `vmap` a compiled solver runs on a list of fixed size, built from the concrete
@@ -85,26 +84,27 @@ def equilibrium_positions(
     """
     settings = _Settings(solver, fmax, max_steps)
     if isinstance(system, list | tuple):
-        padded_batches.each(lambda one: _check_traceable(one, potential, settings), system)
-        positions, codes = _find_together(system, potential, settings)
+        padded_batches.map_systems(lambda one: _check_traceable(one, potential, settings), system)
+        positions, codes = _find_batch(system, potential, settings)
     else:
         _check_traceable(system, potential, settings)
-        found = _implicit(lambda _, potential: _find(system, potential, settings))
-        positions, witness = found((), potential)
+        single = cast(System, system)
+        solution = _implicit(lambda _, potential: _find(single, potential, settings))
+        positions, witness = solution((), potential)
         codes = witness.status
         if is_traced(codes):
             positions = withhold(codes != Status.CONVERGED.code, positions)
     return (positions, codes) if return_status else positions
 
 
-def _check_traceable(system: Any, potential: Potential, settings: Any) -> None:
+def _check_traceable(system: Any, potential: Potential, settings: _Settings) -> None:
     check_settings(system, potential, settings.fmax, settings.max_steps)
     if is_concrete(system):
         check_movable(Reference(system, None))  # type: ignore[arg-type]  # motions are of no account
 
 
 def _implicit(find: Callable[..., Any]) -> Callable[..., Any]:
-    """The positions that `find(start, potential)` gives with a witness, differentiable in the potential."""
+    """Return `find(start, potential)`, which gives positions and a witness, differentiable in the potential."""
     return differentiable_solution(
         find,
         _condition,
@@ -128,7 +128,7 @@ def _condition_operator(positions: Array, witness: _Witness, potential: Potentia
     return hessian_operator(positions, Landscape(witness.reference, potential))
 
 
-def _find(system: Any, potential: Potential, settings: Any) -> tuple[Array, _Witness]:
+def _find(system: System, potential: Potential, settings: _Settings) -> tuple[Array, _Witness]:
     if is_concrete(potential):
         eq = relax(system, potential, **{f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)})
         return eq.system.positions, _Witness(eq.reference, jnp.asarray(eq.status.code))
@@ -140,39 +140,41 @@ def _find(system: Any, potential: Potential, settings: Any) -> tuple[Array, _Wit
     return _descend_traced(reference, potential, settings)
 
 
-def _find_together(systems: Any, potential: Potential, settings: Any) -> tuple[Any, Array]:
+def _find_batch(systems: Sequence[System], potential: Potential, settings: _Settings) -> tuple[list[Array], Array]:
     with jax.ensure_compile_time_eval():
-        systems = padded_batches.each(lambda one: padded_batches.listed(one, potential, _traced_skin(one, potential)), systems)
-        groups = padded_batches.grouped(systems)
+        systems = padded_batches.map_systems(
+            lambda one: padded_batches.with_list(one, potential, _traced_skin(one, potential)), systems
+        )
+        groups = padded_batches.group_by_shape(systems)
     positions: list[Any] = [None] * len(systems)
     codes: list[Any] = [None] * len(systems)
-    for members, frames in groups:
-        found, status = _relaxed_group(frames, potential, settings)
-        for k, x, code in zip(members, found, status, strict=True):
+    for members, references in groups:
+        relaxed, status = _relax_group(references, potential, settings)
+        for k, x, code in zip(members, relaxed, status, strict=True):
             positions[k], codes[k] = x[: len(systems[k])], code
     return positions, jnp.stack(codes)
 
 
 @eqx.filter_jit
-def _relaxed_group(frames: Any, potential: Potential, settings: Any) -> tuple[Array, Array]:
-    found = _implicit(lambda reference, potential: _descend_traced(reference, potential, settings))
+def _relax_group(references: Reference, potential: Potential, settings: _Settings) -> tuple[Array, Array]:
+    solution = _implicit(lambda reference, potential: _descend_traced(reference, potential, settings))
 
     def relaxed(reference: Reference) -> tuple[Array, Array]:
-        positions, witness = found(reference, potential)
+        positions, witness = solution(reference, potential)
         saddle = (witness.status == Status.CONVERGED.code) & is_saddle(*jax.lax.stop_gradient((positions, reference, potential)))
         status = jnp.where(saddle, Status.SADDLE.code, witness.status)
         return withhold(status != Status.CONVERGED.code, positions), status
 
-    # One after the other: each takes the steps that it needs, and no more.
-    return jax.lax.map(relaxed, frames)
+    # One after the other, so that each takes only the steps that it needs.
+    return jax.lax.map(relaxed, references)
 
 
-def _descend_traced(reference: Reference, potential: Potential, settings: Any) -> tuple[Array, _Witness]:
+def _descend_traced(reference: Reference, potential: Potential, settings: _Settings) -> tuple[Array, _Witness]:
     data = Landscape(reference, potential)
     steps, length = settings.max_steps, traced_distance(reference.system, potential)
     units = traced_scales(PROBLEM, reference.system.positions, data, length).units
-    # Settings of our own choice of solvers are counted in the system's units: those of one that was asked for are not.
-    problem, unit = (PROBLEM, Units()) if settings.solver is not None else (in_units(units), units)
+    # The default solvers' settings are counted in the system's units, those of a solver of the user's are not.
+    problem, unit = (PROBLEM, Units()) if settings.solver is not None else (problem_in_units(units), units)
     solver = LBFGS() if settings.solver is None else settings.solver
 
     def descend(carry: Any, tolerance: Array) -> tuple[Any, None]:
@@ -187,7 +189,7 @@ def _descend_traced(reference: Reference, potential: Potential, settings: Any) -
         return (jnp.where(arrived == Status.CONVERGED.code, polished, z), code), None
 
     # As on the host: Newton at once, unless a solver was asked for; else the solver to a hand-over, and Newton; where it
-    # refuses there too, the solver to the end. A round that finds itself at the end has no work.
+    # refuses there too, the solver to the end. A round that begins at the end has no work.
     start = (reference.system.positions / unit.length, jnp.asarray(Status.MAX_STEPS.code))
     handovers = [1e-2 * HANDOVER, 0.0]
     if settings.solver is None:
@@ -197,7 +199,7 @@ def _descend_traced(reference: Reference, potential: Potential, settings: Any) -
 
 
 def _traced_skin(system: System, potential: Potential) -> float | None:
-    """The longest of a few skins whose lists stay small; None where the potential has its own idea of a list."""
+    """Return the longest of a few skins whose lists stay small; None where the potential has its own kind of list."""
     reach = potential._host_range()
     if not np.isfinite(reach):
         return None

@@ -1,7 +1,7 @@
-"""`relax`: system + potential + solver → `Equilibrium`, a minimum; and the saddle points that `find_saddle` asks for."""
+"""`relax`: system + potential + solver → `Equilibrium`, a minimum; and `saddle_from`, the saddle point beside a structure."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -15,41 +15,32 @@ from mdsens.common.errors import CoincidingAtoms, ConvergenceError, InputError
 from mdsens.common.hidden_value import HiddenValue
 from mdsens.common.suggestions import NameSuggester, suggest_names
 from mdsens.common.units import stress_unit
+from mdsens.equilibrium import descent
 from mdsens.equilibrium.bound_constraints import Constraint, Constraints, bound_constraints
 from mdsens.equilibrium.climb import checked_mode, climb
 from mdsens.equilibrium.constrained_descent import settle
-from mdsens.equilibrium.descent import (
-    LOADED_PROBLEM,
-    PROBLEM,
-    Settings,
-    UnstableCell,
-    descend,
-    listed_here,
-    listed_tightly,
-    unbalanced,
-)
 from mdsens.mechanics.hessian import Hessian, hessian_at, known_hessian
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.preconditioner import CoarseGrid
 from mdsens.mechanics.scales import scales_of
 from mdsens.mechanics.spectrum import Spectrum
-from mdsens.mechanics.unknown import Reference, as_unknown, cell_freedom, gridded, periodic_volume, reference_at
+from mdsens.mechanics.unknown import Reference, Unknown, as_unknown, cell_freedom, periodic_volume, reference_at, with_coarse_grid
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.solvers import Status
 from mdsens.structures.system import System, atoms_text, cell_text, has_values, is_concrete, periodicity_text
 
 FLOAT32_FMAX = 1e-3
-"""Smallest fmax that forces in 32 bits can be asked for."""
+"""Smallest fmax that forces in 32 bits can reach."""
 
 
 @dataclasses.dataclass
 class Memory:
-    """What an equilibrium remembers beside its numbers.
+    """The origin of an equilibrium, and what was computed at it.
 
     Attributes:
         ingredients: structure, potential and conditions that it was made of.
-        grid: of its reference's preconditioner; None for one that is to be made.
-        hessian: at the state; None until it is asked for.
+        grid: of its reference's preconditioner; None before it is made.
+        hessian: at the state; None before it is made.
     """
 
     ingredients: Any
@@ -57,9 +48,9 @@ class Memory:
     hessian: Hessian | None
 
     def is_of(self, ingredients: Any) -> bool:
-        """Whether it was made of just these."""
+        """Return whether the equilibrium was made of just these."""
         (ours, alike), (theirs, like) = jax.tree.flatten(self.ingredients), jax.tree.flatten(ingredients)
-        # Leaves are arrays, and words among the conditions.
+        # Leaves are arrays, or words of the conditions.
         return bool(alike == like) and all(  # type: ignore[operator]  # of jax's stubs
             a is b or np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)
         )
@@ -83,9 +74,12 @@ class Equilibrium(NameSuggester, eqx.Module):
         stress_error: largest component of the stress that was not balanced [GPa; in 2-D eV/Å²]; 0 for a fixed cell. In slabs
             and wires it is that of a layer, or a cross-section, of unit size.
         index: how many negative curvatures were asked for: 0 for a minimum, 1 for a saddle point.
-        constraints: with their references; `constraints.active` says which inequalities hold with equality.
+        constraints: bound to their references; `constraints.active` says which inequalities hold with equality.
         multipliers: of the constraints' equations, then of the active inequalities [eV per unit of the constraint].
         kept: what it was made of, and its `hessian`; not in files.
+
+        eq = ms.relax(system, ms.StillingerWeber.silicon(), cell="free")
+        eq.energy, eq.system.positions, eq.hessian.spectrum.lowest
     """
 
     copying: ClassVar[str] = "eq.again(potential) relaxes it with another potential"
@@ -131,12 +125,12 @@ class Equilibrium(NameSuggester, eqx.Module):
         return alone, self.potential, self.constraints, self.multipliers, (self.cell, self.load, self.index)
 
     def as_made(self, hessian: Hessian | None = None, grid: CoarseGrid | None = None) -> "Equilibrium":
-        """Return the equilibrium, which remembers what it was made of [host]."""
+        """Return the equilibrium with a `Memory` of what it is made of [host]."""
         return dataclasses.replace(self, kept=HiddenValue(Memory(self._ingredients, grid, hessian)))
 
     @property
     def hessian(self) -> Hessian:
-        """The Hessian at the state, which all its derivatives ask: made once, with its spectrum, null space and factors."""
+        """The Hessian at the state, with its spectrum, null space and factors: made once, for all derivatives."""
         memory = self.kept.value if self.is_as_relaxed else None
         if memory is not None and memory.hessian is not None:
             return memory.hessian
@@ -156,22 +150,25 @@ class Equilibrium(NameSuggester, eqx.Module):
             self.system, cell_freedom(self.system, self.cell, 0.0 if self.load is None else self.load), self.constraints
         )
         memory = self.kept.value
-        return gridded(reference, None if memory is None else memory.grid)
+        return with_coarse_grid(reference, None if memory is None else memory.grid)
 
     @property
-    def unknown(self) -> Any:
-        """z at the state."""
+    def unknown(self) -> Unknown | Array:
+        """The unknown z at the state."""
         return self.unknown_in(self.reference)
 
-    def unknown_in(self, reference: Reference) -> Any:
-        """z at the state in its own reference, made before."""
+    def unknown_in(self, reference: Reference) -> Unknown | Array:
+        """Return z at the state in its own reference, made before."""
         start = reference.start
         if self.multipliers is None or self.constraints is None:
             return start
         return as_unknown(start)._replace(multipliers=self.multipliers / self.constraints.factors)
 
     def again(self, potential: Potential | None = None, **options: Any) -> "Equilibrium":
-        """Relaxed again from here under the same conditions, with another potential; options as for `relax`."""
+        """Relax again from here under the same conditions, with another potential; options as for `relax`.
+
+        softer = eq.again(eqx.tree_at(lambda p: p.epsilon, eq.potential, 0.9 * eq.potential.epsilon))
+        """
         potential = self.potential if potential is None else potential
         if self.index:
             return saddle_from(self.system, potential, **options)
@@ -231,53 +228,56 @@ def relax(
     system = system.as_held(False)
     if isinstance(solver, str | type):
         raise InputError(f"A solver is an object with its settings, such as ms.FIRE(), not {solver!r}.")
-    way = repr(solver) if solver is not None else "Newton(), LBFGS() where it refuses" if polish else "LBFGS()"
-    # A pressure is read with the cell's freedom, which refuses one that a fixed cell could not follow.
+    method = repr(solver) if solver is not None else "Newton(), LBFGS() where it refuses" if polish else "LBFGS()"
+    # `cell_freedom` refuses a pressure that a fixed cell could not follow.
     load = None if isinstance(cell, str) and cell == "fixed" else _hashable(pressure)
-    asked = {"cell": _hashable(cell), "load": load, "solver": way}
+    request = {"cell": _hashable(cell), "load": load, "solver": method}
     try:
         newton_first = solver is None and polish and not constraints
-        # The list of Newton's steps, which are few and mostly short.
-        system = listed_tightly(system, potential) if newton_first else potential.prepared(system)
+        # Newton's steps are few and mostly short: a tight list will do.
+        system = descent.with_tight_list(system, potential) if newton_first else potential.prepared(system)
         bound = bound_constraints(constraints, system)
         reference = reference_at(system, cell_freedom(system, cell, pressure), bound)
         check_movable(reference)
         if reference.freedom is None and smax is not None:
             raise InputError('smax is for a cell that may change: leave it out, or ask for cell="free".')
-        reference, own = listed_here(reference), fmax is None
-        scales = scales_of(PROBLEM if reference.symmetric else LOADED_PROBLEM, reference.start, Landscape(reference, potential))
+        reference, own = descent.mark_listed(reference), fmax is None
+        problem = descent.PROBLEM if reference.symmetric else descent.LOADED_PROBLEM
+        scales = scales_of(problem, reference.start, Landscape(reference, potential))
         fmax = float(scales.fmax) if fmax is None else fmax
         tolerance = _tolerance(reference, fmax, smax)
-        settings = Settings(solver, tolerance, max_steps, polish, progress, own=own and smax is None, units=scales.units)
-        reach = settle if bound is not None and bound.has_values(system) else descend
-        return finish(reach(reference, potential, settings), potential, asked, check_minimum, throw)
+        settings = descent.Settings(solver, tolerance, max_steps, polish, progress, own=own and smax is None, units=scales.units)
+        reach = settle if bound is not None and bound.has_values(system) else descent.descend
+        return finish(reach(reference, potential, settings), potential, request, check_minimum, throw)
     except CoincidingAtoms as error:
         if throw:
             raise
-        there = system.with_positions(jnp.asarray(error.positions))
-        return Equilibrium(there, potential, np.nan, np.nan, 0, Status.COINCIDING, None, **asked)
-    except UnstableCell as error:
+        return _failure(system.with_positions(jnp.asarray(error.positions)), potential, Status.COINCIDING, request)
+    except descent.UnstableCell as error:
         if throw:
             raise ConvergenceError(f"The structure was not relaxed: {error}.") from None
-        there = error.reference.place(error.z)
-        return Equilibrium(there, potential, np.nan, np.nan, 0, Status.UNSTABLE_CELL, None, **asked)
+        return _failure(error.reference.place(error.z), potential, Status.UNSTABLE_CELL, request)
+
+
+def _failure(system: System, potential: Potential, status: Status, request: Mapping[str, Any]) -> Equilibrium:
+    return Equilibrium(system, potential, np.nan, np.nan, 0, status, None, **request)
 
 
 def _hashable(setting: Any) -> Any:
-    """A mask or a stress as nested tuples."""
+    """Return a mask or a stress as nested tuples."""
     try:
-        return setting if isinstance(setting, str) else nested(np.asarray(setting).tolist())
+        return setting if isinstance(setting, str) else as_tuples(np.asarray(setting).tolist())
     except ValueError:
         raise InputError(f"The rows of a mask or a stress must be of one length, unlike {setting!r:.80}.") from None
 
 
-def nested(value: Any) -> Any:
-    """Lists as tuples."""
-    return tuple(nested(entry) for entry in value) if isinstance(value, list) else value
+def as_tuples(value: Any) -> Any:
+    """Return nested lists as nested tuples."""
+    return tuple(as_tuples(entry) for entry in value) if isinstance(value, list) else value
 
 
 def _tolerance(reference: Reference, fmax: float, smax: float | None) -> float:
-    """The largest force on an atom or a strain's component for which forces and stress are small enough [eV/Å]."""
+    """Return the largest force on an atom or a strain's component for which forces and stress are small enough [eV/Å]."""
     if reference.freedom is None or smax is None:
         return fmax
     freedom, system = reference.freedom, reference.system
@@ -301,29 +301,30 @@ def saddle_from(
     if not (max_step is None or (isinstance(max_step, Real) and max_step > 0.0)):
         raise InputError(f"max_step must be a positive length in Å, or None, not {max_step!r}.")
     mode = checked_mode(mode, system)
-    asked: dict[str, Any] = {"cell": "fixed", "load": None, "solver": "MinimumMode()", "index": 1}
+    request: dict[str, Any] = {"cell": "fixed", "load": None, "solver": "MinimumMode()", "index": 1}
     try:
         reference = reference_at(potential.prepared(system))
         check_movable(reference)
-        scales = scales_of(PROBLEM, reference.start, Landscape(reference, potential))
+        scales = scales_of(descent.PROBLEM, reference.start, Landscape(reference, potential))
         fmax = float(scales.fmax) if fmax is None else fmax
         length = scales.units.length
-        arrival = climb(
-            reference, potential, mode, 0.1 * length if max_step is None else max_step, length, fmax, max_steps, progress
-        )
+        max_step = 0.1 * length if max_step is None else max_step
+        settings: dict[str, Any] = {"max_step": max_step, "length": length, "max_steps": max_steps, "progress": progress}
+        arrival = climb(reference, potential, mode, fmax=fmax, **settings)
     except CoincidingAtoms as error:
         if throw:
             raise
-        there = system.with_positions(jnp.asarray(error.positions))
-        return Equilibrium(there, potential, np.nan, np.nan, 0, Status.COINCIDING, None, **asked)
-    return finish(arrival, potential, asked, True, throw)
+        return _failure(system.with_positions(jnp.asarray(error.positions)), potential, Status.COINCIDING, request)
+    return finish(arrival, potential, request, True, throw)
 
 
-def finish(arrival: Any, potential: Potential, asked: Any, check_minimum: bool, throw: bool) -> Equilibrium:
-    """The equilibrium at which a descent (or a climb) arrived, looked at [host].
+def finish(
+    arrival: descent.Arrival, potential: Potential, request: Mapping[str, Any], check_minimum: bool, throw: bool
+) -> Equilibrium:
+    """Make the equilibrium at which a descent or a climb arrived, and check it [host].
 
     Args:
-        asked: fields of the equilibrium that say what was asked for.
+        request: fields of the equilibrium that say what was asked for.
     """
     system = arrival.reference.system
     system = system.as_held(arrival.reference.constraints is not None and arrival.reference.constraints.hold)
@@ -332,15 +333,16 @@ def finish(arrival: Any, potential: Potential, asked: Any, check_minimum: bool, 
     spectrum, hessian = None, None
     if status is not Status.NOT_FINITE:
         if reference.freedom is not None:
-            fmax, stress_error = _left(z, reference, potential)
+            fmax, stress_error = _residuals(z, reference, potential)
         if status is Status.CONVERGED and check_minimum:
-            reference = gridded(reference)
+            reference = with_coarse_grid(reference)
             hessian = hessian_at(z, reference, potential)
             spectrum = hessian.spectrum
-            if spectrum.index != asked.get("index", 0):
-                status = Status.WRONG_INDEX if asked.get("index") else Status.SADDLE
+            if spectrum.index != request.get("index", 0):
+                status = Status.WRONG_INDEX if request.get("index") else Status.SADDLE
             elif reference.freedom is not None and spectrum.highest == 0.0:
                 status = Status.UNSTABLE_CELL
+    multipliers = as_unknown(z).multipliers
     state = Equilibrium(
         system,
         potential,
@@ -351,19 +353,19 @@ def finish(arrival: Any, potential: Potential, asked: Any, check_minimum: bool, 
         spectrum,
         stress_error=stress_error,
         constraints=reference.constraints,
-        multipliers=None if getattr(z, "multipliers", None) is None else reference.constraints.factors * z.multipliers,
-        **asked,
+        multipliers=None if multipliers is None else reference.constraints.factors * multipliers,
+        **request,
     )
-    # A strain is counted in a unit that follows the cell: derivatives see it from the relaxed one.
+    # The unit of a strain follows the cell, so derivatives need a Hessian in that of the relaxed one.
     state = state.as_made(hessian if reference.freedom is None else None, reference.grid)
     if throw and not state.converged:
         raise ConvergenceError(f"The structure after {arrival.steps} steps (fmax {fmax:.1e} eV/Å): {status.value}.")
     return state
 
 
-def _left(z: Any, reference: Reference, potential: Potential) -> tuple[float, float]:
-    """The largest force on an atom [eV/Å], and the largest component of the stress that is not balanced."""
-    slope = as_unknown(unbalanced(z, Landscape(reference, potential))[0])
+def _residuals(z: Unknown | Array, reference: Reference, potential: Potential) -> tuple[float, float]:
+    """Return the largest force on an atom [eV/Å], and the largest component of the stress that is not balanced."""
+    slope = as_unknown(descent.residual_forces(z, Landscape(reference, potential))[0])
     fmax = float(np.linalg.norm(slope.positions, axis=-1).max())
     freedom = reference.freedom
     assert freedom is not None and slope.strain is not None
@@ -375,7 +377,7 @@ _energy = eqx.filter_jit(total_energy)
 
 
 def check_settings(system: System, potential: Potential, fmax: float | None, max_steps: int, smax: float | None = None) -> None:
-    """Raises InputError for what no relaxation can be asked for."""
+    """Raise InputError for settings that no relaxation can have."""
     if not isinstance(potential, Potential):
         raise InputError(
             f"A potential is wanted behind the system, such as StillingerWeber.silicon(), not {type(potential).__name__}: "
@@ -400,7 +402,7 @@ def check_settings(system: System, potential: Potential, fmax: float | None, max
 
 
 def check_movable(reference: Reference) -> None:
-    """Raises InputError where nothing can move."""
+    """Raise InputError where nothing can move."""
     held = np.asarray(reference.system.frozen)[:, None]
     if reference.constraints is not None:
         held = held | np.asarray(reference.constraints.held)

@@ -1,4 +1,4 @@
-"""Saddle points of first order: where a barrier is highest on the way from one minimum to another."""
+"""`find_saddle`: saddle points of first order, where a barrier is highest on the way from one minimum to another."""
 
 from typing import Any
 
@@ -23,8 +23,8 @@ def find_saddle(
 ) -> Equilibrium:
     """Find a saddle point of the energy with exactly one negative curvature, at a fixed cell.
 
-    The mode of lowest curvature is followed up and all others down (`solvers.MinimumMode`), and Newton's method with MINRES
-    goes the last stretch. The equilibrium has `index` 1; all derivatives go through it as through a minimum, and
+    The mode of lowest curvature is followed up and all others down (`solvers.MinimumMode`); Newton's method with MINRES goes the
+    last stretch. The equilibrium has `index` 1; all derivatives go through it as through a minimum, and
     `observables.barrier` compares both:
 
         chain = ms.nudged_chain(here, there)

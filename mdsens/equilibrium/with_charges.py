@@ -1,6 +1,6 @@
-"""Positions and charges that settle together: a short-range potential and charge equilibration on one cluster.
+"""Positions and charges in equilibrium together: a short-range potential and charge equilibration on one cluster.
 
-Two roads to the same equilibrium. Nested: charges are eliminated inside the energy of the positions (`WithCharges`, a
+Two ways lead to the same equilibrium. Nested: charges are eliminated inside the energy of the positions (`WithCharges`, a
 `Potential` like any other). Joint: the unknown is z = (x, q, λ), and the condition ∂L/∂z = 0 of the Lagrangian
 
     L = U(x) + E(x, q) - λ (Σ q - Q)
@@ -8,7 +8,7 @@ Two roads to the same equilibrium. Nested: charges are eliminated inside the ene
 whose Hessian, symmetric and indefinite, answers for positions, charges and multiplier in one linear system.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -25,15 +25,12 @@ from mdsens.potentials.electrostatics import ChargeEquilibration, InducedDipoles
 from mdsens.potentials.electrostatics.self_consistent import solve_state
 from mdsens.structures.system import System
 
-__all__ = [
-    "ChargeEquilibration",
-    "ChargedEquilibrium",
-    "InducedDipoles",
-    "SelfConsistent",
-    "WithCharges",
-    "relax_with_charges",
-]
-"""What `mdsens.electrostatics` shows."""
+__all__ = ["ChargeEquilibration", "ChargedEquilibrium", "InducedDipoles", "SelfConsistent", "WithCharges", "relax_with_charges"]
+"""The names of `mdsens.electrostatics`."""
+
+
+JointUnknown = tuple[Array, Array, Array]
+"""z = (x, q, λ)."""
 
 
 def __dir__() -> list[str]:
@@ -41,7 +38,7 @@ def __dir__() -> list[str]:
 
 
 class ChargedEquilibrium(NamedTuple):
-    """Where positions and charges are in equilibrium together.
+    """A state in which positions and charges are in equilibrium together.
 
     Attributes:
         positions: `(N, dim)` [Å].
@@ -91,7 +88,7 @@ def relax_with_charges(
     return ChargedEquilibrium(positions, charges, potential, _energy(z, reference, model))
 
 
-def _settle(reference: Reference, model: WithCharges, fmax: float) -> tuple[Array, Array, Array]:
+def _settle(reference: Reference, model: WithCharges, fmax: float) -> JointUnknown:
     positions = equilibrium_positions(reference.system, model, fmax=fmax)
     there = reference.system.with_positions(positions)
     charges = solve_state(model.equilibration, there)
@@ -104,16 +101,16 @@ def _common_potential(charges: Float[Array, " atoms"], system: System, model: Wi
 
 
 @eqx.filter_jit
-def _energy(z: Any, reference: Reference, model: WithCharges) -> Array:
+def _energy(z: JointUnknown, reference: Reference, model: WithCharges) -> Array:
     positions, charges, _ = z
     system = reference.system.with_positions(positions)
     return total_energy(model.short_range, system) + model.equilibration.charge_energy(charges, system)[0]
 
 
-def _condition(z: Any, reference: Reference, model: WithCharges) -> tuple[Array, Array, Array]:
-    """∂L/∂(x, q, λ), zero on frozen atoms."""
+def _condition(z: JointUnknown, reference: Reference, model: WithCharges) -> JointUnknown:
+    """Return ∂L/∂(x, q, λ), zero on frozen atoms."""
 
-    def lagrangian(z: Any) -> Array:
+    def lagrangian(z: JointUnknown) -> Array:
         _, charges, potential = z
         return _energy(z, reference, model) - potential * (jnp.sum(charges) - model.equilibration.total_charge)
 
@@ -121,8 +118,8 @@ def _condition(z: Any, reference: Reference, model: WithCharges) -> tuple[Array,
     return jnp.where(reference.system.frozen[:, None], 0.0, forces), charges, potential
 
 
-def _rigid_null_space(z: Any, reference: Reference, model: WithCharges) -> NullSpace:
-    """Frozen atoms and rigid motions of the positions; charges and multiplier are free of both."""
+def _rigid_null_space(z: JointUnknown, reference: Reference, model: WithCharges) -> NullSpace:
+    """Return the null space of the positions: frozen atoms and rigid motions; charges and multiplier have none."""
     positions, charges, potential = z
     active = jnp.broadcast_to(~reference.system.frozen[:, None], positions.shape)
     basis = reference.motions.basis(positions, active)

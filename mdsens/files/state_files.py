@@ -36,8 +36,8 @@ from mdsens.common.version import VERSION
 from mdsens.derivatives.certificate import Certificate
 from mdsens.derivatives.first_order import Sensitivity
 from mdsens.equilibrium.bound_constraints import Constraint
-from mdsens.equilibrium.descent import listed_tightly
-from mdsens.equilibrium.relaxation import Equilibrium, nested
+from mdsens.equilibrium.descent import with_tight_list
+from mdsens.equilibrium.relaxation import Equilibrium, as_tuples
 from mdsens.files.atomic_write import check_writable, write_whole
 from mdsens.files.checksums import checksum
 from mdsens.files.hdf5_attributes import attribute, has_attribute, read_record, set_attribute, write_record
@@ -296,13 +296,13 @@ def _read(file: h5py.Group, path: Path, template: Potential | None, constraints:
     state, spectrum = file["equilibrium"].attrs, file["equilibrium"].get("curvature")
     # Older files do not have all of it: it is computed again where it is needed.
     whole = spectrum is not None and all(has_attribute(spectrum, field.name) for field in dataclasses.fields(Spectrum))
-    cell = nested(json.loads(state.get("cell", '"fixed"')))
+    cell = as_tuples(json.loads(state.get("cell", '"fixed"')))
     # Files of version 0.1 called it the pressure, which was 0 at a fixed cell.
-    load = nested(json.loads(state.get("load", state.get("pressure", "0.0"))))
+    load = as_tuples(json.loads(state.get("load", state.get("pressure", "0.0"))))
     stored = file["equilibrium"].get("constraints")
     bound, multipliers = (None, None) if stored is None else read_constraints(stored, path, constraints, system)
     eq = Equilibrium(
-        listed_tightly(system, potential).as_held(bound is not None and bound.hold),
+        with_tight_list(system, potential).as_held(bound is not None and bound.hold),
         potential,
         float(file["observables/potential_energy/value"][0]),
         float(file["observables/maximum_force/value"][0]),

@@ -1,7 +1,7 @@
 """Factors of a Hessian, which are nearly exact preconditioners.
 
-They are dense ones of small systems, and sparse ones of plane systems, where they stay sparse; in space they fill up. A
-solve then takes one or two iterations, whatever the condition number, and its residual is still looked at.
+Small systems have dense ones, plane systems sparse ones, which in space would fill up. A solve then takes one or two iterations,
+whatever the condition number, and its residual is still looked at.
 """
 
 import itertools
@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
+import scipy.sparse
 import scipy.sparse.linalg
 from jaxtyping import Array, Float, Int
 
 _handles = itertools.count(1)
 _factors: dict[int, scipy.sparse.linalg.SuperLU] = {}
-"""Of all `SparseFactor`s that are alive, since a compiled program can be given numbers only."""
+"""LU factors of all `SparseFactor`s that are alive: a compiled program can be given numbers only."""
 
 
 class DenseFactor(eqx.Module):
@@ -37,11 +38,11 @@ class DenseFactor(eqx.Module):
 
     @property
     def words(self) -> str:
-        """What it is, for people."""
+        """A description for people."""
         return f"Cholesky's factor of its {self.free.size} unknowns"
 
 
-def dense_factor(matrix: Any, null: np.ndarray, free: Any, dtype: Any) -> DenseFactor:
+def dense_factor(matrix: np.ndarray, null: np.ndarray, free: np.ndarray, dtype: Any) -> DenseFactor:
     """Return Cholesky's factor of a symmetric matrix between free components, positive outside a null space [host].
 
     Raises:
@@ -52,11 +53,11 @@ def dense_factor(matrix: Any, null: np.ndarray, free: Any, dtype: Any) -> DenseF
 
 
 class SparseFactor(eqx.Module):
-    """r ↦ A⁻¹ r between the free components but as many as the null space has dimensions, which stay at zero.
+    """r ↦ A⁻¹ r between the free components; as many as the null space has dimensions stay at zero.
 
     Attributes:
-        handle: of LU factors on the host, which live as long as this number; r itself where they are gone, as a preconditioner
-            may.
+        handle: of LU factors on the host, which live as long as this number; where they are gone the answer is r, which a
+            preconditioner may return.
         free: `(k,)`, components of r.
     """
 
@@ -71,17 +72,17 @@ class SparseFactor(eqx.Module):
 
     @property
     def words(self) -> str:
-        """What it is, for people."""
+        """A description for people."""
         return f"sparse LU factors of its {self.free.size} unknowns"
 
 
-def sparse_factor(matrix: Any, null: np.ndarray, free: Any) -> SparseFactor:
+def sparse_factor(matrix: scipy.sparse.csr_array, null: np.ndarray, free: np.ndarray) -> SparseFactor:
     """Return LU factors of a sparse symmetric matrix, positive outside a null space, by SuperLU [host].
 
     Raises:
         RuntimeError: it is singular to working precision.
     """
-    # With as many unknowns held as there are motions that cost nothing, the matrix between the others is regular.
+    # With one unknown held for each motion that costs nothing, the matrix between the others is regular.
     null = null[:, null.any(axis=0)]
     held = scipy.linalg.qr(null.T, mode="r", pivoting=True)[1][: null.shape[1]] if null.size else []
     kept = free[np.delete(np.arange(len(free)), held)]
@@ -94,8 +95,8 @@ def sparse_factor(matrix: Any, null: np.ndarray, free: Any) -> SparseFactor:
     return SparseFactor(handle, jnp.asarray(kept))
 
 
-def _solve(handle: Any, rows: Any) -> Any:
-    """SciPy only: JAX inside a callback dead-locks on the CPU."""
+def _solve(handle: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Solve with NumPy and SciPy only: JAX inside a callback dead-locks on the CPU."""
     rows = np.asarray(rows)
     factors = _factors.get(int(np.asarray(handle).ravel()[0]))
     if factors is None:

@@ -1,12 +1,11 @@
 """`Hessian`: the derivative A = ∂F/∂z of an equilibrium's condition at one state, which all its derivatives ask.
 
-It is made once, and with it all is decided that depends on the state: how a product is made, what is known of the null space and
-the spectrum, whether there are factors, and which solver its linear systems get. Motions that cost no energy are projected out
+It is made once, with all that depends on the state: how a product is made, the null space, the spectrum, factors where they help,
+and the solver of linear systems. Motions that cost no energy are projected out
 (`mdsens.mechanics.rigid_motions`).
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -25,25 +24,25 @@ from mdsens.mechanics import hessian_operator
 from mdsens.mechanics.factors import DenseFactor, DenseMatrix, SparseFactor, dense_factor, sparse_factor
 from mdsens.mechanics.forces import gradient
 from mdsens.mechanics.hessian_matrix import hessian
-from mdsens.mechanics.hessian_operator import Preconditioned, StoredOperator, is_stored, stored_size
+from mdsens.mechanics.hessian_operator import Operator, PreconditionedOperator, StoredOperator, is_stored, stored_size
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.null_space import known_null_space
 from mdsens.mechanics.scales import spacing
-from mdsens.mechanics.softest_modes import Columns, operator_at
-from mdsens.mechanics.spectrum import Spectrum, examined
-from mdsens.mechanics.unknown import Reference
+from mdsens.mechanics.softest_modes import Columns, columns_at
+from mdsens.mechanics.spectrum import Examination, Spectrum, examine_hessian
+from mdsens.mechanics.unknown import Reference, Unknown
 from mdsens.potentials.base import Approximation, Potential
 
-WELL_POSED = 1e4
-"""Lowest eigenvalue, in roundings of the highest, above which a matrix is worth factorising."""
+FACTOR_MARGIN = 1e4
+"""Lowest eigenvalue, in roundings of the highest, above which a matrix is factorised."""
 
-KEPT_NUMBERS = 2 * 10**7
-"""Numbers in an operator that is kept with its state, at most."""
+OPERATOR_LIMIT = 2 * 10**7
+"""Numbers, at most, in an operator that is kept with its state."""
 
-LOOSEST = 1e-4
-"""Relative residual that is asked for, at least, where the operator is approximate."""
+MAX_RTOL = 1e-4
+"""Loosest relative residual that is asked for where the operator is approximate."""
 
-KRYLOV = 300
+GMRES_RESTART = 300
 """Size of GMRES's space, for stresses that are not hydrostatic."""
 
 
@@ -51,21 +50,21 @@ class Hessian(eqx.Module):
     """The derivative A = ∂F/∂z of the condition F(z, θ) = 0 of an equilibrium, at one state.
 
     Attributes:
-        reference: what the unknown lives in.
+        reference: of the unknown.
         z: the unknown.
         potential: θ.
         null_space: motions that cost no energy.
-        operator: v ↦ A v on flat vectors, where it is kept; None where products are made of the potential each time.
+        operator: v ↦ A v on flat vectors, where it is kept; None where each product is made of the potential.
         factor: r ↦ A⁻¹ r, nearly; None without.
         solver: of the linear systems.
-        aside: its spectrum.
+        aside: its spectrum, which compiled code does not see.
     """
 
     reference: Reference
-    z: Any
+    z: Unknown | Array
     potential: Potential
     null_space: NullSpace
-    operator: StoredOperator | Preconditioned | DenseMatrix | None
+    operator: StoredOperator | PreconditionedOperator | DenseMatrix | None
     factor: DenseFactor | SparseFactor | None
     solver: LinearSolver = eqx.field(static=True)
     aside: HiddenValue[Spectrum] = eqx.field(static=True)
@@ -77,11 +76,11 @@ class Hessian(eqx.Module):
 
     @property
     def size(self) -> int:
-        """How many numbers the unknown has."""
+        """The count of numbers in the unknown."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.z))
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> np.dtype[Any]:
         return self.reference.system.positions.dtype
 
     @property
@@ -89,15 +88,15 @@ class Hessian(eqx.Module):
         """The energy landscape that it belongs to."""
         return Landscape(self.reference, self.potential)
 
-    def condition(self, z: Any, potential: Potential) -> Any:
+    def condition(self, z: Unknown | Array, potential: Potential) -> Unknown | Array:
         """Return F(z, θ); pure JAX."""
         return gradient(z, Landscape(self.reference, potential))
 
-    def product_at(self, z: Any, potential: Potential) -> Callable[..., Any]:
+    def product_at(self, z: Unknown | Array, potential: Potential) -> Operator:
         """Return v ↦ ∂F/∂z v at any z and θ, made of the potential; pure JAX, differentiable in both."""
         return self._preconditioned(hessian_operator.hessian_operator(z, Landscape(self.reference, potential)))
 
-    def product(self, z: Any = None, potential: Potential | None = None) -> Callable[..., Any]:
+    def product(self, z: Unknown | Array | None = None, potential: Potential | None = None) -> Operator:
         """Return v ↦ A v; an operator that is kept has no derivative in z and θ.
 
         Args:
@@ -107,11 +106,11 @@ class Hessian(eqx.Module):
             return self._preconditioned(self.operator)
         return self.product_at(self.z if z is None else z, self.potential if potential is None else potential)
 
-    def _preconditioned(self, operator: Any) -> Callable[..., Any]:
-        return operator if self.factor is None else Preconditioned(operator, jax.lax.stop_gradient(self.factor))
+    def _preconditioned(self, operator: Operator) -> Operator:
+        return operator if self.factor is None else PreconditionedOperator(operator, jax.lax.stop_gradient(self.factor))
 
     def solve(
-        self, b: Float[Array, " n"], goal: Any = None, *, product: Callable[..., Any] | None = None
+        self, b: Float[Array, " n"], goal: Array | None = None, *, product: Operator | None = None
     ) -> tuple[Float[Array, " n"], Array]:
         """Return `(A⁻¹ b, its relative residual)` outside the null space; pure JAX.
 
@@ -124,31 +123,31 @@ class Hessian(eqx.Module):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What `mdsens.implicit` is told of A."""
+        """The options of `mdsens.implicit` that describe A."""
         return {"symmetric": self.reference.symmetric, "null_space": self.null_space}
 
     @property
     def fail_rtol(self) -> float:
-        """Relative residual beyond which a solve has failed."""
+        """The relative residual beyond which a solve has failed."""
         return self.solver.tolerances(self.dtype)[1]
 
     def solved_by(self, solver: LinearSolver) -> "Hessian":
-        """Return the same Hessian with another solver, without a factor's help."""
+        """Return the Hessian with another solver and without a factor."""
         return dataclasses.replace(self, solver=solver, factor=None)
 
     @property
     def method(self) -> str:
-        """How its linear systems are solved, in words."""
-        helped = ""
+        """The way its linear systems are solved, in words."""
+        preconditioner = ""
         if self.factor is not None:
-            helped = self.factor.words
+            preconditioner = self.factor.words
         elif self.reference.grid is not None and self.solver.iterative and is_stored(self.reference, self.potential):
-            helped = "a coarse grid"
-        return f"{self.solver!r}, preconditioned by {helped}" if helped else repr(self.solver)
+            preconditioner = "a coarse grid"
+        return f"{self.solver!r}, preconditioned by {preconditioner}" if preconditioner else repr(self.solver)
 
     @property
     def rounding(self) -> float:
-        """What rounding leaves of θ ∂F/∂θ where it should be zero, by symmetry or because nothing depends on θ [eV/Å]."""
+        """The size that rounding leaves of a θ ∂F/∂θ that vanishes, by symmetry or because nothing depends on θ [eV/Å]."""
         return float(ROUNDING * jnp.finfo(self.dtype).eps) * self.spectrum.highest * spacing(self.reference.system)
 
     @property
@@ -157,35 +156,27 @@ class Hessian(eqx.Module):
         return _is_definite(self.spectrum, self.reference)
 
 
-def hessian_at(z: Any, reference: Reference, potential: Potential) -> Hessian:
-    """Return the Hessian at a state, examined [host].
+def hessian_at(z: Unknown | Array, reference: Reference, potential: Potential) -> Hessian:
+    """Return the Hessian at a state, with its spectrum [host].
 
     Raises:
-        InputError: as `mdsens.mechanics.spectrum.examined`.
+        InputError: as `mdsens.mechanics.spectrum.examine_hessian`.
     """
-    found = examined(z, reference, potential)
-    return _made(z, reference, potential, found.spectrum, found.columns, found.matrix)
+    return _build_hessian(z, reference, potential, examine_hessian(z, reference, potential))
 
 
-def known_hessian(z: Any, reference: Reference, potential: Potential, spectrum: Spectrum) -> Hessian:
+def known_hessian(z: Unknown | Array, reference: Reference, potential: Potential, spectrum: Spectrum) -> Hessian:
     """Return the Hessian at a state whose spectrum is known already [host]."""
-    stored = is_stored(reference, potential) and stored_size(reference.system, potential) <= KEPT_NUMBERS
-    if not (stored or _has_factor(spectrum, reference, potential)):
-        return _made(z, reference, potential, spectrum, None, None)
-    columns = Columns(operator_at(z, Landscape(reference, potential)), ravel_pytree(z)[0].size, reference.system.positions.dtype)
-    return _made(z, reference, potential, spectrum, columns, None)
+    stored = is_stored(reference, potential) and stored_size(reference.system, potential) <= OPERATOR_LIMIT
+    needed = stored or _has_factor(spectrum, reference, potential)
+    columns = columns_at(z, Landscape(reference, potential)) if needed else None
+    return _build_hessian(z, reference, potential, Examination(spectrum, columns, None))
 
 
-def _made(
-    z: Any,
-    reference: Reference,
-    potential: Potential,
-    spectrum: Spectrum,
-    columns: Columns | None,
-    matrix: np.ndarray | None,
-) -> Hessian:
+def _build_hessian(z: Unknown | Array, reference: Reference, potential: Potential, examination: Examination) -> Hessian:
+    spectrum, columns, matrix = examination
     null_space = known_null_space(z, reference, spectrum.rattlers)
-    operator: StoredOperator | Preconditioned | DenseMatrix | None = None if columns is None else _light(columns)
+    operator: StoredOperator | PreconditionedOperator | DenseMatrix | None = None if columns is None else _small_operator(columns)
     factor: DenseFactor | SparseFactor | None = None
     if columns is not None and _has_factor(spectrum, reference, potential):
         free = np.flatnonzero(np.asarray(null_space.active))
@@ -194,7 +185,7 @@ def _made(
             if not spectrum.exact:
                 factor = sparse_factor(hessian(reference.system, potential).tocsr(), null, free)
             else:
-                whole = columns.between(free) if matrix is None else matrix
+                whole = columns.submatrix(free) if matrix is None else matrix
                 whole = 0.5 * (whole + whole.T)
                 factor = dense_factor(whole, null, free, dtype)
                 operator = DenseMatrix(jnp.asarray(whole, dtype), jnp.asarray(free))
@@ -203,41 +194,41 @@ def _made(
     solver = _default_solver(reference, spectrum, ravel_pytree(z)[0].size)
     approximation = potential.approximation(reference.system)
     if approximation is not None:
-        solver = _within(approximation, spectrum, solver, reference.system.positions.dtype)
+        solver = _with_reachable_rtol(approximation, spectrum, solver, reference.system.positions.dtype)
     return Hessian(reference, z, potential, null_space, operator, factor, solver, HiddenValue(spectrum))
 
 
 def _is_definite(spectrum: Spectrum, reference: Reference) -> bool:
     rounding = np.finfo(reference.system.positions.dtype).eps * spectrum.highest
-    return bool(reference.symmetric and reference.constraints is None and WELL_POSED * rounding < spectrum.lowest < np.inf)
+    return bool(reference.symmetric and reference.constraints is None and FACTOR_MARGIN * rounding < spectrum.lowest < np.inf)
 
 
 def _has_factor(spectrum: Spectrum, reference: Reference, potential: Potential) -> bool:
-    """Whether the matrix is definite, and small or, in the plane, sparse."""
+    """Return whether the matrix is definite, and small or, in the plane, sparse."""
     if not _is_definite(spectrum, reference):
         return False
     return spectrum.exact or (reference.freedom is None and reference.system.dim == 2 and is_stored(reference, potential))
 
 
-def _light(columns: Columns) -> StoredOperator | Preconditioned | None:
-    """An operator whose numbers are few enough to be kept; None for others."""
+def _small_operator(columns: Columns) -> StoredOperator | PreconditionedOperator | None:
+    """Return the operator if its numbers are few enough to be kept, else None."""
     operator = columns.function
-    if not isinstance(operator, StoredOperator) or sum(np.size(leaf) for leaf in jax.tree.leaves(operator)) > KEPT_NUMBERS:
+    if not isinstance(operator, StoredOperator) or sum(np.size(leaf) for leaf in jax.tree.leaves(operator)) > OPERATOR_LIMIT:
         return None
-    return operator if columns.preconditioner is None else Preconditioned(operator, columns.preconditioner)
+    return operator if columns.preconditioner is None else PreconditionedOperator(operator, columns.preconditioner)
 
 
 def _default_solver(reference: Reference, spectrum: Spectrum, size: int) -> LinearSolver:
     if not reference.symmetric:
-        return Direct() if size <= DIRECT_LIMIT else GMRES(restart=KRYLOV)
+        return Direct() if size <= DIRECT_LIMIT else GMRES(restart=GMRES_RESTART)
     multiplied = reference.constraints is not None and reference.constraints.count
     return MINRES() if spectrum.index or multiplied else CG()
 
 
-def _within(approximation: Approximation, spectrum: Spectrum, solver: LinearSolver, dtype: Any) -> LinearSolver:
-    """A solver that asks for no smaller a residual than the error of the operator leaves."""
+def _with_reachable_rtol(approximation: Approximation, spectrum: Spectrum, solver: LinearSolver, dtype: Any) -> LinearSolver:
+    """Return the solver with a relative residual no smaller than the error of the operator allows."""
     rtol, fail_rtol = solver.tolerances(dtype)
-    reachable = min(approximation.hessian / spectrum.nearest_zero, LOOSEST)
+    reachable = min(approximation.hessian / spectrum.nearest_zero, MAX_RTOL)
     if not reachable > rtol:
         return solver
     # In whole powers, so that compiled code is found again.

@@ -1,4 +1,4 @@
-"""The Hessian of the energy for people and other programs: a sparse matrix, a dense one, or an operator."""
+"""`hessian`: the Hessian of the energy as a sparse matrix, a dense one, or an operator."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,12 +22,12 @@ from mdsens.structures.system import System, is_concrete
 FORMATS = ("sparse", "dense", "operator")
 
 ASSEMBLED_LIMIT = 5 * 10**8
-"""Numbers that may be listed while a matrix is assembled (4 GB)."""
+"""Numbers, at most, that are listed while a matrix is assembled (4 GB)."""
 
 
 @runtime_checkable
 class State(Protocol):
-    """A structure with its potential: an equilibrium, which is made with Hessians."""
+    """A structure with its potential: an equilibrium, whose class stands above."""
 
     system: System
     potential: Potential
@@ -35,9 +35,11 @@ class State(Protocol):
 
 @suggest_names
 def hessian(system: System | State, potential: Potential | None = None, format: str = "sparse") -> Any:
-    """∂²U/∂x∂x at a state, relaxed or not, in the order x_0, y_0, z_0, x_1, ... and at the given cell [eV/Å²].
+    """Return ∂²U/∂x∂x of a structure, relaxed or not, in the order x_0, y_0, z_0, x_1, ... and at a fixed cell [eV/Å²].
 
     Rows and columns of frozen atoms are there too, as their forces are; no constraint acts.
+
+        eigenvalues = np.linalg.eigvalsh(ms.hessian(eq, format="dense"))
 
     Args:
         system: a structure, or an equilibrium: `hessian(eq)`.
@@ -88,7 +90,7 @@ def _assembled(system: System, potential: Potential) -> scipy.sparse.bsr_array:
     acting = block.any(axis=(1, 2))
     n, dim = len(system), system.dim
     keys, entry = np.unique(row[acting].astype(np.int64) * n + column[acting], return_inverse=True)
-    # What stands for one pair of atoms is added up by a product with ones.
+    # The blocks of one pair of atoms are added up by a product with ones.
     ones = scipy.sparse.csr_array((np.ones(entry.size), entry, np.arange(entry.size + 1)), shape=(entry.size, keys.size))
     blocks = (ones.T @ block[acting].reshape(-1, dim * dim)).reshape(-1, dim, dim)
     starts = np.searchsorted(keys // n, np.arange(n + 1))

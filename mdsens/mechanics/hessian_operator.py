@@ -1,7 +1,6 @@
-"""The derivative A = ∂F/∂z of the condition of an equilibrium as a linear operator: how a product with it is made."""
+"""Products with the derivative A = ∂F/∂z of the condition of an equilibrium, and a preconditioner for it."""
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,19 +10,23 @@ from jaxtyping import Array, Float
 
 from mdsens.mechanics.forces import gradient
 from mdsens.mechanics.landscape import Landscape
-from mdsens.mechanics.preconditioner import TwoLevel, two_level
+from mdsens.mechanics.preconditioner import TwoLevelPreconditioner, two_level
 from mdsens.mechanics.unknown import Reference, Unknown, as_unknown
 from mdsens.potentials.base import Potential, gives_stiffness, sound_stiffness
+from mdsens.potentials.forms.neighbor_vectors import pair_list
 from mdsens.potentials.forms.stored_stiffness import LocalStiffness
 from mdsens.structures.neighbors.neighbor_list import Neighbors
 from mdsens.structures.system import System
 
+Operator = Callable[[Array], Array]
+"""v ↦ A v on flat vectors."""
+
 STORED_LIMIT = 4 * 10**8
-"""Numbers in stored second derivatives, at most (3.2 GB); beyond, the gradient is linearised."""
+"""Numbers, at most, in stored second derivatives (3.2 GB); beyond, the gradient is linearised."""
 
 
-def hessian_operator(z: Any, landscape: Landscape) -> Callable[..., Any]:
-    """v ↦ ∂F/∂z v on flat vectors, made once and applied many times; pure JAX, differentiable in z and the landscape.
+def hessian_operator(z: Unknown | Array, landscape: Landscape) -> Operator:
+    """Return v ↦ ∂F/∂z v on flat vectors, to be applied many times; pure JAX, differentiable in z and the landscape.
 
     Second derivatives of the atoms' energies are stored, where the potential gives them and they fit, and a preconditioner
     comes with them if the reference has a grid for it; otherwise F is linearised.
@@ -40,14 +43,14 @@ def hessian_operator(z: Any, landscape: Landscape) -> Callable[..., Any]:
         rest = jax.tree.map(jnp.zeros_like, z)
         along = lambda e: jax.jvp(lambda x: gradient(x, landscape), (z,), (rest._replace(strain=e),))[1]  # noqa: E731
         by_strain = jax.lax.map(along, directions)
-    return StoredOperator(z, reference, system.neighbors, stiffness, by_strain)
+    return StoredOperator(z, reference, pair_list(system), stiffness, by_strain)
 
 
-class Preconditioned(eqx.Module):
+class PreconditionedOperator(eqx.Module):
     """An operator and a preconditioner for it."""
 
-    operator: Any
-    precondition: Any
+    operator: Operator
+    precondition: Operator
 
     def __call__(self, v: Float[Array, " n"]) -> Float[Array, " n"]:
         return self.operator(v)
@@ -57,30 +60,31 @@ class StoredOperator(eqx.Module):
     """The Hessian as second derivatives of the atoms' energies, and its columns of the strains.
 
     Attributes:
-        z: where.
+        z: the state.
         reference: of z.
-        neighbors: what the stiffness is stored for.
+        neighbors: the list that the stiffness is stored for.
         stiffness: `potentials.local_stiffness`.
         by_strain: ∂F/∂strain, like z with the strain's components first; None at a fixed cell.
     """
 
-    z: Any
+    z: Unknown | Array
     reference: Reference
     neighbors: Neighbors
     stiffness: LocalStiffness
-    by_strain: Any
+    by_strain: Unknown | None
 
     def __call__(self, v: Float[Array, " n"]) -> Float[Array, " n"]:
         u = as_unknown(ravel_pytree(self.z)[1](v))
         if self.by_strain is None or u.strain is None:
             return self._among_positions(u.positions).ravel()
         positions = self._among_positions(u.positions) + jnp.tensordot(u.strain, self.by_strain.positions, 1)
+        assert self.by_strain.strain is not None
         strain = jnp.tensordot(self.by_strain.positions, u.positions, 2) + self.by_strain.strain @ u.strain
         return ravel_pytree(Unknown(positions, strain))[0]
 
     def _among_positions(self, v: Float[Array, "atoms dim"]) -> Float[Array, "atoms dim"]:
         freedom = self.reference.freedom
-        deformation = None if freedom is None else freedom.deformation(self.z.strain)
+        deformation = None if freedom is None else freedom.deformation(as_unknown(self.z).strain)
         v = v if deformation is None else v @ deformation
         image = self.stiffness.product(v.T, self.neighbors).T
         image = image if deformation is None else image @ deformation.T
@@ -88,7 +92,7 @@ class StoredOperator(eqx.Module):
 
     @property
     def precondition(self) -> "Preconditioner | None":
-        """r ↦ M r on flat vectors with M near A⁻¹; None where the reference has no grid. Held fixed in derivatives."""
+        """r ↦ M r on flat vectors with M near A⁻¹; None where the reference has no grid. A constant in derivatives."""
         if self.reference.grid is None:
             return None
         still = jax.tree.map(jax.lax.stop_gradient, self)
@@ -102,13 +106,13 @@ class Preconditioner(eqx.Module):
     """r ↦ M r on flat vectors.
 
     Attributes:
-        z: of whose structure they are.
+        z: a state, which says how vectors are flattened.
         among_positions: M on `(dim, N)`.
         of_strain: stiffness of the strain's components.
     """
 
-    z: Any
-    among_positions: TwoLevel
+    z: Unknown | Array
+    among_positions: TwoLevelPreconditioner
     of_strain: Float[Array, ""]
 
     def __call__(self, r: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -118,7 +122,7 @@ class Preconditioner(eqx.Module):
 
 
 def is_stored(reference: Reference, potential: Potential) -> bool:
-    """Whether the Hessian is kept as second derivatives of the atoms' energies, rather than as a linearised gradient."""
+    """Return whether the Hessian is kept as second derivatives of the atoms' energies, rather than as a linearised gradient."""
     plain = isinstance(reference.system.neighbors, Neighbors) and reference.symmetric
     constrained = reference.constraints is not None and reference.constraints.count
     if not plain or constrained or not gives_stiffness(potential):
@@ -127,9 +131,9 @@ def is_stored(reference: Reference, potential: Potential) -> bool:
 
 
 def stored_size(system: System, potential: Potential) -> int:
-    """Numbers in the stored second derivatives."""
+    """Return the count of numbers in the stored second derivatives."""
     return sum(leaf.size for leaf in jax.tree.leaves(_stored.eval_shape(potential, system)))
 
 
-# Compiled nowhere; a jitted function keeps its trace, which takes half a second, from one Newton step to the next.
+# Never compiled: a jitted function keeps its trace, which takes half a second, from one Newton step to the next.
 _stored = jax.jit(lambda potential, system: potential.local_stiffness(system))

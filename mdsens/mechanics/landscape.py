@@ -1,6 +1,6 @@
 """`Landscape`: the energy of a potential as a function of the unknown."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, Self
 
 from mdsens.mechanics.unknown import Reference
 from mdsens.potentials.base import Potential
@@ -14,3 +14,13 @@ class Landscape(NamedTuple):
 
     reference: Reference
     potential: Potential
+
+
+class LandscapeLike(Protocol):
+    """What solvers carry as `data`: a `Landscape`, or a record that has its fields among others."""
+
+    @property
+    def reference(self) -> Reference: ...
+    @property
+    def potential(self) -> Potential: ...
+    def _replace(self, *, reference: Reference = ...) -> Self: ...

@@ -1,48 +1,40 @@
-"""The null space of a Hessian: what is known of the motions that cost no energy."""
-
-from collections.abc import Callable
-from typing import Any
+"""The known null space of a Hessian: motions that cost no energy."""
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from mdsens.implicit.linear_system import NullSpace
 from mdsens.mechanics.hessian_operator import hessian_operator
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.rigid_motions import coupled_atoms
-from mdsens.mechanics.unknown import Reference, as_unknown
+from mdsens.mechanics.unknown import Reference, Unknown, as_unknown
 
 
-def rigid_null_space(z: Any, landscape: Landscape) -> NullSpace:
-    """The null space that forces respect by themselves: frozen atoms and free rigid motions."""
+def rigid_null_space(z: Unknown | Array, landscape: Landscape) -> NullSpace:
+    """Return the null space that forces respect by themselves: frozen atoms and free rigid motions."""
     reference = landscape.reference
     return null_space_of(z, reference, ~reference.held)
 
 
-def null_space(z: Any, landscape: Landscape) -> NullSpace:
-    """The known null space of the Hessian at a state: rattlers too, on which a general right-hand side may act."""
-    reference = landscape.reference
-    return null_space_of(z, reference, coupled(hessian_operator(z, landscape), z, reference))
+def null_space(z: Unknown | Array, landscape: Landscape) -> NullSpace:
+    """Return the null space of the Hessian at a state: rattlers too, on which a general right-hand side may act."""
+    reference, product = landscape.reference, hessian_operator(z, landscape)
+    flat, unravel = ravel_pytree(z)
+    coupled = coupled_atoms(lambda v: as_unknown(unravel(product(v))).positions, flat)
+    return null_space_of(z, reference, ~reference.held & coupled[:, None])
 
 
 @eqx.filter_jit
-def known_null_space(z: Any, reference: Reference, rattlers: tuple[int, ...]) -> NullSpace:
-    """The same as `null_space` where the rattlers are known already."""
+def known_null_space(z: Unknown | Array, reference: Reference, rattlers: tuple[int, ...]) -> NullSpace:
+    """Return what `null_space` does, where the rattlers are known already."""
     return null_space_of(z, reference, (~reference.held).at[np.array(rattlers, dtype=int)].set(False))
 
 
-def coupled(product: Callable[..., Any], z: Any, reference: Reference) -> Array:
-    """`(N, dim)`: components of positions that can move and that something acts on."""
-    _, unravel = ravel_pytree(z)
-    image = coupled_atoms(lambda v: as_unknown(unravel(product(v))).positions, ravel_pytree(z)[0])
-    return ~reference.held & image[:, None]
-
-
-def null_space_of(z: Any, reference: Reference, active: Array) -> NullSpace:
-    """The null space of rigid motions of the active components `(N, dim)` and of those that are not."""
+def null_space_of(z: Unknown | Array, reference: Reference, active: Bool[Array, "atoms dim"]) -> NullSpace:
+    """Return the null space of rigid motions of the active components `(N, dim)` and of those that are not."""
     basis = reference.motions.basis(as_unknown(z).positions, active)
     more = ravel_pytree(z)[0].size - active.size
     return NullSpace(jnp.concatenate([active.ravel(), jnp.ones(more, bool)]), jnp.pad(basis, ((0, more), (0, 0))))

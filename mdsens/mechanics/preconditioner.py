@@ -1,4 +1,4 @@
-"""A preconditioner for periodic solids: what Krylov methods are slow at, long waves, is solved on a coarse grid by Fourier.
+"""A preconditioner for periodic solids: long waves, at which Krylov methods are slow, are solved on a coarse grid by Fourier.
 
     M = D⁻¹ + P C⁻¹ Pᵀ
 
@@ -9,7 +9,6 @@ Smith, Bjørstad, Gropp, "Domain Decomposition", 1996, chapter 2), with the coar
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -17,20 +16,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Int
 
-if TYPE_CHECKING:
-    from mdsens.structures.system import System
+from mdsens.structures.system import System
 
-ATOMS_A_NODE = {2: 4, 3: 8}
+ATOMS_PER_NODE = {2: 4, 3: 8}
 """Atoms for each node of the grid, by dimension."""
 
 SPACING = 8
 """Nodes between two impulses by which the coarse operator is probed."""
 
-SMALLEST = 1000
+MIN_ATOMS = 1000
 """Atoms below which the grid would save nothing."""
 
-SOFTEST = 1e-9
-"""Share of the stiffest wave below which a wave of the grid is left to D."""
+MIN_STIFFNESS_SHARE = 1e-9
+"""Stiffness, as a share of that of the stiffest wave, below which a wave of the grid is left to D."""
 
 
 class CoarseGrid(eqx.Module):
@@ -49,23 +47,25 @@ class CoarseGrid(eqx.Module):
     shape: tuple[int, ...] = eqx.field(static=True)
 
     def to_atoms(self, field: Float[Array, "dim nodes"]) -> Float[Array, "dim atoms"]:
-        """P."""
+        """Return P field."""
         return jnp.stack([jnp.sum(self.weight * row[self.node], axis=0) for row in field])
 
     def to_nodes(self, vectors: Float[Array, "dim atoms"]) -> Float[Array, "dim nodes"]:
-        """Pᵀ."""
+        """Return Pᵀ vectors."""
         return jnp.stack([jnp.sum(self.share * row[self.member], axis=0) for row in vectors])
 
 
-def coarse_grid(system: "System") -> CoarseGrid | None:
-    """The grid of a system [host]; None where it is too small or not periodic in all directions."""
+def coarse_grid(system: System) -> CoarseGrid | None:
+    """Return the grid of a system [host]; None where it is too small or not periodic in all directions."""
     n, dim = system.positions.shape
-    if n < SMALLEST or not all(system.pbc):
+    if n < MIN_ATOMS or not all(system.pbc):
         return None
     cell = np.asarray(system.cell, dtype=float)
     lengths = np.linalg.norm(cell, axis=1)
-    spacing = (np.prod(lengths) * ATOMS_A_NODE[dim] / n) ** (1.0 / dim)
-    shape = tuple(_nodes(length / spacing) for length in lengths)
+    spacing = (np.prod(lengths) * ATOMS_PER_NODE[dim] / n) ** (1.0 / dim)
+    counts = lengths / spacing
+    # Few nodes, or a multiple of the distance between impulses.
+    shape = tuple(max(2, round(m)) if m < 1.5 * SPACING else SPACING * round(m / SPACING) for m in counts.tolist())
     place = np.asarray(system.positions, dtype=float) @ np.linalg.inv(cell)
     place = (place - np.floor(place)) * shape
     first = np.minimum(np.floor(place).astype(np.int64), np.array(shape) - 1)
@@ -73,19 +73,15 @@ def coarse_grid(system: "System") -> CoarseGrid | None:
     corners = np.array(list(np.ndindex(*(2,) * dim)))
     node = np.ravel_multi_index(tuple(((first[None] + corners[:, None]) % shape).transpose(2, 0, 1)), shape)
     weight = np.prod(np.where(corners[:, None] == 1, beyond, 1.0 - beyond), axis=2)
-    member, share = _from_nodes(node, weight, int(np.prod(shape)))
+    member, share = _invert_interpolation(node, weight, int(np.prod(shape)))
     dtype = system.positions.dtype
     return CoarseGrid(
         jnp.asarray(node, jnp.int32), jnp.asarray(weight, dtype), jnp.asarray(member, jnp.int32), jnp.asarray(share, dtype), shape
     )
 
 
-def _nodes(count: float) -> int:
-    """Whole nodes along a cell vector: few, or a multiple of the distance between impulses."""
-    return max(2, round(count)) if count < 1.5 * SPACING else SPACING * round(count / SPACING)
-
-
-def _from_nodes(node: Any, weight: Array, count: int) -> tuple[Any, Any]:
+def _invert_interpolation(node: np.ndarray, weight: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the atoms around each node, and their shares."""
     atoms = np.broadcast_to(np.arange(node.shape[1]), node.shape).ravel()
     order = np.argsort(node, axis=None, kind="stable")
     held = np.bincount(node.ravel(), minlength=count)
@@ -96,7 +92,7 @@ def _from_nodes(node: Any, weight: Array, count: int) -> tuple[Any, Any]:
     return member, share
 
 
-class TwoLevel(eqx.Module):
+class TwoLevelPreconditioner(eqx.Module):
     """r ↦ M r on `(dim, N)`.
 
     Attributes:
@@ -118,25 +114,25 @@ class TwoLevel(eqx.Module):
         return self.relaxation * r + grid.to_atoms(field.reshape(dim, -1))
 
 
-def two_level(grid: CoarseGrid, product: Callable[..., Any], diagonal: Float[Array, " atoms"]) -> TwoLevel:
-    """The preconditioner of a Hessian; pure JAX.
+def two_level(grid: CoarseGrid, product: Callable[[Array], Array], diagonal: Float[Array, " atoms"]) -> TwoLevelPreconditioner:
+    """Return the preconditioner of a Hessian; pure JAX.
 
     Args:
         product: the Hessian's, on `(dim, N)`.
         diagonal: mean of each atom's diagonal entries.
     """
-    return TwoLevel(grid, 1.0 / jnp.where(diagonal > 0.0, diagonal, jnp.inf), _inverse(_symbol(grid, product)))
+    return TwoLevelPreconditioner(grid, 1.0 / jnp.where(diagonal > 0.0, diagonal, jnp.inf), _inverse(_symbol(grid, product)))
 
 
-def _symbol(grid: Any, product: Callable[..., Any]) -> Array:
-    """The Fourier transform of the mean response of the grid to an impulse, `(*waves, dim, dim)`, Hermitian."""
+def _symbol(grid: CoarseGrid, product: Callable[[Array], Array]) -> Array:
+    """Return the Fourier transform of the mean response of the grid to an impulse, `(*waves, dim, dim)`, Hermitian."""
     dim, shape = len(grid.shape), grid.shape
     period = tuple(SPACING if m % SPACING == 0 else m for m in shape)
     impulses = np.zeros(shape)
     impulses[tuple(slice(None, None, p) for p in period)] = 1.0
     impulse = jnp.asarray(impulses.ravel(), grid.weight.dtype)
 
-    def response(direction: Any) -> Any:
+    def response(direction: Array) -> Array:
         answer = grid.to_nodes(product(grid.to_atoms(direction[:, None] * impulse))).reshape(dim, *shape)
         for axis, (m, p) in enumerate(zip(shape, period, strict=True)):
             answer = answer.reshape(*answer.shape[: axis + 1], m // p, p, *answer.shape[axis + 2 :]).mean(axis=axis + 1)
@@ -154,12 +150,14 @@ def _symbol(grid: Any, product: Callable[..., Any]) -> Array:
 
 
 def _inverse(symbol: Array) -> Array:
-    """The inverse of each matrix; zero for the uniform wave and those that are not clearly positive."""
+    """Return the inverse of each matrix; zero for the uniform wave and those that are not clearly positive."""
     dim = symbol.shape[-1]
     trace = jnp.real(jnp.trace(symbol, axis1=-2, axis2=-1))
-    floor = SOFTEST * jnp.max(trace)
+    floor = MIN_STIFFNESS_SHARE * jnp.max(trace)
     minors = [jnp.real(jnp.linalg.det(symbol[..., :k, :k])) for k in range(1, dim + 1)]
-    positive = (trace > floor) & jnp.all(jnp.stack([minor > (SOFTEST * trace) ** k for k, minor in enumerate(minors, 1)]), axis=0)
+    positive = (trace > floor) & jnp.all(
+        jnp.stack([minor > (MIN_STIFFNESS_SHARE * trace) ** k for k, minor in enumerate(minors, 1)]), axis=0
+    )
     positive = positive.at[(0,) * dim].set(False)
     safe = jnp.where(positive[..., None, None], symbol, jnp.eye(dim))
     return jnp.where(positive[..., None, None], jnp.linalg.inv(safe), 0.0)

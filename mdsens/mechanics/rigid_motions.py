@@ -1,10 +1,10 @@
-"""Motions that cost no energy: rigid motions, frozen atoms, rattlers. The known null space of an equilibrium's Hessian.
+"""Rigid motions, which cost no energy: with frozen atoms and rattlers the known null space of an equilibrium's Hessian.
 
-Translations always; rotations as far as the periodicity allows (three for a cluster, one about the axis of a wire, one
-for a 2-D cluster); all of them only as far as they leave frozen atoms in place, and only if they move anything (a linear
-molecule has two rotations).
+Translations are always among them, rotations as far as the periodicity allows (three for a cluster, one about the axis of a
+wire, one for a 2-D cluster): as far as they leave frozen atoms in place and move anything (a linear molecule has two rotations).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -15,7 +15,8 @@ from jaxtyping import Array, Bool, Float
 
 from mdsens.structures.system import System
 
-_NEGLIGIBLE = 1e-6
+_ZERO_SHARE = 1e-6
+"""Share of the usual length of a motion, or of the largest singular value, below which one counts as zero."""
 
 
 class RigidMotions(eqx.Module):
@@ -27,14 +28,14 @@ class RigidMotions(eqx.Module):
     names: tuple[str, ...] = eqx.field(static=True)
 
     def basis(self, positions: Float[Array, "atoms dim"], active: Bool[Array, "atoms dim"]) -> Float[Array, "n m"]:
-        """Orthonormal displacements, raveled, zero where not active."""
+        """Return orthonormal displacements, raveled, zero where not active."""
         motions = _generators(positions, self.axes, self.origin, jnp) @ self.combinations
         motions = jnp.where(active.ravel()[:, None], motions, 0.0)
         return jnp.linalg.qr(motions)[0]
 
 
 def rigid_motions(system: System, constraints: Any = None) -> RigidMotions:
-    """The rigid motions that `system` is free to make under its frozen atoms and other constraints [host]."""
+    """Return the rigid motions that `system` is free to make under its frozen atoms and other constraints [host]."""
     positions = np.asarray(system.positions)
     dim = system.dim
     rows = np.repeat(~np.asarray(system.frozen), dim)
@@ -47,7 +48,7 @@ def rigid_motions(system: System, constraints: Any = None) -> RigidMotions:
     # Rotations move atoms by their distances from the origin, translations by 1.
     usual = np.ones(len(scale))
     usual[dim:] = np.linalg.norm(positions - origin)
-    scale[scale <= _NEGLIGIBLE * usual] = 1.0
+    scale[scale <= _ZERO_SHARE * usual] = 1.0
     generators = generators / scale
     combinations = np.eye(generators.shape[1])
     if not rows.all():
@@ -59,22 +60,19 @@ def rigid_motions(system: System, constraints: Any = None) -> RigidMotions:
         combinations = combinations @ _null_space(normals @ generators @ combinations)
     if combinations.shape[1]:
         _, singular, right = np.linalg.svd(generators[rows] @ combinations, full_matrices=False)
-        if (singular > _NEGLIGIBLE).sum() < combinations.shape[1]:
-            combinations = combinations @ right[singular > _NEGLIGIBLE].T
+        if (singular > _ZERO_SHARE).sum() < combinations.shape[1]:
+            combinations = combinations @ right[singular > _ZERO_SHARE].T
     names = [f"translation {'xyz'[k]}" for k in range(dim)] + [f"rotation {k + 1}" for k in range(len(axes))]
     if combinations.shape != (len(names), len(names)):
         names = [f"rigid motion {k + 1}" for k in range(combinations.shape[1])]
     dtype = system.positions.dtype
     return RigidMotions(
-        jnp.asarray(combinations / scale[:, None], dtype),
-        jnp.asarray(axes, dtype),
-        jnp.asarray(origin, dtype),
-        tuple(names),
+        jnp.asarray(combinations / scale[:, None], dtype), jnp.asarray(axes, dtype), jnp.asarray(origin, dtype), tuple(names)
     )
 
 
-def coupled_atoms(forces: Any, flat: Float[Array, " n"]) -> Bool[Array, " atoms"]:
-    """False for rattlers: atoms without a contact, whose displacement changes no force and is changed by none.
+def coupled_atoms(forces: Callable[[Array], Array], flat: Float[Array, " n"]) -> Bool[Array, " atoms"]:
+    """Return False for rattlers: atoms without a contact, whose displacement changes no force and which no displacement acts on.
 
     A random displacement of all that is unknown gives such an atom, and only such an atom, a change of force that is
     exactly zero.
@@ -110,7 +108,7 @@ def _rotation_axes(system: System) -> np.ndarray:
     return np.zeros((0, 3))
 
 
-def _null_space(matrix: Any) -> np.ndarray:
+def _null_space(matrix: np.ndarray) -> np.ndarray:
     _, singular, right = np.linalg.svd(matrix, full_matrices=True)
-    rank = int((singular > _NEGLIGIBLE * max(1.0, singular.max(initial=0.0))).sum())
+    rank = int((singular > _ZERO_SHARE * max(1.0, singular.max(initial=0.0))).sum())
     return right[rank:].T

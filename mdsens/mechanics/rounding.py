@@ -1,14 +1,13 @@
-"""Which changes of an observable are nothing but rounding: what it changes by when atoms move by nearly nothing."""
+"""The rounding error of an observable: what it changes by when atoms move by nearly nothing."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from mdsens.structures.system import System
 
-SLIGHT = 1e-7
+NUDGE = 1e-7
 """Displacement, as a share of the distance between atoms, that means nothing."""
 
 ROUNDING = 1e-12
@@ -18,25 +17,25 @@ ROUNDING = 1e-12
 def rounding_of(
     value: Callable[[dict[str, System]], Float[np.ndarray, " numbers"]], systems: dict[str, System]
 ) -> Float[np.ndarray, " numbers"]:
-    """How much of a change of each number of an observable is rounding [host].
+    """Return how much of a change of each number of an observable is rounding [host].
 
     Args:
-        value: the numbers, of structures by name.
+        value: gives the numbers of structures, which have names.
     """
     here = value(systems)
-    found = ROUNDING * np.abs(here)
+    rounding = ROUNDING * np.abs(here)
     for seed in range(2):
-        there = value({name: _nudged(system, np.random.default_rng(seed)) for name, system in systems.items()})
-        found = np.fmax(found, np.abs(there - here))
-    return found
+        there = value({name: _nudge(system, np.random.default_rng(seed)) for name, system in systems.items()})
+        rounding = np.fmax(rounding, np.abs(there - here))
+    return rounding
 
 
-def _nudged(system: System, rng: Any) -> System:
+def _nudge(system: System, rng: np.random.Generator) -> System:
     positions, dim = np.asarray(system.positions), system.dim
     volume = np.ptp(positions, axis=0).max() ** dim if system.cell is None else float(system.volume)
-    moved = positions + SLIGHT * (volume / len(positions)) ** (1.0 / dim) * rng.normal(size=positions.shape)
+    moved = positions + NUDGE * (volume / len(positions)) ** (1.0 / dim) * rng.normal(size=positions.shape)
     if system.cell is None:
         return system.with_positions(moved)
     strain = rng.normal(size=(dim, dim))
-    larger = np.eye(dim) + SLIGHT * (strain + strain.T)
+    larger = np.eye(dim) + NUDGE * (strain + strain.T)
     return system.with_positions(moved).deformed(larger)

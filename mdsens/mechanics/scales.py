@@ -1,43 +1,47 @@
-"""What is long and what is stiff in a system: the units in which its own tolerances are measured."""
+"""A system's own scales of length and stiffness, in which tolerances are measured."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
-from mdsens.mechanics.unknown import Reference, as_unknown
+from mdsens.mechanics.landscape import LandscapeLike
+from mdsens.mechanics.unknown import Reference, Unknown, as_unknown
 from mdsens.potentials.base import Potential
 from mdsens.potentials.forms.neighbor_vectors import pair_list
 from mdsens.solvers import Problem, evaluated
 from mdsens.structures.neighbors.neighbor_list import Neighbors
 from mdsens.structures.system import System, is_concrete
 
-RELATIVE = 1e-11
+FORCE_SHARE = 1e-11
 """Largest force that a relaxation leaves by default, as a share of the typical stiffness times the distance of neighbours: about
 1e-9 eV/Å in covalent solids and metals."""
 
-ROUNDING = 8.0
-"""The same in roundings of the largest coordinate times the stiffness, below which forces are noise."""
+FORCE_ROUNDINGS = 8.0
+"""Largest force that a relaxation leaves by default, at least, in roundings of the largest coordinate times the stiffness: below,
+forces are noise."""
 
-UNKNOWN = 1e-8
-"""Largest force that is left where no displacement changes any [eV/Å]."""
+FALLBACK_FMAX = 1e-8
+"""Largest force that a relaxation leaves where no displacement changes any [eV/Å]."""
 
 PROBE = 1e-5
-"""Displacement that shows the stiffness, as a share of the distance of neighbours."""
+"""Displacement by which the stiffness is measured, as a share of the distance of neighbours."""
 
-SAMPLED = 2000
-"""Atoms of which the nearest neighbours are looked at, at most."""
+SAMPLE_SIZE = 2000
+"""Atoms, at most, whose nearest neighbours are looked at."""
 
-ORDINARY = {"length": 2.0, "stiffness": 6.0}
+USUAL_SIZE = {"length": 2.0, "stiffness": 6.0}
 """The middle of what is usual in Å and eV/Å²."""
 
 DECADES = {"length": 1, "stiffness": 4}
-"""How far apart units are that solvers count in, so that they are 1 for all that is usual."""
+"""Powers of ten between the units that solvers count in: so far apart that they are 1 for all that is usual."""
 
 
 class Scales(NamedTuple):
-    """
+    """A system's own scales: numbers, or traced ones.
+
     Attributes:
         length: typical distance of nearest neighbours [Å].
         stiffness: typical change of the force on an atom by a displacement of all [eV/Å²].
@@ -50,15 +54,15 @@ class Scales(NamedTuple):
 
     @property
     def fmax(self) -> Any:
-        """What counts as no force by default [eV/Å]."""
-        xp = _numbers(self.stiffness)
-        found = xp.maximum(RELATIVE * self.length, ROUNDING * self.rounding) * self.stiffness
-        return xp.where(found > 0.0, found, UNKNOWN)
+        """The largest force that a relaxation leaves by default [eV/Å]."""
+        xp = _array_module(self.stiffness)
+        force = xp.maximum(FORCE_SHARE * self.length, FORCE_ROUNDINGS * self.rounding) * self.stiffness
+        return xp.where(force > 0.0, force, FALLBACK_FMAX)
 
     @property
     def units(self) -> "Units":
         """Powers of ten near the scales, for the settings of solvers: 1 for what is usual in Å and eV."""
-        return Units(_rounded(self.length, "length"), _rounded(self.stiffness, "stiffness"))
+        return Units(_power_near(self.length, "length"), _power_near(self.stiffness, "stiffness"))
 
 
 class Units(NamedTuple):
@@ -72,55 +76,55 @@ class Units(NamedTuple):
         return self.length * self.stiffness
 
 
-ORDINARY_UNITS = Units()
+USUAL_UNITS = Units()
 
 
-def _rounded(value: Any, name: str) -> Any:
-    xp = _numbers(value)
-    steps = xp.rint(xp.log10(xp.where(value > 0.0, value, ORDINARY[name]) / ORDINARY[name]) / DECADES[name])
+def _power_near(value: Any, name: str) -> Any:
+    xp = _array_module(value)
+    steps = xp.rint(xp.log10(xp.where(value > 0.0, value, USUAL_SIZE[name]) / USUAL_SIZE[name]) / DECADES[name])
     power = 10.0 ** (DECADES[name] * steps)
     return power if xp is jnp else float(power)
 
 
-def _numbers(*values: Any) -> Any:
-    """`jax.numpy` where anything is traced; else NumPy, which compiles nothing."""
+def _array_module(*values: Any) -> Any:
+    """Return `jax.numpy` where anything is traced; else NumPy, which compiles nothing."""
     return jnp if any(isinstance(value, jax.core.Tracer) for value in values) else np
 
 
-def scales_of(problem: Problem, z: Any, data: Any) -> Scales:
-    """The scales at a state, by two evaluations of its forces [host]."""
+def scales_of(problem: Problem, z: Unknown | Array, data: LandscapeLike) -> Scales:
+    """Return the scales at a state, by two evaluations of its forces [host]."""
     reference, potential = data.reference, data.potential
     length = typical_distance(reference.place(z), potential)
-    here, there = (jax.tree.map(np.asarray, evaluated(problem, at, data)[0]) for at in (z, _probed(z, reference, length)))
+    here, there = (jax.tree.map(np.asarray, evaluated(problem, at, data)[0]) for at in (z, _displace(z, reference, length)))
     return _scales(z, length, here, there, np)
 
 
-def traced_scales(problem: Problem, z: Any, data: Any, length: Any) -> Scales:
-    """The same inside a traced function, where the length is known."""
-    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), z, _probed(z, data.reference, length))
+def traced_scales(problem: Problem, z: Unknown | Array, data: LandscapeLike, length: Any) -> Scales:
+    """Return the scales inside a traced function, where the length is known."""
+    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), z, _displace(z, data.reference, length))
     residuals = jax.lax.map(lambda at: problem.residual(at, data), both)
     here, there = (jax.tree.map(lambda leaf, k=k: leaf[k], residuals) for k in (0, 1))
     return _scales(z, length, here, there, jnp)
 
 
-def share_of_force(eq: Any, share: float) -> float:
-    """A force in an equilibrium's own units: a share of its largest curvature times the distance of neighbours [eV/Å]."""
+def force_scale(eq: Any, share: float) -> float:
+    """Return a share of an equilibrium's largest curvature times the distance of neighbours, a force [eV/Å]."""
     spectrum = eq.spectrum
     if spectrum is None or not 0.0 < spectrum.highest < np.inf:
-        return UNKNOWN
+        return FALLBACK_FMAX
     largest = float(np.abs(np.asarray(eq.system.positions)).max())
-    rounding = ROUNDING * float(np.finfo(eq.system.positions.dtype).eps) * largest
+    rounding = FORCE_ROUNDINGS * float(np.finfo(eq.system.positions.dtype).eps) * largest
     return max(share * typical_distance(eq.system, eq.potential), rounding) * spectrum.highest
 
 
-def _probed(z: Any, reference: Reference, length: Any) -> Any:
-    """z displaced at random, not as a whole; the same at every state, since what looks there is compiled, and this is not."""
+def _displace(z: Unknown | Array, reference: Reference, length: Any) -> Unknown | Array:
+    """Displace z at random, but not as a whole, in eager code; by the same numbers at every state."""
     random, unknown = np.random.default_rng(0), as_unknown(z)
     noise, held = random.normal(size=unknown.positions.shape), reference.held
-    xp = _numbers(held, unknown.positions)
+    xp = _array_module(held, unknown.positions)
     noise = xp.where(xp.asarray(held), 0.0, noise - noise.mean(axis=0))
     moved = jnp.asarray(xp.asarray(unknown.positions) + PROBE * length * noise, unknown.positions.dtype)
-    if not hasattr(z, "strain"):
+    if not isinstance(z, Unknown):
         return moved
     strain = unknown.strain
     if strain is not None:
@@ -128,8 +132,8 @@ def _probed(z: Any, reference: Reference, length: Any) -> Any:
     return unknown._replace(positions=moved, strain=strain)
 
 
-def _scales(z: Any, length: Any, here: Any, there: Any, xp: Any) -> Scales:
-    """The median over atoms is that of the many, whatever a few do that lie too near each other."""
+def _scales(z: Unknown | Array, length: Any, here: Any, there: Any, xp: Any) -> Scales:
+    """Return the scales by the forces at z and beside it; a median ignores the few atoms that lie too near each other."""
     here, there = as_unknown(here), as_unknown(there)
     dim = here.positions.shape[-1]
     change = xp.sqrt(xp.sum((there.positions - here.positions) ** 2, axis=-1) / dim)
@@ -148,26 +152,26 @@ def _median(values: Any, counting: Any, otherwise: float, xp: Any) -> Any:
 
 
 def typical_distance(system: System, potential: Potential) -> float:
-    """The median over atoms of the distance to the nearest neighbour [Å] [host]."""
+    """Return the median over atoms of the distance to the nearest neighbour [Å] [host]."""
     n = len(system)
     if isinstance(system.neighbors, Neighbors):
-        chosen = np.unique(np.linspace(0, n - 1, min(n, SAMPLED)).astype(int))
+        chosen = np.unique(np.linspace(0, n - 1, min(n, SAMPLE_SIZE)).astype(int))
         cell = None if system.cell is None else np.asarray(system.cell)
-        if (found := listed_distance(np.asarray(system.positions), cell, system.neighbors, chosen, np)) > 0.0:
-            return float(found)
-    return _without_neighbors(system, potential)
+        if (distance := median_distance(np.asarray(system.positions), cell, system.neighbors, chosen, np)) > 0.0:
+            return float(distance)
+    return _distance_without_list(system, potential)
 
 
 def traced_distance(system: System, potential: Potential) -> Any:
-    """The same of a structure that may be traced, as long as it has a list then."""
+    """Return the typical distance of a structure that may be traced, if it has a list then."""
     if is_concrete(system):
         return typical_distance(system, potential)
-    found = listed_distance(system.positions, system.cell, pair_list(system), slice(None), jnp)
-    return jnp.where(found > 0.0, found, 1.0)
+    distance = median_distance(system.positions, system.cell, pair_list(system), slice(None), jnp)
+    return jnp.where(distance > 0.0, distance, 1.0)
 
 
-def listed_distance(positions: Any, cell: Any, neighbors: Neighbors, chosen: Any, xp: Any) -> Any:
-    """The median of some atoms' distances to their nearest listed neighbours [Å]; 0 where there is none."""
+def median_distance(positions: Any, cell: Any, neighbors: Neighbors, chosen: Any, xp: Any) -> Any:
+    """Return the median of some atoms' distances to their nearest listed neighbours [Å]; 0 where there is none."""
     atom, kind, opposite = (xp.asarray(part)[:, chosen] for part in (neighbors.atom, neighbors.kind, neighbors.opposite))
     x = positions.T
     d = x[:, atom] - x[:, None, chosen]
@@ -177,7 +181,7 @@ def listed_distance(positions: Any, cell: Any, neighbors: Neighbors, chosen: Any
     return _median(nearest, xp.isfinite(nearest), 0.0, xp)
 
 
-def _without_neighbors(system: System, potential: Potential) -> float:
+def _distance_without_list(system: System, potential: Potential) -> float:
     from scipy.spatial import cKDTree
 
     positions, candidates = np.asarray(system.positions), []
@@ -191,7 +195,7 @@ def _without_neighbors(system: System, potential: Potential) -> float:
 
 
 def spacing(system: System) -> float:
-    """A mean distance between atoms [Å] [host]."""
+    """Return a mean distance between atoms [Å] [host]."""
     n, dim = system.positions.shape
     if system.cell is not None and all(system.pbc):
         return float(abs(np.linalg.det(system.cell)) / n) ** (1.0 / dim)

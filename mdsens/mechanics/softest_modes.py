@@ -1,6 +1,5 @@
 """The ends of a Hessian's spectrum: the whole of it, or a search by Lanczos' method and LOBPCG."""
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -12,34 +11,38 @@ from jaxtyping import Array
 
 from mdsens.implicit.linear_system import COLUMNS, NullSpace
 from mdsens.mechanics.forces import lagrangian
-from mdsens.mechanics.hessian_operator import hessian_operator
+from mdsens.mechanics.hessian_operator import Operator, hessian_operator
 from mdsens.mechanics.landscape import Landscape
+from mdsens.mechanics.unknown import Unknown
+
+Pair = tuple[Array, Array]
+"""A vector and its image."""
 
 DENSE_LIMIT = 1500
-"""Unknowns that can move up to which all curvatures are computed from the assembled matrix."""
+"""Unknowns that can move, up to which all eigenvalues are computed from the assembled matrix."""
 
-SOUGHT = 2
-"""Curvatures sought in larger systems while they are negative: one more than a saddle point has."""
+SEARCH_COUNT = 2
+"""Eigenvalues sought in larger systems while they are negative: one more than a saddle point has."""
 
-STEPS = {"preconditioned": 24, "plain": 120}
-"""Steps of Lanczos towards a negative curvature."""
+LANCZOS_STEPS = {"preconditioned": 24, "plain": 120}
+"""Steps of Lanczos' method towards a negative eigenvalue."""
 
-LANCZOS_NUMBERS = 10**8
-"""Numbers that its vectors may be; in huge systems it takes as few steps as with a preconditioner."""
+LANCZOS_LIMIT = 10**8
+"""Numbers that its vectors may hold; in huge systems it takes as few steps as with a preconditioner."""
 
-POLISHING_STEPS = {"lowest": 10, "highest": 8}
-"""Steps of LOBPCG from there to the lowest curvature, and to the highest, of which the size is wanted only."""
+LOBPCG_STEPS = {"lowest": 10, "highest": 8}
+"""Steps of LOBPCG from there to the lowest eigenvalue, and to the highest, of which only the size is needed."""
 
-BLOCK_NUMBERS = 10**7
-"""Numbers in the columns of a matrix that are computed together, at most."""
+BLOCK_LIMIT = 10**7
+"""Numbers, at most, in the columns of a matrix that are computed together."""
 
-TINY = 1e-12
-"""Share of a vector that counts as nothing left of it."""
+ZERO_SHARE = 1e-12
+"""Share of a vector below which what is left of it counts as zero."""
 
 
 @eqx.filter_jit
-def operator_at(z: Any, landscape: Landscape) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
-    """`(the Hessian of the Lagrangian, its preconditioner or None)`; `hessian_operator` is the same where F is its gradient."""
+def _operator_at(z: Unknown | Array, landscape: Landscape) -> tuple[Operator, Operator | None]:
+    """Return `(the Hessian of the Lagrangian, its preconditioner or None)`: `hessian_operator`, where F is its gradient."""
     if landscape.reference.symmetric:
         operator = hessian_operator(z, landscape)
         return operator, getattr(operator, "precondition", None)
@@ -48,57 +51,61 @@ def operator_at(z: Any, landscape: Landscape) -> tuple[Callable[..., Any], Calla
 
 
 class Columns:
-    """Products with the columns of NumPy matrices, a fixed number of columns at a time, so that they are compiled once."""
+    """Products of an operator with the columns of NumPy matrices, a fixed number at a time, so that they are compiled once."""
 
-    def __init__(self, operator: tuple[Callable[..., Any], Callable[..., Any] | None], size: int, dtype: Any) -> None:
-        self.function, self.preconditioner = operator
+    def __init__(self, function: Operator, preconditioner: Operator | None, size: int, dtype: np.dtype[Any]) -> None:
+        self.function, self.preconditioner = function, preconditioner
         self.size, self.dtype = size, dtype
-        self.width = min(COLUMNS, size) if size <= DENSE_LIMIT else 1
 
-    def __call__(self, vectors: np.ndarray) -> Any:
-        return self._batched(self.function, vectors)
+    def __call__(self, vectors: np.ndarray) -> np.ndarray:
+        """Return the products with the columns of `(n, k)` vectors."""
+        images, width = np.empty_like(vectors), min(COLUMNS, self.size) if self.size <= DENSE_LIMIT else 1
+        for start in range(0, vectors.shape[1], width):
+            part = vectors[:, start : start + width]
+            filled = np.zeros((len(vectors), width), self.dtype)
+            filled[:, : part.shape[1]] = part
+            images[:, start : start + width] = np.asarray(_apply_columns(self.function, filled))[:, : part.shape[1]]
+        return images
 
-    def between(self, free: np.ndarray) -> np.ndarray:
-        """The matrix between some components."""
+    def submatrix(self, free: np.ndarray) -> np.ndarray:
+        """Return the matrix between some components."""
         matrix = np.empty((len(free), len(free)))
-        width = max(1, min(COLUMNS, self.size, BLOCK_NUMBERS // self.size))
+        width = max(1, min(COLUMNS, self.size, BLOCK_LIMIT // self.size))
         for start in range(0, len(free), width):
             chosen = free[start : start + width]
             unit = np.zeros((self.size, width), self.dtype)
             unit[chosen, np.arange(len(chosen))] = 1.0
-            matrix[:, start : start + width] = np.asarray(_each(self.function, unit))[free, : len(chosen)]
+            matrix[:, start : start + width] = np.asarray(_apply_columns(self.function, unit))[free, : len(chosen)]
         return matrix
 
-    def _batched(self, function: Callable[..., Any], vectors: np.ndarray) -> np.ndarray:
-        images = np.empty_like(vectors)
-        for start in range(0, vectors.shape[1], self.width):
-            part = vectors[:, start : start + self.width]
-            filled = np.zeros((len(vectors), self.width), self.dtype)
-            filled[:, : part.shape[1]] = part
-            images[:, start : start + self.width] = np.asarray(_each(function, filled))[:, : part.shape[1]]
-        return images
+
+def columns_at(z: Unknown | Array, landscape: Landscape) -> Columns:
+    """Return products with the Hessian of the Lagrangian at a state [host]."""
+    flat = ravel_pytree(z)[0]
+    return Columns(*_operator_at(z, landscape), flat.size, flat.dtype)
 
 
-class _Negative(eqx.Module):
+class _NegativeOperator(eqx.Module):
     """-A."""
 
-    function: Any
+    function: Operator
 
     def __call__(self, v: Array) -> Array:
         return -self.function(v)
 
 
 @jax.jit
-def _each(function: Callable[..., Any], vectors: Any) -> Array:
+def _apply_columns(function: Operator, vectors: Any) -> Array:
     return jax.vmap(function, 1, 1)(vectors)
 
 
-def random_vectors(size: Any, count: int) -> np.ndarray:
+def random_vectors(size: int, count: int) -> np.ndarray:
+    """Return columns that are random and always the same."""
     return np.random.default_rng(1).normal(size=(size, count))
 
 
-def exact_ends(matrix: Any, null: np.ndarray) -> tuple[np.ndarray, float]:
-    """`(eigenvalues of a symmetric matrix outside a null space, in order, the largest magnitude)`."""
+def exact_ends(matrix: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return `(eigenvalues of a symmetric matrix outside a null space, in order, the largest magnitude)`."""
     null = null[:, null.any(axis=0)]
     top = np.abs(matrix).sum(axis=1).max()
     matrix = 0.5 * (matrix + matrix.T)
@@ -108,33 +115,31 @@ def exact_ends(matrix: Any, null: np.ndarray) -> tuple[np.ndarray, float]:
     return values, float(np.abs(values).max())
 
 
-def search_ends(columns: "Columns", null: Any) -> tuple[np.ndarray, float]:
-    """`(the lowest eigenvalues, the highest)` of an operator outside a null space: more than one while they are negative."""
+def search_ends(columns: Columns, null: NullSpace) -> tuple[np.ndarray, float]:
+    """Return `(the lowest eigenvalues, the highest)` of an operator outside a null space: a second if the first is negative."""
     active, basis = np.asarray(null.active), np.asarray(null.basis)
-    # A place for a direction that was found.
-    basis, rank = np.pad(basis, ((0, 0), (0, SOUGHT - 1))), basis.shape[1]
-    most = STEPS["plain" if columns.preconditioner is None else "preconditioned"]
-    steps = max(STEPS["preconditioned"], min(most, LANCZOS_NUMBERS // active.size))
+    # One more column, for the first direction.
+    basis, rank = np.pad(basis, ((0, 0), (0, SEARCH_COUNT - 1))), basis.shape[1]
+    most = LANCZOS_STEPS["plain" if columns.preconditioner is None else "preconditioned"]
+    steps = max(LANCZOS_STEPS["preconditioned"], min(most, LANCZOS_LIMIT // active.size))
     lowest, highest = [], 0.0
-    for k in range(SOUGHT):
-        start, outside = (
-            jnp.asarray(random_vectors(active.size, k + 1)[:, k], columns.dtype),
-            NullSpace(null.active, jnp.asarray(basis)),
-        )
+    for k in range(SEARCH_COUNT):
+        start = jnp.asarray(random_vectors(active.size, k + 1)[:, k], columns.dtype)
+        outside = NullSpace(null.active, jnp.asarray(basis))
         softest = softest_vector(columns.function, columns.preconditioner, outside, start, steps)
-        value, vector = _polished(columns.function, columns.preconditioner, outside, softest, POLISHING_STEPS["lowest"])
+        value, vector = _lobpcg(columns.function, columns.preconditioner, outside, softest, LOBPCG_STEPS["lowest"])
         lowest.append(float(value))
         if k == 0:
-            highest = -float(_polished(_Negative(columns.function), None, outside, start, POLISHING_STEPS["highest"])[0])
-        if not value < 0.0 or k + 1 == SOUGHT:
+            highest = -float(_lobpcg(_NegativeOperator(columns.function), None, outside, start, LOBPCG_STEPS["highest"])[0])
+        if not value < 0.0 or k + 1 == SEARCH_COUNT:
             break
         basis[:, rank + k] = vector
     return np.array(lowest), max(highest, *np.abs(lowest))
 
 
 @eqx.filter_jit
-def softest_vector(product: Callable[..., Any], precondition: Any, null: Any, start: Array, steps: int) -> Array:
-    """Of some steps of Lanczos' method for A x = μ M⁻¹x the Ritz vector of the lowest μ; `start` is M⁻¹x of the first."""
+def softest_vector(product: Operator, precondition: Operator | None, null: NullSpace, start: Array, steps: int) -> Array:
+    """Return the Ritz vector of the lowest μ by Lanczos' method for A x = μ M⁻¹x; `start` is M⁻¹x of the first step."""
     smoothed = (lambda r: r) if precondition is None else precondition
 
     def step(k: Any, carry: Any) -> tuple[Any, ...]:
@@ -155,8 +160,8 @@ def softest_vector(product: Callable[..., Any], precondition: Any, null: Any, st
 
 
 @eqx.filter_jit
-def _polished(product: Callable[..., Any], precondition: Any, null: Any, start: Array, steps: int) -> tuple[Array, Array]:
-    """`(the lowest eigenvalue, its vector)` from a start by LOBPCG with one vector, and none of its products twice.
+def _lobpcg(product: Operator, precondition: Operator | None, null: NullSpace, start: Array, steps: int) -> tuple[Array, Array]:
+    """Return `(the lowest eigenvalue, its vector)` by LOBPCG with one vector, with one product a step.
 
     Each step takes the best of the vector x, its preconditioned residual and the last step.
     """
@@ -165,15 +170,15 @@ def _polished(product: Callable[..., Any], precondition: Any, null: Any, start: 
     def image(v: Array) -> Array:
         return null.project(product(v))
 
-    def beside(pair: Any, others: Any) -> tuple[Any, Any]:
-        """A vector and its image, orthonormal to others; zero where nothing is left."""
+    def orthonormalise(pair: Pair, others: list[Pair]) -> Pair:
+        """Return a vector and its image, orthonormal to others; zero where nothing is left."""
         v, Av = pair
         for _ in range(2):
             for w, Aw in others:
                 share = w @ v
                 v, Av = v - share * w, Av - share * Aw
         size = jnp.linalg.norm(v)
-        scale = jnp.where(size > TINY * jnp.linalg.norm(pair[0]), 1.0 / size, 0.0)
+        scale = jnp.where(size > ZERO_SHARE * jnp.linalg.norm(pair[0]), 1.0 / size, 0.0)
         return scale * v, scale * Av
 
     def step(_: Any, carry: Any) -> Any:
@@ -182,17 +187,17 @@ def _polished(product: Callable[..., Any], precondition: Any, null: Any, start: 
         down = null.project(smoothed(residual))
         size = jnp.linalg.norm(down)
         down = down / jnp.where(size > 0.0, size, 1.0)
-        down = beside((down, image(down)), [x])
-        last = beside(last, [x, down])
-        space, images = (jnp.stack(part) for part in zip(x, down, last, strict=True))
+        descent = orthonormalise((down, image(down)), [x])
+        last = orthonormalise(last, [x, descent])
+        space, images = (jnp.stack(part) for part in zip(x, descent, last, strict=True))
         small = space @ images.T
-        # What is zero must not look like a lowest one.
+        # A vector that is zero must not look like the lowest one.
         missing = jnp.sum(space * space, axis=1) < 0.5
         small = 0.5 * (small + small.T) + jnp.diag(jnp.where(missing, 2.0 * jnp.linalg.norm(small), 0.0))
         _, vectors = jnp.linalg.eigh(small)
         shares = vectors[:, 0]
         moved = shares.at[0].set(0.0)
-        best = beside((shares @ space, shares @ images), [])
+        best = orthonormalise((shares @ space, shares @ images), [])
         return best, (moved @ space, moved @ images)
 
     x = null.project(start)

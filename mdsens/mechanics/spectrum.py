@@ -1,6 +1,7 @@
-"""The spectrum of a Hessian: whether a state is a minimum, and how soft it is."""
+"""The spectrum of a Hessian, which says whether a state is a minimum, and how soft it is."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,28 +18,28 @@ from mdsens.mechanics.forces import gradient
 from mdsens.mechanics.hessian_operator import StoredOperator, hessian_operator
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.null_space import known_null_space, null_space, null_space_of
-from mdsens.mechanics.softest_modes import Columns, exact_ends, operator_at, random_vectors, search_ends, softest_vector
-from mdsens.mechanics.unknown import Reference, as_unknown
+from mdsens.mechanics.softest_modes import Columns, columns_at, exact_ends, random_vectors, search_ends, softest_vector
+from mdsens.mechanics.unknown import Reference, Unknown, as_unknown
 from mdsens.potentials.base import Potential
 from mdsens.potentials.forms.stored_stiffness import SiteStiffness, SumStiffness
 
-FEW = 4
-"""Eigenvalues that are kept of a whole spectrum, from the lowest."""
+LOWEST_COUNT = 4
+"""Eigenvalues that are kept of a whole spectrum: the lowest."""
 
-FEW_STEPS = 48
-"""Steps of Lanczos towards a negative eigenvalue of each of many structures."""
+BATCH_LANCZOS_STEPS = 48
+"""Steps of Lanczos' method towards a negative eigenvalue of each of many structures."""
 
-NEGATIVE = 1e-7
-"""Share of the largest eigenvalue below minus which one counts as negative."""
+NEGATIVE_SHARE = 1e-7
+"""Share of the largest eigenvalue: one below minus that counts as negative."""
 
-LOOKED_AT = 64
-"""Atoms, for each place of a list, whose unused places are looked at."""
+PROBED_ATOMS = 64
+"""Atoms whose unused places are looked at, for each place of a list."""
 
-ASYMMETRIC = 1e3
-"""Difference of a Hessian from its transpose, as a share of it, beyond which its forces are no gradient, in roots of the rounding
-error: energies of networks may be in single precision inside. Beside it ten times the error of a Hessian by differences."""
+MAX_ASYMMETRY = 1e3
+"""Difference of a Hessian from its transpose, as a share of it, beyond which its forces are no gradient; in roots of the rounding
+error, since networks may compute in single precision. Ten times the error of a Hessian by differences is allowed beside it."""
 
-FLOPPY = 1e-9
+FLOPPY_SHARE = 1e-9
 """Share of the largest eigenvalue within which one counts as zero."""
 
 
@@ -68,29 +69,28 @@ class Spectrum:
 
 
 class Examination(NamedTuple):
-    """A spectrum, and what was made to find it.
+    """A spectrum, with what was made to compute it.
 
     Attributes:
-        columns: products with the Hessian.
+        columns: products with the Hessian; None where the spectrum was known before.
         matrix: the Hessian between free components; None in large systems.
     """
 
     spectrum: Spectrum
-    columns: Columns
+    columns: Columns | None
     matrix: np.ndarray | None
 
 
-def spectrum_at(z: Any, reference: Reference, potential: Potential) -> Spectrum:
-    """Return the ends of the spectrum at a state [host]; see `examined`."""
-    return examined(z, reference, potential).spectrum
+def spectrum_at(z: Unknown | Array, reference: Reference, potential: Potential) -> Spectrum:
+    """Return the ends of the spectrum at a state [host]; see `examine_hessian`."""
+    return examine_hessian(z, reference, potential).spectrum
 
 
-def examined(z: Any, reference: Reference, potential: Potential) -> Examination:
-    """Examine the Hessian at a state [host]: its spectrum is exact up to `DENSE_LIMIT` unknowns, else sought.
+def examine_hessian(z: Unknown | Array, reference: Reference, potential: Potential) -> Examination:
+    """Compute the ends of the Hessian's spectrum at a state [host]: exactly up to `DENSE_LIMIT` unknowns, else by a search.
 
-    Lanczos' method for A x = μ M⁻¹x with the preconditioner M, which CG would stop at a negative eigenvalue with, sees one of
-    any size early, since M brings all others near each other; and LOBPCG goes from what it saw to the lowest eigenvalue of A
-    itself.
+    Lanczos' method for A x = μ M⁻¹x, M being the preconditioner of CG, sees a negative eigenvalue of any size early, since M
+    brings all others near each other. From its vector LOBPCG goes to the lowest eigenvalue of A itself.
 
     A. V. Knyazev, SIAM J. Sci. Comput. 23, 517 (2001).
 
@@ -98,22 +98,24 @@ def examined(z: Any, reference: Reference, potential: Potential) -> Examination:
         InputError: forces that are no gradient; a site's energy that counts unused places; a rigid motion that should cost
             nothing and does not, so that the energy has a geometry of its own.
     """
-    flat = ravel_pytree(z)[0]
-    columns = Columns(operator_at(z, Landscape(reference, potential)), flat.size, flat.dtype)
-    image = as_unknown(ravel_pytree(z)[1](columns(random_vectors(flat.size, 1))[:, 0])).positions
+    columns = columns_at(z, Landscape(reference, potential))
+    image = as_unknown(ravel_pytree(z)[1](jnp.asarray(columns(random_vectors(columns.size, 1))[:, 0]))).positions
     moving = ~np.asarray(reference.held) & np.any(np.asarray(image) != 0.0, axis=1)[:, None]
     loose = ~moving.any(axis=1) & ~np.asarray(reference.held).all(axis=1)
     rattlers = tuple(int(atom) for atom in np.flatnonzero(loose))
-    null, rigid = _outside(z, reference, moving, rattlers)
+    null = known_null_space(z, reference, rattlers)
+    rigid = np.asarray(null.basis)
+    if reference.constraints is not None:
+        null = _tangent_null_space(z, reference, null)
     active, basis = np.asarray(null.active), np.asarray(null.basis)
     free = np.flatnonzero(active)
     if free.size <= basis.shape[1]:
         return Examination(Spectrum(np.inf, 0.0, 0, rattlers, True, (), 0, np.inf), columns, None)
     exact = free.size <= softest_modes.DENSE_LIMIT
     _check_masks(columns.function, potential)
-    matrix = columns.between(free) if exact else None
+    matrix = columns.submatrix(free) if exact else None
     _check_symmetric(matrix, columns, active, reference, potential)
-    values, highest = exact_ends(matrix, basis[free]) if exact else search_ends(columns, null)
+    values, highest = exact_ends(matrix, basis[free]) if matrix is not None else search_ends(columns, null)
     _check_rigid(columns(rigid), highest, z, reference, potential)
     nearest = float(np.abs(values).min())
     if exact and reference.constraints is not None:
@@ -121,44 +123,46 @@ def examined(z: Any, reference: Reference, potential: Potential) -> Examination:
     spectrum = Spectrum(
         float(values.min()),
         highest,
-        int((np.abs(values) <= FLOPPY * highest).sum()),
+        int((np.abs(values) <= FLOPPY_SHARE * highest).sum()),
         rattlers,
         exact,
-        tuple(float(value) for value in values[:FEW]),
-        int((values < -NEGATIVE * highest).sum()),
+        tuple(float(value) for value in values[:LOWEST_COUNT]),
+        int((values < -NEGATIVE_SHARE * highest).sum()),
         nearest,
     )
     return Examination(spectrum, columns, matrix)
 
 
 @eqx.filter_jit
-def _force(z: Any, landscape: Landscape) -> Array:
+def _force(z: Unknown | Array, landscape: Landscape) -> Array:
     return jnp.linalg.norm(ravel_pytree(gradient(z, landscape))[0])
 
 
 def is_saddle(positions: Array, reference: Reference, potential: Potential) -> Array:
-    """Whether a few steps of Lanczos' method meet a negative eigenvalue at a state of positions alone; pure JAX."""
+    """Return whether a few steps of Lanczos' method meet a negative eigenvalue at a state of positions alone; pure JAX."""
     landscape = Landscape(reference, potential)
     product = hessian_operator(positions, landscape)
     null = null_space(positions, landscape)
     start = jnp.asarray(random_vectors(positions.size, 1)[:, 0], positions.dtype)
-    vector = softest_vector(product, None, null, start, min(positions.size, FEW_STEPS))
+    vector = softest_vector(product, None, null, start, min(positions.size, BATCH_LANCZOS_STEPS))
     highest = jnp.linalg.norm(product(null.project(start))) / jnp.linalg.norm(null.project(start))
-    return vector @ product(vector) < -NEGATIVE * highest * (vector @ vector)
+    return vector @ product(vector) < -NEGATIVE_SHARE * highest * (vector @ vector)
 
 
-def _check_symmetric(matrix: Any, columns: "Columns", active: np.ndarray, reference: Reference, potential: Potential) -> None:
-    """Raises InputError where forces are no gradient: by the whole matrix, or by its work on two random displacements."""
+def _check_symmetric(
+    matrix: np.ndarray | None, columns: Columns, active: np.ndarray, reference: Reference, potential: Potential
+) -> None:
+    """Raise InputError where forces are no gradient, by the whole matrix, or by its work on two random displacements."""
     if matrix is None:
         v, w = (random_vectors(active.size, 3)[:, 1:] * active[:, None]).T
         there, back = columns(v[:, None])[:, 0], columns(w[:, None])[:, 0]
-        # Of a random matrix both are its norm.
+        # For a random matrix both estimate its norm.
         size, off = np.sqrt(0.5 * (there @ there + back @ back)), abs(w @ there - v @ back)
     else:
         size, off = np.linalg.norm(matrix), np.linalg.norm(matrix - matrix.T)
     approximation = potential.approximation(reference.system)
     known = 0.0 if approximation is None else 10.0 * approximation.hessian * np.sqrt(active.sum())
-    if off > np.sqrt(np.finfo(columns.dtype).eps) * ASYMMETRIC * size + known:
+    if off > np.sqrt(np.finfo(columns.dtype).eps) * MAX_ASYMMETRY * size + known:
         raise InputError(
             f"The forces of {type(potential).__name__} are no gradient of an energy: second derivatives differ from their "
             f"transpose by {off / size:.1e} of their size. A pair energy must be the same for i, j and j, i, and a calculator's "
@@ -166,8 +170,8 @@ def _check_symmetric(matrix: Any, columns: "Columns", active: np.ndarray, refere
         )
 
 
-def _check_masks(operator: Any, potential: Potential) -> None:
-    """Raises InputError where a site's energy depends on places of its list that nobody is in."""
+def _check_masks(operator: Callable[..., Array], potential: Potential) -> None:
+    """Raise InputError where a site's energy depends on unused places of its list."""
     if not isinstance(operator, StoredOperator):
         return
     stored, whole = operator.stiffness, operator.neighbors
@@ -177,43 +181,35 @@ def _check_masks(operator: Any, potential: Potential) -> None:
             continue
         used, blocks = np.asarray((listed or whole).used), np.asarray(part.blocks)
         for place in range(len(used)):
-            if np.any(np.abs(blocks[place, :, place][..., np.flatnonzero(~used[place])[:LOOKED_AT]]) > 0.0):
+            if np.any(np.abs(blocks[place, :, place][..., np.flatnonzero(~used[place])[:PROBED_ATOMS]]) > 0.0):
                 raise InputError(
                     f"The energy of a site in {type(potential).__name__} counts places where its mask is False, which hold a "
                     "harmless vector and nobody: multiply by jnp.where(mask, 1.0, 0.0) before summing over neighbours."
                 )
 
 
-def _nearest_zero(columns: "Columns", z: Any, reference: Reference, moving: Any) -> float:
-    """Of the matrix with its multipliers."""
-    null: Any = null_space_of(z, reference, moving)
-    free = np.flatnonzero(null.active)
-    values, _ = exact_ends(columns.between(free), np.asarray(null.basis)[free])
+def _nearest_zero(columns: Columns, z: Unknown | Array, reference: Reference, moving: Any) -> float:
+    """Return the smallest magnitude of an eigenvalue of the matrix with its multipliers."""
+    null = null_space_of(z, reference, moving)
+    free = np.flatnonzero(np.asarray(null.active))
+    values, _ = exact_ends(columns.submatrix(free), np.asarray(null.basis)[free])
     return float(np.abs(values).min())
 
 
-def _outside(z: Any, reference: Reference, moving: np.ndarray, rattlers: tuple[int, ...]) -> tuple[NullSpace, np.ndarray]:
-    """`(null space of the spectrum, rigid motions)`: constraints leave motions along them only, multipliers are no motions."""
-    null = known_null_space(z, reference, rattlers)
-    rigid = np.asarray(null.basis)
-    if reference.constraints is None:
-        return null, rigid
-    return _along(z, reference, null), rigid
-
-
 @eqx.filter_jit
-def _along(z: Any, reference: Reference, null: Any) -> NullSpace:
-    """The null space of motions along constraints."""
+def _tangent_null_space(z: Unknown | Array, reference: Reference, null: NullSpace) -> NullSpace:
+    """Return the null space of a spectrum under constraints: motions along them are left, multipliers are no motions."""
     flat, unravel = ravel_pytree(z)
     normals = jax.jacrev(lambda x: reference.constraints.values(reference.place(unravel(x))))(flat).T
+    assert null.active is not None and null.basis is not None
     active = null.active.at[null.active.size - reference.constraints.count :].set(False)
     basis = jnp.linalg.qr(jnp.where(active[:, None], jnp.concatenate([null.basis, normals], axis=1), 0.0))[0]
     return NullSpace(active, basis)
 
 
-def _check_rigid(images: Any, highest: float, z: Any, reference: Reference, potential: Potential) -> None:
-    # A rotation turns the forces: by an angle that is the smaller the larger the system is for a displacement of unit length.
-    # Rounding grows with the root of the precision.
+def _check_rigid(images: np.ndarray, highest: float, z: Unknown | Array, reference: Reference, potential: Potential) -> None:
+    """Raise InputError where a rigid motion changes the energy, by its products with the Hessian."""
+    # A rotation turns the forces; for a displacement of unit length by an angle that falls with the size of the system.
     dim = reference.system.dim
     angle = float(np.abs(np.asarray(reference.motions.combinations)[dim:]).max(initial=0.0))
     rounding = 10.0 * np.sqrt(np.finfo(as_unknown(z).positions.dtype).eps) * highest

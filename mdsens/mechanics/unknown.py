@@ -1,5 +1,6 @@
-"""What an equilibrium is sought in: the unknown z, and the `Reference` that turns it into a system."""
+"""The unknown z of an equilibrium, and the `Reference` that turns it into a system."""
 
+import itertools
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -29,12 +30,13 @@ class Unknown(NamedTuple):
     multipliers: Float[Array, " k"] | None = None
 
 
-def as_unknown(z: Any) -> Unknown:
+def as_unknown(z: Unknown | Array) -> Unknown:
+    """Return z as an `Unknown`, where it may be the array of positions."""
     return z if isinstance(z, Unknown) else Unknown(z)
 
 
 class CellFreedom(eqx.Module):
-    """How a cell may strain, and what it is loaded with. The deformation F = 1 + Σ_k s_k D_k / length is symmetric.
+    """The strains that a cell may make, and its load. The deformation F = 1 + Σ_k s_k D_k / length is symmetric.
 
     Attributes:
         directions: `(m, dim, dim)`, symmetric and orthonormal D_k.
@@ -55,7 +57,7 @@ class CellFreedom(eqx.Module):
 
 
 class Reference(eqx.Module):
-    """What stays fixed while the unknown and parameters vary: the reference system with its neighbour list, and its freedom.
+    """All that stays fixed while the unknown and parameters vary: the reference system with its neighbour list, and its freedom.
 
     Attributes:
         system: the reference: its positions and cell are those of `start`.
@@ -74,7 +76,7 @@ class Reference(eqx.Module):
     grid: CoarseGrid | None = None
 
     @property
-    def start(self) -> Any:
+    def start(self) -> Unknown | Array:
         """The unknown of the reference itself."""
         positions = self.system.positions
         count = 0 if self.constraints is None else self.constraints.count
@@ -94,14 +96,14 @@ class Reference(eqx.Module):
         frozen = jnp.repeat(self.system.frozen[:, None], self.system.dim, axis=1)
         return frozen if self.constraints is None else frozen | self.constraints.held
 
-    def place(self, z: Any) -> System:
-        """The system at z; frozen atoms ride with the cell."""
+    def place(self, z: Unknown | Array) -> System:
+        """Return the system at z; frozen atoms ride with the cell."""
         z = as_unknown(z)
         system = self.system.with_positions(z.positions)
         return system if self.freedom is None else system.deformed(self.freedom.deformation(z.strain))
 
-    def unknown_of(self, system: System) -> Any:
-        """The z of another state of the same atoms, whose cell the freedom can reach."""
+    def unknown_of(self, system: System) -> Unknown | Array:
+        """Return the z of another state of the same atoms, whose cell the freedom can reach."""
         start = as_unknown(self.start)
         if self.freedom is None:
             moved = start._replace(positions=system.positions)
@@ -114,13 +116,13 @@ class Reference(eqx.Module):
             moved = start._replace(positions=system.positions @ jnp.linalg.inv(reached), strain=components)
         return moved if isinstance(self.start, Unknown) else moved.positions
 
-    def is_stale(self, z: Any, interaction_range: Any) -> Bool[Array, ""]:
-        """Whether a pair within the range could be missing from the list at z. Works on tracers."""
+    def is_stale(self, z: Unknown | Array, interaction_range: Any) -> Bool[Array, ""]:
+        """Return whether a pair within the range could be missing from the list at z. Works on tracers."""
         neighbors = self.system.neighbors
         assert neighbors is not None
         if self.freedom is None:
             return neighbors.is_stale(as_unknown(z).positions, interaction_range)
-        listed = as_unknown(self.start) if self.listed is None else self.listed
+        z, listed = as_unknown(z), as_unknown(self.start) if self.listed is None else self.listed
         deformation = self.freedom.deformation(z.strain)
         relative = jnp.linalg.inv(self.freedom.deformation(listed.strain)) @ deformation
         # No vector between images that moved along became shorter than by the smallest stretch.
@@ -129,8 +131,8 @@ class Reference(eqx.Module):
         return (room < 0.0) | (jnp.max(moved) > room**2)
 
 
-def gridded(reference: Reference, grid: Any = None) -> Reference:
-    """The reference with a preconditioner's grid: its own, the one given, or one made for its system [host]."""
+def with_coarse_grid(reference: Reference, grid: CoarseGrid | None = None) -> Reference:
+    """Return the reference with a preconditioner's grid: its own, the one given, or one made for its system [host]."""
     if reference.grid is not None:
         return reference
     grid = coarse_grid(reference.system) if grid is None else grid
@@ -138,12 +140,12 @@ def gridded(reference: Reference, grid: Any = None) -> Reference:
 
 
 def reference_at(system: System, freedom: CellFreedom | None = None, constraints: Any = None) -> Reference:
-    """The reference that `system` itself is [host]."""
+    """Return the reference that `system` itself is [host]."""
     return Reference(system, rigid_motions(system, constraints), freedom, constraints)
 
 
 def cell_freedom(system: System, cell: Any, pressure: Any) -> CellFreedom | None:
-    """What `relax(cell=, pressure=)` means for a system [host].
+    """Return the freedom that `relax(cell=, pressure=)` asks for [host]; None for a fixed cell.
 
     Args:
         cell: `"fixed"`, `"isotropic"`, `"free"`, or the mask of the strains that are free, `(dim, dim)` or Voigt.
@@ -153,7 +155,7 @@ def cell_freedom(system: System, cell: Any, pressure: Any) -> CellFreedom | None
         InputError: a mask or stress of the wrong shape, strains along directions that are not periodic, a load on a fixed
             cell or on a system that has no volume.
     """
-    load = _load(pressure, system.dim)
+    load = _stress_tensor(pressure, system.dim)
     if isinstance(cell, str) and cell == "fixed":
         if np.any(load):
             raise InputError('A pressure acts on a cell that may change only: ask for cell="free" or cell="isotropic".')
@@ -165,10 +167,13 @@ def cell_freedom(system: System, cell: Any, pressure: Any) -> CellFreedom | None
     if getattr(system.neighbors, "hides_cell", False):
         raise InputError("A wrapped jax-md energy hides its cell, so mdsens cannot strain it: use one of mdsens's own.")
     axes = _periodic_axes(system)
-    if isinstance(cell, str):
-        directions = _free_directions(axes) if cell == "free" else axes @ axes.T[None] / np.sqrt(axes.shape[1])
-    else:
+    if not isinstance(cell, str):
         directions = _masked_directions(cell, axes)
+    elif cell == "isotropic":
+        directions = axes @ axes.T[None] / np.sqrt(axes.shape[1])
+    else:
+        pairs = itertools.combinations_with_replacement(axes.T, 2)
+        directions = np.stack([_symmetric_tensor(a, b) for a, b in pairs])
     if np.any(load) and not all(system.pbc):
         raise InputError("A pressure needs a cell that is periodic in all directions: this one has no volume of its own.")
     pressure = -np.trace(load) / system.dim
@@ -187,8 +192,8 @@ def cell_freedom(system: System, cell: Any, pressure: Any) -> CellFreedom | None
     )
 
 
-def _load(pressure: Any, dim: int) -> np.ndarray:
-    """The stress that is asked for, `(dim, dim)`."""
+def _stress_tensor(pressure: Any, dim: int) -> np.ndarray:
+    """Return the stress that is asked for, `(dim, dim)`, positive where it pulls [GPa; in 2-D eV/Å²]."""
     try:
         value = np.asarray(pressure, dtype=float)
     except (TypeError, ValueError):
@@ -212,13 +217,13 @@ def _periodic_vectors(system: System) -> np.ndarray:
 
 
 def periodic_volume(system: System) -> float:
-    """Volume of the cell, area of a slab's, length of a wire's [Å^(periodic directions)] [host]."""
+    """Return the volume of the cell, the area of a slab's, the length of a wire's [Å^(periodic directions)] [host]."""
     vectors = _periodic_vectors(system)
     return float(np.sqrt(np.linalg.det(vectors @ vectors.T)))
 
 
 def _periodic_axes(system: System) -> np.ndarray:
-    """Orthonormal columns that span the periodic directions, Cartesian axes where they do."""
+    """Return orthonormal columns that span the periodic directions, Cartesian axes where they do."""
     vectors = _periodic_vectors(system)
     projector = vectors.T @ np.linalg.pinv(vectors.T)
     inside = np.flatnonzero(np.isclose(np.diag(projector), 1.0, atol=1e-12))
@@ -227,17 +232,13 @@ def _periodic_axes(system: System) -> np.ndarray:
     return np.linalg.svd(vectors.T, full_matrices=False)[0]
 
 
-def _symmetric(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _symmetric_tensor(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     tensor = 0.5 * (np.outer(a, b) + np.outer(b, a))
     return tensor / np.linalg.norm(tensor)
 
 
-def _free_directions(axes: Any) -> np.ndarray:
-    columns = axes.T
-    return np.stack([_symmetric(columns[k], columns[l]) for k in range(len(columns)) for l in range(k, len(columns))])
-
-
-def _masked_directions(mask: Any, axes: Any) -> np.ndarray:
+def _masked_directions(mask: Any, axes: np.ndarray) -> np.ndarray:
+    """Return the strains that are free in a mask."""
     dim = len(axes)
     mask = np.asarray(mask)
     if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
@@ -257,7 +258,7 @@ def _masked_directions(mask: Any, axes: Any) -> np.ndarray:
     for k, l in VOIGT[dim]:
         if not mask[k, l]:
             continue
-        direction = _symmetric(np.eye(dim)[k], np.eye(dim)[l])
+        direction = _symmetric_tensor(np.eye(dim)[k], np.eye(dim)[l])
         if not np.allclose(projector @ direction @ projector, direction, atol=1e-9):
             raise InputError(f"The strain {'xyz'[k]}{'xyz'[l]} is free in the mask, but the system is not periodic along it.")
         directions.append(direction)

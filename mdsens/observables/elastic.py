@@ -27,7 +27,7 @@ from mdsens.common.errors import InputError, LinearSolveError, did_you_mean
 from mdsens.common.suggestions import suggest_names
 from mdsens.common.units import NEWTON_PER_METRE, stress_unit
 from mdsens.common.voigt import unit_strains
-from mdsens.derivatives.nonfinite import UNRESTED, check_free, check_rest
+from mdsens.derivatives.nonfinite import MAX_FORCE_SHARE, check_free, check_rest
 from mdsens.implicit import CG, NullSpace, linear_solve
 from mdsens.mechanics import hessian_operator
 from mdsens.mechanics.landscape import Landscape
@@ -250,7 +250,7 @@ def _response(system: System, potential: Potential, relaxed: bool, flat: bool) -
         apart = jnp.minimum((size / len(system)) ** (1.0 / (2 if flat else system.dim)), jnp.max(potential.ranges))
         # All bonds of an atom hold it, and a strain stretches a part of them by a part of their length.
         unrest = jax.lax.stop_gradient(left * apart * len(system) / (BOND_STIFFNESS * jnp.max(jnp.abs(curvature))))
-    return _Response(jnp.where(unrest > UNRESTED, jnp.nan, unit) * curvature, unit * stress, unrest, across)
+    return _Response(jnp.where(unrest > MAX_FORCE_SHARE, jnp.nan, unit) * curvature, unit * stress, unrest, across)
 
 
 def _plane(system: System, curvature: Array, relaxed: bool) -> tuple[Array, Array, Array]:

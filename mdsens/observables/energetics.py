@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from mdsens.common.errors import ConvergenceError, InputError
 from mdsens.common.units import stress_unit
-from mdsens.derivatives.references import Referring
+from mdsens.derivatives.references import ReferringObservable
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.observables.composition import reference_amounts, state_named
 from mdsens.potentials.base import Potential, listed_energies
@@ -109,7 +109,7 @@ class cohesive_energy(eqx.Module):
         return jnp.sum(listed_energies(potential, alone))
 
 
-class formation_energy(Referring):
+class formation_energy(ReferringObservable):
     """`formation_energy(*references)`: energy of a structure above that of as many atoms of relaxed references [eV].
 
         E_f = E - Σ_r x_r E_r,    Σ_r x_r n_r = n for every species,

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from mdsens.common.errors import InputError
-from mdsens.derivatives.nonfinite import UNRESTED, check_rest
+from mdsens.derivatives.nonfinite import MAX_FORCE_SHARE, check_rest
 from mdsens.implicit import Direct, NullSpace, linear_solve
 from mdsens.observables.lattice_dynamics import ForceConstants, force_constants, in_terahertz, prepare_crystal, vanishing
 from mdsens.potentials.base import Potential, total_energy
@@ -271,7 +271,7 @@ def _gruneisen(q: Array, system: System, potential: Potential, direction: Array 
 
 def _if_relaxed(values: Array, unrest: Array) -> Array:
     """The values, or NaN where the structure is not relaxed."""
-    return jnp.where(unrest > UNRESTED, jnp.nan, values)
+    return jnp.where(unrest > MAX_FORCE_SHARE, jnp.nan, values)
 
 
 def _response_to_expansion(system: System, potential: Potential, constants: ForceConstants) -> Float[Array, "atoms dim"]:

@@ -180,7 +180,7 @@ class System(NameSuggester, eqx.Module):
         """Return the system with other positions; its neighbour list is kept, and checked where it is used."""
         return eqx.tree_at(lambda s: s.positions, self, positions)
 
-    def deformed(self, F: Float[Array, "dim dim"]) -> "System":
+    def deformed(self, F: Float[Array | np.ndarray, "dim dim"]) -> "System":
         """Return the system after a homogeneous deformation of space: the cell, and the atoms with it.
 
         Everything else is kept, the neighbour list too, whose images follow the cell. Works on traced values.

@@ -17,6 +17,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from mdsens.common.differences import central_difference
 from mdsens.common.errors import InputError, MdsensError
 from mdsens.common.units import stress_unit
 from mdsens.common.voigt import from_voigt
@@ -33,7 +34,6 @@ from mdsens.potentials.base import (
     total_energy,
 )
 from mdsens.potentials.forms.neighbor_vectors import pair_list
-from mdsens.potentials.wrapped.finite_differences import central
 from mdsens.solvers import Status
 from mdsens.structures.neighbors.neighbor_list import Neighbors, widen_like
 from mdsens.structures.neighbors.search import find_neighbors
@@ -309,7 +309,7 @@ def _slope_error(
     """
     error = np.inf
     for step in unit * np.array(STEPS):
-        difference = central(lambda t: quantity(case.evaluate(*path(t))), step)
+        difference = central_difference(lambda t: quantity(case.evaluate(*path(t))), step)
         error = min(error, _relative((difference - slope) / scale, 0.0))
         if error <= DIFFERENCES:
             break

@@ -67,14 +67,14 @@ MUTANTS = (
     Mutant(
         "a kink is not seen",
         "derivatives/certificate.py",
-        "if kink < KINK * float(eq.potential.range):",
+        "if kink < KINK_SHARE * float(eq.potential.range):",
         "if False:",
         "derivatives/test_certificate.py -k kink",
     ),
     Mutant(
         "an inequality that is about to switch is not seen",
         "derivatives/certificate.py",
-        "< SWITCH * neighbours:",
+        "< SWITCH_SHARE * neighbours:",
         "< 0.0:",
         "derivatives/test_certificate.py -k inequality",
     ),
@@ -89,8 +89,8 @@ MUTANTS = (
     Mutant(
         "the default force is one in eV/Å",
         "mechanics/scales.py",
-        "        return xp.where(found > 0.0, found, UNKNOWN)",
-        "        return UNKNOWN",
+        "        return xp.where(force > 0.0, force, FALLBACK_FMAX)",
+        "        return FALLBACK_FMAX",
         "mechanics/test_scales.py -k 'numbers_only'",
     ),
     Mutant(
@@ -139,7 +139,7 @@ MUTANTS = (
     Mutant(
         "forces that are no gradient pass",
         "mechanics/spectrum.py",
-        "    if off > np.sqrt(np.finfo(columns.dtype).eps) * ASYMMETRIC * size + known:",
+        "    if off > np.sqrt(np.finfo(columns.dtype).eps) * MAX_ASYMMETRY * size + known:",
         "    if False:",
         "derivatives/test_state_probes.py -k 'other_side or curl'",
     ),
@@ -225,7 +225,7 @@ MUTANTS = (
     Mutant(
         "saddle points pass for minima",
         "equilibrium/relaxation.py",
-        'if spectrum.index != asked.get("index", 0):',
+        'if spectrum.index != request.get("index", 0):',
         "if False:",
         "equilibrium/test_equilibrium.py -k saddle_point_is_not",
     ),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import mdsens as ms
-from mdsens.derivatives.many_parameters import Together
+from mdsens.derivatives.many_parameters import DenseSystems
 from mdsens.derivatives.selection import Selection
 from mdsens.implicit import CG, Cholesky
 from mdsens.structures.packing import random_packing
@@ -66,7 +66,7 @@ def test_slopes_from_few_products_are_those_of_the_forces(polydisperse, reach):
         system = eq.system.with_neighbors(crowd, skin=0.0)
         eq = eqx.tree_at(lambda e: (e.system, e.potential), eq, (system, crowd))
     hessian = dataclasses.replace(polydisperse.hessian, reference=eq.reference, potential=eq.potential)
-    together = Together(hessian, Selection(eq.potential, jax.tree.map(lambda _: None, eq.potential)))
+    together = DenseSystems(hessian, Selection(eq.potential, jax.tree.map(lambda _: None, eq.potential)))
     b = together.slopes(hessian.z)[:-1]
     slopes = jax.jacfwd(lambda p: jax.grad(lambda x: p.energy(eq.system.with_positions(x)))(eq.system.positions))(eq.potential)
     known = np.concatenate([np.asarray(leaf).reshape(2 * N, -1).T for leaf in jax.tree.leaves(slopes)])
@@ -90,7 +90,7 @@ def test_a_field_with_as_many_numbers_as_atoms_need_not_be_of_atoms(polydisperse
     system = polydisperse.system.with_neighbors(weighted, skin=0.0)
     eq = eqx.tree_at(lambda e: (e.system, e.potential), polydisperse, (system, weighted))
     hessian = dataclasses.replace(polydisperse.hessian, reference=eq.reference, potential=weighted)
-    together = Together(hessian, Selection(weighted, jax.tree.map(lambda _: None, weighted)))
+    together = DenseSystems(hessian, Selection(weighted, jax.tree.map(lambda _: None, weighted)))
     assert (together.atoms < 0).all()
     b = together.slopes(hessian.z)[:-1]
     np.testing.assert_allclose(b[1], 0.5 * b[0], rtol=0.0, atol=1e-12 * np.abs(b).max())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import mdsens as ms
-from mdsens.derivatives.linear_response import pulled_back, pulled_back_each, solutions
+from mdsens.derivatives.linear_response import adjoint_gradient, adjoint_gradients, solutions
 from mdsens.implicit import CG, MINRES
 from mdsens.mechanics import factors, hessian_operator, softest_modes
 from mdsens.mechanics.hessian_operator import StoredOperator
@@ -134,8 +134,8 @@ def test_one_slope_is_pulled_back_as_several_are(argon_vacancy):
     """By the derivative of a work, and by ∂F/∂θ transposed."""
     hessian = argon_vacancy.hessian
     slope = jax.random.normal(jax.random.key(1), hessian.z.shape)
-    alone, _ = pulled_back(hessian, slope)
-    together, _ = pulled_back_each(hessian, slope)
+    alone, _ = adjoint_gradient(hessian, slope)
+    together, _ = adjoint_gradients(hessian, slope)
     scale = max(abs(float(leaf)) for leaf in jax.tree.leaves(together))
     for a, b in zip(*map(jax.tree.leaves, (alone, together)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13 * scale)  # ε only scales all forces, which are zero

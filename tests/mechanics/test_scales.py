@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import mdsens as ms
-from mdsens.derivatives.certificate import doubtful
+from mdsens.derivatives.certificate import explain_doubt
 from mdsens.derivatives.verification import check_sensitivity
 from mdsens.equilibrium.constraints import Equation, FixedPlane, Wall
 from mdsens.mechanics.scales import typical_distance
@@ -116,12 +116,12 @@ def test_forces_that_are_small_in_numbers_only_are_not_trusted():
 def test_a_derivative_is_trusted_beside_its_own_size_only():
     """An error of 1e-5 Å says nothing of a derivative of 1e-4 Å, whatever else is exact."""
     sizes, names = np.array([2.0, 1e-4, 1e-12]), ["sigma", "epsilon", "nothing"]
-    assert doubtful(names, sizes, np.array([1e-3, 1e-8, 1e-10]), 3.0) == ""
-    assert "epsilon" in doubtful(names, sizes, np.array([1e-3, 1e-4, 1e-10]), 3.0)
-    assert "sigma" in doubtful(names, sizes, np.array([0.1, 1e-8, 1e-10]), 3.0)
+    assert explain_doubt(names, sizes, np.array([1e-3, 1e-8, 1e-10]), 3.0) == ""
+    assert "epsilon" in explain_doubt(names, sizes, np.array([1e-3, 1e-4, 1e-10]), 3.0)
+    assert "sigma" in explain_doubt(names, sizes, np.array([0.1, 1e-8, 1e-10]), 3.0)
     # In another unit of length.
-    assert doubtful(names, 1e-9 * sizes, 1e-9 * np.array([1e-3, 1e-8, 1e-10]), 3e-9) == ""
-    assert "epsilon" in doubtful(names, 1e-9 * sizes, 1e-9 * np.array([1e-3, 1e-4, 1e-10]), 3e-9)
+    assert explain_doubt(names, 1e-9 * sizes, 1e-9 * np.array([1e-3, 1e-8, 1e-10]), 3e-9) == ""
+    assert "epsilon" in explain_doubt(names, 1e-9 * sizes, 1e-9 * np.array([1e-3, 1e-4, 1e-10]), 3e-9)
 
 
 @pytest.mark.parametrize("length", [1e-6, 1e6])

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mdsens.common.differences import central_difference
 from mdsens.common.errors import InputError
 from mdsens.common.suggestions import suggest_names
 from mdsens.potentials.base import Approximation
 from mdsens.potentials.parameters import Entries
 from mdsens.potentials.species import static
 from mdsens.potentials.wrapped.base import WrappedEnergy
-from mdsens.potentials.wrapped.finite_differences import Step, best_step, central, measure_noise
+from mdsens.potentials.wrapped.finite_differences import Step, best_step, measure_noise
 from mdsens.potentials.wrapped.host_energy import FORCE_TOLERANCE, BlackBox, Evaluation, State, Structure, energy
 from mdsens.structures.neighbors.preparation import Preparation
 from mdsens.structures.system import System, is_concrete
@@ -203,7 +204,7 @@ def _step(slope: Callable[[float], np.ndarray], longest: float, noise: float) ->
 
 def _check_conservative(at: Callable[..., Evaluation], u: np.ndarray, step: Step) -> None:
     h, here = step.length, at().slope
-    by_energy = float(central(lambda t: np.asarray(at(t).energy), h))
+    by_energy = float(central_difference(lambda t: np.asarray(at(t).energy), h))
     scale = np.linalg.norm(u) * (np.linalg.norm(here) + h * np.linalg.norm(step.derivative))
     rounding = 1e2 * np.finfo(np.float32 if step.noise > SINGLE_PRECISION_NOISE else float).eps * abs(at().energy) / h
     if abs(by_energy - np.vdot(here, u)) > FORCE_TOLERANCE * scale + rounding:

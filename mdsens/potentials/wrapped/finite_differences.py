@@ -41,12 +41,6 @@ class Step(NamedTuple):
     noise: float
 
 
-def central(function: Callable[[float], np.ndarray], h: float) -> np.ndarray:
-    """Return f'(0) from four values, with an error of h⁴."""
-    near, far = function(h) - function(-h), function(2.0 * h) - function(-2.0 * h)
-    return (8.0 * near - far) / (12.0 * h)
-
-
 def measure_noise(function: Callable[[float], np.ndarray], spacing: float) -> float:
     """Return the standard deviation of the noise of a component of f, at least a rounding of the largest one."""
     values = np.stack([function(k * spacing) for k in range(NOISE_ORDER + 1)])
@@ -56,10 +50,10 @@ def measure_noise(function: Callable[[float], np.ndarray], spacing: float) -> fl
 
 
 def best_step(function: Callable[[float], np.ndarray], longest: float, noise: float) -> Step:
-    """Return the step for `central` with the smallest error, among the longest over 4, 16, ... 1024."""
+    """Return the step for `central_difference` with the smallest error, among the longest over 4, 16, ... 1024."""
     lengths = longest / RATIO ** np.arange(N_STEPS)
     plain = [(function(h) - function(-h)) / (2.0 * h) for h in lengths]
-    # Their errors are larger than those of `central`, whose steps are nearer each other.
+    # Their errors are larger than those of `central_difference`, whose steps are nearer each other.
     combined = [(RATIO**2 * fine - coarse) / (RATIO**2 - 1.0) for coarse, fine in itertools.pairwise(plain)]
     steps = [
         Step(float(h), finer, float(np.linalg.norm(here - finer)), NOISE_FACTOR * noise / h * math.sqrt(here.size))

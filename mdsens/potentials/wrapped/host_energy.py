@@ -17,8 +17,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
+from mdsens.common.differences import central_difference
 from mdsens.common.errors import InputError
-from mdsens.potentials.wrapped.finite_differences import central
 
 CACHE_SIZE = 32
 """Number of calculators that are kept, and of states whose results are."""
@@ -283,7 +283,7 @@ def _parameter_columns(
     """Return the derivatives of a function in each parameter, as columns."""
     theta, lengths = np.asarray(theta), np.asarray(lengths)
     directions = zip(np.eye(theta.size), lengths, strict=True)
-    columns = [central(lambda t, e=e: function(theta + t * e), h) for e, h in directions]  # type: ignore[misc]
+    columns = [central_difference(lambda t, e=e: function(theta + t * e), h) for e, h in directions]  # type: ignore[misc]
     return np.stack(columns, axis=-1) if columns else np.zeros(shape)
 
 
@@ -311,7 +311,7 @@ def _host_product(v: Array, *arguments: Any, box: BlackBox, structure: Structure
             there = state._replace(positions=state.positions + t * moved, cell=state.cell + t * deformed)
             return box.evaluate(structure, there, strained=strained).gradient
 
-        return size * central(slope, float(step))
+        return size * central_difference(slope, float(step))
 
     return _call_host(call, v.shape, v, *arguments)
 

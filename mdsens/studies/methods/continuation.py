@@ -11,9 +11,9 @@ import numpy as np
 
 from mdsens.common.errors import InputError, MdsensError
 from mdsens.common.suggestions import suggest_names
-from mdsens.derivatives.extrapolation import warm
 from mdsens.derivatives.first_order import jvp
 from mdsens.derivatives.second_order import direction_to
+from mdsens.derivatives.verification import relax_from
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.potentials import Potential
 from mdsens.studies.methods.observed import Observables, ObservableVector, evaluate, join_observables, units_of
@@ -171,7 +171,7 @@ def _advance(
     if cell is not None:
         predicted = eqx.tree_at(lambda s: s.cell, predicted, start.cell + ahead * cell)
     try:
-        there = warm(node.eq, predicted).again(potential, **options)
+        there = relax_from(node.eq, predicted, potential, **options)
     except MdsensError as failure:
         return None, math.inf, str(failure)
     cells = (there.system.cell, predicted.cell)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from mdsens import observables as catalogue
 from mdsens.common.errors import InputError
 from mdsens.derivatives.first_order import check_index, value_and_jacobian
-from mdsens.derivatives.references import ALONE, named_references, with_named
+from mdsens.derivatives.references import SINGLE_STATE, named_references, with_named
 from mdsens.equilibrium.relaxation import Equilibrium, relax
 from mdsens.mechanics.rounding import rounding_of
 from mdsens.observables.elastic import is_sheet
@@ -90,7 +90,7 @@ class ObservableVector(eqx.Module):
 def by_name(systems: Systems | States) -> dict[Any, Any]:
     """Return structures (or equilibria) by name; a single one gets a name of its own."""
     if isinstance(systems, System | Equilibrium):
-        return {ALONE: systems}
+        return {SINGLE_STATE: systems}
     if not isinstance(systems, Mapping) or not systems or not all(isinstance(s, System | Equilibrium) for s in systems.values()):
         raise InputError(f'A structure is wanted, or several by name, {{"defect": ..., "bulk": ...}}, not {systems!r:.80}.')
     return dict(systems)
