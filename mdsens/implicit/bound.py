@@ -214,7 +214,7 @@ class RootCondition(eqx.Module):
 
     @eqx.filter_jit
     def newton_step(self, z: PyTree) -> tuple[Array, Array]:
-        """`(-A⁻¹F, residual)`, as the tangent of the root of F(z) + s F(ẑ) in s."""
+        """Return `(-A⁻¹F, residual)`, as the tangent of the root of F(z) + s F(ẑ) in s."""
         value = self.optimality(z, *self.args)
 
         def shifted(unknown: PyTree, s: Array) -> PyTree:
@@ -226,12 +226,12 @@ class RootCondition(eqx.Module):
 
     @eqx.filter_jit
     def norm(self, z: PyTree) -> Array:
-        """‖F‖ outside the null space."""
+        """Return ‖F‖ outside the null space."""
         return jnp.linalg.norm(self.null_space.project_equations(ravel_pytree(self.optimality(z, *self.args))[0]))
 
     @eqx.filter_jit
     def defect(self, z: PyTree, tangents: tuple[Any, ...], direction: Array) -> Array:
-        """‖A dz + B dθ‖ outside the null space."""
+        """Return ‖A dz + B dθ‖ outside the null space."""
         _, unravel = ravel_pytree(z)
         moving, resting = split_arguments(self.args, tangents)
         value = lambda unknown, m: self.optimality(unknown, *eqx.combine(m, resting))  # noqa: E731
@@ -239,7 +239,7 @@ class RootCondition(eqx.Module):
         return jnp.linalg.norm(self.null_space.project_equations(ravel_pytree(change)[0]))
 
     def singular_values(self, z: PyTree) -> tuple[float, float]:
-        """`(lowest, highest)` singular value of A outside its known null spaces [host].
+        """Return the `(lowest, highest)` singular value of A outside its known null spaces [host].
 
         From the assembled matrix up to `DENSE_LIMIT` unknowns, else by Lanczos iterations on the inverse and on the operator
         (then the lowest is an upper bound, good to about a hundredth).

@@ -17,6 +17,7 @@ COLUMNS = 64
 
 DEFAULT_RTOL = {"float64": 1e-12, "float32": 1e-6}
 FAIL_RTOL = {"float64": 1e-6, "float32": 1e-3}
+"""Default tolerances of a `LinearSolver`, by precision."""
 
 Matvec = Callable[[Float[Array, " n"]], Float[Array, " n"]]
 

@@ -51,6 +51,7 @@ STYLES = (
 STYLES_BY_COLUMNS = {5: ("atomic",), 6: ("charge", "molecular"), 7: ("full", "ellipsoid"), 9: ("spin",)}
 """Styles that a file without their name may have, by the number of columns."""
 MOLECULAR_STYLES = ("molecular", "full")
+"""Those of them whose files have bonds."""
 _SECTION = re.compile(r"[A-Z][A-Za-z/]*\d*(?: [A-Z][A-Za-z]*\d*)*")
 _BOX = re.compile(r"([^A-Za-z]*(?:[eE][^A-Za-z]+)*)\s*(xlo xhi|ylo yhi|zlo zhi|xy xz yz|avec|bvec|cvec|abc origin)")
 
