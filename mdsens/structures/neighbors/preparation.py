@@ -1,4 +1,4 @@
-"""`Preparation`: what a potential prepares for a structure before its energy is evaluated."""
+"""`Preparation`: the base class of neighbour lists, and of what other energies need in their place."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ from jaxtyping import Array, Bool, Float
 
 
 class Preparation(eqx.Module):
-    """What `system.neighbors` holds: a neighbour list, or what an energy needs in its place; made by `find_neighbors`.
+    """A neighbour list, or what an energy needs in its place: `system.neighbors`, made by a potential's `find_neighbors`.
 
-    The methods of this base class suit an energy that needs nothing prepared: it is right wherever the atoms are. A range is one
-    number [Å], or one for each term of a sum. All methods work on tracers.
+    The methods of this base class suit an energy that needs nothing prepared: nothing goes stale. A range is one number [Å],
+    or one for each term of a sum. All methods work on tracers.
     """
 
     @property
