@@ -94,7 +94,7 @@ def _parameter_columns(eq: Equilibrium, sensitivity: Sensitivity | None) -> tupl
     columns = {"parameter": names, "value": thetas}
     columns["unit"] = [unit_text(eq.potential.unit_of(path)) for path, theta in values.items() for _ in range(theta.size)]
     units = {}
-    for part, what in (("positions", "dX"), ("cell", "dh")):
+    for part, symbol in (("positions", "dX"), ("cell", "dh")):
         if derivatives := _derivatives(sensitivity, part):
             largest = [
                 np.linalg.norm(derivatives[path], axis=1).max(axis=0).ravel()
@@ -102,9 +102,9 @@ def _parameter_columns(eq: Equilibrium, sensitivity: Sensitivity | None) -> tupl
                 else np.full(theta.size, np.nan)
                 for path, theta in values.items()
             ]
-            columns[f"max |{what}/dθ|"] = np.concatenate(largest)
-            columns[f"max |θ {what}/dθ|"] = np.abs(thetas * columns[f"max |{what}/dθ|"])
-            units[f"max |θ {what}/dθ|"] = "Å"
+            columns[f"max |{symbol}/dθ|"] = np.concatenate(largest)
+            columns[f"max |θ {symbol}/dθ|"] = np.abs(thetas * columns[f"max |{symbol}/dθ|"])
+            units[f"max |θ {symbol}/dθ|"] = "Å"
     return columns, units
 
 
@@ -126,13 +126,17 @@ def state_dataset(xarray: Any, eq: Equilibrium, sensitivity: Sensitivity | None)
     verdict = {name: int(value) if name == "trusted" else value for name, value in state_verdict(eq, sensitivity).items()}
     if system.cell is not None:
         dataset["cell"] = (("vector", "space"), np.asarray(system.cell), length)
-    for part, what, first in (("positions", "dX", "atom"), ("cell", "dh", "vector")):
+    for part, symbol, first in (("positions", "dX", "atom"), ("cell", "dh", "vector")):
         for path, leaf in _derivatives(sensitivity, part).items():
             axes = (first, "space", *(f"{path}_{k}" for k in range(leaf.ndim - 2)))
             unit = derivative_unit("Angstrom", eq.potential.unit_of(path))
             named = {} if unit is None else {"units": unit}
             # An array that is taken out of the dataset keeps its verdict.
-            dataset[f"{what}_d{path}"] = (axes, leaf, named | {name: verdict[name] for name in _VERDICT_NAMES if name in verdict})
+            dataset[f"{symbol}_d{path}"] = (
+                axes,
+                leaf,
+                named | {name: verdict[name] for name in _VERDICT_NAMES if name in verdict},
+            )
     dataset.attrs = {"potential": type(eq.potential).__name__, **verdict}
     return dataset
 

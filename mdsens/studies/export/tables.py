@@ -17,20 +17,20 @@ def study_columns(study: Collected, table: str | None) -> tuple[dict[str, Any], 
     tables = study_tables(study.kind, study.outcomes)
     if not tables:
         raise InputError("All tasks of this study failed: there is no table.")
-    name = choose_table(table, dict.fromkeys(one.name for one in tables))
+    name = choose_table(table, dict.fromkeys(part.name for part in tables))
     columns: dict[str, list[Any]] = {}
     units: dict[str, str] = {}
     length, verdict = 0, study_verdict(study)
-    for one in (one for one in tables if one.name == name):
-        rows = {column.meaning or column.name: list(column.values) for column in one.columns}
-        units |= {column.meaning or column.name: unit for column in one.columns if (unit := unit_text(column.unit))}
-        if one.task:
-            rows = {"task": [one.task] * len(one), **rows, **_verdict_columns(verdict, one)}
+    for part in (part for part in tables if part.name == name):
+        rows = {column.meaning or column.name: list(column.values) for column in part.columns}
+        units |= {column.meaning or column.name: unit for column in part.columns if (unit := unit_text(column.unit))}
+        if part.task:
+            rows = {"task": [part.task] * len(part), **rows, **_verdict_columns(verdict, part)}
         for key in (key for key in rows if key not in columns):
             columns[key] = [np.nan] * length
-        length += len(one)
+        length += len(part)
         for key, column in columns.items():
-            column += rows.get(key, [np.nan] * len(one))
+            column += rows.get(key, [np.nan] * len(part))
     return columns, units
 
 
@@ -55,15 +55,15 @@ def study_dataset(xarray: Any, study: Collected) -> Any:
     """Return the numbers of all tasks as a dataset, NaN where there are none; `xarray` is the module."""
     outcomes = study.outcomes
     dataset = xarray.Dataset(coords={"task": [outcome.label for outcome in outcomes]})
-    paths = dict.fromkeys(path for one in outcomes for path in one.record.arrays if not path.startswith(f"{STATES}/"))
+    paths = dict.fromkeys(path for outcome in outcomes for path in outcome.record.arrays if not path.startswith(f"{STATES}/"))
     for path in paths:
-        records = [one.record for one in outcomes if path in one.record.arrays]
+        records = [outcome.record for outcome in outcomes if path in outcome.record.arrays]
         largest = max(records, key=lambda record: record.arrays[path].size)
         shape = np.max([record.arrays[path].shape for record in records], axis=0).astype(int)
         stacked = np.full((len(outcomes), *shape), np.nan)
-        for k, one in enumerate(outcomes):
-            if path in one.record.arrays:
-                value = one.record.arrays[path]
+        for k, outcome in enumerate(outcomes):
+            if path in outcome.record.arrays:
+                value = outcome.record.arrays[path]
                 corner: Any = (k, *map(slice, value.shape))
                 stacked[corner] = value
         axes = largest.axes(path)
@@ -76,16 +76,16 @@ def study_dataset(xarray: Any, study: Collected) -> Any:
         several = largest.units_by_parameter(path, outcomes[0].input["observables"])
         attributes = {"units_by_parameter": several} if several else {"units": unit} if unit is not None else {}
         dataset[name] = (("task", *axes), stacked, attributes)
-    for name in dict.fromkeys(name for one in outcomes for name in one.input["parameters"]):
-        column = [one.input["parameters"].get(name, np.nan) for one in outcomes]
-        unit = next((one.record.units_of_parameters().get(name) for one in outcomes if not one.failed), None)
+    for name in dict.fromkeys(name for outcome in outcomes for name in outcome.input["parameters"]):
+        column = [outcome.input["parameters"].get(name, np.nan) for outcome in outcomes]
+        unit = next((outcome.record.units_of_parameters().get(name) for outcome in outcomes if not outcome.failed), None)
         attributes = {} if unit is None else {"units": unit}
         dataset.coords[f"parameter_{name}" if name in dataset.variables else name] = ("task", column, attributes)
     if verdict := study_verdict(study):
-        trusted = [float(verdict["trusted"].get(one.label, np.nan)) for one in outcomes]
+        trusted = [float(verdict["trusted"].get(outcome.label, np.nan)) for outcome in outcomes]
         dataset["trusted"] = ("task", trusted, {"meaning": "1 trusted, 0 not, NaN without a certificate"})
-        dataset["reasons"] = ("task", [verdict["reasons"].get(one.label, "") for one in outcomes])
-    dataset["failed"] = ("task", [one.reason for one in outcomes])
+        dataset["reasons"] = ("task", [verdict["reasons"].get(outcome.label, "") for outcome in outcomes])
+    dataset["failed"] = ("task", [outcome.reason for outcome in outcomes])
     made = outcomes[0].provenance
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     dataset.attrs = {"kind": study.kind, "made with": versions, "created": made["created"], "study": study.toml}

@@ -113,7 +113,7 @@ def global_indices(
     else:
         points = morris.sample(problem, samples, num_levels=LEVELS, seed=seed)
         group = len(selection.names) + 1
-    options = {name: {"check_minimum": False, **one} for name, one in options_of(named, relax).items()}
+    options = {name: {"check_minimum": False, **own} for name, own in options_of(named, relax).items()}
     noise = rounding(observed, named)
     rows, shapes = [], evaluate(observed, named)
     for point in points:
@@ -144,9 +144,9 @@ def global_indices(
 
 def _problem(selection: Selection, distributions: Mapping[str, float | tuple[float, float]], method: str) -> dict[str, Any]:
     """Return the problem as SALib takes it: names, bounds and distributions of parameters."""
-    low = selection.vector({name: np.ravel(given)[0] for name, given in distributions.items()}, np.nan, "The distributions")
-    high = selection.vector({name: np.ravel(given)[-1] for name, given in distributions.items()}, np.nan, "The distributions")
-    normal = selection.vector({name: np.size(given) == 1 for name, given in distributions.items()}, 0.0, "") > 0.0
+    low = selection.vector({name: np.ravel(entry)[0] for name, entry in distributions.items()}, np.nan, "The distributions")
+    high = selection.vector({name: np.ravel(entry)[-1] for name, entry in distributions.items()}, np.nan, "The distributions")
+    normal = selection.vector({name: np.size(entry) == 1 for name, entry in distributions.items()}, 0.0, "") > 0.0
     if not (np.isfinite(low) & np.isfinite(high) & np.where(normal, low > 0.0, low < high)).all():
         raise InputError(
             f"Distributions are positive standard deviations, or pairs (low, high), unlike {dict(distributions)!r:.120}."

@@ -245,10 +245,10 @@ def relax_all(systems: Mapping[str, Any], potential: Potential, options: Mapping
     """Relax each structure, an equilibrium under its own conditions; options are those of `relax`, or by structures' names."""
     each = options_of(systems, options)
     return {
-        name: _again(one, potential, each[name])
-        if isinstance(one, Equilibrium)
-        else relax(one, potential, **{"progress": False, **each[name]})
-        for name, one in systems.items()
+        name: _again(system, potential, each[name])
+        if isinstance(system, Equilibrium)
+        else relax(system, potential, **{"progress": False, **each[name]})
+        for name, system in systems.items()
     }
 
 

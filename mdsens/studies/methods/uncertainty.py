@@ -115,8 +115,8 @@ class Uncertainty(Result):
             "reasons": list(self.reasons),
         }
         if (sampled := self.sampling) is not None:
-            for what in ("mean", "std", "std_error"):
-                arrays |= add_prefix(f"sampling/{what}", getattr(sampled, what))
+            for name in ("mean", "std", "std_error"):
+                arrays |= add_prefix(f"sampling/{name}", getattr(sampled, name))
             facts["sampling"] = {"count": sampled.count, "failed": sampled.failed}
         return Record(arrays, facts)
 
@@ -175,23 +175,23 @@ def uncertainty(
     if check:
         parts = [split(rows, values) for rows in (spread, width, noise)]
         bars = {name: _Bars(*(part[name] for part in parts)) for name in values}
-        for name, one in bars.items():
+        for name, bar in bars.items():
             try:
-                for off in [split(departure(draw), values)[name] for draw in one.ends()]:
-                    one.add(off)
+                for off in [split(departure(draw), values)[name] for draw in bar.ends()]:
+                    bar.add(off)
             except MdsensError as error:
-                one.failed = True
+                bar.failed = True
                 reasons.append(f"{name}: a standard deviation away nothing relaxed ({error})")
         try:
             scattered = split(_random_departures(spread, departure), values)
-            for name, one in bars.items():
-                one.add(scattered[name])
+            for name, bar in bars.items():
+                bar.add(scattered[name])
         except MdsensError as error:
             reasons.append(f"with parameters drawn at random nothing relaxed ({error})")
-        nonlinearity = {name: one.worst for name, one in bars.items()}
-        reasons += [reason for name, one in bars.items() if (reason := one.reason(entries(name, values[name].shape)))]
+        nonlinearity = {name: bar.worst for name, bar in bars.items()}
+        reasons += [reason for name, bar in bars.items() if (reason := bar.reason(entries(name, values[name].shape)))]
     seconds = time.perf_counter() - begun
-    options = {name: {"check_minimum": False, **one} for name, one in each.items()}
+    options = {name: {"check_minimum": False, **own} for name, own in each.items()}
     sampled = None
     if samples:
         draws = np.random.default_rng(seed).normal(size=(samples, root.shape[1]))
@@ -291,8 +291,8 @@ def _disagreements(sampled: Sampling, values: Mapping[str, np.ndarray], width: n
     # The kurtosis of few samples says little: at least what a normal distribution's would be off by.
     allowed = np.fmax(NONLINEARITY * width, SAMPLING_ERRORS * np.fmax(error, std / np.sqrt(2.0 * (sampled.count - 1)))) + noise
     off = [k for k in range(len(std)) if abs(std[k] - width[k]) > allowed[k]]
-    told = "{}: samples have a standard deviation of {:.3g}, its error bar is {:.3g}"
-    reasons = [told.format(labels[k], std[k], width[k]) for k in off[:3]]
+    text = "{}: samples have a standard deviation of {:.3g}, its error bar is {:.3g}"
+    reasons = [text.format(labels[k], std[k], width[k]) for k in off[:3]]
     if sampled.failed:
         reasons.append(f"{sampled.failed} of {sampled.count + sampled.failed} samples did not relax")
     return reasons
