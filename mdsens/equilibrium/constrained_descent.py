@@ -131,9 +131,8 @@ def settle(reference: Reference, potential: Potential, settings: descent.Setting
         if settings.solver is None:
             # Near a KKT point Newton's method arrives at once.
             guess = _guess_multipliers(constraints, reference, potential, CONTACT_DISTANCE * units.length)
-            arrival = newton(
-                Newton(max_step=0.1 * units.length), Landscape(reference, potential), constraints, guess, steps=steps
-            )
+            method = Newton(max_step=0.1 * units.length)
+            arrival = newton(method, Landscape(reference, potential), constraints, guess, steps=steps)
             if arrival.status is Status.CONVERGED:
                 return arrival
         for _ in range(ROUNDS):

@@ -72,14 +72,9 @@ def rigid_motions(system: System, constraints: Any = None) -> RigidMotions:
 
 
 def coupled_atoms(forces: Callable[[Array], Array], flat: Float[Array, " n"]) -> Bool[Array, " atoms"]:
-    """Return False for rattlers: atoms without a contact, whose displacement changes no force and which no displacement acts on.
+    """Return which atoms have a contact; rattlers have none, so that their displacement and their force have to do with no other.
 
-    A random displacement of all that is unknown gives such an atom, and only such an atom, a change of force that is
-    exactly zero.
-
-    Args:
-        forces: the change of forces `(N, dim)` by a change of the unknown, flat.
-        flat: the unknown.
+    A random change of the flat unknown gives rattlers, and only them, a change of their force, by `forces`, that is exactly zero.
     """
     probe = jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
     return jnp.any(forces(probe) != 0.0, axis=-1)

@@ -81,11 +81,6 @@ class Examination(NamedTuple):
     matrix: np.ndarray | None
 
 
-def spectrum_at(z: Unknown | Array, reference: Reference, potential: Potential) -> Spectrum:
-    """Return the ends of the spectrum at a state [host]; see `examine_hessian`."""
-    return examine_hessian(z, reference, potential).spectrum
-
-
 def examine_hessian(z: Unknown | Array, reference: Reference, potential: Potential) -> Examination:
     """Compute the ends of the Hessian's spectrum at a state [host]: exactly up to `DENSE_LIMIT` unknowns, else by a search.
 
@@ -120,16 +115,9 @@ def examine_hessian(z: Unknown | Array, reference: Reference, potential: Potenti
     nearest = float(np.abs(values).min())
     if exact and reference.constraints is not None:
         nearest = _nearest_zero(columns, z, reference, moving)
-    spectrum = Spectrum(
-        float(values.min()),
-        highest,
-        int((np.abs(values) <= FLOPPY_SHARE * highest).sum()),
-        rattlers,
-        exact,
-        tuple(float(value) for value in values[:LOWEST_COUNT]),
-        int((values < -NEGATIVE_SHARE * highest).sum()),
-        nearest,
-    )
+    floppy, index = int((np.abs(values) <= FLOPPY_SHARE * highest).sum()), int((values < -NEGATIVE_SHARE * highest).sum())
+    few = tuple(float(value) for value in values[:LOWEST_COUNT])
+    spectrum = Spectrum(float(values.min()), highest, floppy, rattlers, exact, few, index, nearest)
     return Examination(spectrum, columns, matrix)
 
 
