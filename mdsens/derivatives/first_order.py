@@ -212,10 +212,7 @@ def value_and_gradient(g: Observable, eq: States, *, linear_solver: LinearSolver
 
 @spelled
 def gradient(g: Observable, eq: States, *, linear_solver: LinearSolver | None = None) -> Potential:
-    """Return the total derivative of a scalar observable in every parameter; see `value_and_gradient`.
-
-    slope = ms.gradient(ms.observables.volume, eq).sigma
-    """
+    """Return the total derivative of a scalar observable: `gradient(observables.volume, eq).sigma`; see `value_and_gradient`."""
     return value_and_gradient(g, eq, linear_solver=linear_solver)[1]
 
 

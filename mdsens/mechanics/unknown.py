@@ -51,6 +51,7 @@ class CellFreedom(eqx.Module):
     tension: Float[Array, "dim dim"] | None
 
     def deformation(self, strain: Float[Array, " m"] | None) -> Float[Array, "dim dim"]:
+        """Return F at some components of the strain."""
         assert strain is not None
         unity = jnp.eye(self.directions.shape[-1], dtype=strain.dtype)
         return unity + jnp.tensordot(strain, self.directions, 1) / self.length
@@ -135,7 +136,7 @@ class Reference(eqx.Module):
 
 
 def with_coarse_grid(reference: Reference, grid: CoarseGrid | None = None) -> Reference:
-    """Return the reference with a preconditioner's grid: its own, the one given, or one made for its system [host]."""
+    """Return the reference with a preconditioner's grid: its own, else `grid`, else one made for its system [host]."""
     if reference.grid is not None:
         return reference
     grid = coarse_grid(reference.system) if grid is None else grid
