@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mdsens.common.errors import InputError, traceable
-from mdsens.equilibrium.bound_constraints import Constraint, Constraints, bound_constraints
+from mdsens.mechanics.bound_constraints import Constraint, Constraints, bound_constraints
 from mdsens.structures.system import System, holds_atoms
 
 MIN_SINE = 1e-3

@@ -16,9 +16,9 @@ from mdsens.common.errors import CoincidingAtoms, ConvergenceError, InputError
 from mdsens.common.suggestions import Spelled, spelled
 from mdsens.common.units import stress_unit
 from mdsens.equilibrium import descent
-from mdsens.equilibrium.bound_constraints import Constraint, Constraints, bound_constraints
 from mdsens.equilibrium.climb import checked_mode, climb
 from mdsens.equilibrium.constrained_descent import settle
+from mdsens.mechanics.bound_constraints import Constraint, Constraints, bound_constraints
 from mdsens.mechanics.hessian import Hessian, hessian_at, known_hessian
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.preconditioner import CoarseGrid

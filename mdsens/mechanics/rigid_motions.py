@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from mdsens.mechanics.bound_constraints import Constraints
 from mdsens.structures.system import System
 
 _ZERO_SHARE = 1e-6
@@ -34,7 +35,7 @@ class RigidMotions(eqx.Module):
         return jnp.linalg.qr(motions)[0]
 
 
-def rigid_motions(system: System, constraints: Any = None) -> RigidMotions:
+def rigid_motions(system: System, constraints: Constraints | None = None) -> RigidMotions:
     """Return the rigid motions that `system` is free to make under its frozen atoms and other constraints [host]."""
     positions = np.asarray(system.positions)
     dim = system.dim

@@ -188,9 +188,10 @@ def _nearest_zero(columns: Columns, z: Unknown | Array, reference: Reference, mo
 def _tangent_null_space(z: Unknown | Array, reference: Reference, null: NullSpace) -> NullSpace:
     """Return the null space of a spectrum under constraints: motions along them are left, multipliers are no motions."""
     flat, unravel = ravel_pytree(z)
-    normals = jax.jacrev(lambda x: reference.constraints.values(reference.place(unravel(x))))(flat).T
-    assert null.active is not None and null.basis is not None
-    active = null.active.at[null.active.size - reference.constraints.count :].set(False)
+    constraints = reference.constraints
+    assert constraints is not None and null.active is not None and null.basis is not None
+    normals = jax.jacrev(lambda x: constraints.values(reference.place(unravel(x))))(flat).T
+    active = null.active.at[null.active.size - constraints.count :].set(False)
     basis = jnp.linalg.qr(jnp.where(active[:, None], jnp.concatenate([null.basis, normals], axis=1), 0.0))[0]
     return NullSpace(active, basis)
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 from mdsens.common.errors import InputError
 from mdsens.common.units import stress_unit
 from mdsens.common.voigt import VOIGT, from_voigt
+from mdsens.mechanics.bound_constraints import Constraints
 from mdsens.mechanics.preconditioner import CoarseGrid, coarse_grid
 from mdsens.mechanics.rigid_motions import RigidMotions, rigid_motions
 from mdsens.structures.system import System
@@ -72,7 +73,7 @@ class Reference(eqx.Module):
     system: System
     motions: RigidMotions
     freedom: CellFreedom | None = None
-    constraints: Any = None
+    constraints: Constraints | None = None
     listed: Unknown | None = None
     grid: CoarseGrid | None = None
 
@@ -143,7 +144,7 @@ def with_coarse_grid(reference: Reference, grid: CoarseGrid | None = None) -> Re
     return eqx.tree_at(lambda f: f.grid, reference, grid, is_leaf=lambda leaf: leaf is None)
 
 
-def reference_at(system: System, freedom: CellFreedom | None = None, constraints: Any = None) -> Reference:
+def reference_at(system: System, freedom: CellFreedom | None = None, constraints: Constraints | None = None) -> Reference:
     """Return the reference that `system` itself is [host]."""
     return Reference(system, rigid_motions(system, constraints), freedom, constraints)
 
