@@ -21,8 +21,8 @@ from mdsens.structures.neighbors.neighbor_list import Neighbors
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mdsens.equilibrium.bound_constraints import Constraints
     from mdsens.equilibrium.relaxation import Equilibrium
+    from mdsens.mechanics.bound_constraints import Constraints
     from mdsens.mechanics.hessian import Hessian
     from mdsens.potentials.base import Potential
     from mdsens.potentials.species import Atom

@@ -30,7 +30,7 @@ from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.implicit.linear_system import LinearSolver
 from mdsens.mechanics.hessian import Hessian
 from mdsens.mechanics.rounding import rounding_of
-from mdsens.mechanics.spectrum import spectrum_at
+from mdsens.mechanics.spectrum import examine_hessian
 from mdsens.mechanics.unknown import Reference, Unknown, with_coarse_grid
 from mdsens.potentials.base import Potential
 from mdsens.structures.neighbors.neighbor_list import SKIN
@@ -224,7 +224,7 @@ def _index_error(eq: Equilibrium, series: Taylor, order: int) -> ErrorAt:
         potential, z = series.parameters(t), series.unknown(t, order)
         try:
             reference = relist(series.hessian.reference, z, potential, SKIN * potential._host_range())
-            index = spectrum_at(z, with_coarse_grid(reference), potential).index
+            index = examine_hessian(z, with_coarse_grid(reference), potential).spectrum.index
         except MdsensError as error:
             return math.inf, f"the predicted structure makes no sense: {error}"
         return (0.0, "") if index == eq.index else (math.inf, UNSTABLE)

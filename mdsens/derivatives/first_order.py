@@ -114,31 +114,31 @@ def sensitivity(
             f"or allow it with max_bytes={1.1 * size:.1e}."
         )
     weights = np.asarray(ravel_pytree(own_sizes(parameters))[0], flat.dtype)
-    together = None
+    dense = None
     if linear_solver is None and is_worthwhile(hessian, flat.size):
         try:
-            together = DenseSystems(hessian, selection)
-            response = together.response(weights)
+            dense = DenseSystems(hessian, selection)
+            response = dense.response(weights)
         except np.linalg.LinAlgError:  # not positive to working precision
-            together = None
-    if together is None:
+            dense = None
+    if dense is None:
         response = _solve_in_batches(hessian, selection, weights, progress)
     worst = float(np.max(response.residuals))
     if throw:
         linear_response.check_residual(worst, hessian)
-    defects = None if together is None else together.defects
+    defects = None if dense is None else dense.defects
     bounds = weights * linear_response.error_bounds(hessian, selection, response, weights, defects)
     difference, length = map(float, linear_response.dot_test(hessian, parameters, response.columns, weights))
     paths = zip(parameter_paths(parameters), jax.tree.leaves(parameters), strict=True)
     names = [path for path, leaf in paths for _ in range(leaf.size)]
     sizes = weights * np.linalg.norm(response.columns, axis=1)
-    measured = Measurement(
+    measurement = Measurement(
         worst,
         float(np.max(bounds)),
         difference,
         length,
         response.force,
-        hessian.method if together is None else together.method,
+        hessian.method if dense is None else dense.method,
         explain_doubt(names, sizes, bounds, typical_distance(eq.system, eq.potential)),
         jumps_at(hessian, selection),
     )
@@ -147,11 +147,11 @@ def sensitivity(
         return linear_response.split_last_axis(np.moveaxis(np.asarray(change), 0, -1), parameters)
 
     positions: Array | np.ndarray
-    if together is None:
+    if dense is None:
         positions, cell = _displacements(hessian, response.columns)
     else:
         positions, cell = response.columns.reshape(-1, *eq.system.positions.shape), None
-    return Sensitivity(shaped(positions), None if cell is None else shaped(cell), certify(eq, hessian, measured), eq.potential)
+    return Sensitivity(shaped(positions), None if cell is None else shaped(cell), certify(eq, hessian, measurement), eq.potential)
 
 
 def _solve_in_batches(hessian: Hessian, selection: Selection, weights: np.ndarray, progress: bool | None) -> Response:
@@ -212,10 +212,7 @@ def value_and_gradient(g: Observable, eq: States, *, linear_solver: LinearSolver
 
 @suggest_names
 def gradient(g: Observable, eq: States, *, linear_solver: LinearSolver | None = None) -> Potential:
-    """Return the total derivative of a scalar observable in every parameter; see `value_and_gradient`.
-
-    slope = ms.gradient(ms.observables.volume, eq).sigma
-    """
+    """Return the total derivative of a scalar observable: `gradient(observables.volume, eq).sigma`; see `value_and_gradient`."""
     return value_and_gradient(g, eq, linear_solver=linear_solver)[1]
 
 

@@ -29,7 +29,7 @@ from mdsens.mechanics.forces import slopes_of_work
 from mdsens.mechanics.hessian import Hessian
 from mdsens.mechanics.hessian_operator import Operator
 from mdsens.mechanics.scales import spacing
-from mdsens.mechanics.spectrum import spectrum_at
+from mdsens.mechanics.spectrum import examine_hessian
 from mdsens.mechanics.unknown import Unknown
 from mdsens.potentials.base import Potential
 from mdsens.solvers import Status
@@ -307,7 +307,8 @@ def error_bounds(
         alpha = alpha - falling * reached
     elif np.isfinite(reached + distance):
         # The state is so soft, or so far from the equilibrium, that α may be another there.
-        lowest_at = lambda point: spectrum_at(unravel(point), hessian.reference, selection.potential).nearest_zero  # noqa: E731
+        examine = lambda point: examine_hessian(unravel(point), hessian.reference, selection.potential).spectrum  # noqa: E731
+        lowest_at = lambda point: examine(point).nearest_zero  # noqa: E731
         at_other, alpha = alpha if other is flat else lowest_at(other), lowest_at(flat + step)
         falling = abs(at_other - alpha) / length
     return _approximation_errors(hessian, selection, alpha, size) + error_bound(

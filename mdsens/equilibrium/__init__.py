@@ -1,1 +1,1 @@
-"""Where forces vanish: minima, saddle points, constraints, chains of images."""
+"""Equilibria, states without forces: minima, saddle points, constraints, chains of images."""

@@ -18,9 +18,9 @@ from jaxtyping import Array, Float
 from mdsens.common.errors import InputError
 from mdsens.common.progress import residual_bar
 from mdsens.equilibrium import descent
-from mdsens.equilibrium.bound_constraints import Constraints
 from mdsens.implicit import MINRES, Direct
 from mdsens.implicit.linear import SYMMETRIC_DIRECT_LIMIT
+from mdsens.mechanics.bound_constraints import Constraints
 from mdsens.mechanics.forces import gradient, lagrangian, zero_where_held
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.null_space import rigid_null_space
@@ -113,6 +113,7 @@ def settle(reference: Reference, potential: Potential, settings: descent.Setting
     if not reference.symmetric:
         raise InputError("Constraints go with a pressure, not with a stress that is not hydrostatic.")
     constraints, volume = reference.constraints, descent.reference_volume(reference)
+    assert constraints is not None
     every = constraints.with_active(range(constraints.slacks(reference.system).size), reference.system)
     free = Constraints((), constraints.held, constraints.scale, (), 0)
     # Only motions that no inequality could ever stop count; others that are free cost nothing, and need no projection.
@@ -131,9 +132,8 @@ def settle(reference: Reference, potential: Potential, settings: descent.Setting
         if settings.solver is None:
             # Near a KKT point Newton's method arrives at once.
             guess = _guess_multipliers(constraints, reference, potential, CONTACT_DISTANCE * units.length)
-            arrival = newton(
-                Newton(max_step=0.1 * units.length), Landscape(reference, potential), constraints, guess, steps=steps
-            )
+            method = Newton(max_step=0.1 * units.length)
+            arrival = newton(method, Landscape(reference, potential), constraints, guess, steps=steps)
             if arrival.status is Status.CONVERGED:
                 return arrival
         for _ in range(ROUNDS):
@@ -218,10 +218,9 @@ def _guess_multipliers(constraints: Constraints, reference: Reference, potential
 
 def _unknown(reference: Reference, multipliers: Array) -> Unknown | Array:
     """Return the reference's start with multipliers, which come in their own units."""
-    start = reference.start
-    if not len(multipliers):
-        return start
-    return as_unknown(start)._replace(multipliers=multipliers / reference.constraints.factors)
+    if reference.constraints is None or not len(multipliers):
+        return reference.start
+    return as_unknown(reference.start)._replace(multipliers=multipliers / reference.constraints.factors)
 
 
 def _newton(

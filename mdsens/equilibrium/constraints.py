@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mdsens.common.errors import InputError, explain_untraceable
-from mdsens.equilibrium.bound_constraints import Constraint, Constraints, bound_constraints
+from mdsens.mechanics.bound_constraints import Constraint, Constraints, bound_constraints
 from mdsens.structures.system import System, holds_atoms
 
 MIN_SINE = 1e-3
@@ -290,7 +290,13 @@ class Equation(Constraint):
     function: Callable[..., Any] = eqx.field(static=True)
 
     def bound(self, system: System) -> Constraint:
-        _check_function(self.function, system, type(self).__name__)
+        name = type(self).__name__
+        if not callable(self.function):
+            raise InputError(f"{name} wants a function of the system, not {self.function!r:.80}.")
+        with traceable(f"The function of an {name}", "function(system) -> array"):
+            shape = jax.eval_shape(lambda s: jnp.asarray(self.function(s)), system)
+        if not jnp.issubdtype(shape.dtype, jnp.floating):
+            raise InputError(f"The function of an {name} gives {shape.dtype}, not real floating-point numbers.")
         return self
 
     def values(self, system: System) -> Float[Array, " k"]:
@@ -321,15 +327,6 @@ class Wall(Constraint):
 
     def values(self, system: System) -> Float[Array, " k"]:
         return system.positions[self.atoms] @ self.normal - self.offset
-
-
-def _check_function(function: Callable[..., Any], system: System, name: str) -> None:
-    if not callable(function):
-        raise InputError(f"{name} wants a function of the system, not {function!r:.80}.")
-    with explain_untraceable(f"The function of an {name}", "function(system) -> array"):
-        shape = jax.eval_shape(lambda s: jnp.asarray(function(s)), system)
-    if not jnp.issubdtype(shape.dtype, jnp.floating):
-        raise InputError(f"The function of an {name} gives {shape.dtype}, not real floating-point numbers.")
 
 
 def from_ase(atoms: Any) -> tuple[System, list[Constraint]]:

@@ -118,14 +118,10 @@ class UnstableCell(MdsensError):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The settings of a descent.
+    """The settings of a descent, by the names of `relax`.
 
     Attributes:
-        solver: None for the choice that `approach` makes.
         tolerance: largest force that may be left [eV/Å].
-        max_steps: of all solvers together.
-        polish: whether Newton's method takes over.
-        progress: whether to show a bar; None for the default.
         own: whether the tolerance is the system's own, and follows its stiffness.
         units: of the settings of the default solvers.
     """

@@ -186,16 +186,9 @@ def _chain(neb: Any, first: System, steps: int, converged: bool) -> Chain:
             "No image of the chain lies above both its ends: there is no barrier between them, or it is narrower than the "
             "distance of the images; give more images."
         )
-    return Chain(
-        tuple(first.with_positions(jnp.asarray(x, first.positions.dtype)) for x in positions),
-        energies,
-        _lengths(positions),
-        highest,
-        _tangent(positions, energies, highest),
-        float(neb.get_residual()),
-        steps,
-        converged,
-    )
+    images = tuple(first.with_positions(jnp.asarray(x, first.positions.dtype)) for x in positions)
+    tangent, residual = _tangent(positions, energies, highest), float(neb.get_residual())
+    return Chain(images, energies, _lengths(positions), highest, tangent, residual, steps, converged)
 
 
 def _tangent(positions: Sequence[np.ndarray], energies: np.ndarray, k: int) -> np.ndarray:

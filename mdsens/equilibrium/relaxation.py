@@ -16,9 +16,9 @@ from mdsens.common.hidden_value import HiddenValue
 from mdsens.common.suggestions import NameSuggester, suggest_names
 from mdsens.common.units import stress_unit
 from mdsens.equilibrium import descent
-from mdsens.equilibrium.bound_constraints import Constraint, Constraints, bound_constraints
 from mdsens.equilibrium.climb import checked_mode, climb
 from mdsens.equilibrium.constrained_descent import settle
+from mdsens.mechanics.bound_constraints import Constraint, Constraints, bound_constraints
 from mdsens.mechanics.hessian import Hessian, hessian_at, known_hessian
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.preconditioner import CoarseGrid
@@ -59,6 +59,9 @@ class Memory:
 class Equilibrium(NameSuggester, eqx.Module):
     """A relaxed structure, with what its derivatives need.
 
+        eq = ms.relax(system, ms.StillingerWeber.silicon(), cell="free")
+        eq.energy, eq.system.positions, eq.hessian.spectrum.lowest
+
     Attributes:
         system: the relaxed system, with its neighbour list.
         potential: the potential it was relaxed with.
@@ -67,19 +70,16 @@ class Equilibrium(NameSuggester, eqx.Module):
         steps: steps taken by all solvers together.
         status: how it ended; the sentence is `status.value`.
         spectrum: ends of the Hessian's spectrum, None if it was not asked for.
-        solver: what was asked for, in words; without, Newton's method and where it refuses L-BFGS before it.
+        solver: the one that was asked for, in words; by default Newton's method, and where it refuses L-BFGS before it.
         cell: the freedom of the cell: `"fixed"`, `"isotropic"`, `"free"`, or the mask of free strains as nested tuples.
         load: the pressure or stress that a free cell was asked to balance, a stress as nested tuples [GPa; in 2-D eV/Å²]; None
             at a fixed cell. What presses in any state is `observables.pressure(eq.system, eq.potential)`.
         stress_error: largest component of the stress that was not balanced [GPa; in 2-D eV/Å²]; 0 for a fixed cell. In slabs
             and wires it is that of a layer, or a cross-section, of unit size.
-        index: how many negative curvatures were asked for: 0 for a minimum, 1 for a saddle point.
+        index: number of negative curvatures that were asked for: 0 for a minimum, 1 for a saddle point.
         constraints: bound to their references; `constraints.active` says which inequalities hold with equality.
         multipliers: of the constraints' equations, then of the active inequalities [eV per unit of the constraint].
         kept: what it was made of, and its `hessian`; not in files.
-
-        eq = ms.relax(system, ms.StillingerWeber.silicon(), cell="free")
-        eq.energy, eq.system.positions, eq.hessian.spectrum.lowest
     """
 
     copying: ClassVar[str] = "eq.again(potential) relaxes it with another potential"
@@ -111,6 +111,7 @@ class Equilibrium(NameSuggester, eqx.Module):
 
     @property
     def converged(self) -> bool:
+        """Whether the state is the equilibrium that was asked for."""
         return self.status is Status.CONVERGED
 
     @property
@@ -165,10 +166,7 @@ class Equilibrium(NameSuggester, eqx.Module):
         return as_unknown(start)._replace(multipliers=self.multipliers / self.constraints.factors)
 
     def again(self, potential: Potential | None = None, **options: Any) -> "Equilibrium":
-        """Relax again from here under the same conditions, with another potential; options as for `relax`.
-
-        softer = eq.again(eqx.tree_at(lambda p: p.epsilon, eq.potential, 0.9 * eq.potential.epsilon))
-        """
+        """Relax again from here under the same conditions, with another potential; options as for `relax`."""
         potential = self.potential if potential is None else potential
         if self.index:
             return saddle_from(self.system, potential, **options)
@@ -207,11 +205,11 @@ def relax(
         cell: `"fixed"`, `"isotropic"` (shape kept), `"free"`, or the mask of the strains that are free, `(dim, dim)` or in
             Voigt order; with shears in the mask the other strains stay as they are to second order only. Directions that are
             not periodic never strain.
-        pressure: what a free cell is relaxed to: a pressure, or a stress `(dim, dim)` or in Voigt order, positive where it
-            pulls [GPa; in 2-D eV/Å²].
+        pressure: of a free cell: a number, or a stress `(dim, dim)` or in Voigt order, positive where it pulls [GPa; in 2-D
+            eV/Å²].
         smax: largest component of the stress that may be left [GPa; in 2-D eV/Å²]. By default forces on strains obey fmax,
             which leaves less stress than fmax / (√N Å²).
-        constraints: what else must hold, from `mdsens.constraints`.
+        constraints: further conditions, from `mdsens.constraints`.
         max_steps: steps of all solvers together.
         polish: let Newton's method take over as soon as it can, so that fmax = 1e-12 is ordinary.
         check_minimum: compute the lowest curvature and refuse a saddle point.

@@ -35,7 +35,6 @@ from mdsens.common.untrusted_hdf5 import check_harmless, open_untrusted
 from mdsens.common.version import VERSION
 from mdsens.derivatives.certificate import Certificate
 from mdsens.derivatives.first_order import Sensitivity
-from mdsens.equilibrium.bound_constraints import Constraint
 from mdsens.equilibrium.descent import with_tight_list
 from mdsens.equilibrium.relaxation import Equilibrium, as_tuples
 from mdsens.files.atomic_write import check_writable, write_whole
@@ -44,6 +43,7 @@ from mdsens.files.hdf5_attributes import attribute, has_attribute, read_record, 
 from mdsens.files.hdf5_labels import name_axes, name_others, name_unit
 from mdsens.files.provenance import write_provenance
 from mdsens.files.stored_constraints import read_constraints, write_constraints
+from mdsens.mechanics.bound_constraints import Constraint
 from mdsens.mechanics.spectrum import Spectrum
 from mdsens.potentials import SHIPPED, Potential
 from mdsens.potentials.base import parameter_paths

@@ -20,6 +20,7 @@ def lagrangian(z: Unknown | Array, landscape: Landscape) -> Float[Array, ""]:
             assert unknown.strain is not None
             value = value - reference.system.volume * _work(reference.freedom, reference.freedom.tension) @ unknown.strain
     if reference.constraints is not None and reference.constraints.count:
+        assert unknown.multipliers is not None
         value = value + unknown.multipliers @ reference.constraints.values(system)
     return value
 

@@ -81,6 +81,7 @@ class Hessian(eqx.Module):
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """The precision of its numbers."""
         return self.reference.system.positions.dtype
 
     @property

@@ -17,7 +17,7 @@ class Landscape(NamedTuple):
 
 
 class LandscapeLike(Protocol):
-    """What solvers carry as `data`: a `Landscape`, or a record that has its fields among others."""
+    """The `data` of a solver: a `Landscape`, or a record that has its fields among others."""
 
     @property
     def reference(self) -> Reference: ...

@@ -115,12 +115,7 @@ class TwoLevelPreconditioner(eqx.Module):
 
 
 def two_level(grid: CoarseGrid, product: Callable[[Array], Array], diagonal: Float[Array, " atoms"]) -> TwoLevelPreconditioner:
-    """Return the preconditioner of a Hessian; pure JAX.
-
-    Args:
-        product: the Hessian's, on `(dim, N)`.
-        diagonal: mean of each atom's diagonal entries.
-    """
+    """Return the preconditioner of a Hessian by its product on `(dim, N)` and the mean diagonal entry of each atom; pure JAX."""
     return TwoLevelPreconditioner(grid, 1.0 / jnp.where(diagonal > 0.0, diagonal, jnp.inf), _inverse(_symbol(grid, product)))
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from mdsens.mechanics.bound_constraints import Constraints
 from mdsens.structures.system import System
 
 _ZERO_SHARE = 1e-6
@@ -34,7 +35,7 @@ class RigidMotions(eqx.Module):
         return jnp.linalg.qr(motions)[0]
 
 
-def rigid_motions(system: System, constraints: Any = None) -> RigidMotions:
+def rigid_motions(system: System, constraints: Constraints | None = None) -> RigidMotions:
     """Return the rigid motions that `system` is free to make under its frozen atoms and other constraints [host]."""
     positions = np.asarray(system.positions)
     dim = system.dim
@@ -72,14 +73,9 @@ def rigid_motions(system: System, constraints: Any = None) -> RigidMotions:
 
 
 def coupled_atoms(forces: Callable[[Array], Array], flat: Float[Array, " n"]) -> Bool[Array, " atoms"]:
-    """Return False for rattlers: atoms without a contact, whose displacement changes no force and which no displacement acts on.
+    """Return which atoms have a contact; rattlers have none, so that their displacement and their force have to do with no other.
 
-    A random displacement of all that is unknown gives such an atom, and only such an atom, a change of force that is
-    exactly zero.
-
-    Args:
-        forces: the change of forces `(N, dim)` by a change of the unknown, flat.
-        flat: the unknown.
+    A random change of the flat unknown gives rattlers, and only them, a change of their force, by `forces`, that is exactly zero.
     """
     probe = jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
     return jnp.any(forces(probe) != 0.0, axis=-1)

@@ -17,11 +17,7 @@ ROUNDING = 1e-12
 def rounding_of(
     value: Callable[[dict[str, System]], Float[np.ndarray, " numbers"]], systems: dict[str, System]
 ) -> Float[np.ndarray, " numbers"]:
-    """Return how much of a change of each number of an observable is rounding [host].
-
-    Args:
-        value: gives the numbers of structures, which have names.
-    """
+    """Return how much of a change of each number of an observable, a function of structures by name, is rounding [host]."""
     here = value(systems)
     rounding = ROUNDING * np.abs(here)
     for seed in range(2):

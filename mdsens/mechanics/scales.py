@@ -73,6 +73,7 @@ class Units(NamedTuple):
 
     @property
     def force(self) -> Any:
+        """The unit of force."""
         return self.length * self.stiffness
 
 

@@ -81,11 +81,6 @@ class Examination(NamedTuple):
     matrix: np.ndarray | None
 
 
-def spectrum_at(z: Unknown | Array, reference: Reference, potential: Potential) -> Spectrum:
-    """Return the ends of the spectrum at a state [host]; see `examine_hessian`."""
-    return examine_hessian(z, reference, potential).spectrum
-
-
 def examine_hessian(z: Unknown | Array, reference: Reference, potential: Potential) -> Examination:
     """Compute the ends of the Hessian's spectrum at a state [host]: exactly up to `DENSE_LIMIT` unknowns, else by a search.
 
@@ -120,16 +115,9 @@ def examine_hessian(z: Unknown | Array, reference: Reference, potential: Potenti
     nearest = float(np.abs(values).min())
     if exact and reference.constraints is not None:
         nearest = _nearest_zero(columns, z, reference, moving)
-    spectrum = Spectrum(
-        float(values.min()),
-        highest,
-        int((np.abs(values) <= FLOPPY_SHARE * highest).sum()),
-        rattlers,
-        exact,
-        tuple(float(value) for value in values[:LOWEST_COUNT]),
-        int((values < -NEGATIVE_SHARE * highest).sum()),
-        nearest,
-    )
+    floppy, index = int((np.abs(values) <= FLOPPY_SHARE * highest).sum()), int((values < -NEGATIVE_SHARE * highest).sum())
+    few = tuple(float(value) for value in values[:LOWEST_COUNT])
+    spectrum = Spectrum(float(values.min()), highest, floppy, rattlers, exact, few, index, nearest)
     return Examination(spectrum, columns, matrix)
 
 
@@ -200,9 +188,10 @@ def _nearest_zero(columns: Columns, z: Unknown | Array, reference: Reference, mo
 def _tangent_null_space(z: Unknown | Array, reference: Reference, null: NullSpace) -> NullSpace:
     """Return the null space of a spectrum under constraints: motions along them are left, multipliers are no motions."""
     flat, unravel = ravel_pytree(z)
-    normals = jax.jacrev(lambda x: reference.constraints.values(reference.place(unravel(x))))(flat).T
-    assert null.active is not None and null.basis is not None
-    active = null.active.at[null.active.size - reference.constraints.count :].set(False)
+    constraints = reference.constraints
+    assert constraints is not None and null.active is not None and null.basis is not None
+    normals = jax.jacrev(lambda x: constraints.values(reference.place(unravel(x))))(flat).T
+    active = null.active.at[null.active.size - constraints.count :].set(False)
     basis = jnp.linalg.qr(jnp.where(active[:, None], jnp.concatenate([null.basis, normals], axis=1), 0.0))[0]
     return NullSpace(active, basis)
 

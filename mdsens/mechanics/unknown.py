@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 from mdsens.common.errors import InputError
 from mdsens.common.units import stress_unit
 from mdsens.common.voigt import VOIGT, from_voigt
+from mdsens.mechanics.bound_constraints import Constraints
 from mdsens.mechanics.preconditioner import CoarseGrid, coarse_grid
 from mdsens.mechanics.rigid_motions import RigidMotions, rigid_motions
 from mdsens.structures.system import System
@@ -51,6 +52,7 @@ class CellFreedom(eqx.Module):
     tension: Float[Array, "dim dim"] | None
 
     def deformation(self, strain: Float[Array, " m"] | None) -> Float[Array, "dim dim"]:
+        """Return F at some components of the strain."""
         assert strain is not None
         unity = jnp.eye(self.directions.shape[-1], dtype=strain.dtype)
         return unity + jnp.tensordot(strain, self.directions, 1) / self.length
@@ -71,7 +73,7 @@ class Reference(eqx.Module):
     system: System
     motions: RigidMotions
     freedom: CellFreedom | None = None
-    constraints: Any = None
+    constraints: Constraints | None = None
     listed: Unknown | None = None
     grid: CoarseGrid | None = None
 
@@ -132,14 +134,14 @@ class Reference(eqx.Module):
 
 
 def with_coarse_grid(reference: Reference, grid: CoarseGrid | None = None) -> Reference:
-    """Return the reference with a preconditioner's grid: its own, the one given, or one made for its system [host]."""
+    """Return the reference with a preconditioner's grid: its own, else `grid`, else one made for its system [host]."""
     if reference.grid is not None:
         return reference
     grid = coarse_grid(reference.system) if grid is None else grid
     return eqx.tree_at(lambda f: f.grid, reference, grid, is_leaf=lambda leaf: leaf is None)
 
 
-def reference_at(system: System, freedom: CellFreedom | None = None, constraints: Any = None) -> Reference:
+def reference_at(system: System, freedom: CellFreedom | None = None, constraints: Constraints | None = None) -> Reference:
     """Return the reference that `system` itself is [host]."""
     return Reference(system, rigid_motions(system, constraints), freedom, constraints)
 
