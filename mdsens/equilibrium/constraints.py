@@ -293,7 +293,7 @@ class Equation(Constraint):
         name = type(self).__name__
         if not callable(self.function):
             raise InputError(f"{name} wants a function of the system, not {self.function!r:.80}.")
-        with traceable(f"The function of an {name}", "function(system) -> array"):
+        with explain_untraceable(f"The function of an {name}", "function(system) -> array"):
             shape = jax.eval_shape(lambda s: jnp.asarray(self.function(s)), system)
         if not jnp.issubdtype(shape.dtype, jnp.floating):
             raise InputError(f"The function of an {name} gives {shape.dtype}, not real floating-point numbers.")

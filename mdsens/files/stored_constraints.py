@@ -12,8 +12,8 @@ from jaxtyping import Array
 
 from mdsens.common.errors import StoreError
 from mdsens.equilibrium import constraints as constraint_kinds
-from mdsens.equilibrium.bound_constraints import Constraint, Constraints
 from mdsens.files.hdf5_attributes import attribute, set_attribute
+from mdsens.mechanics.bound_constraints import Constraint, Constraints
 from mdsens.structures.system import System
 
 VIOLATION = 1e-3

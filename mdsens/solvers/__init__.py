@@ -22,7 +22,7 @@ the root of its gradient that `MinimumMode` finds: root(jax.grad(f), solver=Mini
 """
 
 from mdsens.solvers.differentiable_solutions import fixed_point, minimum, root
-from mdsens.solvers.driver import Problem, Result, evaluated, solve, solve_traced
+from mdsens.solvers.driver import Result, evaluated, solve, solve_traced
 from mdsens.solvers.dynamics import DampedDynamics
 from mdsens.solvers.fire import FIRE
 from mdsens.solvers.fixed_point_methods import FixedPoint
@@ -34,6 +34,7 @@ from mdsens.solvers.mixing import Anderson, Picard
 from mdsens.solvers.newton import Newton, TruncatedNewton
 from mdsens.solvers.optax_solver import Optax
 from mdsens.solvers.scipy_solvers import scipy_minimize, scipy_root
+from mdsens.solvers.solver import Problem, Solver
 from mdsens.solvers.status import Status
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "Picard",
     "Problem",
     "Result",
+    "Solver",
     "Status",
     "TruncatedNewton",
     "evaluated",

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from mdsens.implicit.trees import PyTree
-from mdsens.solvers.driver import Problem
+from mdsens.solvers.solver import Problem
 
 RELATIVE_TOLERANCE = {"float64": 1e-11, "float32": 1e-5}
 """Residual of a component of F that counts as zero, relative to |∂F/∂z| times the size of z, by precision."""

@@ -23,10 +23,11 @@ from mdsens.implicit.probes import replace_nonfinite, withhold
 from mdsens.implicit.root import custom_root, fixed_point_condition, linearise
 from mdsens.implicit.trees import PyTree, is_traced
 from mdsens.solvers.arrival import Judgement, judge, judge_on_host
-from mdsens.solvers.driver import Problem, Progress, Result, Solver, evaluated, solve_traced
+from mdsens.solvers.driver import Progress, Result, evaluated, solve_traced
 from mdsens.solvers.driver import solve as drive
 from mdsens.solvers.mixing import Anderson
 from mdsens.solvers.newton import Newton, TruncatedNewton
+from mdsens.solvers.solver import Problem, Solver
 from mdsens.solvers.status import Status
 
 CURVATURE_LIMIT = 500
@@ -150,7 +151,7 @@ def _solution(
     condition: Callable[..., Any], solver: Solver, kind: str | None, driving: _Driving, options: dict[str, Any]
 ) -> Callable[..., Any]:
     tolerance, max_steps, return_status, progress = driving
-    if not (callable(getattr(solver, "init", None)) and callable(getattr(solver, "step", None))):
+    if not isinstance(solver, Solver):
         raise InputError(
             f"solver must be settings of one of mdsens.solvers, such as Newton(), not {solver!r:.80}; "
             "a function solve(z0, *args) is decorated with implicit.custom_root(F) instead."
@@ -165,7 +166,7 @@ def _solution(
         kind=kind,
     )
     # T(z) - z is the difference of two numbers of the size of z.
-    is_change = kind == "change" or (kind is None and getattr(solver, "follows", None) == "change")
+    is_change = kind == "change" or (kind is None and solver.follows == "change")
     method = _JudgedSolver(problem, solver, is_change, tolerance, max_steps)
 
     def find(z0: PyTree, *args: Any) -> tuple[PyTree, Array]:

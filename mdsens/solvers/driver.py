@@ -6,7 +6,7 @@ It runs chunks of compiled steps; between chunks the host shows progress and ren
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,8 +15,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from mdsens.common.errors import CoincidingAtoms
-from mdsens.implicit.linear_system import NullSpace
 from mdsens.implicit.trees import PyTree
+from mdsens.solvers.solver import Problem, Solver
 from mdsens.solvers.status import Status
 
 CHUNK_SECONDS = 0.5
@@ -29,78 +29,8 @@ LINEAR_SHARE = 0.01
 """Residual of a whole step's linear system in the average component, as a share of the tolerance for the largest."""
 
 
-class Solver(Protocol):
-    """Settings of a method, a frozen dataclass say, with the two functions that make it one.
-
-    A solver may also have `follows`, "gradient" or "change", for the meaning that it gives to the residual: minimisers step
-    against a gradient, `Picard` along a change. One of few, long steps has `whole_steps`, and
-    `move(problem, z, residual, data, aim) -> (step, whether to take it)`.
-    """
-
-    def init(self, problem: "Problem", z: PyTree, data: Any) -> Any:
-        """Return the state at the start, a pytree with the fields `z` and `residual` = F(z, data)."""
-
-    def step(self, problem: "Problem", state: Any, data: Any) -> Any:
-        """Return the state after a step. Pure JAX; a field `failed` that is true ends the solve."""
-
-
-class State(NamedTuple):
-    """The state of a solver without a memory."""
-
-    z: PyTree
-    residual: PyTree
-
-
 Progress = Callable[[int, float], None] | None
 """A function that is called with the steps taken and the norm of the residual."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """The condition that is solved. Its functions are compared by identity, so module-level ones find compiled code again.
-
-    Attributes:
-        residual: F(z, data), of the structure of z; for a minimisation the gradient.
-        norm: size of a residual, the number that is held against the tolerance.
-        is_stale: whether `data` is no longer right at z.
-        null_space: known null space of ∂F/∂z, for solvers that solve linear systems.
-        symmetric: whether ∂F/∂z is.
-        focus: `focus(z, data) -> data` on the host: data made for z alone, at each point of a solver with `whole_steps`.
-        operator: `operator(z, data) -> (u ↦ ∂F/∂z u)` on z raveled, where there is a faster way than to linearise F.
-        kind: "gradient" where F is one, "change" where it is T(z) - z, None where it is neither. A solver that follows the
-            other kind is given -F.
-    """
-
-    residual: Callable[..., Any]
-    norm: Callable[..., Any] = lambda residual: jnp.max(jnp.stack([jnp.max(jnp.abs(r)) for r in jax.tree.leaves(residual)]))
-    is_stale: Callable[..., Any] = lambda z, data: jnp.asarray(False)
-    null_space: Callable[..., Any] = lambda z, data: NullSpace()
-    symmetric: bool = False
-    operator: Callable[..., Any] | None = None
-    focus: Callable[[PyTree, Any], Any] | None = None
-    kind: str | None = None
-
-    def seen_by(self, solver: Solver) -> "Problem":
-        """Return the problem with the sign that a solver expects of its residual."""
-        follows = getattr(solver, "follows", None)
-        if self.kind is None or follows in (None, self.kind):
-            return self
-        operator = None if self.operator is None else _Negated(self.operator, of_operator=True)
-        return dataclasses.replace(self, residual=_Negated(self.residual), operator=operator, kind=follows)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Negated:
-    """The function -f of a function f(z, data), or of the linear function that f(z, data) is."""
-
-    function: Callable[..., Any]
-    of_operator: bool = False
-
-    def __call__(self, z: PyTree, data: Any) -> Any:
-        value = self.function(z, data)
-        if self.of_operator:
-            return lambda u: -value(u)
-        return jax.tree.map(jnp.negative, value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,15 +51,11 @@ class _Run(NamedTuple):
     stale: Array
 
 
-def _has_failed(state: Any) -> Array:
-    return getattr(state, "failed", jnp.asarray(False))
-
-
 def _run(problem: Problem, solver: Solver, state: Any, data: Any, *, tolerance: Array | float, limit: Array | int) -> _Run:
     """Step until converged, not finite, failed, stale or at the limit. A step that made `data` stale is taken back."""
 
     def go_on(run: _Run) -> Array:
-        return (run.steps < limit) & (run.norm > tolerance) & ~run.stale & ~_has_failed(run.state)
+        return (run.steps < limit) & (run.norm > tolerance) & ~run.stale & ~solver.terminate(run.state)
 
     def step(run: _Run) -> _Run:
         new = solver.step(problem, run.state, data)
@@ -141,10 +67,10 @@ def _run(problem: Problem, solver: Solver, state: Any, data: Any, *, tolerance: 
     return jax.lax.while_loop(go_on, step, start)
 
 
-def _status_code(run: _Run, tolerance: Array | float) -> Array:
+def _status_code(solver: Solver, run: _Run, tolerance: Array | float) -> Array:
     """Return the code of the status with which steps ended; at the limit it is that of `MAX_STEPS`."""
     statuses = (Status.STALE_NEIGHBORS, Status.CONVERGED, Status.NOT_FINITE, Status.STALLED)
-    signs = [run.stale, run.norm <= tolerance, ~jnp.isfinite(run.norm), _has_failed(run.state)]
+    signs = [run.stale, run.norm <= tolerance, ~jnp.isfinite(run.norm), solver.terminate(run.state)]
     return jnp.select(signs, [status.code for status in statuses], Status.MAX_STEPS.code).astype(int)
 
 
@@ -157,7 +83,7 @@ def _init(problem: Problem, solver: Solver, z: PyTree, data: Any) -> tuple[Any, 
 @eqx.filter_jit
 def _chunk(problem: Problem, solver: Solver, state: Any, data: Any, *, tolerance: Array, limit: Array) -> tuple[_Run, Array]:
     run = _run(problem, solver, state, data, tolerance=tolerance, limit=limit)
-    return run, _status_code(run, tolerance)
+    return run, _status_code(solver, run, tolerance)
 
 
 def solve(
@@ -181,7 +107,7 @@ def solve(
         watch: called as often with z and its data; an exception from it ends the solve.
     """
     problem = problem.seen_by(solver)
-    if problem.focus is not None and getattr(solver, "whole_steps", False):
+    if problem.focus is not None and solver.whole_steps:
         return _solve_by_whole_steps(problem, solver, z, data, tolerance=tolerance, max_steps=max_steps, progress=progress)
     state, first = _init(problem, solver, z, data)
     if first <= tolerance:
@@ -258,4 +184,4 @@ def solve_traced(
     """Drive a solver inside a traced function: `(z, norm, status code)`. Data that went stale cannot be renewed there."""
     problem = problem.seen_by(solver)
     run = _run(problem, solver, solver.init(problem, z, data), data, tolerance=tolerance, limit=max_steps)
-    return run.state.z, run.norm, _status_code(run, tolerance)
+    return run.state.z, run.norm, _status_code(solver, run, tolerance)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from mdsens.common.errors import InputError
 from mdsens.implicit.trees import PyTree
-from mdsens.solvers.driver import Problem
+from mdsens.solvers.solver import Problem, Solver
 
 
 class DynamicsState(NamedTuple):
@@ -21,7 +21,7 @@ class DynamicsState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class DampedDynamics:
+class DampedDynamics(Solver):
     """Damped dynamics of unit masses, v ← (1 - γ dt) v - dt F(z), z ← z + dt v (semi-implicit Euler).
 
     One step is a map T of the pair (z, v), whose fixed point is (z*, 0); `map` gives it, for `implicit.custom_fixed_point`.

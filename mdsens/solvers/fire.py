@@ -10,7 +10,7 @@ from jaxtyping import Array
 from mdsens.common.errors import InputError
 from mdsens.common.suggestions import suggest_names
 from mdsens.implicit.trees import PyTree, dot
-from mdsens.solvers.driver import Problem
+from mdsens.solvers.solver import Problem, Solver
 
 
 class FireState(NamedTuple):
@@ -26,7 +26,7 @@ class FireState(NamedTuple):
 
 @suggest_names
 @dataclasses.dataclass(frozen=True)
-class FIRE:
+class FIRE(Solver):
     """The fast inertial relaxation engine: damped dynamics of unit masses, stopped whenever it runs uphill.
 
     It is robust from a rough start.

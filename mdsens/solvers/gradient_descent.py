@@ -8,12 +8,12 @@ import jax
 from mdsens.common.errors import InputError
 from mdsens.common.suggestions import suggest_names
 from mdsens.implicit.trees import PyTree
-from mdsens.solvers.driver import Problem, State
+from mdsens.solvers.solver import Problem, Solver, State
 
 
 @suggest_names
 @dataclasses.dataclass(frozen=True)
-class GradientDescent:
+class GradientDescent(Solver):
     """Gradient descent, z ← z - η F(z): converges where η is below 2 / (the largest curvature), slowly where curvatures differ.
 
     Attributes:

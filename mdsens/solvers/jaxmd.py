@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from mdsens.common.errors import InputError
 from mdsens.implicit.trees import PyTree
-from mdsens.solvers.driver import Problem
+from mdsens.solvers.solver import Problem, Solver
 
 
 class JaxMDState(NamedTuple):
@@ -21,7 +21,7 @@ class JaxMDState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
-class JaxMD:
+class JaxMD(Solver):
     """A solver by a routine of the form of `jax_md.minimize`: `minimizer(force, shift, **settings) -> (init, apply)`.
 
         ms.relax(system, potential, solver=ms.solvers.JaxMD(jax_md.minimize.fire_descent, dt_start=0.1))

@@ -11,8 +11,8 @@ from jaxtyping import Array
 from mdsens.common.errors import InputError
 from mdsens.common.suggestions import suggest_names
 from mdsens.implicit.trees import PyTree
-from mdsens.solvers.driver import Problem
 from mdsens.solvers.line_search import descend
+from mdsens.solvers.solver import Problem, Solver
 
 MIN_STEP_SHARE = 1e-6
 """Share of `first_step` that a step without memory goes at least."""
@@ -32,7 +32,7 @@ class LBFGSState(NamedTuple):
 
 @suggest_names
 @dataclasses.dataclass(frozen=True)
-class LBFGS:
+class LBFGS(Solver):
     """Minimisation by the inverse Hessian that the last few steps imply.
 
     J. Nocedal, Math. Comput. 35, 773 (1980); Nocedal, Wright, "Numerical Optimization", algorithm 7.4. The line search
@@ -63,6 +63,9 @@ class LBFGS:
         flat = ravel_pytree(z)[0]
         empty = jnp.zeros((self.memory, flat.size), flat.dtype)
         return LBFGSState(z, residual, empty, empty, jnp.ones((), flat.dtype), jnp.asarray(0), jnp.asarray(False))
+
+    def terminate(self, state: LBFGSState) -> Array:
+        return state.failed
 
     def step(self, problem: Problem, state: LBFGSState, data: Any) -> LBFGSState:
         gradient = ravel_pytree(state.residual)[0]

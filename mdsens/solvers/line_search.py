@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from mdsens.implicit.trees import PyTree
-from mdsens.solvers.driver import Problem
+from mdsens.solvers.solver import Problem
 
 STEEPNESS = 0.9
 """Slope uphill behind a step, as a share of the slope downhill before it, up to which the step is accepted (the curvature

@@ -14,7 +14,7 @@ from mdsens.implicit.krylov import CG
 from mdsens.implicit.linear_system import Matvec, NullSpace, linear_system
 from mdsens.implicit.root import linearise
 from mdsens.implicit.trees import PyTree
-from mdsens.solvers.driver import Problem
+from mdsens.solvers.solver import Problem, Solver
 
 NEGATIVE_SHARE = 1e-6
 """Share of the largest curvature below minus which a curvature is negative."""
@@ -51,7 +51,7 @@ class MinimumModeState(NamedTuple):
     failed: Array
 
 
-class MinimumMode(NameSuggester, eqx.Module):
+class MinimumMode(NameSuggester, Solver, eqx.Module):
     """Minimum-mode following: a saddle point with one negative curvature of the function whose gradient F is.
 
     Where the lowest curvature is negative a step goes up along its mode and down along all others, each as far as Newton's
@@ -107,6 +107,9 @@ class MinimumMode(NameSuggester, eqx.Module):
         lost = jnp.asarray(False) if self.mode is None else ~known
         radius = jnp.asarray(self.max_step, flat.dtype)
         return self._state(z, gradient, modes=modes, direction=up, radius=radius, failed=lost)
+
+    def terminate(self, state: MinimumModeState) -> Array:
+        return state.failed
 
     def step(self, problem: Problem, state: MinimumModeState, data: Any) -> MinimumModeState:
         flat, _ = ravel_pytree(state.z)

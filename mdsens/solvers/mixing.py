@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from mdsens.common.errors import InputError
 from mdsens.implicit.trees import PyTree
-from mdsens.solvers.driver import Problem, State
+from mdsens.solvers.solver import Problem, Solver, State
 
 
 def _check_damping(solver: "Picard | Anderson") -> None:
@@ -19,7 +19,7 @@ def _check_damping(solver: "Picard | Anderson") -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Picard:
+class Picard(Solver):
     """The plain fixed-point iteration, z ← z + β (T(z) - z): converges where T contracts, at the rate of its spectral radius.
 
     Attributes:
@@ -52,7 +52,7 @@ class AndersonState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Anderson:
+class Anderson(Solver):
     """Anderson mixing: a step from the combination of the last few iterates whose residuals cancel best.
 
     D. G. Anderson, J. ACM 12, 547 (1965), in the form of H. F. Walker, P. Ni, SIAM J. Numer. Anal. 49, 1715 (2011), with

@@ -15,8 +15,8 @@ from mdsens.implicit.linear import automatic
 from mdsens.implicit.linear_system import LinearSolver, linear_system
 from mdsens.implicit.root import linearise
 from mdsens.implicit.trees import PyTree
-from mdsens.solvers.driver import Problem
 from mdsens.solvers.line_search import descend
+from mdsens.solvers.solver import Problem, Solver
 
 
 class NewtonState(NamedTuple):
@@ -29,7 +29,7 @@ class NewtonState(NamedTuple):
 
 @suggest_names
 @dataclasses.dataclass(frozen=True)
-class Newton:
+class Newton(Solver):
     """Newton's method, z ← z - A⁻¹F(z) outside the known null space, for any condition F.
 
     A step is refused if it moves a component by more than `max_step`, meets a negative curvature (of a symmetric problem), or
@@ -84,6 +84,9 @@ class Newton:
         near = self.max_step is None or jnp.max(jnp.abs(move)) <= self.max_step
         return move, ~failed & jnp.all(jnp.isfinite(move)) & near
 
+    def terminate(self, state: NewtonState) -> Array:
+        return state.failed
+
     def step(self, problem: Problem, state: NewtonState, data: Any) -> NewtonState:
         flat, unravel = ravel_pytree(state.z)
         move, _ = self.move(problem, state.z, state.residual, data)
@@ -119,7 +122,7 @@ class TruncatedNewtonState(NamedTuple):
 
 @suggest_names
 @dataclasses.dataclass(frozen=True)
-class TruncatedNewton:
+class TruncatedNewton(Solver):
     """Minimisation by Newton steps whose conjugate gradients stop early: at a curvature that is not positive, or as soon
     as the step is good enough for its place. From rough starts too, and quadratic at the end.
 
@@ -141,6 +144,9 @@ class TruncatedNewton:
     def init(self, problem: Problem, z: PyTree, data: Any) -> TruncatedNewtonState:
         residual = problem.residual(z, data)
         return TruncatedNewtonState(z, residual, jnp.asarray(False), problem.norm(residual))
+
+    def terminate(self, state: TruncatedNewtonState) -> Array:
+        return state.failed
 
     def step(self, problem: Problem, state: TruncatedNewtonState, data: Any) -> TruncatedNewtonState:
         flat, _ = ravel_pytree(state.z)

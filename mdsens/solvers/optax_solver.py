@@ -7,7 +7,7 @@ import jax
 
 from mdsens.common.errors import InputError
 from mdsens.implicit.trees import PyTree
-from mdsens.solvers.driver import Problem
+from mdsens.solvers.solver import Problem, Solver
 
 
 class OptaxState(NamedTuple):
@@ -19,7 +19,7 @@ class OptaxState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Optax:
+class Optax(Solver):
     """A solver by a gradient transformation of optax, with the residual for the gradient: `Optax(optax.adam(1e-2))`.
 
     Attributes:
