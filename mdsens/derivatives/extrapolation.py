@@ -163,9 +163,7 @@ def validity(
         inside = error_at
     reached, limit = _range(error_at, share, min(guess, farthest), farthest)
     reached, limit = _check_inside(inside, share, reached, limit)
-    result = Validity(
-        SAFETY * reached, share, order, limit, bent, vanishing if vanishing > 0.0 else math.inf, contact, (), series
-    )
+    result = Validity(SAFETY * reached, share, order, limit, bent, vanishing, contact, (), series)
     return dataclasses.replace(result, checks=tuple(check(eq, result, t) for t in _check_points(result, checks, farthest)))
 
 

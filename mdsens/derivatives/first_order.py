@@ -377,14 +377,14 @@ def _map_rows(row: Callable[..., Any], hessians: Hessians) -> Callable[..., Any]
 
 
 @eqx.filter_jit
-def _adjoint(g: Observable, hessians: Hessians, potential: Potential) -> tuple[Any, ...]:
+def _adjoint(g: Observable, hessians: Hessians, potential: Potential) -> tuple[Array, Potential, Array]:
     value, pullback = jax.vjp(observed(g, hessians), _unknowns(hessians), potential)
     slopes, explicit = pullback(jnp.ones_like(value))
     return value, *_pull(hessians, slopes, explicit, linear_response.adjoint_gradient)
 
 
 @eqx.filter_jit
-def _adjoint_rows(g: Observable, hessians: Hessians, potential: Potential, directions: Array | np.ndarray) -> tuple[Any, ...]:
+def _adjoint_rows(g: Observable, hessians: Hessians, potential: Potential, directions: np.ndarray) -> tuple[Array, Array, Array]:
     value, pullback = jax.vjp(observed(g, hessians), _unknowns(hessians), potential)
 
     def row(direction: Array) -> tuple[Array, Array]:
@@ -396,7 +396,7 @@ def _adjoint_rows(g: Observable, hessians: Hessians, potential: Potential, direc
 
 
 @eqx.filter_jit
-def _forward_rows(g: Observable, hessians: Hessians, potential: Potential, directions: Array | np.ndarray) -> tuple[Any, ...]:
+def _forward_rows(g: Observable, hessians: Hessians, potential: Potential, directions: np.ndarray) -> tuple[Array, Array, Array]:
     _, unravel = ravel_pytree(potential)
 
     def row(direction: Array) -> tuple[Array, Array]:
@@ -433,7 +433,7 @@ def observable_shape(g: Observable, hessians: Hessians, potential: Potential) ->
     return shape
 
 
-def _check(g: Observable, hessians: Hessians, potential: Potential, residuals: Any, *arrays: Any) -> None:
+def _check(g: Observable, hessians: Hessians, potential: Potential, residuals: Array | np.ndarray, *arrays: Any) -> None:
     """Raise LinearSolveError for a failed solve, and InputError for an observable that is not finite although none failed."""
     solves = list(zip(_hessian_list(hessians), np.asarray(residuals, dtype=float).ravel(), strict=True))
     for hessian, residual in solves:

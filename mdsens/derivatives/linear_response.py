@@ -18,7 +18,7 @@ from jaxtyping import Array
 
 from mdsens.common.errors import ConvergenceError, InputError, LinearSolveError
 from mdsens.common.progress import bar
-from mdsens.derivatives.selection import Selection
+from mdsens.derivatives.selection import Selection, restrict
 from mdsens.equilibrium.descent import residual_forces, with_tight_list
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.implicit import NullSpace, differentiable_solution, root_jvp, root_vjp
@@ -101,9 +101,8 @@ def _reexamine(eq: Equilibrium) -> Equilibrium:
     eq = dataclasses.replace(eq, system=listed, spectrum=None).as_made()
     hessian = eq.hessian
     norm = float(residual_forces(hessian.z, hessian.landscape)[1])
-    if not norm <= max(
-        MAX_OFFSET * spacing(listed) * hessian.spectrum.nearest_zero, MAX_FORCE_GROWTH * max(eq.fmax, hessian.rounding)
-    ):
+    by_distance = MAX_OFFSET * spacing(listed) * hessian.spectrum.nearest_zero
+    if not norm <= max(by_distance, MAX_FORCE_GROWTH * max(eq.fmax, hessian.rounding)):
         raise ConvergenceError(
             "The potential, structure or conditions of this equilibrium were replaced after it was relaxed, and it is none of "
             f"what it has now (largest force {norm:.1e} eV/Å): relax it again, eq.again(potential)."
@@ -279,10 +278,7 @@ def dot_test(hessian: Hessian, parameters: Potential, columns: np.ndarray, weigh
     v = weights * shares / jnp.sum(jnp.abs(shares))
     dz = v @ columns
     slope, _ = adjoint_gradient(hessian, unravel(w))
-    chosen = jax.tree.map(
-        lambda kept, value: None if kept is None else value, parameters, slope, is_leaf=lambda leaf: leaf is None
-    )
-    return jnp.abs(w @ dz - ravel_pytree(chosen)[0] @ v), jnp.linalg.norm(dz)
+    return jnp.abs(w @ dz - ravel_pytree(restrict(slope, parameters))[0] @ v), jnp.linalg.norm(dz)
 
 
 def error_bounds(
@@ -342,12 +338,9 @@ def _approximation_errors(hessian: Hessian, selection: Selection, lowest: float,
     approximation = hessian.potential.approximation(hessian.reference.system)
     if approximation is None:
         return 0.0
-    is_none = lambda leaf: leaf is None  # noqa: E731
-    mixed = jax.tree.map(
-        lambda kept, error: None if kept is None else error, selection.parameters, approximation.mixed, is_leaf=is_none
-    )
+    mixed = np.asarray(ravel_pytree(restrict(approximation.mixed, selection.parameters))[0])
     softest = lowest - approximation.hessian
-    return (approximation.hessian * size + np.asarray(ravel_pytree(mixed)[0])) / softest if softest > 0.0 else np.inf
+    return (approximation.hessian * size + mixed) / softest if softest > 0.0 else np.inf
 
 
 def batches(count: int, dtype: Any, progress: bool | None) -> Iterator[np.ndarray]:

@@ -22,7 +22,7 @@ from mdsens.potentials.base import Potential, is_local
 from mdsens.potentials.forms.neighbor_vectors import pair_list
 from mdsens.structures.neighbors.neighbor_list import Neighbors
 
-DENSE_LIMIT = 6000
+FACTOR_LIMIT = 6000
 """Unknowns up to which a dense matrix is factorised for many right-hand sides (300 MB)."""
 
 SHARE = 8
@@ -44,7 +44,7 @@ def is_worthwhile(hessian: Hessian, count: int) -> bool:
         return False
     if not isinstance(reference.system.neighbors, Neighbors) or hessian.dtype != np.float64:
         return False
-    return count > BATCH and hessian.size <= min(DENSE_LIMIT, SHARE * count)
+    return count > BATCH and hessian.size <= min(FACTOR_LIMIT, SHARE * count)
 
 
 class DenseSystems:

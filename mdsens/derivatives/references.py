@@ -37,15 +37,15 @@ class ReferringObservable(eqx.Module):
     references: Any
 
     def __call__(self, system: Any, potential: Potential) -> Array:
-        kept = self.references
-        if not any(isinstance(reference, Equilibrium) for reference in kept):
-            return self.beside(system, [reference.system for reference in kept], potential)
+        references = self.references
+        if not any(isinstance(reference, Equilibrium) for reference in references):
+            return self.beside(system, [reference.system for reference in references], potential)
         if is_concrete(system, potential):
-            return self.beside(system, [relax_for(reference, potential).system for reference in kept], potential)
-        value = self.beside(system, [reference.system for reference in kept], potential)
-        alike = jnp.asarray([_is_same_potential(reference.potential, potential) for reference in kept])
+            return self.beside(system, [relax_for(reference, potential).system for reference in references], potential)
+        value = self.beside(system, [reference.system for reference in references], potential)
+        alike = jnp.asarray([_is_same_potential(reference.potential, potential) for reference in references])
         for leaf in jax.tree.leaves(potential):
-            value = value + (_zero_without_first(leaf) if any(map(_is_loaded, kept)) else _zero_without_second(leaf))
+            value = value + (_zero_without_first(leaf) if any(map(_is_loaded, references)) else _zero_without_second(leaf))
         return jnp.where(jnp.all(alike), value, jnp.nan)
 
     def beside(self, system: Any, references: list[System], potential: Potential) -> Array:
@@ -81,11 +81,11 @@ def with_references(g: Any, eq: Any, *, order: int = 1) -> tuple[Any, Any]:
         eq: an equilibrium, or several by name.
         order: of the derivatives.
     """
-    found = _references_in(g)
-    if not found or not (isinstance(eq, Equilibrium) or (isinstance(eq, Mapping) and eq)):
+    references = _references_in(g)
+    if not references or not (isinstance(eq, Equilibrium) or (isinstance(eq, Mapping) and eq)):
         return g, eq
     potential = eq.potential if isinstance(eq, Equilibrium) else next(iter(eq.values())).potential
-    if order == 1 and not any(map(_is_loaded, found)):
+    if order == 1 and not any(map(_is_loaded, references)):
         return _replace_references(g, lambda reference: RelaxedReference(relax_for(reference, potential).system)), eq
     alone = SINGLE_STATE if isinstance(eq, Equilibrium) else None
     own = {SINGLE_STATE: eq} if isinstance(eq, Equilibrium) else dict(eq)

@@ -39,10 +39,13 @@ def select(potential: Potential, wrt: Sequence[str] | str | None) -> Selection:
     chosen = [True] * len(leaves) if wrt is None else named_leaves(potential, names)
     if not any(chosen):
         raise InputError("No parameter was asked for: leave wrt= out for all of them.")
-    return Selection(
-        jax.tree.unflatten(structure, [leaf if keep else None for leaf, keep in zip(leaves, chosen, strict=True)]),
-        jax.tree.unflatten(structure, [None if keep else leaf for leaf, keep in zip(leaves, chosen, strict=True)]),
-    )
+    return Selection(*eqx.partition(potential, jax.tree.unflatten(structure, chosen)))
+
+
+def restrict(tree: Potential, parameters: Potential) -> Potential:
+    """Return a potential-shaped tree with None where the selected parameters have None."""
+    is_none = lambda leaf: leaf is None  # noqa: E731
+    return jax.tree.map(lambda leaf, value: None if leaf is None else value, parameters, tree, is_leaf=is_none)
 
 
 def check_direction(potential: Potential, direction: Direction) -> Potential:

@@ -103,7 +103,7 @@ LOADED_PROBLEM = dataclasses.replace(PROBLEM, symmetric=False)
 """The problem under a stress that is not hydrostatic."""
 
 
-def residual_forces(z: Unknown | Array, data: LandscapeLike) -> tuple[Any, Array]:
+def residual_forces(z: Unknown | Array, data: LandscapeLike) -> tuple[Unknown | Array, Array]:
     """Return `(F(z), its norm)` on an energy landscape, compiled [host]."""
     return evaluated(PROBLEM if data.reference.symmetric else LOADED_PROBLEM, z, data)
 
@@ -149,7 +149,7 @@ class Arrival:
 class Stage(NamedTuple):
     """The end of one approach: z, the landscape with its last list, the force left, all steps so far, the tolerance obeyed."""
 
-    z: Any
+    z: Unknown | Array
     data: Any
     norm: float
     steps: int
@@ -271,7 +271,7 @@ def approach(
     return Stage(z, data, arrived.norm, steps, Status.CONVERGED if close else arrived.status, fmax)
 
 
-def default_solvers(units: Units) -> tuple[Any, ...]:
+def default_solvers(units: Units) -> tuple[LBFGS, FIRE]:
     """Return the solvers that are tried one after the other by default."""
     time = units.stiffness**-0.5
     fire = FIRE(dt_start=0.1 * time, dt_max=0.4 * time, force_softening=1e-6 * units.force**2, max_step=0.2 * units.length)
@@ -281,7 +281,7 @@ def default_solvers(units: Units) -> tuple[Any, ...]:
 def problem_in_units(units: Units) -> Problem:
     """Return the problem with lengths and stiffnesses counted in some units, which may be traced."""
 
-    def residual(z: Array, data: Landscape) -> Any:
+    def residual(z: Array, data: Landscape) -> Array:
         return gradient(z * units.length, data) / units.force
 
     def operator(z: Array, data: Landscape) -> Operator:

@@ -142,9 +142,8 @@ def _find(system: System, potential: Potential, settings: _Settings) -> tuple[Ar
 
 def _find_batch(systems: Sequence[System], potential: Potential, settings: _Settings) -> tuple[list[Array], Array]:
     with jax.ensure_compile_time_eval():
-        systems = padded_batches.map_systems(
-            lambda one: padded_batches.with_list(one, potential, _traced_skin(one, potential)), systems
-        )
+        listed = lambda one: padded_batches.with_list(one, potential, _traced_skin(one, potential))  # noqa: E731
+        systems = padded_batches.map_systems(listed, systems)
         groups = padded_batches.group_by_shape(systems)
     positions: list[Any] = [None] * len(systems)
     codes: list[Any] = [None] * len(systems)

@@ -147,9 +147,8 @@ class Equilibrium(NameSuggester, eqx.Module):
     @property
     def reference(self) -> Reference:
         """The state as the reference of an unknown, `reference.start`."""
-        reference = reference_at(
-            self.system, cell_freedom(self.system, self.cell, 0.0 if self.load is None else self.load), self.constraints
-        )
+        freedom = cell_freedom(self.system, self.cell, 0.0 if self.load is None else self.load)
+        reference = reference_at(self.system, freedom, self.constraints)
         memory = self.kept.value
         return with_coarse_grid(reference, None if memory is None else memory.grid)
 
