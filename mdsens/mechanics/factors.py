@@ -37,7 +37,7 @@ class DenseFactor(eqx.Module):
         return jnp.zeros_like(r).at[self.free].set(jax.scipy.linalg.cho_solve((self.lower, True), r[self.free]))
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """A description for people."""
         return f"Cholesky's factor of its {self.free.size} unknowns"
 
@@ -71,7 +71,7 @@ class SparseFactor(eqx.Module):
         return jnp.zeros_like(r).at[self.free].set(solved)
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """A description for people."""
         return f"sparse LU factors of its {self.free.size} unknowns"
 

@@ -141,7 +141,7 @@ class Hessian(eqx.Module):
         """The way its linear systems are solved, in words."""
         preconditioner = ""
         if self.factor is not None:
-            preconditioner = self.factor.words
+            preconditioner = self.factor.description
         elif self.reference.grid is not None and self.solver.iterative and is_stored(self.reference, self.potential):
             preconditioner = "a coarse grid"
         return f"{self.solver!r}, preconditioned by {preconditioner}" if preconditioner else repr(self.solver)

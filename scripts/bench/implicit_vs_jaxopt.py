@@ -190,7 +190,7 @@ def compare(n: int, seconds: float) -> float:
         began = time.perf_counter()
         hessian_at(eq.unknown_in(reference), reference, eq.potential)
         looked = time.perf_counter() - began
-    print(f"  the look at curvatures, in which {eq.hessian.factor.words} is made, takes relax {1e3 * looked:.1f} ms, once")
+    print(f"  the look at curvatures, in which {eq.hessian.factor.description} is made, takes relax {1e3 * looked:.1f} ms, once")
     for ours in (PUBLIC, OURS):
         ratios = ", ".join(f"{medians[peer] / medians[ours]:.3g} of {peer}" for peer in (BEST, JAXOPT))
         print(f"  times as fast as jaxopt, {ours}: {ratios}")
