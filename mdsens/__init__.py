@@ -5,16 +5,16 @@ Everything a user needs is listed below and loaded on first use, so that `import
 
 import importlib
 import os
-import warnings
 from typing import Any
 
-if os.environ.get("MDSENS_KEEP_COMPILED", "0") not in ("", "0"):
+if os.environ.get("MDSENS_KEEP_COMPILED", "1") not in ("", "0"):
     # XLA holds some of its own compiler's settings against the processor's features, finds them missing, and says at length
     # that what it kept may not run. Programs are kept by processor here, so that it is never so.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
 
+from mdsens.common.compilation import keep_by_default
 from mdsens.common.version import VERSION
 
 # The one global that JAX forces on us: equilibria polished to 1e-12 need 64-bit numbers.
@@ -135,8 +135,5 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-if os.environ.get("MDSENS_KEEP_COMPILED", "0") not in ("", "0"):
-    try:
-        __getattr__("keep_compiled")()
-    except OSError as error:
-        warnings.warn(f"MDSENS_KEEP_COMPILED is set, but nothing is kept: {error}", RuntimeWarning, stacklevel=2)
+if os.environ.get("MDSENS_KEEP_COMPILED", "1") not in ("", "0"):
+    keep_by_default()

@@ -3,10 +3,13 @@
 import importlib.metadata
 import platform
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from mdsens.common.compilation import MAX_BYTES, default_folder, kept_bytes
 
 PACKAGES = ("mdsens", "jax", "jaxlib", "jax-md", "equinox", "numpy", "scipy", "ase", "vesin", "h5py", "matplotlib")
 BROKEN_JAX_VERSIONS = {
@@ -29,9 +32,20 @@ def report() -> Iterator[tuple[str, str, bool]]:
     yield "devices", ", ".join(str(device) for device in jax.devices()), True
     wide = jnp.asarray(1.0).dtype == jnp.float64
     yield "precision", "float64" if wide else "float32: 64-bit mode was switched off after importing mdsens", wide
+    yield "compiled programs", _kept_programs(), True
     yield ("compiled products", *_products())
     yield ("jax-md", *_jax_md())
     yield ("implicit derivative", *_derivative())
+
+
+def _kept_programs() -> str:
+    """Return where compiled programs are kept between sessions, and how large they are."""
+    folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]  # of jax's stubs
+    if folder is None:
+        return "not kept between sessions"
+    if not Path(folder).is_relative_to(default_folder()):
+        return f"kept in {folder} by JAX's own settings"
+    return f"kept in {folder}; all together {kept_bytes(default_folder()) / 1e6:.0f} MB of at most {MAX_BYTES / 1e6:.0f} MB"
 
 
 def _products() -> tuple[str, bool]:

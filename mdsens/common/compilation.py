@@ -1,10 +1,13 @@
 """Compiled programs kept on disk, so that the first call of the next session need not compile again."""
 
+import atexit
 import contextlib
 import hashlib
 import platform
 import re
+import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 import jaxlib.version
@@ -16,6 +19,9 @@ from mdsens.common.suggestions import suggest_names
 CPU = Path("/proc/cpuinfo")
 """Linux's list of a processor's features; elsewhere its name has to do."""
 
+MAX_BYTES = 2 * 10**9
+"""Size that kept programs may have together; those that were not used for longest go first."""
+
 MAX_MAPS = 20_000
 """Memory maps of a process up to which compiled programs are kept; Linux allows 65,530."""
 
@@ -24,9 +30,13 @@ MAX_MAPS = 20_000
 def keep_compiled(directory: str | Path | None = None) -> Path:
     """Keep what JAX compiles from now on in a folder, and look there before compiling: JAX's persistent compilation cache.
 
-    With the environment variable `MDSENS_KEEP_COMPILED=1` this is done at `import mdsens`, and by the command `mdsens`.
-    Programs are found again by their code and shapes, in a folder of their own for each version of JAX and each kind of
-    processor: machines may share a directory. Nothing in it ever makes an answer stale, and it may be deleted at any time.
+    `import mdsens` does this by itself, with the default folder, unless JAX's own settings name one
+    (`JAX_COMPILATION_CACHE_DIR`) or the environment variable `MDSENS_KEEP_COMPILED` is 0. Programs are found again by their code
+    and shapes, in a folder of their own for each version of JAX and each kind of processor: machines may share a directory.
+    Nothing in it ever makes an answer stale, it takes up to 2 GB, and it may be deleted at any time. `mdsens doctor` says where
+    it is.
+
+        ms.keep_compiled("/scratch/compiled")
 
     Args:
         directory: where to keep them, made where it is missing; by default `mdsens/compiled` in the user's cache directory.
@@ -37,9 +47,10 @@ def keep_compiled(directory: str | Path | None = None) -> Path:
     Raises:
         OSError: the folder cannot be made.
     """
-    folder = Path(platformdirs.user_cache_dir("mdsens", appauthor=False)) / "compiled" if directory is None else Path(directory)
-    folder = folder.expanduser().absolute() / _kind()
+    root = (default_folder() if directory is None else Path(directory)).expanduser().absolute()
+    folder = root / _kind()
     folder.mkdir(parents=True, exist_ok=True)
+    atexit.register(prune, root)
     # Small programs too: a relaxation is a hundred of them.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -47,6 +58,53 @@ def keep_compiled(directory: str | Path | None = None) -> Path:
     # JAX decides once, at the first compilation, whether there is a cache.
     compilation_cache.reset_cache()
     return folder
+
+
+def keep_by_default() -> None:
+    """Keep compiled programs in the default folder, unless JAX has a folder of its own or keeps none.
+
+    A folder that cannot be written to is no error: programs that are there are found, and others are compiled.
+    """
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
+        return
+    with contextlib.suppress(OSError):
+        keep_compiled()
+        warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry", UserWarning)
+
+
+def default_folder() -> Path:
+    """Return the folder in the user's cache directory."""
+    return Path(platformdirs.user_cache_dir("mdsens", appauthor=False)) / "compiled"
+
+
+def kept_bytes(root: Path) -> int:
+    """Return the size of all programs in a folder and those below it."""
+    return sum(size for _, size, _ in _programs(root))
+
+
+def prune(root: Path, limit: int = MAX_BYTES) -> None:
+    """Delete the programs that were not used for longest where all together are larger than a limit, down to 80 % of it."""
+    programs = sorted(_programs(root))
+    size = sum(size for _, size, _ in programs)
+    if size <= limit:
+        return
+    for _, one, path in programs:
+        if size <= 0.8 * limit:
+            return
+        with contextlib.suppress(OSError):  # another process was faster
+            path.unlink()
+        size -= one
+
+
+def _programs(root: Path) -> list[tuple[float, int, Path]]:
+    """`(time of the last use, size, path)` of each program."""
+    programs = []
+    for path in root.glob("*/*"):
+        with contextlib.suppress(OSError):
+            entry = path.stat()
+            programs.append((max(entry.st_atime, entry.st_mtime), entry.st_size, path))
+    return programs
 
 
 def drop_programs() -> None:

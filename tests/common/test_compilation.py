@@ -69,19 +69,50 @@ def test_programs_of_another_processor_are_left_alone(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_it_is_switched_on_by_the_environment_and_off_without(tmp_path):
+def test_programs_are_kept_unless_it_is_switched_off(tmp_path):
     cache = {"XDG_CACHE_HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path), "HOME": str(tmp_path)}
-    run(**cache)
+    run(**cache, MDSENS_KEEP_COMPILED="0")
     assert not list(tmp_path.rglob("compiled"))
-    run(**cache, MDSENS_KEEP_COMPILED="1")
+    run(**cache)
     (folder,) = tmp_path.rglob("compiled/*-jax*")
     assert len(list(folder.iterdir())) > 20
     # The second session finds them, without a word.
-    assert not said(**cache, MDSENS_KEEP_COMPILED="1")
+    assert not said(**cache)
+    # A folder that cannot be read or written to, or is full of what is no program, is no error and no word either.
+    for path in folder.iterdir():
+        path.write_bytes(b"no program")
+    assert not said(**cache)
 
 
-def test_a_folder_that_cannot_be_made_costs_a_warning_only(tmp_path):
-    (tmp_path / "file").touch()
-    environment = {"XDG_CACHE_HOME": str(tmp_path / "file"), "MDSENS_KEEP_COMPILED": "1", "PATH": os.environ["PATH"]}
-    done = subprocess.run([sys.executable, "-c", "import mdsens"], env=environment, capture_output=True, text=True, check=True)
-    assert "nothing is kept" in done.stderr and "Traceback" not in done.stderr
+SETTINGS = "import jax; {before}; import mdsens; print(jax.config.jax_compilation_cache_dir)"
+
+
+@pytest.mark.parametrize(
+    ("before", "environment", "folder"),
+    [
+        ("None", {}, "mdsens"),
+        ("None", {"MDSENS_KEEP_COMPILED": "0"}, "None"),
+        ("None", {"JAX_COMPILATION_CACHE_DIR": "their_own"}, "their_own"),
+        ("jax.config.update('jax_compilation_cache_dir', 'their_own')", {}, "their_own"),
+        ("jax.config.update('jax_enable_compilation_cache', False)", {}, "None"),
+        ("None", {"XDG_CACHE_HOME": "/dev/null"}, "None"),
+    ],
+)
+def test_what_the_user_has_set_in_jax_counts(tmp_path, before, environment, folder):
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    environment = {**inherited, "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), **environment}
+    program = [sys.executable, "-c", SETTINGS.format(before=before)]
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)
+    assert folder in done.stdout and not done.stderr
+
+
+def test_programs_that_were_not_used_for_longest_go_first(tmp_path):
+    for k in range(10):
+        path = tmp_path / f"kind{k % 2}" / f"program{k}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(1000))
+        os.utime(path, (1e9 + k, 1e9 + k))
+    compilation.prune(tmp_path, limit=10_000)
+    assert compilation.kept_bytes(tmp_path) == 10_000
+    compilation.prune(tmp_path, limit=9_999)
+    assert {path.name for path in tmp_path.rglob("program*")} == {f"program{k}" for k in range(3, 10)}
