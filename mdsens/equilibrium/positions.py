@@ -76,7 +76,7 @@ def equilibrium_positions(
 
     Args:
         system: a concrete system, or a list of them.
-        return_status: return `(positions, code)`, with `Status.from_code(code)` saying how it ended; several codes for several systems.
+        return_status: return `(positions, code)`, with `Status.from_code(code)` saying how it ended; a list gives several.
 
     Raises:
         InputError: a traced system, or what `relax` refuses.
