@@ -34,7 +34,7 @@ TOLERANCE = 1e-6
 ENTRIES = 4
 """Values of an array-valued parameter that are checked: those with the largest derivatives."""
 
-CURVED = 0.1
+MAX_SECOND_ORDER = 0.1
 """Second-order part of the displacement by a step, as a share of it, beyond which the step left the basin."""
 
 
@@ -88,7 +88,7 @@ def _difference(eq: Equilibrium, entry: Entry, change: float) -> tuple[np.ndarra
     linear, curved = moved[2] - moved[-2], moved[2] + moved[-2] - 2.0 * moved[0]
     noise = NOISE * typical_distance(eq.system, eq.potential)
     note = ""
-    if np.abs(curved).max() > CURVED * np.abs(linear).max() + noise:
+    if np.abs(curved).max() > MAX_SECOND_ORDER * np.abs(linear).max() + noise:
         note = "a step left the basin of the equilibrium, or changed a contact: the difference means nothing"
     return richardson_difference(moved[1] - moved[-1], linear, change), note
 

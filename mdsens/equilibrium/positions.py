@@ -35,7 +35,7 @@ TRACED_CAPACITY = 100
 
 @dataclasses.dataclass(frozen=True)
 class _Settings:
-    """The settings of `equilibrium_positions`, by the names that `relax` gives them."""
+    """The settings of `equilibrium_positions`, by the names of `relax`."""
 
     solver: Any
     fmax: float | None
@@ -64,19 +64,19 @@ def equilibrium_positions(
         bond = lambda p: jnp.linalg.norm(jnp.subtract(*ms.equilibrium_positions(dimer, p)))
         slopes = jax.grad(bond)(potential)
 
-    Differentiable in the potential to any order, forward and reverse, and works under `jit` and `vmap`. With concrete
+    It is differentiable in the potential to any order, forward and reverse, and works under `jit` and `vmap`. With concrete
     values it is `relax`. Under `jit` and `vmap` a compiled solver runs on a list of fixed size, built from the concrete
     system with a margin (or on the list attached by `system.with_neighbors(potential, skin=...)`): where it does not
     converge, or an atom moves beyond the margin, the positions are NaN. Curvatures of a single system are not looked at there:
     only `relax` tells a saddle point from a minimum (their derivative at a saddle point is NaN where the solve meets it).
 
-    Of several systems, which may differ in everything but the dimension, it gives a list, from compiled solvers that systems
+    For several systems, which may differ in everything but the dimension, it gives a list, from compiled solvers that systems
     of similar size share: they are padded to a few shapes. What does not converge, or arrives at a saddle point, is NaN, and
     changes nothing for the others.
 
     Args:
         system: a concrete system, or a list of them.
-        return_status: return `(positions, code)`, with `Status.from_code(code)` saying how it ended; of several, codes.
+        return_status: return `(positions, code)`, with `Status.from_code(code)` saying how it ended; a list gives several.
 
     Raises:
         InputError: a traced system, or what `relax` refuses.
@@ -104,7 +104,7 @@ def _check_traceable(system: Any, potential: Potential, settings: _Settings) -> 
 
 
 def _implicit(find: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `find(start, potential)`, which gives positions and a witness, differentiable in the potential."""
+    """Return `find(start, potential)`, which gives positions and a witness, made differentiable in the potential."""
     return differentiable_solution(
         find,
         _condition,
