@@ -14,6 +14,7 @@ from ase.units import GPa
 from helpers import refused
 
 import mdsens as ms
+from mdsens.common.differences import central_difference
 from mdsens.potentials.wrapped import finite_differences
 
 PARAMETERS = {"epsilon": 0.0104, "sigma": 3.4}
@@ -153,7 +154,7 @@ def test_steps_follow_the_noise():
         seen = finite_differences.measure_noise(noisy, 1e-4)
         assert 0.5 < seen / noise < 2.0
         step = finite_differences.best_step(noisy, 0.5, seen)
-        error = np.linalg.norm(finite_differences.central(noisy, step.length) - 3.0 * np.cos(np.arange(30.0)))
+        error = np.linalg.norm(central_difference(noisy, step.length) - 3.0 * np.cos(np.arange(30.0)))
         assert error < 2.0 * (step.truncation + step.noise) < 30.0 * noise**0.8 * np.sqrt(30.0)
 
 
