@@ -48,7 +48,6 @@ SMALL = 512
 DIAMETERS = {"A": 1.0, "B": 0.6}
 THETA, ONE = jnp.asarray(DIAMETERS["B"]), jnp.asarray(1.0)
 JAXOPT = "jaxopt solve_normal_cg (its default)"
-BEST = "jaxopt solve_cg, F linearised once"
 OURS = "mdsens root_jvp, the equilibrium's factors"
 PUBLIC = "mdsens ms.jvp(eq, direction)"
 
@@ -117,7 +116,7 @@ def contestants(eq) -> dict:
         JAXOPT: by_jaxopt(F, linear_solve.solve_normal_cg),
         "jaxopt solve_bicgstab (the paper's)": by_jaxopt(F, linear_solve.solve_bicgstab),
         "jaxopt solve_cg": by_jaxopt(F, linear_solve.solve_cg),
-        BEST: by_jaxopt_linearised(F),
+        "jaxopt solve_cg, F linearised once": by_jaxopt_linearised(F),
         "lineax CG": by_lineax(F, lx.CG(rtol=RTOL, atol=RTOL, max_steps=100_000), lx.positive_semidefinite_tag),
         OURS: by_mdsens(F, null, CG(rtol=RTOL), factorised(eq)),
         "mdsens root_jvp, stored stiffness": by_mdsens(F, null, CG(rtol=RTOL), condition(eq, hessian_operator)),
@@ -192,7 +191,8 @@ def compare(n: int, seconds: float) -> float:
         looked = time.perf_counter() - began
     print(f"  the look at curvatures, in which {eq.hessian.factor.description} is made, takes relax {1e3 * looked:.1f} ms, once")
     for ours in (PUBLIC, OURS):
-        ratios = ", ".join(f"{medians[peer] / medians[ours]:.3g} of {peer}" for peer in (BEST, JAXOPT))
+        best = min((name for name in medians if name.startswith("jaxopt")), key=medians.__getitem__)
+        ratios = ", ".join(f"{medians[peer] / medians[ours]:.3g} of {peer}" for peer in (best, JAXOPT))
         print(f"  times as fast as jaxopt, {ours}: {ratios}")
     return medians[JAXOPT] / medians[OURS]
 
