@@ -235,13 +235,15 @@ def test_constants_are_proportional_to_the_unit_of_energy(sheared, sheared_jacob
 def test_packing_derivatives_in_every_diameter_match_differences():
     # 64 diameters are more than nine constants: the adjoint road.
     system, potential, _ = packing("1.0", 3)
-    eq = ms.relax(system, potential, fmax=FMAX)
+    # The packing is soft, and steps are short: they see what forces of 1e-12 leave open.
+    fmax = 0.1 * FMAX
+    eq = ms.relax(system, potential, fmax=fmax)
     J = ms.jacobian(elastic_constants, eq)
     assert J.diameter.shape == (3, 3, 64)
 
     def at(change):
         changed = eqx.tree_at(lambda p: p.diameter, potential, potential.diameter.at[5].add(change))
-        return np.asarray(elastic_constants(ms.relax(eq.system, changed, fmax=FMAX, check_minimum=False).system, changed))
+        return np.asarray(elastic_constants(ms.relax(eq.system, changed, fmax=fmax, check_minimum=False).system, changed))
 
     h = 1e-6  # no contact opens or closes
     difference = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h)

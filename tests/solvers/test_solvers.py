@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.linalg
 import scipy.optimize
 from helpers import refused
+from jax.flatten_util import ravel_pytree
 
 import mdsens as ms
 from mdsens import implicit, solvers
@@ -303,10 +305,13 @@ def test_steps_of_dynamics_with_friction_are_fixed_point_maps(small_packing):
     ours = solvers.DampedDynamics(dt=0.1, friction=2.0).map(jax.grad(energy))
     reference = ms.sensitivity(eq, wrt=["diameter.B"]).positions.diameter["B"]
     for T, state in ((descent, x), (langevin, (x, rest)), (ours, (x, rest))):
-        # The translations are found by the solver: no null space is given.
-        tangent = jax.jvp(
-            lambda theta, T=T, state=state: implicit.custom_fixed_point(T)(lambda z0, theta: z0)(state, theta), (0.6,), (1.0,)
-        )[1]
+        # A packing may rest anywhere: its translations, and the momentum that a step conserves, are known.
+        flat, unravel = ravel_pytree(state)
+        slope = np.asarray(jax.jacobian(lambda z, T=T, unravel=unravel: ravel_pytree(T(unravel(z), 0.6))[0] - z)(flat))
+        right, left = (jnp.asarray(scipy.linalg.null_space(matrix, rcond=1e-9)) for matrix in (slope, slope.T))
+        known = implicit.NullSpace(basis=right, left=left)
+        solve = implicit.custom_fixed_point(T, null_space=lambda *_, known=known: known)(lambda z0, theta: z0)
+        tangent = jax.jvp(lambda theta, solve=solve, state=state: solve(state, theta), (0.6,), (1.0,))[1]
         positions = tangent[0] if isinstance(tangent, tuple) else tangent
         np.testing.assert_allclose(positions, reference, atol=1e-9)
 
