@@ -102,9 +102,9 @@ def test_pairs_and_ranks_of_one_are_the_hessian(make):
     v = jax.random.normal(jax.random.key(0), (system.positions.size,))
     assert hessian_operator.is_stored(reference, potential)
     condition = lambda x: forces.gradient(x.reshape(system.positions.shape), Landscape(reference, potential)).ravel()  # noqa: E731
-    reference = jax.jvp(condition, (system.positions.ravel(),), (v,))[1]
+    expected = jax.jvp(condition, (system.positions.ravel(),), (v,))[1]
     image = hessian_operator.hessian_operator(system.positions, Landscape(reference, potential))(v)
-    np.testing.assert_allclose(image, reference, rtol=1e-12, atol=1e-12 * jnp.abs(reference).max())
+    np.testing.assert_allclose(image, expected, rtol=1e-12, atol=1e-12 * jnp.abs(expected).max())
 
 
 @pytest.mark.slow

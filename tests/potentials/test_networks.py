@@ -310,7 +310,7 @@ def test_weights_that_move_atoms_do_so_as_differences_say():
 
 RELAXED = (
     ("Equinox module", "params.layers.0.weight", (2, 1)),
-    pytest.param("dict", "params.params.Dense_0.kernel", (2, 1), marks=pytest.mark.slow),
+    pytest.param("dict", "params.params.Dense_0.kernel", (1, 3), marks=pytest.mark.slow),
     ("message passing", "params.layers.0.filter", (2, 1)),
 )
 
