@@ -52,7 +52,7 @@ def along_the_descent(start: Reference, potential, direction):
     """FIRE from a start: `(positions, unrolled derivative, largest force, whether the list is stale)` after each step."""
 
     def descend(potential):
-        data = (start, potential)
+        data = Landscape(start, potential)
 
         def step(state, _):
             state = FIRE.step(PROBLEM, state, data)
