@@ -98,9 +98,9 @@ def prune(root: Path, limit: int = MAX_BYTES) -> None:
 
 
 def _programs(root: Path) -> list[tuple[float, int, Path]]:
-    """`(time of the last use, size, path)` of each program."""
+    """`(time of the last use, size, path)` of each program; other files in the folder are somebody else's."""
     programs = []
-    for path in root.glob("*/*"):
+    for path in root.glob("*-jax*/*-cache"):
         with contextlib.suppress(OSError):
             entry = path.stat()
             programs.append((max(entry.st_atime, entry.st_mtime), entry.st_size, path))

@@ -132,14 +132,16 @@ class Equilibrium(NameSuggester, eqx.Module):
     @property
     def hessian(self) -> Hessian:
         """The Hessian at the state, with its spectrum, null space and factors: made once, for all derivatives."""
-        memory = self.kept.value if self.is_as_relaxed else None
+        as_relaxed = self.is_as_relaxed
+        memory = self.kept.value if as_relaxed else None
         if memory is not None and memory.hessian is not None:
             return memory.hessian
         reference = self.reference
         z = self.unknown_in(reference)
-        if self.spectrum is None or not self.is_as_relaxed:
-            return hessian_at(z, reference, self.potential)
-        hessian = known_hessian(z, reference, self.potential, self.spectrum)
+        if as_relaxed and self.spectrum is not None:
+            hessian = known_hessian(z, reference, self.potential, self.spectrum)
+        else:
+            hessian = hessian_at(z, reference, self.potential)
         if memory is not None:
             memory.hessian = hessian
         return hessian

@@ -108,11 +108,17 @@ def test_what_the_user_has_set_in_jax_counts(tmp_path, before, environment, fold
 
 def test_programs_that_were_not_used_for_longest_go_first(tmp_path):
     for k in range(10):
-        path = tmp_path / f"kind{k % 2}" / f"program{k}"
+        path = tmp_path / f"arch{k % 2}-jax0.10.1-0123" / f"program{k}-cache"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(bytes(1000))
         os.utime(path, (1e9 + k, 1e9 + k))
+    others = [tmp_path / "results" / "old.h5", tmp_path / "arch0-jax0.10.1-0123" / "notes.txt"]
+    for path in others:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(100_000))
+        os.utime(path, (1e8, 1e8))
     compilation.prune(tmp_path, limit=10_000)
     assert compilation.kept_bytes(tmp_path) == 10_000
     compilation.prune(tmp_path, limit=9_999)
-    assert {path.name for path in tmp_path.rglob("program*")} == {f"program{k}" for k in range(3, 10)}
+    assert {path.name for path in tmp_path.rglob("program*")} == {f"program{k}-cache" for k in range(3, 10)}
+    assert all(path.exists() for path in others)
