@@ -27,9 +27,10 @@ from mdsens.derivatives.roughness import jumps_at
 from mdsens.derivatives.selection import Direction, Selection, check_direction, select
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.implicit.linear_system import LinearSolver
-from mdsens.mechanics.hessian import Hessian
+from mdsens.mechanics.evaluation import deformation_at
+from mdsens.mechanics.hessian import BATCHED_SIZE, Hessian
 from mdsens.mechanics.scales import typical_distance
-from mdsens.mechanics.unknown import Reference, Unknown
+from mdsens.mechanics.unknown import as_unknown
 from mdsens.potentials.base import Potential, parameter_paths
 from mdsens.potentials.reparameterised import own_sizes
 
@@ -39,7 +40,6 @@ MAX_BYTES = 4e9
 Observable = Callable[[Any, Potential], Any]
 States = Equilibrium | Mapping[str, Equilibrium]
 Hessians = Hessian | dict[str, Hessian]
-Pull = Callable[[Hessian, Unknown | Array], tuple[Potential, Array]]
 
 
 class Sensitivity(NameSuggester, eqx.Module):
@@ -105,17 +105,17 @@ def sensitivity(
     hessian = linear_response.differentiable_hessian(eq, linear_solver)
     selection = select(eq.potential, wrt)
     parameters = selection.parameters
-    flat, _ = ravel_pytree(parameters)
-    size = flat.size * eq.system.positions.nbytes
+    count = sum(leaf.size for leaf in jax.tree.leaves(parameters))
+    size = count * eq.system.positions.nbytes
     if size > max_bytes:
         raise InputError(
-            f"The sensitivity of {len(eq.system)} atoms to {flat.size} parameter values would take {size / 1e9:.3g} GB: "
+            f"The sensitivity of {len(eq.system)} atoms to {count} parameter values would take {size / 1e9:.3g} GB: "
             "choose parameters with wrt=, or ask for gradient(g, eq) or jvp(eq, direction), which cost one solve; "
             f"or allow it with max_bytes={1.1 * size:.1e}."
         )
-    weights = np.asarray(ravel_pytree(own_sizes(parameters))[0], flat.dtype)
+    weights = np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(own_sizes(parameters))]).astype(hessian.dtype)
     dense = None
-    if linear_solver is None and is_worthwhile(hessian, flat.size):
+    if linear_solver is None and is_worthwhile(hessian, count):
         try:
             dense = DenseSystems(hessian, selection)
             response = dense.response(weights)
@@ -128,7 +128,7 @@ def sensitivity(
         linear_response.check_residual(worst, hessian)
     defects = None if dense is None else dense.defects
     bounds = weights * linear_response.error_bounds(hessian, selection, response, weights, defects)
-    difference, length = map(float, linear_response.dot_test(hessian, parameters, response.columns, weights))
+    difference, length = linear_response.dot_test(hessian, selection, response.columns, weights)
     paths = zip(parameter_paths(parameters), jax.tree.leaves(parameters), strict=True)
     names = [path for path, leaf in paths for _ in range(leaf.size)]
     sizes = weights * np.linalg.norm(response.columns, axis=1)
@@ -169,21 +169,17 @@ def _solve_in_batches(hessian: Hessian, selection: Selection, weights: np.ndarra
     return Response(columns, parts[-1].step, residuals, parts[-1].force)
 
 
-@eqx.filter_jit
-def _displacements(hessian: Hessian, columns: Array | np.ndarray) -> tuple[Array, Array | None]:
-    """Return the changes of positions `(k, N, dim)` and of a free cell `(k, dim, dim)` by changes dz."""
-    _, unravel = ravel_pytree(hessian.z)
-
-    def displaced(dz: Array) -> tuple[Array, Array | None]:
-        _, moved = jax.jvp(lambda z: _place(hessian.reference, z), (hessian.z,), (unravel(dz),))
-        return moved
-
-    return jax.vmap(displaced)(jnp.asarray(columns))
-
-
-def _place(reference: Reference, z: Unknown | Array) -> tuple[Array, Array | None]:
-    system = reference.place(z)
-    return system.positions, None if reference.freedom is None else system.cell
+def _displacements(hessian: Hessian, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the changes of positions `(k, N, dim)` and of a free cell `(k, dim, dim)` by changes dz [host]."""
+    reference, z = hessian.reference, as_unknown(hessian.z)
+    size, freedom = z.positions.size, reference.freedom
+    moved = columns[:, :size].reshape(-1, *z.positions.shape)
+    if freedom is None:
+        return moved, None
+    strains = columns[:, size : size + len(freedom.directions)]
+    turned = np.tensordot(strains, np.asarray(freedom.directions), 1) / float(freedom.length)
+    moved = moved @ deformation_at(hessian.z, freedom) + np.asarray(z.positions) @ turned
+    return moved, np.asarray(reference.system.cell) @ turned
 
 
 @suggest_names
@@ -205,7 +201,10 @@ def value_and_gradient(g: Observable, eq: States, *, linear_solver: LinearSolver
     """
     g, hessians, potential = prepare(g, eq, linear_solver)
     check_scalar(g, hessians, potential)
-    value, total, residuals = _adjoint(g, hessians, potential)
+    value, slopes, explicit = _slopes(g, hessians, potential)
+    slopes, explicit = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (slopes, explicit))
+    implicit, residuals = _pulled(hessians, slopes)
+    total = linear_response.split_last_axis(_raveled(explicit)[0] + implicit[0], potential)
     _check(g, hessians, potential, residuals, value, *jax.tree.leaves(total))
     return value, total
 
@@ -233,20 +232,18 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: LinearSolver
     """
     g, hessians, potential = prepare(g, eq, linear_solver)
     shape = observable_shape(g, hessians, potential)
-    flat, _ = ravel_pytree(potential)
-    forward = flat.size <= shape.size
-    product = _forward_rows if forward else _adjoint_rows
-    count = flat.size if forward else shape.size
+    count = sum(leaf.size for leaf in jax.tree.leaves(potential))
+    forward = count <= shape.size
     rows: list[np.ndarray] = []
     residuals: list[np.ndarray] = []
-    for directions in linear_response.batches(count, flat.dtype, None):
-        row, residual, value = product(g, hessians, potential, directions)
-        used = slice(0, min(linear_response.BATCH, count - len(rows) * linear_response.BATCH))
-        rows.append(np.asarray(row)[used])
-        residuals.append(np.asarray(residual)[used])
+    for directions in linear_response.batches(count if forward else shape.size, potential.dtype, None):
+        row, residual, value = (_forward_rows if forward else _adjoint_rows)(g, hessians, potential, directions)
+        used = slice(0, min(linear_response.BATCH, (count if forward else shape.size) - len(rows) * linear_response.BATCH))
+        rows.append(row[used])
+        residuals.append(residual[:, used])
     matrix = np.concatenate(rows)
-    _check(g, hessians, potential, np.max(np.concatenate(residuals), axis=0), value, matrix)
-    matrix = np.moveaxis(matrix, 0, -1) if forward else matrix.reshape(*shape.shape, flat.size)
+    _check(g, hessians, potential, np.max(np.concatenate(residuals, axis=1), axis=1, initial=0.0), value, matrix)
+    matrix = np.moveaxis(matrix, 0, -1) if forward else matrix.reshape(*shape.shape, count)
     return value, linear_response.split_last_axis(matrix, potential)
 
 
@@ -279,9 +276,10 @@ def jvp(
     """
     hessian = linear_response.differentiable_hessian(eq, linear_solver)
     dz, residual = linear_response.along(hessian, check_direction(eq.potential, direction))
-    linear_response.check_residual(float(residual), hessian)
-    positions, cell = _displacements(hessian, ravel_pytree(dz)[0][None])
-    return (positions[0], None if cell is None else cell[0]) if return_cell else positions[0]
+    linear_response.check_residual(residual, hessian)
+    moved, strained = _displacements(hessian, dz[None].astype(hessian.dtype))
+    positions, cell = jnp.asarray(moved[0]), None if strained is None else jnp.asarray(strained[0])
+    return (positions, cell) if return_cell else positions
 
 
 def check_finite(g: Observable, hessians: Hessians, potential: Potential, *arrays: Any) -> None:
@@ -358,55 +356,79 @@ def observed(g: Observable, hessians: Hessians) -> Callable[[Any, Potential], Ar
     return value
 
 
-def _pull(hessians: Hessians, slopes: Any, explicit: Potential, pull: Pull) -> tuple[Potential, Array]:
-    """Return `(total derivative in θ, residuals)` from the slopes in the unknowns and the explicit derivative."""
-    slopes = [slopes] if isinstance(hessians, Hessian) else [slopes[name] for name in hessians]
-    residuals = []
-    for hessian, slope in zip(_hessian_list(hessians), slopes, strict=True):
-        implicit, residual = pull(hessian, slope)
-        explicit = jax.tree.map(jnp.add, explicit, implicit)
+def _pulled(hessians: Hessians, slopes: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return `(the implicit parts of gradients (k, parameters), residuals (states, k))` from k slopes in the unknowns [host]."""
+    gradients, residuals = [], []
+    for name, hessian in _named(hessians):
+        gradient, residual = linear_response.adjoint_gradients(hessian, _raveled(slopes if name is None else slopes[name]))
+        gradients.append(gradient)
         residuals.append(residual)
-    return explicit, jnp.stack(residuals)
+    return np.sum(gradients, axis=0), np.stack(residuals)
+
+
+def _named(hessians: Hessians) -> list[tuple[str | None, Hessian]]:
+    return [(None, hessians)] if isinstance(hessians, Hessian) else list(hessians.items())
+
+
+def _raveled(tree: Any) -> np.ndarray:
+    """Return a tree of arrays as rows, `(k, numbers)`; of arrays without an axis of rows as one row."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
 
 
 def _map_rows(row: Callable[..., Any], hessians: Hessians) -> Callable[..., Any]:
     """Return a function of many directions: together in small systems, one after the other where one fills the cache."""
-    if sum(hessian.size for hessian in _hessian_list(hessians)) <= linear_response.BATCHED_SIZE:
+    if sum(hessian.size for hessian in _hessian_list(hessians)) <= BATCHED_SIZE:
         return jax.vmap(row)
     return lambda directions: jax.lax.map(row, directions)
 
 
 @eqx.filter_jit
-def _adjoint(g: Observable, hessians: Hessians, potential: Potential) -> tuple[Array, Potential, Array]:
+def _slopes(g: Observable, hessians: Hessians, potential: Potential) -> tuple[Array, Any, Potential]:
+    """Return an observable and its explicit derivatives in the unknowns and in θ."""
     value, pullback = jax.vjp(observed(g, hessians), _unknowns(hessians), potential)
-    slopes, explicit = pullback(jnp.ones_like(value))
-    return value, *_pull(hessians, slopes, explicit, linear_response.adjoint_gradient)
+    return value, *pullback(jnp.ones_like(value))
 
 
 @eqx.filter_jit
-def _adjoint_rows(g: Observable, hessians: Hessians, potential: Potential, directions: np.ndarray) -> tuple[Array, Array, Array]:
+def _slope_rows(g: Observable, hessians: Hessians, potential: Potential, directions: np.ndarray) -> tuple[Any, Potential, Array]:
+    """Return the explicit derivatives of weighted sums of an observable's components, one for each direction."""
     value, pullback = jax.vjp(observed(g, hessians), _unknowns(hessians), potential)
+    return *_map_rows(lambda weights: pullback(weights.reshape(value.shape)), hessians)(directions), value
 
-    def row(direction: Array) -> tuple[Array, Array]:
-        slopes, explicit = pullback(direction.reshape(value.shape))
-        total, residuals = _pull(hessians, slopes, explicit, linear_response.adjoint_gradients)
-        return ravel_pytree(total)[0], residuals
 
-    return *_map_rows(row, hessians)(directions), value
+def _adjoint_rows(
+    g: Observable, hessians: Hessians, potential: Potential, directions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, Array]:
+    slopes, explicit, value = _slope_rows(g, hessians, potential, directions)
+    implicit, residuals = _pulled(hessians, slopes)
+    return _raveled(explicit) + implicit, residuals, value
+
+
+def _forward_rows(
+    g: Observable, hessians: Hessians, potential: Potential, directions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, Array]:
+    moved, residuals = {}, []
+    for name, hessian in _named(hessians):
+        columns, residual = linear_response.along_all(hessian, directions)
+        moved[name] = columns.astype(hessian.dtype)
+        residuals.append(residual)
+    rows, value = _changes(g, hessians, potential, directions, moved.get(None, moved))
+    return np.asarray(rows), np.stack(residuals), value
 
 
 @eqx.filter_jit
-def _forward_rows(g: Observable, hessians: Hessians, potential: Potential, directions: np.ndarray) -> tuple[Array, Array, Array]:
-    _, unravel = ravel_pytree(potential)
+def _changes(g: Observable, hessians: Hessians, potential: Potential, directions: np.ndarray, moved: Any) -> tuple[Array, Array]:
+    """Return the changes of an observable along directions in θ, the unknowns changing with them."""
+    unknowns, unravel = _unknowns(hessians), ravel_pytree(potential)[1]
 
-    def row(direction: Array) -> tuple[Array, Array]:
-        tangent = unravel(direction)
-        moved = [linear_response.along(hessian, tangent) for hessian in _hessian_list(hessians)]
-        dz = moved[0][0] if isinstance(hessians, Hessian) else {name: one for name, (one, _) in zip(hessians, moved, strict=True)}
-        change = jax.jvp(observed(g, hessians), (_unknowns(hessians), potential), (dz, tangent))[1]
-        return change, jnp.stack([residual for _, residual in moved])
+    def change(both: Any) -> Array:
+        direction, dz = both
+        shaped = map_states(lambda hessian: ravel_pytree(hessian.z)[1], hessians)
+        dz = shaped(dz) if isinstance(hessians, Hessian) else {name: shaped[name](dz[name]) for name in hessians}
+        return jax.jvp(observed(g, hessians), (unknowns, potential), (dz, unravel(direction)))[1]
 
-    return *_map_rows(row, hessians)(directions), observed(g, hessians)(_unknowns(hessians), potential)
+    return _map_rows(change, hessians)((directions, moved)), observed(g, hessians)(unknowns, potential)
 
 
 def check_scalar(g: Observable, hessians: Hessians, potential: Potential) -> None:
@@ -435,7 +457,7 @@ def observable_shape(g: Observable, hessians: Hessians, potential: Potential) ->
 
 def _check(g: Observable, hessians: Hessians, potential: Potential, residuals: Array | np.ndarray, *arrays: Any) -> None:
     """Raise LinearSolveError for a failed solve, and InputError for an observable that is not finite although none failed."""
-    solves = list(zip(_hessian_list(hessians), np.asarray(residuals, dtype=float).ravel(), strict=True))
+    solves = list(zip(_hessian_list(hessians), np.asarray(residuals, dtype=float).reshape(-1).tolist(), strict=True))
     for hessian, residual in solves:
         if np.isfinite(residual):
             linear_response.check_residual(residual, hessian)

@@ -25,20 +25,23 @@ from mdsens.implicit import NullSpace, differentiable_solution, root_jvp, root_v
 from mdsens.implicit.bound import error_bound, other_point
 from mdsens.implicit.linear_system import LinearSolver
 from mdsens.implicit.root import adjoint_solution
+from mdsens.mechanics.evaluation import evaluate, slopes_by_parameters
+from mdsens.mechanics.factors import DenseFactor
 from mdsens.mechanics.forces import slopes_of_work
-from mdsens.mechanics.hessian import Hessian
+from mdsens.mechanics.hessian import BATCHED_SIZE, Hessian
 from mdsens.mechanics.hessian_operator import Operator
 from mdsens.mechanics.scales import spacing
+from mdsens.mechanics.softest_modes import columns_at
 from mdsens.mechanics.spectrum import examine_hessian
-from mdsens.mechanics.unknown import Unknown
+from mdsens.mechanics.unknown import Unknown, raveled, unraveled
 from mdsens.potentials.base import Potential
 from mdsens.solvers import Status
 
 BATCH = 64
 """Right-hand sides solved together."""
 
-BATCHED_SIZE = 3000
-"""Unknowns up to which linear systems are solved together; beyond, one fills the cache, and each takes its own time."""
+KEPT_SLOPES = 5 * 10**7
+"""Numbers, at most, in the slopes ∂F/∂θ that are kept with a Hessian."""
 
 CURVATURE_CHANGE = 100.0
 """Change of curvatures over a mean distance between atoms, in units of the highest: thrice that of Lennard-Jones's pairs. Where
@@ -121,16 +124,42 @@ class Response(NamedTuple):
     """
 
     columns: np.ndarray
-    step: Array
+    step: np.ndarray
     residuals: np.ndarray
     force: float
 
 
-@eqx.filter_jit
 def changes(
+    hessian: Hessian, z: Unknown | Array, selection: Selection, directions: np.ndarray, columns: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return `(A dz + B dθ, F)` at some z, for each direction dθ and column dz together [host]. With `columns` None it is B dθ.
+
+    Directions come `BATCH` at a time, or as many as there are parameters if these are fewer.
+    """
+    if not hessian.is_stored:
+        rows, rest = _changes(hessian, z, selection, directions, columns)
+        return np.asarray(rows), np.asarray(rest)
+    rows = slopes_by_parameters(z, hessian.landscape, selection.among_all(directions))
+    if columns is not None:
+        rows = rows + columns_at(z, hessian.landscape)(np.asarray(columns, float).T).T
+    return rows, raveled(evaluate(z, hessian.landscape).residual)
+
+
+def all_slopes(hessian: Hessian) -> np.ndarray | None:
+    """Return ∂F/∂θ for all parameters, computed once [host]; None where they are too many or the potential stores nothing."""
+    count = sum(leaf.size for leaf in jax.tree.leaves(hessian.potential))
+    if not hessian.is_stored or count > BATCH or count * hessian.size > KEPT_SLOPES:
+        return None
+    aside = hessian.aside.value
+    if aside.slopes is None:
+        aside.slopes = slopes_by_parameters(hessian.z, hessian.landscape, np.eye(count, dtype=hessian.dtype))
+    return aside.slopes
+
+
+@eqx.filter_jit
+def _changes(
     hessian: Hessian, z: Unknown | Array, selection: Selection, directions: Array | np.ndarray, columns: Array | np.ndarray | None
 ) -> tuple[Array, Array]:
-    """Return `(A dz + B dθ, F)` at some z, for each direction dθ and column dz together. With `columns` None it is B dθ."""
     parameters = selection.parameters
     _, unravel_parameters = ravel_pytree(parameters)
     _, unravel = ravel_pytree(z)
@@ -147,7 +176,7 @@ def changes(
     return jax.vmap(change)(jnp.asarray(columns), jnp.asarray(directions)), condition(z, parameters)
 
 
-def solutions(hessian: Hessian, b: Array, rest: Array, weights: np.ndarray) -> Response:
+def solutions(hessian: Hessian, b: np.ndarray, rest: np.ndarray, weights: np.ndarray) -> Response:
     """Solve for several right-hand sides, once for each direction that they share [host].
 
     Right-hand sides of one potential lie in few directions: where energies scale, some are parallel, and some are what is
@@ -162,9 +191,11 @@ def solutions(hessian: Hessian, b: Array, rest: Array, weights: np.ndarray) -> R
         the response, whose residuals are bounds. Where θ ∂F/∂θ is no larger than what is left of F, or than rounding, it is
         solved to three digits of that, and its residual is relative to them.
     """
+    if isinstance(hessian.factor, DenseFactor):
+        return _factorised_solutions(hessian, b, rest, weights)
     nothing = hessian.rounding
     weight = np.append(weights, 1.0)
-    sides = weight[:, None] * np.asarray(_project(hessian.null_space, b, rest), dtype=float)
+    sides = weight[:, None] * hessian.outside(np.concatenate([b, rest[None]]).astype(float))
     sizes = np.linalg.norm(sides, axis=1)
     rtol, left = hessian.solver.tolerances(rest.dtype)[0], sizes[-1]
     if not np.isfinite(sizes).all():
@@ -181,45 +212,113 @@ def solutions(hessian: Hessian, b: Array, rest: Array, weights: np.ndarray) -> R
     shares = shares[:, np.argsort(order)]
     needed = np.divide(aims, np.abs(shares), out=np.full(shares.shape, np.inf), where=shares != 0.0).min(axis=1)
     solved_for = needed < 1.0
-    columns = np.where(solved_for, basis, 0.0).T.astype(rest.dtype)
-    solved, residuals = _solve_columns(hessian, columns, np.minimum(needed, 1.0).astype(rest.dtype))
-    answers = (-(shares.T @ np.asarray(solved, dtype=float)) / weight[:, None]).astype(rest.dtype)
+    solved, residuals = hessian.solve_rows(np.where(solved_for, basis, 0.0).T, np.minimum(needed, 1.0))
+    answers = (-(shares.T @ solved) / weight[:, None]).astype(rest.dtype)
     errors = np.abs(shares).T @ np.where(solved_for, residuals, 1.0)
     residuals = np.divide(errors, scales, out=np.zeros_like(errors), where=scales > 0.0)
-    return Response(answers[:-1], jnp.asarray(answers[-1]), residuals[:-1], left)
+    return Response(answers[:-1], answers[-1], residuals[:-1], left)
+
+
+def _factorised_solutions(hessian: Hessian, b: np.ndarray, rest: np.ndarray, weights: np.ndarray) -> Response:
+    """Return what `solutions` does, where a factor gives every answer to rounding."""
+    sides = np.concatenate([b, rest[None]])
+    sizes = np.linalg.norm(hessian.outside(sides), axis=1)
+    answers, errors = hessian.solve_rows(-sides)
+    # If a right-hand side is rounding, its residual is relative to the size of rounding.
+    scales = np.maximum(sizes, hessian.rounding / np.append(weights, 1.0))
+    residuals = np.divide(errors, scales, out=np.zeros_like(errors), where=errors > 0.0)
+    return Response(answers[:-1], answers[-1], residuals[:-1], float(sizes[-1]))
+
+
+def along(hessian: Hessian, direction: Potential) -> tuple[np.ndarray, float]:
+    """Return `(dz raveled, its relative residual)` along one direction in parameter space [host]."""
+    columns, residuals = along_all(hessian, _flat_parameters(direction)[None].astype(hessian.dtype))
+    return columns[0], float(residuals[0])
+
+
+def along_all(hessian: Hessian, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return `(dz raveled, its relative residual)` along each of several directions in the space of all parameters [host]."""
+    if not hessian.is_stored:
+        columns, residuals = _along_all(hessian, directions)
+        return np.asarray(columns), np.asarray(residuals)
+    known = all_slopes(hessian)
+    sides = slopes_by_parameters(hessian.z, hessian.landscape, directions) if known is None else directions @ known
+    answers, errors = hessian.solve_rows(-sides)
+    return answers, relative(errors, hessian.outside(sides))
 
 
 @eqx.filter_jit
-def _project(null: NullSpace, b: Array, rest: Array) -> Array:
-    return jax.vmap(null.project)(jnp.concatenate([b, rest[None]]))
+def _along_all(hessian: Hessian, directions: Any) -> tuple[Array, Array]:
+    unravel = ravel_pytree(hessian.potential)[1]
+
+    def moved(direction: Array) -> tuple[Array, Array]:
+        args = ((hessian.potential,), (unravel(direction),))
+        dz, residual = root_jvp(hessian.condition, hessian.z, *args, project=True, probe=False, **_options(hessian))
+        return ravel_pytree(dz)[0], residual
+
+    return (
+        jax.vmap(moved)(jnp.asarray(directions)) if hessian.size <= BATCHED_SIZE else jax.lax.map(moved, jnp.asarray(directions))
+    )
+
+
+def _flat_parameters(tree: Potential) -> np.ndarray:
+    return np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def relative(errors: np.ndarray, sides: np.ndarray) -> np.ndarray:
+    """Return residuals relative to the right-hand sides that they belong to; 0 where these vanish."""
+    sizes = np.linalg.norm(sides, axis=1)
+    return np.where(np.isfinite(sizes), np.divide(errors, sizes, out=np.zeros_like(errors), where=sizes > 0.0), np.nan)
+
+
+def adjoint_gradients(hessian: Hessian, slopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return `(gradients in θ, relative residuals)` of functions whose gradients in z are rows, by an adjoint solve each [host].
+
+    Returns:
+        the gradients with all parameters raveled, `(k, parameters)`.
+    """
+    if not hessian.is_stored:
+        together = hessian.size <= BATCHED_SIZE and len(slopes) > 1
+        gradients, residuals = (_adjoints_together if together else _adjoints)(hessian, slopes)
+        return np.asarray(gradients), np.asarray(residuals)
+    w, errors = hessian.solve_rows(slopes)
+    known = all_slopes(hessian)
+    gradients = -(w @ known.T) if known is not None else np.asarray(_slopes_of_work(hessian, w.astype(hessian.dtype)))
+    return gradients, relative(errors, hessian.outside(slopes))
 
 
 @eqx.filter_jit
-def _solve_columns(hessian: Hessian, columns: np.ndarray, aims: np.ndarray) -> tuple[Array, Array]:
-    """Return `(A⁻¹ of each column, residuals)`, each solved to its own aim."""
-    solve = functools.partial(hessian.solve, product=hessian.product())
-    if hessian.solver.iterative and hessian.size > BATCHED_SIZE:
-        return jax.lax.map(lambda both: solve(*both), (columns, aims))
-    return jax.vmap(solve)(jnp.asarray(columns), jnp.asarray(aims))
+def _slopes_of_work(hessian: Hessian, rows: np.ndarray) -> Array:
+    """Return -⟨∂F/∂θ, w⟩ of each row w."""
+    unravel = ravel_pytree(hessian.z)[1]
+    work = lambda w: ravel_pytree(slopes_of_work(hessian.z, hessian.landscape, unravel(-w)))[0]  # noqa: E731
+    return jax.lax.map(work, jnp.asarray(rows))
 
 
 @eqx.filter_jit
-def along(hessian: Hessian, direction: Potential) -> tuple[Unknown | Array, Array]:
-    """Return `(dz, residual)` along one direction in parameter space."""
-    args = ((hessian.potential,), (direction,))
-    return root_jvp(hessian.condition, hessian.z, *args, project=True, probe=False, **_options(hessian))
+def _adjoints(hessian: Hessian, slopes: np.ndarray) -> tuple[Array, Array]:
+    unravel = ravel_pytree(hessian.z)[1]
+
+    def adjoint(slope: Array) -> tuple[Array, Array]:
+        args = (hessian.condition, hessian.z, (hessian.potential,), unravel(slope))
+        w, residual = adjoint_solution(*args, **_options(hessian))
+        work = slopes_of_work(hessian.z, hessian.landscape, jax.tree.map(jnp.negative, w))
+        return ravel_pytree(work)[0], residual
+
+    return jax.lax.map(adjoint, jnp.asarray(slopes))
 
 
-def adjoint_gradient(hessian: Hessian, slope: Unknown | Array) -> tuple[Potential, Array]:
-    """Return `(gradient in θ, residual)` of a function whose gradient in z is `slope`, by one adjoint solve."""
-    w, residual = adjoint_solution(hessian.condition, hessian.z, (hessian.potential,), slope, **_options(hessian))
-    return slopes_of_work(hessian.z, hessian.landscape, jax.tree.map(jnp.negative, w)), residual
+@eqx.filter_jit
+def _adjoints_together(hessian: Hessian, slopes: np.ndarray) -> tuple[Array, Array]:
+    """Return what `_adjoints` does: several slopes share ∂F/∂θ."""
+    unravel = ravel_pytree(hessian.z)[1]
 
+    def adjoint(slope: Array) -> tuple[Array, Array]:
+        args = (hessian.condition, hessian.z, (hessian.potential,), unravel(slope))
+        (implicit,), residual = root_vjp(*args, probe=False, **_options(hessian))
+        return ravel_pytree(implicit)[0], residual
 
-def adjoint_gradients(hessian: Hessian, slope: Unknown | Array) -> tuple[Potential, Array]:
-    """Return what `adjoint_gradient` does, under `vmap`: several slopes share ∂F/∂θ."""
-    (implicit,), residual = root_vjp(hessian.condition, hessian.z, (hessian.potential,), slope, probe=False, **_options(hessian))
-    return implicit, residual
+    return jax.vmap(adjoint)(jnp.asarray(slopes))
 
 
 def _options(hessian: Hessian) -> dict[str, Any]:
@@ -257,28 +356,27 @@ def _operator_of(z: Unknown | Array, hessian: Hessian, potential: Potential) -> 
     return hessian.product_at(z, potential)
 
 
-@eqx.filter_jit
-def _sizes(vectors: Array, vector: Array, null: NullSpace) -> tuple[Array, Array]:
-    size = lambda vector: jnp.linalg.norm(null.project(vector))  # noqa: E731
-    return jax.vmap(size)(vectors), size(vector)
-
-
-@eqx.filter_jit
-def dot_test(hessian: Hessian, parameters: Potential, columns: np.ndarray, weights: np.ndarray) -> tuple[Array, Array]:
+def dot_test(hessian: Hessian, selection: Selection, columns: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
     """Compare ⟨w, dz·v⟩ by the columns dz/dθ and by an adjoint solve: w a random unit vector, v random shares of each θ's size.
 
     Returns:
-        `(the difference, ‖dz·v‖)`. The shares add up to one, so that the former compares with a bound on θ dz/dθ.
+        `(the difference, ‖dz·v‖)`. The shares add up to one, so that the former compares with a bound on θ dz/dθ [host].
     """
-    flat, unravel = ravel_pytree(hessian.z)
-    w = hessian.null_space.project(jax.random.normal(jax.random.key(2), flat.shape, flat.dtype))
-    size = jnp.linalg.norm(w)
-    w = w / jnp.where(size > 0.0, size, 1.0)
-    shares = jax.random.normal(jax.random.key(3), columns.shape[:1], columns.dtype)
-    v = weights * shares / jnp.sum(jnp.abs(shares))
+    random = np.random.default_rng(2)
+    w = hessian.outside(random.normal(size=(1, hessian.size)))
+    size = np.linalg.norm(w)
+    w = w / (size if size > 0.0 else 1.0)
+    shares = random.normal(size=len(columns))
+    v = weights * shares / np.abs(shares).sum()
     dz = v @ columns
-    slope, _ = adjoint_gradient(hessian, unravel(w))
-    return jnp.abs(w @ dz - ravel_pytree(restrict(slope, parameters))[0] @ v), jnp.linalg.norm(dz)
+    if hessian.is_stored:
+        direction = np.zeros((min(BATCH, len(v)), len(v)), columns.dtype)
+        direction[0] = v
+        change = changes(hessian, hessian.z, selection, direction, None)[0][0]
+        adjoint = -(hessian.solve_rows(w)[0][0] @ change)
+    else:
+        adjoint = adjoint_gradients(hessian, w.astype(hessian.dtype))[0][0, selection.places] @ v
+    return float(abs(w[0] @ dz - adjoint)), float(np.linalg.norm(dz))
 
 
 def error_bounds(
@@ -290,11 +388,12 @@ def error_bounds(
         weights: the parameters' own sizes.
         defects: None to compute them by products of the potential.
     """
-    flat, unravel = ravel_pytree(hessian.z)
+    flat, eps = raveled(hessian.z), float(np.finfo(hessian.dtype).eps)
+    unravel = lambda flat: unraveled(flat, hessian.z)  # noqa: E731
     columns, step, spectrum = response.columns, response.step, hessian.spectrum
     defects = functools.partial(_defects, hessian, selection) if defects is None else defects
     defect, left = defects(unravel(flat + step), columns)
-    size, reached, eps = np.linalg.norm(columns, axis=1), float(jnp.linalg.norm(step)), float(jnp.finfo(flat.dtype).eps)
+    size, reached = np.linalg.norm(columns, axis=1), float(np.linalg.norm(step))
     alpha = spectrum.nearest_zero
     distance = left / alpha if alpha > 0.0 else np.inf
     other, length = other_point(flat, step, distance, hessian.null_space)
@@ -317,7 +416,7 @@ def error_bounds(
         highest=spectrum.highest,
         size=size,
         eps=eps,
-        noise=eps * spectrum.highest * float(jnp.linalg.norm(flat)),
+        noise=eps * spectrum.highest * float(np.linalg.norm(flat)),
     )
 
 
@@ -327,9 +426,9 @@ def _defects(hessian: Hessian, selection: Selection, z: Unknown | Array, columns
     for k, directions in enumerate(batches(len(columns), columns.dtype, False)):
         part = columns[k * BATCH : (k + 1) * BATCH]
         filled = np.pad(part, ((0, len(directions) - len(part)), (0, 0)))
-        sizes, force = _sizes(*changes(hessian, z, selection, directions, filled), hessian.null_space)
-        norms.append(np.asarray(sizes)[: len(part)])
-        left = float(force)
+        rows, rest = changes(hessian, z, selection, directions, filled)
+        norms.append(np.linalg.norm(hessian.outside(rows), axis=1)[: len(part)])
+        left = float(np.linalg.norm(hessian.outside(rest[None])))
     return np.concatenate(norms), left
 
 
@@ -338,7 +437,7 @@ def _approximation_errors(hessian: Hessian, selection: Selection, lowest: float,
     approximation = hessian.potential.approximation(hessian.reference.system)
     if approximation is None:
         return 0.0
-    mixed = np.asarray(ravel_pytree(restrict(approximation.mixed, selection.parameters))[0])
+    mixed = _flat_parameters(restrict(approximation.mixed, selection.parameters))
     softest = lowest - approximation.hessian
     return (approximation.hessian * size + mixed) / softest if softest > 0.0 else np.inf
 
@@ -358,7 +457,7 @@ def split_last_axis(stacked: np.ndarray, tree: Potential) -> Potential:
     leaves, structure = jax.tree.flatten(tree)
     ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
     parts = np.split(stacked, ends, axis=-1)
-    shaped = [jnp.asarray(part.reshape((*stacked.shape[:-1], *leaf.shape))) for part, leaf in zip(parts, leaves, strict=True)]
+    shaped = [jax.device_put(part.reshape((*stacked.shape[:-1], *leaf.shape))) for part, leaf in zip(parts, leaves, strict=True)]
     return jax.tree.unflatten(structure, shaped)
 
 

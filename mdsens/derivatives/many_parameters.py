@@ -5,7 +5,6 @@ a sparse Jacobian do: A. R. Curtis, M. J. D. Powell, J. K. Reid, IMA J. Appl. Ma
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 import scipy.sparse
@@ -125,7 +124,7 @@ class DenseSystems:
         # If a right-hand side is rounding, its residual is relative to the size of rounding.
         scales = np.maximum(sizes, self.hessian.rounding / np.append(weights, 1.0))
         residuals = np.divide(errors, scales, out=np.zeros_like(errors), where=errors > 0.0)
-        return Response(answers[:-1], jnp.asarray(answers[-1]), residuals[:-1], float(sizes[-1]))
+        return Response(answers[:-1], answers[-1], residuals[:-1], float(sizes[-1]))
 
     def defects(self, z: Unknown | Array, columns: np.ndarray) -> tuple[np.ndarray, float]:
         """Return `(‖A dz/dθ + ∂F/∂θ‖ of each column, ‖F‖)` at some z, outside the null space."""
@@ -160,8 +159,8 @@ class DenseSystems:
         for start in range(0, len(directions), BATCH):
             some = directions[start : start + BATCH]
             filled = np.pad(some, ((0, BATCH - len(some)), (0, 0)))
-            product, rest = changes(self.hessian, z, self.selection, jnp.asarray(filled), None)
-            products.append(np.asarray(product)[: len(some)])
+            product, rest = changes(self.hessian, z, self.selection, filled, None)
+            products.append(product[: len(some)])
         return np.concatenate(products), np.array(rest)
 
 

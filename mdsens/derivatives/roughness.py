@@ -2,7 +2,6 @@
 
 import jax
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from mdsens.derivatives.certificate import distance_to_kinks
 from mdsens.derivatives.linear_response import BATCH, changes
@@ -10,6 +9,7 @@ from mdsens.derivatives.selection import Selection
 from mdsens.implicit.bound import MIN_PROBE
 from mdsens.mechanics.hessian import Hessian
 from mdsens.mechanics.scales import spacing
+from mdsens.mechanics.unknown import raveled, unraveled
 from mdsens.potentials import SHIPPED
 
 STEP = 1e-6
@@ -35,8 +35,8 @@ def jumps_at(hessian: Hessian, selection: Selection) -> bool:
     kinks = distance_to_kinks(potential)
     if potential.approximation(hessian.reference.system) is not None or (known and (kinks is None or not np.isnan(kinks))):
         return False
-    flat, unravel = ravel_pytree(hessian.z)
-    count, eps = ravel_pytree(selection.parameters)[0].size, float(np.finfo(flat.dtype).eps)
+    flat = raveled(hessian.z)
+    count, eps = len(selection.places), float(np.finfo(flat.dtype).eps)
     active = np.asarray(hessian.null_space.active)
     if not active.any():
         return False
@@ -47,7 +47,7 @@ def jumps_at(hessian: Hessian, selection: Selection) -> bool:
     step = max(STEP * distance, 10.0 * MIN_PROBE * eps * float(np.abs(flat).max(initial=0.0)))
 
     def at(k: int) -> list[np.ndarray]:
-        return [np.asarray(part) for part in changes(hessian, unravel(flat + k * step * way), selection, still, columns)]
+        return list(changes(hessian, unraveled(flat + k * step * way, hessian.z), selection, still, columns))
 
     near, far = (jax.tree.map(np.subtract, at(k), at(-k)) for k in (1, 2))
     lengths = np.array([np.linalg.norm(columns, axis=1).max(initial=0.0), distance])

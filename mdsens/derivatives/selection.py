@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int
 
 from mdsens.common.errors import InputError
 from mdsens.potentials.base import Potential
@@ -26,6 +26,19 @@ class Selection(NamedTuple):
     def potential(self) -> Potential:
         """The whole potential."""
         return eqx.combine(self.parameters, self.rest)
+
+    @property
+    def places(self) -> Int[np.ndarray, " selected"]:
+        """The places of the parameters among all of the potential, raveled."""
+        chosen = jax.tree.map(lambda leaf, own: np.full(leaf.size, own is not None), self.potential, self.parameters)
+        return np.flatnonzero(np.concatenate(jax.tree.leaves(chosen)))
+
+    def among_all(self, directions: Float[np.ndarray, "k selected"]) -> Float[np.ndarray, "k parameters"]:
+        """Return directions in the space of all parameters of the potential."""
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.potential))
+        whole = np.zeros((len(directions), count), directions.dtype)
+        whole[:, self.places] = directions
+        return whole
 
 
 def select(potential: Potential, wrt: Sequence[str] | str | None) -> Selection:

@@ -8,18 +8,28 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from mdsens.common.errors import MdsensError
 from mdsens.common.progress import residual_bar
 from mdsens.equilibrium.falling import Watch
+from mdsens.equilibrium.newton_step import whole_step
+from mdsens.mechanics.evaluation import Evaluation, evaluate, has_multipliers, place
 from mdsens.mechanics.forces import gradient
 from mdsens.mechanics.hessian_operator import Operator, hessian_operator, is_stored
 from mdsens.mechanics.landscape import Landscape, LandscapeLike
 from mdsens.mechanics.null_space import rigid_null_space
 from mdsens.mechanics.scales import USUAL_UNITS, Units, scales_of
-from mdsens.mechanics.unknown import Reference, Unknown, as_unknown, periodic_volume, reference_at, with_coarse_grid
+from mdsens.mechanics.unknown import (
+    Reference,
+    Unknown,
+    as_unknown,
+    periodic_volume,
+    raveled,
+    reference_at,
+    unraveled,
+    with_coarse_grid,
+)
 from mdsens.potentials.base import Potential
 from mdsens.potentials.forms.neighbor_vectors import pair_list
 from mdsens.potentials.sums import TermLists
@@ -78,14 +88,38 @@ def _focus(z: Unknown | Array, data: LandscapeLike) -> LandscapeLike:
             reference = relist(reference, z, potential, None)
         return data._replace(reference=reference)
     if not is_tight(listed) or _is_stale_now(z, data):
-        reference = relist(reference, z, potential, STATE_SKIN * float(np.asarray(potential.range)))
-        if len(reference.system) < RECOMPILATION_SIZE:
+        reference = _with_tight_list(reference, z, potential)
+        if len(reference.system) < RECOMPILATION_SIZE and not is_stored(reference, potential):
             reference = eqx.tree_at(lambda f: f.system.neighbors, reference, widen_like(pair_list(reference.system), listed))
     # Interpolation on the grid forgives that atoms move on.
     return data._replace(reference=with_coarse_grid(reference) if is_stored(reference, potential) else reference)
 
 
-_is_stale_now = eqx.filter_jit(is_stale)
+def _is_stale_now(z: Unknown | Array, data: LandscapeLike) -> bool:
+    """Return `is_stale` [host], by NumPy where nothing but positions changed."""
+    listed, ranges = data.reference.system.neighbors, np.asarray(data.potential.ranges)
+    if data.reference.freedom is not None or not isinstance(listed, Neighbors) or ranges.ndim:
+        return bool(_is_stale(z, data))
+    room = max(0.5 * (float(listed.radius) - float(ranges)), 0.0)
+    moved = np.asarray(as_unknown(z).positions) - np.asarray(listed.reference)
+    return bool(np.sum(moved**2, axis=-1).max() > room**2)
+
+
+_is_stale = eqx.filter_jit(is_stale)
+
+
+def _with_tight_list(reference: Reference, z: Unknown | Array, potential: Potential) -> Reference:
+    return relist(reference, z, potential, STATE_SKIN * float(np.asarray(potential.range)))
+
+
+def _evaluate(z: Unknown | Array, data: LandscapeLike) -> Evaluation:
+    """Evaluate the condition [host], by a tight list, for which one program serves all states."""
+    reference, potential = data.reference, data.potential
+    listed = reference.system.neighbors
+    if isinstance(listed, Neighbors) and np.isfinite(listed.radius) and not is_tight(listed) and not has_multipliers(reference):
+        reference = _with_tight_list(reference, z, potential)
+    return evaluate(z, data._replace(reference=reference))
+
 
 PROBLEM = Problem(
     gradient,
@@ -95,6 +129,8 @@ PROBLEM = Problem(
     symmetric=True,
     operator=hessian_operator,
     focus=_focus,
+    evaluate=_evaluate,
+    whole_step=whole_step,
     kind="gradient",
 )
 """The problem that all solvers are given: find the unknown at which no force is left."""
@@ -104,8 +140,8 @@ LOADED_PROBLEM = dataclasses.replace(PROBLEM, symmetric=False)
 
 
 def residual_forces(z: Unknown | Array, data: LandscapeLike) -> tuple[Unknown | Array, Array]:
-    """Return `(F(z), its norm)` on an energy landscape, compiled [host]."""
-    return evaluated(PROBLEM if data.reference.symmetric else LOADED_PROBLEM, z, data)
+    """Return `(F(z), its norm)` on an energy landscape [host]."""
+    return _evaluate(z, data)
 
 
 class UnstableCell(MdsensError):
@@ -294,19 +330,20 @@ def problem_in_units(units: Units) -> Problem:
         is_stale=lambda z, data: PROBLEM.is_stale(z * units.length, data),
         null_space=lambda z, data: PROBLEM.null_space(z * units.length, data),
         operator=operator,
+        evaluate=None,
+        whole_step=None,
     )
 
 
 def _is_near(problem: Problem, z: Unknown | Array, data: LandscapeLike, unit: float) -> bool:
     """Return whether the energy curves upwards along the forces, with its lowest point no farther than NEWTON_REACH."""
-    flat, unravel = ravel_pytree(z)
-    slope = ravel_pytree(evaluated(problem, z, data)[0])[0]
-    steepest = float(jnp.max(jnp.abs(slope)))
+    flat, slope = raveled(z), raveled(evaluated(problem, z, data)[0])
+    steepest = float(np.max(np.abs(slope)))
     if not 0.0 < steepest < np.inf:
         return steepest == 0.0
     share = PROBE * unit / steepest
-    change = slope - ravel_pytree(evaluated(problem, unravel(flat - share * slope), data)[0])[0]
-    curvature = float(jnp.vdot(slope, change)) / (share * float(jnp.vdot(slope, slope)))
+    change = slope - raveled(evaluated(problem, unraveled(flat - share * slope, z), data)[0])
+    curvature = float(slope @ change) / (share * float(slope @ slope))
     return curvature * NEWTON_REACH * unit >= steepest
 
 
@@ -331,7 +368,7 @@ def refresher(volume: float | None = None) -> Callable[..., Any]:
 
 def relist(reference: Reference, z: Unknown | Array, potential: Potential, skin: float | None) -> Reference:
     """Return the reference with a neighbour list made at z [host]."""
-    neighbors = reference.place(z).with_neighbors(potential, skin=skin).neighbors
+    neighbors = place(z, reference).with_neighbors(potential, skin=skin).neighbors
     if reference.freedom is None:
         moved = reference.system.with_positions(as_unknown(z).positions)
         return eqx.tree_at(lambda f: f.system, reference, eqx.tree_at(lambda s: s.neighbors, moved, neighbors))
@@ -348,7 +385,10 @@ def with_tight_list(system: System, potential: Potential) -> System:
 
 def is_tight(neighbors: Preparation | None) -> bool:
     """Return whether a list is the one that an equilibrium keeps, in which atoms have no room to move."""
-    return isinstance(neighbors, Neighbors) and bool(neighbors.skin <= 1.01 * STATE_SKIN * (neighbors.radius - neighbors.skin))
+    if not isinstance(neighbors, Neighbors):
+        return False
+    skin, radius = float(neighbors.skin), float(neighbors.radius)
+    return skin <= 1.01 * STATE_SKIN * (radius - skin)
 
 
 def check_volume(z: Unknown | Array, reference: Reference, volume: float | None) -> None:

@@ -22,10 +22,11 @@ from mdsens.mechanics.bound_constraints import Constraint, Constraints, bound_co
 from mdsens.mechanics.hessian import Hessian, hessian_at, known_hessian
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.preconditioner import CoarseGrid
+from mdsens.mechanics.programs import energy_and_slopes
 from mdsens.mechanics.scales import scales_of
 from mdsens.mechanics.spectrum import Spectrum
 from mdsens.mechanics.unknown import Reference, Unknown, as_unknown, cell_freedom, periodic_volume, reference_at, with_coarse_grid
-from mdsens.potentials.base import Potential, total_energy
+from mdsens.potentials.base import Potential
 from mdsens.solvers import Status
 from mdsens.structures.system import System, atoms_text, cell_text, has_values, is_concrete, periodicity_text
 
@@ -345,7 +346,7 @@ def finish(
     state = Equilibrium(
         system,
         potential,
-        float(_energy(potential, system)),
+        energy_and_slopes(system, potential, deforms=reference.freedom is not None).energy,
         fmax,
         arrival.steps,
         status,
@@ -370,9 +371,6 @@ def _residuals(z: Unknown | Array, reference: Reference, potential: Potential) -
     assert freedom is not None and slope.strain is not None
     stress = np.tensordot(slope.strain, freedom.directions, 1) * float(freedom.length) / periodic_volume(reference.system)
     return fmax, float(np.abs(stress).max()) * stress_unit(reference.system.dim)
-
-
-_energy = eqx.filter_jit(total_energy)
 
 
 def check_settings(system: System, potential: Potential, fmax: float | None, max_steps: int, smax: float | None = None) -> None:

@@ -116,7 +116,9 @@ def jacobian_bound(
         step = jnp.full_like(flat, jnp.nan)
     lowest, highest = condition.singular_values(unravel(flat + step))
     left = float(condition.norm(unravel(flat + step)))
-    other, length = other_point(flat, step, left / lowest if lowest > 0.0 else np.inf, condition.null_space)
+    other, length = other_point(
+        np.asarray(flat), np.asarray(step), left / lowest if lowest > 0.0 else np.inf, condition.null_space
+    )
 
     def defect(point: Array) -> float:
         return float(condition.defect(unravel(point), tangents, direction))
@@ -182,20 +184,20 @@ def error_bound(
     return (defect + slope() * 2.0 * left / (alpha + softest)) / softest
 
 
-def other_point(flat: Array, step: Array, distance: float, null_space: NullSpace) -> tuple[Array, float]:
-    """Return a second point, at which the change of A and B is measured, and its distance from z⁺.
+def other_point(flat: np.ndarray, step: np.ndarray, distance: float, null_space: NullSpace) -> tuple[np.ndarray, float]:
+    """Return a second point, at which the change of A and B is measured, and its distance from z⁺ [host].
 
     It is ẑ itself. Where the step is shorter than the rest of the way, or lost in the rounding of z, it lies beyond z⁺ along
     the step, or in a random direction where there is no step.
     """
-    size = float(jnp.linalg.norm(step))
-    length = max(distance, MIN_PROBE * float(jnp.finfo(flat.dtype).eps * jnp.max(jnp.abs(flat), initial=0.0)))
+    size = float(np.linalg.norm(step))
+    length = max(distance, MIN_PROBE * float(np.finfo(flat.dtype).eps * np.abs(flat).max(initial=0.0)))
     if size >= length > 0.0 or not length < np.inf:
         return flat, size
     length = length if length > 0.0 else 1.0
-    along = jnp.where(size > 0.0, step, jax.random.normal(jax.random.key(0), flat.shape, flat.dtype))
-    along = null_space.project(along)
-    return flat + step + length * along / jnp.linalg.norm(along), length
+    along = step if size > 0.0 else np.random.default_rng(0).normal(size=flat.shape).astype(flat.dtype)
+    along = np.asarray(null_space.project(along))
+    return flat + step + length * along / np.linalg.norm(along), length
 
 
 class RootCondition(eqx.Module):

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
@@ -64,7 +65,8 @@ def bases(null_space: NullSpace, n: int, dtype: jnp.dtype) -> tuple[Array, Array
 def _outside(vector: Array, active: Array | None, basis: Array | None, passes: int = 2) -> Array:
     """Project twice, which is enough (Kahan, Parlett): once leaves rounding of the size of what was taken away."""
     if active is not None:
-        vector = jnp.where(active, vector, 0.0)
+        xp = np if isinstance(vector, np.ndarray) and isinstance(active, np.ndarray) else jnp
+        vector = xp.where(active, vector, 0.0)
     if basis is not None:
         for _ in range(passes):
             vector = vector - basis @ (basis.T @ vector)

@@ -36,6 +36,13 @@ class DenseFactor(eqx.Module):
     def __call__(self, r: Float[Array, " n"]) -> Float[Array, " n"]:
         return jnp.zeros_like(r).at[self.free].set(jax.scipy.linalg.cho_solve((self.lower, True), r[self.free]))
 
+    def solve_rows(self, rows: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "k n"]:
+        """Return (A + c QQᵀ)⁻¹ of each row, by LAPACK [host]."""
+        free, answers = np.asarray(self.free), np.zeros_like(rows)
+        factor = np.asarray(self.lower), True
+        answers[:, free] = scipy.linalg.cho_solve(factor, rows[:, free].T, check_finite=False).T
+        return answers
+
     @property
     def description(self) -> str:
         """A description for people."""
@@ -49,7 +56,7 @@ def dense_factor(matrix: np.ndarray, null: np.ndarray, free: np.ndarray, dtype: 
         LinAlgError: it is not positive to working precision.
     """
     lower = scipy.linalg.cholesky(matrix + np.abs(np.diag(matrix)).max() * (null @ null.T), lower=True)
-    return DenseFactor(jnp.asarray(lower, dtype), jnp.asarray(free))
+    return DenseFactor(*jax.device_put((lower.astype(dtype), free)))
 
 
 class SparseFactor(eqx.Module):
@@ -114,6 +121,12 @@ class DenseMatrix(eqx.Module):
 
     matrix: Float[Array, "k k"]
     free: Int[Array, " k"]
+
+    def rows(self, rows: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "k n"]:
+        """Return the products with rows, A being symmetric, by NumPy [host]."""
+        free, images = np.asarray(self.free), np.zeros_like(rows)
+        images[:, free] = rows[:, free] @ np.asarray(self.matrix)
+        return images
 
     def __call__(self, v: Float[Array, " n"]) -> Float[Array, " n"]:
         return jnp.zeros_like(v).at[self.free].set(self.matrix @ v[self.free])

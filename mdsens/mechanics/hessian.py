@@ -6,17 +6,17 @@ and the solver of linear systems. Motions that cost no energy are projected out
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from mdsens.common.hidden_value import HiddenValue
-from mdsens.implicit import CG, GMRES, MINRES, Direct, linear_solve
+from mdsens.implicit import CG, GMRES, MINRES, Cholesky, Direct, linear_solve
 from mdsens.implicit.bound import ROUNDING
 from mdsens.implicit.linear import DIRECT_LIMIT
 from mdsens.implicit.linear_system import LinearSolver, NullSpace
@@ -28,9 +28,9 @@ from mdsens.mechanics.hessian_operator import Operator, PreconditionedOperator, 
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.null_space import known_null_space
 from mdsens.mechanics.scales import spacing
-from mdsens.mechanics.softest_modes import Columns, columns_at
+from mdsens.mechanics.softest_modes import Columns, MatrixColumns, columns_at
 from mdsens.mechanics.spectrum import Examination, Spectrum, examine_hessian
-from mdsens.mechanics.unknown import Reference, Unknown
+from mdsens.mechanics.unknown import Reference, Unknown, raveled
 from mdsens.potentials.base import Approximation, Potential
 
 FACTOR_MARGIN = 1e4
@@ -42,8 +42,24 @@ OPERATOR_LIMIT = 2 * 10**7
 MAX_RTOL = 1e-4
 """Loosest relative residual that is asked for where the operator is approximate."""
 
+BATCHED_SIZE = 3000
+"""Unknowns up to which linear systems are solved together; beyond, one fills the cache, and each takes its own time."""
+
 GMRES_RESTART = 300
 """Size of GMRES's space, for stresses that are not hydrostatic."""
+
+
+@dataclasses.dataclass
+class Aside:
+    """What belongs to a Hessian and compiled programs never see.
+
+    Attributes:
+        spectrum: its ends.
+        slopes: ∂F/∂θ for all parameters, `(k, n)`; None before they are computed.
+    """
+
+    spectrum: Spectrum
+    slopes: np.ndarray | None = None
 
 
 class Hessian(eqx.Module):
@@ -57,7 +73,7 @@ class Hessian(eqx.Module):
         operator: v ↦ A v on flat vectors, where it is kept; None where each product is made of the potential.
         factor: r ↦ A⁻¹ r, nearly; None without.
         solver: of the linear systems.
-        aside: its spectrum, which compiled code does not see.
+        aside: what compiled code does not see: its spectrum, and the slopes ∂F/∂θ once they are known.
     """
 
     reference: Reference
@@ -67,12 +83,12 @@ class Hessian(eqx.Module):
     operator: StoredOperator | PreconditionedOperator | DenseMatrix | None
     factor: DenseFactor | SparseFactor | None
     solver: LinearSolver = eqx.field(static=True)
-    aside: HiddenValue[Spectrum] = eqx.field(static=True)
+    aside: HiddenValue[Aside] = eqx.field(static=True)
 
     @property
     def spectrum(self) -> Spectrum:
         """The ends of its spectrum."""
-        return self.aside.value
+        return self.aside.value.spectrum
 
     @property
     def size(self) -> int:
@@ -123,6 +139,38 @@ class Hessian(eqx.Module):
         return linear_solve(product, b, solver=self.solver, atol=goal, throw=False, **self.options)
 
     @property
+    def is_stored(self) -> bool:
+        """Whether it is kept as second derivatives, of which all that first derivatives need is algebra."""
+        return is_stored(self.reference, self.potential)
+
+    def solve_rows(self, rows: Float[np.ndarray, "k n"], aims: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return `(A⁻¹ of each row outside the null space, ‖row - A u‖ of each)` [host].
+
+        Args:
+            aims: residuals that are good enough; None for the solver's own. A dense factor comes as near as it can.
+        """
+        sides = self.outside(rows)
+        if not isinstance(self.factor, DenseFactor):
+            aims = self.solver.tolerances(self.dtype)[0] * np.linalg.norm(sides, axis=1) if aims is None else aims
+            answers, residuals = _solve_columns(self, sides.astype(self.dtype), np.asarray(aims, self.dtype))
+            sizes = np.linalg.norm(sides, axis=1)
+            return np.asarray(answers, float), np.asarray(residuals, float) * sizes
+        operator = self.operator
+        assert isinstance(operator, DenseMatrix)
+        answers = self.factor.solve_rows(sides)
+        left = sides - self.outside(operator.rows(answers))
+        answers = self.outside(answers + self.factor.solve_rows(left))
+        return answers, np.linalg.norm(sides - self.outside(operator.rows(answers)), axis=1)
+
+    def outside(self, rows: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "k n"]:
+        """Return the parts of rows outside the null space [host]."""
+        active, basis = np.asarray(self.null_space.active), np.asarray(self.null_space.basis, float)
+        rows = np.where(active, rows, 0.0)
+        for _ in range(2 if basis.size else 0):
+            rows = rows - (rows @ basis) @ basis.T
+        return rows
+
+    @property
     def options(self) -> dict[str, Any]:
         """The options of `mdsens.implicit` that describe A."""
         return {"symmetric": self.reference.symmetric, "null_space": self.null_space}
@@ -139,6 +187,8 @@ class Hessian(eqx.Module):
     @property
     def method(self) -> str:
         """The way its linear systems are solved, in words."""
+        if isinstance(self.factor, DenseFactor):
+            return repr(Cholesky())
         preconditioner = ""
         if self.factor is not None:
             preconditioner = self.factor.description
@@ -155,6 +205,15 @@ class Hessian(eqx.Module):
     def is_definite(self) -> bool:
         """Whether it is positive outside its null space, clearly enough to be factorised."""
         return _is_definite(self.spectrum, self.reference)
+
+
+@eqx.filter_jit
+def _solve_columns(hessian: Hessian, columns: np.ndarray, aims: np.ndarray) -> tuple[Array, Array]:
+    """Return `(A⁻¹ of each column, relative residuals)`, each solved to its own aim."""
+    solve = functools.partial(hessian.solve, product=hessian.product())
+    if hessian.solver.iterative and hessian.size > BATCHED_SIZE:
+        return jax.lax.map(lambda both: solve(*both), (columns, aims))
+    return jax.vmap(solve)(jnp.asarray(columns), jnp.asarray(aims))
 
 
 def hessian_at(z: Unknown | Array, reference: Reference, potential: Potential) -> Hessian:
@@ -189,14 +248,14 @@ def _build_hessian(z: Unknown | Array, reference: Reference, potential: Potentia
                 whole = columns.submatrix(free) if matrix is None else matrix
                 whole = 0.5 * (whole + whole.T)
                 factor = dense_factor(whole, null, free, dtype)
-                operator = DenseMatrix(jnp.asarray(whole, dtype), jnp.asarray(free))
+                operator = DenseMatrix(*jax.device_put((whole.astype(dtype), free)))
         except (np.linalg.LinAlgError, RuntimeError):  # not positive, or singular, to working precision
             factor = None
-    solver = _default_solver(reference, spectrum, ravel_pytree(z)[0].size)
+    solver = _default_solver(reference, spectrum, raveled(z).size)
     approximation = potential.approximation(reference.system)
     if approximation is not None:
         solver = _with_reachable_rtol(approximation, spectrum, solver, reference.system.positions.dtype)
-    return Hessian(reference, z, potential, null_space, operator, factor, solver, HiddenValue(spectrum))
+    return Hessian(reference, z, potential, null_space, operator, factor, solver, HiddenValue(Aside(spectrum)))
 
 
 def _is_definite(spectrum: Spectrum, reference: Reference) -> bool:
@@ -211,8 +270,10 @@ def _has_factor(spectrum: Spectrum, reference: Reference, potential: Potential) 
     return spectrum.exact or (reference.freedom is None and reference.system.dim == 2 and is_stored(reference, potential))
 
 
-def _small_operator(columns: Columns) -> StoredOperator | PreconditionedOperator | None:
+def _small_operator(columns: Columns) -> StoredOperator | PreconditionedOperator | DenseMatrix | None:
     """Return the operator if its numbers are few enough to be kept, else None."""
+    if isinstance(columns, MatrixColumns):
+        return columns.dense()
     operator = columns.function
     if not isinstance(operator, StoredOperator) or sum(np.size(leaf) for leaf in jax.tree.leaves(operator)) > OPERATOR_LIMIT:
         return None

@@ -5,16 +5,22 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from mdsens.mechanics import assembly
+from mdsens.mechanics.evaluation import place
 from mdsens.mechanics.forces import gradient
-from mdsens.mechanics.landscape import Landscape
+from mdsens.mechanics.landscape import Landscape, LandscapeLike
 from mdsens.mechanics.preconditioner import TwoLevelPreconditioner, two_level
+from mdsens.mechanics.programs import second_derivatives
 from mdsens.mechanics.unknown import Reference, Unknown, as_unknown
 from mdsens.potentials.base import Potential, gives_stiffness, sound_stiffness
 from mdsens.potentials.forms.neighbor_vectors import pair_list
 from mdsens.potentials.forms.stored_stiffness import LocalStiffness
+from mdsens.potentials.reparameterised import Reparameterised
+from mdsens.potentials.sums import Sum
 from mdsens.structures.neighbors.neighbor_list import Neighbors
 from mdsens.structures.system import System
 
@@ -44,6 +50,26 @@ def hessian_operator(z: Unknown | Array, landscape: Landscape) -> Operator:
         along = lambda e: jax.jvp(lambda x: gradient(x, landscape), (z,), (rest._replace(strain=e),))[1]  # noqa: E731
         by_strain = jax.lax.map(along, directions)
     return StoredOperator(z, reference, pair_list(system), stiffness, by_strain)
+
+
+def stored_operator(z: Unknown | Array, landscape: LandscapeLike) -> "tuple[StoredOperator, Operator | None]":
+    """Return `(what hessian_operator does where second derivatives are stored, its preconditioner or None)` [host]."""
+    reference, potential = landscape.reference, landscape.potential
+    system = place(z, reference)
+    stored = assembly.Listed(*second_derivatives(system, potential))
+    by_strain = None
+    if isinstance(z, Unknown) and z.strain is not None:
+        columns, strains = assembly.strain_columns(z, landscape, stored)
+        held = np.asarray(reference.held)
+        positions = np.where(held, 0.0, columns.reshape(-1, *held.shape))
+        by_strain = z._replace(positions=jnp.asarray(positions), strain=jnp.asarray(strains), multipliers=None)
+    operator = StoredOperator(z, reference, stored.neighbors, stored.stiffness, by_strain)
+    return operator, None if reference.grid is None else _preconditioner(operator)
+
+
+@eqx.filter_jit
+def _preconditioner(operator: "StoredOperator") -> "Preconditioner | None":
+    return operator.precondition
 
 
 class PreconditionedOperator(eqx.Module):
@@ -132,8 +158,12 @@ def is_stored(reference: Reference, potential: Potential) -> bool:
 
 def stored_size(system: System, potential: Potential) -> int:
     """Return the count of numbers in the stored second derivatives."""
-    return sum(leaf.size for leaf in jax.tree.leaves(_stored.eval_shape(potential, system)))
-
-
-# Never compiled: a jitted function keeps its trace, which takes half a second, from one Newton step to the next.
-_stored = jax.jit(lambda potential, system: potential.local_stiffness(system))
+    if isinstance(potential, Reparameterised):
+        return stored_size(system, potential.inner)
+    if isinstance(potential, Sum):
+        return sum(stored_size(at, term) for term, at in potential.placed(system))
+    capacity, n = pair_list(system).atom.shape
+    if potential.stiffness_form is not None:
+        return int(potential.stiffness_form.numbers(system.dim, capacity, n))
+    shape = jax.eval_shape(lambda potential, system: potential.local_stiffness(system), potential, system)
+    return sum(leaf.size for leaf in jax.tree.leaves(shape))

@@ -1,10 +1,11 @@
 """The known null space of a Hessian: motions that cost no energy."""
 
-import equinox as eqx
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool
+from jaxtyping import Array
 
 from mdsens.implicit.linear_system import NullSpace
 from mdsens.mechanics.hessian_operator import hessian_operator
@@ -27,14 +28,15 @@ def null_space(z: Unknown | Array, landscape: Landscape) -> NullSpace:
     return null_space_of(z, reference, ~reference.held & coupled[:, None])
 
 
-@eqx.filter_jit
 def known_null_space(z: Unknown | Array, reference: Reference, rattlers: tuple[int, ...]) -> NullSpace:
-    """Return what `null_space` does, where the rattlers are known already."""
-    return null_space_of(z, reference, (~reference.held).at[np.array(rattlers, dtype=int)].set(False))
+    """Return what `null_space` does, where the rattlers are known already, by NumPy [host]."""
+    active = ~np.asarray(reference.held)
+    active[np.array(rattlers, dtype=int)] = False
+    return null_space_of(z, reference, active, np)
 
 
-def null_space_of(z: Unknown | Array, reference: Reference, active: Bool[Array, "atoms dim"]) -> NullSpace:
+def null_space_of(z: Unknown | Array, reference: Reference, active: Any, xp: Any = jnp) -> NullSpace:
     """Return the null space of rigid motions of the active components `(N, dim)` and of those that are not."""
-    basis = reference.motions.basis(as_unknown(z).positions, active)
-    more = ravel_pytree(z)[0].size - active.size
-    return NullSpace(jnp.concatenate([active.ravel(), jnp.ones(more, bool)]), jnp.pad(basis, ((0, more), (0, 0))))
+    basis = reference.motions.basis(as_unknown(z).positions, active, xp)
+    more = sum(0 if part is None else part.size for part in as_unknown(z)[1:])
+    return NullSpace(xp.concatenate([active.ravel(), xp.ones(more, bool)]), xp.pad(basis, ((0, more), (0, 0))))

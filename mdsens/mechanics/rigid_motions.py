@@ -28,11 +28,12 @@ class RigidMotions(eqx.Module):
     origin: Float[Array, " dim"]
     names: tuple[str, ...] = eqx.field(static=True)
 
-    def basis(self, positions: Float[Array, "atoms dim"], active: Bool[Array, "atoms dim"]) -> Float[Array, "n m"]:
-        """Return orthonormal displacements, raveled, zero where not active."""
-        motions = _generators(positions, self.axes, self.origin, jnp) @ self.combinations
-        motions = jnp.where(active.ravel()[:, None], motions, 0.0)
-        return jnp.linalg.qr(motions)[0]
+    def basis(self, positions: Float[Array, "atoms dim"], active: Bool[Array, "atoms dim"], xp: Any = jnp) -> Float[Array, "n m"]:
+        """Return orthonormal displacements, raveled, zero where not active; pure JAX, or by NumPy for `xp=numpy`."""
+        axes, origin, combinations = (xp.asarray(part) for part in (self.axes, self.origin, self.combinations))
+        motions = _generators(xp.asarray(positions), axes, origin, xp) @ combinations
+        motions = xp.where(active.ravel()[:, None], motions, 0.0)
+        return xp.linalg.qr(motions)[0]
 
 
 def rigid_motions(system: System, constraints: Constraints | None = None) -> RigidMotions:

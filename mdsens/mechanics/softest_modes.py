@@ -10,10 +10,13 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from mdsens.implicit.linear_system import COLUMNS, NullSpace
+from mdsens.mechanics.assembly import Assembly, assemble
+from mdsens.mechanics.factors import DenseMatrix
 from mdsens.mechanics.forces import lagrangian
-from mdsens.mechanics.hessian_operator import Operator, hessian_operator
+from mdsens.mechanics.hessian_operator import Operator, hessian_operator, is_stored, stored_operator, stored_size
 from mdsens.mechanics.landscape import Landscape
-from mdsens.mechanics.unknown import Unknown
+from mdsens.mechanics.unknown import Reference, Unknown, as_unknown, raveled
+from mdsens.potentials.base import Potential
 
 Pair = tuple[Array, Array]
 """A vector and its image."""
@@ -33,6 +36,9 @@ LANCZOS_LIMIT = 10**8
 LOBPCG_STEPS = {"lowest": 10, "highest": 8}
 """Steps of LOBPCG from there to the lowest eigenvalue, and to the highest, of which only the size is needed."""
 
+ASSEMBLED_LIMIT = 3 * 10**7
+"""Numbers, at most, in second derivatives that a matrix is assembled of by NumPy."""
+
 BLOCK_LIMIT = 10**7
 """Numbers, at most, in the columns of a matrix that are computed together."""
 
@@ -41,13 +47,16 @@ ZERO_SHARE = 1e-12
 
 
 @eqx.filter_jit
-def _operator_at(z: Unknown | Array, landscape: Landscape) -> tuple[Operator, Operator | None]:
-    """Return `(the Hessian of the Lagrangian, its preconditioner or None)`: `hessian_operator`, where F is its gradient."""
-    if landscape.reference.symmetric:
-        operator = hessian_operator(z, landscape)
-        return operator, getattr(operator, "precondition", None)
+def _linearised_operator(z: Unknown | Array, landscape: Landscape) -> Operator:
+    """Return the Hessian of the Lagrangian, by its gradient's derivative."""
     flat, unravel = ravel_pytree(z)
-    return jax.linearize(lambda x: ravel_pytree(jax.grad(lagrangian)(unravel(x), landscape))[0], flat)[1], None
+    return jax.linearize(lambda x: ravel_pytree(jax.grad(lagrangian)(unravel(x), landscape))[0], flat)[1]
+
+
+@eqx.filter_jit
+def _operator_at(z: Unknown | Array, landscape: Landscape) -> Operator:
+    """Return the derivative of the condition."""
+    return hessian_operator(z, landscape)
 
 
 class Columns:
@@ -79,10 +88,49 @@ class Columns:
         return matrix
 
 
+class MatrixColumns(Columns):
+    """Products of a matrix with the columns of others, and its parts.
+
+    Attributes:
+        matrix: sparse.
+        stored: the second derivatives that it was made of, and their list.
+    """
+
+    def __init__(self, assembly: Assembly, dtype: np.dtype[Any]) -> None:
+        self.matrix, self.stored = assembly
+        self.size, self.dtype = self.matrix.shape[0], dtype
+
+    def __call__(self, vectors: np.ndarray) -> np.ndarray:
+        return np.asarray(self.matrix @ vectors)
+
+    def submatrix(self, free: np.ndarray) -> np.ndarray:
+        whole = len(free) == self.size
+        return (self.matrix if whole else self.matrix[free][:, free]).toarray()
+
+    def dense(self) -> DenseMatrix:
+        """Return the matrix between the components that it acts on."""
+        acting = np.flatnonzero(np.diff(self.matrix.indptr))
+        return DenseMatrix(self.submatrix(acting), acting)
+
+
 def columns_at(z: Unknown | Array, landscape: Landscape) -> Columns:
     """Return products with the Hessian of the Lagrangian at a state [host]."""
-    flat = ravel_pytree(z)[0]
-    return Columns(*_operator_at(z, landscape), flat.size, flat.dtype)
+    reference, potential = landscape
+    size, dtype = raveled(z).size, as_unknown(z).positions.dtype
+    if is_assembled(reference, potential):
+        return MatrixColumns(assemble(z, landscape), dtype)
+    if is_stored(reference, potential):
+        return Columns(*stored_operator(z, landscape), size, dtype)
+    return Columns(_operator_at(z, landscape) if reference.symmetric else _linearised_operator(z, landscape), None, size, dtype)
+
+
+def is_assembled(reference: Reference, potential: Potential) -> bool:
+    """Return whether the Hessian of a small system is a matrix of NumPy's: in double precision, and where it is stored."""
+    system = reference.system
+    count = system.positions.size - int(np.asarray(reference.held).sum())
+    if count > DENSE_LIMIT or system.positions.dtype != np.float64 or not is_stored(reference, potential):
+        return False
+    return stored_size(system, potential) <= ASSEMBLED_LIMIT
 
 
 class _NegativeOperator(eqx.Module):

@@ -1,7 +1,6 @@
 """The spectrum of a Hessian, which says whether a state is a minimum, and how soft it is."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -14,12 +13,21 @@ from jaxtyping import Array
 from mdsens.common.errors import InputError
 from mdsens.implicit.linear_system import NullSpace
 from mdsens.mechanics import softest_modes
-from mdsens.mechanics.forces import gradient
+from mdsens.mechanics.assembly import Listed
+from mdsens.mechanics.evaluation import evaluate
 from mdsens.mechanics.hessian_operator import StoredOperator, hessian_operator
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.null_space import known_null_space, null_space, null_space_of
-from mdsens.mechanics.softest_modes import Columns, columns_at, exact_ends, random_vectors, search_ends, softest_vector
-from mdsens.mechanics.unknown import Reference, Unknown, as_unknown
+from mdsens.mechanics.softest_modes import (
+    Columns,
+    MatrixColumns,
+    columns_at,
+    exact_ends,
+    random_vectors,
+    search_ends,
+    softest_vector,
+)
+from mdsens.mechanics.unknown import Reference, Unknown, as_unknown, raveled
 from mdsens.potentials.base import Potential
 from mdsens.potentials.forms.stored_stiffness import SiteStiffness, SumStiffness
 
@@ -94,8 +102,9 @@ def examine_hessian(z: Unknown | Array, reference: Reference, potential: Potenti
             nothing and does not, so that the energy has a geometry of its own.
     """
     columns = columns_at(z, Landscape(reference, potential))
-    image = as_unknown(ravel_pytree(z)[1](jnp.asarray(columns(random_vectors(columns.size, 1))[:, 0]))).positions
-    moving = ~np.asarray(reference.held) & np.any(np.asarray(image) != 0.0, axis=1)[:, None]
+    size = as_unknown(z).positions.size
+    image = columns(random_vectors(columns.size, 1))[:size, 0].reshape(-1, reference.system.dim)
+    moving = ~np.asarray(reference.held) & np.any(image != 0.0, axis=1)[:, None]
     loose = ~moving.any(axis=1) & ~np.asarray(reference.held).all(axis=1)
     rattlers = tuple(int(atom) for atom in np.flatnonzero(loose))
     null = known_null_space(z, reference, rattlers)
@@ -107,7 +116,7 @@ def examine_hessian(z: Unknown | Array, reference: Reference, potential: Potenti
     if free.size <= basis.shape[1]:
         return Examination(Spectrum(np.inf, 0.0, 0, rattlers, True, (), 0, np.inf), columns, None)
     exact = free.size <= softest_modes.DENSE_LIMIT
-    _check_masks(columns.function, potential)
+    _check_masks(columns, potential)
     matrix = columns.submatrix(free) if exact else None
     _check_symmetric(matrix, columns, active, reference, potential)
     values, highest = exact_ends(matrix, basis[free]) if matrix is not None else search_ends(columns, null)
@@ -119,11 +128,6 @@ def examine_hessian(z: Unknown | Array, reference: Reference, potential: Potenti
     few = tuple(float(value) for value in values[:LOWEST_COUNT])
     spectrum = Spectrum(float(values.min()), highest, floppy, rattlers, exact, few, index, nearest)
     return Examination(spectrum, columns, matrix)
-
-
-@eqx.filter_jit
-def _force(z: Unknown | Array, landscape: Landscape) -> Array:
-    return jnp.linalg.norm(ravel_pytree(gradient(z, landscape))[0])
 
 
 def is_saddle(positions: Array, reference: Reference, potential: Potential) -> Array:
@@ -158,11 +162,12 @@ def _check_symmetric(
         )
 
 
-def _check_masks(operator: Callable[..., Array], potential: Potential) -> None:
+def _check_masks(columns: Columns, potential: Potential) -> None:
     """Raise InputError where a site's energy depends on unused places of its list."""
-    if not isinstance(operator, StoredOperator):
+    source: Any = columns.stored if isinstance(columns, MatrixColumns) else columns.function
+    if not isinstance(source, Listed | StoredOperator):
         return
-    stored, whole = operator.stiffness, operator.neighbors
+    stored, whole = source.stiffness, source.neighbors
     lists = whole.shorter if isinstance(stored, SumStiffness) else (whole,)
     for part, listed in zip(stored.terms if isinstance(stored, SumStiffness) else (stored,), lists, strict=True):
         if not isinstance(part, SiteStiffness):
@@ -203,7 +208,9 @@ def _check_rigid(images: np.ndarray, highest: float, z: Unknown | Array, referen
     angle = float(np.abs(np.asarray(reference.motions.combinations)[dim:]).max(initial=0.0))
     rounding = 10.0 * np.sqrt(np.finfo(as_unknown(z).positions.dtype).eps) * highest
     for name, size in zip(reference.motions.names, np.linalg.norm(images, axis=0), strict=True):
-        if size > rounding and size > rounding + 10.0 * angle * _force(z, Landscape(reference, potential)):
+        if size > rounding and size > rounding + 10.0 * angle * np.linalg.norm(
+            raveled(evaluate(z, Landscape(reference, potential)).residual)
+        ):
             raise InputError(
                 f"The energy changes under a rigid motion of all atoms ({name}, by {size:.1e} eV/Å²): "
                 "give the system the cell and pbc that the energy itself uses, or freeze an atom."

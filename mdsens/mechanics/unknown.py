@@ -4,6 +4,7 @@ import itertools
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -11,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 from mdsens.common.errors import InputError
 from mdsens.common.units import stress_unit
 from mdsens.common.voigt import VOIGT, from_voigt
+from mdsens.implicit.trees import is_traced
 from mdsens.mechanics.bound_constraints import Constraints
 from mdsens.mechanics.preconditioner import CoarseGrid, coarse_grid
 from mdsens.mechanics.rigid_motions import RigidMotions, rigid_motions
@@ -34,6 +36,25 @@ class Unknown(NamedTuple):
 def as_unknown(z: Unknown | Array) -> Unknown:
     """Return z as an `Unknown`, where it may be the array of positions."""
     return z if isinstance(z, Unknown) else Unknown(z)
+
+
+def raveled(z: Unknown | Array) -> Float[np.ndarray, " n"]:
+    """Return what `ravel_pytree(z)[0]` does, as NumPy's, with nothing to compile [host]."""
+    parts = [np.asarray(part).ravel() for part in as_unknown(z) if part is not None]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def unraveled(flat: Any, like: Unknown | Array) -> Unknown | Array:
+    """Return a flat vector as an unknown of the same shape as another, in its precision [host]."""
+    flat, parts, start = np.asarray(flat), [], 0
+    for part in as_unknown(like):
+        if part is None:
+            parts.append(None)
+            continue
+        shape, size = np.shape(part), int(np.prod(np.shape(part)))
+        parts.append(jax.device_put(flat[start : start + size].reshape(shape).astype(part.dtype)))
+        start += size
+    return Unknown(*parts) if isinstance(like, Unknown) else parts[0]
 
 
 class CellFreedom(eqx.Module):
@@ -95,7 +116,11 @@ class Reference(eqx.Module):
     @property
     def held(self) -> Bool[Array, "atoms dim"]:
         """Components of positions that do not move."""
-        frozen = jnp.repeat(self.system.frozen[:, None], self.system.dim, axis=1)
+        frozen, xp = self.system.frozen, jnp
+        if not is_traced(frozen):
+            # Nothing to compile.
+            frozen, xp = np.asarray(frozen), np
+        frozen = xp.repeat(frozen[:, None], self.system.dim, axis=1)
         return frozen if self.constraints is None else frozen | self.constraints.held
 
     def place(self, z: Unknown | Array) -> System:

@@ -27,6 +27,7 @@ from mdsens.potentials.species import Atom
 from mdsens.structures.neighbors.neighbor_list import SKIN
 from mdsens.structures.neighbors.preparation import Preparation
 from mdsens.structures.neighbors.search import find_neighbors
+from mdsens.structures.neighbors.sums_over_neighbors import sum_over_atoms
 from mdsens.structures.system import System, is_concrete
 
 TRACED_RANGE_MARGIN = 1.1
@@ -94,6 +95,9 @@ class Potential(NameSuggester, eqx.Module):
     local: ClassVar[bool] = True
     """Whether each atom's energy is a function of the vectors to its listed neighbours alone; a matrix can be assembled then."""
 
+    stiffness_form: ClassVar[Any] = None
+    """The class of what `local_stiffness` returns, where that is always the same one."""
+
     add: ClassVar[Callable[[tuple["Potential", ...]], "Potential"]]
     """The class that `+` makes: `Sum`, which imports this module and sets it."""
 
@@ -159,7 +163,7 @@ class Potential(NameSuggester, eqx.Module):
 
     def total(self, system: System) -> Float[Array, ""]:
         """Return the sum of `atom_energies` [eV]; for subclasses that have a faster way to it."""
-        return jnp.sum(self.atom_energies(system))
+        return sum_over_atoms(self.atom_energies(system), system.neighbors)
 
     def local_stiffness(self, system: System) -> LocalStiffness:
         """Return ∂²E_i/∂d_ik ∂d_il as a `LocalStiffness`, from `system.neighbors`, where energies have such a form."""

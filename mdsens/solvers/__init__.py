@@ -22,7 +22,7 @@ the root of its gradient that `MinimumMode` finds: root(jax.grad(f), solver=Mini
 """
 
 from mdsens.solvers.differentiable_solutions import fixed_point, minimum, root
-from mdsens.solvers.driver import Result, evaluated, solve, solve_traced
+from mdsens.solvers.driver import Result, evaluated, solve, solve_traced, take_step
 from mdsens.solvers.dynamics import DampedDynamics
 from mdsens.solvers.fire import FIRE
 from mdsens.solvers.fixed_point_methods import FixedPoint
@@ -62,6 +62,7 @@ __all__ = [
     "scipy_root",
     "solve",
     "solve_traced",
+    "take_step",
 ]
 
 

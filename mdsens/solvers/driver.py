@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
@@ -81,6 +82,19 @@ def _init(problem: Problem, solver: Solver, z: PyTree, data: Any) -> tuple[Any, 
 
 
 @eqx.filter_jit
+def _start(solver: Solver, z: PyTree, residual: PyTree) -> Any:
+    return solver.start(z, residual)
+
+
+def _first_state(problem: Problem, solver: Solver, z: PyTree, data: Any) -> tuple[Any, Any]:
+    """Return `(the first state, the norm of its residual)`, without compiling the residual where it can be evaluated."""
+    if problem.evaluate is None or type(solver).start is Solver.start:
+        return _init(problem.seen_by(solver), solver, z, data)
+    residual, norm = problem.evaluate(z, data)
+    return _start(solver, z, residual), norm
+
+
+@eqx.filter_jit
 def _chunk(problem: Problem, solver: Solver, state: Any, data: Any, *, tolerance: Array, limit: Array) -> tuple[_Run, Array]:
     run = _run(problem, solver, state, data, tolerance=tolerance, limit=limit)
     return run, _status_code(solver, run, tolerance)
@@ -106,10 +120,10 @@ def solve(
         progress: called with the steps taken and the norm of the residual, about twice a second.
         watch: called as often with z and its data; an exception from it ends the solve.
     """
-    problem = problem.seen_by(solver)
     if problem.focus is not None and solver.whole_steps:
         return _solve_by_whole_steps(problem, solver, z, data, tolerance=tolerance, max_steps=max_steps, progress=progress)
-    state, first = _init(problem, solver, z, data)
+    state, first = _first_state(problem, solver, z, data)
+    problem = problem.seen_by(solver)
     if first <= tolerance:
         return Result(state.z, data, float(first), 0, Status.CONVERGED)
     goal = jnp.asarray(tolerance)
@@ -133,17 +147,20 @@ def solve(
             chunk *= 2
 
 
+def evaluated(problem: Problem, z: PyTree, data: Any) -> tuple[PyTree, Any]:
+    """Return `(F(z, data), its norm)`, as the problem does it or compiled."""
+    return _evaluated(problem, z, data) if problem.evaluate is None else problem.evaluate(z, data)
+
+
 @eqx.filter_jit
-def evaluated(problem: Problem, z: PyTree, data: Any) -> tuple[PyTree, Array]:
-    """Return `(F(z, data), its norm)`, compiled."""
+def _evaluated(problem: Problem, z: PyTree, data: Any) -> tuple[PyTree, Array]:
     residual = problem.residual(z, data)
     return residual, problem.norm(residual)
 
 
 @eqx.filter_jit
-def _take_step(
-    problem: Problem, solver: Any, z: PyTree, residual: PyTree, data: Any, *, tolerance: Array
-) -> tuple[PyTree, Array]:
+def take_step(problem: Problem, solver: Any, z: PyTree, residual: PyTree, data: Any, tolerance: Any) -> tuple[PyTree, Array]:
+    """Return `(where a whole step of the solver leads, whether to go there)`, compiled."""
     flat, unravel = ravel_pytree(z)
     move, sound = solver.move(problem, z, residual, data, LINEAR_SHARE * tolerance * flat.size**0.5)
     return unravel(flat + move), sound
@@ -153,7 +170,7 @@ def _solve_by_whole_steps(
     problem: Problem, solver: Solver, z: PyTree, data: Any, *, tolerance: float, max_steps: int, progress: Progress
 ) -> Result:
     """Solve by whole steps, each point with data of its own. A step that does not lower the norm is taken back and ends it."""
-    focus = problem.focus
+    focus, step = problem.focus, problem.whole_step or take_step
     assert focus is not None
     data = focus(z, data)
     residual, norm = evaluated(problem, z, data)
@@ -162,9 +179,9 @@ def _solve_by_whole_steps(
             progress(steps, float(norm))
         if norm <= tolerance:
             return Result(z, data, float(norm), steps, Status.CONVERGED)
-        if not jnp.isfinite(norm) or steps == max_steps:
-            return Result(z, data, float(norm), steps, Status.MAX_STEPS if jnp.isfinite(norm) else Status.NOT_FINITE)
-        target, sound = _take_step(problem, solver, z, residual, data, tolerance=jnp.asarray(tolerance))
+        if not np.isfinite(norm) or steps == max_steps:
+            return Result(z, data, float(norm), steps, Status.MAX_STEPS if np.isfinite(norm) else Status.NOT_FINITE)
+        target, sound = step(problem, solver, z, residual, data, np.asarray(tolerance))
         if not sound:
             break
         try:

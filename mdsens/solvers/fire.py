@@ -60,10 +60,13 @@ class FIRE(Solver):
             raise InputError(f"FIRE's max_step must be positive, or None for no limit, not {self.max_step}.")
 
     def init(self, problem: Problem, z: PyTree, data: Any) -> FireState:
+        return self.start(z, problem.residual(z, data))
+
+    def start(self, z: PyTree, residual: PyTree) -> FireState:
         rest = jax.tree.map(jnp.zeros_like, z)
         dtype = jnp.result_type(*jax.tree.leaves(z))
         dt, alpha = jnp.asarray(self.dt_start, dtype), jnp.asarray(self.alpha_start, dtype)
-        return FireState(z, problem.residual(z, data), rest, dt, alpha, jnp.asarray(0))
+        return FireState(z, residual, rest, dt, alpha, jnp.asarray(0))
 
     def step(self, problem: Problem, state: FireState, data: Any) -> FireState:
         z, residual, momentum, dt, alpha, n_positive = state

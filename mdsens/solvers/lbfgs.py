@@ -59,7 +59,9 @@ class LBFGS(Solver):
             )
 
     def init(self, problem: Problem, z: PyTree, data: Any) -> LBFGSState:
-        residual = problem.residual(z, data)
+        return self.start(z, problem.residual(z, data))
+
+    def start(self, z: PyTree, residual: PyTree) -> LBFGSState:
         flat = ravel_pytree(z)[0]
         empty = jnp.zeros((self.memory, flat.size), flat.dtype)
         return LBFGSState(z, residual, empty, empty, jnp.ones((), flat.dtype), jnp.asarray(0), jnp.asarray(False))

@@ -25,6 +25,9 @@ class Problem:
         symmetric: whether ∂F/∂z is.
         focus: `focus(z, data) -> data` on the host: data made for z alone, at each point of a solver with `whole_steps`.
         operator: `operator(z, data) -> (u ↦ ∂F/∂z u)` on z raveled, where there is a faster way than to linearise F.
+        evaluate: `evaluate(z, data) -> (F, its norm)` on the host, where there is a way that compiles less.
+        whole_step: `whole_step(problem, solver, z, residual, data, tolerance) -> (target, whether to go there)` on the host, in
+            the place of `Solver.move`.
         kind: "gradient" where F is one, "change" where it is T(z) - z, None where it is neither. A solver that follows the
             other kind is given -F.
     """
@@ -36,6 +39,8 @@ class Problem:
     symmetric: bool = False
     operator: Callable[..., Any] | None = None
     focus: Callable[[PyTree, Any], Any] | None = None
+    evaluate: Callable[[Any, Any], tuple[Any, Any]] | None = None
+    whole_step: Callable[..., tuple[Any, Any]] | None = None
     kind: str | None = None
 
     def seen_by(self, solver: "Solver") -> "Problem":
@@ -43,7 +48,8 @@ class Problem:
         if self.kind is None or solver.follows in (None, self.kind):
             return self
         operator = None if self.operator is None else _Negated(self.operator, of_operator=True)
-        return dataclasses.replace(self, residual=_Negated(self.residual), operator=operator, kind=solver.follows)
+        changed = {"residual": _Negated(self.residual), "operator": operator, "evaluate": None, "whole_step": None}
+        return dataclasses.replace(self, **changed, kind=solver.follows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +110,10 @@ class Solver(abc.ABC):
     @abc.abstractmethod
     def step(self, problem: Problem, state: Any, data: Any) -> Any:
         """Return the state after a step; pure JAX."""
+
+    def start(self, z: PyTree, residual: PyTree) -> Any:
+        """Return the state at a start whose residual is known already; pure JAX. Methods that ask for more there have none."""
+        raise NotImplementedError
 
     def terminate(self, state: Any) -> Array:
         """Return whether the method cannot go on from a state, which ends the solve; pure JAX."""

@@ -1,6 +1,5 @@
 """A structure as a pytree, from and to ASE."""
 
-import dataclasses
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from mdsens.common.errors import InputError, level_of_user
+from mdsens.common.modules import with_fields
 from mdsens.common.suggestions import NameSuggester
 from mdsens.common.text import MAX_ENTRIES
 from mdsens.implicit.trees import is_traced
@@ -60,7 +60,8 @@ def as_float_array(value: Any, what: str, dtype: Any = None) -> Float[Array, "..
         array = np.asarray(value)
         if np.iscomplexobj(array):
             raise InputError(f"{what} must be real numbers, not complex ones.")
-        return jnp.asarray(array.astype(dtype))
+        # Put on the device as it is: `jnp.asarray` compiles a program for each shape.
+        return jax.device_put(array.astype(dtype))
     except (TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -129,17 +130,17 @@ class System(NameSuggester, eqx.Module):
         self.cell = _check_cell(cell, self.pbc, dim, dtype)
         names = _names(species, n)
         self.labels = tuple(sorted(set(names)))
-        self.species = jnp.asarray(np.array([self.labels.index(name) for name in names], dtype=np.int32))
+        self.species = jax.device_put(np.array([self.labels.index(name) for name in names], dtype=np.int32))
         own = known_masses.default_masses(names) if masses is None else None
         self.masses_known = masses is not None or own is not None
         weights = as_float_array(own if own is not None else 1.0 if masses is None else masses, "masses", dtype)
         self.masses = jnp.full(n, weights) if weights.ndim == 0 else weights
         if is_concrete(self.masses) and not (np.isfinite(self.masses).all() and (np.asarray(self.masses) >= 0.0).all()):
             raise InputError("masses must be finite and not negative, in amu.")
-        frozen = np.zeros(n, dtype=bool) if frozen is None else np.asarray(frozen)
+        frozen = np.zeros(n, dtype=bool) if frozen is None else np.array(frozen)
         if frozen.dtype != bool:
             raise InputError("frozen must be a mask of N True or False, not indices: use mask[indices] = True.")
-        self.frozen = jnp.asarray(frozen)
+        self.frozen = jax.device_put(frozen)
         for name in ("masses", "frozen"):
             if getattr(self, name).shape != (n,):
                 raise InputError(f"{name} must have shape ({n},), one for each atom, not {getattr(self, name).shape}.")
@@ -178,7 +179,7 @@ class System(NameSuggester, eqx.Module):
 
     def with_positions(self, positions: Float[Array, "atoms dim"]) -> "System":
         """Return the system with other positions; its neighbour list is kept, and checked where it is used."""
-        return eqx.tree_at(lambda s: s.positions, self, positions)
+        return with_fields(self, positions=positions)
 
     def deformed(self, F: Float[Array | np.ndarray, "dim dim"]) -> "System":
         """Return the system after a homogeneous deformation of space: the cell, and the atoms with it.
@@ -189,23 +190,15 @@ class System(NameSuggester, eqx.Module):
             F: the deformation gradient `(dim, dim)`, which multiplies rows from the right: x → x F, cell → cell F. A strain ε
                 has F = 1 + ε.
         """
-        places = (self.positions @ F, None if self.cell is None else self.cell @ F)
-        return eqx.tree_at(lambda s: (s.positions, s.cell), self, places, is_leaf=lambda leaf: leaf is None)
+        return with_fields(self, positions=self.positions @ F, cell=None if self.cell is None else self.cell @ F)
 
     def with_neighbors(self, potential: ListsNeighbors, *, skin: float | None = None) -> "System":
         """Return the system with the neighbour list that `potential` needs, complete while atoms move up to `skin / 2`."""
-        return eqx.tree_at(
-            lambda s: s.neighbors, self, potential.find_neighbors(self, skin=skin), is_leaf=lambda leaf: leaf is None
-        )
+        return with_fields(self, neighbors=potential.find_neighbors(self, skin=skin))
 
     def as_held(self, held: bool) -> "System":
         """Return the system, marked as held by constraints or by none."""
-        if held == self.held:
-            return self
-        other = object.__new__(type(self))
-        for field in dataclasses.fields(self):
-            object.__setattr__(other, field.name, held if field.name == "held" else getattr(self, field.name))
-        return other
+        return self if held == self.held else with_fields(self, held=held)
 
     def astype(self, dtype: Any) -> "System":
         """Return the system in another precision, without its neighbour list. This is the way to ask for float32."""

@@ -16,6 +16,7 @@ from mdsens.potentials.forms.neighbor_vectors import handles
 from mdsens.potentials.forms.pair import PairPotential
 from mdsens.potentials.parameters import PerAtom
 from mdsens.potentials.species import Atom, static
+from mdsens.structures.neighbors.sums_over_neighbors import sum_over_atoms
 from mdsens.structures.system import System
 
 SMOOTHNESS = {"dsf": 1, "wolf": 0}
@@ -75,7 +76,7 @@ class Coulomb(PairPotential):
         return super().atom_energies(system) + self._self_energies(system)
 
     def total(self, system: System) -> Float[Array, ""]:
-        return super().total(system) + jnp.sum(self._self_energies(system))
+        return super().total(system) + sum_over_atoms(self._self_energies(system), system.neighbors)
 
     def _edge(self) -> tuple[float, float]:
         """Return u(r_c), and the u'(r_c) that is subtracted."""

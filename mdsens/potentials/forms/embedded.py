@@ -20,7 +20,7 @@ from mdsens.potentials.forms.neighbor_vectors import (
 from mdsens.potentials.forms.stored_stiffness import EmbeddedStiffness, PairStiffness, pair_stiffness
 from mdsens.potentials.methods import DENSITY, EMBEDDING, PAIR_ENERGY, MissingMethod, scalar_method
 from mdsens.potentials.species import Atom
-from mdsens.structures.neighbors.sums_over_neighbors import fence, from_both_sides, mean_of_sides
+from mdsens.structures.neighbors.sums_over_neighbors import fence, from_both_sides, mean_of_sides, sum_over_atoms
 from mdsens.structures.neighbors.vectors import join_places, over_places, squared_distances
 from mdsens.structures.system import System
 
@@ -38,7 +38,9 @@ class EmbeddedPotential(Potential):
             width: float
             cutoff: float = ms.static(5.0)
 
-            def pair_energy(self, r, i, j):
+            stiffness_form: ClassVar = EmbeddedStiffness
+
+    def pair_energy(self, r, i, j):
                 return (self.cutoff - r) ** 3 / r
 
             def density(self, r, i, j):
@@ -77,7 +79,7 @@ class EmbeddedPotential(Potential):
         squares = over_places(squares_of, neighbors.atom, neighbors.kind, neighbors.used)
         squares = from_both_sides(join_places(squares), neighbors)
         sums = over_places(sums_of, neighbors.atom, squares)
-        return jnp.sum(self._embedded(system, *(jnp.sum(part, axis=0) for part in sums)))
+        return sum_over_atoms(self._embedded(system, *(jnp.sum(part, axis=0) for part in sums)), neighbors)
 
     def _sums(self, squares: Array, inside: Array, i: Atom, j: Atom) -> tuple[Array, Array]:
         """Return `(Σ φ, ρ)` of each atom, summed over some places."""

@@ -2,7 +2,7 @@
 
 from dataclasses import MISSING
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -43,6 +43,8 @@ class PairPotential(Potential):
     `no_interaction=("O-O", "U-U")`, static and by keyword, says which pairs of species have no energy (LAMMPS's `pair_coeff * *
     none`): dicts by pairs leave them out.
     """
+
+    stiffness_form: ClassVar = PairStiffness
 
     no_interaction: tuple[str, ...] = eqx.field(static=True, kw_only=True, default=())
 

@@ -1,7 +1,7 @@
 """`SitePotential`: a many-body energy, written as the energy of one site with its neighbours."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,8 @@ HESSIAN_BLOCK = 2**14
 
 class SitePotential(Potential):
     """The energy U = Σ_i E_i(d_i1, d_i2, ...). A subclass gives `site_energy(d, i, j, mask)`, and a `cutoff` or a `range`."""
+
+    stiffness_form: ClassVar = SiteStiffness
 
     def site_energy(
         self, d: Float[Array, "neighbors dim"], i: Atom, j: Atom, mask: Bool[Array, " neighbors"]

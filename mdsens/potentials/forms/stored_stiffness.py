@@ -36,6 +36,11 @@ class PairStiffness(eqx.Module):
     along: Float[Array, "capacity atoms"]
     across: Float[Array, "capacity atoms"]
 
+    @staticmethod
+    def numbers(dim: int, capacity: int, atoms: int) -> int:
+        """Return the count of its numbers."""
+        return (dim + 2) * capacity * atoms
+
     def product(self, v: Float[Array, "dim atoms"], neighbors: Neighbors) -> Float[Array, "dim atoms"]:
         def of_places(direction: Array, along: Array, across: Array, atom: Array) -> tuple[Array, ...]:
             # One component after another: for all together, compilers would store what is cheaper to gather again.
@@ -64,6 +69,11 @@ class SiteStiffness(eqx.Module):
     """All second derivatives of each site's energy."""
 
     blocks: Float[Array, "capacity dim capacity dim atoms"]
+
+    @staticmethod
+    def numbers(dim: int, capacity: int, atoms: int) -> int:
+        """Return the count of its numbers."""
+        return (dim * capacity) ** 2 * atoms
 
     def site_blocks(self) -> Float[Array, "capacity dim capacity dim atoms"]:
         return self.blocks
@@ -95,6 +105,11 @@ class EmbeddedStiffness(eqx.Module):
     slope: Float[Array, "capacity atoms"]
     other: Float[Array, "capacity atoms"]
     weight: Float[Array, " atoms"]
+
+    @staticmethod
+    def numbers(dim: int, capacity: int, atoms: int) -> int:
+        """Return the count of its numbers."""
+        return PairStiffness.numbers(dim, capacity, atoms) + 2 * capacity * atoms + atoms
 
     def site_blocks(self) -> Float[Array, "capacity dim capacity dim atoms"]:
         """Return all second derivatives of each site, many more numbers than are stored."""

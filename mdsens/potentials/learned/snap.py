@@ -61,6 +61,7 @@ class SNAP(Potential):
     """
 
     units: ClassVar = {"coefficients": "eV", "weights": ""}
+    stiffness_form: ClassVar = SiteStiffness
 
     coefficients: dict[str, Float[Any, " coefficients"]]
     weights: dict[str, Float[Any, ""]]

@@ -12,6 +12,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from mdsens.common.modules import with_fields
+from mdsens.implicit.trees import is_traced
 from mdsens.structures.neighbors.preparation import Preparation
 
 SKIN = 0.1
@@ -39,6 +41,7 @@ class Neighbors(Preparation):
         offset: `(dim, capacity, N)`, added to the vectors from atoms to their neighbours [Å], by which sites' energies are
             differentiated; None for zero.
         shorter: lists of the terms of a sum, None for those that use this one; empty without a sum.
+        count: of the atoms whose energies count, the others having only filled up a structure; None for all.
     """
 
     atom: Int[Array, "capacity atoms"]
@@ -51,11 +54,12 @@ class Neighbors(Preparation):
     alive: Int[Array, ""]
     offset: Float[Array, "dim capacity atoms"] | None = None
     shorter: "tuple[Neighbors | None, ...]" = ()
+    count: Int[Array, ""] | None = None
 
     @property
     def used(self) -> Bool[Array, "capacity atoms"]:
         """The used places: False in unused ones."""
-        return self.opposite >= 0
+        return (self.opposite if is_traced(self.opposite) else np.asarray(self.opposite)) >= 0
 
     @property
     def index(self) -> Int[Array, "atoms capacity"]:
@@ -80,7 +84,7 @@ class Neighbors(Preparation):
 
     def with_shorter(self, shorter: "tuple[Neighbors | None, ...]") -> "Neighbors":
         """Return the list with others for the terms of a sum."""
-        return eqx.tree_at(lambda n: n.shorter, self, shorter, is_leaf=lambda leaf: isinstance(leaf, tuple))
+        return with_fields(self, shorter=shorter)
 
     def slack(self, interaction_range: ArrayLike, stretch: ArrayLike = 1.0) -> Float[Array, ""]:
         """Return the reach beyond the range, with lengths stretched; the least one where each term of a sum has a range."""
@@ -124,8 +128,7 @@ def widen(neighbors: Neighbors, capacity: int) -> Neighbors:
     atom = np.concatenate([neighbors.atom, np.broadcast_to(np.arange(n, dtype=np.int32), (more, n))])
     kind = np.pad(neighbors.kind, ((0, more), (0, 0)))
     opposite = np.pad(neighbors.opposite, ((0, more), (0, 0)), constant_values=-1)
-    parts = tuple(map(jnp.asarray, (atom, kind, opposite)))
-    return eqx.tree_at(lambda n: (n.atom, n.kind, n.opposite), neighbors, parts)
+    return with_fields(neighbors, atom=atom, kind=kind, opposite=opposite)
 
 
 def pad(neighbors: Neighbors, positions: Float[Array, "atoms dim"]) -> Neighbors:
@@ -135,15 +138,25 @@ def pad(neighbors: Neighbors, positions: Float[Array, "atoms dim"]) -> Neighbors
     opposite = np.asarray(neighbors.opposite)
     # Opposite places count in rows of all atoms.
     opposite = np.where(opposite >= 0, opposite // n * (n + more) + opposite % n, -1)
-    parts = (
-        np.concatenate([neighbors.atom, added], axis=1),
-        np.pad(neighbors.kind, ((0, 0), (0, more))),
-        np.pad(opposite, ((0, 0), (0, more)), constant_values=-1).astype(np.int32),
-        positions,
+    return with_fields(
+        neighbors,
+        atom=np.concatenate([neighbors.atom, added], axis=1),
+        kind=np.pad(neighbors.kind, ((0, 0), (0, more))),
+        opposite=np.pad(opposite, ((0, 0), (0, more)), constant_values=-1).astype(np.int32),
+        reference=np.asarray(positions),
+        shorter=tuple(other and pad(other, positions) for other in neighbors.shorter),
     )
-    where = lambda n: (n.atom, n.kind, n.opposite, n.reference)  # noqa: E731
-    longer = eqx.tree_at(where, neighbors, tuple(map(jnp.asarray, parts)))
-    return longer.with_shorter(tuple(other and pad(other, positions) for other in neighbors.shorter))
+
+
+def filled(neighbors: Neighbors, count: int) -> Neighbors:
+    """Return the list with more atoms, which have no neighbours and whose own energies do not count [host]."""
+    n = neighbors.atom.shape[1]
+
+    def counted(listed: Neighbors) -> Neighbors:
+        return with_fields(listed, count=np.asarray(n), shorter=tuple(other and counted(other) for other in listed.shorter))
+
+    reference = np.pad(np.asarray(neighbors.reference), ((0, count - n), (0, 0)))
+    return counted(neighbors if count == n else pad(neighbors, reference))
 
 
 def rounded_capacity(least: int) -> int:

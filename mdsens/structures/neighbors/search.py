@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -45,11 +45,10 @@ def find_neighbors(positions: ArrayLike, cell: ArrayLike | None, pbc: Sequence[b
 
 
 def neighbors_of(
-    positions: ArrayLike, i: np.ndarray, j: np.ndarray, shift: np.ndarray, *, radius: float, skin: float
+    positions: np.ndarray, i: np.ndarray, j: np.ndarray, shift: np.ndarray, *, radius: float, skin: float
 ) -> Neighbors:
     """Return the list of pairs, each from both sides: atoms `i`, their neighbours `j`, and the images `shift` of these."""
-    reference = jnp.asarray(positions)
-    n = len(reference)
+    n = len(positions)
     # A fixed order makes the list, and so every sum over it, reproducible bit for bit.
     order = np.argsort(_key(i, j, shift, n), kind="stable")
     i, j, shift = i[order].astype(np.int64), j[order].astype(np.int32), shift[order]
@@ -64,16 +63,10 @@ def neighbors_of(
     kind[place] = kinds
     # Seen from the other side the pairs are the same, in another order.
     opposite[place[np.argsort(_key(j, i, -shift, n), kind="stable")]] = place
-    return Neighbors(
-        atom=jnp.asarray(atom.reshape(capacity, n)),
-        kind=jnp.asarray(kind.reshape(capacity, n)),
-        images=jnp.asarray(images),
-        opposite=jnp.asarray(opposite.reshape(capacity, n)),
-        reference=reference,
-        radius=jnp.asarray(radius),
-        skin=jnp.asarray(skin),
-        alive=jnp.asarray(0),
-    )
+    integers = (atom.reshape(capacity, n), kind.reshape(capacity, n), images, opposite.reshape(capacity, n))
+    lengths = (np.asarray(radius, float), np.asarray(skin, float), np.asarray(0))
+    # Put on the device as they are: `jnp.asarray` compiles a program for each shape.
+    return Neighbors(*jax.device_put((*integers, np.array(positions), *lengths)))
 
 
 def _key(i: np.ndarray, j: np.ndarray, shift: np.ndarray, n: int) -> np.ndarray:

@@ -72,6 +72,12 @@ def mean_of_sides(values: Float[Array, "*lead capacity atoms"], neighbors: "Neig
     return _mean.bind(values, neighbors.atom, neighbors.opposite)
 
 
+def sum_over_atoms(values: Float[Array, " atoms"], neighbors: Any) -> Float[Array, ""]:
+    """Return the sum of values of atoms, without those that only fill up a structure."""
+    count = getattr(neighbors, "count", None)
+    return jnp.sum(values if count is None else jnp.where(jnp.arange(values.size) < count, values, 0.0))
+
+
 def lattice_vectors(
     columns: Float[Array, "*lead dim"], kind: Array, neighbors: "Neighbors"
 ) -> Float[Array, "*lead places atoms"]:

@@ -1,0 +1,212 @@
+"""The Hessian of an equilibrium as a matrix, by NumPy's algebra of the stored second derivatives of its atoms' energies [host].
+
+An energy sees the vectors d between atoms only, which are linear in positions and strain: d = (x_k - x_i) F(s). So the columns
+of the strain follow from the same second derivatives, and from the forces that turn with it.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Array, Float
+
+from mdsens.mechanics.evaluation import deformation_at, place
+from mdsens.mechanics.landscape import LandscapeLike
+from mdsens.mechanics.programs import energy_and_slopes, second_derivatives
+from mdsens.mechanics.unknown import CellFreedom, Reference, Unknown
+from mdsens.potentials.forms.stored_stiffness import (
+    EmbeddedStiffness,
+    LocalStiffness,
+    PairStiffness,
+    SiteStiffness,
+    SumStiffness,
+)
+from mdsens.structures.neighbors.neighbor_list import Neighbors
+from mdsens.structures.system import System
+
+Bonds = Float[np.ndarray, "dim capacity atoms"]
+
+
+class Listed(NamedTuple):
+    """Stored second derivatives, with the list that they belong to."""
+
+    stiffness: LocalStiffness
+    neighbors: Neighbors
+
+
+class Assembly(NamedTuple):
+    """A Hessian as a matrix.
+
+    Attributes:
+        matrix: `(n, n)`, its rows zero for held components.
+        stored: what it was made of.
+    """
+
+    matrix: scipy.sparse.csr_array
+    stored: Listed
+
+
+def assemble(z: Unknown | Array, landscape: LandscapeLike) -> Assembly:
+    """Return ∂F/∂z at z in the order of z raveled.
+
+    The load must be a pressure alone, the potential must store its second derivatives, and no constraint have a multiplier.
+    """
+    reference, potential = landscape.reference, landscape.potential
+    system, freedom = place(z, reference), reference.freedom
+    stored = Listed(*second_derivatives(system, potential))
+    matrix = _among_positions(list(_terms(stored)), system)
+    moving = np.concatenate(
+        [~np.asarray(reference.held).ravel(), np.ones(0 if freedom is None else len(freedom.directions), bool)]
+    )
+    if freedom is not None:
+        turn = scipy.sparse.kron(scipy.sparse.eye_array(len(system)), deformation_at(z, freedom), format="csr")
+        columns, corner = (scipy.sparse.csr_array(part) for part in strain_columns(z, landscape, stored))
+        matrix = scipy.sparse.block_array([[turn @ matrix @ turn.T, columns.T], [columns, corner]], format="csr")
+    return Assembly((scipy.sparse.diags_array(moving.astype(float)) @ matrix).tocsr(), stored)
+
+
+def strain_columns(
+    z: Unknown | Array, landscape: LandscapeLike, stored: Listed
+) -> tuple[Float[np.ndarray, "m n"], Float[np.ndarray, "m m"]]:
+    """Return the derivatives of F in the strain, `(of positions (m, N dim), of the strain itself (m, m))`."""
+    reference, system = landscape.reference, place(z, landscape.reference)
+    freedom = reference.freedom
+    assert freedom is not None
+    deformation, slope = deformation_at(z, freedom), energy_and_slopes(system, landscape.potential, deforms=True).positions
+    columns, strains = _of_strain(list(_terms(stored)), system, freedom, deformation, slope)
+    return columns, strains + float(freedom.pressure) * _second_derivatives_of_volume(reference, deformation)
+
+
+def _terms(stored: Listed) -> Iterator[Listed]:
+    """Yield the terms of a sum, each with its own list."""
+    stiffness, neighbors = stored
+    if not isinstance(stiffness, SumStiffness):
+        yield stored
+        return
+    for term, own in zip(stiffness.terms, neighbors.shorter, strict=True):
+        yield from _terms(Listed(term, own or neighbors))
+
+
+def _among_positions(terms: list[Listed], system: System) -> scipy.sparse.csr_array:
+    size = system.positions.size
+    rows, columns, values = [], [], []
+    more = scipy.sparse.csr_array((size, size))
+    for stiffness, neighbors in terms:
+        if isinstance(stiffness, SiteStiffness):
+            entries = _site_entries(np.asarray(stiffness.blocks), neighbors)
+        else:
+            pairs = stiffness.pairs if isinstance(stiffness, EmbeddedStiffness) else stiffness
+            entries = _pair_entries(np.asarray(pairs.blocks()), neighbors)
+        for kept, new in zip((rows, columns, values), entries, strict=True):
+            kept.append(new)
+        if isinstance(stiffness, EmbeddedStiffness):
+            slopes = _density_slopes(stiffness, neighbors)
+            more = more + slopes.T @ (scipy.sparse.diags_array(np.asarray(stiffness.weight)) @ slopes)
+    where = np.concatenate(rows), np.concatenate(columns)
+    return scipy.sparse.coo_array((np.concatenate(values), where), shape=(size, size)).tocsr() + more
+
+
+def _site_entries(blocks: Float[np.ndarray, "capacity dim capacity dim atoms"], neighbors: Neighbors) -> tuple[np.ndarray, ...]:
+    """Return `(rows, columns, values)` of sites; moving a centre moves all its neighbours the other way."""
+    dim, n = blocks.shape[1], blocks.shape[-1]
+    used = np.asarray(neighbors.used)
+    deepest = int(np.flatnonzero(used.any(axis=1)).max(initial=-1)) + 1
+    blocks, atom, used = blocks[:deepest, :, :deepest], np.asarray(neighbors.atom)[:deepest], used[:deepest]
+    blocks = np.concatenate([-blocks.sum(axis=0, keepdims=True), blocks], axis=0)
+    blocks = np.concatenate([-blocks.sum(axis=2, keepdims=True), blocks], axis=2)
+    atom = np.concatenate([np.arange(n, dtype=np.int64)[None], atom])
+    component = dim * atom[:, None] + np.arange(dim)[:, None]
+    rows = np.broadcast_to(component[:, :, None, None], blocks.shape)
+    columns = np.broadcast_to(component, blocks.shape)
+    listed = np.concatenate([np.ones((1, n), bool), used])
+    acting = np.broadcast_to((listed[:, None] & listed)[:, None, :, None], blocks.shape)
+    return rows[acting], columns[acting], blocks[acting]
+
+
+def _pair_entries(blocks: Float[np.ndarray, "dim dim capacity atoms"], neighbors: Neighbors) -> tuple[np.ndarray, ...]:
+    """Return `(rows, columns, values)` of pairs, of whose stiffness each side has a half."""
+    dim, n = len(blocks), blocks.shape[-1]
+    used = np.asarray(neighbors.used)
+    place, i = np.nonzero(used)
+    pairs = 2.0 * np.moveaxis(blocks[:, :, place, i], -1, 0)
+    whole = 2.0 * np.moveaxis(blocks.sum(axis=2), -1, 0)
+    first, second = np.concatenate([np.arange(n), i]), np.concatenate([np.arange(n), np.asarray(neighbors.atom)[place, i]])
+    values = np.concatenate([whole, -pairs])
+    rows = np.broadcast_to(dim * first[:, None, None] + np.arange(dim)[:, None], values.shape)
+    columns = np.broadcast_to(dim * second[:, None, None] + np.arange(dim), values.shape)
+    return rows.ravel(), columns.ravel(), values.ravel()
+
+
+def _density_slopes(stiffness: EmbeddedStiffness, neighbors: Neighbors) -> scipy.sparse.csr_array:
+    """Return ∂ρ/∂x, sparse `(N, N dim)`."""
+    vectors = np.asarray(stiffness.slope) * np.asarray(stiffness.pairs.direction)
+    dim, n = len(vectors), vectors.shape[-1]
+    place, i = np.nonzero(np.asarray(neighbors.used))
+    values = np.concatenate([-vectors.sum(axis=1).T, vectors[:, place, i].T])
+    atom = np.concatenate([np.arange(n), np.asarray(neighbors.atom)[place, i]])
+    rows = np.broadcast_to(np.concatenate([np.arange(n), i])[:, None], values.shape)
+    columns = dim * atom[:, None] + np.arange(dim)
+    return scipy.sparse.coo_array((values.ravel(), (rows.ravel(), columns.ravel())), shape=(n, n * dim)).tocsr()
+
+
+def _of_strain(
+    terms: list[Listed], system: System, freedom: CellFreedom, deformation: np.ndarray, slope: Float[np.ndarray, "atoms dim"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return `(∂F/∂strain of positions (m, N dim), that of the energy's strain slopes (m, m))`."""
+    directions, length = np.asarray(freedom.directions), float(freedom.length)
+    columns = np.einsum("ia,kab->kib", slope, directions) / length
+    strains = np.zeros((len(directions), len(directions)))
+    inverse = np.linalg.inv(deformation)
+    for stiffness, neighbors in terms:
+        d = _bonds(system, neighbors)
+        moved = [np.einsum("cki,cd->dki", d, inverse @ direction) / length for direction in directions]
+        answers = [_response(stiffness, bonds) for bonds in moved]
+        strains += [[np.vdot(bonds, answer) for answer in answers] for bonds in moved]
+        columns += np.stack([_onto_atoms(answer, neighbors) for answer in answers]) @ deformation.T
+    return columns.reshape(len(directions), -1), strains
+
+
+def _bonds(system: System, neighbors: Neighbors) -> Bonds:
+    """Return the vectors from atoms to their neighbours; zero in unused places."""
+    x, atom = np.asarray(system.positions).T, np.asarray(neighbors.atom)
+    d = x[:, atom] - x[:, None]
+    if system.cell is not None:
+        d = d + (np.asarray(system.cell).T @ np.asarray(neighbors.images))[:, np.asarray(neighbors.kind)]
+    return np.where(np.asarray(neighbors.used), d, 0.0)
+
+
+def _response(stiffness: PairStiffness | SiteStiffness | EmbeddedStiffness, moved: Bonds) -> Bonds:
+    """Return the changes of ∂E_i/∂d by changes of the vectors d that are opposite from both sides of a pair."""
+    if isinstance(stiffness, SiteStiffness):
+        capacity, dim, _, _, n = stiffness.blocks.shape
+        flat = np.swapaxes(moved, 0, 1).reshape(capacity * dim, n)
+        blocks = np.asarray(stiffness.blocks).reshape(capacity * dim, capacity * dim, n)
+        return np.swapaxes(np.einsum("abn,bn->an", blocks, flat).reshape(capacity, dim, n), 0, 1)
+    pairs = stiffness.pairs if isinstance(stiffness, EmbeddedStiffness) else stiffness
+    direction = np.asarray(pairs.direction)
+    stretch = np.einsum("cki,cki->ki", direction, moved)
+    answer = np.asarray(pairs.along) * stretch * direction + np.asarray(pairs.across) * moved
+    if isinstance(stiffness, EmbeddedStiffness):
+        slope = np.asarray(stiffness.slope)
+        answer = answer + np.asarray(stiffness.weight) * np.sum(slope * stretch, axis=0) * slope * direction
+    return answer
+
+
+def _onto_atoms(bonds: Bonds, neighbors: Neighbors) -> Float[np.ndarray, "atoms dim"]:
+    """Return the slopes of atoms' positions from those of the vectors between them."""
+    place, i = np.nonzero(np.asarray(neighbors.used))
+    image = -bonds.sum(axis=1).T
+    atom = np.asarray(neighbors.atom)[place, i]
+    for component, values in zip(image.T, bonds[:, place, i], strict=True):
+        component += np.bincount(atom, values, minlength=len(image))
+    return image
+
+
+def _second_derivatives_of_volume(reference: Reference, deformation: np.ndarray) -> np.ndarray:
+    freedom = reference.freedom
+    assert freedom is not None
+    turned = np.linalg.inv(deformation) @ np.asarray(freedom.directions) / float(freedom.length)
+    traces = np.trace(turned, axis1=1, axis2=2)
+    volume = abs(np.linalg.det(np.asarray(reference.system.cell))) * np.linalg.det(deformation)
+    return volume * (np.outer(traces, traces) - np.einsum("kab,lba->kl", turned, turned))

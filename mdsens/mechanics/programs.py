@@ -1,0 +1,165 @@
+"""The compiled programs that a potential is part of: its energy with all slopes, its second derivatives, its parameters' slopes.
+
+Everything else that an equilibrium and its derivatives need is algebra of what these return, and compiles nothing. Structures
+are filled up with atoms that have no neighbours, so that one of about the same size finds the programs again.
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from mdsens.common.modules import with_fields
+from mdsens.potentials.base import Potential, sound_stiffness, total_energy
+from mdsens.potentials.forms.neighbor_vectors import pair_list
+from mdsens.potentials.forms.stored_stiffness import LocalStiffness
+from mdsens.structures.neighbors.neighbor_list import Neighbors, filled, widen
+from mdsens.structures.system import System
+
+LEAST_BUCKET = 8
+"""Atoms to a multiple of which the smallest structures are filled up."""
+
+BUCKETS = 8
+"""Counts of atoms between one power of two and the next: a structure grows by an eighth at most."""
+
+FILLED_LIMIT = 2000
+"""Atoms beyond which a structure stays as it is: there the arithmetic weighs more than the compiler."""
+
+MAX_WIDENING = 1.5
+"""Places of a list, as a multiple of those that it needs, up to which it is widened to find a program again."""
+
+LEAST_CAPACITY, WIDENED_LIMIT = 8, 500
+"""Places that a list has at least, in structures of so many atoms at most."""
+
+_capacities: dict[Any, set[int]] = {}
+"""The numbers of places of lists for which programs were compiled, by everything else that they depend on."""
+
+
+class Slopes(NamedTuple):
+    """The energy of a structure and its derivatives.
+
+    Attributes:
+        energy: U [eV].
+        positions: ∂U/∂x `(N, dim)` [eV/Å].
+        deformation: ∂U/∂F at F = 1, for x → x F and cell → cell F, `(dim, dim)` [eV]; None where it was not asked for.
+    """
+
+    energy: Any
+    positions: Any
+    deformation: Any
+
+
+def energy_and_slopes(system: System, potential: Potential, *, deforms: bool) -> Slopes:
+    """Return the energy and its slopes from `system.neighbors` as it is [host]; NaN where the list is too short.
+
+    Args:
+        deforms: whether the cell does.
+    """
+    n = len(system)
+    energy, positions, deformation = _energy_and_slopes(*_prepared(system, potential), deforms)
+    return Slopes(float(energy), np.asarray(positions)[:n], None if deformation is None else np.asarray(deformation))
+
+
+def second_derivatives(system: System, potential: Potential) -> tuple[LocalStiffness, Neighbors]:
+    """Return `(potentials.base.sound_stiffness of a structure, the list that it belongs to)` [host].
+
+    The list may have more places than that of the structure.
+    """
+    whole, potential = _prepared(system, potential)
+    stored: LocalStiffness = _second_derivatives(whole, potential)
+    neighbors = pair_list(system)
+    if whole is not system:
+        n = len(system)
+        stored = jax.tree.map(lambda leaf: np.asarray(leaf)[..., :n], stored)
+        neighbors = widen(neighbors, len(pair_list(whole).atom))
+    return stored, neighbors
+
+
+def slopes_along(system: System, potential: Potential, directions: Float[np.ndarray, "k parameters"], *, deforms: bool) -> Slopes:
+    """Return the derivatives of the slopes along directions in the space of all parameters, one after the other [host].
+
+    The number of directions is part of what is compiled; the energy's own derivatives are left out.
+    """
+    n = len(system)
+    positions, deformation = _slopes_along(*_prepared(system, potential), directions, deforms)
+    return Slopes(None, np.asarray(positions)[:, :n], None if deformation is None else np.asarray(deformation))
+
+
+@eqx.filter_jit
+def _energy_and_slopes(system: System, potential: Potential, deforms: bool) -> tuple[Array, Array, Array | None]:
+    energy, (positions, deformation) = jax.value_and_grad(_energy, (0, 1))(*_place(system, deforms), system, potential)
+    return energy, positions, deformation
+
+
+@eqx.filter_jit
+def _second_derivatives(system: System, potential: Potential) -> LocalStiffness:
+    return sound_stiffness(potential, system)
+
+
+@eqx.filter_jit
+def _slopes_along(system: System, potential: Potential, directions: np.ndarray, deforms: bool) -> tuple[Array, Array | None]:
+    place, (_, unravel) = _place(system, deforms), ravel_pytree(potential)
+    along = jax.linearize(lambda theta: jax.grad(_energy, (0, 1))(*place, system, theta), potential)[1]
+    return jax.vmap(lambda direction: along(unravel(direction)))(jnp.asarray(directions))
+
+
+def _place(system: System, deforms: bool) -> tuple[Array, Array | None]:
+    return system.positions, jnp.eye(system.dim, dtype=system.positions.dtype) if deforms else None
+
+
+def _energy(positions: Array, deformation: Array | None, system: System, potential: Potential) -> Array:
+    system = system.with_positions(positions)
+    return total_energy(potential, system if deformation is None else system.deformed(deformation))
+
+
+def _prepared(system: System, potential: Potential) -> tuple[System, Potential]:
+    """Return the structure filled up to a bucket, and the potential."""
+    if not can_fill(system, potential):
+        return system, potential
+    system = fill(system, bucket(len(system)))
+    neighbors = system.neighbors
+    assert isinstance(neighbors, Neighbors)
+    if not neighbors.shorter:
+        needed, kind = neighbors.atom.shape[0], (len(system), system.labels, system.pbc, jax.tree.structure(potential))
+        needed = max(needed, LEAST_CAPACITY if len(system) <= WIDENED_LIMIT else 0)
+        known = _capacities.setdefault(kind, set())
+        capacity = min((other for other in known if needed <= other <= MAX_WIDENING * needed), default=needed)
+        known.add(capacity)
+        system = with_fields(system, neighbors=widen(neighbors, capacity))
+    return system, potential
+
+
+def can_fill(system: System, potential: Potential) -> bool:
+    """Return whether further atoms without neighbours change nothing: no energy of the user's own, no parameters of atoms."""
+    n, neighbors, parts = len(system), system.neighbors, potential.parts()
+    if n > FILLED_LIMIT or not isinstance(neighbors, Neighbors) or not np.isfinite(neighbors.radius):
+        return False
+    methods = (getattr(type(part), name) for part in parts for name in ("total", "atom_energies"))
+    if not all(method.__module__.startswith("mdsens.") for method in methods):
+        return False
+    return not any(np.shape(leaf)[:1] == (n,) for leaf in jax.tree.leaves(parts))
+
+
+def bucket(n: int) -> int:
+    """Return the count of atoms to which a structure of n is filled up."""
+    step = max(LEAST_BUCKET, 2 ** (n.bit_length() - 1) // BUCKETS)
+    return -(-n // step) * step
+
+
+def fill(system: System, count: int) -> System:
+    """Return a structure with more atoms, which are frozen and see nobody [host]."""
+    more = count - len(system)
+    assert isinstance(system.neighbors, Neighbors)
+    return with_fields(
+        system,
+        held=False,
+        positions=np.pad(np.asarray(system.positions), ((0, more), (0, 0))),
+        species=np.pad(np.asarray(system.species), (0, more)),
+        masses=np.pad(np.asarray(system.masses), (0, more), constant_values=1.0),
+        frozen=np.pad(np.asarray(system.frozen), (0, more), constant_values=True),
+        neighbors=filled(system.neighbors, count),
+    )
