@@ -1,7 +1,7 @@
 """`EmbeddedPotential`: pairs, and a function of the density that an atom's neighbours make at it."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -38,9 +38,7 @@ class EmbeddedPotential(Potential):
             width: float
             cutoff: float = ms.static(5.0)
 
-            stiffness_form: ClassVar = EmbeddedStiffness
-
-    def pair_energy(self, r, i, j):
+            def pair_energy(self, r, i, j):
                 return (self.cutoff - r) ** 3 / r
 
             def density(self, r, i, j):
@@ -49,6 +47,8 @@ class EmbeddedPotential(Potential):
             def embedding(self, rho, i):
                 return -square_root(rho)
     """
+
+    stiffness_form: ClassVar = EmbeddedStiffness
 
     def pair_energy(self, r: Float[Array, ""], i: Atom, j: Atom) -> Float[Array, ""]:
         """Return φ of the pair i, j at distance r [eV], which is that of j, i."""
