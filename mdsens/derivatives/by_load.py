@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from mdsens.common.errors import InputError
+from mdsens.common.same_function import same_function
 from mdsens.common.suggestions import suggest_names
 from mdsens.common.units import stress_unit
 from mdsens.common.voigt import unit_strains
@@ -47,6 +48,7 @@ def pressure_derivative(g: Observable, eq: Equilibrium, *, linear_solver: Linear
 
 def _checked_derivative(by: Callable[..., tuple[Array, Array]], g: Observable, hessian: Hessian) -> Array:
     """Return the derivative that `by` computes, with its solve and its numbers checked."""
+    g = same_function(g)
     observable_shape(g, hessian, hessian.potential)
     change, residual = by(g, hessian)
     check_residual(float(residual), hessian)

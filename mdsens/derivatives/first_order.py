@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from mdsens.common.errors import InputError, explain_untraceable
+from mdsens.common.same_function import same_function
 from mdsens.common.suggestions import NameSuggester, suggest_names
 from mdsens.common.text import short_list
 from mdsens.derivatives import linear_response
@@ -306,7 +307,7 @@ def prepare(
 ) -> tuple[Observable, Hessians, Potential]:
     """Return an observable with its references among the states, the Hessians of the states, and their potential."""
     check_index(g, eq)
-    g, eq = with_references(g, eq, order=order)
+    g, eq = with_references(same_function(g), eq, order=order)
     return g, *hessians_of(eq, linear_solver)
 
 

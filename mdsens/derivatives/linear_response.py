@@ -137,8 +137,8 @@ def changes(
     Directions come `BATCH` at a time, or as many as there are parameters if these are fewer.
     """
     if not hessian.is_stored:
-        rows, rest = _changes(hessian, z, selection, directions, columns)
-        return np.asarray(rows), np.asarray(rest)
+        compiled = _changes(hessian, z, selection, directions, columns)
+        return np.asarray(compiled[0]), np.asarray(compiled[1])
     rows = slopes_by_parameters(z, hessian.landscape, selection.among_all(directions))
     if columns is not None:
         rows = rows + columns_at(z, hessian.landscape)(np.asarray(columns, float).T).T
@@ -239,8 +239,8 @@ def along(hessian: Hessian, direction: Potential) -> tuple[np.ndarray, float]:
 def along_all(hessian: Hessian, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return `(dz raveled, its relative residual)` along each of several directions in the space of all parameters [host]."""
     if not hessian.is_stored:
-        columns, residuals = _along_all(hessian, directions)
-        return np.asarray(columns), np.asarray(residuals)
+        compiled = _along_all(hessian, directions)
+        return np.asarray(compiled[0]), np.asarray(compiled[1])
     known = all_slopes(hessian)
     sides = slopes_by_parameters(hessian.z, hessian.landscape, directions) if known is None else directions @ known
     answers, errors = hessian.solve_rows(-sides)
@@ -279,8 +279,8 @@ def adjoint_gradients(hessian: Hessian, slopes: np.ndarray) -> tuple[np.ndarray,
     """
     if not hessian.is_stored:
         together = hessian.size <= BATCHED_SIZE and len(slopes) > 1
-        gradients, residuals = (_adjoints_together if together else _adjoints)(hessian, slopes)
-        return np.asarray(gradients), np.asarray(residuals)
+        compiled = (_adjoints_together if together else _adjoints)(hessian, slopes)
+        return np.asarray(compiled[0]), np.asarray(compiled[1])
     w, errors = hessian.solve_rows(slopes)
     known = all_slopes(hessian)
     gradients = -(w @ known.T) if known is not None else np.asarray(_slopes_of_work(hessian, w.astype(hessian.dtype)))

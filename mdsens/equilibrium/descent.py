@@ -13,6 +13,7 @@ from jaxtyping import Array
 from mdsens.common.errors import MdsensError
 from mdsens.common.progress import residual_bar
 from mdsens.equilibrium.falling import Watch
+from mdsens.equilibrium.filled import solve_filled
 from mdsens.equilibrium.newton_step import whole_step
 from mdsens.mechanics.evaluation import Evaluation, evaluate, has_multipliers, place
 from mdsens.mechanics.forces import gradient
@@ -33,7 +34,7 @@ from mdsens.mechanics.unknown import (
 from mdsens.potentials.base import Potential
 from mdsens.potentials.forms.neighbor_vectors import pair_list
 from mdsens.potentials.sums import TermLists
-from mdsens.solvers import FIRE, LBFGS, Newton, Problem, Status, evaluated, solve
+from mdsens.solvers import FIRE, LBFGS, Newton, Problem, Status, evaluated
 from mdsens.structures.neighbors.neighbor_list import SKIN, Neighbors, widen_like
 from mdsens.structures.neighbors.preparation import Preparation
 from mdsens.structures.system import System
@@ -139,7 +140,7 @@ LOADED_PROBLEM = dataclasses.replace(PROBLEM, symmetric=False)
 """The problem under a stress that is not hydrostatic."""
 
 
-def residual_forces(z: Unknown | Array, data: LandscapeLike) -> tuple[Unknown | Array, Array]:
+def residual_forces(z: Unknown | Array, data: LandscapeLike) -> Evaluation:
     """Return `(F(z), its norm)` on an energy landscape [host]."""
     return _evaluate(z, data)
 
@@ -275,7 +276,7 @@ def approach(
     if newton_first and not is_near:
         # The list of Newton's method leaves no room for many short steps.
         data = refresh(z, data, False)
-    run = functools.partial(solve, problem, refresh=refresh, watch=Watch(z, data))
+    run = functools.partial(solve_filled, problem, refresh=refresh, watch=Watch(z, data))
     while True:
         if not is_near:
             result = run(solver, z, data, tolerance=handover, max_steps=max_steps - steps, progress=show.after(steps))

@@ -10,12 +10,11 @@ import scipy.linalg
 from jaxtyping import Array
 
 from mdsens.implicit import NullSpace
-from mdsens.mechanics.factors import DenseMatrix
 from mdsens.mechanics.hessian_operator import Operator, PreconditionedOperator, is_stored, stored_operator
-from mdsens.mechanics.landscape import LandscapeLike
+from mdsens.mechanics.landscape import Landscape, LandscapeLike
 from mdsens.mechanics.null_space import known_null_space
 from mdsens.mechanics.softest_modes import MatrixColumns, columns_at, is_assembled
-from mdsens.mechanics.unknown import Unknown, raveled, unraveled
+from mdsens.mechanics.unknown import Reference, Unknown, raveled, unraveled
 from mdsens.solvers import Newton, Problem, Solver, take_step
 
 
@@ -40,38 +39,36 @@ def whole_step(
     newton = isinstance(solver, Newton) and solver.linear_solver is None
     if not newton or not problem.symmetric or not is_stored(reference, potential):
         return take_step(problem, solver, z, residual, data, tolerance)
-    null, operator = known_null_space(z, reference, ()), None
+    operator: Operator
     if is_assembled(reference, potential):
-        columns = columns_at(z, data)
+        columns = columns_at(z, Landscape(reference, potential))
         assert isinstance(columns, MatrixColumns)
-        operator = columns.dense()
-        move = _factorised_move(operator, -raveled(residual), z, reference)
+        move = _factorised_move(columns, -raveled(residual), z, reference)
         if move is not None:
-            farthest = np.abs(move).max(initial=0.0)
-            return unraveled(raveled(z) + move, z), farthest <= (np.inf if solver.max_step is None else solver.max_step)
+            limit = getattr(solver, "max_step", None)
+            return unraveled(raveled(z) + move, z), limit is None or np.abs(move).max(initial=0.0) <= limit
+        operator = columns.dense()
     else:
-        stored, precondition = stored_operator(z, data)
-        operator = stored if precondition is None else PreconditionedOperator(stored, precondition)
+        operator, precondition = stored_operator(z, data)
+        operator = operator if precondition is None else PreconditionedOperator(operator, precondition)
+    null = known_null_space(z, reference, ())
     return take_step(ALGEBRA, solver, z, residual, KnownSystem(operator, null), tolerance)
 
 
-def _factorised_move(operator: DenseMatrix, force: np.ndarray, z: Unknown | Array, reference: Any) -> np.ndarray | None:
-    """Return A⁻¹ of a force by Cholesky's factor; None where A has no positive curvature somewhere."""
-    free, matrix = operator.free, operator.matrix
-    dim, n = reference.system.dim, len(reference.system)
-    coupled = np.zeros(n, bool)
-    coupled[free[free < n * dim] // dim] = True
+def _factorised_move(columns: MatrixColumns, force: np.ndarray, z: Unknown | Array, reference: Reference) -> np.ndarray | None:
+    """Return A⁻¹ of a force by Cholesky's factor; None where a curvature is not positive, or a force acts on a loose atom."""
+    free = columns.acting
+    coupled = np.zeros(len(reference.system), bool)
+    coupled[free[free < reference.held.size] // reference.system.dim] = True
     null = known_null_space(z, reference, tuple(np.flatnonzero(~coupled).tolist()))
-    basis = null.basis[free]
-    right = force[free] - basis @ (basis.T @ force[free])
+    matrix, basis = columns.submatrix(free), np.asarray(null.basis)[free]
+    stiff, right = np.abs(np.diag(matrix)).max(initial=0.0), force[free] - basis @ (basis.T @ force[free])
+    if np.any(np.delete(force, free) != 0.0):
+        return None
     try:
-        factor = scipy.linalg.cho_factor(
-            matrix + np.abs(np.diag(matrix)).max(initial=1.0) * (basis @ basis.T), check_finite=False
-        )
+        factor = scipy.linalg.cho_factor(matrix + stiff * (basis @ basis.T), check_finite=False, overwrite_a=True)
     except np.linalg.LinAlgError:
         return None
     move = np.zeros_like(force)
     move[free] = scipy.linalg.cho_solve(factor, right, check_finite=False)
-    # A force on atoms without a contact moves them nowhere, as in conjugate gradients it would without end.
-    unmoved = np.delete(force, free)
-    return None if not np.isfinite(move).all() or np.any(unmoved != 0.0) else move
+    return move if np.isfinite(move).all() else None

@@ -184,7 +184,7 @@ def error_bound(
     return (defect + slope() * 2.0 * left / (alpha + softest)) / softest
 
 
-def other_point(flat: np.ndarray, step: np.ndarray, distance: float, null_space: NullSpace) -> tuple[np.ndarray, float]:
+def other_point(flat: Any, step: Any, distance: float, null_space: NullSpace) -> tuple[Any, float]:
     """Return a second point, at which the change of A and B is measured, and its distance from z⁺ [host].
 
     It is ẑ itself. Where the step is shorter than the rest of the way, or lost in the rounding of z, it lies beyond z⁺ along
@@ -195,7 +195,7 @@ def other_point(flat: np.ndarray, step: np.ndarray, distance: float, null_space:
     if size >= length > 0.0 or not length < np.inf:
         return flat, size
     length = length if length > 0.0 else 1.0
-    along = step if size > 0.0 else np.random.default_rng(0).normal(size=flat.shape).astype(flat.dtype)
+    along: Any = step if size > 0.0 else np.random.default_rng(0).normal(size=flat.shape).astype(flat.dtype)
     along = np.asarray(null_space.project(along))
     return flat + step + length * along / np.linalg.norm(along), length
 

@@ -90,14 +90,15 @@ def _terms(stored: Listed) -> Iterator[Listed]:
 
 def _among_positions(terms: list[Listed], system: System) -> scipy.sparse.csr_array:
     size = system.positions.size
-    rows, columns, values = [], [], []
+    rows: list[np.ndarray] = []
+    columns: list[np.ndarray] = []
+    values: list[np.ndarray] = []
     more = scipy.sparse.csr_array((size, size))
     for stiffness, neighbors in terms:
         if isinstance(stiffness, SiteStiffness):
             entries = _site_entries(np.asarray(stiffness.blocks), neighbors)
         else:
-            pairs = stiffness.pairs if isinstance(stiffness, EmbeddedStiffness) else stiffness
-            entries = _pair_entries(np.asarray(pairs.blocks()), neighbors)
+            entries = _pair_entries(np.asarray(_pairs(stiffness).blocks()), neighbors)
         for kept, new in zip((rows, columns, values), entries, strict=True):
             kept.append(new)
         if isinstance(stiffness, EmbeddedStiffness):
@@ -105,6 +106,12 @@ def _among_positions(terms: list[Listed], system: System) -> scipy.sparse.csr_ar
             more = more + slopes.T @ (scipy.sparse.diags_array(np.asarray(stiffness.weight)) @ slopes)
     where = np.concatenate(rows), np.concatenate(columns)
     return scipy.sparse.coo_array((np.concatenate(values), where), shape=(size, size)).tocsr() + more
+
+
+def _pairs(stiffness: LocalStiffness) -> PairStiffness:
+    pairs = stiffness.pairs if isinstance(stiffness, EmbeddedStiffness) else stiffness
+    assert isinstance(pairs, PairStiffness)
+    return pairs
 
 
 def _site_entries(blocks: Float[np.ndarray, "capacity dim capacity dim atoms"], neighbors: Neighbors) -> tuple[np.ndarray, ...]:
@@ -176,14 +183,14 @@ def _bonds(system: System, neighbors: Neighbors) -> Bonds:
     return np.where(np.asarray(neighbors.used), d, 0.0)
 
 
-def _response(stiffness: PairStiffness | SiteStiffness | EmbeddedStiffness, moved: Bonds) -> Bonds:
+def _response(stiffness: LocalStiffness, moved: Bonds) -> Bonds:
     """Return the changes of ∂E_i/∂d by changes of the vectors d that are opposite from both sides of a pair."""
     if isinstance(stiffness, SiteStiffness):
         capacity, dim, _, _, n = stiffness.blocks.shape
         flat = np.swapaxes(moved, 0, 1).reshape(capacity * dim, n)
         blocks = np.asarray(stiffness.blocks).reshape(capacity * dim, capacity * dim, n)
         return np.swapaxes(np.einsum("abn,bn->an", blocks, flat).reshape(capacity, dim, n), 0, 1)
-    pairs = stiffness.pairs if isinstance(stiffness, EmbeddedStiffness) else stiffness
+    pairs = _pairs(stiffness)
     direction = np.asarray(pairs.direction)
     stretch = np.einsum("cki,cki->ki", direction, moved)
     answer = np.asarray(pairs.along) * stretch * direction + np.asarray(pairs.across) * moved

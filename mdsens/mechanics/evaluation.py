@@ -3,7 +3,7 @@
 Where constraints have multipliers the condition is compiled as it is.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from mdsens.common.modules import with_fields
 from mdsens.mechanics.forces import gradient
-from mdsens.mechanics.landscape import LandscapeLike
+from mdsens.mechanics.landscape import Landscape, LandscapeLike
 from mdsens.mechanics.programs import Slopes, energy_and_slopes, slopes_along
 from mdsens.mechanics.unknown import CellFreedom, Reference, Unknown, as_unknown
 from mdsens.structures.system import System
@@ -26,7 +26,7 @@ class Evaluation(NamedTuple):
         norm: largest force on an atom or a component of the strain [eV/Å], or violation of a constraint.
     """
 
-    residual: Unknown | np.ndarray
+    residual: Any
     norm: float
 
 
@@ -34,7 +34,7 @@ def evaluate(z: Unknown | Array, landscape: LandscapeLike) -> Evaluation:
     """Return F(z) and its norm."""
     reference, potential = landscape.reference, landscape.potential
     if has_multipliers(reference):
-        residual: Unknown | np.ndarray = jax.tree.map(np.asarray, _gradient(z, landscape))
+        residual: Any = jax.tree.map(np.asarray, _gradient(z, Landscape(reference, potential)))
     else:
         slopes = energy_and_slopes(place(z, reference), potential, deforms=reference.freedom is not None)
         residual = _with_load(by_unknown(slopes, z, reference), z, reference)
@@ -44,7 +44,7 @@ def evaluate(z: Unknown | Array, landscape: LandscapeLike) -> Evaluation:
 _gradient = eqx.filter_jit(gradient)
 
 
-def norm_of(residual: Unknown | np.ndarray) -> float:
+def norm_of(residual: Any) -> float:
     """Return what `equilibrium.descent.force_norm` does."""
     parts = as_unknown(residual)
     norm = np.sqrt(np.max(np.sum(np.asarray(parts.positions) ** 2, axis=-1)))
@@ -74,7 +74,7 @@ def deformation_at(z: Unknown | Array, freedom: CellFreedom) -> np.ndarray:
     return np.eye(directions.shape[-1]) + np.tensordot(strain, directions, 1) / float(freedom.length)
 
 
-def by_unknown(slopes: Slopes, z: Unknown | Array, reference: Reference) -> Unknown | np.ndarray:
+def by_unknown(slopes: Slopes, z: Unknown | Array, reference: Reference) -> Any:
     """Return the derivatives of the energy in z from those in positions and the deformation, zero where held.
 
     Slopes may have further axes in front.
@@ -86,10 +86,11 @@ def by_unknown(slopes: Slopes, z: Unknown | Array, reference: Reference) -> Unkn
     deformation = deformation_at(z, freedom)
     # The program's deformation comes after F: ∂U/∂F = F⁻ᵀ ∂U/∂F'.
     by_strain = _along_directions(np.linalg.inv(deformation).T @ slopes.deformation, freedom)
-    return Unknown(np.where(held, 0.0, by_positions @ deformation.T), by_strain)
+    moved: Any = np.where(held, 0.0, by_positions @ deformation.T)
+    return Unknown(moved, by_strain)
 
 
-def _with_load(slope: Unknown | np.ndarray, z: Unknown | Array, reference: Reference) -> Unknown | np.ndarray:
+def _with_load(slope: Any, z: Unknown | Array, reference: Reference) -> Any:
     """Add what pressure and stress do: p ∂V/∂s - V F⁻¹τ."""
     freedom = reference.freedom
     if freedom is None:
@@ -104,7 +105,7 @@ def _with_load(slope: Unknown | np.ndarray, z: Unknown | Array, reference: Refer
     return slope._replace(strain=slope.strain + volume * _along_directions(load, freedom))
 
 
-def _along_directions(tensor: Float[np.ndarray, "*lead dim dim"], freedom: CellFreedom) -> Float[np.ndarray, "*lead m"]:
+def _along_directions(tensor: Float[np.ndarray, "*lead dim dim"], freedom: CellFreedom) -> Any:
     return np.einsum("...ab,kab->...k", tensor, np.asarray(freedom.directions)) / float(freedom.length)
 
 

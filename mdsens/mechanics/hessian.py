@@ -152,12 +152,11 @@ class Hessian(eqx.Module):
         sides = self.outside(rows)
         if not isinstance(self.factor, DenseFactor):
             aims = self.solver.tolerances(self.dtype)[0] * np.linalg.norm(sides, axis=1) if aims is None else aims
-            answers, residuals = _solve_columns(self, sides.astype(self.dtype), np.asarray(aims, self.dtype))
-            sizes = np.linalg.norm(sides, axis=1)
-            return np.asarray(answers, float), np.asarray(residuals, float) * sizes
+            solved, residuals = _solve_columns(self, sides.astype(self.dtype), np.asarray(aims, self.dtype))
+            return np.asarray(solved, float), np.asarray(residuals, float) * np.linalg.norm(sides, axis=1)
         operator = self.operator
         assert isinstance(operator, DenseMatrix)
-        answers = self.factor.solve_rows(sides)
+        answers: Any = self.factor.solve_rows(sides)
         left = sides - self.outside(operator.rows(answers))
         answers = self.outside(answers + self.factor.solve_rows(left))
         return answers, np.linalg.norm(sides - self.outside(operator.rows(answers)), axis=1)

@@ -17,7 +17,7 @@ from mdsens.common.modules import with_fields
 from mdsens.potentials.base import Potential, sound_stiffness, total_energy
 from mdsens.potentials.forms.neighbor_vectors import pair_list
 from mdsens.potentials.forms.stored_stiffness import LocalStiffness
-from mdsens.structures.neighbors.neighbor_list import Neighbors, filled, widen
+from mdsens.structures.neighbors.neighbor_list import Neighbors, filled, rounded_capacity, widen
 from mdsens.structures.system import System
 
 LEAST_BUCKET = 8
@@ -117,20 +117,27 @@ def _energy(positions: Array, deformation: Array | None, system: System, potenti
 
 
 def _prepared(system: System, potential: Potential) -> tuple[System, Potential]:
-    """Return the structure filled up to a bucket, and the potential."""
-    if not can_fill(system, potential):
-        return system, potential
+    return (fill_up(system, potential) if can_fill(system, potential) else system), potential
+
+
+def fill_up(system: System, potential: Potential, room: float = 1.0) -> System:
+    """Return a structure filled up to one of few shapes [host]; only where `can_fill` allows it.
+
+    Args:
+        room: places of the list, as a multiple of those that it needs, for lists that will follow it on the way.
+    """
     system = fill(system, bucket(len(system)))
     neighbors = system.neighbors
     assert isinstance(neighbors, Neighbors)
-    if not neighbors.shorter:
-        needed, kind = neighbors.atom.shape[0], (len(system), system.labels, system.pbc, jax.tree.structure(potential))
-        needed = max(needed, LEAST_CAPACITY if len(system) <= WIDENED_LIMIT else 0)
-        known = _capacities.setdefault(kind, set())
-        capacity = min((other for other in known if needed <= other <= MAX_WIDENING * needed), default=needed)
-        known.add(capacity)
-        system = with_fields(system, neighbors=widen(neighbors, capacity))
-    return system, potential
+    if neighbors.shorter:
+        return system
+    needed, kind = neighbors.atom.shape[0], (len(system), system.labels, system.pbc, jax.tree.structure(potential))
+    needed = max(needed, LEAST_CAPACITY if len(system) <= WIDENED_LIMIT else 0)
+    known = _capacities.setdefault(kind, set())
+    fitting = (other for other in known if needed <= other <= MAX_WIDENING * needed)
+    capacity = min(fitting, default=needed if room == 1.0 else rounded_capacity(round(room * needed)))
+    known.add(capacity)
+    return with_fields(system, neighbors=widen(neighbors, capacity))
 
 
 def can_fill(system: System, potential: Potential) -> bool:

@@ -107,10 +107,15 @@ class MatrixColumns(Columns):
         whole = len(free) == self.size
         return (self.matrix if whole else self.matrix[free][:, free]).toarray()
 
+    @property
+    def acting(self) -> np.ndarray:
+        """The components that the matrix acts on: not those of frozen atoms, and of atoms without a contact."""
+        return np.flatnonzero(np.diff(self.matrix.indptr))
+
     def dense(self) -> DenseMatrix:
-        """Return the matrix between the components that it acts on."""
-        acting = np.flatnonzero(np.diff(self.matrix.indptr))
-        return DenseMatrix(self.submatrix(acting), acting)
+        """Return the matrix between those components."""
+        acting = self.acting
+        return DenseMatrix(*jax.device_put((self.submatrix(acting), acting)))
 
 
 def columns_at(z: Unknown | Array, landscape: Landscape) -> Columns:

@@ -33,12 +33,12 @@ class Unknown(NamedTuple):
     multipliers: Float[Array, " k"] | None = None
 
 
-def as_unknown(z: Unknown | Array) -> Unknown:
+def as_unknown(z: Any) -> Unknown:
     """Return z as an `Unknown`, where it may be the array of positions."""
     return z if isinstance(z, Unknown) else Unknown(z)
 
 
-def raveled(z: Unknown | Array) -> Float[np.ndarray, " n"]:
+def raveled(z: Any) -> Float[np.ndarray, " n"]:
     """Return what `ravel_pytree(z)[0]` does, as NumPy's, with nothing to compile [host]."""
     parts = [np.asarray(part).ravel() for part in as_unknown(z) if part is not None]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -46,7 +46,8 @@ def raveled(z: Unknown | Array) -> Float[np.ndarray, " n"]:
 
 def unraveled(flat: Any, like: Unknown | Array) -> Unknown | Array:
     """Return a flat vector as an unknown of the same shape as another, in its precision [host]."""
-    flat, parts, start = np.asarray(flat), [], 0
+    parts: list[Any] = []
+    flat, start = np.asarray(flat), 0
     for part in as_unknown(like):
         if part is None:
             parts.append(None)
@@ -116,11 +117,9 @@ class Reference(eqx.Module):
     @property
     def held(self) -> Bool[Array, "atoms dim"]:
         """Components of positions that do not move."""
-        frozen, xp = self.system.frozen, jnp
-        if not is_traced(frozen):
-            # Nothing to compile.
-            frozen, xp = np.asarray(frozen), np
-        frozen = xp.repeat(frozen[:, None], self.system.dim, axis=1)
+        # By NumPy, which compiles nothing, where it can be.
+        xp: Any = jnp if is_traced(self.system.frozen) else np
+        frozen = xp.repeat(xp.asarray(self.system.frozen)[:, None], self.system.dim, axis=1)
         return frozen if self.constraints is None else frozen | self.constraints.held
 
     def place(self, z: Unknown | Array) -> System:

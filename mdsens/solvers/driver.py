@@ -123,7 +123,8 @@ def solve(
     if problem.focus is not None and solver.whole_steps:
         return _solve_by_whole_steps(problem, solver, z, data, tolerance=tolerance, max_steps=max_steps, progress=progress)
     state, first = _first_state(problem, solver, z, data)
-    problem = problem.seen_by(solver)
+    # What is evaluated on the host is no part of what is compiled.
+    problem = dataclasses.replace(problem.seen_by(solver), evaluate=None, whole_step=None, focus=None)
     if first <= tolerance:
         return Result(state.z, data, float(first), 0, Status.CONVERGED)
     goal = jnp.asarray(tolerance)

@@ -48,7 +48,12 @@ class Problem:
         if self.kind is None or solver.follows in (None, self.kind):
             return self
         operator = None if self.operator is None else _Negated(self.operator, of_operator=True)
-        changed = {"residual": _Negated(self.residual), "operator": operator, "evaluate": None, "whole_step": None}
+        changed: dict[str, Any] = {
+            "residual": _Negated(self.residual),
+            "operator": operator,
+            "evaluate": None,
+            "whole_step": None,
+        }
         return dataclasses.replace(self, **changed, kind=solver.follows)
 
 

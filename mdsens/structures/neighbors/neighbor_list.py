@@ -5,6 +5,7 @@ than the cutoff, mixed periodicity and 2-D need nothing special: `d = x[index] -
 """
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -59,7 +60,10 @@ class Neighbors(Preparation):
     @property
     def used(self) -> Bool[Array, "capacity atoms"]:
         """The used places: False in unused ones."""
-        return (self.opposite if is_traced(self.opposite) else np.asarray(self.opposite)) >= 0
+        # By NumPy, which compiles nothing, where it can be.
+        opposite: Any = self.opposite if is_traced(self.opposite) else np.asarray(self.opposite)
+        used: Any = opposite >= 0
+        return used  # type: ignore[no-any-return]  # of NumPy or JAX
 
     @property
     def index(self) -> Int[Array, "atoms capacity"]:
@@ -131,9 +135,10 @@ def widen(neighbors: Neighbors, capacity: int) -> Neighbors:
     return with_fields(neighbors, atom=atom, kind=kind, opposite=opposite)
 
 
-def pad(neighbors: Neighbors, positions: Float[Array, "atoms dim"]) -> Neighbors:
+def pad(neighbors: Neighbors, positions: ArrayLike) -> Neighbors:
     """Return the list for more atoms, all of them at `positions`, the added ones without neighbours [host]."""
-    n, more = neighbors.atom.shape[1], len(positions) - neighbors.atom.shape[1]
+    positions, n = np.asarray(positions), neighbors.atom.shape[1]
+    more = len(positions) - n
     added = np.broadcast_to(np.arange(n, n + more, dtype=np.int32), (neighbors.atom.shape[0], more))
     opposite = np.asarray(neighbors.opposite)
     # Opposite places count in rows of all atoms.
@@ -143,7 +148,7 @@ def pad(neighbors: Neighbors, positions: Float[Array, "atoms dim"]) -> Neighbors
         atom=np.concatenate([neighbors.atom, added], axis=1),
         kind=np.pad(neighbors.kind, ((0, 0), (0, more))),
         opposite=np.pad(opposite, ((0, 0), (0, more)), constant_values=-1).astype(np.int32),
-        reference=np.asarray(positions),
+        reference=positions,
         shorter=tuple(other and pad(other, positions) for other in neighbors.shorter),
     )
 

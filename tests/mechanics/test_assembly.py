@@ -1,0 +1,110 @@
+"""Forces, slopes by parameters and Hessians as NumPy's algebra, against JAX's derivatives of the energy itself."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ase.build import bulk
+from jax.flatten_util import ravel_pytree
+
+import mdsens as ms
+from mdsens.equilibrium import descent
+from mdsens.mechanics.assembly import assemble
+from mdsens.mechanics.evaluation import evaluate, slopes_by_parameters
+from mdsens.mechanics.forces import gradient
+from mdsens.mechanics.hessian_operator import stored_operator
+from mdsens.mechanics.landscape import Landscape
+from mdsens.mechanics.unknown import Unknown, cell_freedom, reference_at
+
+STRESS = [1.0, 2.0, 3.0, 0.1, 0.2, 0.3]
+
+
+class Glue(ms.EmbeddedPotential):
+    """An embedding that does not vanish for an atom that is alone."""
+
+    strength: float
+    width: float
+    cutoff: float = ms.static(5.0)
+
+    def pair_energy(self, r, i, j):
+        return (self.cutoff - r) ** 3 / r
+
+    def density(self, r, i, j):
+        return self.strength * jnp.exp(-r / self.width) * (self.cutoff - r) ** 3
+
+    def embedding(self, rho, i):
+        return -self.width * jnp.sqrt(rho + 0.1)
+
+
+def by_pair(value):
+    return {"Ar-Ar": value, "Ar-Kr": 1.1 * value, "Kr-Kr": 1.3 * value}
+
+
+def argon():
+    atoms = bulk("Ar", "fcc", a=5.2, cubic=True)
+    atoms.set_chemical_symbols(["Ar", "Ar", "Kr", "Ar"])
+    return atoms
+
+
+LONG = ms.LennardJones(epsilon=by_pair(0.01), sigma=by_pair(3.4), cutoff=8.5)
+CASES = {
+    "sites": (lambda: bulk("Si", cubic=True), ms.StillingerWeber.silicon()),
+    "pairs": (argon, LONG),
+    "embedded": (lambda: bulk("Cu", cubic=True), Glue(strength=1.0, width=1.0)),
+    "a sum with two lists": (argon, LONG + ms.LennardJones(epsilon=by_pair(0.01), sigma=by_pair(3.0), cutoff=5.5)),
+}
+
+
+@pytest.fixture(params=CASES)
+def rattled(request):
+    make, potential = CASES[request.param]
+    atoms = make()
+    atoms.rattle(0.1, seed=1)
+    return ms.System.from_ase(atoms), potential
+
+
+def strained(system, potential, cell, pressure=0.0, frozen=()):
+    """A state away from its reference, in strain too."""
+    system = ms.System(
+        system.positions,
+        cell=system.cell,
+        pbc=system.pbc,
+        species=system.symbols,
+        frozen=np.isin(np.arange(len(system)), frozen),
+    )
+    reference = reference_at(system.with_neighbors(potential), cell_freedom(system, cell, pressure))
+    z = reference.start
+    if isinstance(z, Unknown):
+        z = z._replace(strain=0.1 * jnp.asarray(np.random.default_rng(0).normal(size=z.strain.shape)))
+    return z, Landscape(reference, potential)
+
+
+def close(a, b):
+    np.testing.assert_allclose(a, b, rtol=0.0, atol=1e-13 * np.abs(b).max())
+
+
+@pytest.mark.parametrize(("cell", "load"), [("fixed", 0.0), ("isotropic", 2.0), ("free", STRESS)])
+def test_forces_and_their_slopes(rattled, cell, load):
+    z, landscape = strained(*rattled, cell, load)
+    found = evaluate(z, landscape)
+    expected = gradient(z, landscape)
+    for one, other in zip(jax.tree.leaves(found.residual), jax.tree.leaves(expected), strict=True):
+        close(one, other)
+    assert found.norm == pytest.approx(float(descent.force_norm(expected)), rel=1e-13)
+
+    flat, unravel = ravel_pytree(landscape.potential)
+    slopes = jax.jacobian(lambda theta: ravel_pytree(gradient(z, landscape._replace(potential=unravel(theta))))[0])(flat)
+    close(slopes_by_parameters(z, landscape, np.eye(flat.size)), slopes.T)
+
+
+@pytest.mark.parametrize(("cell", "pressure", "frozen"), [("fixed", 0.0, ()), ("fixed", 0.0, (1, 2)), ("free", 3.0, (0,))])
+def test_the_matrix_of_a_hessian(rattled, cell, pressure, frozen):
+    z, landscape = strained(*rattled, cell, pressure, frozen)
+    flat, unravel = ravel_pytree(z)
+    expected = jax.jacobian(lambda x: ravel_pytree(gradient(unravel(x), landscape))[0])(flat)
+    close(assemble(z, landscape).matrix.toarray(), expected)
+    # And the same as an operator, as larger systems have it, on vectors that move nothing that is frozen.
+    held = np.zeros(flat.size, bool)
+    held[: landscape.reference.held.size] = np.asarray(landscape.reference.held).ravel()
+    vector = np.where(held, 0.0, np.random.default_rng(2).normal(size=flat.size))
+    close(stored_operator(z, landscape)[0](jnp.asarray(vector)), expected @ vector)
