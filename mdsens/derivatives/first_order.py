@@ -423,13 +423,15 @@ def _changes(g: Observable, hessians: Hessians, potential: Potential, directions
     """Return the changes of an observable along directions in θ, the unknowns changing with them."""
     unknowns, unravel = _unknowns(hessians), ravel_pytree(potential)[1]
 
-    def change(both: Any) -> Array:
+    def change(both: Any) -> tuple[Array, Array]:
         direction, dz = both
         shaped = map_states(lambda hessian: ravel_pytree(hessian.z)[1], hessians)
         dz = shaped(dz) if isinstance(hessians, Hessian) else {name: shaped[name](dz[name]) for name in hessians}
-        return jax.jvp(observed(g, hessians), (unknowns, potential), (dz, unravel(direction)))[1]
+        # The value is the same for all, and is traced once with them.
+        return jax.jvp(observed(g, hessians), (unknowns, potential), (dz, unravel(direction)))
 
-    return _map_rows(change, hessians)((directions, moved)), observed(g, hessians)(unknowns, potential)
+    values, changes = _map_rows(change, hessians)((directions, moved))
+    return changes, values[0]
 
 
 def check_scalar(g: Observable, hessians: Hessians, potential: Potential) -> None:

@@ -4,8 +4,7 @@ An energy sees the vectors d between atoms only, which are linear in positions a
 of the strain follow from the same second derivatives, and from the forces that turn with it.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -20,7 +19,7 @@ from mdsens.potentials.forms.stored_stiffness import (
     LocalStiffness,
     PairStiffness,
     SiteStiffness,
-    SumStiffness,
+    terms_of,
 )
 from mdsens.structures.neighbors.neighbor_list import Neighbors
 from mdsens.structures.system import System
@@ -55,7 +54,7 @@ def assemble(z: Unknown | Array, landscape: LandscapeLike) -> Assembly:
     reference, potential = landscape.reference, landscape.potential
     system, freedom = place(z, reference), reference.freedom
     stored = Listed(*second_derivatives(system, potential))
-    matrix = _among_positions(list(_terms(stored)), system)
+    matrix = _among_positions(list(terms_of(*stored)), system)
     moving = np.concatenate(
         [~np.asarray(reference.held).ravel(), np.ones(0 if freedom is None else len(freedom.directions), bool)]
     )
@@ -74,21 +73,11 @@ def strain_columns(
     freedom = reference.freedom
     assert freedom is not None
     deformation, slope = deformation_at(z, freedom), energy_and_slopes(system, landscape.potential, deforms=True).positions
-    columns, strains = _of_strain(list(_terms(stored)), system, freedom, deformation, slope)
+    columns, strains = _of_strain(list(terms_of(*stored)), system, freedom, deformation, slope)
     return columns, strains + float(freedom.pressure) * _second_derivatives_of_volume(reference, deformation)
 
 
-def _terms(stored: Listed) -> Iterator[Listed]:
-    """Yield the terms of a sum, each with its own list."""
-    stiffness, neighbors = stored
-    if not isinstance(stiffness, SumStiffness):
-        yield stored
-        return
-    for term, own in zip(stiffness.terms, neighbors.shorter, strict=True):
-        yield from _terms(Listed(term, own or neighbors))
-
-
-def _among_positions(terms: list[Listed], system: System) -> scipy.sparse.csr_array:
+def _among_positions(terms: list[Any], system: System) -> scipy.sparse.csr_array:
     size = system.positions.size
     rows: list[np.ndarray] = []
     columns: list[np.ndarray] = []
@@ -158,7 +147,7 @@ def _density_slopes(stiffness: EmbeddedStiffness, neighbors: Neighbors) -> scipy
 
 
 def _of_strain(
-    terms: list[Listed], system: System, freedom: CellFreedom, deformation: np.ndarray, slope: Float[np.ndarray, "atoms dim"]
+    terms: list[Any], system: System, freedom: CellFreedom, deformation: np.ndarray, slope: Float[np.ndarray, "atoms dim"]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return `(∂F/∂strain of positions (m, N dim), that of the energy's strain slopes (m, m))`."""
     directions, length = np.asarray(freedom.directions), float(freedom.length)
@@ -168,7 +157,7 @@ def _of_strain(
     for stiffness, neighbors in terms:
         d = _bonds(system, neighbors)
         moved = [np.einsum("cki,cd->dki", d, inverse @ direction) / length for direction in directions]
-        answers = [_response(stiffness, bonds) for bonds in moved]
+        answers = [np.asarray(stiffness.response(bonds)) for bonds in moved]
         strains += [[np.vdot(bonds, answer) for answer in answers] for bonds in moved]
         columns += np.stack([_onto_atoms(answer, neighbors) for answer in answers]) @ deformation.T
     return columns.reshape(len(directions), -1), strains
@@ -181,23 +170,6 @@ def _bonds(system: System, neighbors: Neighbors) -> Bonds:
     if system.cell is not None:
         d = d + (np.asarray(system.cell).T @ np.asarray(neighbors.images))[:, np.asarray(neighbors.kind)]
     return np.where(np.asarray(neighbors.used), d, 0.0)
-
-
-def _response(stiffness: LocalStiffness, moved: Bonds) -> Bonds:
-    """Return the changes of ∂E_i/∂d by changes of the vectors d that are opposite from both sides of a pair."""
-    if isinstance(stiffness, SiteStiffness):
-        capacity, dim, _, _, n = stiffness.blocks.shape
-        flat = np.swapaxes(moved, 0, 1).reshape(capacity * dim, n)
-        blocks = np.asarray(stiffness.blocks).reshape(capacity * dim, capacity * dim, n)
-        return np.swapaxes(np.einsum("abn,bn->an", blocks, flat).reshape(capacity, dim, n), 0, 1)
-    pairs = _pairs(stiffness)
-    direction = np.asarray(pairs.direction)
-    stretch = np.einsum("cki,cki->ki", direction, moved)
-    answer = np.asarray(pairs.along) * stretch * direction + np.asarray(pairs.across) * moved
-    if isinstance(stiffness, EmbeddedStiffness):
-        slope = np.asarray(stiffness.slope)
-        answer = answer + np.asarray(stiffness.weight) * np.sum(slope * stretch, axis=0) * slope * direction
-    return answer
 
 
 def _onto_atoms(bonds: Bonds, neighbors: Neighbors) -> Float[np.ndarray, "atoms dim"]:

@@ -89,10 +89,15 @@ def slopes_along(system: System, potential: Potential, directions: Float[np.ndar
     return Slopes(None, np.asarray(positions)[:, :n], None if deformation is None else np.asarray(deformation))
 
 
+def traced_slopes(system: System, potential: Potential, *, deforms: bool) -> Slopes:
+    """Return what `energy_and_slopes` does, inside a traced function."""
+    energy, slopes = jax.value_and_grad(_energy, (0, 1))(*_place(system, deforms), system, potential)
+    return Slopes(energy, *slopes)
+
+
 @eqx.filter_jit
-def _energy_and_slopes(system: System, potential: Potential, deforms: bool) -> tuple[Array, Array, Array | None]:
-    energy, (positions, deformation) = jax.value_and_grad(_energy, (0, 1))(*_place(system, deforms), system, potential)
-    return energy, positions, deformation
+def _energy_and_slopes(system: System, potential: Potential, deforms: bool) -> Slopes:
+    return traced_slopes(system, potential, deforms=deforms)
 
 
 @eqx.filter_jit

@@ -24,14 +24,18 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from mdsens.common.errors import InputError, LinearSolveError, did_you_mean
+from mdsens.common.modules import with_fields
 from mdsens.common.suggestions import suggest_names
 from mdsens.common.units import NEWTON_PER_METRE, stress_unit
 from mdsens.common.voigt import unit_strains
 from mdsens.derivatives.nonfinite import MAX_FORCE_SHARE, check_free, check_rest
 from mdsens.implicit import CG, NullSpace, linear_solve
 from mdsens.mechanics import hessian_operator
+from mdsens.mechanics.hessian_operator import is_stored
 from mdsens.mechanics.landscape import Landscape
+from mdsens.mechanics.programs import Slopes, energy_and_slopes, second_derivatives, traced_slopes
 from mdsens.mechanics.rigid_motions import coupled_atoms
+from mdsens.mechanics.strained_bonds import StoredDerivatives, stored_derivatives, strain_form, strain_slopes
 from mdsens.mechanics.unknown import Reference
 from mdsens.observables import moduli
 from mdsens.potentials.base import Potential, total_energy
@@ -102,7 +106,12 @@ def elastic_constants(
     traced = not is_concrete(system.positions, system.cell)
     # Strains are infinitesimal: a list without a skin is long enough, and a short list is fast.
     system = potential.prepared(system) if traced else system.with_neighbors(potential, skin=0.0)
-    response = _response(system, potential, relaxed, flat)
+    if traced or not is_concrete(potential) or not _is_stored(system, potential):
+        response = _response(system, potential, relaxed, flat)
+    else:
+        stiffness, neighbors = second_derivatives(system, potential)
+        known = StoredDerivatives(energy_and_slopes(system, potential, deforms=True), stiffness, neighbors)
+        response = _stored_response(system, np.asarray(potential.ranges), known, relaxed, flat)
     check_rest(response.unrest, "elastic constants")
     if is_concrete(response.across) and response.across > SHEET_TOLERANCE:
         raise InputError(
@@ -234,11 +243,25 @@ class _Response(NamedTuple):
 
 @eqx.filter_jit
 def _response(system: System, potential: Potential, relaxed: bool, flat: bool) -> _Response:
-    force, stress = jax.grad(_deformed_energy(system, potential), argnums=(0, 1))(*_undeformed(system))
+    slopes = traced_slopes(system, potential, deforms=True)
+    curvature = (_stored_curvature if _is_stored(system, potential) else _strain_curvature)(system, potential, relaxed)
+    return _per_volume(system, potential.ranges, slopes, curvature, relaxed, flat)
+
+
+@eqx.filter_jit
+def _stored_response(
+    system: System, ranges: Array | np.ndarray, known: StoredDerivatives, relaxed: bool, flat: bool
+) -> _Response:
+    """Return what `_response` does, from known derivatives of the energy."""
+    curvature = _stored_form(system, known, _stored_displacements(system, known, relaxed))
+    return _per_volume(system, ranges, known.slopes, curvature, relaxed, flat)
+
+
+def _per_volume(system: System, ranges: Any, slopes: Slopes, curvature: Array, relaxed: bool, flat: bool) -> _Response:
+    stress = jnp.einsum("ab,kab->k", slopes.deformation, _strains(system))
     # No other check sees the list of traced positions.
     assert system.neighbors is not None
-    stale = system.neighbors.is_stale(*jax.lax.stop_gradient((system.positions, potential.ranges)))
-    curvature = _strain_curvature(system, potential, relaxed)
+    stale = system.neighbors.is_stale(*jax.lax.stop_gradient((system.positions, ranges)))
     size, across = system.volume, jnp.zeros(())
     if flat:
         chosen, size, across = _plane(system, curvature, relaxed)
@@ -246,11 +269,19 @@ def _response(system: System, potential: Potential, relaxed: bool, flat: bool) -
     unit = jnp.where(stale | (across > SHEET_TOLERANCE), jnp.nan, NEWTON_PER_METRE if flat else stress_unit(system.dim)) / size
     unrest = jnp.zeros(())
     if relaxed:
-        left = jnp.max(jnp.linalg.norm(jnp.where(system.frozen[:, None], 0.0, force), axis=1))
-        apart = jnp.minimum((size / len(system)) ** (1.0 / (2 if flat else system.dim)), jnp.max(potential.ranges))
+        left = jnp.max(jnp.linalg.norm(jnp.where(system.frozen[:, None], 0.0, slopes.positions), axis=1))
+        apart = jnp.minimum((size / len(system)) ** (1.0 / (2 if flat else system.dim)), jnp.max(ranges))
         # All bonds of an atom hold it, and a strain stretches a part of them by a part of their length.
         unrest = jax.lax.stop_gradient(left * apart * len(system) / (BOND_STIFFNESS * jnp.max(jnp.abs(curvature))))
     return _Response(jnp.where(unrest > MAX_FORCE_SHARE, jnp.nan, unit) * curvature, unit * stress, unrest, across)
+
+
+def _is_stored(system: System, potential: Potential) -> bool:
+    return is_stored(Reference(system, None), potential)  # type: ignore[arg-type]  # no rigid motions are asked for
+
+
+def _strains(system: System) -> Array:
+    return jnp.asarray(unit_strains(system.dim), system.positions.dtype)
 
 
 def _plane(system: System, curvature: Array, relaxed: bool) -> tuple[Array, Array, Array]:
@@ -272,6 +303,53 @@ def _plane(system: System, curvature: Array, relaxed: bool) -> tuple[Array, Arra
         outside = jnp.ones(len(stiff), bool).at[chosen].set(False)
         across = jnp.maximum(across, jnp.max(jnp.where(outside, jnp.max(stiff, axis=1), 0.0)) / jnp.max(stiff))
     return chosen, area, jax.lax.stop_gradient(across)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _stored_curvature(system: System, potential: Potential, relaxed: bool) -> Array:
+    """∂²U/∂ε_k∂ε_l [eV], where second derivatives of the atoms' energies are stored."""
+    known = stored_derivatives(system, potential)
+    return _stored_form(system, known, _stored_displacements(system, known, relaxed))
+
+
+@_stored_curvature.defjvp
+def _stored_curvature_jvp(relaxed: bool, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    system, potential = primals
+    # Second derivatives go through the displacements, as through all other arguments of the first.
+    displacements = _stored_displacements(system, stored_derivatives(system, potential), relaxed)
+
+    def form(positions: Array, cell: Array, potential: Potential) -> Array:
+        moved = with_fields(system, positions=positions, cell=cell)
+        return _stored_form(moved, stored_derivatives(moved, potential), displacements)
+
+    state, change = (system.positions, system.cell, potential), (tangents[0].positions, tangents[0].cell, tangents[1])
+    return jax.jvp(form, state, change)
+
+
+def _stored_form(system: System, known: StoredDerivatives, displacements: Array) -> Float[Array, "voigt voigt"]:
+    form = strain_form(system, known, displacements, _strains(system))
+    return 0.5 * (form + form.T)
+
+
+def _stored_displacements(system: System, known: StoredDerivatives, relaxed: bool) -> Float[Array, "voigt atoms dim"]:
+    """The non-affine displacements λ, zero for frozen atoms and rattlers; NaN where the solve fails."""
+    strains = _strains(system)
+    if not relaxed:
+        return jnp.zeros((len(strains), *system.positions.shape), system.positions.dtype)
+    reference = Reference(system, None)  # type: ignore[arg-type]  # the null space is computed below
+    product = hessian_operator.StoredOperator(system.positions, reference, known.neighbors, known.stiffness, None)
+    change = jnp.where(system.frozen[:, None], 0.0, strain_slopes(system, known, strains))
+    return _solve_displacements(system, product, change)
+
+
+def _solve_displacements(system: System, product: Callable[[Array], Array], change: Array) -> Array:
+    null = jax.lax.stop_gradient(_null_space(system, product))
+
+    def solve(b: Array) -> Array:
+        return linear_solve(product, -b.ravel(), solver=SOLVER, symmetric=True, null_space=null, throw=False)[0]
+
+    # One right-hand side at a time: the working set of one product fills the cache.
+    return jax.lax.map(solve, change).reshape(change.shape)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -306,13 +384,7 @@ def _displacements(system: System, potential: Potential, relaxed: bool) -> Float
     change = jax.lax.map(lambda unit: jax.jvp(lambda s: force(u, s), (strain,), (unit,))[1], jnp.eye(count, dtype=strain.dtype))
     reference = Reference(system, None)  # type: ignore[arg-type]  # the null space is computed below
     product = hessian_operator.hessian_operator(system.positions, Landscape(reference, potential))
-    null = jax.lax.stop_gradient(_null_space(system, product))
-
-    def solve(b: Array) -> Array:
-        return linear_solve(product, -b.ravel(), solver=SOLVER, symmetric=True, null_space=null, throw=False)[0]
-
-    # One right-hand side at a time: the working set of one product fills the cache.
-    return jax.lax.map(solve, change).reshape(count, *shape)
+    return _solve_displacements(system, product, change)
 
 
 def _null_space(system: System, product: Callable[[Array], Array]) -> NullSpace:

@@ -1,14 +1,18 @@
 """Second derivatives of atoms' energies in the vectors to their neighbours, ∂²E_i/∂d_ik ∂d_il [eV/Å²], as they are stored.
 
 Each form has `product`, the whole Hessian's product with displacements of atoms `(dim, N)`, and `diagonal`, the mean of the
-Hessian's diagonal entries of each atom.
+Hessian's diagonal entries of each atom; each but a sum has `response`, the changes of ∂E_i/∂d by changes of the vectors d that
+are opposite from both sides of a pair, for arrays of JAX or NumPy.
 """
 
 import functools
 import operator
+from collections.abc import Iterator
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from mdsens.structures.neighbors.neighbor_list import Neighbors
@@ -21,6 +25,9 @@ from mdsens.structures.neighbors.sums_over_neighbors import (
     from_neighbors,
 )
 from mdsens.structures.neighbors.vectors import over_places
+
+Bonds = Float[Array, "dim capacity atoms"]
+"""One vector for each place of a list."""
 
 
 class PairStiffness(eqx.Module):
@@ -49,6 +56,10 @@ class PairStiffness(eqx.Module):
             return tuple(from_differences(along * n + across * d, atom) for n, d in zip(direction, moved, strict=True))
 
         return _summed(over_places(of_places, self.direction, self.along, self.across, neighbors.atom))
+
+    def response(self, moved: Bonds) -> Bonds:
+        stretch = (self.direction * moved).sum(axis=0)
+        return self.along * stretch * self.direction + self.across * moved
 
     def diagonal(self, neighbors: Neighbors) -> Float[Array, " atoms"]:
         return 2.0 * jnp.sum(self.along / len(self.direction) + self.across, axis=0)
@@ -84,6 +95,13 @@ class SiteStiffness(eqx.Module):
         slopes = sum(self.blocks[:, :, k, b] * moved[b, k] for k in range(capacity) for b in range(dim))
         image = fence(jnp.swapaxes(slopes, 0, 1), neighbors)
         return from_neighbors(image, neighbors) - jnp.sum(image, axis=1)
+
+    def response(self, moved: Bonds) -> Bonds:
+        xp: Any = np if isinstance(self.blocks, np.ndarray) else jnp
+        capacity, dim, _, _, n = self.blocks.shape
+        flat = xp.swapaxes(moved, 0, 1).reshape(capacity * dim, n)
+        answer = xp.einsum("abn,bn->an", self.blocks.reshape(capacity * dim, capacity * dim, n), flat)
+        return xp.swapaxes(answer.reshape(capacity, dim, n), 0, 1)  # type: ignore[no-any-return]  # of NumPy or JAX
 
     def diagonal(self, neighbors: Neighbors) -> Float[Array, " atoms"]:
         traces = jnp.trace(self.blocks, axis1=1, axis2=3) / self.blocks.shape[1]
@@ -132,6 +150,10 @@ class EmbeddedStiffness(eqx.Module):
         change = fence(self.weight * jnp.sum(over_places(changes, n, self.slope, atom), axis=0), neighbors)
         return self.pairs.product(v, neighbors) + _summed(over_places(forces, n, self.slope, self.other, atom))
 
+    def response(self, moved: Bonds) -> Bonds:
+        change = self.weight * (self.slope * (self.pairs.direction * moved).sum(axis=0)).sum(axis=0)
+        return self.pairs.response(moved) + change * self.slope * self.pairs.direction
+
     def diagonal(self, neighbors: Neighbors) -> Float[Array, " atoms"]:
         dim = len(self.pairs.direction)
         others = jnp.sum(self.weight[neighbors.atom] * self.other**2, axis=0) / dim
@@ -145,12 +167,12 @@ class SumStiffness(eqx.Module):
     terms: "tuple[LocalStiffness, ...]"
 
     def product(self, v: Float[Array, "dim atoms"], neighbors: Neighbors) -> Float[Array, "dim atoms"]:
-        return functools.reduce(operator.add, (term.product(v, own) for term, own in self._listed(neighbors)))
+        return functools.reduce(operator.add, (term.product(v, own) for term, own in self.listed(neighbors)))
 
     def diagonal(self, neighbors: Neighbors) -> Float[Array, " atoms"]:
-        return functools.reduce(operator.add, (term.diagonal(own) for term, own in self._listed(neighbors)))
+        return functools.reduce(operator.add, (term.diagonal(own) for term, own in self.listed(neighbors)))
 
-    def _listed(self, neighbors: Neighbors) -> "list[tuple[LocalStiffness, Neighbors]]":
+    def listed(self, neighbors: Neighbors) -> "list[tuple[LocalStiffness, Neighbors]]":
         return [(term, own or neighbors) for term, own in zip(self.terms, neighbors.shorter, strict=True)]
 
 
@@ -160,3 +182,15 @@ def _summed(parts: tuple[Array, ...]) -> Array:
 
 
 LocalStiffness = PairStiffness | SiteStiffness | EmbeddedStiffness | SumStiffness
+
+
+SingleStiffness = PairStiffness | SiteStiffness | EmbeddedStiffness
+
+
+def terms_of(stored: LocalStiffness, neighbors: Neighbors) -> Iterator[tuple[SingleStiffness, Neighbors]]:
+    """Yield the terms of a sum, each with its own list; what is no sum is its only term."""
+    if isinstance(stored, SumStiffness):
+        for term, own in stored.listed(neighbors):
+            yield from terms_of(term, own)
+    else:
+        yield stored, neighbors
