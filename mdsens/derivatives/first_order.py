@@ -201,8 +201,9 @@ def value_and_gradient(g: Observable, eq: States, *, linear_solver: LinearSolver
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
     g, hessians, potential = prepare(g, eq, linear_solver)
-    check_scalar(g, hessians, potential)
-    value, slopes, explicit = _slopes(g, hessians, potential)
+    check_callable(g)
+    with explain_untraceable("The observable", "g(system, potential) -> array"):
+        value, slopes, explicit = _slopes(g, hessians, potential)
     slopes, explicit = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (slopes, explicit))
     implicit, residuals = _pulled(hessians, slopes)
     total = linear_response.split_last_axis(_raveled(explicit)[0] + implicit[0], potential)
@@ -387,7 +388,14 @@ def _map_rows(row: Callable[..., Any], hessians: Hessians) -> Callable[..., Any]
 @eqx.filter_jit
 def _slopes(g: Observable, hessians: Hessians, potential: Potential) -> tuple[Array, Any, Potential]:
     """Return an observable and its explicit derivatives in the unknowns and in θ."""
-    value, pullback = jax.vjp(observed(g, hessians), _unknowns(hessians), potential)
+
+    def scalar(z: Any, potential: Potential) -> Array:
+        value = observed(g, hessians)(z, potential)
+        # While it is traced: once for each observable.
+        _check_scalar(value)
+        return value
+
+    value, pullback = jax.vjp(scalar, _unknowns(hessians), potential)
     return value, *pullback(jnp.ones_like(value))
 
 
@@ -436,9 +444,18 @@ def _changes(g: Observable, hessians: Hessians, potential: Potential, directions
 
 def check_scalar(g: Observable, hessians: Hessians, potential: Potential) -> None:
     """Raise InputError for an observable that is no real scalar."""
-    shape = observable_shape(g, hessians, potential)
-    if shape.shape != ():
-        raise InputError(f"The observable has shape {shape.shape}, not (): use jacobian(g, eq) for arrays.")
+    _check_scalar(observable_shape(g, hessians, potential))
+
+
+def _check_scalar(value: Any) -> None:
+    _check_real(value)
+    if value.shape != ():
+        raise InputError(f"The observable has shape {value.shape}, not (): use jacobian(g, eq) for arrays.")
+
+
+def _check_real(value: Any) -> None:
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise InputError(f"The observable is {value.dtype}: it must be real floating-point numbers to be differentiated.")
 
 
 def observable_shape(g: Observable, hessians: Hessians, potential: Potential) -> jax.ShapeDtypeStruct:
@@ -447,15 +464,19 @@ def observable_shape(g: Observable, hessians: Hessians, potential: Potential) ->
     Raises:
         InputError: it cannot be traced, or is not real.
     """
+    check_callable(g)
+    with explain_untraceable("The observable", "g(system, potential) -> array"):
+        shape = jax.eval_shape(observed(g, hessians), _unknowns(hessians), potential)
+    _check_real(shape)
+    return shape
+
+
+def check_callable(g: Observable) -> None:
+    """Raise InputError for what is no observable at all."""
     if not callable(g):
         raise InputError(f"An observable is a function g(system, potential), such as ms.observables.volume, not {g!r:.80}.")
     if isinstance(g, type):
         raise InputError(f"{g.__name__} makes an observable: give what {g.__name__}(...) returns.")
-    with explain_untraceable("The observable", "g(system, potential) -> array"):
-        shape = jax.eval_shape(observed(g, hessians), _unknowns(hessians), potential)
-    if not jnp.issubdtype(shape.dtype, jnp.floating):
-        raise InputError(f"The observable is {shape.dtype}: it must be real floating-point numbers to be differentiated.")
-    return shape
 
 
 def _check(g: Observable, hessians: Hessians, potential: Potential, residuals: Array | np.ndarray, *arrays: Any) -> None:

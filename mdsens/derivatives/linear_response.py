@@ -26,7 +26,6 @@ from mdsens.implicit.bound import error_bound, other_point
 from mdsens.implicit.linear_system import LinearSolver
 from mdsens.implicit.root import adjoint_solution
 from mdsens.mechanics.evaluation import evaluate, slopes_by_parameters
-from mdsens.mechanics.factors import DenseFactor
 from mdsens.mechanics.forces import slopes_of_work
 from mdsens.mechanics.hessian import BATCHED_SIZE, Hessian
 from mdsens.mechanics.hessian_operator import Operator
@@ -191,11 +190,11 @@ def solutions(hessian: Hessian, b: np.ndarray, rest: np.ndarray, weights: np.nda
         the response, whose residuals are bounds. Where θ ∂F/∂θ is no larger than what is left of F, or than rounding, it is
         solved to three digits of that, and its residual is relative to them.
     """
-    if isinstance(hessian.factor, DenseFactor):
+    if hessian.systems.is_factorised:
         return _factorised_solutions(hessian, b, rest, weights)
     nothing = hessian.rounding
     weight = np.append(weights, 1.0)
-    sides = weight[:, None] * hessian.outside(np.concatenate([b, rest[None]]).astype(float))
+    sides = weight[:, None] * hessian.systems.outside(np.concatenate([b, rest[None]]).astype(float))
     sizes = np.linalg.norm(sides, axis=1)
     rtol, left = hessian.solver.tolerances(rest.dtype)[0], sizes[-1]
     if not np.isfinite(sizes).all():
@@ -212,7 +211,7 @@ def solutions(hessian: Hessian, b: np.ndarray, rest: np.ndarray, weights: np.nda
     shares = shares[:, np.argsort(order)]
     needed = np.divide(aims, np.abs(shares), out=np.full(shares.shape, np.inf), where=shares != 0.0).min(axis=1)
     solved_for = needed < 1.0
-    solved, residuals = hessian.solve_rows(np.where(solved_for, basis, 0.0).T, np.minimum(needed, 1.0))
+    solved, residuals = hessian.systems.solve(np.where(solved_for, basis, 0.0).T, np.minimum(needed, 1.0))
     answers = (-(shares.T @ solved) / weight[:, None]).astype(rest.dtype)
     errors = np.abs(shares).T @ np.where(solved_for, residuals, 1.0)
     residuals = np.divide(errors, scales, out=np.zeros_like(errors), where=scales > 0.0)
@@ -222,8 +221,8 @@ def solutions(hessian: Hessian, b: np.ndarray, rest: np.ndarray, weights: np.nda
 def _factorised_solutions(hessian: Hessian, b: np.ndarray, rest: np.ndarray, weights: np.ndarray) -> Response:
     """Return what `solutions` does, where a factor gives every answer to rounding."""
     sides = np.concatenate([b, rest[None]])
-    sizes = np.linalg.norm(hessian.outside(sides), axis=1)
-    answers, errors = hessian.solve_rows(-sides)
+    sizes = np.linalg.norm(hessian.systems.outside(sides), axis=1)
+    answers, errors = hessian.systems.solve(-sides)
     # If a right-hand side is rounding, its residual is relative to the size of rounding.
     scales = np.maximum(sizes, hessian.rounding / np.append(weights, 1.0))
     residuals = np.divide(errors, scales, out=np.zeros_like(errors), where=errors > 0.0)
@@ -243,8 +242,8 @@ def along_all(hessian: Hessian, directions: np.ndarray) -> tuple[np.ndarray, np.
         return np.asarray(compiled[0]), np.asarray(compiled[1])
     known = all_slopes(hessian)
     sides = slopes_by_parameters(hessian.z, hessian.landscape, directions) if known is None else directions @ known
-    answers, errors = hessian.solve_rows(-sides)
-    return answers, relative(errors, hessian.outside(sides))
+    answers, errors = hessian.systems.solve(-sides)
+    return answers, relative(errors, hessian.systems.outside(sides))
 
 
 @eqx.filter_jit
@@ -281,10 +280,10 @@ def adjoint_gradients(hessian: Hessian, slopes: np.ndarray) -> tuple[np.ndarray,
         together = hessian.size <= BATCHED_SIZE and len(slopes) > 1
         compiled = (_adjoints_together if together else _adjoints)(hessian, slopes)
         return np.asarray(compiled[0]), np.asarray(compiled[1])
-    w, errors = hessian.solve_rows(slopes)
+    w, errors = hessian.systems.solve(slopes)
     known = all_slopes(hessian)
     gradients = -(w @ known.T) if known is not None else np.asarray(_slopes_of_work(hessian, w.astype(hessian.dtype)))
-    return gradients, relative(errors, hessian.outside(slopes))
+    return gradients, relative(errors, hessian.systems.outside(slopes))
 
 
 @eqx.filter_jit
@@ -363,7 +362,7 @@ def dot_test(hessian: Hessian, selection: Selection, columns: np.ndarray, weight
         `(the difference, ‖dz·v‖)`. The shares add up to one, so that the former compares with a bound on θ dz/dθ [host].
     """
     random = np.random.default_rng(2)
-    w = hessian.outside(random.normal(size=(1, hessian.size)))
+    w = hessian.systems.outside(random.normal(size=(1, hessian.size)))
     size = np.linalg.norm(w)
     w = w / (size if size > 0.0 else 1.0)
     shares = random.normal(size=len(columns))
@@ -373,7 +372,7 @@ def dot_test(hessian: Hessian, selection: Selection, columns: np.ndarray, weight
         direction = np.zeros((min(BATCH, len(v)), len(v)), columns.dtype)
         direction[0] = v
         change = changes(hessian, hessian.z, selection, direction, None)[0][0]
-        adjoint = -(hessian.solve_rows(w)[0][0] @ change)
+        adjoint = -(hessian.systems.solve(w)[0][0] @ change)
     else:
         adjoint = adjoint_gradients(hessian, w.astype(hessian.dtype))[0][0, selection.places] @ v
     return float(abs(w[0] @ dz - adjoint)), float(np.linalg.norm(dz))
@@ -427,8 +426,8 @@ def _defects(hessian: Hessian, selection: Selection, z: Unknown | Array, columns
         part = columns[k * BATCH : (k + 1) * BATCH]
         filled = np.pad(part, ((0, len(directions) - len(part)), (0, 0)))
         rows, rest = changes(hessian, z, selection, directions, filled)
-        norms.append(np.linalg.norm(hessian.outside(rows), axis=1)[: len(part)])
-        left = float(np.linalg.norm(hessian.outside(rest[None])))
+        norms.append(np.linalg.norm(hessian.systems.outside(rows), axis=1)[: len(part)])
+        left = float(np.linalg.norm(hessian.systems.outside(rest[None])))
     return np.concatenate(norms), left
 
 

@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from mdsens.common.errors import InputError
 from mdsens.potentials.base import Potential
@@ -77,7 +76,7 @@ def check_direction(potential: Potential, direction: Direction) -> Potential:
         shaped = jax.tree.unflatten(
             jax.tree.structure(potential),
             [
-                jnp.zeros_like(theta) if step is None else jnp.asarray(step, theta.dtype).reshape(theta.shape)
+                np.zeros(theta.shape, theta.dtype) if step is None else np.asarray(step, theta.dtype).reshape(theta.shape)
                 for theta, step in zip(jax.tree.leaves(potential), steps, strict=True)
             ],
         )
@@ -94,9 +93,9 @@ def check_direction(potential: Potential, direction: Direction) -> Potential:
 
 def _steps_by_name(potential: Potential, steps: Mapping[str, Any]) -> Potential:
     leaves, structure = jax.tree.flatten(potential)
-    moved: list[Array | None] = [None] * len(leaves)
+    moved: list[np.ndarray | None] = [None] * len(leaves)
     for name, step in steps.items():
         for k, chosen in enumerate(named_leaves(potential, [name])):
             if chosen and step is not None:
-                moved[k] = jnp.broadcast_to(jnp.asarray(step, leaves[k].dtype), leaves[k].shape)
+                moved[k] = np.broadcast_to(np.asarray(step, leaves[k].dtype), leaves[k].shape)
     return jax.tree.unflatten(structure, moved)

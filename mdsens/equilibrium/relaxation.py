@@ -40,11 +40,13 @@ class Memory:
 
     Attributes:
         ingredients: structure, potential and conditions that it was made of.
+        fields: the same as they are in its fields.
         grid: of its reference's preconditioner; None before it is made.
         hessian: at the state; None before it is made.
     """
 
     ingredients: Any
+    fields: tuple[Any, ...]
     grid: CoarseGrid | None
     hessian: Hessian | None
 
@@ -119,7 +121,13 @@ class Equilibrium(NameSuggester, eqx.Module):
     def is_as_relaxed(self) -> bool:
         """Whether potential, structure and conditions are those that were relaxed; not so behind `eqx.tree_at`, say."""
         memory = self.kept.value
-        return memory is None or memory.is_of(self._ingredients)
+        if memory is None or all(a is b for a, b in zip(memory.fields, self._fields, strict=True)):
+            return True
+        return memory.is_of(self._ingredients)
+
+    @property
+    def _fields(self) -> tuple[Any, ...]:
+        return self.system, self.potential, self.constraints, self.multipliers, self.cell, self.load, self.index
 
     @property
     def _ingredients(self) -> Any:
@@ -128,7 +136,7 @@ class Equilibrium(NameSuggester, eqx.Module):
 
     def as_made(self, hessian: Hessian | None = None, grid: CoarseGrid | None = None) -> "Equilibrium":
         """Return the equilibrium with a `Memory` of what it is made of [host]."""
-        return dataclasses.replace(self, kept=HiddenValue(Memory(self._ingredients, grid, hessian)))
+        return dataclasses.replace(self, kept=HiddenValue(Memory(self._ingredients, self._fields, grid, hessian)))
 
     @property
     def hessian(self) -> Hessian:

@@ -6,6 +6,7 @@ whatever the condition number, and its residual is still looked at.
 
 import itertools
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -18,8 +19,11 @@ import scipy.sparse.linalg
 from jaxtyping import Array, Float, Int
 
 _handles = itertools.count(1)
-_factors: dict[int, scipy.sparse.linalg.SuperLU] = {}
-"""LU factors of all `SparseFactor`s that are alive: a compiled program can be given numbers only."""
+_factors: dict[int, tuple[scipy.sparse.linalg.SuperLU, scipy.sparse.csr_array]] = {}
+"""LU factors of all `SparseFactor`s that are alive, and their matrices: a compiled program can be given numbers only."""
+
+
+HostFactor = tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]
 
 
 class DenseFactor(eqx.Module):
@@ -36,12 +40,21 @@ class DenseFactor(eqx.Module):
     def __call__(self, r: Float[Array, " n"]) -> Float[Array, " n"]:
         return jnp.zeros_like(r).at[self.free].set(jax.scipy.linalg.cho_solve((self.lower, True), r[self.free]))
 
-    def solve_rows(self, rows: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "k n"]:
-        """Return (A + c QQᵀ)⁻¹ of each row, by LAPACK [host]."""
-        free, answers = np.asarray(self.free), np.zeros_like(rows)
-        factor = np.asarray(self.lower), True
-        answers[:, free] = scipy.linalg.cho_solve(factor, rows[:, free].T, check_finite=False).T
-        return answers
+    def on_host(self, operator: Any) -> HostFactor:
+        """Return `(rows ↦ A⁻¹ rows, rows ↦ A rows)` for NumPy's rows, by LAPACK; A is symmetric."""
+        free, lower, matrix = np.asarray(self.free), np.asarray(self.lower), np.asarray(operator.matrix)
+
+        def solve(rows: np.ndarray) -> np.ndarray:
+            answers = np.zeros_like(rows)
+            answers[:, free] = scipy.linalg.cho_solve((lower, True), rows[:, free].T, check_finite=False).T
+            return answers
+
+        def product(rows: np.ndarray) -> np.ndarray:
+            images = np.zeros_like(rows)
+            images[:, free] = rows[:, free] @ matrix
+            return images
+
+        return solve, product
 
     @property
     def description(self) -> str:
@@ -77,6 +90,19 @@ class SparseFactor(eqx.Module):
         solved = jax.pure_callback(_solve, shape, self.handle, rest, vmap_method="expand_dims")
         return jnp.zeros_like(r).at[self.free].set(solved)
 
+    def on_host(self, operator: Any) -> HostFactor | None:
+        """Return `(rows ↦ A⁻¹ rows, rows ↦ A rows)` for NumPy's rows; None where the factors are gone."""
+        if (known := _factors.get(int(self.handle))) is None:
+            return None
+        (factors, matrix), free = known, np.asarray(self.free)
+
+        def solve(rows: np.ndarray) -> np.ndarray:
+            answers = np.zeros_like(rows)
+            answers[:, free] = factors.solve(rows[:, free].T).T
+            return answers
+
+        return solve, lambda rows: np.asarray(matrix @ rows.T).T
+
     @property
     def description(self) -> str:
         """A description for people."""
@@ -96,7 +122,7 @@ def sparse_factor(matrix: scipy.sparse.csr_array, null: np.ndarray, free: np.nda
     between = matrix[kept][:, kept].tocsc()
     options = {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
     number = next(_handles)
-    _factors[number] = scipy.sparse.linalg.splu(between, **options)
+    _factors[number] = scipy.sparse.linalg.splu(between, **options), matrix
     handle = jnp.asarray(number)
     weakref.finalize(handle, _factors.pop, number)
     return SparseFactor(handle, jnp.asarray(kept))
@@ -108,7 +134,7 @@ def _solve(handle: np.ndarray, rows: np.ndarray) -> np.ndarray:
     factors = _factors.get(int(np.asarray(handle).ravel()[0]))
     if factors is None:
         return rows
-    return factors.solve(rows.reshape(-1, rows.shape[-1]).T.astype(float)).T.reshape(rows.shape).astype(rows.dtype)
+    return factors[0].solve(rows.reshape(-1, rows.shape[-1]).T.astype(float)).T.reshape(rows.shape).astype(rows.dtype)
 
 
 class DenseMatrix(eqx.Module):
@@ -121,12 +147,6 @@ class DenseMatrix(eqx.Module):
 
     matrix: Float[Array, "k k"]
     free: Int[Array, " k"]
-
-    def rows(self, rows: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "k n"]:
-        """Return the products with rows, A being symmetric, by NumPy [host]."""
-        free, images = np.asarray(self.free), np.zeros_like(rows)
-        images[:, free] = rows[:, free] @ np.asarray(self.matrix)
-        return images
 
     def __call__(self, v: Float[Array, " n"]) -> Float[Array, " n"]:
         return jnp.zeros_like(v).at[self.free].set(self.matrix @ v[self.free])

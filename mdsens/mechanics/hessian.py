@@ -56,10 +56,12 @@ class Aside:
     Attributes:
         spectrum: its ends.
         slopes: ∂F/∂θ for all parameters, `(k, n)`; None before they are computed.
+        systems: the linear systems; None before they are asked for.
     """
 
     spectrum: Spectrum
     slopes: np.ndarray | None = None
+    systems: "LinearSystems | None" = None
 
 
 class Hessian(eqx.Module):
@@ -74,6 +76,7 @@ class Hessian(eqx.Module):
         factor: r ↦ A⁻¹ r, nearly; None without.
         solver: of the linear systems.
         aside: what compiled code does not see: its spectrum, and the slopes ∂F/∂θ once they are known.
+        is_stored: whether it is made of stored second derivatives, of which all that first derivatives need is algebra.
     """
 
     reference: Reference
@@ -84,6 +87,7 @@ class Hessian(eqx.Module):
     factor: DenseFactor | SparseFactor | None
     solver: LinearSolver = eqx.field(static=True)
     aside: HiddenValue[Aside] = eqx.field(static=True)
+    is_stored: bool = eqx.field(static=True)
 
     @property
     def spectrum(self) -> Spectrum:
@@ -139,35 +143,12 @@ class Hessian(eqx.Module):
         return linear_solve(product, b, solver=self.solver, atol=goal, throw=False, **self.options)
 
     @property
-    def is_stored(self) -> bool:
-        """Whether it is kept as second derivatives, of which all that first derivatives need is algebra."""
-        return is_stored(self.reference, self.potential)
-
-    def solve_rows(self, rows: Float[np.ndarray, "k n"], aims: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return `(A⁻¹ of each row outside the null space, ‖row - A u‖ of each)` [host].
-
-        Args:
-            aims: residuals that are good enough; None for the solver's own. A dense factor comes as near as it can.
-        """
-        sides = self.outside(rows)
-        if not isinstance(self.factor, DenseFactor):
-            aims = self.solver.tolerances(self.dtype)[0] * np.linalg.norm(sides, axis=1) if aims is None else aims
-            solved, residuals = _solve_columns(self, sides.astype(self.dtype), np.asarray(aims, self.dtype))
-            return np.asarray(solved, float), np.asarray(residuals, float) * np.linalg.norm(sides, axis=1)
-        operator = self.operator
-        assert isinstance(operator, DenseMatrix)
-        answers: Any = self.factor.solve_rows(sides)
-        left = sides - self.outside(operator.rows(answers))
-        answers = self.outside(answers + self.factor.solve_rows(left))
-        return answers, np.linalg.norm(sides - self.outside(operator.rows(answers)), axis=1)
-
-    def outside(self, rows: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "k n"]:
-        """Return the parts of rows outside the null space [host]."""
-        active, basis = np.asarray(self.null_space.active), np.asarray(self.null_space.basis, float)
-        rows = np.where(active, rows, 0.0)
-        for _ in range(2 if basis.size else 0):
-            rows = rows - (rows @ basis) @ basis.T
-        return rows
+    def systems(self) -> "LinearSystems":
+        """The linear systems A u = b for NumPy's right-hand sides, made once [host]."""
+        aside = self.aside.value
+        if aside.systems is None:
+            aside.systems = LinearSystems(self)
+        return aside.systems
 
     @property
     def options(self) -> dict[str, Any]:
@@ -181,7 +162,9 @@ class Hessian(eqx.Module):
 
     def solved_by(self, solver: LinearSolver) -> "Hessian":
         """Return the Hessian with another solver and without a factor."""
-        return dataclasses.replace(self, solver=solver, factor=None)
+        return dataclasses.replace(
+            self, solver=solver, factor=None, aside=HiddenValue(Aside(self.spectrum, self.aside.value.slopes))
+        )
 
     @property
     def method(self) -> str:
@@ -191,7 +174,7 @@ class Hessian(eqx.Module):
         preconditioner = ""
         if self.factor is not None:
             preconditioner = self.factor.description
-        elif self.reference.grid is not None and self.solver.iterative and is_stored(self.reference, self.potential):
+        elif self.reference.grid is not None and self.solver.iterative and self.is_stored:
             preconditioner = "a coarse grid"
         return f"{self.solver!r}, preconditioned by {preconditioner}" if preconditioner else repr(self.solver)
 
@@ -204,6 +187,50 @@ class Hessian(eqx.Module):
     def is_definite(self) -> bool:
         """Whether it is positive outside its null space, clearly enough to be factorised."""
         return _is_definite(self.spectrum, self.reference)
+
+
+class LinearSystems:
+    """The linear systems A u = b of a Hessian, for rows of right-hand sides [host].
+
+    A factor comes as near as it can, and is asked twice; other systems go to the Hessian's solver, compiled.
+    """
+
+    def __init__(self, hessian: Hessian) -> None:
+        self._hessian, self._dtype = hessian, hessian.dtype
+        self._active = np.asarray(hessian.null_space.active)
+        basis = np.asarray(hessian.null_space.basis, float)
+        self._basis = basis[:, basis.any(axis=0)]
+        self._factor = None if hessian.factor is None else hessian.factor.on_host(hessian.operator)
+        self._rtol = hessian.solver.tolerances(self._dtype)[0]
+
+    @property
+    def is_factorised(self) -> bool:
+        """Whether a factor solves them."""
+        return self._factor is not None
+
+    def outside(self, rows: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "k n"]:
+        """Return the parts of rows outside the null space."""
+        rows = np.where(self._active, rows, 0.0)
+        for _ in range(2 if self._basis.size else 0):
+            rows = rows - (rows @ self._basis) @ self._basis.T
+        return rows
+
+    def solve(self, rows: Float[np.ndarray, "k n"], aims: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return `(A⁻¹ of each row outside the null space, ‖row - A u‖ of each)`.
+
+        Args:
+            aims: residuals that are good enough; None for the solver's own.
+        """
+        sides = self.outside(rows)
+        if self._factor is None:
+            sizes = np.linalg.norm(sides, axis=1)
+            aims = self._rtol * sizes if aims is None else aims
+            solved, residuals = _solve_columns(self._hessian, sides.astype(self._dtype), np.asarray(aims, self._dtype))
+            return np.asarray(solved, float), np.asarray(residuals, float) * sizes
+        solve, product = self._factor
+        answers = self.outside(solve(sides))
+        answers = self.outside(answers + solve(sides - self.outside(product(answers))))
+        return answers, np.linalg.norm(sides - self.outside(product(answers)), axis=1)
 
 
 @eqx.filter_jit
@@ -254,7 +281,17 @@ def _build_hessian(z: Unknown | Array, reference: Reference, potential: Potentia
     approximation = potential.approximation(reference.system)
     if approximation is not None:
         solver = _with_reachable_rtol(approximation, spectrum, solver, reference.system.positions.dtype)
-    return Hessian(reference, z, potential, null_space, operator, factor, solver, HiddenValue(Aside(spectrum)))
+    return Hessian(
+        reference,
+        z,
+        potential,
+        null_space,
+        operator,
+        factor,
+        solver,
+        HiddenValue(Aside(spectrum)),
+        is_stored(reference, potential),
+    )
 
 
 def _is_definite(spectrum: Spectrum, reference: Reference) -> bool:

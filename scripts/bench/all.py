@@ -45,7 +45,7 @@ BENCHES = (
     ),
     ("Cost against size", "scaling.py", ["--cells", "8", "16", "32", "50"], ["--cells", "2", "4"]),
     ("On the device at hand", "gpu.py", ["--cells", "11", "23"], ["--cells", "3"]),
-    ("The first call", "first_call.py", [], ["--repeat", "2"]),
+    ("The first call", "first_call.py", [], ["--quick"]),
     ("A diameter for each particle", "many_parameters.py", [], ["-n", "100"]),
 )
 
