@@ -159,13 +159,16 @@ def _solve_in_batches(hessian: Hessian, selection: Selection, weights: np.ndarra
     """Return the response to all parameters, `BATCH` at a time [host]; see `solutions`."""
     size, dtype = len(weights), weights.dtype
     parts: list[Response] = []
+    slopes: list[np.ndarray] = []
     for directions in linear_response.batches(size, dtype, progress):
         b, rest = linear_response.changes(hessian, hessian.z, selection, directions, None)
         start = len(parts) * linear_response.BATCH
         count = min(linear_response.BATCH, size - start)
         weight = np.pad(weights[start : start + linear_response.BATCH], (0, len(b) - count), constant_values=1.0)
         part = linear_response.solutions(hessian, b, rest, weight)
+        slopes.append(b[:count])
         parts.append(part._replace(columns=part.columns[:count], residuals=part.residuals[:count]))
+    linear_response.keep_slopes(hessian, selection, np.concatenate(slopes))
     columns, residuals = (np.concatenate([getattr(part, name) for part in parts]) for name in ("columns", "residuals"))
     return Response(columns, parts[-1].step, residuals, parts[-1].force)
 

@@ -39,6 +39,9 @@ from mdsens.solvers import Status
 BATCH = 64
 """Right-hand sides solved together."""
 
+FEW_PARAMETERS = 16
+"""Parameters up to which ∂F/∂θ of all of them costs no more than the transposed product that one gradient needs."""
+
 KEPT_SLOPES = 5 * 10**7
 """Numbers, at most, in the slopes ∂F/∂θ that are kept with a Hessian."""
 
@@ -138,21 +141,27 @@ def changes(
     if not hessian.is_stored:
         compiled = _changes(hessian, z, selection, directions, columns)
         return np.asarray(compiled[0]), np.asarray(compiled[1])
-    rows = slopes_by_parameters(z, hessian.landscape, selection.among_all(directions))
+    rows = np.zeros((len(directions), hessian.size))
+    if directions.any():
+        rows = slopes_by_parameters(z, hessian.landscape, selection.among_all(directions))
     if columns is not None:
         rows = rows + columns_at(z, hessian.landscape)(np.asarray(columns, float).T).T
     return rows, raveled(evaluate(z, hessian.landscape).residual)
 
 
 def all_slopes(hessian: Hessian) -> np.ndarray | None:
-    """Return ∂F/∂θ for all parameters, computed once [host]; None where they are too many or the potential stores nothing."""
-    count = sum(leaf.size for leaf in jax.tree.leaves(hessian.potential))
-    if not hessian.is_stored or count > BATCH or count * hessian.size > KEPT_SLOPES:
-        return None
-    aside = hessian.aside.value
-    if aside.slopes is None:
+    """Return ∂F/∂θ for all parameters [host]; None where they are neither known nor quickly computed."""
+    count, aside = sum(leaf.size for leaf in jax.tree.leaves(hessian.potential)), hessian.aside.value
+    if aside.slopes is None and hessian.is_stored and count <= FEW_PARAMETERS and count * hessian.size <= KEPT_SLOPES:
         aside.slopes = slopes_by_parameters(hessian.z, hessian.landscape, np.eye(count, dtype=hessian.dtype))
     return aside.slopes
+
+
+def keep_slopes(hessian: Hessian, selection: Selection, slopes: np.ndarray) -> None:
+    """Keep ∂F/∂θ of selected parameters with the Hessian, if it is all of them and not too much [host]."""
+    count = sum(leaf.size for leaf in jax.tree.leaves(hessian.potential))
+    if hessian.is_stored and len(selection.places) == count and slopes.size <= KEPT_SLOPES:
+        hessian.aside.value.slopes = slopes
 
 
 @eqx.filter_jit
@@ -369,9 +378,13 @@ def dot_test(hessian: Hessian, selection: Selection, columns: np.ndarray, weight
     v = weights * shares / np.abs(shares).sum()
     dz = v @ columns
     if hessian.is_stored:
-        direction = np.zeros((min(BATCH, len(v)), len(v)), columns.dtype)
-        direction[0] = v
-        change = changes(hessian, hessian.z, selection, direction, None)[0][0]
+        known = hessian.aside.value.slopes
+        if known is None:
+            direction = np.zeros((min(BATCH, len(v)), len(v)), columns.dtype)
+            direction[0] = v
+            change = changes(hessian, hessian.z, selection, direction, None)[0][0]
+        else:
+            change = v @ known[selection.places]
         adjoint = -(hessian.systems.solve(w)[0][0] @ change)
     else:
         adjoint = adjoint_gradients(hessian, w.astype(hessian.dtype))[0][0, selection.places] @ v

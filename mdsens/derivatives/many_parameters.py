@@ -15,6 +15,7 @@ from mdsens.derivatives.linear_response import BATCH, Response, changes
 from mdsens.derivatives.selection import Selection
 from mdsens.implicit import Cholesky
 from mdsens.mechanics import hessian_matrix
+from mdsens.mechanics.assembly import assemble
 from mdsens.mechanics.hessian import Hessian
 from mdsens.mechanics.unknown import Unknown
 from mdsens.potentials.base import Potential, is_local
@@ -81,6 +82,8 @@ class DenseSystems:
 
     def matrix(self, z: Unknown | Array) -> scipy.sparse.csr_array:
         """Return A at some z, sparse."""
+        if self.hessian.is_stored:
+            return assemble(z, self.hessian.landscape).matrix
         return hessian_matrix.hessian(self.hessian.reference.place(z), self.hessian.potential).tocsr()
 
     @property

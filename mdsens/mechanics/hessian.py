@@ -21,9 +21,9 @@ from mdsens.implicit.bound import ROUNDING
 from mdsens.implicit.linear import DIRECT_LIMIT
 from mdsens.implicit.linear_system import LinearSolver, NullSpace
 from mdsens.mechanics import hessian_operator
+from mdsens.mechanics.assembly import assemble
 from mdsens.mechanics.factors import DenseFactor, DenseMatrix, SparseFactor, dense_factor, sparse_factor
 from mdsens.mechanics.forces import gradient
-from mdsens.mechanics.hessian_matrix import hessian
 from mdsens.mechanics.hessian_operator import Operator, PreconditionedOperator, StoredOperator, is_stored, stored_size
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.null_space import known_null_space
@@ -269,7 +269,7 @@ def _build_hessian(z: Unknown | Array, reference: Reference, potential: Potentia
         null, dtype = np.asarray(null_space.basis)[free], reference.system.positions.dtype
         try:
             if not spectrum.exact:
-                factor = sparse_factor(hessian(reference.system, potential).tocsr(), null, free)
+                factor = sparse_factor(assemble(z, Landscape(reference, potential)).matrix, null, free)
             else:
                 whole = columns.submatrix(free) if matrix is None else matrix
                 whole = 0.5 * (whole + whole.T)

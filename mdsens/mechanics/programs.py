@@ -29,6 +29,9 @@ BUCKETS = 8
 FILLED_LIMIT = 2000
 """Atoms beyond which a structure stays as it is: there the arithmetic weighs more than the compiler."""
 
+TOGETHER = 16
+"""Directions in the space of parameters up to which slopes change along all of them together."""
+
 MAX_WIDENING = 1.5
 """Places of a list, as a multiple of those that it needs, up to which it is widened to find a program again."""
 
@@ -108,8 +111,12 @@ def _second_derivatives(system: System, potential: Potential) -> LocalStiffness:
 @eqx.filter_jit
 def _slopes_along(system: System, potential: Potential, directions: np.ndarray, deforms: bool) -> tuple[Array, Array | None]:
     place, (_, unravel) = _place(system, deforms), ravel_pytree(potential)
-    along = jax.linearize(lambda theta: jax.grad(_energy, (0, 1))(*place, system, theta), potential)[1]
-    return jax.vmap(lambda direction: along(unravel(direction)))(jnp.asarray(directions))
+    slopes = lambda theta: jax.grad(_energy, (0, 1))(*place, system, theta)  # noqa: E731
+    if len(directions) <= TOGETHER:
+        return jax.vmap(lambda direction: jax.jvp(slopes, (potential,), (unravel(direction),))[1])(jnp.asarray(directions))
+    # One after the other: together they would not fit into the cache.
+    along = jax.linearize(slopes, potential)[1]
+    return jax.lax.map(lambda direction: along(unravel(direction)), jnp.asarray(directions))
 
 
 def _place(system: System, deforms: bool) -> tuple[Array, Array | None]:

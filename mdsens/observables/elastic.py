@@ -39,6 +39,7 @@ from mdsens.mechanics.strained_bonds import StoredDerivatives, stored_derivative
 from mdsens.mechanics.unknown import Reference
 from mdsens.observables import moduli
 from mdsens.potentials.base import Potential, total_energy
+from mdsens.potentials.forms.stored_stiffness import LocalStiffness
 from mdsens.potentials.wrapped.jaxmd_energy import JaxMDEnergy
 from mdsens.structures.system import System, is_concrete
 
@@ -243,8 +244,11 @@ class _Response(NamedTuple):
 
 @eqx.filter_jit
 def _response(system: System, potential: Potential, relaxed: bool, flat: bool) -> _Response:
-    slopes = traced_slopes(system, potential, deforms=True)
-    curvature = (_stored_curvature if _is_stored(system, potential) else _strain_curvature)(system, potential, relaxed)
+    if _is_stored(system, potential):
+        known = stored_derivatives(system, potential)
+        slopes, curvature = known.slopes, _stored_curvature(system, known, relaxed)
+    else:
+        slopes, curvature = traced_slopes(system, potential, deforms=True), _strain_curvature(system, potential, relaxed)
     return _per_volume(system, potential.ranges, slopes, curvature, relaxed, flat)
 
 
@@ -253,8 +257,7 @@ def _stored_response(
     system: System, ranges: Array | np.ndarray, known: StoredDerivatives, relaxed: bool, flat: bool
 ) -> _Response:
     """Return what `_response` does, from known derivatives of the energy."""
-    curvature = _stored_form(system, known, _stored_displacements(system, known, relaxed))
-    return _per_volume(system, ranges, known.slopes, curvature, relaxed, flat)
+    return _per_volume(system, ranges, known.slopes, _stored_curvature(system, known, relaxed), relaxed, flat)
 
 
 def _per_volume(system: System, ranges: Any, slopes: Slopes, curvature: Array, relaxed: bool, flat: bool) -> _Response:
@@ -306,24 +309,26 @@ def _plane(system: System, curvature: Array, relaxed: bool) -> tuple[Array, Arra
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _stored_curvature(system: System, potential: Potential, relaxed: bool) -> Array:
+def _stored_curvature(system: System, known: StoredDerivatives, relaxed: bool) -> Array:
     """∂²U/∂ε_k∂ε_l [eV], where second derivatives of the atoms' energies are stored."""
-    known = stored_derivatives(system, potential)
     return _stored_form(system, known, _stored_displacements(system, known, relaxed))
 
 
 @_stored_curvature.defjvp
 def _stored_curvature_jvp(relaxed: bool, primals: Any, tangents: Any) -> tuple[Array, Array]:
-    system, potential = primals
+    system, known = primals
     # Second derivatives go through the displacements, as through all other arguments of the first.
-    displacements = _stored_displacements(system, stored_derivatives(system, potential), relaxed)
+    displacements = _stored_displacements(system, known, relaxed)
 
-    def form(positions: Array, cell: Array, potential: Potential) -> Array:
+    def form(positions: Array, cell: Array, slope: Array, stiffness: LocalStiffness) -> Array:
         moved = with_fields(system, positions=positions, cell=cell)
-        return _stored_form(moved, stored_derivatives(moved, potential), displacements)
+        changed = known._replace(slopes=known.slopes._replace(positions=slope), stiffness=stiffness)
+        return _stored_form(moved, changed, displacements)
 
-    state, change = (system.positions, system.cell, potential), (tangents[0].positions, tangents[0].cell, tangents[1])
-    return jax.jvp(form, state, change)
+    def parts(system: System, known: StoredDerivatives) -> tuple[Any, ...]:
+        return system.positions, system.cell, known.slopes.positions, known.stiffness
+
+    return jax.jvp(form, parts(*primals), parts(*tangents))
 
 
 def _stored_form(system: System, known: StoredDerivatives, displacements: Array) -> Float[Array, "voigt voigt"]:

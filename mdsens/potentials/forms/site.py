@@ -54,12 +54,30 @@ class SitePotential(Potential):
         capacity = len(neighbors.atom)
         pairs, numbers = capacity**2, self.site_numbers(capacity)
         batch = max(8, max(128 * pairs, HESSIAN_BLOCK) // max(pairs, numbers))
-        blocks = jax.lax.map(lambda site: hessian(*site), fence(sites, neighbors), batch_size=batch)
-        return SiteStiffness(jnp.moveaxis(blocks, 0, -1))
+        return SiteStiffness(jnp.moveaxis(_in_equal_batches(lambda site: hessian(*site), fence(sites, neighbors), batch), 0, -1))
 
     def _sites(self, system: System) -> tuple[Any, ...]:
         d, inside = bond_vectors(system, self.range)
         return jnp.swapaxes(d, 0, 1), *handles(system), inside
+
+
+def _in_equal_batches(function: Callable[[Any], Array], sites: Any, batch: int) -> Array:
+    """Return `function(site)` of all sites, in batches of one size, no larger than asked for.
+
+    `jax.lax.map(batch_size=)` would trace and compile the function once more for a remainder.
+    """
+    n = jax.tree.leaves(sites)[0].shape[0]
+    count = -(-n // batch)
+    if count == 1:
+        return jax.vmap(function)(sites)
+    batch = -(-n // count)
+
+    def cut(leaf: Array) -> Array:
+        filled = jnp.pad(leaf, [(0, count * batch - n)] + [(0, 0)] * (leaf.ndim - 1), mode="edge")
+        return filled.reshape(count, batch, *leaf.shape[1:])
+
+    results = jax.lax.map(jax.vmap(function), jax.tree.map(cut, sites))
+    return results.reshape(count * batch, *results.shape[2:])[:n]
 
 
 def in_blocks(function: Callable[..., Any], arguments: Any, block: int, least: int = 128) -> Any:
