@@ -15,7 +15,7 @@ from mdsens.common.progress import residual_bar
 from mdsens.equilibrium.falling import Watch
 from mdsens.equilibrium.filled import solve_filled
 from mdsens.equilibrium.newton_step import whole_step
-from mdsens.mechanics.evaluation import Evaluation, evaluate, has_multipliers, place
+from mdsens.mechanics.evaluation import Evaluation, deformation_at, evaluate, has_multipliers, place
 from mdsens.mechanics.forces import gradient
 from mdsens.mechanics.hessian_operator import Operator, hessian_operator, is_stored
 from mdsens.mechanics.landscape import Landscape, LandscapeLike
@@ -97,13 +97,23 @@ def _focus(z: Unknown | Array, data: LandscapeLike) -> LandscapeLike:
 
 
 def _is_stale_now(z: Unknown | Array, data: LandscapeLike) -> bool:
-    """Return `is_stale` [host], by NumPy where nothing but positions changed."""
-    listed, ranges = data.reference.system.neighbors, np.asarray(data.potential.ranges)
-    if data.reference.freedom is not None or not isinstance(listed, Neighbors) or ranges.ndim:
+    """Return `is_stale` [host], by NumPy where there is one list and one range."""
+    reference, ranges = data.reference, np.asarray(data.potential.ranges)
+    neighbors, freedom = reference.system.neighbors, reference.freedom
+    if not isinstance(neighbors, Neighbors) or ranges.ndim:
         return bool(_is_stale(z, data))
-    room = max(0.5 * (float(listed.radius) - float(ranges)), 0.0)
-    moved = np.asarray(as_unknown(z).positions) - np.asarray(listed.reference)
-    return bool(np.sum(moved**2, axis=-1).max() > room**2)
+    positions, stretch = np.asarray(as_unknown(z).positions), 1.0
+    if freedom is None:
+        moved = positions - np.asarray(neighbors.reference)
+    else:
+        listed = as_unknown(reference.start) if reference.listed is None else reference.listed
+        deformation = deformation_at(z, freedom)
+        stretch = np.linalg.svd(np.linalg.inv(deformation_at(listed, freedom)) @ deformation, compute_uv=False)[-1]
+        moved = (positions - np.asarray(listed.positions)) @ deformation
+    room = 0.5 * (float(neighbors.radius) * stretch - float(ranges))
+    if freedom is None:
+        room = max(room, 0.0)
+    return bool(room < 0.0 or np.sum(moved**2, axis=-1).max() > room**2)
 
 
 _is_stale = eqx.filter_jit(is_stale)
@@ -210,7 +220,7 @@ def descend(reference: Reference, potential: Potential, settings: Settings) -> A
             stage = approach(problem, reference.start, data, settings, volume=volume, steps=steps, show=show)
             z, (reference, _), norm, steps, status, tolerance = stage
             if status is Status.NOT_FINITE:
-                reference = reference_at(reference.place(z), reference.freedom, reference.constraints)
+                reference = reference_at(place(z, reference), reference.freedom, reference.constraints)
                 return Arrival(reference, reference.start, norm, steps, status)
             reference = rebase(reference, z, potential)
             if reference.freedom is None:
@@ -239,7 +249,7 @@ def mark_listed(reference: Reference) -> Reference:
 
 def rebase(reference: Reference, z: Unknown | Array, potential: Potential) -> Reference:
     """Return a reference of the same freedom that starts at the state z, with the list that an equilibrium keeps."""
-    return reference_at(with_tight_list(reference.place(z), potential), reference.freedom, reference.constraints)
+    return reference_at(with_tight_list(place(z, reference), potential), reference.freedom, reference.constraints)
 
 
 def approach(
@@ -396,6 +406,6 @@ def check_volume(z: Unknown | Array, reference: Reference, volume: float | None)
     """Raise UnstableCell where the volume has changed by more than `VOLUME_RATIO`."""
     if reference.freedom is None or volume is None:
         return
-    ratio = periodic_volume(reference.place(z)) / volume
+    ratio = periodic_volume(place(z, reference)) / volume
     if not 1.0 / VOLUME_RATIO < ratio < VOLUME_RATIO:
         raise UnstableCell(z, reference)

@@ -3,10 +3,12 @@
 from typing import NamedTuple
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from mdsens.common.errors import CoincidingAtoms
+from mdsens.mechanics.evaluation import place
 from mdsens.mechanics.landscape import LandscapeLike
 from mdsens.mechanics.unknown import Unknown
 from mdsens.potentials.base import Potential, total_energy
@@ -39,10 +41,10 @@ class Watch:
     """
 
     def __init__(self, z: Unknown | Array, data: LandscapeLike) -> None:
-        self.start = _nearest_pair(data.reference.place(z))
+        self.start = _nearest_pair(place(z, data.reference))
 
     def __call__(self, z: Unknown | Array, data: LandscapeLike) -> None:
-        system, potential = data.reference.place(z), data.potential
+        system, potential = place(z, data.reference), data.potential
         pair = None if self.start is None else _nearest_pair(system)
         if self.start is None or pair is None or not pair.distance < NEAR_SHARE * self.start.distance:
             return
@@ -72,8 +74,10 @@ def _is_falling(system: System, potential: Potential, pair: Pair) -> bool:
     energies = []
     for share in PROBED_SHARES:
         step = 0.5 * (1.0 - share) * d
-        moved = system.positions.at[i].add(step).at[j].add(-step)
-        energies.append(float(_energy(potential, system.with_positions(moved))))
+        moved = np.array(system.positions)
+        moved[i] += step
+        moved[j] -= step
+        energies.append(float(_energy(potential, system.with_positions(jnp.asarray(moved)))))
     return bool(np.all(np.diff(energies) < 0.0))
 
 

@@ -60,11 +60,12 @@ def has_multipliers(reference: Reference) -> bool:
 
 def place(z: Unknown | Array, reference: Reference) -> System:
     """Return `reference.place(z)`, by NumPy."""
-    unknown, system, freedom = as_unknown(z), reference.system, reference.freedom
-    positions, cell = np.asarray(unknown.positions), system.cell
-    if freedom is not None:
-        deformation = deformation_at(z, freedom)
-        positions, cell = positions @ deformation, np.asarray(cell) @ deformation
+    positions, system, freedom = as_unknown(z).positions, reference.system, reference.freedom
+    if freedom is None:
+        return with_fields(system, positions=positions)
+    deformation, dtype = deformation_at(z, freedom), positions.dtype
+    moved = ((np.asarray(part) @ deformation).astype(dtype) for part in (positions, system.cell))
+    positions, cell = jax.device_put(tuple(moved))
     return with_fields(system, positions=positions, cell=cell)
 
 

@@ -28,7 +28,7 @@ class RigidMotions(eqx.Module):
     origin: Float[Array, " dim"]
     names: tuple[str, ...] = eqx.field(static=True)
 
-    def basis(self, positions: Float[Array, "atoms dim"], active: Bool[Array, "atoms dim"], xp: Any = jnp) -> Float[Array, "n m"]:
+    def basis(self, positions: Any, active: Any, xp: Any = jnp) -> Any:
         """Return orthonormal displacements, raveled, zero where not active; pure JAX, or by NumPy for `xp=numpy`."""
         axes, origin, combinations = (xp.asarray(part) for part in (self.axes, self.origin, self.combinations))
         motions = _generators(xp.asarray(positions), axes, origin, xp) @ combinations

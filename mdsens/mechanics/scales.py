@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from mdsens.mechanics.evaluation import place
 from mdsens.mechanics.landscape import LandscapeLike
 from mdsens.mechanics.unknown import Reference, Unknown, as_unknown
 from mdsens.potentials.base import Potential
@@ -95,7 +96,7 @@ def _array_module(*values: Any) -> Any:
 def scales_of(problem: Problem, z: Unknown | Array, data: LandscapeLike) -> Scales:
     """Return the scales at a state, by two evaluations of its forces [host]."""
     reference, potential = data.reference, data.potential
-    length = typical_distance(reference.place(z), potential)
+    length = typical_distance(place(z, reference), potential)
     here, there = (jax.tree.map(np.asarray, evaluated(problem, at, data)[0]) for at in (z, _displace(z, reference, length)))
     return _scales(z, length, here, there, np)
 
@@ -129,7 +130,7 @@ def _displace(z: Unknown | Array, reference: Reference, length: Any) -> Unknown 
         return moved
     strain = unknown.strain
     if strain is not None:
-        strain = strain + PROBE * length * jnp.asarray(random.normal(size=strain.shape), strain.dtype)
+        strain = jnp.asarray(xp.asarray(strain) + PROBE * length * random.normal(size=strain.shape), strain.dtype)
     return unknown._replace(positions=moved, strain=strain)
 
 

@@ -106,8 +106,9 @@ class Reference(eqx.Module):
         count = 0 if self.constraints is None else self.constraints.count
         if self.freedom is None and not count:
             return positions
-        strain = None if self.freedom is None else jnp.zeros(len(self.freedom.directions), positions.dtype)
-        return Unknown(positions, strain, jnp.zeros(count, positions.dtype) if count else None)
+        zeros = lambda size: jax.device_put(np.zeros(size, positions.dtype))  # noqa: E731
+        strain = None if self.freedom is None else zeros(len(self.freedom.directions))
+        return Unknown(positions, strain, zeros(count) if count else None)
 
     @property
     def symmetric(self) -> bool:
@@ -211,10 +212,10 @@ def cell_freedom(system: System, cell: Any, pressure: Any) -> CellFreedom | None
     length = np.sqrt(n) * (periodic_volume(system) / n) ** (1.0 / axes.shape[1])
     unit = stress_unit(system.dim)
     return CellFreedom(
-        jnp.asarray(directions, dtype),
-        jnp.asarray(length, dtype),
-        jnp.asarray(pressure / unit, dtype),
-        jnp.asarray(tension / unit, dtype) if loaded else None,
+        jax.device_put(np.asarray(directions, dtype)),
+        jax.device_put(np.asarray(length, dtype)),
+        jax.device_put(np.asarray(pressure / unit, dtype)),
+        jax.device_put(np.asarray(tension / unit, dtype)) if loaded else None,
     )
 
 

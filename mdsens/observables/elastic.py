@@ -20,6 +20,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
@@ -31,12 +32,14 @@ from mdsens.common.voigt import unit_strains
 from mdsens.derivatives.nonfinite import MAX_FORCE_SHARE, check_free, check_rest
 from mdsens.implicit import CG, NullSpace, linear_solve
 from mdsens.mechanics import hessian_operator
+from mdsens.mechanics.assembly import assemble
 from mdsens.mechanics.hessian_operator import is_stored
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.programs import Slopes, energy_and_slopes, second_derivatives, traced_slopes
 from mdsens.mechanics.rigid_motions import coupled_atoms
+from mdsens.mechanics.softest_modes import is_assembled
 from mdsens.mechanics.strained_bonds import StoredDerivatives, stored_derivatives, strain_form, strain_slopes
-from mdsens.mechanics.unknown import Reference
+from mdsens.mechanics.unknown import CellFreedom, Reference, reference_at
 from mdsens.observables import moduli
 from mdsens.potentials.base import Potential, total_energy
 from mdsens.potentials.forms.stored_stiffness import LocalStiffness
@@ -110,9 +113,7 @@ def elastic_constants(
     if traced or not is_concrete(potential) or not _is_stored(system, potential):
         response = _response(system, potential, relaxed, flat)
     else:
-        stiffness, neighbors = second_derivatives(system, potential)
-        known = StoredDerivatives(energy_and_slopes(system, potential, deforms=True), stiffness, neighbors)
-        response = _stored_response(system, np.asarray(potential.ranges), known, relaxed, flat)
+        response = _known_response(system, potential, relaxed, flat)
     check_rest(response.unrest, "elastic constants")
     if is_concrete(response.across) and response.across > SHEET_TOLERANCE:
         raise InputError(
@@ -213,6 +214,7 @@ def _is_sheet(system: System, sheet: bool | None) -> bool:
     return is_sheet(system, sheet)
 
 
+@eqx.filter_jit
 def _by_definition(definition: str, curvature: Array, stress: Array, dim: int) -> Array:
     """Elastic constants from ∂²U/∂ε_k∂ε_l and ∂U/∂ε_k, both per volume."""
     strains = jnp.asarray(unit_strains(dim), stress.dtype)
@@ -252,10 +254,37 @@ def _response(system: System, potential: Potential, relaxed: bool, flat: bool) -
     return _per_volume(system, potential.ranges, slopes, curvature, relaxed, flat)
 
 
+def _known_response(system: System, potential: Potential, relaxed: bool, flat: bool) -> _Response:
+    """Return what `_response` does, by programs that a relaxation has compiled [host]."""
+    slopes, ranges = energy_and_slopes(system, potential, deforms=True), np.asarray(potential.ranges)
+    unit = CellFreedom(np.asarray(unit_strains(system.dim)), np.ones(()), np.zeros(()), None)  # type: ignore[arg-type]  # of NumPy
+    reference = reference_at(system, unit)
+    if relaxed and is_assembled(reference, potential):
+        return _volume_response(system, ranges, slopes, _assembled_curvature(reference, potential), relaxed, flat)
+    stiffness, neighbors = second_derivatives(system, potential)
+    return _stored_response(system, ranges, StoredDerivatives(slopes, stiffness, neighbors), relaxed, flat)
+
+
+def _assembled_curvature(reference: Reference, potential: Potential) -> Any:
+    """∂²U/∂ε_k∂ε_l [eV], by the matrix of all second derivatives [host]; NaN where it is not positive between atoms."""
+    matrix, size = assemble(reference.start, Landscape(reference, potential)).matrix, reference.system.positions.size
+    acting = np.flatnonzero(np.diff(matrix.indptr)[:size])
+    active = np.zeros(reference.held.shape, bool)
+    active.ravel()[acting] = True
+    basis = reference.motions.basis(reference.system.positions, active, np)[acting]
+    among, mixed, strains = (part.toarray() for part in (matrix[acting][:, acting], matrix[size:, acting], matrix[size:, size:]))
+    stiff = np.abs(np.diag(among)).max(initial=0.0)
+    mixed = mixed - (mixed @ basis) @ basis.T
+    try:
+        factor = scipy.linalg.cho_factor(among + stiff * (basis @ basis.T))
+    except np.linalg.LinAlgError:
+        return np.full(strains.shape, np.nan)
+    curvature = strains - mixed @ scipy.linalg.cho_solve(factor, mixed.T)
+    return 0.5 * (curvature + curvature.T)
+
+
 @eqx.filter_jit
-def _stored_response(
-    system: System, ranges: Array | np.ndarray, known: StoredDerivatives, relaxed: bool, flat: bool
-) -> _Response:
+def _stored_response(system: System, ranges: Any, known: StoredDerivatives, relaxed: bool, flat: bool) -> _Response:
     """Return what `_response` does, from known derivatives of the energy."""
     return _per_volume(system, ranges, known.slopes, _stored_curvature(system, known, relaxed), relaxed, flat)
 
@@ -285,6 +314,9 @@ def _is_stored(system: System, potential: Potential) -> bool:
 
 def _strains(system: System) -> Array:
     return jnp.asarray(unit_strains(system.dim), system.positions.dtype)
+
+
+_volume_response: Any = eqx.filter_jit(_per_volume)
 
 
 def _plane(system: System, curvature: Array, relaxed: bool) -> tuple[Array, Array, Array]:

@@ -108,3 +108,25 @@ def test_the_matrix_of_a_hessian(rattled, cell, pressure, frozen):
     held[: landscape.reference.held.size] = np.asarray(landscape.reference.held).ravel()
     vector = np.where(held, 0.0, np.random.default_rng(2).normal(size=flat.size))
     close(stored_operator(z, landscape)[0](jnp.asarray(vector)), expected @ vector)
+
+
+@pytest.mark.parametrize("relaxed", [True, False])
+def test_elastic_constants_by_four_roads(rattled, relaxed, monkeypatch):
+    """A matrix, stored second derivatives, the same while they are traced, and derivatives of the energy alone."""
+    system, potential = rattled
+    if relaxed:
+        system = ms.relax(system, potential, check_minimum=False).system
+
+    def constants(system):
+        return ms.observables.elastic_constants(system, potential, relaxed=relaxed)
+
+    by_matrix = constants(system)
+    monkeypatch.setattr("mdsens.mechanics.softest_modes.DENSE_LIMIT", 0)
+    stored = constants(system)
+    listed = system.with_neighbors(potential)
+    traced = jax.jit(lambda x: constants(listed.with_positions(x)))(system.positions)
+    monkeypatch.setattr("mdsens.mechanics.hessian_operator.STORED_LIMIT", 0)
+    jax.clear_caches()
+    by_energy = constants(system)
+    for one in (by_matrix, stored, traced):
+        np.testing.assert_allclose(one, by_energy, rtol=0.0, atol=1e-8 * np.abs(by_energy).max())
