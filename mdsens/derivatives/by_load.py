@@ -12,8 +12,9 @@ from mdsens.common.same_function import same_function
 from mdsens.common.suggestions import suggest_names
 from mdsens.common.units import stress_unit
 from mdsens.common.voigt import unit_strains
-from mdsens.derivatives.first_order import Observable, check_finite, observable_shape, observed
+from mdsens.derivatives.first_order import check_finite, observable_shape, observed
 from mdsens.derivatives.linear_response import check_residual, differentiable_hessian
+from mdsens.derivatives.states import Observable
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.implicit import root_jvp
 from mdsens.implicit.linear_system import LinearSolver

@@ -22,8 +22,8 @@ from jaxtyping import Array
 from mdsens.common.errors import InputError, MdsensError
 from mdsens.common.suggestions import suggest_names
 from mdsens.derivatives.certificate import distance_to_kinks, kink_gaps
-from mdsens.derivatives.first_order import Observable
 from mdsens.derivatives.second_order import Taylor, derivatives_along, direction_to, taylor
+from mdsens.derivatives.states import Observable
 from mdsens.derivatives.verification import relax_from, relaxed_structure
 from mdsens.equilibrium.descent import relist
 from mdsens.equilibrium.relaxation import Equilibrium

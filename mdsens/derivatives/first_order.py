@@ -4,7 +4,7 @@ Forward: dz/dθ = -A⁻¹B, one solve a parameter. Adjoint: dg/dθ = ∂g/∂θ 
 z is the unknown of the equilibrium (positions, the cell's strain, multipliers); see `mdsens.derivatives.linear_response`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, overload
 
 import equinox as eqx
@@ -15,7 +15,6 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from mdsens.common.errors import InputError, explain_untraceable
-from mdsens.common.same_function import same_function
 from mdsens.common.suggestions import NameSuggester, suggest_names
 from mdsens.common.text import short_list
 from mdsens.derivatives import linear_response
@@ -23,9 +22,18 @@ from mdsens.derivatives.certificate import Certificate, Measurement, certify, ex
 from mdsens.derivatives.linear_response import Response
 from mdsens.derivatives.many_parameters import DenseSystems, is_worthwhile
 from mdsens.derivatives.nonfinite import explain_nonfinite
-from mdsens.derivatives.references import with_references
 from mdsens.derivatives.roughness import jumps_at
 from mdsens.derivatives.selection import Direction, Selection, check_direction, select
+from mdsens.derivatives.states import (
+    Hessians,
+    Observable,
+    States,
+    hessian_list,
+    map_states,
+    named_hessians,
+    prepare,
+    unknowns_of,
+)
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.implicit.linear_system import LinearSolver
 from mdsens.mechanics.evaluation import deformation_at
@@ -37,10 +45,6 @@ from mdsens.potentials.reparameterised import own_sizes
 
 MAX_BYTES = 4e9
 """Size of a full sensitivity above which it is refused unless a larger one is asked for."""
-
-Observable = Callable[[Any, Potential], Any]
-States = Equilibrium | Mapping[str, Equilibrium]
-Hessians = Hessian | dict[str, Hessian]
 
 
 class Sensitivity(NameSuggester, eqx.Module):
@@ -297,59 +301,6 @@ def check_finite(g: Observable, hessians: Hessians, potential: Potential, *array
         )
 
 
-def check_index(g: Observable, eq: States) -> None:
-    """Raise InputError where an observable of several states gets a minimum for a saddle point, or the other way round."""
-    for name, index in getattr(g, "state_index", {}).items():
-        state = eq.get(name) if isinstance(eq, Mapping) else None
-        if isinstance(state, Equilibrium) and state.index != index:
-            kind = {0: "a minimum, as relax finds", 1: "a saddle point, as find_saddle finds"}
-            raise InputError(f"The state {name!r} must be {kind[index]} it: this one has {state.index} negative curvatures.")
-
-
-def prepare(
-    g: Observable, eq: States, linear_solver: LinearSolver | None, *, order: int = 1
-) -> tuple[Observable, Hessians, Potential]:
-    """Return an observable with its references among the states, the Hessians of the states, and their potential."""
-    check_index(g, eq)
-    g, eq = with_references(same_function(g), eq, order=order)
-    return g, *hessians_of(eq, linear_solver)
-
-
-def hessians_of(eq: States, linear_solver: LinearSolver | None) -> tuple[Hessians, Potential]:
-    """Return `(Hessians, potential)`: one Hessian, or a dict of them."""
-    if isinstance(eq, Equilibrium):
-        return linear_response.differentiable_hessian(eq, linear_solver), eq.potential
-    if not isinstance(eq, Mapping) or not eq:
-        if callable(eq):
-            raise InputError("The observable goes first, and the equilibrium behind it: gradient(g, eq).")
-        raise InputError(f'An equilibrium is wanted, or several by name, {{"defect": eq1, "bulk": eq2}}, not {eq!r:.80}.')
-    if bad := [name for name in eq if not isinstance(name, str)]:
-        raise InputError(f'States have names, {{"defect": eq1, ...}}, not {bad[0]!r}.')
-    # In JAX's order of dicts.
-    eq = dict(sorted(eq.items()))
-    hessians = {name: linear_response.differentiable_hessian(one, linear_solver) for name, one in eq.items()}
-    first = next(iter(eq.values()))
-    for name, one in eq.items():
-        alike = jax.tree.structure(one.potential) == jax.tree.structure(first.potential)  # type: ignore[operator]
-        leaves = (jax.tree.leaves(state.potential) for state in (one, first))
-        if not (alike and all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))):
-            raise InputError(f"The states have different potentials ({name!r} differs from the first): relax all with one.")
-    return hessians, first.potential
-
-
-def _hessian_list(hessians: Hessians) -> list[Hessian]:
-    return [hessians] if isinstance(hessians, Hessian) else list(hessians.values())
-
-
-def map_states(function: Callable[[Hessian], Any], hessians: Hessians) -> Any:
-    """Return what a function gives at one state, or at several by name."""
-    return function(hessians) if isinstance(hessians, Hessian) else {name: function(one) for name, one in hessians.items()}
-
-
-def _unknowns(hessians: Hessians) -> Any:
-    return map_states(lambda hessian: hessian.z, hessians)
-
-
 def observed(g: Observable, hessians: Hessians) -> Callable[[Any, Potential], Array]:
     """Return g as a function of `(z, potential)`, z being the unknown of the state, or those of the states by name."""
 
@@ -364,15 +315,11 @@ def observed(g: Observable, hessians: Hessians) -> Callable[[Any, Potential], Ar
 def _pulled(hessians: Hessians, slopes: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return `(the implicit parts of gradients (k, parameters), residuals (states, k))` from k slopes in the unknowns [host]."""
     gradients, residuals = [], []
-    for name, hessian in _named(hessians):
+    for name, hessian in named_hessians(hessians):
         gradient, residual = linear_response.adjoint_gradients(hessian, _raveled(slopes if name is None else slopes[name]))
         gradients.append(gradient)
         residuals.append(residual)
     return np.sum(gradients, axis=0), np.stack(residuals)
-
-
-def _named(hessians: Hessians) -> list[tuple[str | None, Hessian]]:
-    return [(None, hessians)] if isinstance(hessians, Hessian) else list(hessians.items())
 
 
 def _raveled(tree: Any) -> np.ndarray:
@@ -383,7 +330,7 @@ def _raveled(tree: Any) -> np.ndarray:
 
 def _map_rows(row: Callable[..., Any], hessians: Hessians) -> Callable[..., Any]:
     """Return a function of many directions: together in small systems, one after the other where one fills the cache."""
-    if sum(hessian.size for hessian in _hessian_list(hessians)) <= BATCHED_SIZE:
+    if sum(hessian.size for hessian in hessian_list(hessians)) <= BATCHED_SIZE:
         return jax.vmap(row)
     return lambda directions: jax.lax.map(row, directions)
 
@@ -398,14 +345,14 @@ def _slopes(g: Observable, hessians: Hessians, potential: Potential) -> tuple[Ar
         _check_scalar(value)
         return value
 
-    value, pullback = jax.vjp(scalar, _unknowns(hessians), potential)
+    value, pullback = jax.vjp(scalar, unknowns_of(hessians), potential)
     return value, *pullback(jnp.ones_like(value))
 
 
 @eqx.filter_jit
 def _slope_rows(g: Observable, hessians: Hessians, potential: Potential, directions: np.ndarray) -> tuple[Any, Potential, Array]:
     """Return the explicit derivatives of weighted sums of an observable's components, one for each direction."""
-    value, pullback = jax.vjp(observed(g, hessians), _unknowns(hessians), potential)
+    value, pullback = jax.vjp(observed(g, hessians), unknowns_of(hessians), potential)
     return *_map_rows(lambda weights: pullback(weights.reshape(value.shape)), hessians)(directions), value
 
 
@@ -421,7 +368,7 @@ def _forward_rows(
     g: Observable, hessians: Hessians, potential: Potential, directions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, Array]:
     moved, residuals = {}, []
-    for name, hessian in _named(hessians):
+    for name, hessian in named_hessians(hessians):
         columns, residual = linear_response.along_all(hessian, directions)
         moved[name] = columns.astype(hessian.dtype)
         residuals.append(residual)
@@ -432,7 +379,7 @@ def _forward_rows(
 @eqx.filter_jit
 def _changes(g: Observable, hessians: Hessians, potential: Potential, directions: np.ndarray, moved: Any) -> tuple[Array, Array]:
     """Return the changes of an observable along directions in θ, the unknowns changing with them."""
-    unknowns, unravel = _unknowns(hessians), ravel_pytree(potential)[1]
+    unknowns, unravel = unknowns_of(hessians), ravel_pytree(potential)[1]
 
     def change(both: Any) -> tuple[Array, Array]:
         direction, dz = both
@@ -469,7 +416,7 @@ def observable_shape(g: Observable, hessians: Hessians, potential: Potential) ->
     """
     check_callable(g)
     with explain_untraceable("The observable", "g(system, potential) -> array"):
-        shape = jax.eval_shape(observed(g, hessians), _unknowns(hessians), potential)
+        shape = jax.eval_shape(observed(g, hessians), unknowns_of(hessians), potential)
     _check_real(shape)
     return shape
 
@@ -484,7 +431,7 @@ def check_callable(g: Observable) -> None:
 
 def _check(g: Observable, hessians: Hessians, potential: Potential, residuals: Array | np.ndarray, *arrays: Any) -> None:
     """Raise LinearSolveError for a failed solve, and InputError for an observable that is not finite although none failed."""
-    solves = list(zip(_hessian_list(hessians), np.asarray(residuals, dtype=float).reshape(-1).tolist(), strict=True))
+    solves = list(zip(hessian_list(hessians), np.asarray(residuals, dtype=float).reshape(-1).tolist(), strict=True))
     for hessian, residual in solves:
         if np.isfinite(residual):
             linear_response.check_residual(residual, hessian)

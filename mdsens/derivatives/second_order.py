@@ -12,19 +12,10 @@ from jaxtyping import Array, Float
 
 from mdsens.common.errors import InputError, LinearSolveError
 from mdsens.common.suggestions import suggest_names
-from mdsens.derivatives.first_order import (
-    Hessians,
-    Observable,
-    States,
-    check_finite,
-    check_scalar,
-    map_states,
-    observed,
-    prepare,
-    value_and_gradient,
-)
+from mdsens.derivatives.first_order import check_finite, check_scalar, observed, value_and_gradient
 from mdsens.derivatives.linear_response import differentiable_hessian, solution
 from mdsens.derivatives.selection import Direction, check_direction
+from mdsens.derivatives.states import Hessians, Observable, States, map_states, prepare
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.implicit.linear_system import LinearSolver
 from mdsens.mechanics.hessian import Hessian

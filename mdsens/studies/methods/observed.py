@@ -12,8 +12,9 @@ from jaxtyping import Array, Float
 
 from mdsens import observables as catalogue
 from mdsens.common.errors import InputError
-from mdsens.derivatives.first_order import check_index, value_and_jacobian
+from mdsens.derivatives.first_order import value_and_jacobian
 from mdsens.derivatives.references import SINGLE_STATE, named_references, with_named
+from mdsens.derivatives.states import check_index
 from mdsens.equilibrium.relaxation import Equilibrium, relax
 from mdsens.mechanics.rounding import rounding_of
 from mdsens.observables.elastic import is_sheet
