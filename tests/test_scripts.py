@@ -11,7 +11,7 @@ SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
 
 def run(script, *options, cwd):
     command = [sys.executable, str(SCRIPTS / script), *map(str, options)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=1200)
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ BENCHES = (
     ("All weights of a network beside ten of them", "network_gradient.py", [], ["--cells", "2"]),
     ("A task of a study beside its relaxation", "study_overhead.py", [], []),
     ("A sweep by two workers beside two cores", "study_rate.py", [], ["--tasks", "400", "--sweeps", "1", "--turn", "0.7"]),
-    ("Error bars of silicon beside samples", "uncertainty_sampling.py", ["--vacancy", "2"], ["--samples", "1000"]),
+    ("Error bars of silicon beside samples", "uncertainty_sampling.py", ["--vacancy", "2"], ["--samples", "300"]),
     (
         "Silicon's parameters from relaxed targets beside differences",
         "calibration.py",

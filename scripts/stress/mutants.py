@@ -104,7 +104,7 @@ MUTANTS = (
         "mechanics/strained_bonds.py",
         "    return form + turned + turned.T",
         "    return form",
-        "mechanics/test_assembly.py -k 'elastic and False'",
+        "observables/test_elastic.py -k differences_of_relaxed",
     ),
     # The certificate
     Mutant(
