@@ -104,7 +104,7 @@ MUTANTS = (
         "mechanics/strained_bonds.py",
         "    return form + turned + turned.T",
         "    return form",
-        "observables/test_elastic.py -k differences_of_relaxed",
+        "mechanics/test_assembly.py -k away_from_rest",
     ),
     # The certificate
     Mutant(

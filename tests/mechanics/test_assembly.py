@@ -14,7 +14,9 @@ from mdsens.mechanics.evaluation import evaluate, slopes_by_parameters
 from mdsens.mechanics.forces import gradient
 from mdsens.mechanics.hessian_operator import stored_operator
 from mdsens.mechanics.landscape import Landscape
+from mdsens.mechanics.strained_bonds import stored_derivatives, strain_form
 from mdsens.mechanics.unknown import Unknown, cell_freedom, reference_at
+from mdsens.potentials.base import total_energy
 
 STRESS = [1.0, 2.0, 3.0, 0.1, 0.2, 0.3]
 
@@ -130,3 +132,18 @@ def test_elastic_constants_by_four_roads(rattled, relaxed, monkeypatch):
     by_energy = constants(system)
     for one in (by_matrix, stored, traced):
         np.testing.assert_allclose(one, by_energy, rtol=0.0, atol=1e-8 * np.abs(by_energy).max())
+
+
+def test_the_form_of_displacements_and_strains_away_from_rest(rattled):
+    system, potential = rattled
+    system, random = system.with_neighbors(potential), np.random.default_rng(3)
+    u, strains = random.normal(size=(2, *system.positions.shape)), random.normal(size=(2, 3, 3))
+    strains = strains + np.swapaxes(strains, 1, 2)
+
+    def energy(shares):
+        moved = system.with_positions(system.positions + jnp.tensordot(shares, u, 1))
+        return total_energy(potential, moved.deformed(jnp.eye(3) + jnp.tensordot(shares, strains, 1)))
+
+    form = strain_form(system, stored_derivatives(system, potential), jnp.asarray(u), jnp.asarray(strains))
+    expected = jax.hessian(energy)(jnp.zeros(2))
+    np.testing.assert_allclose(form, expected, rtol=0.0, atol=1e-12 * np.abs(expected).max())
