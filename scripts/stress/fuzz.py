@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
+# The folder of compiled programs is made by importing mdsens, not by reading a file.
+os.environ["MDSENS_KEEP_COMPILED"] = "0"
 
 from mutations import spoil
 from samples import COLLECTED, POTENTIALS, RESULTS, STRUCTURES, STUDIES, TASKS, readers, write_samples
