@@ -275,6 +275,9 @@ def _assembled_curvature(reference: Reference, potential: Potential) -> Any:
     among, mixed, strains = (part.toarray() for part in (matrix[acting][:, acting], matrix[size:, acting], matrix[size:, size:]))
     stiff = np.abs(np.diag(among)).max(initial=0.0)
     mixed = mixed - (mixed @ basis) @ basis.T
+    if len(acting) <= basis.shape[1]:
+        # Atoms that can only move together, which costs nothing.
+        return strains
     try:
         factor = scipy.linalg.cho_factor(among + stiff * (basis @ basis.T))
     except np.linalg.LinAlgError:

@@ -147,3 +147,17 @@ def test_the_form_of_displacements_and_strains_away_from_rest(rattled):
     form = strain_form(system, stored_derivatives(system, potential), jnp.asarray(u), jnp.asarray(strains))
     expected = jax.hessian(energy)(jnp.zeros(2))
     np.testing.assert_allclose(form, expected, rtol=0.0, atol=1e-12 * np.abs(expected).max())
+
+
+def test_an_atom_that_is_listed_without_a_contact_has_no_part(monkeypatch):
+    """A small sphere in the middle of three larger ones, within their range and touching none."""
+    h = np.sqrt(0.75)
+    larger = [[k + 0.5 * (row % 2), h * row] for row in range(2) for k in range(2)]
+    places = 0.95 * np.array([*larger, [0.5, h / 3.0]])
+    potential = ms.SoftSphere(diameter={"A": 1.0, "B": 0.05}, epsilon=1.0)
+    system = ms.System(places, cell=0.95 * np.diag([2.0, 2.0 * h]), pbc=True, species=list("AAAAB"))
+    matrix = assemble(system.positions, Landscape(reference_at(system.with_neighbors(potential)), potential)).matrix
+    assert not np.diff(matrix.indptr)[8:].any()
+    by_matrix = ms.observables.elastic_constants(system, potential)
+    monkeypatch.setattr("mdsens.mechanics.softest_modes.DENSE_LIMIT", 0)
+    np.testing.assert_allclose(by_matrix, ms.observables.elastic_constants(system, potential), atol=1e-9)
