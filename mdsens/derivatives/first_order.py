@@ -15,9 +15,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from mdsens.common.errors import InputError, explain_untraceable
+from mdsens.common.modules import with_fields
 from mdsens.common.suggestions import NameSuggester, suggest_names
 from mdsens.common.text import short_list
 from mdsens.derivatives import linear_response
+from mdsens.derivatives.by_values import WantsValues, asking, giving_values
 from mdsens.derivatives.certificate import Certificate, Measurement, certify, explain_doubt
 from mdsens.derivatives.linear_response import Response
 from mdsens.derivatives.many_parameters import DenseSystems, is_worthwhile
@@ -36,7 +38,7 @@ from mdsens.derivatives.states import (
 )
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.implicit.linear_system import LinearSolver
-from mdsens.mechanics.evaluation import deformation_at
+from mdsens.mechanics.evaluation import deformation_at, place
 from mdsens.mechanics.hessian import BATCHED_SIZE, Hessian
 from mdsens.mechanics.scales import typical_distance
 from mdsens.mechanics.unknown import as_unknown
@@ -209,8 +211,13 @@ def value_and_gradient(g: Observable, eq: States, *, linear_solver: LinearSolver
     """
     g, hessians, potential = prepare(g, eq, linear_solver)
     check_callable(g)
-    with explain_untraceable("The observable", "g(system, potential) -> array"):
-        value, slopes, explicit = _slopes(g, hessians, potential)
+    try:
+        with asking(_has_values(hessians, potential)), explain_untraceable("The observable", "g(system, potential) -> array"):
+            value, slopes, explicit = _slopes(g, hessians, potential)
+    except WantsValues:
+        value, matrix = _forward_of_values(g, hessians, potential)
+        _check_scalar(value)
+        return value, linear_response.split_last_axis(matrix, potential)
     slopes, explicit = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (slopes, explicit))
     implicit, residuals = _pulled(hessians, slopes)
     total = linear_response.split_last_axis(_raveled(explicit)[0] + implicit[0], potential)
@@ -240,7 +247,12 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: LinearSolver
         as `value_and_gradient`.
     """
     g, hessians, potential = prepare(g, eq, linear_solver)
-    shape = observable_shape(g, hessians, potential)
+    try:
+        with asking(_has_values(hessians, potential)):
+            shape = observable_shape(g, hessians, potential)
+    except WantsValues:
+        value, matrix = _forward_of_values(g, hessians, potential)
+        return value, linear_response.split_last_axis(matrix, potential)
     count = sum(leaf.size for leaf in jax.tree.leaves(potential))
     forward = count <= shape.size
     rows: list[np.ndarray] = []
@@ -374,6 +386,42 @@ def _forward_rows(
         residuals.append(residual)
     rows, value = _changes(g, hessians, potential, directions, moved.get(None, moved))
     return np.asarray(rows), np.stack(residuals), value
+
+
+def _has_values(hessians: Hessians, potential: Potential) -> bool:
+    """Return whether observables can be differentiated from values: one parameter at a time, on the host."""
+    few = sum(leaf.size for leaf in jax.tree.leaves(potential)) <= linear_response.FEW_PARAMETERS
+    return few and all(hessian.is_stored for hessian in hessian_list(hessians))
+
+
+def _forward_of_values(g: Observable, hessians: Hessians, potential: Potential) -> tuple[Array, np.ndarray]:
+    """Return an observable and its derivatives in all parameters, along a last axis, outside of compiled functions [host]."""
+    directions = np.eye(sum(leaf.size for leaf in jax.tree.leaves(potential)))
+    unravel = ravel_pytree(potential)[1]
+    systems, moved, residuals = {}, {}, []
+    for name, hessian in named_hessians(hessians):
+        columns, residual = linear_response.along_all(hessian, directions)
+        positions, cell = _displacements(hessian, columns)
+        systems[name] = place(hessian.z, hessian.reference)
+        moved[name] = {"positions": positions} | ({} if cell is None else {"cell": cell})
+        residuals.append(residual)
+    states = {name: {part: getattr(system, part) for part in moved[name]} for name, system in systems.items()}
+
+    def value(states: Any, potential: Potential) -> Array:
+        placed = {name: with_fields(systems[name], **parts) for name, parts in states.items()}
+        result = jnp.asarray(g(placed.get(None, placed), potential))
+        _check_real(result)
+        return result
+
+    rows = []
+    with giving_values(), explain_untraceable("The observable", "g(system, potential) -> array"):
+        for k, direction in enumerate(directions):
+            steps = jax.tree.map(lambda change, k=k: jnp.asarray(change[k]), moved)
+            result, row = jax.jvp(value, (states, potential), (steps, unravel(jnp.asarray(direction))))
+            rows.append(np.asarray(row))
+    matrix = np.stack(rows, axis=-1)
+    _check(g, hessians, potential, np.max(np.stack(residuals), axis=1, initial=0.0), result, matrix)
+    return result, matrix
 
 
 @eqx.filter_jit

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from mdsens.mechanics.evaluation import deformation_at, place
 from mdsens.mechanics.landscape import LandscapeLike
@@ -24,7 +24,7 @@ from mdsens.potentials.forms.stored_stiffness import (
 from mdsens.structures.neighbors.neighbor_list import Neighbors
 from mdsens.structures.system import System
 
-Bonds = Float[np.ndarray, "dim capacity atoms"]
+Bonds = Inexact[np.ndarray, "dim capacity atoms"]
 
 
 class Listed(NamedTuple):
@@ -155,24 +155,24 @@ def _of_strain(
     strains = np.zeros((len(directions), len(directions)))
     inverse = np.linalg.inv(deformation)
     for stiffness, neighbors in terms:
-        d = _bonds(system, neighbors)
+        d = bond_vectors(np.asarray(system.positions), None if system.cell is None else np.asarray(system.cell), neighbors)
         moved = [np.einsum("cki,cd->dki", d, inverse @ direction) / length for direction in directions]
         answers = [np.asarray(stiffness.response(bonds)) for bonds in moved]
         strains += [[np.vdot(bonds, answer) for answer in answers] for bonds in moved]
-        columns += np.stack([_onto_atoms(answer, neighbors) for answer in answers]) @ deformation.T
+        columns += np.stack([onto_atoms(answer, neighbors) for answer in answers]) @ deformation.T
     return columns.reshape(len(directions), -1), strains
 
 
-def _bonds(system: System, neighbors: Neighbors) -> Bonds:
-    """Return the vectors from atoms to their neighbours; zero in unused places."""
-    x, atom = np.asarray(system.positions).T, np.asarray(neighbors.atom)
+def bond_vectors(positions: np.ndarray, cell: np.ndarray | None, neighbors: Neighbors) -> Bonds:
+    """Return the vectors from atoms to their neighbours, or their changes by those of atoms and cell; zero in unused places."""
+    x, atom = positions.T, np.asarray(neighbors.atom)
     d = x[:, atom] - x[:, None]
-    if system.cell is not None:
-        d = d + (np.asarray(system.cell).T @ np.asarray(neighbors.images))[:, np.asarray(neighbors.kind)]
+    if cell is not None:
+        d = d + (cell.T @ np.asarray(neighbors.images))[:, np.asarray(neighbors.kind)]
     return np.where(np.asarray(neighbors.used), d, 0.0)
 
 
-def _onto_atoms(bonds: Bonds, neighbors: Neighbors) -> Float[np.ndarray, "atoms dim"]:
+def onto_atoms(bonds: Bonds, neighbors: Neighbors) -> Float[np.ndarray, "atoms dim"]:
     """Return the slopes of atoms' positions from those of the vectors between them."""
     place, i = np.nonzero(np.asarray(neighbors.used))
     image = -bonds.sum(axis=1).T

@@ -82,6 +82,26 @@ def second_derivatives(system: System, potential: Potential) -> tuple[LocalStiff
     return stored, neighbors
 
 
+def second_derivatives_along(
+    system: System,
+    potential: Potential,
+    displacement: Float[np.ndarray, "atoms dim"],
+    cell_change: Float[np.ndarray, "dim dim"],
+    direction: Potential,
+) -> LocalStiffness:
+    """Return the derivative of what `second_derivatives` gives, on its list, along one direction of everything together [host].
+
+    Args:
+        displacement, cell_change: the changes of positions and cell [Å].
+        direction: that of the potential.
+    """
+    whole, potential = _prepared(system, potential)
+    n = len(system)
+    moved = np.pad(displacement, ((0, len(whole) - n), (0, 0)))
+    stored: LocalStiffness = _second_derivatives_along(whole, potential, moved, cell_change, direction)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[..., :n], stored)  # type: ignore[no-any-return]
+
+
 def slopes_along(system: System, potential: Potential, directions: Float[np.ndarray, "k parameters"], *, deforms: bool) -> Slopes:
     """Return the derivatives of the slopes along directions in the space of all parameters, one after the other [host].
 
@@ -106,6 +126,17 @@ def _energy_and_slopes(system: System, potential: Potential, deforms: bool) -> S
 @eqx.filter_jit
 def _second_derivatives(system: System, potential: Potential) -> LocalStiffness:
     return sound_stiffness(potential, system)
+
+
+@eqx.filter_jit
+def _second_derivatives_along(
+    system: System, potential: Potential, displacement: np.ndarray, cell_change: np.ndarray, direction: Potential
+) -> LocalStiffness:
+    def stiffness(positions: Array, cell: Array, potential: Potential) -> LocalStiffness:
+        return sound_stiffness(potential, with_fields(system, positions=positions, cell=cell))
+
+    changes = jnp.asarray(displacement), jnp.asarray(cell_change), direction
+    return jax.jvp(stiffness, (system.positions, system.cell, potential), changes)[1]  # type: ignore[no-any-return]
 
 
 @eqx.filter_jit

@@ -432,14 +432,28 @@ MUTANTS = (
     # Observables
     Mutant(
         "elastic constants are those of clamped ions",
-        "observables/elastic.py",
-        "    curvature = strains - mixed @ scipy.linalg.cho_solve(factor, mixed.T)",
-        "    curvature = strains",
+        "observables/host_strain_response.py",
+        "            moved[:, acting] = -scipy.linalg.cho_solve(factor, mixed.T).T",
+        "            pass",
         "observables/test_elastic.py -k silicon_has",
     ),
     Mutant(
+        "derivatives of elastic constants forget that bonds stretch",
+        "observables/host_strain_response.py",
+        "change = StoredState(displacement, cell_change, by_atoms, stiffness)",
+        "change = StoredState(0.0 * displacement, 0.0 * cell_change, by_atoms, stiffness)",
+        "derivatives/test_by_values.py -k stressed",
+    ),
+    Mutant(
+        "derivatives of elastic constants forget what atoms' slopes do",
+        "mechanics/strain_algebra.py",
+        "        by_atoms = by_atoms + onto_atoms(answer, listed)",
+        "        pass",
+        "mechanics/test_assembly.py -k along_everything",
+    ),
+    Mutant(
         "stress has no part in the elastic constants",
-        "observables/elastic.py",
+        "observables/strain_response.py",
         "return curvature + 0.5 * turning - jnp.outer(stress, jnp.trace(strains, axis1=1, axis2=2))",
         "return curvature",
         "observables/test_elastic.py -k 'birch or matscipy_under'",

@@ -8,13 +8,18 @@ from ase.build import bulk
 from jax.flatten_util import ravel_pytree
 
 import mdsens as ms
+from mdsens.common.modules import with_fields
+from mdsens.common.voigt import unit_strains
 from mdsens.equilibrium import descent
 from mdsens.mechanics.assembly import assemble
 from mdsens.mechanics.evaluation import evaluate, slopes_by_parameters
 from mdsens.mechanics.forces import gradient
 from mdsens.mechanics.hessian_operator import stored_operator
 from mdsens.mechanics.landscape import Landscape
-from mdsens.mechanics.strained_bonds import stored_derivatives, strain_form
+from mdsens.mechanics.programs import second_derivatives, second_derivatives_along, traced_slopes
+from mdsens.mechanics.strain_algebra import StoredState, slopes_along_motion, strain_form, strain_form_along
+from mdsens.mechanics.strained_bonds import stored_derivatives
+from mdsens.mechanics.strained_bonds import strain_form as jax_strain_form
 from mdsens.mechanics.unknown import Unknown, cell_freedom, reference_at
 from mdsens.potentials.base import total_energy
 
@@ -144,9 +149,42 @@ def test_the_form_of_displacements_and_strains_away_from_rest(rattled):
         moved = system.with_positions(system.positions + jnp.tensordot(shares, u, 1))
         return total_energy(potential, moved.deformed(jnp.eye(3) + jnp.tensordot(shares, strains, 1)))
 
-    form = strain_form(system, stored_derivatives(system, potential), jnp.asarray(u), jnp.asarray(strains))
+    form = jax_strain_form(system, stored_derivatives(system, potential), jnp.asarray(u), jnp.asarray(strains))
     expected = jax.hessian(energy)(jnp.zeros(2))
     np.testing.assert_allclose(form, expected, rtol=0.0, atol=1e-12 * np.abs(expected).max())
+
+
+def test_how_the_form_changes_along_everything(rattled):
+    """Along positions, a cell that turns too, and all parameters; the changes of slopes as well."""
+    system, potential = rattled
+    system, random = system.with_neighbors(potential), np.random.default_rng(4)
+    u, strains = random.normal(size=(3, *system.positions.shape)), np.asarray(unit_strains(3))[[0, 3, 5]]
+    flat, unravel = ravel_pytree(potential)
+    direction = unravel(flat * random.normal(size=flat.size))
+    moved, turned = random.normal(size=system.positions.shape), random.normal(size=(3, 3))
+
+    def slopes(positions, cell, potential):
+        return traced_slopes(with_fields(system, positions=positions, cell=cell), potential, deforms=True)
+
+    def form(positions, cell, potential):
+        placed = with_fields(system, positions=positions, cell=cell)
+        return jax_strain_form(placed, stored_derivatives(placed, potential), jnp.asarray(u), jnp.asarray(strains))
+
+    at = system.positions, system.cell, potential
+    still = jax.tree.map(jnp.zeros_like, potential)
+    first, by_motion = jax.jvp(slopes, at, (jnp.asarray(moved), jnp.asarray(turned), still))
+    by_everything = jax.jvp(slopes, at, (jnp.asarray(moved), jnp.asarray(turned), direction))[1]
+    value, expected = jax.jvp(form, at, (jnp.asarray(moved), jnp.asarray(turned), direction))
+
+    stiffness, neighbors = second_derivatives(system, potential)
+    state = StoredState(*map(np.asarray, (system.positions, system.cell, first.positions)), stiffness)
+    by_atoms, by_deformation = slopes_along_motion(state, np.asarray(first.deformation), neighbors, moved, turned)
+    close(by_atoms, by_motion.positions)
+    close(by_deformation, by_motion.deformation)
+    stiffening = second_derivatives_along(system, potential, moved, turned, direction)
+    change = StoredState(moved, turned, np.asarray(by_everything.positions), stiffening)
+    close(strain_form(state, neighbors, u, strains), value)
+    close(strain_form_along(state, change, neighbors, u, strains), expected)
 
 
 def test_an_atom_that_is_listed_without_a_contact_has_no_part(monkeypatch):

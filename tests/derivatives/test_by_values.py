@@ -1,0 +1,129 @@
+"""Observables that differentiate themselves from values, against the same ones in a traced function."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ase.build import bulk
+
+import mdsens as ms
+from mdsens.derivatives import by_values, first_order
+from mdsens.observables import bulk_modulus, elastic_constants
+
+
+def defect(strain=0.01):
+    atoms = bulk("Si", cubic=True)
+    del atoms[0]
+    atoms.rattle(0.02, seed=1)
+    atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain * np.array([[1.0, 0.3, 0.0], [0.2, -1.0, 0.0], [0.0, 0.1, 0.5]])), True)
+    return ms.System.from_ase(atoms)
+
+
+@pytest.fixture(scope="module")
+def stressed(silicon):
+    """A relaxed defect in a cell that is held, under shear."""
+    return ms.relax(defect(), silicon)
+
+
+@pytest.fixture(scope="module")
+def free(silicon):
+    return ms.relax(defect(), silicon, cell="free")
+
+
+@pytest.fixture
+def both(monkeypatch):
+    """A function that returns `(from values, traced)`, after it has seen that both roads were gone."""
+
+    def both_roads(differentiate, *args):
+        gone = []
+        original = first_order._forward_of_values
+        monkeypatch.setattr(first_order, "_forward_of_values", lambda *a: gone.append(1) or original(*a))
+        from_values = differentiate(*args)
+        assert gone
+        monkeypatch.setattr(first_order, "_has_values", lambda *_: False)
+        traced = differentiate(*args)
+        assert len(gone) == 1
+        monkeypatch.undo()
+        return from_values, traced
+
+    return both_roads
+
+
+def agree(one, other, rtol=1e-9):
+    leaves = [jax.tree.leaves(tree) for tree in (one, other)]
+    largest = max(np.abs(leaf).max() for leaf in leaves[1])
+    for a, b in zip(*leaves, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0.0, atol=rtol * largest)
+
+
+@pytest.mark.parametrize("options", [{}, {"definition": "thermodynamic"}, {"definition": "energy"}, {"relaxed": False}], ids=str)
+def test_constants_of_a_stressed_state(stressed, both, options):
+    agree(*both(ms.value_and_jacobian, lambda system, potential: elastic_constants(system, potential, **options), stressed))
+
+
+def test_constants_at_a_free_cell_and_what_is_made_of_them(free, both):
+    agree(*both(ms.value_and_jacobian, elastic_constants, free))
+    agree(*both(ms.value_and_gradient, bulk_modulus, free))
+
+    def ratio(system, potential):
+        C = elastic_constants(system, potential)
+        return (C[0, 0] - C[0, 1]) / C[3, 3] * system.volume + potential.sigma
+
+    agree(*both(ms.value_and_gradient, ratio, free))
+
+
+def test_several_states_and_a_structure_that_the_observable_changes(free, stressed, both):
+    def softening(states, potential):
+        doubled = states["free"].with_positions(states["free"].positions * 1.0)
+        return jnp.stack([elastic_constants(states["stressed"], potential)[0, 0], elastic_constants(doubled, potential)[0, 0]])
+
+    agree(*both(ms.value_and_jacobian, softening, {"free": free, "stressed": stressed}))
+
+
+def test_other_forms_of_second_derivatives(both):
+    """Pairs, and a sum with two lists; a plane in `test_elastic`."""
+    by_pair = lambda value: {"Ar-Ar": value, "Ar-Kr": 1.1 * value, "Kr-Kr": 1.2 * value}  # noqa: E731
+    near = ms.LennardJones(epsilon=by_pair(0.002), sigma=by_pair(3.0), cutoff=5.5)
+    atoms = bulk("Ar", "fcc", a=5.3, cubic=True)
+    atoms.symbols[1] = "Kr"
+    potential = ms.LennardJones(epsilon=by_pair(0.01), sigma=by_pair(3.4), cutoff=8.5) + near
+    agree(*both(ms.value_and_jacobian, elastic_constants, ms.relax(ms.System.from_ase(atoms), potential, cell="free")))
+
+
+def test_compiled_parts_of_an_observable_are_traced_as_ever(stressed, both):
+    compiled = jax.jit(lambda positions, potential: elastic_constants(stressed.system.with_positions(positions), potential))
+
+    def softest(system, potential):
+        return compiled(system.positions, potential)[3, 3]
+
+    agree(*both(ms.value_and_gradient, softest, stressed))
+
+
+def test_a_derivative_in_the_observable_itself(stressed, both):
+    def stiffening(system, potential):
+        by_positions = jax.grad(lambda x: elastic_constants(system.with_positions(x), potential, relaxed=False)[0, 0])
+        return by_positions(system.positions)[0, 0]
+
+    agree(*both(ms.value_and_gradient, stiffening, stressed), rtol=1e-8)
+
+
+def test_many_parameters_go_backward(monkeypatch):
+    monkeypatch.setattr(first_order, "_forward_of_values", None)
+    spheres = ms.SoftSphere(diameter=np.linspace(1.0, 1.4, 20), epsilon=1.0, alpha=2.0)
+    x = np.random.default_rng(1).uniform(size=(20, 2)) * 4.6
+    eq = ms.relax(ms.System(x, cell=np.diag([4.6, 4.6]), pbc=True), spheres)
+    assert ms.value_and_gradient(lambda s, p: elastic_constants(s, p)[0, 0], eq)[1].diameter.shape == (20,)
+
+
+def test_nobody_else_is_asked_for_values(stressed):
+    listed = stressed.system.with_neighbors(stressed.potential)
+    traced = jax.jit(lambda x: elastic_constants(listed.with_positions(x), stressed.potential))(listed.positions)
+    agree(traced, elastic_constants(stressed.system, stressed.potential))
+    assert by_values.known() is None
+    with by_values.asking(True), pytest.raises(by_values.WantsValues):
+        jax.eval_shape(lambda x: elastic_constants(listed.with_positions(x), stressed.potential), listed.positions)
+
+
+def test_a_vector_for_a_gradient_is_refused(stressed):
+    with pytest.raises(ms.InputError, match="shape"):
+        ms.value_and_gradient(elastic_constants, stressed)
