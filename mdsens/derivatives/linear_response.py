@@ -465,11 +465,14 @@ def batches(count: int, dtype: Any, progress: bool | None) -> Iterator[np.ndarra
 
 
 def split_last_axis(stacked: np.ndarray, tree: Potential) -> Potential:
-    """Cut the last axis, over all values of a tree, into leaves of shape `(..., *leaf.shape)` [host]."""
+    """Cut the last axis, over all values of a tree, into leaves of shape `(..., *leaf.shape)` and their precision [host]."""
     leaves, structure = jax.tree.flatten(tree)
     ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
     parts = np.split(stacked, ends, axis=-1)
-    shaped = [jax.device_put(part.reshape((*stacked.shape[:-1], *leaf.shape))) for part, leaf in zip(parts, leaves, strict=True)]
+    lead = stacked.shape[:-1]
+    shaped = [
+        jax.device_put(part.astype(leaf.dtype).reshape((*lead, *leaf.shape))) for part, leaf in zip(parts, leaves, strict=True)
+    ]
     return jax.tree.unflatten(structure, shaped)
 
 

@@ -13,9 +13,9 @@ from jaxtyping import Array
 
 from mdsens.derivatives.linear_response import BATCH, Response, changes
 from mdsens.derivatives.selection import Selection
-from mdsens.implicit import Cholesky
 from mdsens.mechanics import hessian_matrix
 from mdsens.mechanics.assembly import assemble
+from mdsens.mechanics.factors import dense_description
 from mdsens.mechanics.hessian import Hessian
 from mdsens.mechanics.unknown import Unknown
 from mdsens.potentials.base import Potential, is_local
@@ -89,7 +89,7 @@ class DenseSystems:
     @property
     def method(self) -> str:
         """The way the linear systems are solved, in words."""
-        return repr(Cholesky())
+        return dense_description(self.hessian.size)
 
     def response(self, weights: np.ndarray) -> Response:
         """Return the response to all parameters; see `linear_response.solutions`.

@@ -59,7 +59,12 @@ class DenseFactor(eqx.Module):
     @property
     def description(self) -> str:
         """A description for people."""
-        return f"Cholesky's factor of its {self.free.size} unknowns"
+        return dense_description(self.free.size)
+
+
+def dense_description(size: int) -> str:
+    """Return what solves linear systems of so many unknowns, in words."""
+    return f"Cholesky's factor of its {size} unknowns"
 
 
 def dense_factor(matrix: np.ndarray, null: np.ndarray, free: np.ndarray, dtype: Any) -> DenseFactor:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mdsens.common.hidden_value import HiddenValue
-from mdsens.implicit import CG, GMRES, MINRES, Cholesky, Direct, linear_solve
+from mdsens.implicit import CG, GMRES, MINRES, Direct, linear_solve
 from mdsens.implicit.bound import ROUNDING
 from mdsens.implicit.linear import DIRECT_LIMIT
 from mdsens.implicit.linear_system import LinearSolver, NullSpace
@@ -170,7 +170,7 @@ class Hessian(eqx.Module):
     def method(self) -> str:
         """The way its linear systems are solved, in words."""
         if isinstance(self.factor, DenseFactor):
-            return repr(Cholesky())
+            return self.factor.description
         preconditioner = ""
         if self.factor is not None:
             preconditioner = self.factor.description

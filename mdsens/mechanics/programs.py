@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from mdsens.common.modules import with_fields
-from mdsens.potentials.base import Potential, sound_stiffness, total_energy
+from mdsens.potentials.base import Potential, is_local, sound_stiffness, total_energy
 from mdsens.potentials.forms.neighbor_vectors import pair_list
 from mdsens.potentials.forms.stored_stiffness import LocalStiffness
 from mdsens.structures.neighbors.neighbor_list import Neighbors, filled, rounded_capacity, widen
@@ -108,6 +108,7 @@ def slopes_along(system: System, potential: Potential, directions: Float[np.ndar
     The number of directions is part of what is compiled; the energy's own derivatives are left out.
     """
     n = len(system)
+    directions = np.asarray(directions, system.positions.dtype)
     positions, deformation = _slopes_along(*_prepared(system, potential), directions, deforms)
     return Slopes(None, np.asarray(positions)[:, :n], None if deformation is None else np.asarray(deformation))
 
@@ -184,9 +185,11 @@ def fill_up(system: System, potential: Potential, room: float = 1.0) -> System:
 
 
 def can_fill(system: System, potential: Potential) -> bool:
-    """Return whether further atoms without neighbours change nothing: no energy of the user's own, no parameters of atoms."""
+    """Return whether further atoms without neighbours change nothing: they may in an energy that is no sum over neighbours, in
+    one of the user's own, and where each atom has a parameter.
+    """
     n, neighbors, parts = len(system), system.neighbors, potential.parts()
-    if n > FILLED_LIMIT or not isinstance(neighbors, Neighbors) or not np.isfinite(neighbors.radius):
+    if n > FILLED_LIMIT or not is_local(potential) or not isinstance(neighbors, Neighbors) or not np.isfinite(neighbors.radius):
         return False
     methods = (getattr(type(part), name) for part in parts for name in ("total", "atom_energies"))
     if not all(method.__module__.startswith("mdsens.") for method in methods):

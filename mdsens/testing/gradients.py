@@ -60,7 +60,8 @@ def check_gradients(name: str, setting: str) -> Gradients:
     if system is None:
         return Gradients(np.nan, "", 0, "no such structure")
     if isinstance(potential, HarmonicBonds) and setting in ("cluster", "2-D"):
-        potential = HarmonicBonds.at_rest(system, cutoff=1.2 * smallest_distance(system), k=potential.k)
+        # Second neighbours too, without which a cluster of bonds has loose ends.
+        potential = HarmonicBonds.at_rest(system, cutoff=1.6 * smallest_distance(system), k=potential.k)
     try:
         eq = relax(system, potential, fmax=1e-12)
         derivatives = sensitivity(eq)

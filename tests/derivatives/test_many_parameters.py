@@ -11,7 +11,7 @@ import pytest
 import mdsens as ms
 from mdsens.derivatives.many_parameters import DenseSystems
 from mdsens.derivatives.selection import Selection
-from mdsens.implicit import CG, Cholesky
+from mdsens.implicit import CG
 from mdsens.structures.packing import random_packing
 
 N = 80
@@ -46,7 +46,7 @@ def polydisperse():
 @pytest.mark.slow
 def test_all_diameters_together_are_what_each_is_alone(polydisperse):
     together, in_turn = ms.sensitivity(polydisperse), ms.sensitivity(polydisperse, linear_solver=CG())
-    assert together.certificate.linear_solver == repr(Cholesky())
+    assert together.certificate.linear_solver.startswith("Cholesky's factor")
     assert together.certificate.trusted == in_turn.certificate.trusted
     assert together.certificate.residual < 1e-12
     for name in ("diameter", "epsilon"):

@@ -460,6 +460,7 @@ def test_float32_is_an_explicit_choice_and_says_what_it_is_worth(silicon_vacancy
     short = ms.relax(system, potential, fmax=1e-3)
     S = ms.sensitivity(short, wrt=["sigma"])
     assert S.positions.sigma.dtype == jnp.float32
+    assert ms.gradient(lambda system, _: jnp.sum(system.positions[3] ** 2), short).sigma.dtype == jnp.float32
     assert not S.certificate.trusted and any("float32" in reason for reason in S.certificate.reasons)
     exact = ms.sensitivity(eq, wrt=["sigma"]).positions.sigma
     np.testing.assert_allclose(S.positions.sigma, exact, atol=1e-3 * float(jnp.abs(exact).max()))

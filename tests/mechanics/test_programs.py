@@ -12,6 +12,8 @@ from ase.build import bulk
 import mdsens as ms
 from mdsens.mechanics import programs
 from mdsens.mechanics.programs import can_fill, energy_and_slopes, fill_up
+from mdsens.potentials.electrostatics import ChargeEquilibration, WithCharges
+from mdsens.testing.examples import EXAMPLES
 
 WITH_POTENTIAL = {"_energy_and_slopes", "_second_derivatives", "_slopes_along", "_chunk"}
 
@@ -101,12 +103,24 @@ class Own(ms.StillingerWeber):
         return super().total(system) + 0.01 * jnp.sum(system.positions**2) / len(system)
 
 
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_programs_give_the_energy_of_every_potential(name):
+    potential, system = EXAMPLES[name]()
+    system = system.with_neighbors(potential)
+    expected = float(potential.energy(system))
+    assert energy_and_slopes(system, potential, deforms=False).energy == pytest.approx(expected, rel=1e-12)
+
+
 def test_energies_that_could_see_further_atoms_are_left_alone(silicon):
     system = defect([0], 0.1).with_neighbors(silicon)
     own = Own(**silicon.parameters(), p=silicon.p, q=silicon.q)
     assert can_fill(system, silicon) and not can_fill(system, own)
     spheres = ms.SoftSphere(diameter=np.full(len(system), 2.3), epsilon=1.0, alpha=2.0)
     assert not can_fill(system.with_neighbors(spheres), spheres)
+    # Charges know of each other beyond the list.
+    charges = ChargeEquilibration(electronegativity={"Si": 4.0}, hardness={"Si": 10.0}, width={"Si": 0.8})
+    charged = WithCharges(silicon, charges)
+    assert not can_fill(system.with_neighbors(charged), charged)
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 63, 64, 65, 213, 215, 216, 500, 1999])
