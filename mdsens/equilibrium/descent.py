@@ -13,7 +13,7 @@ from jaxtyping import Array
 from mdsens.common.errors import MdsensError
 from mdsens.common.progress import residual_bar
 from mdsens.equilibrium.falling import Watch
-from mdsens.equilibrium.filled import solve_filled
+from mdsens.equilibrium.first_steps import solve_by_steps
 from mdsens.equilibrium.newton_step import whole_step
 from mdsens.mechanics.evaluation import Evaluation, deformation_at, evaluate, has_multipliers, place
 from mdsens.mechanics.forces import gradient
@@ -286,7 +286,7 @@ def approach(
     if newton_first and not is_near:
         # The list of Newton's method leaves no room for many short steps.
         data = refresh(z, data, False)
-    run = functools.partial(solve_filled, problem, refresh=refresh, watch=Watch(z, data))
+    run = functools.partial(solve_by_steps, problem, refresh=refresh, watch=Watch(z, data))
     while True:
         if not is_near:
             result = run(solver, z, data, tolerance=handover, max_steps=max_steps - steps, progress=show.after(steps))

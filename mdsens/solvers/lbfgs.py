@@ -14,6 +14,9 @@ from mdsens.implicit.trees import PyTree
 from mdsens.solvers.line_search import descend
 from mdsens.solvers.solver import Problem, Solver
 
+TRIES = 20
+"""Steps tried in one line search."""
+
 MIN_STEP_SHARE = 1e-6
 """Share of `first_step` that a step without memory goes at least."""
 
@@ -79,7 +82,7 @@ class LBFGS(Solver):
         remembers = jnp.any(state.changes != 0.0)
         known = remembers & (jnp.vdot(quasi, gradient) < 0.0)
         direction = jnp.where(known, quasi, rough)
-        new = descend(problem, state.z, state.residual, direction, data, max_step=self.max_step, tries=20)
+        new = descend(problem, state.z, state.residual, direction, data, max_step=self.max_step, tries=TRIES)
 
         move = ravel_pytree(new.z)[0] - ravel_pytree(state.z)[0]
         change = ravel_pytree(new.residual)[0] - gradient
