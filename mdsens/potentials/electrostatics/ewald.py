@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erfc
 from jaxtyping import Array, Float, Int
-from scipy.special import erfcinv
 
 from mdsens.common.errors import InputError
 from mdsens.common.units import COULOMB
@@ -79,6 +78,9 @@ class Ewald(Potential):
     @property
     def _reach(self) -> float:
         """The number s at which erfc(s) is the accuracy."""
+        # Imported here: every session would pay for it.
+        from scipy.special import erfcinv
+
         return float(erfcinv(self.accuracy))
 
     @property

@@ -4,8 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from scipy.interpolate import CubicHermiteSpline, CubicSpline
-from scipy.optimize import minimize_scalar
 
 
 class Tables(Protocol):
@@ -89,6 +87,9 @@ def _minimum(energy: Energy, grid: np.ndarray) -> float:
     inner = np.flatnonzero((values[1:-1] < values[:-2]) & (values[1:-1] <= values[2:])) + 1
     if not len(inner):
         return np.nan
+    # Imported here: every session would pay for it.
+    from scipy.optimize import minimize_scalar
+
     k = inner[np.argmin(values[inner])]
     return float(minimize_scalar(lambda a: energy(np.array([a]))[0], bounds=(grid[k - 1], grid[k + 1]), method="bounded").x)
 
@@ -113,6 +114,9 @@ def _energy(potential: Tables, centre: str, shells: Shells, slopes: Slopes | Non
     around = around[centre] if isinstance(around, dict) else around
     pair, embedding = potential.phi["-".join(sorted((centre, shells.element)))], potential.F[centre]
     end, densest = potential.dr * (len(pair) - 1), potential.drho * (len(embedding) - 1)
+
+    # Imported here: every session would pay for it.
+    from scipy.interpolate import CubicHermiteSpline, CubicSpline
 
     def function(values: Any, step: float) -> Any:
         x, values = step * np.arange(len(values)), np.asarray(values)
