@@ -162,15 +162,15 @@ def sensitivity(
 
 
 def _solve_in_batches(hessian: Hessian, selection: Selection, weights: np.ndarray, progress: bool | None) -> Response:
-    """Return the response to all parameters, `BATCH` at a time [host]; see `solutions`."""
+    """Return the response to all parameters, some at a time [host]; see `solutions`."""
     size, dtype = len(weights), weights.dtype
     parts: list[Response] = []
     slopes: list[np.ndarray] = []
     for directions in linear_response.batches(size, dtype, progress):
         b, rest = linear_response.changes(hessian, hessian.z, selection, directions, None)
-        start = len(parts) * linear_response.BATCH
-        count = min(linear_response.BATCH, size - start)
-        weight = np.pad(weights[start : start + linear_response.BATCH], (0, len(b) - count), constant_values=1.0)
+        start = len(parts) * len(b)
+        count = min(len(b), size - start)
+        weight = np.pad(weights[start : start + count], (0, len(b) - count), constant_values=1.0)
         part = linear_response.solutions(hessian, b, rest, weight)
         slopes.append(b[:count])
         parts.append(part._replace(columns=part.columns[:count], residuals=part.residuals[:count]))
@@ -259,10 +259,10 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: LinearSolver
     residuals: list[np.ndarray] = []
     for directions in linear_response.batches(count if forward else shape.size, potential.dtype, None):
         row, residual, value = (_forward_rows if forward else _adjoint_rows)(g, hessians, potential, directions)
-        used = slice(0, min(linear_response.BATCH, (count if forward else shape.size) - len(rows) * linear_response.BATCH))
-        rows.append(row[used])
-        residuals.append(residual[:, used])
-    matrix = np.concatenate(rows)
+        rows.append(row)
+        residuals.append(residual)
+    # The last batch was filled up.
+    matrix = np.concatenate(rows)[: count if forward else shape.size]
     _check(g, hessians, potential, np.max(np.concatenate(residuals, axis=1), axis=1, initial=0.0), value, matrix)
     matrix = np.moveaxis(matrix, 0, -1) if forward else matrix.reshape(*shape.shape, count)
     return value, linear_response.split_last_axis(matrix, potential)

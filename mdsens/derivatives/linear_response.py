@@ -25,6 +25,7 @@ from mdsens.implicit import NullSpace, differentiable_solution, root_jvp, root_v
 from mdsens.implicit.bound import error_bound, other_point
 from mdsens.implicit.linear_system import LinearSolver
 from mdsens.implicit.root import adjoint_solution
+from mdsens.mechanics import evaluation
 from mdsens.mechanics.evaluation import evaluate, slopes_by_parameters
 from mdsens.mechanics.forces import slopes_of_work
 from mdsens.mechanics.hessian import BATCHED_SIZE, Hessian
@@ -37,7 +38,7 @@ from mdsens.potentials.base import Potential
 from mdsens.solvers import Status
 
 BATCH = 64
-"""Right-hand sides solved together."""
+"""Right-hand sides solved together, at most."""
 
 FEW_PARAMETERS = 16
 """Parameters up to which ∂F/∂θ of all of them costs no more than the transposed product that one gradient needs."""
@@ -136,7 +137,7 @@ def changes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return `(A dz + B dθ, F)` at some z, for each direction dθ and column dz together [host]. With `columns` None it is B dθ.
 
-    Directions come `BATCH` at a time, or as many as there are parameters if these are fewer.
+    Directions come in `batches`.
     """
     if not hessian.is_stored:
         compiled = _changes(hessian, z, selection, directions, columns)
@@ -291,16 +292,8 @@ def adjoint_gradients(hessian: Hessian, slopes: np.ndarray) -> tuple[np.ndarray,
         return np.asarray(compiled[0]), np.asarray(compiled[1])
     w, errors = hessian.systems.solve(slopes)
     known = all_slopes(hessian)
-    gradients = -(w @ known.T) if known is not None else np.asarray(_slopes_of_work(hessian, w.astype(hessian.dtype)))
+    gradients = -(w @ known.T) if known is not None else -evaluation.slopes_of_work(hessian.z, hessian.landscape, w)
     return gradients, relative(errors, hessian.systems.outside(slopes))
-
-
-@eqx.filter_jit
-def _slopes_of_work(hessian: Hessian, rows: np.ndarray) -> Array:
-    """Return -⟨∂F/∂θ, w⟩ of each row w."""
-    unravel = ravel_pytree(hessian.z)[1]
-    work = lambda w: ravel_pytree(slopes_of_work(hessian.z, hessian.landscape, unravel(-w)))[0]  # noqa: E731
-    return jax.lax.map(work, jnp.asarray(rows))
 
 
 @eqx.filter_jit
@@ -380,7 +373,7 @@ def dot_test(hessian: Hessian, selection: Selection, columns: np.ndarray, weight
     if hessian.is_stored:
         known = hessian.aside.value.slopes
         if known is None:
-            direction = np.zeros((min(BATCH, len(v)), len(v)), columns.dtype)
+            direction = np.zeros((batch_size(len(v)), len(v)), columns.dtype)
             direction[0] = v
             change = changes(hessian, hessian.z, selection, direction, None)[0][0]
         else:
@@ -436,7 +429,7 @@ def _defects(hessian: Hessian, selection: Selection, z: Unknown | Array, columns
     """Return `(‖A dz/dθ + B‖ of each column, ‖F‖)` at some z, outside the null space."""
     norms, left = [], 0.0
     for k, directions in enumerate(batches(len(columns), columns.dtype, False)):
-        part = columns[k * BATCH : (k + 1) * BATCH]
+        part = columns[k * len(directions) : (k + 1) * len(directions)]
         filled = np.pad(part, ((0, len(directions) - len(part)), (0, 0)))
         rows, rest = changes(hessian, z, selection, directions, filled)
         norms.append(np.linalg.norm(hessian.systems.outside(rows), axis=1)[: len(part)])
@@ -454,9 +447,14 @@ def _approximation_errors(hessian: Hessian, selection: Selection, lowest: float,
     return (approximation.hessian * size + mixed) / softest if softest > 0.0 else np.inf
 
 
+def batch_size(count: int) -> int:
+    """Return how many of some directions are treated together: equally many each time, or nearly, and at most `BATCH`."""
+    return -(-count // -(-count // BATCH)) if count else 0
+
+
 def batches(count: int, dtype: Any, progress: bool | None) -> Iterator[np.ndarray]:
-    """Yield one-hot directions, `BATCH` at a time; the last batch is filled up with zeros."""
-    batch = min(BATCH, count)
+    """Yield one-hot directions, `batch_size` at a time; the last batch is filled up with zeros."""
+    batch = batch_size(count)
     starts = range(0, count, batch)
     wanted = False if len(starts) == 1 else progress
     for start in bar(starts, wanted, desc="sensitivity", unit_scale=batch, unit="parameter"):

@@ -11,7 +11,7 @@ import scipy.sparse
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
-from mdsens.derivatives.linear_response import BATCH, Response, changes
+from mdsens.derivatives.linear_response import BATCH, Response, batch_size, changes, keep_slopes
 from mdsens.derivatives.selection import Selection
 from mdsens.mechanics import hessian_matrix
 from mdsens.mechanics.assembly import assemble
@@ -100,7 +100,9 @@ class DenseSystems:
         Raises:
             LinAlgError: A is not positive to working precision.
         """
-        sides = self.outside(self.slopes(self.hessian.z))
+        slopes = self.slopes(self.hessian.z)
+        keep_slopes(self.hessian, self.selection, slopes[:-1])
+        sides = self.outside(slopes)
         matrix, free, null = self.matrix(self.hessian.z), self.free, self.basis[self.free]
         # In LAPACK's own order, each step in the place of the one before.
         between = (matrix if not self.held.size else matrix[free][:, free]).toarray().T
@@ -159,9 +161,10 @@ class DenseSystems:
     def _products(self, z: Unknown | Array, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return `(∂F/∂θ along each direction, F)` at some z."""
         products, rest = [], None
-        for start in range(0, len(directions), BATCH):
-            some = directions[start : start + BATCH]
-            filled = np.pad(some, ((0, BATCH - len(some)), (0, 0)))
+        batch = batch_size(len(directions))
+        for start in range(0, len(directions), batch):
+            some = directions[start : start + batch]
+            filled = np.pad(some, ((0, batch - len(some)), (0, 0)))
             product, rest = changes(self.hessian, z, self.selection, filled, None)
             products.append(product[: len(some)])
         return np.concatenate(products), np.array(rest)

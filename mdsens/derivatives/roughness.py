@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from mdsens.derivatives.certificate import distance_to_kinks
-from mdsens.derivatives.linear_response import BATCH, changes
+from mdsens.derivatives.linear_response import batch_size, changes
 from mdsens.derivatives.selection import Selection
 from mdsens.implicit.bound import MIN_PROBE
 from mdsens.mechanics.hessian import Hessian
@@ -40,7 +40,7 @@ def jumps_at(hessian: Hessian, selection: Selection) -> bool:
     active = np.asarray(hessian.null_space.active)
     if not active.any():
         return False
-    random = np.where(active, np.random.default_rng(6).normal(size=(min(BATCH, count) + 1, flat.size)), 0.0).astype(flat.dtype)
+    random = np.where(active, np.random.default_rng(6).normal(size=(batch_size(count) + 1, flat.size)), 0.0).astype(flat.dtype)
     way, columns = random[0] / np.abs(random).max(), random[1:]
     still = np.zeros((len(columns), count), flat.dtype)
     distance = spacing(hessian.reference.system)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mdsens.common.modules import with_fields
+from mdsens.mechanics import programs
 from mdsens.mechanics.forces import gradient
 from mdsens.mechanics.landscape import Landscape, LandscapeLike
 from mdsens.mechanics.programs import Slopes, energy_and_slopes, slopes_along
@@ -110,12 +111,34 @@ def _along_directions(tensor: Float[np.ndarray, "*lead dim dim"], freedom: CellF
     return np.einsum("...ab,kab->...k", tensor, np.asarray(freedom.directions)) / float(freedom.length)
 
 
+def slopes_of_work(
+    z: Unknown | Array, landscape: LandscapeLike, rows: Float[np.ndarray, "k n"]
+) -> Float[np.ndarray, "k parameters"]:
+    """Return ∂⟨F, v⟩/∂θ in all parameters for rows v, raveled as z is."""
+    reference, freedom = landscape.reference, landscape.reference.freedom
+    held, count = np.asarray(reference.held), len(rows)
+    moved = np.where(held, 0.0, rows[:, : held.size].reshape(count, *held.shape))
+    deformations = None
+    if freedom is not None:
+        # The transpose of what `by_unknown` does.
+        deformation = deformation_at(z, freedom)
+        strains = np.tensordot(rows[:, held.size :], np.asarray(freedom.directions), 1) / float(freedom.length)
+        moved, deformations = moved @ deformation, np.linalg.inv(deformation) @ strains
+    return programs.slopes_of_work(place(z, reference), landscape.potential, moved, deformations)
+
+
 def slopes_by_parameters(
     z: Unknown | Array, landscape: LandscapeLike, directions: Float[np.ndarray, "k parameters"]
 ) -> Float[np.ndarray, "k n"]:
     """Return ∂F/∂θ along directions in the space of all parameters, raveled as z is."""
     reference, potential = landscape.reference, landscape.potential
-    along = slopes_along(place(z, reference), potential, directions, deforms=reference.freedom is not None)
+    count = directions.shape[1]
+    # All of a few parameters, whatever is asked for: one program serves every selection of them.
+    together = count <= programs.TOGETHER and len(reference.system) <= programs.FILLED_LIMIT
+    along = slopes_along(
+        place(z, reference), potential, np.eye(count) if together else directions, deforms=reference.freedom is not None
+    )
     rows = by_unknown(along, z, reference)
     parts = [rows] if not isinstance(rows, Unknown) else [rows.positions, rows.strain]
-    return np.concatenate([np.asarray(part).reshape(len(directions), -1) for part in parts], axis=1)
+    slopes = np.concatenate([part.reshape(len(part), -1) for part in map(np.asarray, parts)], axis=1)
+    return directions.astype(slopes.dtype) @ slopes if together else slopes

@@ -113,6 +113,24 @@ def slopes_along(system: System, potential: Potential, directions: Float[np.ndar
     return Slopes(None, np.asarray(positions)[:, :n], None if deformation is None else np.asarray(deformation))
 
 
+def slopes_of_work(
+    system: System,
+    potential: Potential,
+    displacements: Float[np.ndarray, "k atoms dim"],
+    deformations: Float[np.ndarray, "k dim dim"] | None,
+) -> Float[np.ndarray, "k parameters"]:
+    """Return the derivatives of the energy's change by several motions in all parameters, ∂/∂θ ⟨slopes, motion⟩ [host].
+
+    For one motion that costs less than the derivatives of all slopes.
+
+    Args:
+        deformations: of positions and cell, δF at F = 1; None without.
+    """
+    whole, potential = _prepared(system, potential)
+    moved = np.pad(displacements, ((0, 0), (0, len(whole) - len(system)), (0, 0))).astype(system.positions.dtype)
+    return np.asarray(_slopes_of_work(whole, potential, moved, deformations))
+
+
 def traced_slopes(system: System, potential: Potential, *, deforms: bool) -> Slopes:
     """Return what `energy_and_slopes` does, inside a traced function."""
     energy, slopes = jax.value_and_grad(_energy, (0, 1))(*_place(system, deforms), system, potential)
@@ -149,6 +167,22 @@ def _slopes_along(system: System, potential: Potential, directions: np.ndarray, 
     # One after the other: together they would not fit into the cache.
     along = jax.linearize(slopes, potential)[1]
     return jax.lax.map(lambda direction: along(unravel(direction)), jnp.asarray(directions))
+
+
+@eqx.filter_jit
+def _slopes_of_work(system: System, potential: Potential, displacements: np.ndarray, deformations: np.ndarray | None) -> Array:
+    place = _place(system, deformations is not None)
+
+    def slopes(motion: Any) -> Array:
+        def work(theta: Potential) -> Array:
+            change = jax.jvp(lambda x, deformation: _energy(x, deformation, system, theta), place, motion)[1]
+            assert isinstance(change, Array)
+            return change
+
+        return ravel_pytree(jax.grad(work)(potential))[0]
+
+    # Without a cell that deforms, both None stand for nothing.
+    return jax.lax.map(slopes, (displacements, deformations))  # type: ignore[no-any-return]
 
 
 def _place(system: System, deforms: bool) -> tuple[Array, Array | None]:

@@ -12,7 +12,7 @@ from mdsens.common.modules import with_fields
 from mdsens.common.voigt import unit_strains
 from mdsens.equilibrium import descent
 from mdsens.mechanics.assembly import assemble
-from mdsens.mechanics.evaluation import evaluate, slopes_by_parameters
+from mdsens.mechanics.evaluation import evaluate, slopes_by_parameters, slopes_of_work
 from mdsens.mechanics.forces import gradient
 from mdsens.mechanics.hessian_operator import stored_operator
 from mdsens.mechanics.landscape import Landscape
@@ -199,3 +199,12 @@ def test_an_atom_that_is_listed_without_a_contact_has_no_part(monkeypatch):
     by_matrix = ms.observables.elastic_constants(system, potential)
     monkeypatch.setattr("mdsens.mechanics.softest_modes.DENSE_LIMIT", 0)
     np.testing.assert_allclose(by_matrix, ms.observables.elastic_constants(system, potential), atol=1e-9)
+
+
+@pytest.mark.parametrize(("cell", "load"), [("fixed", 0.0), ("free", 2.0)])
+def test_slopes_of_work_are_slopes_times_motions(rattled, cell, load):
+    z, landscape = strained(*rattled, cell, load, frozen=(1,))
+    flat = ravel_pytree(z)[0]
+    rows = np.random.default_rng(5).normal(size=(3, flat.size))
+    count = ravel_pytree(landscape.potential)[0].size
+    close(slopes_of_work(z, landscape, rows), rows @ slopes_by_parameters(z, landscape, np.eye(count)).T)
