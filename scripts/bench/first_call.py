@@ -188,7 +188,7 @@ def compare(name, today, before):
     print(f"{'today':10}" + "".join(f"{s:16.2f}" for s in now))
     if then is not None:
         # A similar structure is held against the first session.
-        bases = (then[0], then[1], then[0])[: len(then)]
+        bases = then if len(then) == 1 else (then[0], then[1], then[0])
         print(f"{'ratio':10}" + "".join(f"{a / b:16.3f}" for a, b in zip(now, bases, strict=True)))
         print(f"{'floor':10}" + "".join(f"{'-' if goal is None else format(goal, '.3f'):>16}" for goal in goals), flush=True)
 
