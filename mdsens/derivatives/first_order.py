@@ -14,13 +14,14 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from mdsens.common.by_values import Known, WantsValues, asking, giving_values
 from mdsens.common.errors import InputError, explain_untraceable
 from mdsens.common.modules import with_fields
 from mdsens.common.suggestions import NameSuggester, suggest_names
 from mdsens.common.text import short_list
 from mdsens.derivatives import linear_response
-from mdsens.derivatives.by_values import WantsValues, asking, giving_values
 from mdsens.derivatives.certificate import Certificate, Measurement, certify, explain_doubt
+from mdsens.derivatives.known_energies import KnownEnergies
 from mdsens.derivatives.linear_response import Response
 from mdsens.derivatives.many_parameters import DenseSystems, is_worthwhile
 from mdsens.derivatives.nonfinite import explain_nonfinite
@@ -40,6 +41,7 @@ from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.implicit.linear_system import LinearSolver
 from mdsens.mechanics.evaluation import deformation_at, place
 from mdsens.mechanics.hessian import BATCHED_SIZE, Hessian
+from mdsens.mechanics.programs import FILLED_LIMIT
 from mdsens.mechanics.scales import typical_distance
 from mdsens.mechanics.unknown import as_unknown
 from mdsens.potentials.base import Potential, parameter_paths
@@ -391,7 +393,9 @@ def _forward_rows(
 def _has_values(hessians: Hessians, potential: Potential) -> bool:
     """Return whether observables can be differentiated from values: one parameter at a time, on the host."""
     few = sum(leaf.size for leaf in jax.tree.leaves(potential)) <= linear_response.FEW_PARAMETERS
-    return few and all(hessian.is_stored for hessian in hessian_list(hessians))
+    states = hessian_list(hessians)
+    small = all(len(hessian.reference.system) <= FILLED_LIMIT for hessian in states)
+    return few and small and all(hessian.is_stored for hessian in states)
 
 
 def _forward_of_values(g: Observable, hessians: Hessians, potential: Potential) -> tuple[Array, np.ndarray]:
@@ -414,7 +418,7 @@ def _forward_of_values(g: Observable, hessians: Hessians, potential: Potential) 
         return result
 
     rows = []
-    with giving_values(), explain_untraceable("The observable", "g(system, potential) -> array"):
+    with giving_values(Known(KnownEnergies())), explain_untraceable("The observable", "g(system, potential) -> array"):
         for k, direction in enumerate(directions):
             steps = jax.tree.map(lambda change, k=k: jnp.asarray(change[k]), moved)
             result, row = jax.jvp(value, (states, potential), (steps, unravel(jnp.asarray(direction))))

@@ -63,8 +63,9 @@ def energy_and_slopes(system: System, potential: Potential, *, deforms: bool) ->
         deforms: whether the cell does.
     """
     n = len(system)
-    energy, positions, deformation = _energy_and_slopes(*_prepared(system, potential), deforms)
-    return Slopes(float(energy), np.asarray(positions)[:n], None if deformation is None else np.asarray(deformation))
+    whole, potential = _prepared(system, potential)
+    energy, positions, deformation = _energy_and_slopes(whole, potential, _deforms(whole, system, deforms))
+    return Slopes(float(energy), np.asarray(positions)[:n], np.asarray(deformation) if deforms else None)
 
 
 def second_derivatives(system: System, potential: Potential) -> tuple[LocalStiffness, Neighbors]:
@@ -103,14 +104,15 @@ def second_derivatives_along(
 
 
 def slopes_along(system: System, potential: Potential, directions: Float[np.ndarray, "k parameters"], *, deforms: bool) -> Slopes:
-    """Return the derivatives of the slopes along directions in the space of all parameters, one after the other [host].
+    """Return the derivatives of the energy and its slopes along directions in the space of all parameters [host].
 
-    The number of directions is part of what is compiled; the energy's own derivatives are left out.
+    They are in the order of the directions, whose number is part of what is compiled.
     """
     n = len(system)
     directions = np.asarray(directions, system.positions.dtype)
-    positions, deformation = _slopes_along(*_prepared(system, potential), directions, deforms)
-    return Slopes(None, np.asarray(positions)[:, :n], None if deformation is None else np.asarray(deformation))
+    whole, potential = _prepared(system, potential)
+    energy, positions, deformation = _slopes_along(whole, potential, directions, _deforms(whole, system, deforms))
+    return Slopes(np.asarray(energy), np.asarray(positions)[:, :n], np.asarray(deformation) if deforms else None)
 
 
 def slopes_of_work(
@@ -137,6 +139,11 @@ def traced_slopes(system: System, potential: Potential, *, deforms: bool) -> Slo
     return Slopes(energy, *slopes)
 
 
+def _deforms(whole: System, system: System, wanted: bool) -> bool:
+    """Return whether the cell deforms in a program: where structures are filled up, one serves free and fixed cells."""
+    return wanted or (whole is not system and system.cell is not None)
+
+
 @eqx.filter_jit
 def _energy_and_slopes(system: System, potential: Potential, deforms: bool) -> Slopes:
     return traced_slopes(system, potential, deforms=deforms)
@@ -159,9 +166,9 @@ def _second_derivatives_along(
 
 
 @eqx.filter_jit
-def _slopes_along(system: System, potential: Potential, directions: np.ndarray, deforms: bool) -> tuple[Array, Array | None]:
-    place, (_, unravel) = _place(system, deforms), ravel_pytree(potential)
-    slopes = lambda theta: jax.grad(_energy, (0, 1))(*place, system, theta)  # noqa: E731
+def _slopes_along(system: System, potential: Potential, directions: np.ndarray, deforms: bool) -> Slopes:
+    unravel = ravel_pytree(potential)[1]
+    slopes = lambda theta: traced_slopes(system, theta, deforms=deforms)  # noqa: E731
     if len(directions) <= TOGETHER:
         return jax.vmap(lambda direction: jax.jvp(slopes, (potential,), (unravel(direction),))[1])(jnp.asarray(directions))
     # One after the other: together they would not fit into the cache.

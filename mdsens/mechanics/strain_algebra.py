@@ -27,13 +27,13 @@ class StoredState(NamedTuple):
 
     Attributes:
         positions: `(N, dim)` [Å].
-        cell: `(dim, dim)` [Å].
+        cell: `(dim, dim)` [Å]; None without.
         slopes: ∂U/∂x, `(N, dim)` [eV/Å].
         stiffness: the second derivatives of the atoms' energies.
     """
 
     positions: Inexact[np.ndarray, "atoms dim"]
-    cell: Inexact[np.ndarray, "dim dim"]
+    cell: Inexact[np.ndarray, "dim dim"] | None
     slopes: Inexact[np.ndarray, "atoms dim"]
     stiffness: LocalStiffness
 
@@ -67,25 +67,27 @@ def strain_form_along(
 
 def slopes_along_motion(
     state: StoredState,
-    deformation: Float[np.ndarray, "dim dim"],
     neighbors: Neighbors,
+    deformation: Float[np.ndarray, "dim dim"] | None,
     displacement: Float[np.ndarray, "atoms dim"],
-    cell_change: Float[np.ndarray, "dim dim"],
-) -> tuple[np.ndarray, np.ndarray]:
+    cell_change: Float[np.ndarray, "dim dim"] | None,
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the changes of `(∂U/∂x, ∂U/∂F at F = 1)` by a motion of atoms and cell.
 
     With ∂U/∂F = Σ d ⊗ g, g = ∂U/∂d, and a motion δd = d E + u_k - u_i, where u are displacements after the strain E of the cell,
     the change is Σ d ⊗ δg + Eᵀ ∂U/∂F + Σ_i u_i ⊗ ∂U/∂x_i.
 
     Args:
-        deformation: ∂U/∂F.
+        deformation: ∂U/∂F; None without a cell, which has no change either.
     """
-    strain = np.linalg.solve(state.cell, cell_change)
-    beyond = displacement - state.positions @ strain
-    by_atoms, by_deformation = np.zeros_like(displacement), strain.T @ deformation + beyond.T @ state.slopes
+    by_atoms, by_deformation = np.zeros_like(displacement), None
+    if state.cell is not None and cell_change is not None and deformation is not None:
+        strain = np.linalg.solve(state.cell, cell_change)
+        by_deformation = strain.T @ deformation + (displacement - state.positions @ strain).T @ state.slopes
     for stiffness, listed in terms_of(state.stiffness, neighbors):
         d = bond_vectors(state.positions, state.cell, listed)
         answer = _response(stiffness, bond_vectors(displacement, cell_change, listed))
         by_atoms = by_atoms + onto_atoms(answer, listed)
-        by_deformation = by_deformation + np.einsum("cpi,dpi->cd", d, answer)
+        if by_deformation is not None:
+            by_deformation = by_deformation + np.einsum("cpi,dpi->cd", d, answer)
     return by_atoms, by_deformation

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
+from mdsens.common import by_values
 from mdsens.common.errors import InputError, LinearSolveError, did_you_mean
 from mdsens.common.suggestions import suggest_names
-from mdsens.derivatives import by_values
 from mdsens.derivatives.nonfinite import check_free, check_rest
 from mdsens.mechanics.programs import Slopes
 from mdsens.observables import moduli
@@ -81,10 +81,9 @@ def elastic_constants(
     _check(system, potential, definition)
     if relaxed:
         check_free(system, "elastic constants of relaxed ions")
-    if not is_concrete(system.positions, system.cell, potential) and gives_stiffness(potential):
-        by_values.want_values()
-        if by_values.known() is not None:
-            return _differentiable(system, potential, options=options)  # type: ignore[no-any-return]
+    traced = not is_concrete(system.positions, system.cell, potential)
+    if traced and gives_stiffness(potential) and by_values.known_values() is not None:
+        return _differentiable(system, potential, options=options)  # type: ignore[no-any-return]
     return _constants(system, potential, options)
 
 
@@ -132,10 +131,12 @@ def _differentiable(system: System, potential: Potential, *, options: _Options) 
 @_differentiable.def_jvp
 def _differentiable_jvp(primals: Any, tangents: Any, *, options: _Options) -> tuple[Array, Array]:
     system, potential = primals
-    known = by_values.known()
+    known = by_values.known_values()
     if known is None or not is_concrete(system.positions, system.cell, potential):
         return eqx.filter_jvp(lambda system, potential: _constants(system, potential, options), primals, tangents)  # type: ignore[no-any-return]
-    at = known.at((system.positions, system.cell, potential, options), lambda: _known(system, potential, options))
+    at = known.at(
+        "elastic constants", (system.positions, system.cell, potential, options), lambda: _known(system, potential, options)
+    )
     if at is None:
         return eqx.filter_jvp(lambda system, potential: _constants(system, potential, options), primals, tangents)  # type: ignore[no-any-return]
     moved, turned = tangents

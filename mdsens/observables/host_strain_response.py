@@ -118,7 +118,7 @@ def constants_along(
     """
     theta = np.asarray(ravel_pytree(direction)[0])
     by_atoms, by_deformation = slopes_along_motion(
-        known.state, known.slopes.deformation, known.neighbors, displacement, cell_change
+        known.state, known.neighbors, known.slopes.deformation, displacement, cell_change
     )
     by_atoms = by_atoms + np.tensordot(theta, slopes_by_parameters.positions, 1)
     by_deformation = by_deformation + np.tensordot(theta, slopes_by_parameters.deformation, 1)

@@ -88,7 +88,13 @@ def main():
     eq = ms.relax(system, potential, fmax=FMAX)
     relaxation = time.perf_counter() - began
     few = ms.relax(eq.system, with_ten_parameters(potential), fmax=FMAX)
-    of_all, of_ten = medians(options.repeat, lambda: ms.gradient(opening, eq), lambda: ms.gradient(opening, few))
+
+    def first_gradient(eq):
+        # A state keeps ∂F/∂θ of a few parameters: here each gradient is the first one at its state.
+        eq.hessian.aside.value.slopes = None
+        return ms.gradient(opening, eq)
+
+    of_all, of_ten = medians(options.repeat, lambda: first_gradient(eq), lambda: first_gradient(few))
     same = np.asarray(ms.gradient(opening, eq).network["Si"]["W2"])[0, :10], np.asarray(ms.gradient(opening, few).params)
     np.testing.assert_allclose(*same, rtol=1e-5, atol=1e-6 * np.abs(same[0]).max())
     print(f"{'relaxation':38s} {relaxation:8.2f} s, {eq.steps} steps")

@@ -47,7 +47,7 @@ def test_demo_prints_what_a_physicist_wants_and_says_what_it_wrote(demo_folder):
         assert re.search(rf"^  {parameter} ", text, re.MULTILINE)
     assert text.count("trusted: residual") == 2
     eq, S = ms.load(folder / "packing.h5")
-    assert eq.solver == "JaxMD(fire_descent)" and len(eq.system) == 128
+    assert "LBFGS" in eq.solver and len(eq.system) == 128
     assert S.positions.diameter["B"].shape == (128, 2)
     eq, S = ms.load(folder / "silicon_vacancy.h5")
     assert len(eq.system) == 215 and S.certificate.trusted

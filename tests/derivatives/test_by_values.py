@@ -7,7 +7,8 @@ import pytest
 from ase.build import bulk
 
 import mdsens as ms
-from mdsens.derivatives import by_values, first_order
+from mdsens.common import by_values
+from mdsens.derivatives import first_order
 from mdsens.observables import bulk_modulus, elastic_constants
 
 
@@ -119,7 +120,7 @@ def test_nobody_else_is_asked_for_values(stressed):
     listed = stressed.system.with_neighbors(stressed.potential)
     traced = jax.jit(lambda x: elastic_constants(listed.with_positions(x), stressed.potential))(listed.positions)
     agree(traced, elastic_constants(stressed.system, stressed.potential))
-    assert by_values.known() is None
+    assert by_values.known_values() is None
     with by_values.asking(True), pytest.raises(by_values.WantsValues):
         jax.eval_shape(lambda x: elastic_constants(listed.with_positions(x), stressed.potential), listed.positions)
 
@@ -127,3 +128,50 @@ def test_nobody_else_is_asked_for_values(stressed):
 def test_a_vector_for_a_gradient_is_refused(stressed):
     with pytest.raises(ms.InputError, match="shape"):
         ms.value_and_gradient(elastic_constants, stressed)
+
+
+# Energies, forces and stresses
+
+
+def everything(system, potential):
+    parts = [potential.energy(system)[None], potential.forces(system).ravel()]
+    if system.cell is not None:
+        parts += [potential.stress(system), potential.pressure(system)[None]]
+    return jnp.concatenate(parts)
+
+
+def by_pair(value):
+    return {"Ar-Ar": value, "Ar-Kr": 1.1 * value, "Kr-Kr": 1.2 * value}
+
+
+def two_kinds(cutoff):
+    return ms.LennardJones(epsilon=by_pair(0.01), sigma=by_pair(3.4), cutoff=cutoff)
+
+
+@pytest.mark.parametrize("cell", ["fixed", "free"])
+@pytest.mark.parametrize("potential", [two_kinds(8.5), two_kinds(8.5) + two_kinds(5.5)], ids=["pairs", "a sum"])
+def test_energies_and_slopes_of_pairs(potential, cell, both):
+    atoms = bulk("Ar", "fcc", a=5.3, cubic=True)
+    atoms.symbols[1] = "Kr"
+    atoms.rattle(0.1, seed=2)
+    eq = ms.relax(ms.System.from_ase(atoms), potential, cell=cell)
+    agree(*both(ms.value_and_jacobian, everything, eq))
+    # A single number by more than one, and a state that is not at rest.
+    agree(*both(ms.value_and_gradient, lambda s, p: p.energy(s.with_positions(1.01 * s.positions)) ** 2, eq))
+
+
+def test_energies_and_slopes_of_sites(stressed, free, both):
+    agree(*both(ms.value_and_jacobian, everything, stressed))
+    agree(*both(ms.value_and_gradient, ms.observables.enthalpy(3.0), free))
+    agree(*both(ms.value_and_gradient, ms.observables.pressure, stressed))
+
+
+def test_a_cluster_has_no_stress(both):
+    atoms = [[0.0, 0.0, 0.0], [3.8, 0.0, 0.0], [1.9, 3.3, 0.0], [1.9, 1.1, 3.1]]
+    eq = ms.relax(ms.System(atoms, species=["Ar", "Kr", "Ar", "Ar"]), two_kinds(8.5))
+    agree(*both(ms.value_and_jacobian, everything, eq))
+
+
+def test_a_reference_among_the_states(stressed, both):
+    crystal = ms.relax(ms.System.from_ase(bulk("Si")), stressed.potential, cell="isotropic")
+    agree(*both(ms.value_and_gradient, ms.observables.formation_energy(crystal), stressed))

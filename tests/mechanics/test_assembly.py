@@ -178,7 +178,7 @@ def test_how_the_form_changes_along_everything(rattled):
 
     stiffness, neighbors = second_derivatives(system, potential)
     state = StoredState(*map(np.asarray, (system.positions, system.cell, first.positions)), stiffness)
-    by_atoms, by_deformation = slopes_along_motion(state, np.asarray(first.deformation), neighbors, moved, turned)
+    by_atoms, by_deformation = slopes_along_motion(state, neighbors, np.asarray(first.deformation), moved, turned)
     close(by_atoms, by_motion.positions)
     close(by_deformation, by_motion.deformation)
     stiffening = second_derivatives_along(system, potential, moved, turned, direction)
