@@ -14,14 +14,13 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from mdsens.common.by_values import Known, WantsValues, asking, giving_values
+from mdsens.common.by_values import WantsValues, asking
 from mdsens.common.errors import InputError, explain_untraceable
-from mdsens.common.modules import with_fields
 from mdsens.common.suggestions import NameSuggester, suggest_names
 from mdsens.common.text import short_list
 from mdsens.derivatives import linear_response
 from mdsens.derivatives.certificate import Certificate, Measurement, certify, explain_doubt
-from mdsens.derivatives.known_energies import KnownEnergies
+from mdsens.derivatives.from_values import forward_from_values, has_values
 from mdsens.derivatives.linear_response import Response
 from mdsens.derivatives.many_parameters import DenseSystems, is_worthwhile
 from mdsens.derivatives.nonfinite import explain_nonfinite
@@ -31,6 +30,7 @@ from mdsens.derivatives.states import (
     Hessians,
     Observable,
     States,
+    displacements,
     hessian_list,
     map_states,
     named_hessians,
@@ -39,11 +39,8 @@ from mdsens.derivatives.states import (
 )
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.implicit.linear_system import LinearSolver
-from mdsens.mechanics.evaluation import deformation_at, place
 from mdsens.mechanics.hessian import BATCHED_SIZE, Hessian
-from mdsens.mechanics.programs import FILLED_LIMIT
 from mdsens.mechanics.scales import typical_distance
-from mdsens.mechanics.unknown import as_unknown
 from mdsens.potentials.base import Potential, parameter_paths
 from mdsens.potentials.reparameterised import own_sizes
 
@@ -157,7 +154,7 @@ def sensitivity(
 
     positions: Array | np.ndarray
     if dense is None:
-        positions, cell = _displacements(hessian, response.columns)
+        positions, cell = displacements(hessian, response.columns)
     else:
         positions, cell = response.columns.reshape(-1, *eq.system.positions.shape), None
     return Sensitivity(shaped(positions), None if cell is None else shaped(cell), certify(eq, hessian, measurement), eq.potential)
@@ -181,19 +178,6 @@ def _solve_in_batches(hessian: Hessian, selection: Selection, weights: np.ndarra
     return Response(columns, parts[-1].step, residuals, parts[-1].force)
 
 
-def _displacements(hessian: Hessian, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the changes of positions `(k, N, dim)` and of a free cell `(k, dim, dim)` by changes dz [host]."""
-    reference, z = hessian.reference, as_unknown(hessian.z)
-    size, freedom = z.positions.size, reference.freedom
-    moved = columns[:, :size].reshape(-1, *z.positions.shape)
-    if freedom is None:
-        return moved, None
-    strains = columns[:, size : size + len(freedom.directions)]
-    turned = np.tensordot(strains, np.asarray(freedom.directions), 1) / float(freedom.length)
-    moved = moved @ deformation_at(hessian.z, freedom) + np.asarray(z.positions) @ turned
-    return moved, np.asarray(reference.system.cell) @ turned
-
-
 @suggest_names
 def value_and_gradient(g: Observable, eq: States, *, linear_solver: LinearSolver | None = None) -> tuple[Array, Potential]:
     """Return an observable and its total derivative in every parameter, by one adjoint solve for each state.
@@ -214,10 +198,10 @@ def value_and_gradient(g: Observable, eq: States, *, linear_solver: LinearSolver
     g, hessians, potential = prepare(g, eq, linear_solver)
     check_callable(g)
     try:
-        with asking(_has_values(hessians, potential)), explain_untraceable("The observable", "g(system, potential) -> array"):
+        with asking(has_values(g, hessians, potential)), explain_untraceable("The observable", "g(system, potential) -> array"):
             value, slopes, explicit = _slopes(g, hessians, potential)
     except WantsValues:
-        value, matrix = _forward_of_values(g, hessians, potential)
+        value, matrix = _from_values(g, hessians, potential)
         _check_scalar(value)
         return value, linear_response.split_last_axis(matrix, potential)
     slopes, explicit = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (slopes, explicit))
@@ -250,10 +234,10 @@ def value_and_jacobian(g: Observable, eq: States, *, linear_solver: LinearSolver
     """
     g, hessians, potential = prepare(g, eq, linear_solver)
     try:
-        with asking(_has_values(hessians, potential)):
+        with asking(has_values(g, hessians, potential)):
             shape = observable_shape(g, hessians, potential)
     except WantsValues:
-        value, matrix = _forward_of_values(g, hessians, potential)
+        value, matrix = _from_values(g, hessians, potential)
         return value, linear_response.split_last_axis(matrix, potential)
     count = sum(leaf.size for leaf in jax.tree.leaves(potential))
     forward = count <= shape.size
@@ -300,7 +284,7 @@ def jvp(
     hessian = linear_response.differentiable_hessian(eq, linear_solver)
     dz, residual = linear_response.along(hessian, check_direction(eq.potential, direction))
     linear_response.check_residual(residual, hessian)
-    moved, strained = _displacements(hessian, dz[None].astype(hessian.dtype))
+    moved, strained = displacements(hessian, dz[None].astype(hessian.dtype))
     positions, cell = jnp.asarray(moved[0]), None if strained is None else jnp.asarray(strained[0])
     return (positions, cell) if return_cell else positions
 
@@ -390,42 +374,12 @@ def _forward_rows(
     return np.asarray(rows), np.stack(residuals), value
 
 
-def _has_values(hessians: Hessians, potential: Potential) -> bool:
-    """Return whether observables can be differentiated from values: one parameter at a time, on the host."""
-    few = sum(leaf.size for leaf in jax.tree.leaves(potential)) <= linear_response.FEW_PARAMETERS
-    states = hessian_list(hessians)
-    small = all(len(hessian.reference.system) <= FILLED_LIMIT for hessian in states)
-    return few and small and all(hessian.is_stored for hessian in states)
-
-
-def _forward_of_values(g: Observable, hessians: Hessians, potential: Potential) -> tuple[Array, np.ndarray]:
-    """Return an observable and its derivatives in all parameters, along a last axis, outside of compiled functions [host]."""
-    directions = np.eye(sum(leaf.size for leaf in jax.tree.leaves(potential)))
-    unravel = ravel_pytree(potential)[1]
-    systems, moved, residuals = {}, {}, []
-    for name, hessian in named_hessians(hessians):
-        columns, residual = linear_response.along_all(hessian, directions)
-        positions, cell = _displacements(hessian, columns)
-        systems[name] = place(hessian.z, hessian.reference)
-        moved[name] = {"positions": positions} | ({} if cell is None else {"cell": cell})
-        residuals.append(residual)
-    states = {name: {part: getattr(system, part) for part in moved[name]} for name, system in systems.items()}
-
-    def value(states: Any, potential: Potential) -> Array:
-        placed = {name: with_fields(systems[name], **parts) for name, parts in states.items()}
-        result = jnp.asarray(g(placed.get(None, placed), potential))
-        _check_real(result)
-        return result
-
-    rows = []
-    with giving_values(Known(KnownEnergies())), explain_untraceable("The observable", "g(system, potential) -> array"):
-        for k, direction in enumerate(directions):
-            steps = jax.tree.map(lambda change, k=k: jnp.asarray(change[k]), moved)
-            result, row = jax.jvp(value, (states, potential), (steps, unravel(jnp.asarray(direction))))
-            rows.append(np.asarray(row))
-    matrix = np.stack(rows, axis=-1)
-    _check(g, hessians, potential, np.max(np.stack(residuals), axis=1, initial=0.0), result, matrix)
-    return result, matrix
+def _from_values(g: Observable, hessians: Hessians, potential: Potential) -> tuple[Array, np.ndarray]:
+    """Return an observable and its derivatives in all parameters, along a last axis."""
+    value, matrix, residuals = forward_from_values(g, hessians, potential)
+    _check_real(value)
+    _check(g, hessians, potential, residuals, value, matrix)
+    return value, matrix
 
 
 @eqx.filter_jit

@@ -12,7 +12,9 @@ from mdsens.derivatives.linear_response import differentiable_hessian
 from mdsens.derivatives.references import with_references
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.implicit.linear_system import LinearSolver
+from mdsens.mechanics.evaluation import deformation_at
 from mdsens.mechanics.hessian import Hessian
+from mdsens.mechanics.unknown import as_unknown
 from mdsens.potentials.base import Potential
 
 Observable = Callable[[Any, Potential], Any]
@@ -75,3 +77,16 @@ def unknowns_of(hessians: Hessians) -> Any:
 
 def named_hessians(hessians: Hessians) -> list[tuple[str | None, Hessian]]:
     return [(None, hessians)] if isinstance(hessians, Hessian) else list(hessians.items())
+
+
+def displacements(hessian: Hessian, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the changes of positions `(k, N, dim)` and of a free cell `(k, dim, dim)` by changes dz [host]."""
+    reference, z = hessian.reference, as_unknown(hessian.z)
+    size, freedom = z.positions.size, reference.freedom
+    moved = columns[:, :size].reshape(-1, *z.positions.shape)
+    if freedom is None:
+        return moved, None
+    strains = columns[:, size : size + len(freedom.directions)]
+    turned = np.tensordot(strains, np.asarray(freedom.directions), 1) / float(freedom.length)
+    moved = moved @ deformation_at(hessian.z, freedom) + np.asarray(z.positions) @ turned
+    return moved, np.asarray(reference.system.cell) @ turned

@@ -8,7 +8,7 @@ from ase.build import bulk
 
 import mdsens as ms
 from mdsens.common import by_values
-from mdsens.derivatives import first_order
+from mdsens.derivatives import first_order, from_values
 from mdsens.observables import bulk_modulus, elastic_constants
 
 
@@ -37,11 +37,11 @@ def both(monkeypatch):
 
     def both_roads(differentiate, *args):
         gone = []
-        original = first_order._forward_of_values
-        monkeypatch.setattr(first_order, "_forward_of_values", lambda *a: gone.append(1) or original(*a))
+        original = first_order.forward_from_values
+        monkeypatch.setattr(first_order, "forward_from_values", lambda *a: gone.append(1) or original(*a))
         from_values = differentiate(*args)
         assert gone
-        monkeypatch.setattr(first_order, "_has_values", lambda *_: False)
+        monkeypatch.setattr(first_order, "has_values", lambda *_: False)
         traced = differentiate(*args)
         assert len(gone) == 1
         monkeypatch.undo()
@@ -109,7 +109,7 @@ def test_a_derivative_in_the_observable_itself(stressed, both):
 
 
 def test_many_parameters_go_backward(monkeypatch):
-    monkeypatch.setattr(first_order, "_forward_of_values", None)
+    monkeypatch.setattr(first_order, "forward_from_values", None)
     spheres = ms.SoftSphere(diameter=np.linspace(1.0, 1.4, 20), epsilon=1.0, alpha=2.0)
     x = np.random.default_rng(1).uniform(size=(20, 2)) * 4.6
     eq = ms.relax(ms.System(x, cell=np.diag([4.6, 4.6]), pbc=True), spheres)
@@ -175,3 +175,17 @@ def test_a_cluster_has_no_stress(both):
 def test_a_reference_among_the_states(stressed, both):
     crystal = ms.relax(ms.System.from_ase(bulk("Si")), stressed.potential, cell="isotropic")
     agree(*both(ms.value_and_gradient, ms.observables.formation_energy(crystal), stressed))
+
+
+def test_an_observable_that_is_asked_for_often_is_compiled(stressed, monkeypatch):
+    monkeypatch.setattr(from_values, "VALUES_CALLS", 2)
+    monkeypatch.setattr(from_values, "_calls", {})
+    gone = []
+    original = first_order.forward_from_values
+    monkeypatch.setattr(first_order, "forward_from_values", lambda *a: gone.append(1) or original(*a))
+    found = [ms.value_and_gradient(lambda s, p: p.pressure(s) ** 2, stressed) for _ in range(4)]
+    assert len(gone) == 2
+    agree(found[0], found[-1])
+    # Another size is another program.
+    ms.value_and_gradient(lambda s, p: p.pressure(s) ** 2, ms.relax(ms.System.from_ase(bulk("Si")), stressed.potential))
+    assert len(gone) == 3
