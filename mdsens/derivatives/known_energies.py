@@ -37,6 +37,22 @@ class Motion(NamedTuple):
     theta: np.ndarray
 
 
+def motion_along(primals: tuple[System, Potential], tangents: Any) -> Motion:
+    """Return the direction that tangents of a system and a potential say, whose leaves are None where nothing changes."""
+    (system, potential), (moved, turned) = primals, tangents
+    steps = jax.tree.structure(potential).flatten_up_to(turned)  # type: ignore[attr-defined]  # of jax's stubs
+    leaves = zip(steps, jax.tree.leaves(potential), strict=True)
+    return Motion(
+        _step(moved.positions, system.positions),
+        None if system.cell is None else _step(moved.cell, system.cell),
+        np.concatenate([_step(step, leaf).ravel() for step, leaf in leaves]),
+    )
+
+
+def _step(step: Any, value: Any) -> np.ndarray:
+    return np.zeros(np.shape(value)) if step is None else np.asarray(step)
+
+
 class State:
     """A structure with its energy's derivatives, each of which is computed when it is first asked for [host]."""
 
@@ -136,17 +152,7 @@ def _by_state(method: str, value: Any, along: Any) -> Any:
         at = known.at("energies", (system.positions, system.cell, potential), lambda: _state(system, potential))
         if at is None:
             return eqx.filter_jvp(usual, primals, tangents)  # type: ignore[no-any-return]
-        moved, turned = tangents
-        motion = Motion(
-            _step(moved.positions, system.positions),
-            None if system.cell is None else _step(moved.cell, system.cell),
-            np.concatenate(
-                [
-                    _step(step, leaf).ravel()
-                    for step, leaf in zip(_leaves(turned, potential), jax.tree.leaves(potential), strict=True)
-                ]
-            ),
-        )
+        motion = motion_along(primals, tangents)
         return jnp.asarray(value(at)), jnp.asarray(along(at, motion))
 
     return differentiable
@@ -156,15 +162,6 @@ def _state(system: System, potential: Potential) -> State | None:
     """Return a state; None where no second derivatives are stored."""
     state = State(system, potential)
     return state if is_stored(Reference(state.system, None), potential) else None  # type: ignore[arg-type]  # no motions asked for
-
-
-def _leaves(tangent: Potential, potential: Potential) -> list[Any]:
-    """Return the leaves of a tangent, None where nothing changes."""
-    return jax.tree.structure(potential).flatten_up_to(tangent)  # type: ignore[attr-defined,no-any-return]  # of jax's stubs
-
-
-def _step(step: Any, value: Any) -> np.ndarray:
-    return np.zeros(np.shape(value)) if step is None else np.asarray(step)
 
 
 _energy = _by_state("energy", lambda at: at.slopes.energy, State.energy_along)

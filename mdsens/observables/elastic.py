@@ -6,7 +6,6 @@ See `strain_response` for the formulas.
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
@@ -14,6 +13,7 @@ from numpy.typing import ArrayLike
 from mdsens.common import by_values
 from mdsens.common.errors import InputError, LinearSolveError, did_you_mean
 from mdsens.common.suggestions import suggest_names
+from mdsens.derivatives.known_energies import motion_along
 from mdsens.derivatives.nonfinite import check_free, check_rest
 from mdsens.mechanics.programs import Slopes
 from mdsens.observables import moduli
@@ -139,13 +139,7 @@ def _differentiable_jvp(primals: Any, tangents: Any, *, options: _Options) -> tu
     )
     if at is None:
         return eqx.filter_jvp(lambda system, potential: _constants(system, potential, options), primals, tangents)  # type: ignore[no-any-return]
-    moved, turned = tangents
-    none = lambda step, value: np.zeros(value.shape) if step is None else np.asarray(step)  # noqa: E731
-    direction = jax.tree.map(lambda value, step: none(step, value), potential, turned)
-    change = constants_along(
-        at.strains, at.slopes, none(moved.positions, system.positions), none(moved.cell, system.cell), direction, options
-    )
-    return at.constants, change
+    return at.constants, constants_along(at.strains, at.slopes, motion_along(primals, tangents), options)
 
 
 class _Known(NamedTuple):

@@ -10,10 +10,11 @@ import jax
 import numpy as np
 import scipy.linalg
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from mdsens.common.modules import with_fields
 from mdsens.common.voigt import unit_strains
+from mdsens.derivatives.known_energies import Motion
 from mdsens.mechanics.assembly import Listed, assemble
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.programs import (
@@ -105,9 +106,7 @@ def constants_of(known: KnownStrains, definition: str, relaxed: bool, flat: bool
 def constants_along(
     known: KnownStrains,
     slopes_by_parameters: Slopes,
-    displacement: Float[np.ndarray, "atoms dim"],
-    cell_change: Float[np.ndarray, "dim dim"],
-    direction: Potential,
+    motion: Motion,
     options: tuple[str, bool, bool],
 ) -> Array:
     """Return the derivative of elastic constants along one direction of positions, cell and parameters together.
@@ -116,7 +115,9 @@ def constants_along(
         slopes_by_parameters: `all_slopes_by_parameters`.
         options: definition, relaxed, flat.
     """
-    theta = np.asarray(ravel_pytree(direction)[0])
+    displacement, cell_change, theta = motion
+    assert cell_change is not None
+    direction = ravel_pytree(known.potential)[1](jax.device_put(theta))
     by_atoms, by_deformation = slopes_along_motion(
         known.state, known.neighbors, known.slopes.deformation, displacement, cell_change
     )
