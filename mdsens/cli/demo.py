@@ -28,7 +28,7 @@ from mdsens.structures.reading import read
 from mdsens.structures.system import System
 
 FMAX = 1e-12
-CHANGE = 0.005
+CHANGE = 0.01
 """Relative change of σ for which the first-order prediction is compared with a relaxation."""
 
 INWARD_STEP = 0.4
@@ -184,7 +184,7 @@ def _about_vacancy(result: Vacancy, largest: dict[str, float]) -> Iterator[str]:
         unit = unit_text(eq.potential.unit_of(name))
         yield f"  {name:<10} {float(theta):>10.4f} {unit:<2} {x:>14.4g} {d:>14.4g} {p:>12.4g} {e:>12.4g}"
     yield ""
-    yield f"  σ + {CHANGE:.1%}: predicted to first order against relaxed again"
+    yield f"  σ + {CHANGE:.0%}: predicted to first order against relaxed again"
     names = (("distance", "Å"), ("pressure", "GPa"), ("formation energy", "eV"))
     for (name, unit), *numbers in zip(names, result.values, result.predicted, result.relaxed, strict=True):
         before, predicted, relaxed = numbers

@@ -5,11 +5,12 @@ is called again with JAX's tangents, but outside of any compiled function, once 
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextvars import ContextVar
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 
 
 class WantsValues(BaseException):
@@ -33,16 +34,16 @@ class Known:
 
     def __init__(self, energies: Energies) -> None:
         self.energies = energies
-        self._entries: dict[Any, tuple[Any, Any]] = {}
+        self._entries: dict[Hashable, Any] = {}
 
-    def at(self, what: str, arguments: Any, compute: Callable[[], Any]) -> Any:
-        """Return what `compute` returned for the same arrays before, else compute it [host]."""
+    def at(self, what: Hashable, arguments: Any, compute: Callable[[], Any]) -> Any:
+        """Return what `compute` returned for equal arguments before, else compute it [host]."""
         leaves, structure = jax.tree.flatten(arguments)
-        key = what, structure, tuple(map(id, leaves))
+        arrays = [np.asarray(leaf) for leaf in leaves]
+        key = what, structure, tuple((array.dtype.str, array.shape, array.tobytes()) for array in arrays)
         if key not in self._entries:
-            # With the arrays, so that no other ones get their addresses.
-            self._entries[key] = leaves, compute()
-        return self._entries[key][1]
+            self._entries[key] = compute()
+        return self._entries[key]
 
 
 _asks: ContextVar[bool] = ContextVar("asks", default=False)

@@ -20,7 +20,7 @@ from mdsens.common.suggestions import NameSuggester, suggest_names
 from mdsens.common.text import short_list
 from mdsens.derivatives import linear_response
 from mdsens.derivatives.certificate import Certificate, Measurement, certify, explain_doubt
-from mdsens.derivatives.from_values import forward_from_values, has_values
+from mdsens.derivatives.from_values import derivatives_so_far, forward_from_values, has_values
 from mdsens.derivatives.linear_response import Response
 from mdsens.derivatives.many_parameters import DenseSystems, is_worthwhile
 from mdsens.derivatives.nonfinite import explain_nonfinite
@@ -375,7 +375,14 @@ def _forward_rows(
 
 
 def _from_values(g: Observable, hessians: Hessians, potential: Potential) -> tuple[Array, np.ndarray]:
-    """Return an observable and its derivatives in all parameters, along a last axis."""
+    """Return an observable and its derivatives in all parameters, along a last axis.
+
+    The first time it is traced as a whole, so that what could not be compiled later on is refused from the start; mdsens's own
+    can.
+    """
+    own = getattr(g, "__module__", "").startswith("mdsens.")
+    if not own and derivatives_so_far(g, hessians, potential) == 0:
+        observable_shape(g, hessians, potential)
     value, matrix, residuals = forward_from_values(g, hessians, potential)
     _check_real(value)
     _check(g, hessians, potential, residuals, value, matrix)

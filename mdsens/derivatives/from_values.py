@@ -17,6 +17,7 @@ from mdsens.derivatives.known_energies import KnownEnergies
 from mdsens.derivatives.linear_response import FEW_PARAMETERS, along_all
 from mdsens.derivatives.states import Hessians, Observable, displacements, hessian_list, named_hessians
 from mdsens.mechanics.evaluation import place
+from mdsens.mechanics.hessian import Hessian
 from mdsens.mechanics.programs import FILLED_LIMIT
 from mdsens.potentials.base import Potential
 
@@ -24,18 +25,31 @@ VALUES_CALLS = 10
 """Derivatives of an observable from values, after which it is compiled: then each takes milliseconds instead of a tenth of a
 second."""
 
+MAX_KINDS = 256
+"""Kinds of observables whose derivatives are counted."""
+
 _calls: dict[Hashable, int] = {}
 """Derivatives from values so far, by what would be compiled."""
 
 
 def has_values(g: Observable, hessians: Hessians, potential: Potential) -> bool:
-    """Return whether an observable can be differentiated from values, one parameter at a time, and is not worth compiling yet."""
-    if _calls.get(_kind(g, hessians, potential), 0) >= VALUES_CALLS:
-        return False
+    """Return whether an observable can be differentiated from values, one parameter at a time, and is not worth compiling yet.
+
+    In single precision it cannot: the imaginary steps of `mechanics.strain_algebra` vanish there.
+    """
     few = sum(leaf.size for leaf in jax.tree.leaves(potential)) <= FEW_PARAMETERS
-    states = hessian_list(hessians)
-    small = all(len(hessian.reference.system) <= FILLED_LIMIT for hessian in states)
-    return few and small and all(hessian.is_stored for hessian in states)
+    if not few or not all(_is_small(hessian) for hessian in hessian_list(hessians)):
+        return False
+    return derivatives_so_far(g, hessians, potential) < VALUES_CALLS
+
+
+def _is_small(hessian: Hessian) -> bool:
+    return hessian.is_stored and hessian.dtype == np.float64 and len(hessian.reference.system) <= FILLED_LIMIT
+
+
+def derivatives_so_far(g: Observable, hessians: Hessians, potential: Potential) -> int:
+    """Return how many derivatives of an observable from values there were, with states of these sizes."""
+    return _calls.get(_kind(g, hessians, potential), 0)
 
 
 def _kind(g: Observable, hessians: Hessians, potential: Potential) -> Hashable:
@@ -49,7 +63,10 @@ def _kind(g: Observable, hessians: Hessians, potential: Potential) -> Hashable:
 def forward_from_values(g: Observable, hessians: Hessians, potential: Potential) -> tuple[Array, np.ndarray, np.ndarray]:
     """Return an observable, its derivatives in all parameters along a last axis, and each state's relative residual."""
     kind = _kind(g, hessians, potential)
-    _calls[kind] = _calls.get(kind, 0) + 1
+    _calls[kind] = _calls.pop(kind, 0) + 1
+    if len(_calls) > MAX_KINDS:
+        # What was not asked for longest: its functions keep alive what they see.
+        _calls.pop(next(iter(_calls)))
     directions = np.eye(sum(leaf.size for leaf in jax.tree.leaves(potential)))
     unravel = ravel_pytree(potential)[1]
     systems, moved, residuals = {}, {}, []

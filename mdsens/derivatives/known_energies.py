@@ -17,15 +17,16 @@ import numpy as np
 from jaxtyping import Array
 
 from mdsens.common import by_values
+from mdsens.common.modules import with_fields
 from mdsens.common.units import stress_unit
 from mdsens.common.voigt import to_voigt
 from mdsens.equilibrium.descent import with_tight_list
+from mdsens.mechanics.assembly import Listed
 from mdsens.mechanics.hessian_operator import is_stored
 from mdsens.mechanics.programs import Slopes, energy_and_slopes, second_derivatives, slopes_along
 from mdsens.mechanics.strain_algebra import StoredState, slopes_along_motion
 from mdsens.mechanics.unknown import Reference
 from mdsens.potentials.base import Potential
-from mdsens.structures.neighbors.neighbor_list import Neighbors
 from mdsens.structures.system import System, is_concrete
 
 
@@ -54,10 +55,15 @@ def _step(step: Any, value: Any) -> np.ndarray:
 
 
 class State:
-    """A structure with its energy's derivatives, each of which is computed when it is first asked for [host]."""
+    """A structure with its energy's derivatives, each of which is computed when it is first asked for [host].
 
-    def __init__(self, system: System, potential: Potential) -> None:
-        self.system, self.potential = with_tight_list(system, potential), potential
+    Args:
+        system: with the list that is used, as it is.
+        listed: the stored second derivatives, where they are known already.
+    """
+
+    def __init__(self, system: System, potential: Potential, listed: Listed | None = None) -> None:
+        self.system, self.potential, self._listed = system, potential, listed
 
     @functools.cached_property
     def slopes(self) -> Slopes:
@@ -71,11 +77,15 @@ class State:
         return slopes_along(self.system, self.potential, np.eye(count), deforms=self.system.cell is not None)
 
     @functools.cached_property
-    def stored(self) -> tuple[StoredState, Neighbors]:
-        """The stored second derivatives, and the list that they belong to."""
-        stiffness, neighbors = second_derivatives(self.system, self.potential)
+    def listed(self) -> Listed:
+        """The stored second derivatives, with their list."""
+        return self._listed or Listed(*second_derivatives(self.system, self.potential))
+
+    @property
+    def stored(self) -> StoredState:
+        """All that is stored of the structure."""
         cell = None if self.system.cell is None else np.asarray(self.system.cell)
-        return StoredState(np.asarray(self.system.positions), cell, self.slopes.positions, stiffness), neighbors
+        return StoredState(np.asarray(self.system.positions), cell, self.slopes.positions, self.listed.stiffness)
 
     def energy_along(self, motion: Motion) -> np.ndarray:
         """Return the energy's change [eV]."""
@@ -86,7 +96,7 @@ class State:
     def slopes_along(self, motion: Motion) -> tuple[np.ndarray, Any]:
         """Return the changes of `(∂U/∂x, ∂U/∂F)`; the latter is None without a cell."""
         by_atoms, by_deformation = slopes_along_motion(
-            *self.stored, self.slopes.deformation, motion.displacement, motion.cell_change
+            self.stored, self.listed.neighbors, self.slopes.deformation, motion.displacement, motion.cell_change
         )
         by_atoms = by_atoms + np.tensordot(motion.theta, self.by_parameters.positions, 1)
         if by_deformation is None:
@@ -130,40 +140,49 @@ class KnownEnergies:
         return _stress(system, potential)  # type: ignore[no-any-return]
 
 
-def _by_state(method: str, value: Any, along: Any) -> Any:
-    """Return a function of a system and a potential that is differentiated by a `State`.
+def differentiated_from_values(usual: Any, state_of: Any, value: Any, along: Any) -> Any:
+    """Return a function of a system and a potential that is differentiated from values, where these are given.
 
     Args:
-        method: of the potential, which does it as ever.
-        value, along: functions of a state, and of a state and a motion.
+        usual: the function; options have names and can be hashed.
+        state_of: with the same arguments, what value and derivative are made of; None where they are not made of it.
+        value, along: functions of that, and of that and a motion.
     """
+    differentiable = eqx.filter_custom_jvp(usual)
+
+    @differentiable.def_jvp
+    def _(primals: Any, tangents: Any, **options: Any) -> tuple[Array, Array]:
+        (system, potential), known, at = primals, by_values.known_values(), None
+        if known is not None and is_concrete(system.positions, system.cell, potential):
+            # Lists follow from the rest.
+            arguments = with_fields(system, neighbors=None), potential
+            at = known.at((usual, *options.items()), arguments, lambda: state_of(system, potential, **options))
+        if at is None:
+            return eqx.filter_jvp(lambda *both: usual(*both, **options), primals, tangents)  # type: ignore[no-any-return]
+        return jnp.asarray(value(at)), jnp.asarray(along(at, motion_along(primals, tangents)))
+
+    return differentiable
+
+
+def _of_potential(method: str) -> Any:
+    """Return a method of potentials as a function, which is differentiated as ever."""
 
     def usual(system: System, potential: Potential) -> Array:
         with by_values.giving_values(None):
             return getattr(potential, method)(system)  # type: ignore[no-any-return]
 
-    differentiable = eqx.filter_custom_jvp(usual)
-
-    @differentiable.def_jvp
-    def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
-        (system, potential), known = primals, by_values.known_values()
-        if known is None or not is_concrete(system.positions, system.cell, potential):
-            return eqx.filter_jvp(usual, primals, tangents)  # type: ignore[no-any-return]
-        at = known.at("energies", (system.positions, system.cell, potential), lambda: _state(system, potential))
-        if at is None:
-            return eqx.filter_jvp(usual, primals, tangents)  # type: ignore[no-any-return]
-        motion = motion_along(primals, tangents)
-        return jnp.asarray(value(at)), jnp.asarray(along(at, motion))
-
-    return differentiable
+    return usual
 
 
 def _state(system: System, potential: Potential) -> State | None:
     """Return a state; None where no second derivatives are stored."""
-    state = State(system, potential)
-    return state if is_stored(Reference(state.system, None), potential) else None  # type: ignore[arg-type]  # no motions asked for
+    listed = with_tight_list(system, potential)
+    stored = is_stored(Reference(listed, None), potential)  # type: ignore[arg-type]  # no rigid motions are asked for
+    return State(listed, potential) if stored else None
 
 
-_energy = _by_state("energy", lambda at: at.slopes.energy, State.energy_along)
-_forces = _by_state("forces", lambda at: -at.slopes.positions, lambda at, motion: -at.slopes_along(motion)[0])
-_stress = _by_state("stress", State.stress, State.stress_along)
+_energy = differentiated_from_values(_of_potential("energy"), _state, lambda at: at.slopes.energy, State.energy_along)
+_forces = differentiated_from_values(
+    _of_potential("forces"), _state, lambda at: -at.slopes.positions, lambda at, motion: -at.slopes_along(motion)[0]
+)
+_stress = differentiated_from_values(_of_potential("stress"), _state, State.stress, State.stress_along)

@@ -33,17 +33,14 @@ def solve_by_steps(
     z: Unknown | Array,
     data: LandscapeLike,
     *,
-    tolerance: float,
     max_steps: int,
-    refresh: Callable[..., Any],
     progress: Callable[[int, float], None],
-    watch: Callable[..., Any],
+    **options: Any,
 ) -> Result:
-    """Return what `solvers.solve` does, by as few compiled programs as pay [host]."""
+    """Return what `solvers.solve` does with these options, by as few compiled programs as pay [host]."""
     system, potential = data.reference.system, data.potential
     kind = bucket(len(system)), data.reference.freedom is None, jax.tree.structure(potential)
     left = HOST_STEPS - _steps.get(kind, 0)
-    options: dict[str, Any] = {"tolerance": tolerance, "refresh": refresh, "watch": watch}
     if not isinstance(solver, LBFGS) or left <= 0 or not _is_quick(problem, data):
         return solve_filled(problem, solver, z, data, max_steps=max_steps, progress=progress, **options)
     first = _solve_on_host(problem, solver, z, data, max_steps=min(left, max_steps), progress=progress, **options)

@@ -36,7 +36,7 @@ MAX_WIDENING = 1.5
 """Places of a list, as a multiple of those that it needs, up to which it is widened to find a program again."""
 
 LEAST_CAPACITY, WIDENED_LIMIT = 8, 500
-"""Places that a list has at least, in structures of so many atoms at most."""
+"""Places that a list has at least, in structures of so many atoms at most, where one program more weighs more than it does."""
 
 _capacities: dict[Any, set[int]] = {}
 """The numbers of places of lists for which programs were compiled, by everything else that they depend on."""
@@ -129,8 +129,9 @@ def slopes_of_work(
         deformations: of positions and cell, δF at F = 1; None without.
     """
     whole, potential = _prepared(system, potential)
-    moved = np.pad(displacements, ((0, 0), (0, len(whole) - len(system)), (0, 0))).astype(system.positions.dtype)
-    return np.asarray(_slopes_of_work(whole, potential, moved, deformations))
+    moved = np.pad(displacements, ((0, 0), (0, len(whole) - len(system)), (0, 0)))
+    motions = jax.tree.map(lambda part: part.astype(system.positions.dtype), (moved, deformations))
+    return np.asarray(_slopes_of_work(whole, potential, *motions))
 
 
 def traced_slopes(system: System, potential: Potential, *, deforms: bool) -> Slopes:
@@ -140,8 +141,11 @@ def traced_slopes(system: System, potential: Potential, *, deforms: bool) -> Slo
 
 
 def _deforms(whole: System, system: System, wanted: bool) -> bool:
-    """Return whether the cell deforms in a program: where structures are filled up, one serves free and fixed cells."""
-    return wanted or (whole is not system and system.cell is not None)
+    """Return whether the cell deforms in a program: where small structures are filled up, one serves free and fixed cells.
+
+    In larger ones that would cost more than it saves.
+    """
+    return wanted or (whole is not system and system.cell is not None and len(system) <= WIDENED_LIMIT)
 
 
 @eqx.filter_jit

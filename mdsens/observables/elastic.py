@@ -5,7 +5,6 @@ See `strain_response` for the formulas.
 
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
@@ -13,13 +12,11 @@ from numpy.typing import ArrayLike
 from mdsens.common import by_values
 from mdsens.common.errors import InputError, LinearSolveError, did_you_mean
 from mdsens.common.suggestions import suggest_names
-from mdsens.derivatives.known_energies import motion_along
+from mdsens.derivatives.known_energies import differentiated_from_values
 from mdsens.derivatives.nonfinite import check_free, check_rest
-from mdsens.mechanics.programs import Slopes
 from mdsens.observables import moduli
 from mdsens.observables.host_strain_response import (
     KnownStrains,
-    all_slopes_by_parameters,
     constants_along,
     constants_of,
     known_strains,
@@ -84,7 +81,7 @@ def elastic_constants(
     traced = not is_concrete(system.positions, system.cell, potential)
     if traced and gives_stiffness(potential) and by_values.known_values() is not None:
         return _differentiable(system, potential, options=options)  # type: ignore[no-any-return]
-    return _constants(system, potential, options)
+    return _constants(system, potential, options=options)
 
 
 class _Options(NamedTuple):
@@ -95,7 +92,7 @@ class _Options(NamedTuple):
     flat: bool
 
 
-def _constants(system: System, potential: Potential, options: _Options) -> Float[Array, "voigt voigt"]:
+def _constants(system: System, potential: Potential, *, options: _Options) -> Float[Array, "voigt voigt"]:
     definition, relaxed, flat = options
     traced = not is_concrete(system.positions, system.cell)
     # Strains are infinitesimal: a list without a skin is long enough, and a short list is fast.
@@ -123,40 +120,26 @@ def _checked(constants: Array, response: StrainResponse) -> Array:
     return constants
 
 
-@eqx.filter_custom_jvp
-def _differentiable(system: System, potential: Potential, *, options: _Options) -> Float[Array, "voigt voigt"]:
-    return _constants(system, potential, options)
-
-
-@_differentiable.def_jvp
-def _differentiable_jvp(primals: Any, tangents: Any, *, options: _Options) -> tuple[Array, Array]:
-    system, potential = primals
-    known = by_values.known_values()
-    if known is None or not is_concrete(system.positions, system.cell, potential):
-        return eqx.filter_jvp(lambda system, potential: _constants(system, potential, options), primals, tangents)  # type: ignore[no-any-return]
-    at = known.at(
-        "elastic constants", (system.positions, system.cell, potential, options), lambda: _known(system, potential, options)
-    )
-    if at is None:
-        return eqx.filter_jvp(lambda system, potential: _constants(system, potential, options), primals, tangents)  # type: ignore[no-any-return]
-    return at.constants, constants_along(at.strains, at.slopes, motion_along(primals, tangents), options)
-
-
 class _Known(NamedTuple):
     """Elastic constants at a state, and what their derivatives are made of."""
 
     constants: Array
     strains: KnownStrains
-    slopes: Slopes
+    options: _Options
 
 
-def _known(system: System, potential: Potential, options: _Options) -> _Known | None:
+def _known(system: System, potential: Potential, *, options: _Options) -> _Known | None:
     """Return what is known of a state [host]; None where it stores no second derivatives."""
     system = system.with_neighbors(potential, skin=0.0)
     if not is_stored_in(system, potential):
         return None
     strains = known_strains(system, potential, options.relaxed)
-    return _Known(_checked(*constants_of(strains, *options)), strains, all_slopes_by_parameters(strains))
+    return _Known(_checked(*constants_of(strains, *options)), strains, options)
+
+
+_differentiable = differentiated_from_values(
+    _constants, _known, lambda at: at.constants, lambda at, motion: constants_along(at.strains, motion, *at.options)
+)
 
 
 def compliance(system: System, potential: Potential, **options: Any) -> Float[Array, "voigt voigt"]:

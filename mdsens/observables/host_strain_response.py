@@ -14,42 +14,29 @@ from jaxtyping import Array
 
 from mdsens.common.modules import with_fields
 from mdsens.common.voigt import unit_strains
-from mdsens.derivatives.known_energies import Motion
+from mdsens.derivatives.known_energies import Motion, State
 from mdsens.mechanics.assembly import Listed, assemble
 from mdsens.mechanics.landscape import Landscape
-from mdsens.mechanics.programs import (
-    Slopes,
-    energy_and_slopes,
-    second_derivatives,
-    second_derivatives_along,
-    slopes_along,
-)
+from mdsens.mechanics.programs import Slopes, second_derivatives_along
 from mdsens.mechanics.softest_modes import is_assembled
-from mdsens.mechanics.strain_algebra import StoredState, slopes_along_motion, strain_form, strain_form_along
+from mdsens.mechanics.strain_algebra import StoredState, strain_form, strain_form_along
 from mdsens.mechanics.strained_bonds import StoredDerivatives
 from mdsens.mechanics.unknown import CellFreedom, Reference, reference_at
 from mdsens.observables.strain_response import StrainResponse, by_definition, per_volume, stored_displacements
 from mdsens.potentials.base import Potential
-from mdsens.structures.neighbors.neighbor_list import Neighbors
 from mdsens.structures.system import System
 
 
 class KnownStrains(NamedTuple):
-    """A structure's stored derivatives, and its atoms' displacements by strains.
+    """A structure with its energy's derivatives, and its atoms' displacements by strains.
 
     Attributes:
-        system, potential: what they are of.
-        slopes: of the energy, the cell's too.
-        state, neighbors: the stored second derivatives and their list.
+        state: the structure.
         displacements: λ, `(voigt, N, dim)`; NaN where the solve failed.
         curvature: ∂²U/∂ε_k∂ε_l, `(voigt, voigt)` [eV].
     """
 
-    system: System
-    potential: Potential
-    slopes: Slopes
-    state: StoredState
-    neighbors: Neighbors
+    state: State
     displacements: np.ndarray
     curvature: np.ndarray
 
@@ -57,19 +44,17 @@ class KnownStrains(NamedTuple):
 def known_strains(system: System, potential: Potential, relaxed: bool) -> KnownStrains:
     """Return what programs of a relaxation and a solve say of a structure, from `system.neighbors` as it is."""
     strains = np.asarray(unit_strains(system.dim))
-    slopes = energy_and_slopes(system, potential, deforms=True)
     unit = CellFreedom(strains, np.ones(()), np.zeros(()), None)  # type: ignore[arg-type]  # of NumPy
     reference = reference_at(system, unit)
     if relaxed and is_assembled(reference, potential):
-        stored, displacements = _assembled_displacements(reference, potential)
+        listed, displacements = _assembled_displacements(reference, potential)
+        state = State(system, potential, listed)
     else:
-        stored = Listed(*second_derivatives(system, potential))
-        derivatives = StoredDerivatives(slopes, *stored)
+        state = State(system, potential)
+        derivatives = StoredDerivatives(state.slopes, *state.listed)
         displacements = np.asarray(_displacements(system, derivatives, relaxed))
-    positions, cell = np.asarray(system.positions), np.asarray(system.cell)
-    state = StoredState(positions, cell, slopes.positions, stored.stiffness)
-    curvature = strain_form(state, stored.neighbors, displacements, strains)
-    return KnownStrains(system, potential, slopes, state, stored.neighbors, displacements, curvature)
+    curvature = strain_form(state.stored, state.listed.neighbors, displacements, strains)
+    return KnownStrains(state, displacements, curvature)
 
 
 _displacements: Any = eqx.filter_jit(stored_displacements)
@@ -99,44 +84,25 @@ def _assembled_displacements(reference: Reference, potential: Potential) -> tupl
 
 def constants_of(known: KnownStrains, definition: str, relaxed: bool, flat: bool) -> tuple[Array, StrainResponse]:
     """Return elastic constants and the response that they are of."""
-    ranges = np.asarray(known.potential.ranges)
-    return _constants_of(known.system, ranges, known.slopes, known.curvature, definition, relaxed, flat)  # type: ignore[no-any-return]
+    system, potential = known.state.system, known.state.potential
+    ranges = np.asarray(potential.ranges)
+    return _constants_of(system, ranges, known.state.slopes, known.curvature, definition, relaxed, flat)  # type: ignore[no-any-return]
 
 
-def constants_along(
-    known: KnownStrains,
-    slopes_by_parameters: Slopes,
-    motion: Motion,
-    options: tuple[str, bool, bool],
-) -> Array:
-    """Return the derivative of elastic constants along one direction of positions, cell and parameters together.
-
-    Args:
-        slopes_by_parameters: `all_slopes_by_parameters`.
-        options: definition, relaxed, flat.
-    """
-    displacement, cell_change, theta = motion
+def constants_along(known: KnownStrains, motion: Motion, definition: str, relaxed: bool, flat: bool) -> Array:
+    """Return the derivative of elastic constants along one direction of positions, cell and parameters together."""
+    state, (displacement, cell_change, theta) = known.state, motion
     assert cell_change is not None
-    direction = ravel_pytree(known.potential)[1](jax.device_put(theta))
-    by_atoms, by_deformation = slopes_along_motion(
-        known.state, known.neighbors, known.slopes.deformation, displacement, cell_change
-    )
-    by_atoms = by_atoms + np.tensordot(theta, slopes_by_parameters.positions, 1)
-    by_deformation = by_deformation + np.tensordot(theta, slopes_by_parameters.deformation, 1)
-    stiffness = second_derivatives_along(known.system, known.potential, displacement, cell_change, direction)
+    direction = ravel_pytree(state.potential)[1](jax.device_put(theta))
+    by_atoms, by_deformation = state.slopes_along(motion)
+    stiffness = second_derivatives_along(state.system, state.potential, displacement, cell_change, direction)
     change = StoredState(displacement, cell_change, by_atoms, stiffness)
-    strains = np.asarray(unit_strains(known.system.dim))
-    curvature = strain_form_along(known.state, change, known.neighbors, known.displacements, strains)
-    ranges = np.asarray(known.potential.ranges)
-    at = known.system.cell, known.slopes._replace(energy=None), known.curvature
+    strains = np.asarray(unit_strains(state.system.dim))
+    curvature = strain_form_along(state.stored, change, state.listed.neighbors, known.displacements, strains)
+    at = state.system.cell, state.slopes._replace(energy=None), known.curvature
     steps = cell_change, Slopes(None, by_atoms, by_deformation), curvature
-    return _constants_along(known.system, ranges, at, steps, *options)  # type: ignore[no-any-return]
-
-
-def all_slopes_by_parameters(known: KnownStrains) -> Slopes:
-    """Return the derivatives of the energy's slopes in each parameter."""
-    count = sum(leaf.size for leaf in jax.tree.leaves(known.potential))
-    return slopes_along(known.system, known.potential, np.eye(count), deforms=True)
+    ranges = np.asarray(state.potential.ranges)
+    return _constants_along(state.system, ranges, at, steps, definition, relaxed, flat)  # type: ignore[no-any-return]
 
 
 @eqx.filter_jit

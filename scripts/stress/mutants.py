@@ -459,6 +459,13 @@ MUTANTS = (
         "derivatives/test_by_values.py -k 'pairs or sites'",
     ),
     Mutant(
+        "other atoms in the same places have the energy of the first",
+        "derivatives/known_energies.py",
+        "arguments = with_fields(system, neighbors=None), potential",
+        "arguments = system.positions, potential",
+        "derivatives/test_by_values.py -k other_atoms",
+    ),
+    Mutant(
         "a stress's derivative forgets that the volume changes",
         "derivatives/known_energies.py",
         "- np.trace(strain) * _symmetric(self.slopes.deformation)",

@@ -1,5 +1,6 @@
 """Observables that differentiate themselves from values, against the same ones in a traced function."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -189,3 +190,31 @@ def test_an_observable_that_is_asked_for_often_is_compiled(stressed, monkeypatch
     # Another size is another program.
     ms.value_and_gradient(lambda s, p: p.pressure(s) ** 2, ms.relax(ms.System.from_ase(bulk("Si")), stressed.potential))
     assert len(gone) == 3
+
+
+def test_other_atoms_in_the_same_places_are_another_structure(both):
+    atoms = bulk("Ar", "fcc", a=5.3, cubic=True)
+    atoms.symbols[1] = "Kr"
+    eq = ms.relax(ms.System.from_ase(atoms), two_kinds(8.5))
+
+    def exchange(system, potential):
+        all_alike = eqx.tree_at(lambda s: s.species, system, jnp.zeros_like(system.species))
+        return potential.energy(all_alike) - potential.energy(system)
+
+    (value, slope), traced = both(ms.value_and_gradient, exchange, eq)
+    assert abs(value) > 0.01
+    agree((value, slope), traced)
+
+
+def test_what_cannot_be_compiled_is_refused_from_the_start(stressed):
+    with pytest.raises(ms.InputError, match="cannot be traced"):
+        ms.gradient(lambda s, p: p.energy(s) if p.energy(s) < 0.0 else p.sigma, stressed)
+
+
+@pytest.mark.parametrize("g", [ms.observables.energy, ms.observables.pressure, bulk_modulus])
+def test_single_precision_is_traced(g, silicon):
+    start, potential = defect(), silicon.astype("float32")
+    short = ms.relax(start.astype("float32"), potential, fmax=1e-3)
+    slope = ms.gradient(g, short)
+    assert slope.sigma.dtype == jnp.float32
+    agree(slope, ms.gradient(g, ms.relax(start, silicon)), rtol=2e-2)
