@@ -167,6 +167,13 @@ def test_energies_and_slopes_of_sites(stressed, free, both):
     agree(*both(ms.value_and_gradient, ms.observables.pressure, stressed))
 
 
+def test_a_stress_counts_the_volume_in_which_it_is(silicon, both):
+    """At a given pressure it cannot change, whatever the cell does."""
+    squeezed = ms.relax(defect(), silicon, cell="free", pressure=5.0)
+    slopes, traced = both(ms.jacobian, lambda s, p: p.stress(s), squeezed)
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves((slopes, traced))) < 1e-6
+
+
 def test_a_cluster_has_no_stress(both):
     atoms = [[0.0, 0.0, 0.0], [3.8, 0.0, 0.0], [1.9, 3.3, 0.0], [1.9, 1.1, 3.1]]
     eq = ms.relax(ms.System(atoms, species=["Ar", "Kr", "Ar", "Ar"]), two_kinds(8.5))
