@@ -2,10 +2,12 @@
 
 import atexit
 import contextlib
+import contextvars
 import hashlib
 import platform
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,27 @@ MAX_BYTES = 2 * 10**9
 
 MAX_MAPS = 20_000
 """Memory maps of a process up to which compiled programs are kept; Linux allows 65,530."""
+
+
+_plan: contextvars.ContextVar[bool | None] = contextvars.ContextVar("plan", default=None)
+
+
+@contextlib.contextmanager
+def plan_compilation(often: bool) -> Iterator[None]:
+    """Say whether what comes will be done often, so that it is compiled at once, or not at all where it need not be.
+
+    Otherwise that depends on how often it was done before, and with it the last digits of results.
+    """
+    token = _plan.set(often)
+    try:
+        yield
+    finally:
+        _plan.reset(token)
+
+
+def planned_compilation() -> bool | None:
+    """Return what `plan_compilation` said; None where nothing was said."""
+    return _plan.get()
 
 
 @suggest_names

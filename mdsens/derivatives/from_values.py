@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
 from mdsens.common.by_values import Known, giving_values
+from mdsens.common.compilation import planned_compilation
 from mdsens.common.errors import explain_untraceable
 from mdsens.common.modules import with_fields
 from mdsens.derivatives.known_energies import KnownEnergies
@@ -40,7 +41,8 @@ def has_values(g: Observable, hessians: Hessians, potential: Potential) -> bool:
     few = sum(leaf.size for leaf in jax.tree.leaves(potential)) <= FEW_PARAMETERS
     if not few or not all(_is_small(hessian) for hessian in hessian_list(hessians)):
         return False
-    return derivatives_so_far(g, hessians, potential) < VALUES_CALLS
+    often = planned_compilation()
+    return derivatives_so_far(g, hessians, potential) < VALUES_CALLS if often is None else not often
 
 
 def _is_small(hessian: Hessian) -> bool:

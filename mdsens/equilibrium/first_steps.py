@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from mdsens.common.compilation import planned_compilation
 from mdsens.common.errors import CoincidingAtoms
 from mdsens.equilibrium.filled import solve_filled
 from mdsens.mechanics.landscape import LandscapeLike
@@ -40,7 +41,8 @@ def solve_by_steps(
     """Return what `solvers.solve` does with these options, by as few compiled programs as pay [host]."""
     system, potential = data.reference.system, data.potential
     kind = bucket(len(system)), data.reference.freedom is None, jax.tree.structure(potential)
-    left = HOST_STEPS - _steps.get(kind, 0)
+    plan = planned_compilation()
+    left = HOST_STEPS - _steps.get(kind, 0) if plan is None else 0 if plan else HOST_STEPS
     if not isinstance(solver, LBFGS) or left <= 0 or not _is_quick(problem, data):
         return solve_filled(problem, solver, z, data, max_steps=max_steps, progress=progress, **options)
     first = _solve_on_host(problem, solver, z, data, max_steps=min(left, max_steps), progress=progress, **options)

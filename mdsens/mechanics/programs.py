@@ -13,6 +13,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from mdsens.common.compilation import planned_compilation
 from mdsens.common.modules import with_fields
 from mdsens.potentials.base import Potential, is_local, sound_stiffness, total_energy
 from mdsens.potentials.forms.neighbor_vectors import pair_list
@@ -222,7 +223,7 @@ def fill_up(system: System, potential: Potential, room: float = 1.0) -> System:
         return system
     needed, kind = neighbors.atom.shape[0], (len(system), system.labels, system.pbc, jax.tree.structure(potential))
     needed = max(needed, LEAST_CAPACITY if len(system) <= WIDENED_LIMIT else 0)
-    known = _capacities.setdefault(kind, set())
+    known = _capacities.setdefault(kind, set()) if planned_compilation() is None else set()
     fitting = (other for other in known if needed <= other <= MAX_WIDENING * needed)
     capacity = min(fitting, default=needed if room == 1.0 else rounded_capacity(round(room * needed)))
     known.add(capacity)
@@ -230,12 +231,20 @@ def fill_up(system: System, potential: Potential, room: float = 1.0) -> System:
 
 
 def can_fill(system: System, potential: Potential) -> bool:
-    """Return whether further atoms without neighbours change nothing: they may in an energy that is no sum over neighbours, in
-    one of the user's own, and where each atom has a parameter.
-    """
-    n, neighbors, parts = len(system), system.neighbors, potential.parts()
-    if n > FILLED_LIMIT or not is_local(potential) or not isinstance(neighbors, Neighbors) or not np.isfinite(neighbors.radius):
+    """Return whether a structure may be filled up with atoms that have no neighbours."""
+    n, neighbors = len(system), system.neighbors
+    if n > FILLED_LIMIT or not isinstance(neighbors, Neighbors) or not np.isfinite(neighbors.radius):
         return False
+    return ignores_strangers(potential, n)
+
+
+def ignores_strangers(potential: Potential, n: int) -> bool:
+    """Return whether further atoms without neighbours change nothing for n atoms: they may in an energy that is no sum over
+    neighbours, in one of the user's own, and where each atom has a parameter.
+    """
+    if not is_local(potential):
+        return False
+    parts = potential.parts()
     methods = (getattr(type(part), name) for part in parts for name in ("total", "atom_energies"))
     if not all(method.__module__.startswith("mdsens.") for method in methods):
         return False
@@ -249,9 +258,9 @@ def bucket(n: int) -> int:
 
 
 def fill(system: System, count: int) -> System:
-    """Return a structure with more atoms, which are frozen and see nobody [host]."""
+    """Return a structure with more atoms, which are frozen and see nobody [host]; its list, if it has one, with them."""
     more = count - len(system)
-    assert isinstance(system.neighbors, Neighbors)
+    assert system.neighbors is None or isinstance(system.neighbors, Neighbors)
     return with_fields(
         system,
         held=False,
@@ -259,5 +268,5 @@ def fill(system: System, count: int) -> System:
         species=np.pad(np.asarray(system.species), (0, more)),
         masses=np.pad(np.asarray(system.masses), (0, more), constant_values=1.0),
         frozen=np.pad(np.asarray(system.frozen), (0, more), constant_values=True),
-        neighbors=filled(system.neighbors, count),
+        neighbors=system.neighbors and filled(system.neighbors, count),
     )

@@ -5,6 +5,7 @@ import pytest
 from ase.build import bulk
 
 import mdsens as ms
+from mdsens.common.compilation import plan_compilation
 from mdsens.equilibrium import first_steps
 
 
@@ -51,6 +52,16 @@ def test_many_steps_with_one_kind_of_structure_are_compiled(silicon, nothing_kno
         ms.relax(rattled(missing), silicon)
         left.append(dict(first_steps._steps))
     assert list(left[0].values()) != list(left[-1].values()) == [20]
+
+
+@pytest.mark.parametrize("often", [False, True])
+def test_under_a_plan_nothing_depends_on_what_came_before(silicon, nothing_known, often):
+    ends = []
+    for missing in (0, 1, 0):
+        with plan_compilation(often):
+            ends.append(ms.relax(rattled(missing), silicon, solver=ms.LBFGS(), polish=False, fmax=1e-9))
+        first_steps._steps = dict.fromkeys(first_steps._steps, first_steps.HOST_STEPS)
+    assert np.array_equal(ends[0].system.positions, ends[2].system.positions) and ends[0].energy == ends[2].energy
 
 
 def test_a_start_without_finite_forces_says_so(nothing_known):

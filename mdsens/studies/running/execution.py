@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import functools
 import math
 import multiprocessing
 import os
@@ -15,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from mdsens.common.compilation import drop_programs
+from mdsens.common.compilation import drop_programs, plan_compilation
 from mdsens.common.errors import InputError, MdsensError, StoreError, reason
 from mdsens.common.progress import bar
 from mdsens.studies.input.tasks import Study, Task
@@ -43,6 +44,9 @@ MAX_UNWRITTEN = 1000
 
 CACHE_PERIOD = 20
 """Tasks after which compiled programs are dropped, if there are many."""
+
+OFTEN = 10
+"""Tasks of a study beyond which all that they need is compiled at once."""
 
 Attempt = tuple[Task, str, bytes]
 """A task, the reason of its failure or "", and its file."""
@@ -102,13 +106,13 @@ def run(
         tasks = list({task.name: task for task in study.tasks[i - 1 :: n]}.values())
         reasons = {name: why for name, why in task_failures(folder).items() if not (retry and why)}
         missing = [task for task in tasks if task.name not in reasons]
-        done = 0
+        done, often = 0, len(study.tasks) > OFTEN
         if scheduler is not None and missing:
-            results = _write_results(_do_on_cluster(missing, scheduler), folder)
+            results = _write_results(_do_on_cluster(missing, scheduler, often), folder)
         elif workers == 1 or len(missing) < 2:
-            results = _write_results(_do_serially(missing), folder)
+            results = _write_results(_do_serially(missing, often), folder)
         else:
-            results = _do_in_parallel(missing, folder, workers)
+            results = _do_in_parallel(missing, folder, workers, often)
         options: dict[str, Any] = {"delay": 0.0, "leave": True, "desc": "tasks", "unit": "task", "smoothing": 0.05}
         shown = bar(None, progress if missing else False, total=len(tasks), initial=len(tasks) - len(missing), **options)
         with contextlib.closing(results), shown:
@@ -171,11 +175,16 @@ def lock_folder(folder: Path, shard: tuple[int, int] = (1, 1)) -> Iterator[None]
         yield
 
 
-def attempt(task: Task) -> tuple[str, bytes]:
-    """Do a task; return why it failed, or "", and its file."""
+def attempt(task: Task, *, often: bool) -> tuple[str, bytes]:
+    """Do a task; return why it failed, or "", and its file.
+
+    Args:
+        often: whether the study has many tasks. Results depend on that, and not on what the process did before.
+    """
     begun, record, failure = time.perf_counter(), Record({}, {}), ""
     try:
-        record = do_task(task.input)
+        with plan_compilation(often):
+            record = do_task(task.input)
     except MdsensError as error:
         failure = str(error) or type(error).__name__
     except Exception as error:  # a study goes on whatever goes wrong in one of its tasks
@@ -213,19 +222,19 @@ def _write_results(results: Generator[Attempt], folder: Path) -> Generator[tuple
             yield from writing.popleft().result()
 
 
-def _do_serially(tasks: Sequence[Task]) -> Generator[Attempt]:
+def _do_serially(tasks: Sequence[Task], often: bool) -> Generator[Attempt]:
     for k, task in enumerate(tasks):
         if k % CACHE_PERIOD == 0:
             drop_programs()
-        yield task, *attempt(task)
+        yield task, *attempt(task, often=often)
 
 
-def _do_on_cluster(tasks: Sequence[Task], address: str) -> Generator[Attempt]:
-    for task, result, lost in spread(attempt, tasks, address):
+def _do_on_cluster(tasks: Sequence[Task], address: str, often: bool) -> Generator[Attempt]:
+    for task, result, lost in spread(functools.partial(attempt, often=often), tasks, address):
         yield task, *((lost, task_image(task, Record({}, {}), lost, 0.0)) if result is None else result)
 
 
-def do_share(tasks: Sequence[Task], folder: Path) -> tuple[list[tuple[str, str]], float]:
+def do_share(tasks: Sequence[Task], folder: Path, often: bool) -> tuple[list[tuple[str, str]], float]:
     """Do tasks and write their files for `SHARE_SECONDS`; return names and reasons of failure, and the seconds it took."""
     begun = time.perf_counter()
     drop_programs()
@@ -234,12 +243,12 @@ def do_share(tasks: Sequence[Task], folder: Path) -> tuple[list[tuple[str, str]]
         for k, task in enumerate(tasks):
             if k and time.perf_counter() - begun > SHARE_SECONDS:
                 break
-            yield task, *attempt(task)
+            yield task, *attempt(task, often=often)
 
     return list(_write_results(in_time(), folder)), time.perf_counter() - begun
 
 
-def _do_in_parallel(tasks: Sequence[Task], folder: Path, workers: int) -> Generator[tuple[str, str]]:
+def _do_in_parallel(tasks: Sequence[Task], folder: Path, workers: int, often: bool) -> Generator[tuple[str, str]]:
     """Do shares of tasks by processes, which write files themselves; yield names, and why they failed."""
     workers = min(workers, len(tasks))
     threads = max(1, (os.cpu_count() or 1) // workers)
@@ -251,7 +260,7 @@ def _do_in_parallel(tasks: Sequence[Task], folder: Path, workers: int) -> Genera
         # The fewer are left, the smaller the shares, so that all workers end together.
         tasks = [left.popleft() for _ in range(min(len(left), max(1, min(count, len(left) // (2 * workers)))))]
         if tasks:
-            running[pool.submit(do_share, tasks, folder)] = tasks
+            running[pool.submit(do_share, tasks, folder, often)] = tasks
 
     try:
         with _thread_limit(threads), _block_interrupts():
