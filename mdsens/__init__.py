@@ -68,7 +68,7 @@ _PUBLIC = {
     "Newton": "mdsens.solvers",
     "TruncatedNewton": "mdsens.solvers",
     "Status": "mdsens.solvers",
-    "relax": "mdsens.equilibrium.relaxation",
+    "relax": "mdsens.equilibrium.relaxations",
     "Equilibrium": "mdsens.equilibrium.relaxation",
     "equilibrium_positions": "mdsens.equilibrium.positions",
     "find_saddle": "mdsens.equilibrium.saddle",
@@ -97,6 +97,7 @@ _PUBLIC = {
     "keep_compiled": "mdsens.common.compilation",
     # what can go wrong
     "MdsensError": "mdsens.common.errors",
+    "BatchError": "mdsens.common.errors",
     "InputError": "mdsens.common.errors",
     "ConvergenceError": "mdsens.common.errors",
     "LinearSolveError": "mdsens.common.errors",

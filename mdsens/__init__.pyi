@@ -8,6 +8,7 @@ from mdsens import solvers as solvers
 from mdsens import studies as studies
 from mdsens import testing as testing
 from mdsens.common.compilation import keep_compiled as keep_compiled
+from mdsens.common.errors import BatchError as BatchError
 from mdsens.common.errors import ConvergenceError as ConvergenceError
 from mdsens.common.errors import InputError as InputError
 from mdsens.common.errors import LinearSolveError as LinearSolveError
@@ -32,7 +33,7 @@ from mdsens.equilibrium import with_charges as _electrostatics
 from mdsens.equilibrium.elastic_band import nudged_chain as nudged_chain
 from mdsens.equilibrium.positions import equilibrium_positions as equilibrium_positions
 from mdsens.equilibrium.relaxation import Equilibrium as Equilibrium
-from mdsens.equilibrium.relaxation import relax as relax
+from mdsens.equilibrium.relaxations import relax as relax
 from mdsens.equilibrium.saddle import find_saddle as find_saddle
 from mdsens.files.state_files import load as load
 from mdsens.files.state_files import save as save

@@ -5,9 +5,11 @@ import difflib
 import inspect
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike
 
 
@@ -29,6 +31,14 @@ class CoincidingAtoms(InputError):
 
 class ConvergenceError(MdsensError, RuntimeError):
     """An equilibrium was not reached, or the state reached is not of the kind that was asked for."""
+
+
+class BatchError(ConvergenceError):
+    """Some of many structures were not relaxed; `results` are those of all, with their status."""
+
+    def __init__(self, message: str, results: "Sequence[Any]") -> None:
+        super().__init__(message)
+        self.results = results
 
 
 class LinearSolveError(MdsensError, RuntimeError):

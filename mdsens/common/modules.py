@@ -1,6 +1,7 @@
 """Copies of modules with other fields."""
 
 import dataclasses
+import functools
 from typing import Any, TypeVar
 
 Module = TypeVar("Module")
@@ -12,6 +13,13 @@ def with_fields(module: Module, **fields: Any) -> Module:
     It does what `equinox.tree_at` does for fields of the module itself, static ones too, in a hundredth of the time.
     """
     copy = object.__new__(type(module))
-    for field in dataclasses.fields(module):  # type: ignore[arg-type]  # every module is a dataclass
-        object.__setattr__(copy, field.name, fields[field.name] if field.name in fields else getattr(module, field.name))
+    # A module's own way to its attributes, and to set them, takes many times longer.
+    values, copied = vars(module), vars(copy)
+    for name in _field_names(type(module)):  # type: ignore[arg-type]  # every class is hashable
+        copied[name] = fields[name] if name in fields else values[name]
     return copy
+
+
+@functools.cache
+def _field_names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))

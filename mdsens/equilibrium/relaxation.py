@@ -1,4 +1,4 @@
-"""`relax`: system + potential + solver → `Equilibrium`, a minimum; and `saddle_from`, the saddle point beside a structure."""
+"""One structure: system + potential + solver → `Equilibrium`, a minimum; and `saddle_from`, the saddle point beside it."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,19 +13,30 @@ from jaxtyping import Array
 
 from mdsens.common.errors import CoincidingAtoms, ConvergenceError, InputError
 from mdsens.common.hidden_value import HiddenValue
+from mdsens.common.modules import with_fields
 from mdsens.common.suggestions import NameSuggester, suggest_names
 from mdsens.common.units import stress_unit
 from mdsens.equilibrium import descent
 from mdsens.equilibrium.climb import checked_mode, climb
 from mdsens.equilibrium.constrained_descent import settle
 from mdsens.mechanics.bound_constraints import Constraint, Constraints, bound_constraints
-from mdsens.mechanics.hessian import Hessian, hessian_at, known_hessian
+from mdsens.mechanics.dense_system import DenseSystem
+from mdsens.mechanics.hessian import Hessian, dense_hessian, hessian_at, known_hessian
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.preconditioner import CoarseGrid
 from mdsens.mechanics.programs import energy_and_slopes
 from mdsens.mechanics.scales import scales_of
 from mdsens.mechanics.spectrum import Spectrum
-from mdsens.mechanics.unknown import Reference, Unknown, as_unknown, cell_freedom, periodic_volume, reference_at, with_coarse_grid
+from mdsens.mechanics.unknown import (
+    Reference,
+    Unknown,
+    as_unknown,
+    cell_freedom,
+    force_tolerance,
+    periodic_volume,
+    reference_at,
+    with_coarse_grid,
+)
 from mdsens.potentials.base import Potential
 from mdsens.solvers import Status
 from mdsens.structures.system import System, atoms_text, cell_text, has_values, is_concrete, periodicity_text
@@ -43,12 +54,14 @@ class Memory:
         fields: the same as they are in its fields.
         grid: of its reference's preconditioner; None before it is made.
         hessian: at the state; None before it is made.
+        dense: its linear system, of which the Hessian can be made; None where it was not kept.
     """
 
     ingredients: Any
     fields: tuple[Any, ...]
     grid: CoarseGrid | None
     hessian: Hessian | None
+    dense: DenseSystem | None = None
 
     def is_of(self, ingredients: Any) -> bool:
         """Return whether the equilibrium was made of just these."""
@@ -131,12 +144,14 @@ class Equilibrium(NameSuggester, eqx.Module):
 
     @property
     def _ingredients(self) -> Any:
-        alone = eqx.tree_at(lambda s: s.neighbors, self.system, None, is_leaf=lambda leaf: leaf is None)
+        alone = with_fields(self.system, neighbors=None)
         return alone, self.potential, self.constraints, self.multipliers, (self.cell, self.load, self.index)
 
-    def as_made(self, hessian: Hessian | None = None, grid: CoarseGrid | None = None) -> "Equilibrium":
+    def as_made(
+        self, hessian: Hessian | None = None, grid: CoarseGrid | None = None, dense: DenseSystem | None = None
+    ) -> "Equilibrium":
         """Return the equilibrium with a `Memory` of what it is made of [host]."""
-        return dataclasses.replace(self, kept=HiddenValue(Memory(self._ingredients, self._fields, grid, hessian)))
+        return with_fields(self, kept=HiddenValue(Memory(self._ingredients, self._fields, grid, hessian, dense)))
 
     @property
     def hessian(self) -> Hessian:
@@ -147,7 +162,10 @@ class Equilibrium(NameSuggester, eqx.Module):
             return memory.hessian
         reference = self.reference
         z = self.unknown_in(reference)
-        if as_relaxed and self.spectrum is not None:
+        if memory is not None and memory.dense is not None and self.spectrum is not None:
+            dense = memory.dense
+            hessian = dense_hessian(z, reference, self.potential, self.spectrum, dense)
+        elif as_relaxed and self.spectrum is not None:
             hessian = known_hessian(z, reference, self.potential, self.spectrum)
         else:
             hessian = hessian_at(z, reference, self.potential)
@@ -203,43 +221,15 @@ def relax(
     throw: bool = True,
     progress: bool | None = None,
 ) -> Equilibrium:
-    """Find the nearest minimum of the energy, or of U + pV where the cell is free: an equilibrium at a temperature of 0 K.
-
-    Atoms rest at their places, without thermal or zero-point motion; `observables.harmonic_free_energy` adds what harmonic
-    vibrations give. A free cell strains symmetrically, without rotation; frozen atoms ride with it.
-
-    Args:
-        solver: `FIRE()`, `Newton()`, `solvers.JaxMD(minimizer)`; by default L-BFGS where Newton cannot do it alone.
-        fmax: largest force that may be left on an atom [eV/Å]; by default 1e-11 of the system's own stiffness times the distance
-            of neighbours, whatever its units: about 1e-9 eV/Å in covalent solids and metals.
-        cell: `"fixed"`, `"isotropic"` (shape kept), `"free"`, or the mask of the strains that are free, `(dim, dim)` or in
-            Voigt order; with shears in the mask the other strains stay as they are to second order only. Directions that are
-            not periodic never strain.
-        pressure: of a free cell: a number, or a stress `(dim, dim)` or in Voigt order, positive where it pulls [GPa; in 2-D
-            eV/Å²].
-        smax: largest component of the stress that may be left [GPa; in 2-D eV/Å²]. By default forces on strains obey fmax,
-            which leaves less stress than fmax / (√N Å²).
-        constraints: further conditions, from `mdsens.constraints`.
-        max_steps: steps of all solvers together.
-        polish: let Newton's method take over as soon as it can, so that fmax = 1e-12 is ordinary.
-        check_minimum: compute the lowest curvature and refuse a saddle point.
-        throw: raise if the state is not what was asked; otherwise it is returned with its status.
-        progress: show a bar; by default only at a terminal and for long work.
-
-    Raises:
-        InputError: the system does not fit the potential, coinciding atoms, a setting out of its range, a mask or stress of
-            the wrong shape, a load that the cell cannot follow, constraints that depend on each other.
-        ConvergenceError: the state did not converge, is not finite, or is a saddle point; the cell collapsed or flew apart;
-            the constraints contradict each other.
-    """
+    """Relax one structure; all as for `mdsens.equilibrium.relaxations.relax`."""
     check_settings(system, potential, fmax, max_steps, smax)
     system = system.as_held(False)
     if isinstance(solver, str | type):
         raise InputError(f"A solver is an object with its settings, such as ms.FIRE(), not {solver!r}.")
     method = repr(solver) if solver is not None else "Newton(), LBFGS() where it refuses" if polish else "LBFGS()"
     # `cell_freedom` refuses a pressure that a fixed cell could not follow.
-    load = None if isinstance(cell, str) and cell == "fixed" else _hashable(pressure)
-    request = {"cell": _hashable(cell), "load": load, "solver": method}
+    load = None if isinstance(cell, str) and cell == "fixed" else hashable(pressure)
+    request = {"cell": hashable(cell), "load": load, "solver": method}
     try:
         newton_first = solver is None and polish and not constraints
         # Newton's steps are few and mostly short: a tight list will do.
@@ -253,7 +243,7 @@ def relax(
         problem = descent.PROBLEM if reference.symmetric else descent.LOADED_PROBLEM
         scales = scales_of(problem, reference.start, Landscape(reference, potential))
         fmax = float(scales.fmax) if fmax is None else fmax
-        tolerance = _tolerance(reference, fmax, smax)
+        tolerance = force_tolerance(reference, fmax, smax)
         settings = descent.Settings(solver, tolerance, max_steps, polish, progress, own=own and smax is None, units=scales.units)
         reach = settle if bound is not None and bound.has_values(system) else descent.descend
         return finish(reach(reference, potential, settings), potential, request, check_minimum, throw)
@@ -271,7 +261,7 @@ def _failure(system: System, potential: Potential, status: Status, request: Mapp
     return Equilibrium(system, potential, np.nan, np.nan, 0, status, None, **request)
 
 
-def _hashable(setting: Any) -> Any:
+def hashable(setting: Any) -> Any:
     """Return a mask or a stress as nested tuples."""
     try:
         return setting if isinstance(setting, str) else as_tuples(np.asarray(setting).tolist())
@@ -282,15 +272,6 @@ def _hashable(setting: Any) -> Any:
 def as_tuples(value: Any) -> Any:
     """Return nested lists as nested tuples."""
     return tuple(as_tuples(entry) for entry in value) if isinstance(value, list) else value
-
-
-def _tolerance(reference: Reference, fmax: float, smax: float | None) -> float:
-    """Return the largest force on an atom or a strain's component for which forces and stress are small enough [eV/Å]."""
-    if reference.freedom is None or smax is None:
-        return fmax
-    freedom, system = reference.freedom, reference.system
-    per_stress = float(periodic_volume(system) / freedom.length) / np.sqrt(len(freedom.directions))
-    return min(fmax, smax / stress_unit(system.dim) * per_stress)
 
 
 def saddle_from(
@@ -373,7 +354,12 @@ def finish(
 
 def _residuals(z: Unknown | Array, reference: Reference, potential: Potential) -> tuple[float, float]:
     """Return the largest force on an atom [eV/Å], and the largest component of the stress that is not balanced."""
-    slope = as_unknown(descent.residual_forces(z, Landscape(reference, potential))[0])
+    return stress_left(descent.residual_forces(z, Landscape(reference, potential))[0], reference)
+
+
+def stress_left(residual: Any, reference: Reference) -> tuple[float, float]:
+    """Return the largest force on an atom [eV/Å] and the largest component of the stress that a residual leaves."""
+    slope = as_unknown(residual)
     fmax = float(np.linalg.norm(slope.positions, axis=-1).max())
     freedom = reference.freedom
     assert freedom is not None and slope.strain is not None

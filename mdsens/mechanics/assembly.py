@@ -52,27 +52,62 @@ def assemble(z: Unknown | Array, landscape: LandscapeLike) -> Assembly:
     The load must be a pressure alone, the potential must store its second derivatives, and no constraint have a multiplier.
     """
     reference, potential = landscape.reference, landscape.potential
-    system, freedom = place(z, reference), reference.freedom
+    system = place(z, reference)
     stored = Listed(*second_derivatives(system, potential))
+    slope = None if reference.freedom is None else energy_and_slopes(system, potential, deforms=True).positions
+    return Assembly(assembled(z, reference, system, stored, slope), stored)
+
+
+def assembled(
+    z: Unknown | Array, reference: Reference, system: System, stored: Listed, slope: Float[np.ndarray, "atoms dim"] | None
+) -> scipy.sparse.csr_array:
+    """Return ∂F/∂z at z from stored second derivatives.
+
+    Args:
+        system: the structure at z.
+        slope: ∂U/∂x there; only a free cell needs it.
+    """
+    freedom = reference.freedom
     matrix = _among_positions(list(terms_of(*stored)), system)
-    moving = np.concatenate(
-        [~np.asarray(reference.held).ravel(), np.ones(0 if freedom is None else len(freedom.directions), bool)]
-    )
+    moving = ~np.asarray(reference.held).ravel()
     if freedom is not None:
+        assert slope is not None
         turn = scipy.sparse.kron(scipy.sparse.eye_array(len(system)), deformation_at(z, freedom), format="csr")
-        columns, corner = (scipy.sparse.csr_array(part) for part in strain_columns(z, landscape, stored))
+        columns, corner = (scipy.sparse.csr_array(part) for part in strain_columns(z, reference, system, stored, slope))
         matrix = scipy.sparse.block_array([[turn @ matrix @ turn.T, columns.T], [columns, corner]], format="csr")
-    return Assembly((scipy.sparse.diags_array(moving.astype(float)) @ matrix).tocsr(), stored)
+        moving = np.concatenate([moving, np.ones(len(freedom.directions), bool)])
+    return (scipy.sparse.diags_array(moving.astype(float)) @ matrix).tocsr()
+
+
+def assembled_dense(
+    z: Unknown | Array, reference: Reference, system: System, stored: Listed, slope: Float[np.ndarray, "atoms dim"]
+) -> Float[np.ndarray, "n n"]:
+    """Return what `assembled` does as a dense matrix, in less time for a small structure."""
+    size, freedom, held = system.positions.size, reference.freedom, np.asarray(reference.held).ravel()
+    matrix = np.zeros((size, size))
+    for stiffness, neighbors in terms_of(*stored):
+        rows, columns, values = _entries(stiffness, neighbors)
+        matrix += np.bincount(rows * size + columns, values, size * size).reshape(size, size)
+        if isinstance(stiffness, EmbeddedStiffness):
+            slopes = _density_slopes(stiffness, neighbors)
+            matrix += (slopes.T @ (scipy.sparse.diags_array(np.asarray(stiffness.weight)) @ slopes)).toarray()
+    if freedom is not None:
+        n, deformation = len(held) // system.dim, deformation_at(z, freedom)
+        blocks = matrix.reshape(n, system.dim, n, system.dim)
+        matrix = np.einsum("ab,ibjc,dc->iajd", deformation, blocks, deformation, optimize=True).reshape(size, size)
+        strained, corner = strain_columns(z, reference, system, stored, slope)
+        matrix = np.block([[matrix, strained.T], [strained, corner]])
+    matrix[:size][held] = 0.0
+    return matrix
 
 
 def strain_columns(
-    z: Unknown | Array, landscape: LandscapeLike, stored: Listed
+    z: Unknown | Array, reference: Reference, system: System, stored: Listed, slope: Float[np.ndarray, "atoms dim"]
 ) -> tuple[Float[np.ndarray, "m n"], Float[np.ndarray, "m m"]]:
-    """Return the derivatives of F in the strain, `(of positions (m, N dim), of the strain itself (m, m))`."""
-    reference, system = landscape.reference, place(z, landscape.reference)
+    """Return the derivatives of F in the strain, `(of positions (m, N dim), of the strain itself (m, m))`; as `assembled`."""
     freedom = reference.freedom
     assert freedom is not None
-    deformation, slope = deformation_at(z, freedom), energy_and_slopes(system, landscape.potential, deforms=True).positions
+    deformation = deformation_at(z, freedom)
     columns, strains = _of_strain(list(terms_of(*stored)), system, freedom, deformation, slope)
     return columns, strains + float(freedom.pressure) * _second_derivatives_of_volume(reference, deformation)
 
@@ -84,17 +119,20 @@ def _among_positions(terms: list[Any], system: System) -> scipy.sparse.csr_array
     values: list[np.ndarray] = []
     more = scipy.sparse.csr_array((size, size))
     for stiffness, neighbors in terms:
-        if isinstance(stiffness, SiteStiffness):
-            entries = _site_entries(np.asarray(stiffness.blocks), neighbors)
-        else:
-            entries = _pair_entries(np.asarray(_pairs(stiffness).blocks()), neighbors)
-        for kept, new in zip((rows, columns, values), entries, strict=True):
+        for kept, new in zip((rows, columns, values), _entries(stiffness, neighbors), strict=True):
             kept.append(new)
         if isinstance(stiffness, EmbeddedStiffness):
             slopes = _density_slopes(stiffness, neighbors)
             more = more + slopes.T @ (scipy.sparse.diags_array(np.asarray(stiffness.weight)) @ slopes)
     where = np.concatenate(rows), np.concatenate(columns)
     return scipy.sparse.coo_array((np.concatenate(values), where), shape=(size, size)).tocsr() + more
+
+
+def _entries(stiffness: LocalStiffness, neighbors: Neighbors) -> tuple[np.ndarray, ...]:
+    """Return `(rows, columns, values)`, which add up; without what a function of the density adds."""
+    if isinstance(stiffness, SiteStiffness):
+        return _site_entries(np.asarray(stiffness.blocks), neighbors)
+    return _pair_entries(np.asarray(_pairs(stiffness).blocks()), neighbors)
 
 
 def _pairs(stiffness: LocalStiffness) -> PairStiffness:

@@ -38,8 +38,13 @@ def evaluate(z: Unknown | Array, landscape: LandscapeLike) -> Evaluation:
         residual: Any = jax.tree.map(np.asarray, _gradient(z, Landscape(reference, potential)))
     else:
         slopes = energy_and_slopes(place(z, reference), potential, deforms=reference.freedom is not None)
-        residual = _with_load(by_unknown(slopes, z, reference), z, reference)
+        residual = condition_from(slopes, z, reference)
     return Evaluation(residual, norm_of(residual))
+
+
+def condition_from(slopes: Slopes, z: Unknown | Array, reference: Reference) -> Any:
+    """Return F(z), where constraints have no multipliers, from the energy's slopes at z."""
+    return _with_load(by_unknown(slopes, z, reference), z, reference)
 
 
 _gradient = eqx.filter_jit(gradient)

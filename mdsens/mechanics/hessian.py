@@ -22,6 +22,7 @@ from mdsens.implicit.linear import DIRECT_LIMIT
 from mdsens.implicit.linear_system import LinearSolver, NullSpace
 from mdsens.mechanics import hessian_operator
 from mdsens.mechanics.assembly import assemble
+from mdsens.mechanics.dense_system import FACTOR_MARGIN, DenseSystem
 from mdsens.mechanics.factors import DenseFactor, DenseMatrix, SparseFactor, dense_factor, sparse_factor
 from mdsens.mechanics.forces import gradient
 from mdsens.mechanics.hessian_operator import Operator, PreconditionedOperator, StoredOperator, is_stored, stored_size
@@ -32,9 +33,6 @@ from mdsens.mechanics.softest_modes import Columns, MatrixColumns, columns_at
 from mdsens.mechanics.spectrum import Examination, Spectrum, examine_hessian
 from mdsens.mechanics.unknown import Reference, Unknown, raveled
 from mdsens.potentials.base import Approximation, Potential
-
-FACTOR_MARGIN = 1e4
-"""Lowest eigenvalue, in roundings of the highest, above which a matrix is factorised."""
 
 OPERATOR_LIMIT = 2 * 10**7
 """Numbers, at most, in an operator that is kept with its state."""
@@ -257,6 +255,17 @@ def known_hessian(z: Unknown | Array, reference: Reference, potential: Potential
     needed = stored or _has_factor(spectrum, reference, potential)
     columns = columns_at(z, Landscape(reference, potential)) if needed else None
     return _build_hessian(z, reference, potential, Examination(spectrum, columns, None))
+
+
+def dense_hessian(
+    z: Unknown | Array, reference: Reference, potential: Potential, spectrum: Spectrum, dense: DenseSystem
+) -> Hessian:
+    """Return the Hessian at a minimum of few unknowns, whose matrix and factor are known [host]."""
+    null_space = known_null_space(z, reference, spectrum.rattlers)
+    lower, matrix, free = jax.device_put((dense.lower, dense.matrix, dense.free))
+    operator, factor = DenseMatrix(matrix, free), DenseFactor(lower, free)
+    solver = _default_solver(reference, spectrum, raveled(z).size)
+    return Hessian(reference, z, potential, null_space, operator, factor, solver, HiddenValue(Aside(spectrum)), True)
 
 
 def _build_hessian(z: Unknown | Array, reference: Reference, potential: Potential, examination: Examination) -> Hessian:

@@ -14,7 +14,7 @@ from mdsens.mechanics.evaluation import place
 from mdsens.mechanics.forces import gradient
 from mdsens.mechanics.landscape import Landscape, LandscapeLike
 from mdsens.mechanics.preconditioner import TwoLevelPreconditioner, two_level
-from mdsens.mechanics.programs import second_derivatives
+from mdsens.mechanics.programs import energy_and_slopes, second_derivatives
 from mdsens.mechanics.unknown import Reference, Unknown, as_unknown
 from mdsens.potentials.base import Potential, gives_stiffness, sound_stiffness
 from mdsens.potentials.forms.neighbor_vectors import pair_list
@@ -59,7 +59,8 @@ def stored_operator(z: Unknown | Array, landscape: LandscapeLike) -> "tuple[Stor
     stored = assembly.Listed(*second_derivatives(system, potential))
     by_strain = None
     if isinstance(z, Unknown) and z.strain is not None:
-        columns, strains = assembly.strain_columns(z, landscape, stored)
+        slope = energy_and_slopes(system, potential, deforms=True).positions
+        columns, strains = assembly.strain_columns(z, reference, system, stored, slope)
         held = np.asarray(reference.held)
         positions = np.where(held, 0.0, columns.reshape(-1, *held.shape))
         by_strain = z._replace(positions=jnp.asarray(positions), strain=jnp.asarray(strains), multipliers=None)

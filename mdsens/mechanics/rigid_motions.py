@@ -36,8 +36,12 @@ class RigidMotions(eqx.Module):
         return xp.linalg.qr(motions)[0]
 
 
-def rigid_motions(system: System, constraints: Constraints | None = None) -> RigidMotions:
-    """Return the rigid motions that `system` is free to make under its frozen atoms and other constraints [host]."""
+def rigid_motions(system: System, constraints: Constraints | None = None, on_device: bool = True) -> RigidMotions:
+    """Return the rigid motions that `system` is free to make under its frozen atoms and other constraints [host].
+
+    Args:
+        on_device: give arrays of JAX rather than of NumPy.
+    """
     positions = np.asarray(system.positions)
     dim = system.dim
     rows = np.repeat(~np.asarray(system.frozen), dim)
@@ -68,9 +72,9 @@ def rigid_motions(system: System, constraints: Constraints | None = None) -> Rig
     if combinations.shape != (len(names), len(names)):
         names = [f"rigid motion {k + 1}" for k in range(combinations.shape[1])]
     dtype = system.positions.dtype
-    return RigidMotions(
-        jnp.asarray(combinations / scale[:, None], dtype), jnp.asarray(axes, dtype), jnp.asarray(origin, dtype), tuple(names)
-    )
+    arrays: Any = [part.astype(dtype) for part in (combinations / scale[:, None], axes, origin)]
+    combinations, axes, origin = jax.device_put(arrays) if on_device else arrays
+    return RigidMotions(combinations, axes, origin, tuple(names))
 
 
 def coupled_atoms(forces: Callable[[Array], Array], flat: Float[Array, " n"]) -> Bool[Array, " atoms"]:

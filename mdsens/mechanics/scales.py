@@ -97,13 +97,18 @@ def scales_of(problem: Problem, z: Unknown | Array, data: LandscapeLike) -> Scal
     """Return the scales at a state, by two evaluations of its forces [host]."""
     reference, potential = data.reference, data.potential
     length = typical_distance(place(z, reference), potential)
-    here, there = (jax.tree.map(np.asarray, evaluated(problem, at, data)[0]) for at in (z, _displace(z, reference, length)))
+    here, there = (jax.tree.map(np.asarray, evaluated(problem, at, data)[0]) for at in (z, displaced(z, reference, length)))
+    return scales_from(z, length, here, there)
+
+
+def scales_from(z: Any, length: float, here: Any, there: Any) -> Scales:
+    """Return the scales by the forces at z and those where `displaced` leads [host]."""
     return _scales(z, length, here, there, np)
 
 
 def traced_scales(problem: Problem, z: Unknown | Array, data: LandscapeLike, length: Any) -> Scales:
     """Return the scales inside a traced function, where the length is known."""
-    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), z, _displace(z, data.reference, length))
+    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), z, displaced(z, data.reference, length))
     residuals = jax.lax.map(lambda at: problem.residual(at, data), both)
     here, there = (jax.tree.map(lambda leaf, k=k: leaf[k], residuals) for k in (0, 1))
     return _scales(z, length, here, there, jnp)
@@ -119,7 +124,7 @@ def force_scale(eq: Any, share: float) -> float:
     return max(share * typical_distance(eq.system, eq.potential), rounding) * spectrum.highest
 
 
-def _displace(z: Unknown | Array, reference: Reference, length: Any) -> Unknown | Array:
+def displaced(z: Unknown | Array, reference: Reference, length: Any) -> Unknown | Array:
     """Displace z at random, but not as a whole, in eager code; by the same numbers at every state."""
     random, unknown = np.random.default_rng(0), as_unknown(z)
     noise, held = random.normal(size=unknown.positions.shape), reference.held

@@ -243,6 +243,19 @@ def _periodic_vectors(system: System) -> np.ndarray:
     return np.asarray(system.cell)[np.array(system.pbc)]
 
 
+def force_tolerance(reference: Reference, fmax: float, smax: float | None) -> float:
+    """Return the largest force on an atom or a strain's component for which forces and stress are small enough [eV/Å] [host].
+
+    Args:
+        smax: the largest component of the stress that may be left [GPa; in 2-D eV/Å²]; None for what fmax leaves.
+    """
+    if reference.freedom is None or smax is None:
+        return fmax
+    freedom, system = reference.freedom, reference.system
+    per_stress = float(periodic_volume(system) / freedom.length) / np.sqrt(len(freedom.directions))
+    return min(fmax, smax / stress_unit(system.dim) * per_stress)
+
+
 def periodic_volume(system: System) -> float:
     """Return the volume of the cell, the area of a slab's, the length of a wire's [Å^(periodic directions)] [host]."""
     vectors = _periodic_vectors(system)

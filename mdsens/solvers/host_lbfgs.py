@@ -1,7 +1,7 @@
 """The steps of `LBFGS` by NumPy, for gradients that are evaluated on the host: nothing is compiled but the gradient [host]."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,10 @@ class Descent(NamedTuple):
     status: Status
 
 
+Descending = Generator[Flat, Point, Descent]
+"""A descent that yields where the gradient is wanted, is sent the point there, and returns its end."""
+
+
 def minimise_on_host(
     solver: LBFGS,
     evaluate: Callable[[Flat], Point],
@@ -44,6 +48,19 @@ def minimise_on_host(
     Args:
         watch: called at each point with the steps so far; an exception from it ends the descent.
     """
+    descending = descend_on_host(solver, start, tolerance=tolerance, max_steps=max_steps, watch=watch)
+    try:
+        wanted = next(descending)
+        while True:
+            wanted = descending.send(evaluate(wanted))
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+def descend_on_host(
+    solver: LBFGS, start: Point, *, tolerance: float, max_steps: int, watch: Callable[[Point, int], None]
+) -> Descending:
+    """Take the steps of `LBFGS`, asking for each gradient; see `minimise_on_host`."""
     point, memory, scale, failed = start, deque[tuple[Flat, Flat] | None](maxlen=solver.memory), 1.0, False
     for steps in range(max_steps + 1):
         watch(point, steps)
@@ -60,7 +77,7 @@ def minimise_on_host(
             farthest = np.abs(point.gradient).max()
             longest = solver.first_step / farthest
             direction = -point.gradient * np.clip(1.0, MIN_STEP_SHARE * longest, longest)
-        new = _line_search(evaluate, point, direction, solver.max_step)
+        new = yield from _line_search(point, direction, solver.max_step)
         move = change = np.zeros_like(point.z)
         if new is not None:
             move, change = new.z - point.z, new.gradient - point.gradient
@@ -75,7 +92,7 @@ def minimise_on_host(
     return Descent(point, max_steps, Status.MAX_STEPS)
 
 
-def _line_search(evaluate: Callable[[Flat], Point], point: Point, direction: Flat, max_step: float | None) -> Point | None:
+def _line_search(point: Point, direction: Flat, max_step: float | None) -> Generator[Flat, Point, Point | None]:
     """Return what `line_search.descend` does; None where it stays."""
     if max_step is not None:
         direction = direction * min(1.0, max_step / np.abs(direction).max(initial=np.finfo(direction.dtype).tiny))
@@ -86,7 +103,7 @@ def _line_search(evaluate: Callable[[Flat], Point], point: Point, direction: Fla
         target = point.z + share * direction
         if np.array_equal(target, point.z):
             return None
-        new = evaluate(target)
+        new = yield target
         left = direction @ new.gradient
         if left <= STEEPNESS * abs(slope):
             return new

@@ -66,7 +66,7 @@ class PairStiffness(eqx.Module):
 
     def blocks(self) -> Float[Array, "dim dim capacity atoms"]:
         """Return the stiffness of each pair as a matrix."""
-        unity = jnp.eye(len(self.direction), dtype=self.direction.dtype)[..., None, None]
+        unity = np.eye(len(self.direction), dtype=self.direction.dtype)[..., None, None]
         return self.along * self.direction[:, None] * self.direction[None] + self.across * unity
 
 

@@ -1,6 +1,7 @@
 """The search for all pairs of atoms and images within a radius."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,13 +18,33 @@ COINCIDENCE = 1e-6
 """Share of the interaction range within which atoms count as coinciding."""
 
 
+class Pairs(NamedTuple):
+    """All pairs of atoms and images within some reach, each from both sides: `i`, `j`, the image of `j` in cell vectors."""
+
+    i: np.ndarray
+    j: np.ndarray
+    shift: np.ndarray
+    distance: np.ndarray
+
+    def within(self, reach: float) -> "Pairs":
+        """Return those that are nearer."""
+        near = self.distance < reach
+        return Pairs(*(part[near] for part in self))
+
+
 def find_neighbors(positions: ArrayLike, cell: ArrayLike | None, pbc: Sequence[bool], *, radius: float, skin: float) -> Neighbors:
     """List all pairs within `radius + skin` [Å] of concrete positions; raise InputError where positions or lengths allow none."""
+    positions = np.asarray(positions)
+    pairs = find_pairs(positions, cell, pbc, radius=radius, skin=skin)
+    return neighbors_of(positions, *pairs[:3], radius=float(radius) + float(skin), skin=float(skin))
+
+
+def find_pairs(positions: np.ndarray, cell: ArrayLike | None, pbc: Sequence[bool], *, radius: float, skin: float) -> Pairs:
+    """Return the pairs that `find_neighbors` lists."""
     if not (np.isfinite(radius) and radius > 0.0):
         raise InputError(f"The range of a potential must be a positive length in Å, not {radius}.")
     if not (np.isfinite(skin) and skin >= 0.0):
         raise InputError(f"The skin of a neighbour list must be zero or a positive length in Å, not {skin!r}.")
-    positions = np.asarray(positions)
     n, dim = positions.shape
     points = np.zeros((n, 3))
     points[:, :dim] = positions
@@ -41,7 +62,7 @@ def find_neighbors(positions: ArrayLike, cell: ArrayLike | None, pbc: Sequence[b
             f"Atoms {i[nearest]} and {j[nearest]} coincide (distance {distance[nearest]:.1e}): "
             "remove one of them or move them apart.",
         )
-    return neighbors_of(positions, i, j, shift[:, :dim], radius=reach, skin=float(skin))
+    return Pairs(i, j, shift[:, :dim], distance)
 
 
 def neighbors_of(
@@ -49,11 +70,18 @@ def neighbors_of(
 ) -> Neighbors:
     """Return the list of pairs, each from both sides: atoms `i`, their neighbours `j`, and the images `shift` of these."""
     n = len(positions)
+    capacity = rounded_capacity(int(np.bincount(i, minlength=n).max(initial=0)))
+    lengths = (np.asarray(radius, float), np.asarray(skin, float), np.asarray(0))
+    # Put on the device as they are: `jnp.asarray` compiles a program for each shape.
+    return Neighbors(*jax.device_put((*places_of(i, j, shift, n, capacity), np.array(positions), *lengths)))
+
+
+def places_of(i: np.ndarray, j: np.ndarray, shift: np.ndarray, n: int, capacity: int) -> tuple[np.ndarray, ...]:
+    """Return the arrays `atom, kind, images, opposite` of a list of pairs, for n atoms, some of which may have no neighbour."""
     # A fixed order makes the list, and so every sum over it, reproducible bit for bit.
     order = np.argsort(_key(i, j, shift, n), kind="stable")
     i, j, shift = i[order].astype(np.int64), j[order].astype(np.int32), shift[order]
     counts = np.bincount(i, minlength=n)
-    capacity = rounded_capacity(int(counts.max(initial=0)))
     place = (np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts)) * n + i
     images, kinds = _kinds(shift)
     atom = np.tile(np.arange(n, dtype=np.int32), capacity)
@@ -63,10 +91,7 @@ def neighbors_of(
     kind[place] = kinds
     # Seen from the other side the pairs are the same, in another order.
     opposite[place[np.argsort(_key(j, i, -shift, n), kind="stable")]] = place
-    integers = (atom.reshape(capacity, n), kind.reshape(capacity, n), images, opposite.reshape(capacity, n))
-    lengths = (np.asarray(radius, float), np.asarray(skin, float), np.asarray(0))
-    # Put on the device as they are: `jnp.asarray` compiles a program for each shape.
-    return Neighbors(*jax.device_put((*integers, np.array(positions), *lengths)))
+    return atom.reshape(capacity, n), kind.reshape(capacity, n), images, opposite.reshape(capacity, n)
 
 
 def _key(i: np.ndarray, j: np.ndarray, shift: np.ndarray, n: int) -> np.ndarray:
