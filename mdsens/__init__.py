@@ -75,9 +75,9 @@ _PUBLIC = {
     "nudged_chain": "mdsens.equilibrium.elastic_band",
     "Calculator": "mdsens.potentials.ase_calculator",
     # derivatives
-    "Sensitivity": "mdsens.derivatives.first_order",
+    "Sensitivity": "mdsens.derivatives.sensitivities",
     "Certificate": "mdsens.derivatives.certificate",
-    "sensitivity": "mdsens.derivatives.first_order",
+    "sensitivity": "mdsens.derivatives.sensitivities",
     "gradient": "mdsens.derivatives.first_order",
     "value_and_gradient": "mdsens.derivatives.first_order",
     "jacobian": "mdsens.derivatives.first_order",

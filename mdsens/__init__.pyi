@@ -19,15 +19,15 @@ from mdsens.derivatives.by_load import strain_derivative as strain_derivative
 from mdsens.derivatives.certificate import Certificate as Certificate
 from mdsens.derivatives.extrapolation import extrapolate as extrapolate
 from mdsens.derivatives.extrapolation import validity as validity
-from mdsens.derivatives.first_order import Sensitivity as Sensitivity
 from mdsens.derivatives.first_order import gradient as gradient
 from mdsens.derivatives.first_order import jacobian as jacobian
 from mdsens.derivatives.first_order import jvp as jvp
-from mdsens.derivatives.first_order import sensitivity as sensitivity
 from mdsens.derivatives.first_order import value_and_gradient as value_and_gradient
 from mdsens.derivatives.first_order import value_and_jacobian as value_and_jacobian
 from mdsens.derivatives.second_order import hessian_vector as hessian_vector
 from mdsens.derivatives.second_order import taylor as taylor
+from mdsens.derivatives.sensitivities import Sensitivity as Sensitivity
+from mdsens.derivatives.sensitivities import sensitivity as sensitivity
 from mdsens.equilibrium import constraints as constraints
 from mdsens.equilibrium import with_charges as _electrostatics
 from mdsens.equilibrium.elastic_band import nudged_chain as nudged_chain

@@ -17,7 +17,8 @@ from mdsens import observables, plot
 from mdsens.common.paths import data_file
 from mdsens.common.units import unit_text
 from mdsens.derivatives.certificate import Certificate
-from mdsens.derivatives.first_order import Sensitivity, sensitivity, value_and_jacobian
+from mdsens.derivatives.first_order import value_and_jacobian
+from mdsens.derivatives.sensitivities import Sensitivity, sensitivity
 from mdsens.equilibrium.relaxation import Equilibrium, relax
 from mdsens.files.atomic_write import check_writable, save_picture
 from mdsens.files.state_files import save

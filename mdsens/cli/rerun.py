@@ -14,7 +14,7 @@ import numpy as np
 
 from mdsens.common.errors import InputError, StoreError
 from mdsens.common.text import count_text
-from mdsens.derivatives.first_order import sensitivity as differentiate
+from mdsens.derivatives.sensitivities import sensitivity as differentiate
 from mdsens.derivatives.verification import remove_rigid_motion
 from mdsens.files.atomic_write import write_whole
 from mdsens.files.provenance import current_provenance

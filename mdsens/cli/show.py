@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from mdsens import plot
 from mdsens.common.errors import InputError, did_you_mean
 from mdsens.common.units import derivative_unit, unit_text
-from mdsens.derivatives.first_order import Sensitivity
+from mdsens.derivatives.sensitivities import Sensitivity
 from mdsens.equilibrium.relaxation import Equilibrium, equilibrium_lines
 from mdsens.potentials.base import Potential, parameter_paths
 

@@ -4,7 +4,7 @@ Forward: dz/dθ = -A⁻¹B, one solve a parameter. Adjoint: dg/dθ = ∂g/∂θ 
 z is the unknown of the equilibrium (positions, the cell's strain, multipliers); see `mdsens.derivatives.linear_response`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, overload
 
 import equinox as eqx
@@ -16,176 +16,45 @@ from jaxtyping import Array, Float
 
 from mdsens.common.by_values import WantsValues, asking
 from mdsens.common.errors import InputError, explain_untraceable
-from mdsens.common.suggestions import NameSuggester, suggest_names
-from mdsens.common.text import short_list
+from mdsens.common.suggestions import suggest_names
 from mdsens.derivatives import linear_response
-from mdsens.derivatives.certificate import Certificate, Measurement, certify, explain_doubt
 from mdsens.derivatives.from_values import derivatives_so_far, forward_from_values, has_values
-from mdsens.derivatives.linear_response import Response
-from mdsens.derivatives.many_parameters import DenseSystems, is_worthwhile
 from mdsens.derivatives.nonfinite import explain_nonfinite
-from mdsens.derivatives.roughness import jumps_at
-from mdsens.derivatives.selection import Direction, Selection, check_direction, select
+from mdsens.derivatives.selection import Direction, check_direction
 from mdsens.derivatives.states import (
     Hessians,
     Observable,
     States,
     displacements,
     hessian_list,
+    is_several,
     map_states,
     named_hessians,
+    of_each,
     prepare,
     unknowns_of,
 )
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.implicit.linear_system import LinearSolver
 from mdsens.mechanics.hessian import BATCHED_SIZE, Hessian
-from mdsens.mechanics.scales import typical_distance
-from mdsens.potentials.base import Potential, parameter_paths
-from mdsens.potentials.reparameterised import own_sizes
-
-MAX_BYTES = 4e9
-"""Size of a full sensitivity above which it is refused unless a larger one is asked for."""
+from mdsens.potentials.base import Potential
 
 
-class Sensitivity(NameSuggester, eqx.Module):
-    """The derivatives dX/dθ and dh/dθ for the parameters θ of a potential.
-
-    Attributes:
-        positions: a tree of the potential's shape whose leaves are dX/dθ, `(N, dim, *θ.shape)` [Å per unit of θ]; None
-            for parameters that were not asked for. At a free cell atoms move with it, frozen ones and rattlers too.
-        cell: the same for the cell, dh/dθ, `(dim, dim, *θ.shape)`, rows as the cell's; None where the cell is fixed.
-        certificate: how far to trust it.
-        potential: the parameters θ.
-    """
-
-    positions: Potential
-    cell: Potential | None
-    certificate: Certificate = eqx.field(static=True)
-    potential: Potential
-
-    def __repr__(self) -> str:
-        if not isinstance(self.positions, Potential):
-            return super().__repr__()
-        return "\n".join(sensitivity_lines(self, parameter_paths(self.positions)))
-
-    def scaled(self) -> "Sensitivity":
-        """Return θ dX/dθ [Å], in which parameters compare: the displacement by a change of θ of 100 %, to first order."""
-
-        def times(tree: Potential) -> Potential:
-            is_none = lambda leaf: leaf is None  # noqa: E731
-            return jax.tree.map(lambda theta, d: None if d is None else theta * d, self.potential, tree, is_leaf=is_none)
-
-        return Sensitivity(times(self.positions), self.cell and times(self.cell), self.certificate, self.potential)
-
-
+@overload
+def value_and_gradient(g: Observable, eq: States, *, linear_solver: LinearSolver | None = None) -> tuple[Array, Potential]: ...
+@overload
+def value_and_gradient(
+    g: Observable, eq: Sequence[Equilibrium], *, linear_solver: LinearSolver | None = None
+) -> list[tuple[Array, Potential]]: ...
 @suggest_names
-def sensitivity(
-    eq: Equilibrium,
-    *,
-    wrt: Sequence[str] | None = None,
-    linear_solver: LinearSolver | None = None,
-    max_bytes: float = MAX_BYTES,
-    throw: bool = True,
-    progress: bool | None = None,
-) -> Sensitivity:
-    """Compute dX/dθ of relaxed positions, and dh/dθ of a relaxed cell, for every parameter θ, or for those in `wrt`.
-
-        derivatives = ms.sensitivity(eq)
-        derivatives.positions.sigma  # (N, dim) [Å per unit of sigma]
-
-    Args:
-        wrt: names or paths: `["sigma", "epsilon.A-B"]`.
-        linear_solver: by default `implicit.CG()`, preconditioned by factors of the Hessian that the equilibrium keeps (up to
-            1,500 unknowns, and in the plane) or by a coarse grid (large periodic solids); MINRES at saddle points and under
-            constraints, GMRES under a stress that is not hydrostatic. Also `implicit.Direct()`. The certificate says which.
-        max_bytes: refuse an answer larger than this.
-        throw: raise if a linear system failed; otherwise its columns are NaN and the certificate says so.
-        progress: show a bar over the parameters; by default only at a terminal and for long work.
-
-    Raises:
-        ConvergenceError: the state did not converge or is not what was asked for.
-        InputError: a name in `wrt` that does not exist, or an answer that would not fit.
-        LinearSolveError: with the residual, if `throw`.
-    """
-    hessian = linear_response.differentiable_hessian(eq, linear_solver)
-    selection = select(eq.potential, wrt)
-    parameters = selection.parameters
-    count = sum(leaf.size for leaf in jax.tree.leaves(parameters))
-    size = count * eq.system.positions.nbytes
-    if size > max_bytes:
-        raise InputError(
-            f"The sensitivity of {len(eq.system)} atoms to {count} parameter values would take {size / 1e9:.3g} GB: "
-            "choose parameters with wrt=, or ask for gradient(g, eq) or jvp(eq, direction), which cost one solve; "
-            f"or allow it with max_bytes={1.1 * size:.1e}."
-        )
-    weights = np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(own_sizes(parameters))]).astype(hessian.dtype)
-    dense = None
-    if linear_solver is None and is_worthwhile(hessian, count):
-        try:
-            dense = DenseSystems(hessian, selection)
-            response = dense.response(weights)
-        except np.linalg.LinAlgError:  # not positive to working precision
-            dense = None
-    if dense is None:
-        response = _solve_in_batches(hessian, selection, weights, progress)
-    worst = float(np.max(response.residuals))
-    if throw:
-        linear_response.check_residual(worst, hessian)
-    defects = None if dense is None else dense.defects
-    bounds = weights * linear_response.error_bounds(hessian, selection, response, weights, defects)
-    difference, length = linear_response.dot_test(hessian, selection, response.columns, weights)
-    paths = zip(parameter_paths(parameters), jax.tree.leaves(parameters), strict=True)
-    names = [path for path, leaf in paths for _ in range(leaf.size)]
-    sizes = weights * np.linalg.norm(response.columns, axis=1)
-    measurement = Measurement(
-        worst,
-        float(np.max(bounds)),
-        difference,
-        length,
-        response.force,
-        hessian.method if dense is None else dense.method,
-        explain_doubt(names, sizes, bounds, typical_distance(eq.system, eq.potential)),
-        jumps_at(hessian, selection),
-    )
-
-    def shaped(change: Array | np.ndarray) -> Potential:
-        return linear_response.split_last_axis(np.moveaxis(np.asarray(change), 0, -1), parameters)
-
-    positions: Array | np.ndarray
-    if dense is None:
-        positions, cell = displacements(hessian, response.columns)
-    else:
-        positions, cell = response.columns.reshape(-1, *eq.system.positions.shape), None
-    return Sensitivity(shaped(positions), None if cell is None else shaped(cell), certify(eq, hessian, measurement), eq.potential)
-
-
-def _solve_in_batches(hessian: Hessian, selection: Selection, weights: np.ndarray, progress: bool | None) -> Response:
-    """Return the response to all parameters, some at a time [host]; see `solutions`."""
-    size, dtype = len(weights), weights.dtype
-    parts: list[Response] = []
-    slopes: list[np.ndarray] = []
-    for directions in linear_response.batches(size, dtype, progress):
-        b, rest = linear_response.changes(hessian, hessian.z, selection, directions, None)
-        start = len(parts) * len(b)
-        count = min(len(b), size - start)
-        weight = np.pad(weights[start : start + count], (0, len(b) - count), constant_values=1.0)
-        part = linear_response.solutions(hessian, b, rest, weight)
-        slopes.append(b[:count])
-        parts.append(part._replace(columns=part.columns[:count], residuals=part.residuals[:count]))
-    linear_response.keep_slopes(hessian, selection, np.concatenate(slopes))
-    columns, residuals = (np.concatenate([getattr(part, name) for part in parts]) for name in ("columns", "residuals"))
-    return Response(columns, parts[-1].step, residuals, parts[-1].force)
-
-
-@suggest_names
-def value_and_gradient(g: Observable, eq: States, *, linear_solver: LinearSolver | None = None) -> tuple[Array, Potential]:
+def value_and_gradient(g: Observable, eq: Any, *, linear_solver: LinearSolver | None = None) -> Any:
     """Return an observable and its total derivative in every parameter, by one adjoint solve for each state.
 
     Args:
         g: `g(system, potential)` → a real scalar, made of `jax.numpy`.
         eq: an equilibrium; or several of one potential by name, and then g takes a dict of systems:
-            `g = lambda states, potential: potential.energy(states["saddle"]) - potential.energy(states["minimum"])`.
+            `g = lambda states, potential: potential.energy(states["saddle"]) - potential.energy(states["minimum"])`. Of a list
+            g is asked for each, and the results are a list.
 
     Returns:
         `(value, dg)`, dg being potential-shaped: `dg.sigma`.
@@ -195,6 +64,8 @@ def value_and_gradient(g: Observable, eq: States, *, linear_solver: LinearSolver
             potentials.
         ConvergenceError, LinearSolveError: as for `sensitivity`.
     """
+    if is_several(eq):
+        return of_each(lambda one: value_and_gradient(g, one, linear_solver=linear_solver), eq, None, "gradients")
     g, hessians, potential = prepare(g, eq, linear_solver)
     check_callable(g)
     try:
@@ -211,27 +82,46 @@ def value_and_gradient(g: Observable, eq: States, *, linear_solver: LinearSolver
     return value, total
 
 
+@overload
+def gradient(g: Observable, eq: States, *, linear_solver: LinearSolver | None = None) -> Potential: ...
+@overload
+def gradient(g: Observable, eq: Sequence[Equilibrium], *, linear_solver: LinearSolver | None = None) -> list[Potential]: ...
 @suggest_names
-def gradient(g: Observable, eq: States, *, linear_solver: LinearSolver | None = None) -> Potential:
+def gradient(g: Observable, eq: Any, *, linear_solver: LinearSolver | None = None) -> Any:
     """Return the total derivative of a scalar observable: `gradient(observables.volume, eq).sigma`; see `value_and_gradient`."""
-    return value_and_gradient(g, eq, linear_solver=linear_solver)[1]
+    found = value_and_gradient(g, eq, linear_solver=linear_solver)
+    return [derivative for _, derivative in found] if is_several(eq) else found[1]
 
 
+@overload
+def jacobian(g: Observable, eq: States, *, linear_solver: LinearSolver | None = None) -> Potential: ...
+@overload
+def jacobian(g: Observable, eq: Sequence[Equilibrium], *, linear_solver: LinearSolver | None = None) -> list[Potential]: ...
 @suggest_names
-def jacobian(g: Observable, eq: States, *, linear_solver: LinearSolver | None = None) -> Potential:
+def jacobian(g: Observable, eq: Any, *, linear_solver: LinearSolver | None = None) -> Any:
     """Return the total derivative of an array-valued observable; see `value_and_jacobian`."""
-    return value_and_jacobian(g, eq, linear_solver=linear_solver)[1]
+    found = value_and_jacobian(g, eq, linear_solver=linear_solver)
+    return [derivative for _, derivative in found] if is_several(eq) else found[1]
 
 
+@overload
+def value_and_jacobian(g: Observable, eq: States, *, linear_solver: LinearSolver | None = None) -> tuple[Array, Potential]: ...
+@overload
+def value_and_jacobian(
+    g: Observable, eq: Sequence[Equilibrium], *, linear_solver: LinearSolver | None = None
+) -> list[tuple[Array, Potential]]: ...
 @suggest_names
-def value_and_jacobian(g: Observable, eq: States, *, linear_solver: LinearSolver | None = None) -> tuple[Array, Potential]:
+def value_and_jacobian(g: Observable, eq: Any, *, linear_solver: LinearSolver | None = None) -> Any:
     """Return an array-valued observable and its total derivative, whose leaves have shape `(*g.shape, *θ.shape)`.
 
-    It goes forward (one solve a parameter) or backward (one adjoint solve a component of g), whichever needs fewer solves.
+    It goes forward (one solve a parameter) or backward (one adjoint solve a component of g), whichever needs fewer solves. Of a
+    list of equilibria the results are a list.
 
     Raises:
         as `value_and_gradient`.
     """
+    if is_several(eq):
+        return of_each(lambda one: value_and_jacobian(g, one, linear_solver=linear_solver), eq, None, "jacobians")
     g, hessians, potential = prepare(g, eq, linear_solver)
     try:
         with asking(has_values(g, hessians, potential)):
@@ -451,12 +341,3 @@ def _check(g: Observable, hessians: Hessians, potential: Potential, residuals: A
     check_finite(g, hessians, potential, *arrays)
     for hessian, residual in solves:
         linear_response.check_residual(residual, hessian)
-
-
-def sensitivity_lines(sensitivity: Sensitivity, names: list[str]) -> Iterator[str]:
-    """Yield lines on what was differentiated in what, and whether it can be trusted; `names` are the parameters'."""
-    what = "positions and cell" if sensitivity.cell is not None else "positions"
-    yield f"Sensitivity  of {what} to {short_list(names)} of {type(sensitivity.potential).__name__}"
-    first, *_ = str(sensitivity.certificate).splitlines()
-    yield f"Certificate  {first}"
-    yield from (f"             but: {reason}" for reason in sensitivity.certificate.reasons)

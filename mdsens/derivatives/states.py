@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from mdsens.common.errors import InputError
+from mdsens.common.errors import InputError, MdsensError
+from mdsens.common.progress import bar
 from mdsens.common.same_function import same_function
 from mdsens.derivatives.linear_response import differentiable_hessian
 from mdsens.derivatives.references import with_references
@@ -20,6 +21,29 @@ from mdsens.potentials.base import Potential
 Observable = Callable[[Any, Potential], Any]
 States = Equilibrium | Mapping[str, Equilibrium]
 Hessians = Hessian | dict[str, Hessian]
+
+
+def is_several(eq: Any) -> bool:
+    """Return whether equilibria are several, of each of which something is asked: a list of them."""
+    return isinstance(eq, list | tuple)
+
+
+def of_each(function: Callable[[Equilibrium], Any], eqs: Any, progress: bool | None, what: str) -> Any:
+    """Return what a function gives at each of several equilibria, a list, or a dict for a dict; an error says which one.
+
+    Args:
+        what: is done with each, for the bar.
+    """
+    names = list(eqs) if isinstance(eqs, Mapping) else range(len(eqs))
+    if not len(eqs):
+        raise InputError("No equilibrium was given: the list is empty.")
+    results = []
+    for name in bar(names, progress, desc=what, unit="structure"):
+        try:
+            results.append(function(eqs[name]))
+        except MdsensError as error:
+            raise type(error)(f"Equilibrium {name!r}: {error}") from error
+    return dict(zip(names, results, strict=True)) if isinstance(eqs, Mapping) else results
 
 
 def check_index(g: Observable, eq: States) -> None:

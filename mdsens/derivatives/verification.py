@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from mdsens.common.differences import richardson_difference
 from mdsens.common.errors import ConvergenceError, InputError
-from mdsens.derivatives.first_order import Sensitivity
+from mdsens.derivatives.sensitivities import Sensitivity
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.mechanics.null_space import known_null_space
 from mdsens.mechanics.scales import force_scale, typical_distance

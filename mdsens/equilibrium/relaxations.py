@@ -17,7 +17,6 @@ from mdsens.equilibrium.together.member import Member
 from mdsens.equilibrium.together.workers import run_courses
 from mdsens.implicit.trees import is_traced
 from mdsens.mechanics.bound_constraints import Constraint
-from mdsens.mechanics.dense_system import spectrum_of
 from mdsens.mechanics.programs import ignores_strangers
 from mdsens.mechanics.softest_modes import DENSE_LIMIT
 from mdsens.mechanics.unknown import cell_freedom, reference_at
@@ -169,11 +168,13 @@ def _relax_pairs(pairs: Sequence[Pair], options: Mapping[str, Any], progress: bo
     found: dict[int, Equilibrium] = {}
     kept = 0.0
     with bar(None, progress, total=len(pairs), desc="relax", unit="structure") as shown:
-        starts = [_start(pairs[k], options) for k in together]
-        for number, landing in run_courses(starts):
-            if isinstance(landing, _Arrived):
-                kept += landing.dense.matrix.nbytes + landing.dense.lower.nbytes
-                found[together[number]] = _equilibrium(pairs[together[number]], landing, options, kept <= KEPT_BYTES)
+        shares = all(pair.potential is pairs[0].potential for pair in pairs)
+        starts = [_start(pairs[k], options, shares) for k in together]
+        for number, arrived in run_courses(starts):
+            if isinstance(arrived, _Arrived):
+                dense = arrived.landing.dense
+                kept += dense.matrix.nbytes + dense.lower.nbytes
+                found[together[number]] = _equilibrium(pairs[together[number]], arrived, options, kept <= KEPT_BYTES)
                 shown.update()
         for k, pair in enumerate(pairs):
             if k not in found:
@@ -216,37 +217,28 @@ def _goes_together(system: System, potential: Potential) -> bool:
 
 
 class _Arrived(NamedTuple):
-    """What is left of a course that arrived."""
+    """A member that arrived."""
 
     member: Member
     landing: Landing
-    spectrum: Any
-
-    @property
-    def dense(self) -> Any:
-        return self.landing.dense
 
 
-def _start(pair: Pair, options: Mapping[str, Any]) -> Any:
+def _start(pair: Pair, options: Mapping[str, Any], shares: bool) -> Any:
     def start() -> Any:
         freedom = cell_freedom(pair.system, options["cell"], options["pressure"])
-        member = Member(pair.system, pair.potential, freedom)
-        if not member.reference.symmetric:
-            return iter(())
-        return run(member)
+        member = Member(pair.system, pair.potential, freedom, shares=shares)
+        return run(member) if member.reference.symmetric else iter(())
 
     def run(member: Member) -> Any:
-        wish = Wish(options["fmax"], options["smax"], options["max_steps"])
-        landing = yield from course(member, wish)
-        spectrum = spectrum_of(landing.dense)
-        return None if spectrum is None else _Arrived(member, landing, spectrum)
+        landing = yield from course(member, Wish(options["fmax"], options["smax"], options["max_steps"]))
+        return _Arrived(member, landing)
 
     return start
 
 
 def _equilibrium(pair: Pair, arrived: _Arrived, options: Mapping[str, Any], keeps: bool) -> Equilibrium:
-    member, (state, dense, steps), spectrum = arrived
-    placed, freedom = member.placed(state.point.z), member.reference.freedom
+    member, (state, dense, steps, spectrum) = arrived
+    placed, freedom = member.placed(state.point.z), member.freedom
     fmax, stress_error = state.point.norm, 0.0
     if freedom is not None:
         fmax, stress_error = stress_left(member.unknown(state.point.gradient), member.reference)

@@ -34,7 +34,7 @@ from mdsens.common.units import derivative_unit
 from mdsens.common.untrusted_hdf5 import check_harmless, open_untrusted
 from mdsens.common.version import VERSION
 from mdsens.derivatives.certificate import Certificate
-from mdsens.derivatives.first_order import Sensitivity
+from mdsens.derivatives.sensitivities import Sensitivity
 from mdsens.equilibrium.descent import with_tight_list
 from mdsens.equilibrium.relaxation import Equilibrium, as_tuples
 from mdsens.files.atomic_write import check_writable, write_whole

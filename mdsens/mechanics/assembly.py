@@ -6,10 +6,12 @@ of the strain follow from the same second derivatives, and from the forces that 
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import scipy.sparse
 from jaxtyping import Array, Float, Inexact
 
+from mdsens.common.modules import with_fields
 from mdsens.mechanics.evaluation import deformation_at, place
 from mdsens.mechanics.landscape import LandscapeLike
 from mdsens.mechanics.programs import energy_and_slopes, second_derivatives
@@ -79,26 +81,63 @@ def assembled(
     return (scipy.sparse.diags_array(moving.astype(float)) @ matrix).tocsr()
 
 
-def assembled_dense(
-    z: Unknown | Array, reference: Reference, system: System, stored: Listed, slope: Float[np.ndarray, "atoms dim"]
-) -> Float[np.ndarray, "n n"]:
-    """Return what `assembled` does as a dense matrix, in less time for a small structure."""
+def with_strain(
+    matrix: Float[np.ndarray, "n n"], z: Unknown | Array, reference: Reference, system: System, stored: Listed, slope: Any
+) -> Float[np.ndarray, "m m"]:
+    """Return ∂F/∂z as a dense matrix, from that among positions, as `assembled` does; rows are zero where held."""
     size, freedom, held = system.positions.size, reference.freedom, np.asarray(reference.held).ravel()
-    matrix = np.zeros((size, size))
-    for stiffness, neighbors in terms_of(*stored):
-        rows, columns, values = _entries(stiffness, neighbors)
-        matrix += np.bincount(rows * size + columns, values, size * size).reshape(size, size)
-        if isinstance(stiffness, EmbeddedStiffness):
-            slopes = _density_slopes(stiffness, neighbors)
-            matrix += (slopes.T @ (scipy.sparse.diags_array(np.asarray(stiffness.weight)) @ slopes)).toarray()
     if freedom is not None:
         n, deformation = len(held) // system.dim, deformation_at(z, freedom)
         blocks = matrix.reshape(n, system.dim, n, system.dim)
         matrix = np.einsum("ab,ibjc,dc->iajd", deformation, blocks, deformation, optimize=True).reshape(size, size)
         strained, corner = strain_columns(z, reference, system, stored, slope)
         matrix = np.block([[matrix, strained.T], [strained, corner]])
-    matrix[:size][held] = 0.0
+    if held.any():
+        matrix[:size][held] = 0.0
     return matrix
+
+
+def dense_blocks(stored: Listed) -> Float[np.ndarray, "k n n"]:
+    """Return ∂²U/∂x∂x of several structures as dense matrices.
+
+    Args:
+        stored: the second derivatives `(k, ..., atoms)` and lists `(k, capacity, atoms)` of structures of one shape.
+    """
+    count, _, n = np.shape(stored.neighbors.atom)
+    matrices: Any = 0.0
+    for stiffness, neighbors in terms_of(*_side_by_side(stored)):
+        rows, columns, values = _entries(stiffness, neighbors)
+        if isinstance(stiffness, EmbeddedStiffness):
+            slopes = _density_slopes(stiffness, neighbors)
+            more = (slopes.T @ (scipy.sparse.diags_array(np.asarray(stiffness.weight)) @ slopes)).tocoo()
+            rows, columns, values = (
+                np.concatenate(both) for both in ((rows, more.coords[0]), (columns, more.coords[1]), (values, more.data))
+            )
+        size = len(_components(stiffness)) * n
+        where = rows.astype(np.int64) * size + columns % size
+        matrices = matrices + np.bincount(where, values, count * size * size).reshape(count, size, size)
+    return matrices  # type: ignore[no-any-return]
+
+
+def _components(stiffness: LocalStiffness) -> np.ndarray:
+    blocks = stiffness.blocks if isinstance(stiffness, SiteStiffness) else _pairs(stiffness).direction
+    return np.asarray(blocks[0] if isinstance(stiffness, SiteStiffness) else blocks)
+
+
+def _side_by_side(stored: Listed) -> Listed:
+    """Return several structures as one of which no part sees another."""
+
+    def joined(leaf: np.ndarray) -> np.ndarray:
+        moved = np.moveaxis(leaf, 0, -2)
+        return moved.reshape(*moved.shape[:-2], -1)
+
+    def listed(neighbors: Neighbors) -> Neighbors:
+        atom = np.asarray(neighbors.atom)
+        atom = atom + np.arange(len(atom), dtype=atom.dtype)[:, None, None] * atom.dtype.type(atom.shape[2])
+        shorter = tuple(other and listed(other) for other in neighbors.shorter)
+        return with_fields(neighbors, atom=joined(atom), opposite=joined(np.asarray(neighbors.opposite)), shorter=shorter)
+
+    return Listed(jax.tree.map(joined, stored.stiffness), listed(stored.neighbors))
 
 
 def strain_columns(

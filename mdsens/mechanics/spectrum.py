@@ -29,7 +29,8 @@ from mdsens.mechanics.softest_modes import (
 )
 from mdsens.mechanics.unknown import Reference, Unknown, as_unknown, raveled
 from mdsens.potentials.base import Potential
-from mdsens.potentials.forms.stored_stiffness import SiteStiffness, SumStiffness
+from mdsens.potentials.forms.stored_stiffness import LocalStiffness, SiteStiffness, SumStiffness
+from mdsens.structures.neighbors.neighbor_list import Neighbors
 
 LOWEST_COUNT = 4
 """Eigenvalues that are kept of a whole spectrum: the lowest."""
@@ -167,18 +168,27 @@ def _check_masks(columns: Columns, potential: Potential) -> None:
     source: Any = columns.stored if isinstance(columns, MatrixColumns) else columns.function
     if not isinstance(source, Listed | StoredOperator):
         return
-    stored, whole = source.stiffness, source.neighbors
+    stored, whole = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (source.stiffness, source.neighbors))
+    if counts_unused_places(stored, whole):
+        raise InputError(
+            f"The energy of a site in {type(potential).__name__} counts places where its mask is False, which hold a "
+            "harmless vector and nobody: multiply by jnp.where(mask, 1.0, 0.0) before summing over neighbours."
+        )
+
+
+def counts_unused_places(stored: LocalStiffness, whole: Neighbors) -> bool:
+    """Return whether a site's energy depends on unused places of its list, in any of several structures `(k, ...)`."""
     lists = whole.shorter if isinstance(stored, SumStiffness) else (whole,)
     for part, listed in zip(stored.terms if isinstance(stored, SumStiffness) else (stored,), lists, strict=True):
         if not isinstance(part, SiteStiffness):
             continue
-        used, blocks = np.asarray((listed or whole).used), np.asarray(part.blocks)
-        for place in range(len(used)):
-            if np.any(np.abs(blocks[place, :, place][..., np.flatnonzero(~used[place])[:PROBED_ATOMS]]) > 0.0):
-                raise InputError(
-                    f"The energy of a site in {type(potential).__name__} counts places where its mask is False, which hold a "
-                    "harmless vector and nobody: multiply by jnp.where(mask, 1.0, 0.0) before summing over neighbours."
-                )
+        unused, blocks = ~(np.asarray((listed or whole).opposite) >= 0), np.asarray(part.blocks)
+        for place in range(unused.shape[1]):
+            some = np.nonzero(unused[:, place])
+            some = tuple(index[:: max(1, len(index) // PROBED_ATOMS)] for index in some)
+            if np.any(blocks[:, place, :, place][some[0], :, :, some[1]] != 0.0):
+                return True
+    return False
 
 
 def _nearest_zero(columns: Columns, z: Unknown | Array, reference: Reference, moving: Any) -> float:

@@ -203,3 +203,17 @@ def solve_traced(
     problem = problem.seen_by(solver)
     run = _run(problem, solver, solver.init(problem, z, data), data, tolerance=tolerance, limit=max_steps)
     return run.state.z, run.norm, _status_code(solver, run, tolerance)
+
+
+class Descended(NamedTuple):
+    """The end of a solve inside a traced function: the solver's state, the steps, the code of the status."""
+
+    state: Any
+    steps: Array
+    code: Array
+
+
+def descend_traced(problem: Problem, solver: Solver, state: Any, data: Any, *, tolerance: Array, max_steps: Array) -> Descended:
+    """Drive a solver inside a traced function on from a state of its own, `solver.start(z, residual)` or one that it left."""
+    run = _run(problem, solver, state, data, tolerance=tolerance, limit=max_steps)
+    return Descended(run.state, run.steps, _status_code(solver, run, tolerance))

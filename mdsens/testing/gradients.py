@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from mdsens.common.errors import MdsensError
-from mdsens.derivatives.first_order import sensitivity
+from mdsens.derivatives.sensitivities import sensitivity
 from mdsens.derivatives.verification import TOLERANCE, check_sensitivity
 from mdsens.equilibrium.relaxation import relax
 from mdsens.potentials import (

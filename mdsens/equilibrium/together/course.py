@@ -5,7 +5,6 @@ of the ordinary (atoms that meet, a curvature that is not positive, no arrival),
 structure, and says what is wrong with it.
 """
 
-from collections.abc import Generator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,14 +12,23 @@ import numpy as np
 from mdsens.common.errors import CoincidingAtoms
 from mdsens.common.modules import with_fields
 from mdsens.equilibrium.descent import HANDOVER, MAX_REBASES, NEWTON_STEPS, VOLUME_RATIO, default_solvers
-from mdsens.equilibrium.together.member import Asking, Member, State
-from mdsens.mechanics.dense_system import DenseSystem, dense_system
+from mdsens.equilibrium.together.member import Asking, Member
+from mdsens.equilibrium.together.questions import DescentFrom, HessianAt, SpectrumOf, State, StateAt, solver_state
+from mdsens.mechanics.dense_system import DenseSystem
 from mdsens.mechanics.scales import displaced, scales_from, typical_distance
+from mdsens.mechanics.spectrum import Spectrum
 from mdsens.mechanics.unknown import periodic_volume, raveled
+from mdsens.solvers import LBFGS, Status
 from mdsens.solvers.host_lbfgs import Flat, Point, descend_on_host
 
 CHORD_GAIN = 0.25
 """Factor by which a step with an older factor of the Hessian must lower the forces, for another one with it."""
+
+MAX_LISTS = 100
+"""Lists, at most, on the way of a solver."""
+
+FEW_STEPS = 5
+"""Steps with one list, below which the next has more room."""
 
 MAX_NEWTON_STEP = 0.1
 """Largest change of a component in a step by the Hessian [units of `scales`]."""
@@ -44,11 +52,12 @@ class Wish(NamedTuple):
 
 
 class Landing(NamedTuple):
-    """The end of a course: the state, its linear system, and the number of steps."""
+    """The end of a course: the state, its linear system, the number of steps, and the spectrum there."""
 
     state: State
     dense: DenseSystem
     steps: int
+    spectrum: Spectrum | None = None
 
 
 def course(member: Member, wish: Wish) -> Asking:
@@ -57,6 +66,14 @@ def course(member: Member, wish: Wish) -> Asking:
     Raises:
         GivenUp: see above.
     """
+    landing = yield from _land(member, wish)
+    spectrum = yield SpectrumOf(landing.dense)
+    if spectrum is None:
+        raise GivenUp
+    return landing._replace(spectrum=spectrum)
+
+
+def _land(member: Member, wish: Wish) -> Asking:
     volume = None if member.reference.freedom is None else periodic_volume(member.reference.system)
     steps = 0
     for _ in range(MAX_REBASES):
@@ -85,16 +102,10 @@ def _descend(member: Member, wish: Wish, steps: int) -> Asking:
     units, tolerance = scales.units, _held_to(member, wish, scales)
     solver, handover = default_solvers(units)[0], max(tolerance, HANDOVER * units.force)
     while steps < wish.max_steps:
-        member.loosen()
-        descending = descend_on_host(
-            solver, state.point, tolerance=handover, max_steps=wish.max_steps - steps, watch=lambda point, steps: None
-        )
-        end = yield from _followed(member, descending)
-        steps += end.steps
-        if not end.point.norm <= handover:
-            raise GivenUp
+        end, taken = yield from _downhill(member, state, solver, handover, wish.max_steps - steps)
+        steps += taken
         member.tighten()
-        state = yield from _state(member, end.point.z)
+        state = yield from _state(member, end)
         # Atoms too near each other at the start made the system look stiff, those far apart soft.
         tolerance = yield from _tolerance(member, wish, state)
         landing = yield from _by_factors(member, state, tolerance, MAX_NEWTON_STEP * units.length)
@@ -135,8 +146,7 @@ def _by_factors(member: Member, state: State, tolerance: float, max_step: float)
 
 
 def _factorised(member: Member, state: State) -> Asking:
-    matrix, stored = yield from member.hessian(state)
-    dense = dense_system(member.unknown(state.point.z), member.reference, matrix, stored)
+    dense = yield HessianAt(member, state)
     if dense is None:
         raise GivenUp
     return dense
@@ -144,7 +154,7 @@ def _factorised(member: Member, state: State) -> Asking:
 
 def _state(member: Member, flat: Flat) -> Asking:
     try:
-        state = yield from member.state(flat)
+        state = yield StateAt(member, flat)
     except CoincidingAtoms:
         raise GivenUp from None
     if not np.isfinite(state.point.norm):
@@ -152,19 +162,44 @@ def _state(member: Member, flat: Flat) -> Asking:
     return state
 
 
-def _followed(member: Member, descending: Generator[Flat, Point, Any]) -> Asking:
-    """Run a descent, and return its end. A point where atoms coincide looks infinitely steep."""
+def _downhill(member: Member, state: State, solver: LBFGS, tolerance: float, max_steps: int) -> Asking:
+    """Go down by a solver; return `(z, steps)`."""
+    member.loosen()
+    if member.freedom is not None:
+        end = yield from _by_host(member, solver, state, tolerance, max_steps)
+        return end
+    steps, begun = 0, solver_state(member, solver, state.point)
+    for _ in range(MAX_LISTS):
+        begun, taken, code = yield DescentFrom(member, begun, solver, tolerance, max_steps - steps)
+        flat = begun.z[: len(member.held)].ravel()
+        steps += taken
+        if code == Status.CONVERGED.code:
+            return flat, steps
+        if code != Status.STALE_NEIGHBORS.code or steps >= max_steps:
+            raise GivenUp
+        # A step that leaves the list is not taken: there it is made again, with more room where it left little.
+        member.renew_list(wider=taken < FEW_STEPS)
+        yield from _state(member, flat)
+    raise GivenUp
+
+
+def _by_host(member: Member, solver: LBFGS, state: State, tolerance: float, max_steps: int) -> Asking:
+    """Go down by NumPy's steps, each state with a list of its own. A point where atoms coincide looks infinitely steep."""
+    descending = descend_on_host(solver, state.point, tolerance=tolerance, max_steps=max_steps, watch=lambda point, steps: None)
     try:
         wanted = next(descending)
         while True:
             try:
-                state = yield from member.state(wanted)
-                point = state.point
+                tried = yield StateAt(member, wanted)
+                point = tried.point
             except CoincidingAtoms:
                 point = Point(wanted, np.full(wanted.shape, np.nan), np.inf)
             wanted = descending.send(point)
-    except StopIteration as end:
-        return end.value
+    except StopIteration as stop:
+        end = stop.value
+    if not end.point.norm <= tolerance:
+        raise GivenUp
+    return end.point.z, end.steps
 
 
 def _scales(member: Member, state: State) -> Asking:

@@ -13,7 +13,8 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from mdsens.mechanics.batches import PLACES, Question, answers
+from mdsens.equilibrium.together.questions import answer
+from mdsens.mechanics.batches import PLACES
 
 MAX_THREADS = 8
 """Threads, at most: what is left of each course in Python goes one at a time."""
@@ -45,9 +46,9 @@ def run_courses(starts: Sequence[Start]) -> Iterator[tuple[int, Any]]:
 
 
 def _work(waiting: deque[tuple[int, Start]], ended: queue.SimpleQueue[tuple[int, Any]], stop: threading.Event) -> None:
-    live: dict[int, tuple[Any, Question]] = {}
+    live: dict[int, tuple[Any, Any]] = {}
 
-    def go(number: int, course: Any, advance: Callable[[], Question]) -> None:
+    def go(number: int, course: Any, advance: Callable[[], Any]) -> None:
         try:
             live[number] = course, advance()
         except StopIteration as end:
@@ -76,7 +77,7 @@ def _work(waiting: deque[tuple[int, Start]], ended: queue.SimpleQueue[tuple[int,
             groups.setdefault(question.key, []).append(number)
         for numbers in groups.values():
             try:
-                replies: Sequence[Any] = answers([live[number][1] for number in numbers])
+                replies: Sequence[Any] = answer([live[number][1] for number in numbers])
             except Exception as error:
                 replies = [error] * len(numbers)
             for number, reply in zip(numbers, replies, strict=True):

@@ -15,7 +15,7 @@ import numpy as np
 
 from mdsens.common.errors import InputError
 from mdsens.common.suggestions import suggest_names
-from mdsens.derivatives.first_order import Sensitivity
+from mdsens.derivatives.sensitivities import Sensitivity
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.files.atomic_write import check_writable, write_whole
 from mdsens.files.state_files import load_one

@@ -8,7 +8,7 @@ import numpy as np
 
 from mdsens.common.errors import InputError, did_you_mean
 from mdsens.common.units import derivative_unit, unit_text
-from mdsens.derivatives.first_order import Sensitivity
+from mdsens.derivatives.sensitivities import Sensitivity
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.potentials.base import parameter_paths
 from mdsens.structures.system import System

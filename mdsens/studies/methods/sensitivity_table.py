@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from mdsens.common.errors import InputError, did_you_mean
 from mdsens.common.suggestions import suggest_names
-from mdsens.derivatives.first_order import sensitivity
+from mdsens.derivatives.sensitivities import sensitivity
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.studies.methods.observed import (
     Observables,
