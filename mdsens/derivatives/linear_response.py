@@ -468,10 +468,8 @@ def split_last_axis(stacked: np.ndarray, tree: Potential) -> Potential:
     ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
     parts = np.split(stacked, ends, axis=-1)
     lead = stacked.shape[:-1]
-    shaped = [
-        jax.device_put(part.astype(leaf.dtype).reshape((*lead, *leaf.shape))) for part, leaf in zip(parts, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, shaped)
+    shaped = [part.astype(leaf.dtype).reshape((*lead, *leaf.shape)) for part, leaf in zip(parts, leaves, strict=True)]
+    return jax.tree.unflatten(structure, jax.device_put(shaped))
 
 
 def check_residual(residual: float, hessian: Hessian) -> None:

@@ -1,6 +1,7 @@
 """`sensitivity`: dX/dθ of relaxed positions and cells, for all parameters θ, with its certificate."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 import equinox as eqx
@@ -16,15 +17,14 @@ from mdsens.derivatives.certificate import Certificate, Measurement, certify, ex
 from mdsens.derivatives.linear_response import Response
 from mdsens.derivatives.many_parameters import DenseSystems, is_worthwhile
 from mdsens.derivatives.roughness import jumps_at
-from mdsens.derivatives.selection import Selection, select
+from mdsens.derivatives.selection import Selection
 from mdsens.derivatives.states import displacements, is_several, of_each
-from mdsens.derivatives.together import Answer, respond_together
+from mdsens.derivatives.together import Answer, Chosen, choose, respond_together
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.implicit.linear_system import LinearSolver
 from mdsens.mechanics.hessian import Hessian
 from mdsens.mechanics.scales import typical_distance
 from mdsens.potentials.base import Potential, parameter_paths
-from mdsens.potentials.reparameterised import own_sizes
 
 MAX_BYTES = 4e9
 """Size of a full sensitivity above which it is refused unless a larger one is asked for."""
@@ -111,17 +111,23 @@ def sensitivity(
         LinearSolveError: with the residual, if `throw`.
     """
     if is_several(eq) or isinstance(eq, Mapping):
-        options: dict[str, Any] = {"wrt": wrt, "linear_solver": linear_solver, "max_bytes": max_bytes, "throw": throw}
-        known = respond_together(eq, wrt) if linear_solver is None else {}
-        return of_each(
-            lambda one: _sensitivity(one, known=known.get(id(one)), progress=False, **options), eq, progress, "sensitivity"
-        )
-    return _sensitivity(eq, wrt, linear_solver, max_bytes, throw, progress)
+        choices: dict[int, Chosen] = {}
+
+        def chosen(potential: Potential) -> Chosen:
+            if id(potential) not in choices:
+                choices[id(potential)] = choose(potential, wrt)
+            return choices[id(potential)]
+
+        known = respond_together(eq, chosen) if linear_solver is None else {}
+        options: dict[str, Any] = {"linear_solver": linear_solver, "max_bytes": max_bytes, "throw": throw, "progress": False}
+        each = lambda one: _sensitivity(one, chosen, known=known.get(id(one)), **options)  # noqa: E731
+        return of_each(each, eq, progress, "sensitivity")
+    return _sensitivity(eq, functools.partial(choose, wrt=wrt), linear_solver, max_bytes, throw, progress)
 
 
 def _sensitivity(
     eq: Equilibrium,
-    wrt: Sequence[str] | None,
+    choices: Callable[[Potential], Chosen],
     linear_solver: LinearSolver | None,
     max_bytes: float,
     throw: bool,
@@ -129,8 +135,8 @@ def _sensitivity(
     known: Answer | None = None,
 ) -> Sensitivity:
     hessian = linear_response.differentiable_hessian(eq, linear_solver)
-    selection = select(eq.potential, wrt)
-    parameters = selection.parameters
+    selection, weights, names = choices(eq.potential)
+    parameters, weights = selection.parameters, weights.astype(hessian.dtype)
     count = sum(leaf.size for leaf in jax.tree.leaves(parameters))
     size = count * eq.system.positions.nbytes
     if size > max_bytes:
@@ -139,7 +145,6 @@ def _sensitivity(
             "choose parameters with wrt=, or ask for gradient(g, eq) or jvp(eq, direction), which cost one solve; "
             f"or allow it with max_bytes={1.1 * size:.1e}."
         )
-    weights = np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(own_sizes(parameters))]).astype(hessian.dtype)
     dense = None
     if known is not None:
         response = known.response
@@ -158,8 +163,6 @@ def _sensitivity(
     bounds = known.bounds if known is not None else linear_response.error_bounds(hessian, selection, response, weights, defects)
     bounds = weights * bounds
     difference, length = linear_response.dot_test(hessian, selection, response.columns, weights)
-    paths = zip(parameter_paths(parameters), jax.tree.leaves(parameters), strict=True)
-    names = [path for path, leaf in paths for _ in range(leaf.size)]
     sizes = weights * np.linalg.norm(response.columns, axis=1)
     measurement = Measurement(
         worst,

@@ -1,6 +1,6 @@
 """The linear systems of many small equilibria, with bounds on their errors: what they ask of programs is answered together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ from mdsens.derivatives import linear_response
 from mdsens.derivatives.certificate import distance_to_kinks
 from mdsens.derivatives.linear_response import Response
 from mdsens.derivatives.many_parameters import is_worthwhile
-from mdsens.derivatives.selection import select
+from mdsens.derivatives.selection import Selection, select
 from mdsens.equilibrium.relaxation import Equilibrium
 from mdsens.equilibrium.together.member import Asking, Member
 from mdsens.equilibrium.together.questions import DerivativesAt
@@ -19,7 +19,7 @@ from mdsens.mechanics.programs import TOGETHER, ignores_strangers
 from mdsens.mechanics.softest_modes import DENSE_LIMIT
 from mdsens.mechanics.unknown import raveled
 from mdsens.potentials import SHIPPED
-from mdsens.potentials.base import gives_stiffness
+from mdsens.potentials.base import Potential, gives_stiffness, parameter_paths
 from mdsens.potentials.reparameterised import own_sizes
 
 LEAST_COUNT = 4
@@ -33,6 +33,27 @@ class Answer(NamedTuple):
     bounds: np.ndarray
 
 
+class Chosen(NamedTuple):
+    """The parameters of derivatives: their selection, their own sizes `(k,)`, and a name for each number."""
+
+    selection: Selection
+    weights: np.ndarray
+    names: list[str]
+
+
+def choose(potential: Potential, wrt: Sequence[str] | None) -> Chosen:
+    """Choose parameters by names or paths; all of them for None.
+
+    Raises:
+        InputError: a name that does not exist.
+    """
+    selection = select(potential, wrt)
+    leaves = jax.tree.leaves(selection.parameters)
+    weights = np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(own_sizes(selection.parameters))])
+    paths = zip(parameter_paths(selection.parameters), leaves, strict=True)
+    return Chosen(selection, weights, [path for path, leaf in paths for _ in range(leaf.size)])
+
+
 class _Wanted(Exception):
     """The defects at another z are wanted for a bound."""
 
@@ -41,13 +62,13 @@ class _Wanted(Exception):
         self.flat = flat
 
 
-def respond_together(eqs: Any, wrt: Sequence[str] | None) -> dict[int, Answer]:
+def respond_together(eqs: Any, choices: Callable[[Potential], Chosen]) -> dict[int, Answer]:
     """Return the answers of equilibria that go together, by their `id`; what is out of the ordinary is left to be asked alone."""
     chosen = [eq for eq in (eqs.values() if isinstance(eqs, Mapping) else eqs) if _goes_together(eq)]
     if len(chosen) < LEAST_COUNT:
         return {}
     shares = all(eq.potential is chosen[0].potential for eq in chosen)
-    found = run_courses([lambda eq=eq: _course(eq, wrt, shares) for eq in chosen])  # type: ignore[misc]
+    found = run_courses([lambda eq=eq: _course(eq, choices(eq.potential), shares) for eq in chosen])  # type: ignore[misc]
     return {id(chosen[number]): answer for number, answer in found if isinstance(answer, Answer)}
 
 
@@ -66,10 +87,9 @@ def _goes_together(eq: Any) -> bool:
     return known and (kinks is None or not np.isnan(kinks)) and eq.is_as_relaxed
 
 
-def _course(eq: Equilibrium, wrt: Sequence[str] | None, shares: bool) -> Asking:
-    selection = select(eq.potential, wrt)
+def _course(eq: Equilibrium, chosen: Chosen, shares: bool) -> Asking:
+    selection, weights, _ = chosen
     hessian = linear_response.differentiable_hessian(eq, None)
-    weights = np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(own_sizes(selection.parameters))])
     if not hessian.systems.is_factorised or is_worthwhile(hessian, len(weights)) or not hessian.reference.symmetric:
         return None
     member = Member.at_rest(eq.system, eq.potential, hessian.reference.freedom, shares=shares)

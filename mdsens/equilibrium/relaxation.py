@@ -25,6 +25,7 @@ from mdsens.mechanics.hessian import Hessian, dense_hessian, hessian_at, known_h
 from mdsens.mechanics.landscape import Landscape
 from mdsens.mechanics.preconditioner import CoarseGrid
 from mdsens.mechanics.programs import energy_and_slopes
+from mdsens.mechanics.rigid_motions import rigid_motions
 from mdsens.mechanics.scales import scales_of
 from mdsens.mechanics.spectrum import Spectrum
 from mdsens.mechanics.unknown import (
@@ -177,7 +178,9 @@ class Equilibrium(NameSuggester, eqx.Module):
     def reference(self) -> Reference:
         """The state as the reference of an unknown, `reference.start`."""
         freedom = cell_freedom(self.system, self.cell, 0.0 if self.load is None else self.load)
-        reference = reference_at(self.system, freedom, self.constraints)
+        # Of NumPy's arrays, which are made in a fraction of the time.
+        motions = rigid_motions(self.system, self.constraints, on_device=False)
+        reference = Reference(self.system, motions, freedom, self.constraints)
         memory = self.kept.value
         return with_coarse_grid(reference, None if memory is None else memory.grid)
 

@@ -262,8 +262,9 @@ def dense_hessian(
 ) -> Hessian:
     """Return the Hessian at a minimum of few unknowns, whose matrix and factor are known [host]."""
     null_space = known_null_space(z, reference, spectrum.rattlers)
-    lower, matrix, free = jax.device_put((dense.lower, dense.matrix, dense.free))
-    operator, factor = DenseMatrix(matrix, free), DenseFactor(lower, free)
+    # Arrays of NumPy, which compiled programs take as well: few equilibria are ever asked for more than the host's algebra.
+    arrays: Any = (dense.matrix, dense.lower, dense.free)
+    operator, factor = DenseMatrix(arrays[0], arrays[2]), DenseFactor(arrays[1], arrays[2])
     solver = _default_solver(reference, spectrum, raveled(z).size)
     return Hessian(reference, z, potential, null_space, operator, factor, solver, HiddenValue(Aside(spectrum)), True)
 
