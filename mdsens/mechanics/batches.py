@@ -83,10 +83,14 @@ def shaped(system: System) -> Shaped:
     return Shaped(tuple(np.asarray(leaf) for leaf in leaves), structure, n)
 
 
-def shaped_by_pairs(system: System, pairs: Pairs, *, radius: float, skin: float) -> Shaped:
-    """Return what `shaped` does for a structure with the list of some pairs."""
+def shaped_by_pairs(system: System, pairs: Pairs, *, radius: float, skin: float, spare: int) -> Shaped:
+    """Return what `shaped` does for a structure with the list of some pairs.
+
+    Args:
+        spare: places for each atom that stay unused, at least.
+    """
     n = len(system.positions)
-    capacity = rounded(int(np.bincount(pairs.i, minlength=n).max(initial=0)), LEAST_CAPACITY)
+    capacity = rounded(int(np.bincount(pairs.i, minlength=n).max(initial=0)) + spare, LEAST_CAPACITY)
     width = rounded(n, LEAST_SHAPE)
     reference = np.zeros((width, system.positions.shape[1]))
     reference[:n] = system.positions
@@ -98,7 +102,12 @@ def shaped_by_pairs(system: System, pairs: Pairs, *, radius: float, skin: float)
 
 
 def shaped_together(
-    likes: Sequence[Shaped], positions: np.ndarray, found: Sequence[Pairs], reaches: Sequence[float], ranges: Sequence[float]
+    likes: Sequence[Shaped],
+    positions: np.ndarray,
+    found: Sequence[Pairs],
+    reaches: Sequence[float],
+    ranges: Sequence[float],
+    spare: int,
 ) -> list[Shaped]:
     """Return what `shaped_by_pairs` does for several structures with equally many atoms, in less time.
 
@@ -106,6 +115,7 @@ def shaped_together(
         likes: the structures with other lists.
         reaches: of their lists.
         ranges: of the interactions.
+        spare: places for each atom that stay unused, at least.
     """
     n = positions.shape[1]
     width = rounded(n, LEAST_SHAPE)
@@ -113,7 +123,7 @@ def shaped_together(
     results: list[Any] = [None] * len(likes)
     groups: dict[int, list[int]] = {}
     for k, count in enumerate(counts):
-        groups.setdefault(rounded(count, LEAST_CAPACITY), []).append(k)
+        groups.setdefault(rounded(count + spare, LEAST_CAPACITY), []).append(k)
     for capacity, chosen in groups.items():
         sizes = [len(found[k].i) for k in chosen]
         offset = np.repeat(np.arange(len(chosen)) * width, sizes)
@@ -137,9 +147,10 @@ def _with_list(like: Shaped, arrays: Sequence[np.ndarray]) -> Shaped:
     return Shaped((*like.leaves[:own], *arrays, *like.leaves[-2:]), like.structure, like.size)
 
 
-def cheap_reach(pairs: Pairs, n: int, least: float, most: float) -> float:
+def cheap_reach(pairs: Pairs, n: int, least: float, most: float, spare: int) -> float:
     """Return the largest reach, of at most `most`, that takes no more places in a shape than `least` does."""
-    capacity = rounded(int(np.bincount(pairs.i[pairs.distance < least], minlength=n).max(initial=0)), LEAST_CAPACITY)
+    needed = int(np.bincount(pairs.i[pairs.distance < least], minlength=n).max(initial=0))
+    capacity = rounded(needed + spare, LEAST_CAPACITY) - spare
     counts = np.bincount(pairs.i, minlength=n)
     order = np.lexsort((pairs.distance, pairs.i))
     crowded = np.flatnonzero(counts > capacity)

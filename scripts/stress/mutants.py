@@ -271,6 +271,42 @@ MUTANTS = (
         "bent = share * first / second",
         "derivatives/test_second_order.py -k makes_up",
     ),
+    # Many at once
+    Mutant(
+        "a member is given the forces of another",
+        "equilibrium/together/questions.py",
+        "answers[k] = _state(members[k], questions[k].flat, jax.tree.map(lambda leaf, row=row: leaf[row], slopes))",
+        "answers[k] = _state(members[k], questions[k].flat, jax.tree.map(lambda leaf: leaf[0], slopes))",
+        "equilibrium/test_together.py -k 'arrive and frozen'",
+    ),
+    Mutant(
+        "a soft minimum counts as proven",
+        "mechanics/dense_system.py",
+        "if not lowest > max(FLOPPY_SHARE, FACTOR_MARGIN * np.finfo(float).eps) * highest:",
+        "if False:",
+        "equilibrium/test_together.py -k cost_nothing",
+    ),
+    Mutant(
+        "unused places of a list are not looked at",
+        "equilibrium/together/questions.py",
+        "    if not sound:",
+        "    if False:",
+        "equilibrium/test_together.py -k ones_own",
+    ),
+    Mutant(
+        "forces that are no gradient pass",
+        "mechanics/dense_system.py",
+        "return is_symmetric & (rigid",
+        "return (rigid",
+        "equilibrium/test_together.py -k ones_own",
+    ),
+    Mutant(
+        "a bound looks at the state itself",
+        "derivatives/together.py",
+        "force, slopes, matrix = yield DerivativesAt(member, flat)",
+        "force, slopes, matrix = yield DerivativesAt(member, raveled(hessian.z))",
+        "derivatives/test_together.py -k 'each_alone and cells'",
+    ),
     # States
     Mutant(
         "smax decides nothing",

@@ -1,6 +1,7 @@
 """Structures that are relaxed together arrive where each would alone, and what happens to one changes nothing for the others."""
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase import Atoms
@@ -8,6 +9,7 @@ from ase.build import bulk, make_supercell
 
 import mdsens as ms
 from mdsens.equilibrium import relaxation
+from mdsens.equilibrium.together import member, workers
 from mdsens.structures.packing import random_packing
 
 DIAMETERS = {"A": 1.0, "B": 0.6}
@@ -213,3 +215,63 @@ class jax_compilations:
 
     def __exit__(self, *_):
         pass
+
+
+class Own(ms.PairPotential):
+    strength: float
+    cutoff: float = ms.static(2.5)
+
+    def pair_energy(self, r, i, j):
+        return self.strength * ((1.0 / r) ** 12 - (1.0 / r) ** 6) * jnp.where(r < 2.5, (1.0 - (r / 2.5) ** 2) ** 3, 0.0)
+
+
+class Lopsided(Own):
+    def pair_energy(self, r, i, j):
+        return jnp.where(i.index < j.index, 1.0, 1.3) * super().pair_energy(r, i, j)
+
+
+class Forgetful(ms.SitePotential):
+    strength: float
+    cutoff: float = ms.static(2.5)
+
+    def site_energy(self, d, i, j, mask):
+        r = jnp.linalg.norm(d, axis=-1)
+        return jnp.sum(self.strength * ((1.0 / r) ** 12 - (1.0 / r) ** 6) * (1.0 - (r / 2.5) ** 2) ** 3)
+
+
+def test_energies_of_ones_own_are_looked_at_as_closely(alone):
+    clusters = [cluster(seed) for seed in range(4)]
+    assert all(eq.converged for eq in ms.relax(clusters, Own(1.0))) and not alone
+    with pytest.raises(ms.InputError, match=r"Structure 0: .* no gradient"):
+        ms.relax(clusters, Lopsided(1.0))
+    with pytest.raises(ms.InputError, match=r"Structure 0: .* mask is False"):
+        ms.relax(clusters, Forgetful(1.0))
+
+
+def test_threads_change_nothing_bit_for_bit(silicon, monkeypatch):
+    systems, ends = [vacancy(seed) for seed in range(24)], []
+    for count in (1, 3):
+        monkeypatch.setattr(workers, "MAX_THREADS", count)
+        monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _: range(8), raising=False)
+        ends.append(ms.relax(systems, silicon))
+    for eq, other in zip(*ends, strict=True):
+        assert np.array_equal(eq.system.positions, other.system.positions) and eq.spectrum == other.spectrum
+
+
+def test_a_list_that_atoms_leave_is_made_again(silicon, monkeypatch):
+    plain = ms.relax([vacancy(seed, size=0.15) for seed in range(4)], silicon)
+    lists = []
+    original = member.Member.pairs_at
+    monkeypatch.setattr(member.Member, "pairs_at", lambda self, system: lists.append(1) or original(self, system))
+    again = ms.relax([vacancy(seed, size=0.15) for seed in range(4)], silicon)
+    # Each has one to start with, a tight one, and others on its way.
+    assert len(lists) > 8
+    for eq, other in zip(plain, again, strict=True):
+        assert eq.energy == other.energy == pytest.approx(ms.relax(eq.system, silicon).energy, rel=1e-12)
+
+
+def test_modes_that_cost_nothing_are_counted(alone):
+    """Two pairs of atoms that do not see each other."""
+    pairs = [ms.System([[0.0, 0.0, 0.0], [1.1 + 0.01 * k, 0.0, 0.0], [9.0, 0.0, 0.0], [9.0, 1.1, 0.0]]) for k in range(4)]
+    eqs = ms.relax(pairs, argon_potential())
+    assert len(alone) == 4 and all(eq.spectrum.floppy == 4 for eq in eqs)

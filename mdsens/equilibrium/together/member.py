@@ -13,6 +13,7 @@ from mdsens.mechanics.batches import Shaped, cheap_reach, shaped, shaped_by_pair
 from mdsens.mechanics.evaluation import deformation_at
 from mdsens.mechanics.rigid_motions import rigid_motions
 from mdsens.mechanics.unknown import CellFreedom, Reference, Unknown, force_tolerance
+from mdsens.potentials import SHIPPED
 from mdsens.potentials.base import Potential
 from mdsens.solvers.host_lbfgs import Flat
 from mdsens.structures.neighbors.neighbor_list import SKIN, Neighbors
@@ -39,11 +40,13 @@ class Member:
         freedom: of the cell; None for a fixed one.
         held: `(N, dim)`, components of positions that do not move.
         shares: whether all that go together have one potential.
+        spare: places of lists that stay unused: a user's own energy is watched not to count them.
         kind: what members share whose questions are answered together.
     """
 
     def __init__(self, system: System, potential: Potential, freedom: CellFreedom | None, *, shares: bool = True) -> None:
         self.potential, self.range, self.shares = potential, float(np.asarray(potential.range)), shares
+        self.spare = 0 if set(map(type, potential.parts())) <= set(SHIPPED.values()) else 1
         self._listed: Shaped | None = None
         self._search: Search | None = None
         self._wide, self._widening = True, 1.0
@@ -128,7 +131,7 @@ class Member:
     def first_list(self, pairs: Pairs, reach: float, like: Shaped | None) -> Shaped:
         """Return the structure with a list: one that will be replaced, as it looks for a member of its kind, if there is one."""
         if like is None:
-            return shaped_by_pairs(self._host, pairs, radius=reach, skin=reach - self.range)
+            return shaped_by_pairs(self._host, pairs, radius=reach, skin=reach - self.range, spare=self.spare)
         return like.of(self._host)
 
     def take_list(self, listed: Shaped, positions: np.ndarray, reach: float) -> None:
@@ -159,7 +162,7 @@ class Member:
             skin = SKIN * self._widening * self.range
             pairs, reach = search(skin=skin), self.range + skin
             if self._widening == 1.0:
-                reach = cheap_reach(pairs, len(positions), tight, reach)
+                reach = cheap_reach(pairs, len(positions), tight, reach, self.spare)
             self._search = Search(positions, pairs.within(reach), reach)
             return self._search.pairs, reach
         known = self._search

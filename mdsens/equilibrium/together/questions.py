@@ -198,7 +198,7 @@ def _list_again(members: Sequence[Member], placed: Sequence[Any], positions: np.
         chosen = list(found)
         likes, reaches = [members[k].listed for k in chosen], [found[k][1] for k in chosen]
         ranges = [members[k].range for k in chosen]
-        lists = shaped_together(likes, positions[chosen], [found[k][0] for k in chosen], reaches, ranges)
+        lists = shaped_together(likes, positions[chosen], [found[k][0] for k in chosen], reaches, ranges, members[0].spare)
         for k, listed, reach in zip(chosen, lists, reaches, strict=True):
             members[k].take_list(listed, positions[k], reach)
     return errors
