@@ -284,7 +284,7 @@ MUTANTS = (
         "mechanics/dense_system.py",
         "if not lowest > max(FLOPPY_SHARE, FACTOR_MARGIN * np.finfo(float).eps) * highest:",
         "if False:",
-        "equilibrium/test_together.py -k cost_nothing",
+        "mechanics/test_dense_system.py -k soft",
     ),
     Mutant(
         "unused places of a list are not looked at",
@@ -294,18 +294,18 @@ MUTANTS = (
         "equilibrium/test_together.py -k ones_own",
     ),
     Mutant(
-        "forces that are no gradient pass",
+        "an unsymmetric Hessian has a factor",
         "mechanics/dense_system.py",
         "return is_symmetric & (rigid",
         "return (rigid",
-        "equilibrium/test_together.py -k ones_own",
+        "mechanics/test_dense_system.py -k gradient",
     ),
     Mutant(
         "a bound looks at the state itself",
         "derivatives/together.py",
         "force, slopes, matrix = yield DerivativesAt(member, flat)",
         "force, slopes, matrix = yield DerivativesAt(member, raveled(hessian.z))",
-        "derivatives/test_together.py -k 'each_alone and cells'",
+        "derivatives/test_sensitivities_together.py -k 'each_alone and cells'",
     ),
     # States
     Mutant(

@@ -114,10 +114,10 @@ def test_a_share_of_work_ends_in_time_and_says_what_is_written(swept, tmp_path, 
     study, folder, _ = swept
     execution.make_folder(tmp_path)
     monkeypatch.setattr(execution, "SHARE_SECONDS", 0.0)
-    first, _ = execution.do_share(study.tasks, tmp_path)
+    first, _ = execution.do_share(study.tasks, tmp_path, often=False)
     assert first == [(study.tasks[0].name, "")] == [*task_files.task_failures(tmp_path).items()]
     monkeypatch.setattr(execution, "SHARE_SECONDS", 60.0)
-    done, seconds = execution.do_share(study.tasks, tmp_path)
+    done, seconds = execution.do_share(study.tasks, tmp_path, often=False)
     assert [name for name, _ in done] == [task.name for task in study.tasks] and seconds > 0.0
     # Others of this file add tasks to the folder.
     expected = {key: value for key, value in numbers(folder).items() if key[0] in {task.name for task in study.tasks}}
