@@ -34,7 +34,7 @@ def said(**environment):
 
 
 def done(*arguments, **environment):
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "MDSENS_"))}
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, *map(str, arguments)],
         env={**inherited, **environment},
@@ -99,7 +99,7 @@ SETTINGS = "import jax; {before}; import mdsens; print(jax.config.jax_compilatio
     ],
 )
 def test_what_the_user_has_set_in_jax_counts(tmp_path, before, environment, folder):
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "MDSENS_"))}
     environment = {**inherited, "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), **environment}
     program = [sys.executable, "-c", SETTINGS.format(before=before)]
     done = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)
