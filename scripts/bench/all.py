@@ -34,6 +34,7 @@ BENCHES = (
         ["--cells", "3"],
     ),
     ("All weights of a network beside ten of them", "network_gradient.py", [], ["--cells", "2"]),
+    ("Many structures at once beside LAMMPS in a loop", "many_structures.py", ["--growth", "10", "100", "1000"], ["--quick"]),
     ("A task of a study beside its relaxation", "study_overhead.py", [], []),
     ("A sweep by two workers beside two cores", "study_rate.py", [], ["--tasks", "400", "--sweeps", "1", "--turn", "0.7"]),
     ("Error bars of silicon beside samples", "uncertainty_sampling.py", ["--vacancy", "2"], ["--samples", "300"]),

@@ -126,7 +126,7 @@ def silicon(page, options):
         8.0,
     )
     few = systems[: max(4, count // 10)]
-    loop = median_time(lambda: [ms.relax(system, potential, fmax=FMAX) for system in few], 1) / len(few)
+    loop = median_time(lambda: [ms.relax(system, potential, fmax=FMAX) for system in few]) / len(few)
     page.say(
         f"a loop of relax: {1e3 * loop:.1f} ms each, together {1e3 * seconds / count:.2f} ms: {loop / (seconds / count):.1f} ×"
     )
@@ -137,9 +137,9 @@ def beside_loop(page, name, systems, potential, floor, loop_count=8, **relax):
     eqs = ms.relax(systems, potential, **relax)
     more = median_time(lambda: ms.sensitivity(eqs), 1) / len(systems)
     few = systems[:loop_count]
-    loop = median_time(lambda: [ms.sensitivity(ms.relax(system, potential, **relax)) for system in few], 1) / len(few)
+    loop = median_time(lambda: [ms.sensitivity(ms.relax(system, potential, **relax)) for system in few]) / len(few)
     page.say(
-        f"{len(systems)} {name}: {1e3 * seconds:.2f} + {1e3 * more:.2f} ms each (relax, sensitivity), a loop {1e3 * loop:.1f} ms: "
+        f"{len(systems)} {name}: {1e3 * seconds:.2f} + {1e3 * more:.2f} ms each (relax, sensitivity), loop {1e3 * loop:.1f} ms: "
         f"{loop / (seconds + more):.1f} ×",
         loop / (seconds + more),
         floor,
@@ -205,7 +205,7 @@ def committee(page, options):
     random = np.random.default_rng(0)
     sets = [jax.tree.map(lambda leaf: leaf * (1.0 + 0.02 * random.normal()), silicon) for _ in range(50)]
     seconds = median_time(lambda: ms.relax(system, sets, fmax=FMAX))
-    loop = median_time(lambda: [ms.relax(system, one, fmax=FMAX) for one in sets], 1)
+    loop = median_time(lambda: [ms.relax(system, one, fmax=FMAX) for one in sets])
     page.say(
         f"50 sets of parameters on one vacancy: {seconds:.2f} s, a loop {loop:.2f} s: {loop / seconds:.1f} ×", loop / seconds, 5.0
     )

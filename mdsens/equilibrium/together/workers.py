@@ -75,11 +75,12 @@ def _work(waiting: deque[tuple[int, Start]], ended: queue.SimpleQueue[tuple[int,
         groups: dict[Any, list[int]] = {}
         for number, (_, question) in live.items():
             groups.setdefault(question.key, []).append(number)
-        for numbers in groups.values():
-            try:
-                replies: Sequence[Any] = answer([live[number][1] for number in numbers])
-            except Exception as error:
-                replies = [error] * len(numbers)
-            for number, reply in zip(numbers, replies, strict=True):
-                course = live[number][0]
-                go(number, course, functools.partial(course.throw if isinstance(reply, Exception) else course.send, reply))
+        # A call costs the same for few: what few ask waits until they are many, or nobody else asks.
+        numbers = max(groups.values(), key=len)
+        try:
+            replies: Sequence[Any] = answer([live[number][1] for number in numbers])
+        except Exception as error:
+            replies = [error] * len(numbers)
+        for number, reply in zip(numbers, replies, strict=True):
+            course = live[number][0]
+            go(number, course, functools.partial(course.throw if isinstance(reply, Exception) else course.send, reply))
