@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from mdsens.common.blas import one_thread
 from mdsens.common.errors import InputError
 from mdsens.common.suggestions import NameSuggester, suggest_names
 from mdsens.common.text import short_list
@@ -111,18 +112,20 @@ def sensitivity(
         LinearSolveError: with the residual, if `throw`.
     """
     if is_several(eq) or isinstance(eq, Mapping):
-        choices: dict[int, Chosen] = {}
+        known_choices: dict[int, Chosen] = {}
 
         def chosen(potential: Potential) -> Chosen:
-            if id(potential) not in choices:
-                choices[id(potential)] = choose(potential, wrt)
-            return choices[id(potential)]
+            if id(potential) not in known_choices:
+                known_choices[id(potential)] = choose(potential, wrt)
+            return known_choices[id(potential)]
 
         known = respond_together(eq, chosen) if linear_solver is None else {}
         options: dict[str, Any] = {"linear_solver": linear_solver, "max_bytes": max_bytes, "throw": throw, "progress": False}
         each = lambda one: _sensitivity(one, chosen, known=known.get(id(one)), **options)  # noqa: E731
         return of_each(each, eq, progress, "sensitivity")
-    return _sensitivity(eq, functools.partial(choose, wrt=wrt), linear_solver, max_bytes, throw, progress)
+    choices = functools.partial(choose, wrt=wrt)
+    with one_thread(eq.system.positions.size if isinstance(eq, Equilibrium) else 0):
+        return _sensitivity(eq, choices, linear_solver, max_bytes, throw, progress)
 
 
 def _sensitivity(

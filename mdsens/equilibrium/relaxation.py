@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from mdsens.common.blas import one_thread
 from mdsens.common.errors import CoincidingAtoms, ConvergenceError, InputError
 from mdsens.common.hidden_value import HiddenValue
 from mdsens.common.modules import with_fields
@@ -249,7 +250,8 @@ def relax(
         tolerance = force_tolerance(reference, fmax, smax)
         settings = descent.Settings(solver, tolerance, max_steps, polish, progress, own=own and smax is None, units=scales.units)
         reach = settle if bound is not None and bound.has_values(system) else descent.descend
-        return finish(reach(reference, potential, settings), potential, request, check_minimum, throw)
+        with one_thread(system.positions.size):
+            return finish(reach(reference, potential, settings), potential, request, check_minimum, throw)
     except CoincidingAtoms as error:
         if throw:
             raise

@@ -11,8 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from threadpoolctl import threadpool_limits
-
+from mdsens.common.blas import one_thread
 from mdsens.equilibrium.together.questions import answer
 from mdsens.mechanics.batches import PLACES
 
@@ -32,8 +31,7 @@ def run_courses(starts: Sequence[Start]) -> Iterator[tuple[int, Any]]:
     count = max(1, min(cores, MAX_THREADS, len(starts) // LEAST_SHARE))
     waiting, ended, stop = deque(enumerate(starts)), queue.SimpleQueue[tuple[int, Any]](), threading.Event()
     threads = [threading.Thread(target=_work, args=(waiting, ended, stop), daemon=True) for _ in range(count)]
-    # Threads of their own: for small matrices those of BLAS take longer to meet than to work.
-    with threadpool_limits(1, user_api="blas"):
+    with one_thread():
         for thread in threads:
             thread.start()
         try:
