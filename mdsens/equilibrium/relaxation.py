@@ -43,6 +43,8 @@ from mdsens.potentials.base import Potential
 from mdsens.solvers import Status
 from mdsens.structures.system import System, atoms_text, cell_text, has_values, is_concrete, periodicity_text
 
+SMAX_OF_FIXED_CELL = 'smax is for a cell that may change: leave it out, or ask for cell="free".'
+
 FLOAT32_FMAX = 1e-3
 """Smallest fmax that forces in 32 bits can reach."""
 
@@ -242,7 +244,7 @@ def relax(
         reference = reference_at(system, cell_freedom(system, cell, pressure), bound)
         check_movable(reference)
         if reference.freedom is None and smax is not None:
-            raise InputError('smax is for a cell that may change: leave it out, or ask for cell="free".')
+            raise InputError(SMAX_OF_FIXED_CELL)
         reference, own = descent.mark_listed(reference), fmax is None
         problem = descent.PROBLEM if reference.symmetric else descent.LOADED_PROBLEM
         scales = scales_of(problem, reference.start, Landscape(reference, potential))

@@ -11,7 +11,7 @@ from mdsens.common.modules import with_fields
 from mdsens.common.progress import bar
 from mdsens.common.suggestions import suggest_names
 from mdsens.equilibrium import relaxation
-from mdsens.equilibrium.relaxation import Equilibrium, check_movable, check_settings, hashable, stress_left
+from mdsens.equilibrium.relaxation import SMAX_OF_FIXED_CELL, Equilibrium, check_movable, check_settings, hashable, stress_left
 from mdsens.equilibrium.together.course import Landing, Wish, course
 from mdsens.equilibrium.together.member import Member
 from mdsens.equilibrium.together.workers import run_courses
@@ -194,11 +194,14 @@ def _check(pairs: Sequence[Pair], options: Mapping[str, Any]) -> list[int]:
             if not isinstance(system, System):
                 raise InputError(f"a System is wanted, as System.from_ase(atoms) makes one, not {type(system).__name__}.")
             # What potentials look at, in structures that are all alike but for their positions.
-            kind = id(pair.potential), system.labels, system.pbc, system.cell is None, system.positions.shape
+            kind = id(pair.potential), system.labels, system.pbc, system.positions.shape, system.positions.dtype
             if kind not in alike or is_traced(system.positions):
                 check_settings(system, pair.potential, options["fmax"], options["max_steps"], options["smax"])
                 alike[kind] = plain and _goes_together(system, pair.potential)
-            if plain and isinstance(options["cell"], str) and options["cell"] == "fixed" and np.asarray(system.frozen).all():
+            freedom = cell_freedom(system, options["cell"], options["pressure"])
+            if freedom is None and options["smax"] is not None:
+                raise InputError(SMAX_OF_FIXED_CELL)
+            if freedom is None and plain and np.asarray(system.frozen).all():
                 check_movable(reference_at(system))
         except InputError as error:
             raise InputError(f"{pair.name}: {error}") from error

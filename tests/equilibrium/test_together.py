@@ -177,6 +177,28 @@ def test_what_cannot_be_relaxed_is_refused_at_once(systems, potential, words):
         ms.relax(systems, potential)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"cell": "free"}, "Structure 4: .* not periodic"),
+        ({"smax": 1e-3}, "Structure 0: smax is for a cell"),
+        ({"pressure": 1.0}, "Structure 0: A pressure acts"),
+        ({"fmax": -1.0}, "Structure 0: fmax must be"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_before_any_work(silicon, options, words, monkeypatch):
+    monkeypatch.setattr("mdsens.equilibrium.relaxations.run_courses", None)
+    loose = ms.System(vacancy(0).positions, species="Si")
+    with pytest.raises(ms.InputError, match=words):
+        ms.relax([*(vacancy(seed) for seed in range(4)), loose], silicon, **options)
+
+
+def test_single_precision_beside_double_is_refused_by_name(silicon):
+    single = vacancy(1).astype("float32")
+    with pytest.raises(ms.InputError, match=r"Structure 1: .*float32"):
+        ms.relax([vacancy(0), single, vacancy(2), vacancy(3)], silicon, fmax=1e-2)
+
+
 def test_what_needs_another_way_goes_alone(silicon, alone):
     systems = [vacancy(seed) for seed in range(4)]
     eqs = ms.relax(systems, silicon, solver=ms.LBFGS())
