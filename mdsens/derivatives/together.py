@@ -12,18 +12,14 @@ from mdsens.derivatives.linear_response import Response
 from mdsens.derivatives.many_parameters import is_worthwhile
 from mdsens.derivatives.selection import Selection, select
 from mdsens.equilibrium.relaxation import Equilibrium
-from mdsens.equilibrium.together.member import Asking, Member
+from mdsens.equilibrium.together.member import LEAST_COUNT, Asking, Member, can_go_together
 from mdsens.equilibrium.together.questions import DerivativesAt
 from mdsens.equilibrium.together.workers import run_courses
-from mdsens.mechanics.programs import TOGETHER, ignores_strangers
-from mdsens.mechanics.softest_modes import DENSE_LIMIT
+from mdsens.mechanics.programs import TOGETHER
 from mdsens.mechanics.unknown import raveled
 from mdsens.potentials import SHIPPED
-from mdsens.potentials.base import Potential, gives_stiffness, parameter_paths
+from mdsens.potentials.base import Potential, parameter_paths
 from mdsens.potentials.reparameterised import own_sizes
-
-LEAST_COUNT = 4
-"""Equilibria from which they are treated together."""
 
 
 class Answer(NamedTuple):
@@ -78,9 +74,7 @@ def _goes_together(eq: Any) -> bool:
         return False
     potential, system = eq.potential, eq.system
     count = sum(leaf.size for leaf in jax.tree.leaves(potential))
-    if not 0 < count <= TOGETHER or system.positions.size > DENSE_LIMIT or system.positions.dtype != np.float64:
-        return False
-    if potential.dtype != np.float64 or not gives_stiffness(potential) or not ignores_strangers(potential, len(system)):
+    if not 0 < count <= TOGETHER or not can_go_together(system, potential):
         return False
     known = all(type(part) in set(SHIPPED.values()) for part in (potential, *potential.parts()))
     kinks = distance_to_kinks(potential)

@@ -13,19 +13,14 @@ from mdsens.common.suggestions import suggest_names
 from mdsens.equilibrium import relaxation
 from mdsens.equilibrium.relaxation import SMAX_OF_FIXED_CELL, Equilibrium, check_movable, check_settings, hashable, stress_left
 from mdsens.equilibrium.together.course import Landing, Wish, course
-from mdsens.equilibrium.together.member import Member
+from mdsens.equilibrium.together.member import LEAST_COUNT, Member, can_go_together
 from mdsens.equilibrium.together.workers import run_courses
 from mdsens.implicit.trees import is_traced
 from mdsens.mechanics.bound_constraints import Constraint
-from mdsens.mechanics.programs import ignores_strangers
-from mdsens.mechanics.softest_modes import DENSE_LIMIT
 from mdsens.mechanics.unknown import cell_freedom, reference_at
-from mdsens.potentials.base import Potential, gives_stiffness
+from mdsens.potentials.base import Potential
 from mdsens.solvers import Status
 from mdsens.structures.system import System
-
-LEAST_COUNT = 4
-"""Structures from which they are relaxed together: the programs for many are others than those for one."""
 
 KEPT_BYTES = 1e9
 """Linear systems that are kept with equilibria relaxed together, for their derivatives; those of further ones are made again."""
@@ -194,10 +189,17 @@ def _check(pairs: Sequence[Pair], options: Mapping[str, Any]) -> list[int]:
             if not isinstance(system, System):
                 raise InputError(f"a System is wanted, as System.from_ase(atoms) makes one, not {type(system).__name__}.")
             # What potentials look at, in structures that are all alike but for their positions.
-            kind = id(pair.potential), system.labels, system.pbc, system.positions.shape, system.positions.dtype
+            kind = (
+                id(pair.potential),
+                system.labels,
+                system.pbc,
+                system.cell is None,
+                system.positions.shape,
+                system.positions.dtype,
+            )
             if kind not in alike or is_traced(system.positions):
                 check_settings(system, pair.potential, options["fmax"], options["max_steps"], options["smax"])
-                alike[kind] = plain and _goes_together(system, pair.potential)
+                alike[kind] = plain and can_go_together(system, pair.potential)
             freedom = cell_freedom(system, options["cell"], options["pressure"])
             if freedom is None and options["smax"] is not None:
                 raise InputError(SMAX_OF_FIXED_CELL)
@@ -208,15 +210,6 @@ def _check(pairs: Sequence[Pair], options: Mapping[str, Any]) -> list[int]:
         if alike[kind]:
             together.append(k)
     return together
-
-
-def _goes_together(system: System, potential: Potential) -> bool:
-    """Return whether a structure is small, its Hessian stored, and its energy a sum over neighbours."""
-    if system.positions.size > DENSE_LIMIT or system.positions.dtype != np.float64 or potential.dtype != np.float64:
-        return False
-    if not gives_stiffness(potential) or not np.isfinite(float(np.asarray(potential.range))):
-        return False
-    return ignores_strangers(potential, len(system))
 
 
 class _Arrived(NamedTuple):

@@ -148,6 +148,14 @@ def test_a_bad_member_changes_nothing_for_the_others_bit_for_bit(silicon):
         assert eq.energy == other.energy and eq.spectrum == other.spectrum
 
 
+def test_a_member_that_cannot_be_listed_leaves_the_others_together(alone, monkeypatch):
+    """An atom so far away that distances have no digits: an error of the search for its own neighbours."""
+    far = ms.System([[0.0, 0.0, 0.0], [1.1, 0.0, 0.0], [0.5, 0.95, 0.0], [0.5, 0.3, 0.9], [1e12, 0.3, -0.9]])
+    with pytest.raises(ms.InputError, match=r"Structure 4: .* too far away"):
+        ms.relax([*(cluster(seed) for seed in range(4)), far], argon_potential(), throw=False)
+    assert len(alone) == 1
+
+
 def test_bad_members_are_named_when_all_are_done(silicon):
     systems = {"good": vacancy(0), "bad": meeting(), "fine": vacancy(1), "other": vacancy(2), "more": vacancy(3)}
     with pytest.raises(ms.BatchError, match=r"1 of 5 .* Structure 'bad'") as error:

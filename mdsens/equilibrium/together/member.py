@@ -11,14 +11,19 @@ from mdsens.common.modules import with_fields
 from mdsens.equilibrium.descent import STATE_SKIN
 from mdsens.mechanics.batches import Shaped, cheap_reach, shaped, shaped_by_pairs
 from mdsens.mechanics.evaluation import deformation_at
+from mdsens.mechanics.programs import ignores_strangers
 from mdsens.mechanics.rigid_motions import rigid_motions
+from mdsens.mechanics.softest_modes import DENSE_LIMIT
 from mdsens.mechanics.unknown import CellFreedom, Reference, Unknown, force_tolerance
 from mdsens.potentials import SHIPPED
-from mdsens.potentials.base import Potential
+from mdsens.potentials.base import Potential, gives_stiffness
 from mdsens.solvers.host_lbfgs import Flat
 from mdsens.structures.neighbors.neighbor_list import SKIN, Neighbors
 from mdsens.structures.neighbors.search import Pairs, find_pairs
 from mdsens.structures.system import System
+
+LEAST_COUNT = 4
+"""Structures from which they go together: the programs for many are others than those for one."""
 
 Asking = Generator[Any, Any, Any]
 """A way that yields questions (`mdsens.equilibrium.together.questions`), is sent their answers, and returns what it is for."""
@@ -173,6 +178,15 @@ class Member:
         if system.cell is not None:
             vectors = vectors + known.pairs.shift @ system.cell
         return known.pairs._replace(distance=np.sqrt((vectors * vectors).sum(axis=1))).within(tight), tight
+
+
+def can_go_together(system: System, potential: Potential) -> bool:
+    """Return whether a structure is small, its Hessian stored, and its energy a sum over neighbours."""
+    if system.positions.size > DENSE_LIMIT or system.positions.dtype != np.float64 or potential.dtype != np.float64:
+        return False
+    if not gives_stiffness(potential) or not np.isfinite(float(np.asarray(potential.range))):
+        return False
+    return ignores_strangers(potential, len(system))
 
 
 def _farthest(positions: np.ndarray, before: np.ndarray) -> float:

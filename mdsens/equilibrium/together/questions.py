@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mdsens.common.errors import CoincidingAtoms
+from mdsens.common.errors import InputError
 from mdsens.equilibrium.descent import PROBLEM
 from mdsens.equilibrium.together.member import Member
 from mdsens.mechanics import batches
@@ -185,7 +185,7 @@ def _list_again(members: Sequence[Member], placed: Sequence[Any], positions: np.
     for k in map(int, np.flatnonzero(_moved_too_far(members, positions))):
         try:
             pairs = members[k].pairs_at(placed[k])
-        except CoincidingAtoms as error:
+        except InputError as error:  # of this member alone: the others have their lists
             errors[k] = error
             continue
         if pairs is None:
